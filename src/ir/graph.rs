@@ -1,0 +1,584 @@
+//! The graph: nodes in a petgraph `StableDiGraph`, values in a table beside it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
+
+use indexmap::IndexMap;
+use petgraph::Direction;
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+
+use super::{AttrValue, Attrs, DType, Rider, Tensor};
+
+/// A node's identity. Numbers are never reused, so an id kept across a rewrite names its node or nothing at all
+/// (petgraph's own indices are recycled).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub(crate) u32);
+
+/// A value's identity; never reused either.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ValueId(pub(crate) u32);
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{}", self.0)
+    }
+}
+
+impl fmt::Debug for ValueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+/// One size of a shape.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Dim {
+    Known(i64),
+    /// A named size such as `batch`.
+    Symbol(String),
+    Unknown,
+}
+
+/// Element type and, if declared, shape of a tensor value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorType {
+    pub dtype: DType,
+    pub shape: Option<Vec<Dim>>,
+}
+
+impl TensorType {
+    pub fn new(dtype: DType, shape: impl IntoIterator<Item = Dim>) -> TensorType {
+        TensorType { dtype, shape: Some(shape.into_iter().collect()) }
+    }
+
+    /// The sizes, if every one is a number.
+    pub fn known_dims(&self) -> Option<Vec<i64>> {
+        self.shape.as_ref()?.iter().map(|d| if let Dim::Known(n) = d { Some(*n) } else { None }).collect()
+    }
+}
+
+/// What makes a value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Def {
+    /// Output `slot` of a node.
+    Node { node: NodeId, slot: usize },
+    /// A graph input.
+    Input,
+    /// A constant of the graph.
+    Init(Tensor),
+    /// A graph input with a default (an initializer under an input's name): a caller may override it, so it is no
+    /// constant.
+    InputWithDefault(Tensor),
+    /// Nothing in this graph. Validation refuses a use of it.
+    Nothing,
+}
+
+/// A value: what flows along edges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    pub name: String,
+    pub def: Def,
+    /// The type the file declares (or a pass knows).
+    pub ty: Option<TensorType>,
+    /// What a declaration said that the IR does not model (doc string, denotations, non-tensor types).
+    pub rider: Rider,
+    /// Readers, in no meaningful order: `(node, input slot)`.
+    pub(crate) uses: Vec<(NodeId, usize)>,
+}
+
+/// Where a node comes from: told in reports and error messages.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    Imported,
+    /// Made by a rule or pass out of the named nodes or values.
+    Made {
+        by: String,
+        from: Vec<String>,
+    },
+}
+
+/// Operator name and domain. The empty domain is ONNX's own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Op {
+    pub domain: String,
+    pub name: String,
+}
+
+impl Op {
+    /// An operator of the standard domain.
+    pub fn onnx(name: &str) -> Op {
+        Op { domain: String::new(), name: name.to_owned() }
+    }
+
+    /// True if this is the standard operator `name`.
+    pub fn is(&self, name: &str) -> bool {
+        self.name == name && self.is_onnx()
+    }
+
+    /// True for ONNX's own domain (written as `""` or `ai.onnx`).
+    pub fn is_onnx(&self) -> bool {
+        self.domain.is_empty() || self.domain == "ai.onnx"
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.domain.is_empty() { f.write_str(&self.name) } else { write!(f, "{}.{}", self.domain, self.name) }
+    }
+}
+
+/// An operator call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub op: Op,
+    /// The node's own name; may be empty or repeated, the standard allows both.
+    pub name: String,
+    /// `None` is an omitted optional input.
+    pub inputs: Vec<Option<ValueId>>,
+    pub outputs: Vec<Option<ValueId>>,
+    pub attrs: Attrs,
+    /// Outer values that nested graphs read.
+    pub captures: Vec<ValueId>,
+    pub origin: Origin,
+    pub rider: Rider,
+    /// Place in the written order; see [`Graph::schedule`].
+    pub(crate) rank: (u32, u32),
+}
+
+impl Node {
+    /// A node as a front end makes it; the graph fills in its place.
+    pub fn new(op: Op, inputs: Vec<Option<ValueId>>, outputs: Vec<Option<ValueId>>, attrs: Attrs) -> Node {
+        Node {
+            op,
+            name: String::new(),
+            inputs,
+            outputs,
+            attrs,
+            captures: Vec::new(),
+            origin: Origin::Imported,
+            rider: Rider::default(),
+            rank: (0, 0),
+        }
+    }
+
+    /// Input `i`, if present.
+    pub fn input(&self, i: usize) -> Option<ValueId> {
+        self.inputs.get(i).copied().flatten()
+    }
+
+    /// Output `i`, if present.
+    pub fn output(&self, i: usize) -> Option<ValueId> {
+        self.outputs.get(i).copied().flatten()
+    }
+
+    /// Output 0; every standard operator has one.
+    pub fn out(&self) -> Option<ValueId> {
+        self.output(0)
+    }
+
+    /// True if the node holds a nested graph.
+    pub fn has_subgraph(&self) -> bool {
+        self.attrs.0.iter().any(|a| matches!(a.value, AttrValue::Graph(_) | AttrValue::Graphs(_)))
+    }
+}
+
+/// Which value an edge carries, and into which input slot (`None`: into a nested graph).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wire {
+    pub value: ValueId,
+    pub slot: Option<usize>,
+}
+
+/// A dataflow graph in which every value has one definition.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    pub name: String,
+    net: StableDiGraph<(NodeId, Node), Wire>,
+    /// By node number; `None` once erased.
+    nodes: Vec<Option<NodeIndex>>,
+    values: Vec<Option<Value>>,
+    names: IndexMap<String, ValueId>,
+    pub(crate) inputs: Vec<ValueId>,
+    pub(crate) outputs: Vec<ValueId>,
+    /// Initializers in file order.
+    pub(crate) inits: Vec<ValueId>,
+    /// Values with a `value_info` entry, in file order.
+    pub(crate) declared: Vec<ValueId>,
+    /// Graph fields the IR does not model.
+    pub rider: Rider,
+    next_minor: u32,
+}
+
+impl Graph {
+    // ---- reading ----------------------------------------------------------------------------------------------
+
+    /// The node, or `None` if it was erased.
+    pub fn try_node(&self, id: NodeId) -> Option<&Node> {
+        let ix = (*self.nodes.get(id.0 as usize)?)?;
+        self.net.node_weight(ix).map(|(_, n)| n)
+    }
+
+    /// The node.
+    ///
+    /// # Panics
+    /// If it was erased: a caller that keeps ids across rewrites asks [`Graph::try_node`].
+    pub fn node(&self, id: NodeId) -> &Node {
+        self.try_node(id).unwrap_or_else(|| panic!("{id:?} was erased"))
+    }
+
+    pub fn try_value(&self, id: ValueId) -> Option<&Value> {
+        self.values.get(id.0 as usize)?.as_ref()
+    }
+
+    /// The value.
+    ///
+    /// # Panics
+    /// If it was erased.
+    pub fn value(&self, id: ValueId) -> &Value {
+        self.try_value(id).unwrap_or_else(|| panic!("{id:?} was erased"))
+    }
+
+    /// The value of this name.
+    pub fn find(&self, name: &str) -> Option<ValueId> {
+        self.names.get(name).copied()
+    }
+
+    /// A value's name.
+    pub fn name_of(&self, id: ValueId) -> &str {
+        &self.value(id).name
+    }
+
+    pub fn inputs(&self) -> &[ValueId] {
+        &self.inputs
+    }
+
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+
+    pub fn initializers(&self) -> &[ValueId] {
+        &self.inits
+    }
+
+    pub fn declared(&self) -> &[ValueId] {
+        &self.declared
+    }
+
+    /// All live values, oldest first.
+    pub fn values(&self) -> impl Iterator<Item = (ValueId, &Value)> {
+        self.values.iter().enumerate().filter_map(|(i, v)| Some((ValueId(i as u32), v.as_ref()?)))
+    }
+
+    /// All live nodes, oldest first (not in execution order: see [`Graph::schedule`]).
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().filter_map(|(i, ix)| Some((NodeId(i as u32), &self.net.node_weight((*ix)?)?.1)))
+    }
+
+    pub fn node_count(&self) -> usize {
+        self.net.node_count()
+    }
+
+    /// Readers of a value in graph order: `(node, input slot)`; a nested graph's reading has slot `usize::MAX`.
+    pub fn uses(&self, v: ValueId) -> Vec<(NodeId, usize)> {
+        let mut u = self.value(v).uses.clone();
+        u.sort_by_key(|(n, s)| (self.node(*n).rank, n.0, *s));
+        u
+    }
+
+    /// How often the value is read, a graph output counting as one reading.
+    pub fn use_count(&self, v: ValueId) -> usize {
+        self.value(v).uses.len() + self.outputs.iter().filter(|o| **o == v).count()
+    }
+
+    pub fn is_output(&self, v: ValueId) -> bool {
+        self.outputs.contains(&v)
+    }
+
+    /// The node that makes the value.
+    pub fn producer(&self, v: ValueId) -> Option<NodeId> {
+        match self.value(v).def {
+            Def::Node { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The node that makes the value, if it is the standard operator `op`.
+    pub fn producer_is(&self, v: ValueId, op: &str) -> Option<NodeId> {
+        self.producer(v).filter(|n| self.node(*n).op.is(op))
+    }
+
+    /// The constant tensor behind a value, seen through Identity and Constant nodes.
+    pub fn constant(&self, v: ValueId) -> Option<&Tensor> {
+        let mut v = v;
+        loop {
+            match &self.value(v).def {
+                Def::Init(t) => return Some(t),
+                Def::Node { node, .. } => {
+                    let n = self.node(*node);
+                    if n.op.is("Constant") {
+                        return n.attrs.tensor("value");
+                    }
+                    if !n.op.is("Identity") {
+                        return None;
+                    }
+                    v = n.input(0)?;
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// Nodes in an order in which every node follows what it reads, as close to the file's order as that allows (and
+    /// exactly the file's where the file is sorted). Nodes on a cycle are left out: validation reports them.
+    pub fn schedule(&self) -> Vec<NodeId> {
+        let mut waiting: BTreeMap<NodeIndex, usize> = BTreeMap::new();
+        let mut ready = BinaryHeap::new();
+        for ix in self.net.node_indices() {
+            let n = self.net.edges_directed(ix, Direction::Incoming).count();
+            let (id, node) = &self.net[ix];
+            if n == 0 {
+                ready.push(Reverse((node.rank, *id)));
+            } else {
+                waiting.insert(ix, n);
+            }
+        }
+        let mut order = Vec::with_capacity(self.net.node_count());
+        while let Some(Reverse((_, id))) = ready.pop() {
+            order.push(id);
+            let Some(ix) = self.nodes[id.0 as usize] else { continue };
+            for e in self.net.edges_directed(ix, Direction::Outgoing) {
+                if let Some(left) = waiting.get_mut(&e.target()) {
+                    *left -= 1;
+                    if *left == 0 {
+                        waiting.remove(&e.target());
+                        let (id, node) = &self.net[e.target()];
+                        ready.push(Reverse((node.rank, *id)));
+                    }
+                }
+            }
+        }
+        order
+    }
+
+    /// True if `to` reads, directly or not, what `from` makes.
+    pub fn reaches(&self, from: NodeId, to: NodeId) -> bool {
+        match (self.nodes[from.0 as usize], self.nodes[to.0 as usize]) {
+            (Some(a), Some(b)) => petgraph::algo::has_path_connecting(&self.net, a, b, None),
+            _ => false,
+        }
+    }
+
+    /// The tensor of an initializer (not seen through nodes: see [`Graph::constant`]).
+    pub fn try_init(&self, v: ValueId) -> Option<&Tensor> {
+        match &self.value(v).def {
+            Def::Init(t) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// A name not yet taken: `hint`, or `hint_2`, `hint_3`, ...
+    pub fn fresh_name(&self, hint: &str) -> String {
+        if !hint.is_empty() && !self.names.contains_key(hint) {
+            return hint.to_owned();
+        }
+        (2u64..).map(|i| format!("{hint}_{i}")).find(|n| !self.names.contains_key(n)).expect("names are endless")
+    }
+
+    pub(crate) fn node_order_is_acyclic(&self) -> bool {
+        !petgraph::algo::is_cyclic_directed(&self.net)
+    }
+
+    // ---- changing: for front ends and `rewrite` only ------------------------------------------------------------
+
+    /// Adds a value with a definition that is no node. The name must be free: returns the holder if it is not.
+    pub(crate) fn add_value(&mut self, name: &str, def: Def, ty: Option<TensorType>) -> Result<ValueId, ValueId> {
+        if let Some(v) = self.names.get(name) {
+            return Err(*v);
+        }
+        let id = ValueId(self.values.len() as u32);
+        if matches!(def, Def::Init(_) | Def::InputWithDefault(_)) {
+            self.inits.push(id);
+        }
+        self.values.push(Some(Value { name: name.to_owned(), def, ty, rider: Rider::default(), uses: Vec::new() }));
+        self.names.insert(name.to_owned(), id);
+        Ok(id)
+    }
+
+    pub(crate) fn value_mut(&mut self, id: ValueId) -> &mut Value {
+        self.values[id.0 as usize].as_mut().expect("live value")
+    }
+
+    /// Adds a node at the end of the written order, or right before `before`.
+    pub(crate) fn add_node(&mut self, mut node: Node, before: Option<NodeId>) -> NodeId {
+        let id = NodeId(self.nodes.len() as u32);
+        node.rank = match before {
+            Some(b) => {
+                self.next_minor += 1;
+                (self.node(b).rank.0, self.next_minor)
+            }
+            // Later than any rank given so far with this major; u32::MAX / 2 leaves the first pass of minors below.
+            None => (id.0 + 1, u32::MAX),
+        };
+        let (inputs, outputs, captures) = (node.inputs.clone(), node.outputs.clone(), node.captures.clone());
+        let ix = self.net.add_node((id, node));
+        self.nodes.push(Some(ix));
+        for (slot, v) in outputs.iter().enumerate() {
+            if let Some(v) = v {
+                self.value_mut(*v).def = Def::Node { node: id, slot };
+                // Readers may have come first (files need not be sorted).
+                for (user, s) in self.value(*v).uses.clone() {
+                    self.wire(*v, user, s);
+                }
+            }
+        }
+        for (slot, v) in inputs.iter().enumerate() {
+            if let Some(v) = v {
+                self.value_mut(*v).uses.push((id, slot));
+                self.wire(*v, id, slot);
+            }
+        }
+        for v in captures {
+            self.value_mut(v).uses.push((id, usize::MAX));
+            self.wire(v, id, usize::MAX);
+        }
+        id
+    }
+
+    fn wire(&mut self, v: ValueId, user: NodeId, slot: usize) {
+        if let Some(p) = self.producer(v)
+            && let (Some(a), Some(b)) = (self.nodes[p.0 as usize], self.nodes[user.0 as usize])
+        {
+            self.net.add_edge(a, b, Wire { value: v, slot: (slot != usize::MAX).then_some(slot) });
+        }
+    }
+
+    fn unwire(&mut self, v: ValueId, user: NodeId, slot: usize) {
+        let slot = (slot != usize::MAX).then_some(slot);
+        if let Some(b) = self.nodes[user.0 as usize] {
+            let e = self
+                .net
+                .edges_directed(b, Direction::Incoming)
+                .find(|e| e.weight().value == v && e.weight().slot == slot)
+                .map(|e| e.id());
+            if let Some(e) = e {
+                self.net.remove_edge(e);
+            }
+        }
+    }
+
+    /// Makes input `slot` of `user` read `new`.
+    pub(crate) fn set_input(&mut self, user: NodeId, slot: usize, new: Option<ValueId>) {
+        let old = self.node(user).inputs.get(slot).copied().flatten();
+        if let Some(o) = old {
+            self.unwire(o, user, slot);
+            self.value_mut(o).uses.retain(|u| *u != (user, slot));
+        }
+        let ix = self.nodes[user.0 as usize].expect("live node");
+        let ins = &mut self.net[ix].1.inputs;
+        if ins.len() <= slot {
+            ins.resize(slot + 1, None);
+        }
+        ins[slot] = new;
+        if let Some(v) = new {
+            self.value_mut(v).uses.push((user, slot));
+            self.wire(v, user, slot);
+        }
+    }
+
+    pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        let ix = self.nodes[id.0 as usize].expect("live node");
+        &mut self.net[ix].1
+    }
+
+    /// Gives the value another name. The name must be free.
+    pub(crate) fn rename(&mut self, v: ValueId, name: &str) -> Result<(), ValueId> {
+        if let Some(o) = self.names.get(name) {
+            return if *o == v { Ok(()) } else { Err(*o) };
+        }
+        let old = std::mem::replace(&mut self.value_mut(v).name, name.to_owned());
+        // Plain removal would reorder the map in a way later lookups by position could see; nothing looks by position.
+        self.names.swap_remove(&old);
+        self.names.insert(name.to_owned(), v);
+        Ok(())
+    }
+
+    /// Makes `new` the graph output that `old` was, under the same name; `old` is renamed.
+    pub(crate) fn take_output(&mut self, old: ValueId, new: ValueId) {
+        let name = self.name_of(old).to_owned();
+        let aside = self.fresh_name(&format!("{name}_float"));
+        self.rename(old, &aside).expect("fresh name");
+        self.rename(new, &name).expect("name was set free");
+        for o in &mut self.outputs {
+            if *o == old {
+                *o = new;
+            }
+        }
+        self.value_mut(new).rider = self.value(old).rider.clone();
+    }
+
+    /// Removes a node; its outputs that nothing reads go with it, the others stay behind undefined.
+    pub(crate) fn erase_node(&mut self, id: NodeId) {
+        let Some(ix) = self.nodes[id.0 as usize] else { return };
+        let node = self.net[ix].1.clone();
+        for (slot, v) in node.inputs.iter().enumerate() {
+            if let Some(v) = v {
+                self.value_mut(*v).uses.retain(|u| *u != (id, slot));
+            }
+        }
+        for v in &node.captures {
+            self.value_mut(*v).uses.retain(|u| *u != (id, usize::MAX));
+        }
+        self.net.remove_node(ix);
+        self.nodes[id.0 as usize] = None;
+        for v in node.outputs.iter().flatten() {
+            self.value_mut(*v).def = Def::Nothing;
+            if self.use_count(*v) == 0 {
+                self.erase_value(*v);
+            }
+        }
+    }
+
+    /// Removes a value that nothing reads.
+    pub(crate) fn erase_value(&mut self, v: ValueId) {
+        debug_assert_eq!(self.use_count(v), 0);
+        if let Some(val) = self.values[v.0 as usize].take() {
+            self.names.swap_remove(&val.name);
+        }
+        self.inits.retain(|x| *x != v);
+        self.inputs.retain(|x| *x != v);
+        self.declared.retain(|x| *x != v);
+    }
+
+    /// Checks that the value table and the petgraph edges tell the same story; the texts name what does not.
+    pub(crate) fn check_wiring(&self) -> Vec<String> {
+        let mut bad = Vec::new();
+        let mut expected = 0usize;
+        for (id, n) in self.nodes() {
+            let reads = n.inputs.iter().enumerate().filter_map(|(s, v)| Some((s, (*v)?)));
+            for (slot, v) in reads.chain(n.captures.iter().map(|v| (usize::MAX, *v))) {
+                match self.try_value(v) {
+                    None => bad.push(format!("{id:?} reads {v:?}, which was erased")),
+                    Some(val) => {
+                        if !val.uses.contains(&(id, slot)) {
+                            bad.push(format!("{id:?} reads `{}` at {slot}, which the value does not know", val.name));
+                        }
+                        expected += matches!(val.def, Def::Node { .. }) as usize;
+                    }
+                }
+            }
+            for (slot, v) in n.outputs.iter().enumerate() {
+                if let Some(v) = v
+                    && self.try_value(*v).map(|x| &x.def) != Some(&Def::Node { node: id, slot })
+                {
+                    bad.push(format!("output {slot} of {id:?} is not known as its own"));
+                }
+            }
+        }
+        if expected != self.net.edge_count() {
+            bad.push(format!("{} edges for {expected} readings", self.net.edge_count()));
+        }
+        bad
+    }
+}

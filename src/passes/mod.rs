@@ -1,0 +1,47 @@
+//! Passes: one transformation of a model per file.
+//!
+//! A pass reads the model, builds [`Patch`](crate::rewrite::Patch)es and commits them. It declares its [`Numerics`],
+//! and `--verify-each` holds it to that by running the model before and after.
+
+use crate::ir::Model;
+use crate::rewrite::PatchError;
+
+/// What a pass may do to the numbers a model computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Numerics {
+    /// Every output keeps its bits.
+    BitExact,
+    /// Outputs stay within this relative distance: `max |a - b| <= rel * max |a|`.
+    Close { rel: f32 },
+    /// The pass gives up precision on purpose.
+    Quantizes,
+}
+
+/// What a pass did.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Rewrites committed; 0 means the model is unchanged.
+    pub changes: usize,
+    /// Things worth telling the user: what was left alone, and why.
+    pub notes: Vec<String>,
+}
+
+/// Why a pass gave up. The model is as the last committed patch left it, which is a valid model.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    #[error("pass {pass}: {message}")]
+    Failed { pass: String, message: String },
+}
+
+/// A transformation of a model.
+pub trait Pass {
+    /// The name recipes call it by.
+    fn id(&self) -> &'static str;
+    /// One line of help.
+    fn summary(&self) -> &'static str;
+    fn numerics(&self) -> Numerics;
+    /// Rewrites the model until the pass finds nothing more to do.
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError>;
+}

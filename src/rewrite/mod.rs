@@ -1,0 +1,556 @@
+//! A rewrite as a value: built beside the graph, checked, then committed whole or not at all.
+//!
+//! A [`Patch`] is a little graph with taps into the old one. It can add nodes and constants, redirect readers of old
+//! values to new ones, and erase nodes; nothing of it shows in the model until [`Patch::commit`] has checked all of it.
+
+use crate::ir::{
+    AttrValue, Attrs, DType, Def, Dim, Graph, Model, Node, NodeId, Op, Origin, Tensor, TensorType, ValueId,
+};
+
+/// A value as a patch sees it: one of the old graph, or one the patch will make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ref {
+    Old(ValueId),
+    New(u32),
+}
+
+impl From<ValueId> for Ref {
+    fn from(v: ValueId) -> Ref {
+        Ref::Old(v)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct NewValue {
+    hint: String,
+    ty: Option<TensorType>,
+    init: Option<Tensor>,
+}
+
+#[derive(Clone, Debug)]
+struct NewNode {
+    op: Op,
+    inputs: Vec<Option<Ref>>,
+    outputs: Vec<Option<u32>>,
+    attrs: Attrs,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Every reader of `old`, graph outputs included, reads `new`.
+    Replace {
+        old: ValueId,
+        new: Ref,
+    },
+    /// One input of one old node reads `new`.
+    Input {
+        node: NodeId,
+        slot: usize,
+        new: Option<Ref>,
+    },
+    SetAttr {
+        node: NodeId,
+        name: String,
+        value: Option<AttrValue>,
+    },
+    Erase {
+        node: NodeId,
+    },
+    Opset {
+        version: i64,
+    },
+}
+
+/// A rewrite that has not happened yet.
+#[derive(Clone, Debug)]
+pub struct Patch {
+    by: String,
+    from: Vec<String>,
+    values: Vec<NewValue>,
+    nodes: Vec<NewNode>,
+    steps: Vec<Step>,
+    before: Option<NodeId>,
+}
+
+/// Why a patch was refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PatchError {
+    #[error("{by}: {what} was erased before the patch was committed")]
+    Stale { by: String, what: String },
+    #[error("{by}: `{old}` is {was} but its replacement is {is}")]
+    Incompatible { by: String, old: String, was: String, is: String },
+    #[error("{by}: erasing node `{node}` would leave `{value}` undefined while it is still read")]
+    StillUsed { by: String, node: String, value: String },
+    #[error("{by}: the rewrite would make a cycle through `{node}`")]
+    Cycle { by: String, node: String },
+    #[error("{by}: operator {op} needs opset {needs}, the model has {has}")]
+    Opset { by: String, op: String, needs: i64, has: i64 },
+    #[error("{by}: graph input `{name}` can not be replaced for the graph's caller")]
+    Input { by: String, name: String },
+    #[error("{by}: node `{node}` has no input {slot}")]
+    NoSlot { by: String, node: String, slot: usize },
+    #[error("{by}: the patched graph is malformed: {what}")]
+    Malformed { by: String, what: String },
+}
+
+/// What a committed patch made.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// New values in the order the patch made them.
+    pub values: Vec<ValueId>,
+    pub nodes: Vec<NodeId>,
+}
+
+impl Committed {
+    /// The value a reference became.
+    pub fn value(&self, r: Ref) -> ValueId {
+        match r {
+            Ref::Old(v) => v,
+            Ref::New(i) => self.values[i as usize],
+        }
+    }
+}
+
+impl Patch {
+    /// An empty patch in the name of a rule or pass.
+    pub fn new(by: &str) -> Patch {
+        Patch {
+            by: by.to_owned(),
+            from: Vec::new(),
+            values: Vec::new(),
+            nodes: Vec::new(),
+            steps: Vec::new(),
+            before: None,
+        }
+    }
+
+    /// Names what the new nodes come from; kept in their [`Origin`].
+    pub fn made_from(mut self, from: impl IntoIterator<Item = String>) -> Patch {
+        self.from.extend(from);
+        self
+    }
+
+    /// New nodes stand in the written order right before this one. Without it they stand before the first reader of
+    /// what they replace.
+    pub fn before(mut self, node: NodeId) -> Patch {
+        self.before = Some(node);
+        self
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    fn new_value(&mut self, hint: &str, ty: Option<TensorType>, init: Option<Tensor>) -> u32 {
+        self.values.push(NewValue { hint: hint.to_owned(), ty, init });
+        (self.values.len() - 1) as u32
+    }
+
+    /// A new initializer.
+    pub fn constant(&mut self, hint: &str, t: Tensor) -> Ref {
+        let ty = TensorType::new(t.dtype, t.dims.iter().map(|d| Dim::Known(*d)));
+        Ref::New(self.new_value(hint, Some(ty), Some(t)))
+    }
+
+    /// A new node of the standard domain with one output, named after `hint`.
+    pub fn node(&mut self, op: &str, hint: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
+        self.node_with(Op::onnx(op), &inputs.iter().map(|r| Some(*r)).collect::<Vec<_>>(), &[hint], attrs)[0]
+    }
+
+    /// A new node with any operator, omitted inputs and one output a hint.
+    pub fn node_with(&mut self, op: Op, inputs: &[Option<Ref>], hints: &[&str], attrs: Attrs) -> Vec<Ref> {
+        let outputs: Vec<u32> = hints.iter().map(|h| self.new_value(h, None, None)).collect();
+        self.nodes.push(NewNode {
+            op,
+            inputs: inputs.to_vec(),
+            outputs: outputs.iter().map(|o| Some(*o)).collect(),
+            attrs,
+        });
+        outputs.into_iter().map(Ref::New).collect()
+    }
+
+    /// Declares the type of a new value.
+    pub fn typed(&mut self, r: Ref, dtype: DType, shape: Option<Vec<Dim>>) -> Ref {
+        if let Ref::New(i) = r {
+            self.values[i as usize].ty = Some(TensorType { dtype, shape });
+        }
+        r
+    }
+
+    /// Every reader of `old`, graph outputs included, will read `new`. Readers inside the patch keep reading `old`.
+    pub fn replace(&mut self, old: ValueId, new: Ref) {
+        self.steps.push(Step::Replace { old, new });
+    }
+
+    /// Input `slot` of an old node will read `new` (`None`: omitted).
+    pub fn set_input(&mut self, node: NodeId, slot: usize, new: Option<Ref>) {
+        self.steps.push(Step::Input { node, slot, new });
+    }
+
+    /// Sets (`Some`) or removes (`None`) an attribute of an old node.
+    pub fn set_attr(&mut self, node: NodeId, name: &str, value: Option<AttrValue>) {
+        self.steps.push(Step::SetAttr { node, name: name.to_owned(), value });
+    }
+
+    /// Removes a node. Its outputs must be unread once the patch is in.
+    pub fn erase(&mut self, node: NodeId) {
+        self.steps.push(Step::Erase { node });
+    }
+
+    /// Raises the model's standard operator set. The caller has rewritten every node whose meaning changes between.
+    pub fn set_opset(&mut self, version: i64) {
+        self.steps.push(Step::Opset { version });
+    }
+
+    fn name_of(g: &Graph, n: NodeId) -> String {
+        match g.try_node(n) {
+            Some(x) if !x.name.is_empty() => x.name.clone(),
+            Some(x) => x.out().map_or_else(|| x.op.to_string(), |v| g.name_of(v).to_owned()),
+            None => format!("{n:?}"),
+        }
+    }
+
+    /// Checks the patch against the model without changing it.
+    pub fn check(&self, m: &Model) -> Result<(), PatchError> {
+        let g = &m.graph;
+        let by = || self.by.clone();
+        let stale = |what: String| PatchError::Stale { by: by(), what };
+        let live = |r: &Ref| match r {
+            Ref::Old(v) if g.try_value(*v).is_none() => Err(stale(format!("{v:?}"))),
+            _ => Ok(()),
+        };
+        let opset = self.steps.iter().find_map(|s| if let Step::Opset { version } = s { Some(*version) } else { None });
+        let opset = opset.unwrap_or_else(|| m.opset());
+        for n in &self.nodes {
+            n.inputs.iter().flatten().try_for_each(live)?;
+            if n.op.is_onnx()
+                && let Some(needs) = since(&n.op.name)
+                && needs > opset
+            {
+                return Err(PatchError::Opset { by: by(), op: n.op.to_string(), needs, has: opset });
+            }
+        }
+        if let Some(b) = self.before
+            && g.try_node(b).is_none()
+        {
+            return Err(stale(format!("{b:?}")));
+        }
+        for s in &self.steps {
+            match s {
+                Step::Replace { old, new } => {
+                    live(&Ref::Old(*old))?;
+                    live(new)?;
+                    if let (Some(was), Some(is)) = (g.value(*old).ty.as_ref(), self.type_of(g, *new))
+                        && !compatible(was, &is)
+                    {
+                        return Err(PatchError::Incompatible {
+                            by: by(),
+                            old: g.name_of(*old).to_owned(),
+                            was: describe(was),
+                            is: describe(&is),
+                        });
+                    }
+                    // An output that is at the same time an input can not be given another maker under its own name.
+                    if g.is_output(*old) && matches!(g.value(*old).def, Def::Input | Def::InputWithDefault(_)) {
+                        return Err(PatchError::Input { by: by(), name: g.name_of(*old).to_owned() });
+                    }
+                }
+                Step::Input { node, slot, new } => {
+                    let n = g.try_node(*node).ok_or_else(|| stale(format!("{node:?}")))?;
+                    if *slot > n.inputs.len() {
+                        return Err(PatchError::NoSlot { by: by(), node: Self::name_of(g, *node), slot: *slot });
+                    }
+                    new.iter().try_for_each(live)?;
+                }
+                Step::SetAttr { node, .. } | Step::Erase { node } => {
+                    g.try_node(*node).ok_or_else(|| stale(format!("{node:?}")))?;
+                }
+                Step::Opset { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn steps_new(&self, value: ValueId) -> Option<Ref> {
+        self.steps.iter().rev().find_map(|s| match s {
+            Step::Replace { old, new } if *old == value => Some(*new),
+            _ => None,
+        })
+    }
+
+    fn type_of(&self, g: &Graph, r: Ref) -> Option<TensorType> {
+        match r {
+            Ref::Old(v) => g.value(v).ty.clone(),
+            Ref::New(i) => self.values[i as usize].ty.clone(),
+        }
+    }
+
+    /// Puts the patch in, or refuses it and leaves the model as it was.
+    pub fn commit(self, m: &mut Model) -> Result<Committed, PatchError> {
+        self.check(m)?;
+        self.check_effect(m)?;
+        Ok(self.apply(m))
+    }
+
+    /// The checks that need the state after the steps: no undefined reading, no cycle. They are made on the wiring
+    /// alone, so a refused patch costs no copy of the graph.
+    fn check_effect(&self, m: &Model) -> Result<(), PatchError> {
+        let g = &m.graph;
+        let erased: Vec<NodeId> =
+            self.steps.iter().filter_map(|s| if let Step::Erase { node } = s { Some(*node) } else { None }).collect();
+        let replaced = |v: ValueId| self.steps_new(v);
+        let rewired = |n: NodeId, slot: usize| {
+            self.steps.iter().rev().find_map(|s| match s {
+                Step::Input { node, slot: s, new } if *node == n && *s == slot => Some(*new),
+                _ => None,
+            })
+        };
+        // What an input of an old node reads once the patch is in.
+        let reads = |n: NodeId, slot: usize, v: ValueId| -> Option<Ref> {
+            match rewired(n, slot) {
+                Some(r) => r,
+                None => Some(replaced(v).unwrap_or(Ref::Old(v))),
+            }
+        };
+        for n in &erased {
+            for v in g.node(*n).outputs.iter().flatten() {
+                let still = (g.is_output(*v) && replaced(*v).is_none())
+                    || g.value(*v)
+                        .uses
+                        .iter()
+                        .any(|(u, s)| !erased.contains(u) && reads(*u, *s, *v) == Some(Ref::Old(*v)))
+                    || self.nodes.iter().any(|x| x.inputs.contains(&Some(Ref::Old(*v))));
+                if still {
+                    return Err(PatchError::StillUsed {
+                        by: self.by.clone(),
+                        node: Self::name_of(g, *n),
+                        value: g.name_of(*v).to_owned(),
+                    });
+                }
+            }
+        }
+        // A cycle can only run through a redirected reading: follow what the new value depends on, through new nodes,
+        // to old values, and see whether a redirected reader makes one of them.
+        let made_by = |i: u32| self.nodes.iter().find(|n| n.outputs.contains(&Some(i)));
+        let old_roots = |r: Ref| {
+            let (mut roots, mut todo, mut seen) = (Vec::new(), vec![r], std::collections::BTreeSet::new());
+            while let Some(r) = todo.pop() {
+                match r {
+                    Ref::Old(v) => roots.push(v),
+                    Ref::New(i) if seen.insert(i) => {
+                        todo.extend(made_by(i).into_iter().flat_map(|n| n.inputs.iter().flatten().copied()))
+                    }
+                    Ref::New(_) => {}
+                }
+            }
+            roots
+        };
+        let mut redirected: Vec<(NodeId, Ref)> = Vec::new();
+        for s in &self.steps {
+            match s {
+                Step::Replace { old, new } => redirected
+                    .extend(g.value(*old).uses.iter().filter(|(u, _)| !erased.contains(u)).map(|(u, _)| (*u, *new))),
+                Step::Input { node, new: Some(new), .. } => redirected.push((*node, *new)),
+                _ => {}
+            }
+        }
+        if redirected.is_empty() {
+            return Ok(());
+        }
+        let mut by_new: std::collections::BTreeMap<Ref, Vec<NodeId>> = Default::default();
+        for (u, r) in redirected {
+            by_new.entry(r).or_default().push(u);
+        }
+        for (r, users) in by_new {
+            // Old nodes the new value depends on; a redirected user among them closes a cycle unless the path goes
+            // through a reading that the patch redirects as well, which the walk takes as it will be.
+            let mut todo: Vec<ValueId> = old_roots(r);
+            let mut seen = std::collections::BTreeSet::new();
+            while let Some(v) = todo.pop() {
+                let Some(p) = g.producer(v) else { continue };
+                if !seen.insert(p) {
+                    continue;
+                }
+                if users.contains(&p) {
+                    return Err(PatchError::Cycle { by: self.by.clone(), node: Self::name_of(g, p) });
+                }
+                let n = g.node(p);
+                for (slot, x) in n.inputs.iter().enumerate() {
+                    if let Some(x) = x
+                        && let Some(r) = reads(p, slot, *x)
+                    {
+                        todo.extend(if let Ref::Old(v) = r { vec![v] } else { old_roots(r) });
+                    }
+                }
+                todo.extend(n.captures.iter().copied());
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(self, m: &mut Model) -> Committed {
+        let g = &mut m.graph;
+        let anchor = self.before.or_else(|| {
+            let mut first: Option<(((u32, u32), u32), NodeId)> = None;
+            for s in &self.steps {
+                let users: Vec<NodeId> = match s {
+                    // Beside what made the value, or else before its first reader.
+                    Step::Replace { old, .. } => g.value(*old).uses.iter().map(|u| u.0).collect(),
+                    Step::Input { node, .. } => vec![*node],
+                    _ => Vec::new(),
+                };
+                for n in users {
+                    let key = (g.node(n).rank, n.0);
+                    if first.is_none_or(|f| key < f.0) {
+                        first = Some((key, n));
+                    }
+                }
+            }
+            first.map(|f| f.1)
+        });
+        let mut ids = Vec::with_capacity(self.values.len());
+        for v in &self.values {
+            let name = g.fresh_name(&v.hint);
+            let def = v.init.clone().map_or(Def::Nothing, Def::Init);
+            ids.push(g.add_value(&name, def, v.ty.clone()).expect("fresh name"));
+        }
+        let resolve = |r: &Ref| match r {
+            Ref::Old(v) => *v,
+            Ref::New(i) => ids[*i as usize],
+        };
+        // Readings are redirected before new nodes come in: readers inside the patch keep the old value.
+        let origin = Origin::Made { by: self.by.clone(), from: self.from.clone() };
+        for s in &self.steps {
+            match s {
+                Step::Replace { old, new } => {
+                    let new = resolve(new);
+                    for (n, slot) in g.uses(*old) {
+                        if slot != usize::MAX {
+                            g.set_input(n, slot, Some(new));
+                        }
+                    }
+                    if g.is_output(*old) {
+                        // A value the patch made can take over the output's name; any other keeps its own, and an
+                        // Identity carries it to the output.
+                        let made = matches!(self.steps_new(*old), Some(Ref::New(_))) && !g.is_output(new);
+                        let taker = if made && g.try_init(new).is_none() {
+                            new
+                        } else {
+                            let name = g.fresh_name(g.name_of(*old));
+                            let copy = g.add_value(&name, Def::Nothing, g.value(*old).ty.clone()).expect("fresh name");
+                            let mut id =
+                                Node::new(Op::onnx("Identity"), vec![Some(new)], vec![Some(copy)], Attrs::new());
+                            id.name = name;
+                            id.origin = origin.clone();
+                            g.add_node(id, None);
+                            copy
+                        };
+                        g.take_output(*old, taker);
+                    }
+                    if g.value(new).ty.is_none() {
+                        g.value_mut(new).ty = g.value(*old).ty.clone();
+                    }
+                }
+                Step::Input { node, slot, new } => g.set_input(*node, *slot, new.as_ref().map(resolve)),
+                Step::SetAttr { node, name, value } => match value {
+                    Some(v) => g.node_mut(*node).attrs.set(name, v.clone()),
+                    None => g.node_mut(*node).attrs.remove(name),
+                },
+                Step::Erase { .. } | Step::Opset { .. } => {}
+            }
+        }
+        let mut nodes = Vec::new();
+        for n in &self.nodes {
+            let mut node = Node::new(
+                n.op.clone(),
+                n.inputs.iter().map(|r| r.as_ref().map(resolve)).collect(),
+                n.outputs.iter().map(|o| o.map(|i| ids[i as usize])).collect(),
+                n.attrs.clone(),
+            );
+            node.name =
+                n.outputs.iter().flatten().next().map_or(String::new(), |i| g.name_of(ids[*i as usize]).to_owned());
+            node.origin = origin.clone();
+            nodes.push(g.add_node(node, anchor));
+        }
+        for s in &self.steps {
+            match s {
+                Step::Erase { node } => g.erase_node(*node),
+                Step::Opset { version } => {
+                    if let Some(o) = m.opsets.iter_mut().find(|o| o.domain.is_empty() || o.domain == "ai.onnx") {
+                        o.version = *version;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Committed { values: ids, nodes }
+    }
+}
+
+/// Removes nodes whose outputs nobody reads, and initializers nobody reads, until none is left. Graph inputs and
+/// outputs stay. Returns how many nodes went.
+pub fn sweep(m: &mut Model) -> usize {
+    let g = &mut m.graph;
+    let mut gone = 0;
+    let mut todo: Vec<NodeId> = g.nodes().map(|(id, _)| id).collect();
+    while let Some(id) = todo.pop() {
+        let Some(n) = g.try_node(id) else { continue };
+        if n.outputs.iter().flatten().any(|v| g.use_count(*v) > 0) {
+            continue;
+        }
+        let feeders: Vec<NodeId> =
+            n.inputs.iter().flatten().chain(&n.captures).filter_map(|v| g.producer(*v)).collect();
+        g.erase_node(id);
+        gone += 1;
+        todo.extend(feeders);
+    }
+    let dead: Vec<ValueId> = g
+        .values()
+        .filter(|(v, x)| matches!(x.def, Def::Init(_) | Def::Nothing) && g.use_count(*v) == 0)
+        .map(|(v, _)| v)
+        .collect();
+    for v in dead {
+        g.erase_value(v);
+    }
+    gone
+}
+
+/// Same type for every reader: equal element type, and no size known to differ.
+fn compatible(a: &TensorType, b: &TensorType) -> bool {
+    a.dtype == b.dtype
+        && match (&a.shape, &b.shape) {
+            (Some(x), Some(y)) => {
+                x.len() == y.len() && x.iter().zip(y).all(|p| !matches!(p, (Dim::Known(m), Dim::Known(n)) if m != n))
+            }
+            _ => true,
+        }
+}
+
+fn describe(t: &TensorType) -> String {
+    let dims = match &t.shape {
+        None => "?".to_owned(),
+        Some(s) => s
+            .iter()
+            .map(|d| match d {
+                Dim::Known(n) => n.to_string(),
+                Dim::Symbol(s) => s.clone(),
+                Dim::Unknown => "?".to_owned(),
+            })
+            .collect::<Vec<_>>()
+            .join(","),
+    };
+    format!("{}[{dims}]", t.dtype)
+}
+
+/// First opset in which an operator that rewrites emit exists; `None` for operators as old as opset 7.
+fn since(op: &str) -> Option<i64> {
+    Some(match op {
+        "QuantizeLinear" | "DequantizeLinear" | "MatMulInteger" | "ConvInteger" | "Mod" => 10,
+        "BitShift" | "Round" | "Clip" | "DynamicQuantizeLinear" => 11,
+        "GreaterOrEqual" | "LessOrEqual" => 12,
+        "LayerNormalization" => 17,
+        "Gelu" => 20,
+        "Attention" | "RMSNormalization" => 23,
+        _ => return None,
+    })
+}
