@@ -504,10 +504,10 @@ impl Graph {
         Ok(())
     }
 
-    /// Makes `new` the graph output that `old` was, under the same name; `old` is renamed.
-    pub(crate) fn take_output(&mut self, old: ValueId, new: ValueId) {
+    /// Gives `new` the name of `old` (which is renamed), and makes it the graph output that `old` was, if it was one.
+    pub(crate) fn take_name(&mut self, old: ValueId, new: ValueId) {
         let name = self.name_of(old).to_owned();
-        let aside = self.fresh_name(&format!("{name}_float"));
+        let aside = self.fresh_name(&format!("{name}_before"));
         self.rename(old, &aside).expect("fresh name");
         self.rename(new, &name).expect("name was set free");
         for o in &mut self.outputs {
