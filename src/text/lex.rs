@@ -405,7 +405,8 @@ impl<'s> Cursor<'s> {
         }
     }
 
-    /// Takes items separated by commas up to and with the closing mark; a comma before it is allowed.
+    /// Takes items separated by commas up to and with the closing mark; a comma before it is allowed. An item
+    /// may take nothing, as the omitted one in `(a, , b)`.
     ///
     /// # Errors
     /// Those of `item`, or a missing separator.
