@@ -4,3 +4,4 @@ pub mod infer;
 pub mod ir;
 pub mod passes;
 pub mod rewrite;
+pub mod text;

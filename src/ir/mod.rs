@@ -14,6 +14,7 @@
 mod attr;
 mod dtype;
 mod graph;
+pub mod ops;
 mod tensor;
 pub mod validate;
 

@@ -3,6 +3,8 @@
 //! A pass reads the model, builds [`Patch`](crate::rewrite::Patch)es and commits them. It declares its [`Numerics`],
 //! and `--verify-each` holds it to that by running the model before and after.
 
+pub mod registry;
+
 use crate::ir::Model;
 use crate::rewrite::PatchError;
 
