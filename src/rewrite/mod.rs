@@ -494,6 +494,19 @@ impl Patch {
                 _ => {}
             }
         }
+        // A value that was to have the name of what it replaced gets it, if that is gone now.
+        for (v, id) in self.values.iter().zip(&ids) {
+            let live = g.try_value(*id).is_some_and(|x| x.name != v.hint);
+            if live && !v.hint.is_empty() && !g.is_output(*id) && g.find(&v.hint).is_none() {
+                let was = g.name_of(*id).to_owned();
+                if g.rename(*id, &v.hint).is_ok()
+                    && let Some(n) = g.producer(*id)
+                    && g.node(n).name == was
+                {
+                    g.node_mut(n).name = v.hint.clone();
+                }
+            }
+        }
         Committed { values: ids, nodes }
     }
 }
