@@ -2,6 +2,7 @@
 
 pub mod infer;
 pub mod ir;
+pub mod onnx;
 pub mod passes;
 pub mod rewrite;
 pub mod text;
