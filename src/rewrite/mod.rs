@@ -4,7 +4,7 @@
 //! values to new ones, and erase nodes; nothing of it shows in the model until [`Patch::commit`] has checked all of it.
 
 use crate::ir::{
-    AttrValue, Attrs, DType, Def, Dim, Graph, Model, Node, NodeId, Op, Origin, Tensor, TensorType, ValueId,
+    AttrValue, Attrs, DType, Def, Dim, Graph, Model, Node, NodeId, Op, Origin, Tensor, TensorType, ValueId, ops,
 };
 
 /// A value as a patch sees it: one of the old graph, or one the patch will make.
@@ -231,10 +231,21 @@ impl Patch {
         for n in &self.nodes {
             n.inputs.iter().flatten().try_for_each(live)?;
             if n.op.is_onnx()
-                && let Some(needs) = since(&n.op.name)
-                && needs > opset
+                && let Some(versions) = ops::versions(&n.op.name)
             {
-                return Err(PatchError::Opset { by: by(), op: n.op.to_string(), needs, has: opset });
+                // An operator may exist and yet not take these inputs before a later version (Clip with bounds).
+                let fits = |s: &ops::OpSchema| s.inputs().allows(n.inputs.len()) && s.outputs().allows(n.outputs.len());
+                if !ops::schema(&n.op.name, opset).is_some_and(fits) {
+                    let later = versions.iter().find(|s| s.since > opset && fits(s));
+                    return Err(match later {
+                        Some(s) => PatchError::Opset { by: by(), op: n.op.to_string(), needs: s.since, has: opset },
+                        None => {
+                            let (ins, outs) = (n.inputs.len(), n.outputs.len());
+                            let what = format!("{} takes no {ins} inputs for {outs} outputs", n.op);
+                            PatchError::Malformed { by: by(), what }
+                        }
+                    });
+                }
             }
         }
         if let Some(b) = self.before
@@ -492,6 +503,19 @@ impl Patch {
                 _ => {}
             }
         }
+        // A value that was to have the name of what it replaced gets it, if that is gone now.
+        for (v, id) in self.values.iter().zip(&ids) {
+            let live = g.try_value(*id).is_some_and(|x| x.name != v.hint);
+            if live && !v.hint.is_empty() && !g.is_output(*id) && g.find(&v.hint).is_none() {
+                let was = g.name_of(*id).to_owned();
+                if g.rename(*id, &v.hint).is_ok()
+                    && let Some(n) = g.producer(*id)
+                    && g.node(n).name == was
+                {
+                    g.node_mut(n).name = v.hint.clone();
+                }
+            }
+        }
         Committed { values: ids, nodes }
     }
 }
@@ -549,17 +573,4 @@ fn describe(t: &TensorType) -> String {
             .join(","),
     };
     format!("{}[{dims}]", t.dtype)
-}
-
-/// First opset in which an operator that rewrites emit exists; `None` for operators as old as opset 7.
-fn since(op: &str) -> Option<i64> {
-    Some(match op {
-        "QuantizeLinear" | "DequantizeLinear" | "MatMulInteger" | "ConvInteger" | "Mod" => 10,
-        "BitShift" | "Round" | "Clip" | "DynamicQuantizeLinear" => 11,
-        "GreaterOrEqual" | "LessOrEqual" => 12,
-        "LayerNormalization" => 17,
-        "Gelu" => 20,
-        "Attention" | "RMSNormalization" => 23,
-        _ => return None,
-    })
 }
