@@ -2,5 +2,6 @@
 
 pub mod ir;
 pub mod passes;
+pub mod pattern;
 pub mod rewrite;
 pub mod text;

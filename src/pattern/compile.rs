@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::lex::{Fault, Pos};
 use super::ops;
+use super::place::{Fault, Pos};
 use super::syntax::{Attribute, Call, Expr, parse};
 
 pub(super) type PatId = usize;
@@ -237,15 +237,7 @@ impl Pattern {
             _ => 2,
         });
         let first = args.first().map(|a| a.pat);
-        let call = CallPat {
-            ops: c.ops.clone(),
-            commutes: c.commutes,
-            attrs,
-            args,
-            order,
-            rest: c.rest,
-            pos: c.pos,
-        };
+        let call = CallPat { ops: c.ops.clone(), commutes: c.commutes, attrs, args, order, rest: c.rest, pos: c.pos };
         let id = self.add(Pat::Call(call));
         match first {
             Some(bare) if c.skippable => Ok(self.add(Pat::Alternatives(vec![id, bare]))),
@@ -255,12 +247,14 @@ impl Pattern {
 
     fn check_outputs(&self, pat: PatId, n: usize, pos: Pos) -> Result<(), Fault> {
         match &self.pats[pat] {
-            Pat::Call(c) => match c.ops.iter().filter_map(|o| Some((o, ops::info(o)?))).find(|(_, i)| i.max_outputs < n) {
-                Some((op, i)) => {
-                    Err(Fault::new(pos, format!("{op} has at most {} output(s), not {n}", i.max_outputs)))
+            Pat::Call(c) => {
+                match c.ops.iter().filter_map(|o| Some((o, ops::info(o)?))).find(|(_, i)| i.max_outputs < n) {
+                    Some((op, i)) => {
+                        Err(Fault::new(pos, format!("{op} has at most {} output(s), not {n}", i.max_outputs)))
+                    }
+                    None => Ok(()),
                 }
-                None => Ok(()),
-            },
+            }
             Pat::Alternatives(all) => all.iter().try_for_each(|a| self.check_outputs(*a, n, pos)),
             _ => Err(Fault::new(pos, "several outputs want an operator behind them")),
         }
@@ -348,7 +342,10 @@ pub(super) fn check_call(c: &Call) -> Result<(), Fault> {
         if certain + by_attr < i.min_inputs && !c.rest {
             return Err(Fault::new(
                 c.pos,
-                format!("{op} takes at least {} input(s), here are {certain} (`...` stands for the others)", i.min_inputs),
+                format!(
+                    "{op} takes at least {} input(s), here are {certain} (`...` stands for the others)",
+                    i.min_inputs
+                ),
             ));
         }
     }

@@ -180,7 +180,9 @@ impl<'m> Facts<'m> {
     fn length_made(&self, n: &Node) -> Option<usize> {
         let len = |v: Option<ValueId>| self.length(v?);
         match n.op.name.as_str() {
-            "Shape" => self.rank(n.input(0)?).filter(|_| n.attrs.get("start").is_none() && n.attrs.get("end").is_none()),
+            "Shape" => {
+                self.rank(n.input(0)?).filter(|_| n.attrs.get("start").is_none() && n.attrs.get("end").is_none())
+            }
             "Concat" => n.inputs.iter().map(|v| len(*v)).sum(),
             "Cast" | "Identity" => len(n.input(0)),
             "Unsqueeze" if self.rank(n.input(0)?)? == 0 => Some(1),
@@ -220,11 +222,7 @@ impl<'m> Facts<'m> {
                 Some(if n.op.is("Expand") { made.max(rank(0)?) } else { made })
             }
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Where" | "And" | "Or" | "Equal" | "Less" | "Greater" | "Min"
-            | "Max" => n
-                .inputs
-                .iter()
-                .map(|v| v.and_then(|v| self.rank(v)))
-                .try_fold(0, |m, r| Some(m.max(r?))),
+            | "Max" => n.inputs.iter().map(|v| v.and_then(|v| self.rank(v))).try_fold(0, |m, r| Some(m.max(r?))),
             "MatMul" => match (rank(0)?, rank(1)?) {
                 (a, b) if a >= 2 && b >= 2 => Some(a.max(b)),
                 _ => None,
@@ -246,18 +244,91 @@ impl<'m> Facts<'m> {
 
 /// Operators whose outputs have the rank of their first input.
 const KEEPS_RANK: &[&str] = &[
-    "Abs", "AveragePool", "Cast", "Clip", "Concat", "Conv", "CumSum", "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp",
-    "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LayerNormalization", "LeakyRelu", "Log",
-    "LogSoftmax", "MaxPool", "Neg", "Not", "Pad", "QuantizeLinear", "Reciprocal", "Relu", "Round", "Sigmoid", "Slice",
-    "Softmax", "Split", "Sqrt", "Tanh", "Tile",
+    "Abs",
+    "AveragePool",
+    "Cast",
+    "Clip",
+    "Concat",
+    "Conv",
+    "CumSum",
+    "DequantizeLinear",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LayerNormalization",
+    "LeakyRelu",
+    "Log",
+    "LogSoftmax",
+    "MaxPool",
+    "Neg",
+    "Not",
+    "Pad",
+    "QuantizeLinear",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Split",
+    "Sqrt",
+    "Tanh",
+    "Tile",
 ];
 
 /// Operators whose first output has the element type of their first input.
 const KEEPS_TYPE: &[&str] = &[
-    "Abs", "Add", "AveragePool", "Clip", "Concat", "Conv", "CumSum", "Div", "Dropout", "Elu", "Erf", "Exp", "Expand",
-    "Flatten", "Gather", "Gelu", "Gemm", "Identity", "LayerNormalization", "Log", "MatMul", "Max", "Min", "Mul", "Neg",
-    "Pad", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax",
-    "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Unsqueeze",
+    "Abs",
+    "Add",
+    "AveragePool",
+    "Clip",
+    "Concat",
+    "Conv",
+    "CumSum",
+    "Div",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Gelu",
+    "Gemm",
+    "Identity",
+    "LayerNormalization",
+    "Log",
+    "MatMul",
+    "Max",
+    "Min",
+    "Mul",
+    "Neg",
+    "Pad",
+    "Pow",
+    "Reciprocal",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceSum",
+    "Relu",
+    "Reshape",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Split",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Tanh",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
 ];
 
 /// The tensor a Constant node holds, whichever of its attributes says so.

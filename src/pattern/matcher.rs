@@ -11,7 +11,7 @@ use crate::ir::{AttrValue, NodeId, ValueId};
 
 use super::compile::{AttrPat, CallPat, Kind, Pat, PatId, Pattern, Slot};
 use super::facts::{Facts, close, within};
-use super::lex::Pos;
+use super::place::Pos;
 use super::syntax::Attribute;
 
 /// What a name of a rule is bound to in a match.

@@ -88,7 +88,10 @@ pub fn attr_default(op: &str, attr: &str, opset: i64) -> Option<AttrValue> {
         ("LayerNormalization" | "RMSNormalization" | "LpNormalization" | "TopK" | "OneHot", "axis") => int(-1),
         ("LayerNormalization" | "RMSNormalization" | "GroupNormalization", "stash_type") => int(1),
         (
-            "LayerNormalization" | "RMSNormalization" | "GroupNormalization" | "InstanceNormalization"
+            "LayerNormalization"
+            | "RMSNormalization"
+            | "GroupNormalization"
+            | "InstanceNormalization"
             | "BatchNormalization",
             "epsilon",
         ) => float(1e-5),

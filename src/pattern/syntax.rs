@@ -1,15 +1,17 @@
-//! The syntax of match and replacement texts: words to a tree.
+//! The syntax of match and replacement texts. Words and marks are those of the graph text form.
 //!
 //! ```text
 //! text   = { target { "," target } "=" expr }
 //! target = NAME | "_"
 //! expr   = item { "|" item }
 //! item   = call | NAME [ "?" ] | "$" NAME [ "?" ] | NUMBER | "_" | "(" expr ")"
-//! call   = ( OP { "/" OP } | "*" ) [ "~" ] [ "?" ] [ "<" attr { "," attr } ">" ] "(" [ expr { "," expr } ] [ "..." ] ")"
+//! call   = ( OP | "[" OP { "," OP } "]" | "*" ) [ "~" ] [ "?" ] [ "<" attr { "," attr } ">" ] "(" [ expr { "," expr } ] [ "..." ] ")"
 //! attr   = NAME "=" ( NUMBER | TEXT | "[" NUMBERS "]" | "$" NAME )
 //! ```
 
-use super::lex::{Fault, Pos, Token, words};
+use crate::text::lex::{Cursor, Tok};
+
+use super::place::{Fault, Pos};
 
 /// One binding: `targets = expr`.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,11 +72,10 @@ pub enum Attribute {
 
 /// Reads a match or replacement text.
 pub fn parse(text: &str) -> Result<Vec<Line>, Fault> {
-    let words = words(text)?;
-    let mut p = Parser { words: &words, at: 0 };
+    let mut c = Cursor::new(text)?;
     let mut lines = Vec::new();
-    while *p.peek() != Token::End {
-        lines.push(p.line()?);
+    while *c.peek() != Tok::End {
+        lines.push(line(&mut c)?);
     }
     if lines.is_empty() {
         return Err(Fault::new(Pos { line: 1, column: 1 }, "there is no binding here: write `y = Op (x)`"));
@@ -82,197 +83,172 @@ pub fn parse(text: &str) -> Result<Vec<Line>, Fault> {
     Ok(lines)
 }
 
-struct Parser<'a> {
-    words: &'a [(Token, Pos)],
-    at: usize,
+fn word(c: &mut Cursor<'_>, what: &str) -> Result<(String, Pos), Fault> {
+    let (w, at) = c.ident(what)?;
+    Ok((w.to_owned(), at.into()))
 }
 
-impl Parser<'_> {
-    fn peek(&self) -> &Token {
-        &self.words[self.at].0
-    }
-
-    fn peek_at(&self, ahead: usize) -> &Token {
-        &self.words[(self.at + ahead).min(self.words.len() - 1)].0
-    }
-
-    fn pos(&self) -> Pos {
-        self.words[self.at].1
-    }
-
-    fn take(&mut self) -> (Token, Pos) {
-        let w = self.words[self.at].clone();
-        self.at = (self.at + 1).min(self.words.len() - 1);
-        w
-    }
-
-    fn eat(&mut self, mark: char) -> bool {
-        let hit = *self.peek() == Token::Mark(mark);
-        if hit {
-            self.take();
+fn line(c: &mut Cursor<'_>) -> Result<Line, Fault> {
+    let mut targets = Vec::new();
+    loop {
+        let (w, pos) = word(c, "the name of a value")?;
+        targets.push(((w != "_").then_some(w), pos));
+        if !c.eat(",") {
+            break;
         }
-        hit
     }
+    c.expect("=", "after the name")?;
+    Ok(Line { targets, expr: expr(c)? })
+}
 
-    fn want(&mut self, mark: char, after: &str) -> Result<(), Fault> {
-        if self.eat(mark) {
-            return Ok(());
+fn expr(c: &mut Cursor<'_>) -> Result<Expr, Fault> {
+    let first = item(c)?;
+    if !c.is("|") {
+        return Ok(first);
+    }
+    let mut all = vec![first];
+    while c.eat("|") {
+        all.push(item(c)?);
+    }
+    Ok(Expr::Alternatives(all))
+}
+
+/// True if a call starts here: operators, their decorations, then `(` or `<`.
+fn at_call(c: &Cursor<'_>) -> bool {
+    let mark = |i: usize, m: &str| matches!(c.peek_at(i), Tok::Mark(x) if *x == m);
+    let mut i = match c.peek() {
+        Tok::Mark("[") => return true,
+        Tok::Mark("*") => 1,
+        Tok::Ident(_) => {
+            let mut i = 1;
+            while mark(i, ".") {
+                i += 2;
+            }
+            i
         }
-        Err(Fault::new(self.pos(), format!("expected `{mark}` {after}, found {}", self.peek())))
+        _ => return false,
+    };
+    while mark(i, "~") || mark(i, "?") {
+        i += 1;
     }
+    mark(i, "(") || mark(i, "<")
+}
 
-    fn line(&mut self) -> Result<Line, Fault> {
-        let mut targets = Vec::new();
+fn item(c: &mut Cursor<'_>) -> Result<Expr, Fault> {
+    if at_call(c) {
+        return Ok(Expr::Call(call(c)?));
+    }
+    let pos = c.span().into();
+    if c.eat("(") {
+        let e = expr(c)?;
+        c.expect(")", "to close the group")?;
+        return Ok(e);
+    }
+    if c.eat("$") {
+        let (name, _) = word(c, "the name of a constant")?;
+        return Ok(Expr::Constant { name, optional: c.eat("?"), pos });
+    }
+    if matches!(c.peek(), Tok::Int(_) | Tok::Float(_)) {
+        return Ok(Expr::Number { value: number(c)?, pos });
+    }
+    let (name, pos) = word(c, "a value or an operator")?;
+    Ok(if name == "_" { Expr::Any(pos) } else { Expr::Name { name, optional: c.eat("?"), pos } })
+}
+
+fn number(c: &mut Cursor<'_>) -> Result<f64, Fault> {
+    let pos = c.span().into();
+    let (text, _) = c.number("a number")?;
+    text.parse().map_err(|_| Fault::new(pos, format!("`{text}` is not a number")))
+}
+
+/// An operator; the dots of a domain are part of it.
+fn operator(c: &mut Cursor<'_>) -> Result<String, Fault> {
+    let mut op = word(c, "an operator")?.0;
+    while c.eat(".") {
+        op = format!("{op}.{}", word(c, "the rest of the operator's name")?.0);
+    }
+    Ok(op)
+}
+
+fn call(c: &mut Cursor<'_>) -> Result<Call, Fault> {
+    let pos = c.span().into();
+    let mut ops = Vec::new();
+    if c.eat("[") {
         loop {
-            match self.take() {
-                (Token::Word(w), pos) => targets.push(((w != "_").then_some(w), pos)),
-                (t, pos) => return Err(Fault::new(pos, format!("expected the name of a value, found {t}"))),
-            }
-            if !self.eat(',') {
+            ops.push(operator(c)?);
+            if c.eat("]") {
                 break;
             }
+            c.expect(",", "between operators")?;
         }
-        self.want('=', "after the name")?;
-        Ok(Line { targets, expr: self.expr()? })
+    } else if !c.eat("*") {
+        ops.push(operator(c)?);
     }
+    let (mut commutes, mut skippable) = (false, false);
+    loop {
+        if c.eat("~") {
+            commutes = true;
+        } else if c.eat("?") {
+            skippable = true;
+        } else {
+            break;
+        }
+    }
+    let mut attrs = Vec::new();
+    if c.eat("<") {
+        while !c.eat(">") {
+            attrs.push(attribute(c)?);
+            if !c.is(">") {
+                c.expect(",", "between attributes")?;
+            }
+        }
+    }
+    c.expect("(", "before the inputs")?;
+    let (mut args, mut rest) = (Vec::new(), false);
+    while !c.eat(")") {
+        if c.eat(".") {
+            c.expect(".", "in `...`")?;
+            c.expect(".", "in `...`")?;
+            rest = true;
+            c.expect(")", "after `...`")?;
+            break;
+        }
+        args.push(expr(c)?);
+        if !c.is(")") {
+            c.expect(",", "between inputs")?;
+        }
+    }
+    Ok(Call { ops, commutes, skippable, attrs, args, rest, pos })
+}
 
-    fn expr(&mut self) -> Result<Expr, Fault> {
-        let first = self.item()?;
-        if *self.peek() != Token::Mark('|') {
-            return Ok(first);
-        }
-        let mut all = vec![first];
-        while self.eat('|') {
-            all.push(self.item()?);
-        }
-        Ok(Expr::Alternatives(all))
-    }
-
-    /// True if a call starts here: an operator, its decorations, then `(` or `<`.
-    fn at_call(&self) -> bool {
-        let mut i = match self.peek() {
-            Token::Mark('*') => 1,
-            Token::Word(_) => {
-                let mut i = 1;
-                while *self.peek_at(i) == Token::Mark('/') {
-                    i += 2;
-                }
-                i
-            }
-            _ => return false,
-        };
-        while matches!(self.peek_at(i), Token::Mark('~' | '?')) {
-            i += 1;
-        }
-        matches!(self.peek_at(i), Token::Mark('(' | '<'))
-    }
-
-    fn item(&mut self) -> Result<Expr, Fault> {
-        if self.at_call() {
-            return Ok(Expr::Call(self.call()?));
-        }
-        let (token, pos) = self.take();
-        Ok(match token {
-            Token::Mark('(') => {
-                let e = self.expr()?;
-                self.want(')', "to close the group")?;
-                e
-            }
-            Token::Word(w) if w == "_" => Expr::Any(pos),
-            Token::Word(name) => Expr::Name { name, optional: self.eat('?'), pos },
-            Token::Constant(name) => Expr::Constant { name, optional: self.eat('?'), pos },
-            Token::Int(v) => Expr::Number { value: v as f64, pos },
-            Token::Float(value) => Expr::Number { value, pos },
-            t => return Err(Fault::new(pos, format!("expected a value or an operator, found {t}"))),
-        })
-    }
-
-    fn call(&mut self) -> Result<Call, Fault> {
-        let pos = self.pos();
-        let mut ops = Vec::new();
-        if !self.eat('*') {
-            loop {
-                match self.take() {
-                    (Token::Word(w), _) => ops.push(w),
-                    (t, pos) => return Err(Fault::new(pos, format!("expected an operator, found {t}"))),
-                }
-                if !self.eat('/') {
-                    break;
-                }
+fn attribute(c: &mut Cursor<'_>) -> Result<(String, Attribute, Pos), Fault> {
+    let (name, pos) = word(c, "the name of an attribute")?;
+    c.expect("=", "after the attribute's name")?;
+    let value = if c.eat("$") {
+        Attribute::Bind(word(c, "the name of a constant or attribute")?.0)
+    } else if c.eat("[") {
+        let (mut values, mut whole) = (Vec::new(), true);
+        while !c.eat("]") {
+            whole &= matches!(c.peek(), Tok::Int(_));
+            values.push(number(c)?);
+            if !c.is("]") {
+                c.expect(",", "between numbers")?;
             }
         }
-        let (mut commutes, mut skippable) = (false, false);
-        loop {
-            if self.eat('~') {
-                commutes = true;
-            } else if self.eat('?') {
-                skippable = true;
-            } else {
-                break;
+        if whole { Attribute::Ints(values.iter().map(|v| *v as i64).collect()) } else { Attribute::Floats(values) }
+    } else {
+        match c.peek().clone() {
+            Tok::Int(_) => Attribute::Int(c.int("a number")?),
+            Tok::Float(_) => Attribute::Float(number(c)?),
+            Tok::Str(bytes) => {
+                c.advance();
+                let text = String::from_utf8(bytes);
+                Attribute::Text(text.map_err(|_| Fault::new(pos, "this text is not UTF-8"))?)
             }
+            _ => return Err(c.expected("a number, a text, a list or `$name`").into()),
         }
-        let mut attrs = Vec::new();
-        if self.eat('<') {
-            while !self.eat('>') {
-                attrs.push(self.attribute()?);
-                if *self.peek() != Token::Mark('>') {
-                    self.want(',', "between attributes")?;
-                }
-            }
-        }
-        self.want('(', "before the inputs")?;
-        let (mut args, mut rest) = (Vec::new(), false);
-        while !self.eat(')') {
-            if *self.peek() == Token::Rest {
-                self.take();
-                rest = true;
-                self.want(')', "after `...`")?;
-                break;
-            }
-            args.push(self.expr()?);
-            if *self.peek() != Token::Mark(')') {
-                self.want(',', "between inputs")?;
-            }
-        }
-        Ok(Call { ops, commutes, skippable, attrs, args, rest, pos })
-    }
-
-    fn attribute(&mut self) -> Result<(String, Attribute, Pos), Fault> {
-        let (name, pos) = match self.take() {
-            (Token::Word(w), pos) => (w, pos),
-            (t, pos) => return Err(Fault::new(pos, format!("expected the name of an attribute, found {t}"))),
-        };
-        self.want('=', "after the attribute's name")?;
-        let value = match self.take() {
-            (Token::Int(v), _) => Attribute::Int(v),
-            (Token::Float(v), _) => Attribute::Float(v),
-            (Token::Text(v), _) => Attribute::Text(v),
-            (Token::Constant(v), _) => Attribute::Bind(v),
-            (Token::Mark('['), _) => self.list()?,
-            (t, pos) => {
-                return Err(Fault::new(pos, format!("expected a number, a text, a list or `$name`, found {t}")));
-            }
-        };
-        Ok((name, value, pos))
-    }
-
-    fn list(&mut self) -> Result<Attribute, Fault> {
-        let (mut ints, mut floats) = (Vec::new(), Vec::new());
-        while !self.eat(']') {
-            match self.take() {
-                (Token::Int(v), _) => {
-                    ints.push(v);
-                    floats.push(v as f64);
-                }
-                (Token::Float(v), _) => floats.push(v),
-                (t, pos) => return Err(Fault::new(pos, format!("expected a number, found {t}"))),
-            }
-            if *self.peek() != Token::Mark(']') {
-                self.want(',', "between numbers")?;
-            }
-        }
-        Ok(if ints.len() == floats.len() { Attribute::Ints(ints) } else { Attribute::Floats(floats) })
-    }
+    };
+    Ok((name, value, pos))
 }
 
 #[cfg(test)]
@@ -283,7 +259,7 @@ mod tests {
     fn reads_every_form() {
         let lines = parse(
             "a, _ = Split <axis = -1, num_outputs = 2> (x, ...)\n\
-             s = Mul~? (a, $scale) | Reshape/Squeeze (a, _)\n\
+             s = Mul~? (a, $scale) | [Reshape, Squeeze] (a, _)\n\
              y = *(s, b?, $c?, (Pow (x, 2.0) | x)) # done",
         )
         .unwrap();
