@@ -3,8 +3,12 @@
 //! A pass reads the model, builds [`Patch`](crate::rewrite::Patch)es and commits them. It declares its [`Numerics`],
 //! and `--verify-each` holds it to that by running the model before and after.
 
+mod rules;
+
 use crate::ir::Model;
 use crate::rewrite::PatchError;
+
+pub use rules::{ApplyRules, opset_wanted};
 
 /// What a pass may do to the numbers a model computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
