@@ -5,5 +5,6 @@ pub mod ir;
 pub mod onnx;
 pub mod passes;
 pub mod quant;
+pub mod pattern;
 pub mod rewrite;
 pub mod text;

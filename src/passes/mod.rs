@@ -16,9 +16,12 @@ mod opset;
 pub mod raise_opset;
 pub mod registry;
 pub mod reshape_static;
+mod rules;
 
 use crate::ir::Model;
 use crate::rewrite::PatchError;
+
+pub use rules::{ApplyRules, opset_wanted};
 
 /// What a pass may do to the numbers a model computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
