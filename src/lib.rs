@@ -2,4 +2,5 @@
 
 pub mod ir;
 pub mod passes;
+pub mod quant;
 pub mod rewrite;

@@ -1,0 +1,3 @@
+//! Quantization: the definitions of the numbers that quantized models compute.
+
+pub mod lis;
