@@ -1,7 +1,7 @@
 //! The graph: nodes in a petgraph `StableDiGraph`, values in a table beside it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::fmt;
 
 use indexmap::IndexMap;
@@ -71,6 +71,8 @@ pub enum Def {
     /// A graph input with a default (an initializer under an input's name): a caller may override it, so it is no
     /// constant.
     InputWithDefault(Tensor),
+    /// A sparse initializer: a constant the IR does not read. It rides along in the graph's rider.
+    Sparse,
     /// Nothing in this graph. Validation refuses a use of it.
     Nothing,
 }
@@ -333,15 +335,15 @@ impl Graph {
     /// Nodes in an order in which every node follows what it reads, as close to the file's order as that allows (and
     /// exactly the file's where the file is sorted). Nodes on a cycle are left out: validation reports them.
     pub fn schedule(&self) -> Vec<NodeId> {
-        let mut waiting: BTreeMap<NodeIndex, usize> = BTreeMap::new();
+        use petgraph::visit::NodeIndexable;
+        let mut waiting = vec![0usize; self.net.node_bound()];
         let mut ready = BinaryHeap::new();
         for ix in self.net.node_indices() {
             let n = self.net.edges_directed(ix, Direction::Incoming).count();
-            let (id, node) = &self.net[ix];
+            waiting[ix.index()] = n;
             if n == 0 {
+                let (id, node) = &self.net[ix];
                 ready.push(Reverse((node.rank, *id)));
-            } else {
-                waiting.insert(ix, n);
             }
         }
         let mut order = Vec::with_capacity(self.net.node_count());
@@ -349,13 +351,11 @@ impl Graph {
             order.push(id);
             let Some(ix) = self.nodes[id.0 as usize] else { continue };
             for e in self.net.edges_directed(ix, Direction::Outgoing) {
-                if let Some(left) = waiting.get_mut(&e.target()) {
-                    *left -= 1;
-                    if *left == 0 {
-                        waiting.remove(&e.target());
-                        let (id, node) = &self.net[e.target()];
-                        ready.push(Reverse((node.rank, *id)));
-                    }
+                let left = &mut waiting[e.target().index()];
+                *left -= 1;
+                if *left == 0 {
+                    let (id, node) = &self.net[e.target()];
+                    ready.push(Reverse((node.rank, *id)));
                 }
             }
         }
@@ -387,7 +387,8 @@ impl Graph {
     }
 
     pub(crate) fn node_order_is_acyclic(&self) -> bool {
-        !petgraph::algo::is_cyclic_directed(&self.net)
+        // Not petgraph's own test, which is recursive: a long chain would exhaust the stack.
+        self.schedule().len() == self.net.node_count()
     }
 
     // ---- changing: for front ends and `rewrite` only ------------------------------------------------------------
