@@ -138,6 +138,12 @@ impl Session {
         &self.taps
     }
 
+    /// How many operators of this name tract runs.
+    #[cfg(test)]
+    pub(super) fn count_of(&self, op: &str) -> usize {
+        self.plan.model().nodes().iter().filter(|n| n.op().name() == op).count()
+    }
+
     /// Runs the model on the calling thread. Every input must be given once, in any order.
     pub fn run(&self, given: &[(&str, Array)]) -> Result<Outputs, RuntimeError> {
         for (i, (name, _)) in given.iter().enumerate() {
