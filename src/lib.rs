@@ -8,4 +8,5 @@ pub mod pattern;
 pub mod plan;
 pub mod quant;
 pub mod rewrite;
+pub mod runtime;
 pub mod text;
