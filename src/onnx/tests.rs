@@ -136,17 +136,17 @@ pub(super) fn everything() -> ModelProto {
         vec![TensorAnnotation { tensor_name: s("t"), quant_parameter_tensor_names: vec![prop("SCALE_TENSOR", "w")] }];
     g.sparse_initializer = vec![SparseTensorProto {
         values: Some(weight("sparse", 1)),
-        indices: Some(TensorProto {
-            dims: vec![1],
-            data_type: Some(7),
-            int64_data: vec![0],
-            ..Default::default()
-        }),
+        indices: Some(TensorProto { dims: vec![1], data_type: Some(7), int64_data: vec![0], ..Default::default() }),
         dims: vec![2],
     }];
     // An input with a default, a declaration with denotation, a non-tensor input, an input without a type.
     g.input.push(info("d", &[2]));
-    g.initializer.push(TensorProto { doc_string: s("default"), raw_data: None, float_data: vec![1.0, 2.0], ..weight("d", 2) });
+    g.initializer.push(TensorProto {
+        doc_string: s("default"),
+        raw_data: None,
+        float_data: vec![1.0, 2.0],
+        ..weight("d", 2)
+    });
     let mut denoted = info("image", &[1, 3]);
     let t = denoted.r#type.as_mut().expect("typed");
     t.denotation = s("IMAGE");
@@ -238,7 +238,8 @@ pub(super) fn everything() -> ModelProto {
     g.node.push(n);
 
     // Every way to store elements, or not to.
-    let bare = |name: &str, data_type: i32| TensorProto { name: s(name), data_type: Some(data_type), ..Default::default() };
+    let bare =
+        |name: &str, data_type: i32| TensorProto { name: s(name), data_type: Some(data_type), ..Default::default() };
     g.initializer.extend([
         TensorProto { dims: vec![1], int32_data: vec![0x3c00], ..bare("half", 10) },
         TensorProto { dims: vec![1], double_data: vec![f64::NAN], ..bare("double", 11) },
@@ -347,8 +348,6 @@ fn unknown_fields_are_reported_wherever_they_stand() {
     // Field 999, a varint, behind the model.
     bytes.extend([0xb8, 0x3e, 0x05]);
     // A whole second graph field merges with the first: field 77 (fixed32) in a second node of it.
-    let stray_node = [0x0a, 0x07, 0xed, 0x04, 1, 2, 3, 4, 0];
-    let _ = stray_node;
     let mut node_bytes = node("Neg", "n", &["y"], &["u"]).encode_to_vec();
     node_bytes.extend([0xed, 0x04, 1, 2, 3, 4]);
     let mut extra = vec![0x0a, node_bytes.len() as u8];
@@ -359,7 +358,10 @@ fn unknown_fields_are_reported_wherever_they_stand() {
     let told: Vec<String> = l.unknown.iter().map(|u| u.to_string()).collect();
     assert_eq!(
         told,
-        ["field 999 of onnx.ModelProto in the model (3 bytes)", "field 77 of onnx.NodeProto in graph[1].node (6 bytes)"]
+        [
+            "field 999 of onnx.ModelProto in the model (3 bytes)",
+            "field 77 of onnx.NodeProto in graph[1].node (6 bytes)"
+        ]
     );
     assert_eq!(l.model.graph.node_count(), 3);
 }
