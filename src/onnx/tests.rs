@@ -385,6 +385,13 @@ fn every_prefix_is_an_error_or_a_model() {
     }
 }
 
+/// The lines in which two decoded models differ.
+fn difference(a: &[u8], b: &[u8]) -> String {
+    let text = |b: &[u8]| format!("{:#?}", ModelProto::decode(b).expect("decodes"));
+    let (a, b) = (text(a), text(b));
+    similar::TextDiff::from_lines(&a, &b).unified_diff().to_string()
+}
+
 /// Random damage never panics, and what still loads still obeys the no-op law.
 #[test]
 fn damaged_files_are_refused_or_come_back_whole() {
@@ -421,7 +428,7 @@ fn damaged_files_are_refused_or_come_back_whole() {
                     (v, order, p.encode_to_vec())
                 };
                 let (a, b) = (nodes(&was), nodes(&now));
-                assert!(a.0 == b.0 && a.2 == b.2, "the content changed");
+                assert!(a.0 == b.0 && a.2 == b.2, "the content changed:\n{}", difference(&was, &now));
                 assert!(a.1 != b.1, "bytes changed though the content and the order did not");
             }
         }
