@@ -155,7 +155,7 @@ fn fingerprint(t: &Tensor) -> String {
 fn opaque(kind: &str, parts: &[&[u8]], list: bool, elide: Elide) -> String {
     let one = |b: &&[u8]| match elide {
         Elide::Full => format!("\"{}\"", hex(b)),
-        Elide::Above(_) => format!("{{~ {} bytes, {}}}", b.len(), hex(&blake3::hash(b).as_bytes()[..4])),
+        Elide::Above(_) => format!("{{~ {} B, {}}}", b.len(), hex(&blake3::hash(b).as_bytes()[..4])),
     };
     let all = parts.iter().map(one).collect::<Vec<_>>().join(", ");
     if list { format!(": {kind} = [{all}]") } else { format!(": {kind} = {all}") }
