@@ -232,7 +232,7 @@ pub(crate) fn line(g: &Graph, n: &Node, elide: Elide) -> String {
     };
     let mut out = String::new();
     let same = n.out().and_then(|v| g.try_value(v)).is_some_and(|v| v.name == n.name);
-    if !n.name.is_empty() && !(same && elide != Elide::Full) {
+    if !n.name.is_empty() && (!same || elide == Elide::Full) {
         let _ = write!(out, "[{}] ", name_text(&n.name));
     }
     let _ = write!(out, "{} = {} ", names(&n.outputs), op_text(n));

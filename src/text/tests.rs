@@ -148,7 +148,7 @@ mod round_trip {
                 let bits = dtype.bits().unwrap();
                 let mut raw: Vec<u8> = (0..(count * bits).div_ceil(8)).map(|_| byte()).collect();
                 if let Some(last) = raw.last_mut()
-                    && (count * bits) % 8 != 0
+                    && !(count * bits).is_multiple_of(8)
                 {
                     *last &= (1 << ((count * bits) % 8)) - 1;
                 }
