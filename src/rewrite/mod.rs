@@ -179,7 +179,14 @@ impl Patch {
 
     /// Every reader of `old`, graph outputs included, will read `new`. Readers inside the patch keep reading `old`.
     pub fn replace(&mut self, old: ValueId, new: Ref) {
-        self.steps.push(Step::Replace { old, new });
+        self.steps.push(Step::Replace { old, new, named: false });
+    }
+
+    /// As [`Patch::replace`], and the new value (one this patch makes) takes over the old one's name: what stands for
+    /// the same quantity keeps being found under it.
+    pub fn succeed(&mut self, old: ValueId, new: Ref) {
+        debug_assert!(matches!(new, Ref::New(_)));
+        self.steps.push(Step::Replace { old, new, named: true });
     }
 
     /// Input `slot` of an old node will read `new` (`None`: omitted).
@@ -248,7 +255,7 @@ impl Patch {
         }
         for s in &self.steps {
             match s {
-                Step::Replace { old, new } => {
+                Step::Replace { old, new, .. } => {
                     live(&Ref::Old(*old))?;
                     live(new)?;
                     if let (Some(was), Some(is)) = (g.value(*old).ty.as_ref(), self.type_of(g, *new))
@@ -284,7 +291,7 @@ impl Patch {
 
     fn steps_new(&self, value: ValueId) -> Option<Ref> {
         self.steps.iter().rev().find_map(|s| match s {
-            Step::Replace { old, new } if *old == value => Some(*new),
+            Step::Replace { old, new, .. } if *old == value => Some(*new),
             _ => None,
         })
     }
@@ -359,7 +366,7 @@ impl Patch {
         let mut redirected: Vec<(NodeId, Ref)> = Vec::new();
         for s in &self.steps {
             match s {
-                Step::Replace { old, new } => redirected
+                Step::Replace { old, new, .. } => redirected
                     .extend(g.value(*old).uses.iter().filter(|(u, _)| !erased.contains(u)).map(|(u, _)| (*u, *new))),
                 Step::Input { node, new: Some(new), .. } => redirected.push((*node, *new)),
                 _ => {}
@@ -433,7 +440,7 @@ impl Patch {
         let origin = Origin::Made { by: self.by.clone(), from: self.from.clone() };
         for s in &self.steps {
             match s {
-                Step::Replace { old, new } => {
+                Step::Replace { old, new, named } => {
                     let new = resolve(new);
                     for (n, slot) in g.uses(*old) {
                         if slot != usize::MAX {
@@ -456,7 +463,9 @@ impl Patch {
                             g.add_node(id, None);
                             copy
                         };
-                        g.take_output(*old, taker);
+                        g.take_name(*old, taker);
+                    } else if *named && !g.is_output(new) {
+                        g.take_name(*old, new);
                     }
                     if g.value(new).ty.is_none() {
                         g.value_mut(new).ty = g.value(*old).ty.clone();
@@ -492,6 +501,19 @@ impl Patch {
                     }
                 }
                 _ => {}
+            }
+        }
+        // A value that was to have the name of what it replaced gets it, if that is gone now.
+        for (v, id) in self.values.iter().zip(&ids) {
+            let live = g.try_value(*id).is_some_and(|x| x.name != v.hint);
+            if live && !v.hint.is_empty() && !g.is_output(*id) && g.find(&v.hint).is_none() {
+                let was = g.name_of(*id).to_owned();
+                if g.rename(*id, &v.hint).is_ok()
+                    && let Some(n) = g.producer(*id)
+                    && g.node(n).name == was
+                {
+                    g.node_mut(n).name = v.hint.clone();
+                }
             }
         }
         Committed { values: ids, nodes }
