@@ -194,7 +194,7 @@ impl<'m> Checker<'m> {
                     let is = match value.def {
                         Def::Node { .. } => "is made by a node",
                         Def::Input | Def::InputWithDefault(_) => "is a graph input",
-                        Def::Init(_) => "is a constant",
+                        Def::Init(_) | Def::Sparse => "is a constant",
                         Def::Nothing => "is not defined",
                     };
                     self.value(*v, format!("`{}` is listed among the {what} but {is}", value.name));
@@ -248,7 +248,7 @@ impl<'m> Checker<'m> {
                     self.value(v, format!("`{}` is declared {said}, its constant is {is}", value.name));
                 }
             }
-            Def::Nothing => {}
+            Def::Sparse | Def::Nothing => {}
         }
     }
 

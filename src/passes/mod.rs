@@ -13,10 +13,11 @@ pub mod fold_constants;
 pub mod fuse_transpose;
 pub mod identity;
 mod opset;
+pub mod quantize;
 pub mod raise_opset;
 pub mod registry;
 pub mod reshape_static;
-mod rules;
+pub mod rules;
 
 use crate::ir::Model;
 use crate::rewrite::PatchError;

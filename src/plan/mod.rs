@@ -162,7 +162,9 @@ pub enum PlanError {
          `fqvit-opt plan`"
     )]
     Model { path: String, plan: String, model: String },
-    #[error("the plan names `{what}`, which is not in the model (or is no {kind}); make a new one with `fqvit-opt plan`")]
+    #[error(
+        "the plan names `{what}`, which is not in the model (or is no {kind}); make a new one with `fqvit-opt plan`"
+    )]
     Missing { what: String, kind: &'static str },
 }
 

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
-use super::sites::{Linear, Site, Sites, reading_nodes, trace_back};
+use super::sites::{Linear, Site, Sites, reading_nodes, score_site, trace_back};
 use super::{Activation, AttentionPlan, Constant, Fold, Island, Layer, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Graph, Model, ValueId};
 use crate::quant::hist::Moments;
@@ -26,7 +26,9 @@ mod scores;
 pub enum PlanningError {
     #[error("the statistics do not hold `{value}` ({role}); make new ones with `fqvit-opt calibrate`")]
     Missing { value: String, role: &'static str },
-    #[error("weight `{weight}` of `{layer}` holds {what} at element {at}; a model with such weights can not be quantized")]
+    #[error(
+        "weight `{weight}` of `{layer}` holds {what} at element {at}; a model with such weights can not be quantized"
+    )]
     Weight { weight: String, layer: String, what: &'static str, at: usize },
     #[error("the recipe names no candidate for {role} values such as `{value}`; add one, or a `default`")]
     NoCandidate { role: &'static str, value: String },
@@ -42,7 +44,7 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
         w.insert(g.name_of(s.value).to_owned(), Watch::Channels { axis: s.axis });
     }
     for a in &sites.attentions {
-        w.insert(g.name_of(a.raw_scores(g)).to_owned(), Watch::Scores);
+        w.insert(g.name_of(score_site(g, a).value).to_owned(), Watch::Scores);
     }
     let _ = recipe;
     w
@@ -136,7 +138,9 @@ pub fn plan(
                 return Ok((None, Vec::new()));
             }
             let name = g.name_of(s.value);
-            let st = stats.get(name).ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: s.role.name() })?;
+            let st = stats
+                .get(name)
+                .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: s.role.name() })?;
             decide(g, s, st, recipe, by_x.get(&s.value).map_or(&[][..], |v| v))
         })
         .collect();
@@ -150,13 +154,13 @@ pub fn plan(
     }
     if !recipe.linear_only {
         for a in &sites.attentions {
-            let raw = a.raw_scores(g);
-            let name = g.name_of(raw);
+            let site = score_site(g, a);
+            let name = g.name_of(site.value);
             let st = stats
                 .get(name)
                 .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: Role::Scores.name() })?;
             let output = g.name_of(a.out).to_owned();
-            let (params, form, reason) = scores::decide(st, a.scale_factor(), &recipe.attention)
+            let (params, form, reason) = scores::decide(st, site.factor, &recipe.attention)
                 .map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
             plan.activations.push(Activation {
                 value: name.to_owned(),
@@ -335,7 +339,10 @@ fn folded(
         let weights: f64 = mats
             .iter()
             .map(|m| {
-                m.out_reach(|i| f[i] as f64).iter().map(|r| (r / whi as f64).powi(2) / 12.0 * m.inner as f64).sum::<f64>()
+                m.out_reach(|i| f[i] as f64)
+                    .iter()
+                    .map(|r| (r / whi as f64).powi(2) / 12.0 * m.inner as f64)
+                    .sum::<f64>()
             })
             .sum::<f64>()
             * input;

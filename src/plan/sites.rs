@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ir::{DType, Def, Graph, Model, Node, NodeId, ValueId};
-use crate::pattern::Attention;
+use crate::pattern::{Attention, Mask, MaskKind};
 
 /// What a value is for, which decides how a recipe treats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -119,10 +119,45 @@ const OTHER_MOVES: &[&str] =
     &["Split", "Slice", "Gather", "Concat", "Expand", "Pad", "Tile", "DepthToSpace", "SpaceToDepth"];
 /// Operators with a quantized form in the QDQ convention: codes in, codes out, float between.
 const ELEMENTWISE: &[&str] = &[
-    "Add", "Sub", "Mul", "Div", "LayerNormalization", "Gelu", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish",
-    "HardSigmoid", "Clip", "Softmax", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
-    "RMSNormalization", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Max", "Min", "Neg", "Abs",
-    "Sqrt", "Exp", "Erf", "Pow", "Elu", "Selu", "Celu", "Swish", "Mish", "Softplus", "PRelu", "Where",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "LayerNormalization",
+    "Gelu",
+    "Relu",
+    "LeakyRelu",
+    "Sigmoid",
+    "Tanh",
+    "HardSwish",
+    "HardSigmoid",
+    "Clip",
+    "Softmax",
+    "BatchNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "RMSNormalization",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "ReduceMean",
+    "Resize",
+    "Max",
+    "Min",
+    "Neg",
+    "Abs",
+    "Sqrt",
+    "Exp",
+    "Erf",
+    "Pow",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Swish",
+    "Mish",
+    "Softplus",
+    "PRelu",
+    "Where",
 ];
 
 /// True for a move, which changes no value.
@@ -210,6 +245,32 @@ fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> Opti
     Some(l)
 }
 
+/// Where the scores of an attention become codes.
+#[derive(Clone, Debug)]
+pub struct ScoreSite<'a> {
+    /// The value that is quantized: the product, or the product with its relative-position bias.
+    pub value: ValueId,
+    /// What it is still multiplied with on the way to the Softmax.
+    pub factor: f32,
+    /// What still hides entries.
+    pub masks: Vec<&'a Mask>,
+    /// Nodes from the value to the Softmax.
+    pub chain: &'a [NodeId],
+}
+
+/// The codes of the scores lie as early as nothing but one factor and masks follow.
+pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> ScoreSite<'a> {
+    let last_bias = a.masks.iter().rev().find(|m| m.kind == MaskKind::Bias);
+    let from = last_bias.and_then(|m| a.chain.iter().position(|n| *n == m.node)).map_or(0, |i| i + 1);
+    let chain = &a.chain[from..];
+    let value = match from {
+        0 => a.scores_product,
+        i => g.node(a.chain[i - 1]).out().unwrap_or(a.scores_product),
+    };
+    let factor = a.scale.filter(|(n, _)| chain.contains(n)).map_or(1.0, |(_, f)| f);
+    ScoreSite { value, factor, masks: a.masks.iter().filter(|m| chain.contains(&m.node)).collect(), chain }
+}
+
 /// Finds every site of a canonical model (LayerNorm, GELU and attention recognised, constants folded).
 pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let g = &m.graph;
@@ -220,9 +281,9 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let mut inner: BTreeSet<NodeId> = BTreeSet::new();
     let mut core_of: BTreeMap<NodeId, usize> = BTreeMap::new();
     for (i, a) in s.attentions.iter().enumerate() {
-        for n in a.inner_nodes() {
-            inner.insert(n);
-            core_of.insert(n, i);
+        for n in [a.product, a.softmax, a.weighted].iter().chain(&a.chain).chain(&a.guard) {
+            inner.insert(*n);
+            core_of.insert(*n, i);
         }
     }
     for id in &order {
@@ -242,7 +303,11 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
         let p = g.producer(v).map(|p| g.node(p));
         let rank = g.value(v).ty.as_ref().and_then(|t| t.shape.as_ref()).map(Vec::len);
         match p {
-            Some(n) if matches!(n.op.name.as_str(), "Conv" | "BatchNormalization" | "GroupNormalization" | "MaxPool") => 1,
+            Some(n)
+                if matches!(n.op.name.as_str(), "Conv" | "BatchNormalization" | "GroupNormalization" | "MaxPool") =>
+            {
+                1
+            }
             None if rank == Some(4) => 1,
             _ => -1,
         }
@@ -254,7 +319,13 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
             return;
         }
         let axis = channel_axis(at);
-        let e = sites.entry(at).or_insert(Site { value: at, role: Role::Other, axis, contracted: false, elementwise: false });
+        let e = sites.entry(at).or_insert(Site {
+            value: at,
+            role: Role::Other,
+            axis,
+            contracted: false,
+            elementwise: false,
+        });
         e.contracted |= contracted;
         e.elementwise |= !contracted;
         if let Some(r) = role
@@ -291,8 +362,16 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
                 continue;
             }
             let operands = match n.op.name.as_str() {
-                "LayerNormalization" | "BatchNormalization" | "InstanceNormalization" | "GroupNormalization"
-                | "RMSNormalization" | "Clip" | "Resize" | "ReduceMean" | "PRelu" | "Pow" => 1,
+                "LayerNormalization"
+                | "BatchNormalization"
+                | "InstanceNormalization"
+                | "GroupNormalization"
+                | "RMSNormalization"
+                | "Clip"
+                | "Resize"
+                | "ReduceMean"
+                | "PRelu"
+                | "Pow" => 1,
                 _ => n.inputs.len(),
             };
             let role = match n.op.name.as_str() {
@@ -301,10 +380,8 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
                 _ => None,
             };
             // An operator all of whose operands are constants or integers has nothing to quantize.
-            let floats: Vec<(usize, ValueId)> = (0..operands)
-                .filter_map(|i| Some((i, n.input(i)?)))
-                .filter(|(_, v)| float_value(g, *v))
-                .collect();
+            let floats: Vec<(usize, ValueId)> =
+                (0..operands).filter_map(|i| Some((i, n.input(i)?))).filter(|(_, v)| float_value(g, *v)).collect();
             if floats.iter().all(|(_, v)| constant(*v)) {
                 continue;
             }
@@ -323,7 +400,8 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
                 _ => {}
             }
         } else if n.out().is_some_and(|v| float_value(g, v) && g.value(v).ty.is_some()) && !n.op.is("Constant") {
-            let fed = n.inputs.iter().flatten().any(|v| !constant(*v) && float_value(g, *v) && g.value(*v).ty.is_some());
+            let fed =
+                n.inputs.iter().flatten().any(|v| !constant(*v) && float_value(g, *v) && g.value(*v).ty.is_some());
             if fed && !matches!(n.op.name.as_str(), "Shape" | "Size" | "Cast") {
                 s.islands.push((*id, format!("operator {} has no quantized form here", n.op)));
             }
@@ -346,8 +424,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
         }
     }
     // Roles that follow from the maker.
-    let readers: BTreeMap<ValueId, Vec<NodeId>> =
-        sites.keys().map(|v| (*v, reading_nodes(g, *v))).collect();
+    let readers: BTreeMap<ValueId, Vec<NodeId>> = sites.keys().map(|v| (*v, reading_nodes(g, *v))).collect();
     for (v, site) in &mut sites {
         let maker = g.producer(*v).map(|p| g.node(p));
         let by_maker = match (&g.value(*v).def, maker) {

@@ -6,6 +6,7 @@
 
 pub mod hist;
 pub mod kernel;
+pub mod lis;
 pub mod observe;
 pub mod ptf;
 pub mod qparams;

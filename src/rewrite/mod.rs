@@ -37,10 +37,11 @@ struct NewNode {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Every reader of `old`, graph outputs included, reads `new`.
+    /// Every reader of `old`, graph outputs included, reads `new`; `named`: under the old name.
     Replace {
         old: ValueId,
         new: Ref,
+        named: bool,
     },
     /// One input of one old node reads `new`.
     Input {

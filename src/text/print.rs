@@ -57,7 +57,7 @@ fn head(g: &Graph, elide: Elide) -> String {
     let own = |v: ValueId, x: &Value| match &x.def {
         Def::Input | Def::InputWithDefault(_) => false,
         Def::Init(t) => x.ty.as_ref().is_some_and(|ty| *ty != type_of(t)),
-        Def::Node { .. } | Def::Nothing => x.ty.is_some() && !g.is_output(v),
+        Def::Node { .. } | Def::Sparse | Def::Nothing => x.ty.is_some() && !g.is_output(v),
     };
     let others = g.values().filter(|(v, x)| !declared.contains(v) && own(*v, x)).map(|(_, x)| x);
     for v in g.declared().iter().filter_map(|v| g.try_value(*v)).chain(others) {

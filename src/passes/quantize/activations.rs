@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use super::fold::folded_name;
 use crate::ir::{Graph, Model, NodeId, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::plan::sites::{is_move, Sites};
+use crate::plan::sites::{Sites, is_move};
 use crate::plan::{Activation, QuantPlan, Readers, Role};
 use crate::quant::QParams;
 use crate::rewrite::{Patch, Ref};
@@ -77,8 +77,10 @@ impl Pass for QuantizeActivations<'_> {
 
 impl QuantizeActivations<'_> {
     fn constant(&self, g: &Graph, name: &str, q: &QParams) -> Result<Patch, PassError> {
-        let failed =
-            |message: String| PassError::Failed { pass: self.id().into(), message: format!("constant `{name}`: {message}") };
+        let failed = |message: String| PassError::Failed {
+            pass: self.id().into(),
+            message: format!("constant `{name}`: {message}"),
+        };
         let v = g.find(name).ok_or_else(|| failed("it is not in the model".into()))?;
         let t = g.constant(v).ok_or_else(|| failed("it is no constant".into()))?;
         let data = t.to_f32s().ok_or_else(|| failed("it can not be read".into()))?;
@@ -104,9 +106,9 @@ impl QuantizeActivations<'_> {
         };
         let mut p = Patch::new(self.id()).made_from([a.value.clone()]);
         // A fold's Mul stands between the value and its readers.
-        let folded = g.find(&folded_name(&a.value)).filter(|f| {
-            g.producer_is(*f, "Mul").is_some_and(|n| g.node(n).input(0) == Some(v))
-        });
+        let folded = g
+            .find(&folded_name(&a.value))
+            .filter(|f| g.producer_is(*f, "Mul").is_some_and(|n| g.node(n).input(0) == Some(v)));
         if let Some(f) = folded {
             let fold = self.plan.folds.iter().find(|x| x.value == a.value).expect("only a fold makes that name");
             let n = fold.factors.len();
@@ -157,5 +159,9 @@ fn ends_in(g: &Graph, n: NodeId, contracting: &BTreeSet<NodeId>) -> bool {
     }
     let node = g.node(n);
     is_move(node)
-        && node.outputs.iter().flatten().any(|v| g.uses(*v).into_iter().any(|(u, s)| s == 0 && ends_in(g, u, contracting)))
+        && node
+            .outputs
+            .iter()
+            .flatten()
+            .any(|v| g.uses(*v).into_iter().any(|(u, s)| s == 0 && ends_in(g, u, contracting)))
 }

@@ -13,12 +13,13 @@
 //!
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.3; anchors, rounding and normalisation as `quant::lis` documents.
 
-use crate::ir::{DType, Graph, Model};
+use crate::ir::{Attrs, DType, Dim, Graph, Model, Tensor};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::pattern::Attention;
-use crate::plan::sites::{Sites, trace_back};
+use crate::pattern::{Attention, Mask, MaskKind};
+use crate::plan::sites::{Sites, score_site, trace_back};
 use crate::plan::{AttentionForm, AttentionPlan, QuantPlan};
-use crate::quant::lis::{LisSite, emit};
+use crate::quant::lis::{LisFacts, LisSite, emit};
+use crate::quant::observe::MASKED_BELOW;
 use crate::rewrite::{Patch, Ref, sweep};
 
 /// The pass, for one plan.
@@ -43,7 +44,8 @@ impl Pass for QuantizeAttention<'_> {
     fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         for plan in &self.plan.attentions {
-            let a = self.sites.attentions.iter().find(|a| m.graph.try_value(a.out).is_some_and(|v| v.name == plan.output));
+            let a =
+                self.sites.attentions.iter().find(|a| m.graph.try_value(a.out).is_some_and(|v| v.name == plan.output));
             let a = a.ok_or_else(|| PassError::Failed {
                 pass: self.id().into(),
                 message: format!("the plan's attention `{}` is not in the model; make a new plan", plan.output),
@@ -63,7 +65,8 @@ impl QuantizeAttention<'_> {
             pass: self.id().into(),
             message: format!("attention `{}`: {message}", plan.output),
         };
-        let raw = a.raw_scores(g);
+        let site = score_site(g, a);
+        let raw = site.value;
         let scores = self
             .plan
             .activation(g.name_of(raw), true)
@@ -92,25 +95,60 @@ impl QuantizeAttention<'_> {
                     let hint = format!("{}_q", n.out().map_or("", |v| g.name_of(v)));
                     vq = p.node_with(n.op.clone(), &inputs, &[&hint], n.attrs.clone())[0];
                 }
-                let site = LisSite {
+                let shape = |v| g.value(v).ty.as_ref().and_then(|t| t.shape.as_ref());
+                let scores_shape = shape(raw).or_else(|| shape(a.scores));
+                let mask = keep_mask(g, &site.masks, &mut p).map_err(failed)?;
+                let lis = LisSite {
                     codes,
-                    score_scale: vec![scores.params.scale(0) * a.scale_factor()],
                     v: vq,
-                    v_type: DType::UINT8,
-                    v_scale: vec![v.params.scale(0)],
-                    v_zero: v.params.zero(0),
-                    mask: a.keep_mask(g, &mut p),
-                    keys: a.keys(g),
-                    rank: a.rank(g).unwrap_or(4),
-                    heads: a.heads(g),
+                    mask,
+                    facts: LisFacts {
+                        score_scale: vec![scores.params.scale(0) * site.factor],
+                        v_scale: vec![v.params.scale(0)],
+                        v_zero: v.params.zero(0),
+                        v_type: v.params.code().dtype(),
+                        keys: scores_shape.and_then(|s| match s.last() {
+                            Some(Dim::Known(n)) => usize::try_from(*n).ok(),
+                            _ => None,
+                        }),
+                    },
+                    rank: scores_shape.map_or(4, Vec::len),
                     opset,
                     hint: plan.output.clone(),
                 };
-                let y = emit(&mut p, spec, &site).map_err(|e| failed(e.to_string()))?;
+                let y = emit(&mut p, spec, &lis).map_err(|e| failed(e.to_string()))?;
                 p.typed(y, DType::FLOAT, g.value(a.out).ty.as_ref().and_then(|t| t.shape.clone()));
                 p.succeed(a.out, y);
             }
         }
         Ok(p)
     }
+}
+
+/// The masks as one condition, true where an entry counts.
+fn keep_mask(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, String> {
+    let mut keep: Option<Ref> = None;
+    for m in masks {
+        let name = format!("{}_keep", g.name_of(m.value));
+        let one = match m.kind {
+            MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
+            MaskKind::Boolean { keep: true } => m.value.into(),
+            MaskKind::Boolean { keep: false } => p.node("Not", &name, &[m.value.into()], Attrs::new()),
+            MaskKind::Additive => match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
+                Some((dims, data)) => {
+                    let keep: Vec<bool> = data.iter().map(|x| *x > MASKED_BELOW).collect();
+                    p.constant(&name, Tensor::bool(&dims, &keep))
+                }
+                None => {
+                    let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(MASKED_BELOW));
+                    p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
+                }
+            },
+        };
+        keep = Some(match keep {
+            None => one,
+            Some(k) => p.node("And", &name, &[k, one], Attrs::new()),
+        });
+    }
+    Ok(keep)
 }

@@ -90,10 +90,9 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
         Some(norm) => {
             for slot in [1, 2] {
                 let Some(x) = g.node(norm).input(slot) else { continue };
-                let t = g
-                    .constant(x)
-                    .and_then(|t| scaled(t, 0, |c| 1.0 / f[c]))
-                    .ok_or_else(|| pass.failed(fold, "gamma or beta of its LayerNormalization is no constant vector"))?;
+                let t = g.constant(x).and_then(|t| scaled(t, 0, |c| 1.0 / f[c])).ok_or_else(|| {
+                    pass.failed(fold, "gamma or beta of its LayerNormalization is no constant vector")
+                })?;
                 let c = p.constant(g.name_of(x), t);
                 p.set_input(norm, slot, Some(c));
             }

@@ -50,7 +50,8 @@ impl Pass for QuantizeWeights<'_> {
     fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         for layer in &self.plan.layers {
-            let l = self.sites.linears.iter().find(|l| m.graph.try_value(l.out).is_some_and(|v| v.name == layer.output));
+            let l =
+                self.sites.linears.iter().find(|l| m.graph.try_value(l.out).is_some_and(|v| v.name == layer.output));
             let l = l.ok_or_else(|| PassError::Failed {
                 pass: self.id().into(),
                 message: format!("the plan's layer `{}` is not in the model; make a new plan", layer.output),
@@ -89,7 +90,9 @@ fn patch(pass: &QuantizeWeights, g: &Graph, l: &Linear, layer: &Layer) -> Result
     let x_params = pass.plan.activation(x_name, true).map(|a| &a.params);
     let x_scale = match x_params {
         Some(p) if p.axis().is_some() => {
-            return Err(failed(format!("its input `{x_name}` has one scale a channel, which a contraction can not read")));
+            return Err(failed(format!(
+                "its input `{x_name}` has one scale a channel, which a contraction can not read"
+            )));
         }
         Some(p) => Some(p.scale(0)),
         None => None,

@@ -1,10 +1,10 @@
 //! The codes of attention scores: scored by the attention weights they lead to, on rows kept from calibration.
 
+use crate::ir::DType;
 use crate::plan::AttentionForm;
 use crate::plan::recipe::{AttentionRecipe, ScoreRange};
-use crate::ir::DType;
 use crate::quant::kernel::quantize;
-use crate::quant::lis::{LisFacts, LisPlan, LisSpec, reference};
+use crate::quant::lis::{LisFacts, LisPlan, LisSpec, Normalise, reference};
 use crate::quant::observe::{MASKED_BELOW, Stats};
 use crate::quant::ptf::{self, Range};
 use crate::quant::{Code, QParams};
@@ -21,9 +21,9 @@ pub fn decide(st: &Stats, scale: f32, recipe: &AttentionRecipe) -> Result<(QPara
     };
     let form = match lis {
         Some(spec) => AttentionForm::Lis { spec: spec.clone() },
-        None => AttentionForm::Uniform {
-            params: QParams::affine(Code::U8, 1.0 / 255.0, 0).expect("a constant in range"),
-        },
+        None => {
+            AttentionForm::Uniform { params: QParams::affine(Code::U8, 1.0 / 255.0, 0).expect("a constant in range") }
+        }
     };
     Ok((params, form, reason))
 }
@@ -71,10 +71,8 @@ fn window(lo: f32, hi: f32) -> QParams {
 
 fn softmax(row: &[f32], scale: f32) -> Vec<f64> {
     let top = row.iter().copied().filter(|v| *v > MASKED_BELOW).fold(f32::NEG_INFINITY, f32::max);
-    let e: Vec<f64> = row
-        .iter()
-        .map(|v| if *v > MASKED_BELOW { ((v - top) as f64 * scale as f64).exp() } else { 0.0 })
-        .collect();
+    let e: Vec<f64> =
+        row.iter().map(|v| if *v > MASKED_BELOW { ((v - top) as f64 * scale as f64).exp() } else { 0.0 }).collect();
     let s: f64 = e.iter().sum();
     e.into_iter().map(|e| e / s.max(1e-300)).collect()
 }
@@ -104,7 +102,11 @@ fn weights_error(st: &Stats, scale: f32, p: &QParams, lis: Option<&LisSpec>) -> 
                 let row: Vec<u8> = codes.iter().map(|c| *c as u8).collect();
                 let w = reference::weights(plan, r.head as usize, &row, Some(&mask));
                 let sum: u64 = w.iter().map(|w| *w as u64).sum();
-                let by = if plan.renormalised() { sum.max(1) as f64 } else { plan.unit() as f64 };
+                let by = if lis.is_some_and(|s| s.normalise() == Normalise::Renormalised) {
+                    sum.max(1) as f64
+                } else {
+                    plan.unit() as f64
+                };
                 w.iter().map(|w| *w as f64 / by).collect()
             }
             None => {
