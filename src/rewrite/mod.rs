@@ -575,3 +575,26 @@ fn describe(t: &TensorType) -> String {
     };
     format!("{}[{dims}]", t.dtype)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::{Elide, parse_model, print_model};
+
+    const CHAIN: &str = r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] z) { y = Relu (x)  z = Neg (y) }"#;
+
+    #[test]
+    fn a_successor_takes_over_the_name() {
+        let mut m = parse_model(CHAIN).unwrap();
+        let y = m.graph.find("y").unwrap();
+        let x = m.graph.find("x").unwrap();
+        let mut p = Patch::new("test");
+        let n = p.node("Abs", "other", &[x.into()], Attrs::new());
+        p.succeed(y, n);
+        p.commit(&mut m).unwrap();
+        sweep(&mut m);
+        let text = print_model(&m, Elide::Full);
+        assert!(text.contains("y = Abs (x)") && !text.contains("Relu"), "{text}");
+    }
+}
