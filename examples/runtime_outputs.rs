@@ -10,8 +10,11 @@ use ndarray_npy::{NpzReader, NpzWriter};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [model, inputs, outputs] = &args[..] else { return Err("usage: runtime_outputs MODEL INPUTS OUTPUTS".into()) };
-    let session = Session::new(&std::fs::read(model)?, None, &SessionOptions::default())?;
+    let [model, inputs, outputs, rest @ ..] = &args[..] else {
+        return Err("usage: runtime_outputs MODEL INPUTS OUTPUTS [--as-written]".into());
+    };
+    let options = SessionOptions { optimize: !rest.iter().any(|a| a == "--as-written"), ..Default::default() };
+    let session = Session::new(&std::fs::read(model)?, None, &options)?;
     let mut npz = NpzReader::new(File::open(inputs)?)?;
     let mut given: Vec<(&str, Array)> = vec![];
     for port in session.inputs() {

@@ -9,6 +9,13 @@ use fqvit_opt::runtime::{Array, Session, SessionOptions, fold_samples};
 use prost::Message;
 use tract_onnx::pb;
 
+/// Milliseconds this thread has spent on a processor: unlike a clock, not disturbed by other load. `None` where the
+/// system does not say.
+fn on_cpu() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    stat.split(' ').next()?.parse::<f64>().ok().map(|ns| ns / 1e6)
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let path = args.next().ok_or("give a model")?;
@@ -47,11 +54,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect::<Result<_, _>>()?;
         let out = session.run(&input)?;
         let mut times = vec![];
+        let before = on_cpu();
         for _ in 0..runs {
             let t = Instant::now();
             session.run(&input)?;
             times.push(t.elapsed().as_secs_f64() * 1e3);
         }
+        let cpu = before.zip(on_cpu()).map_or(f64::NAN, |(a, b)| (b - a) / runs as f64);
         times.sort_by(f64::total_cmp);
         let t = Instant::now();
         let mut bytes_out = 0usize;
@@ -70,7 +79,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .as_ref()
             .map_or(0.0, |r: &Vec<f32>| r.iter().zip(&first).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max));
         println!(
-            "{what:18} {n:3} taps ({:.1} M elements): load {:4.0} ms, run {:6.1} ms (best {:6.1}), two threads {two:6.1} ms per run, largest difference {apart:.2e}",
+            "{what:18} {n:3} taps ({:.1} M elements): load {:4.0} ms, run {:6.1} ms (best {:6.1}, processor {cpu:6.1}), two threads {two:6.1} ms per run, largest difference {apart:.2e}",
             bytes_out as f64 / 1e6,
             load.as_secs_f64() * 1e3,
             times[times.len() / 2],

@@ -2,7 +2,6 @@
 
 use prost::Message;
 use tract_onnx::pb;
-use tract_onnx::prelude::*;
 
 use super::{Array, Outputs, RuntimeError, Session, SessionOptions};
 use crate::ir::{DType, Dim, Tensor as Constant};
@@ -588,6 +587,9 @@ fn taps_come_back_by_name_and_change_nothing() {
     assert_eq!(out.taps[1].f32s()[..], noise(8, 2.0));
     assert_eq!(out.taps[3].f32s()[..], [0.1, -0.2, 0.3]);
     assert_eq!(session.outputs()[0].dims.as_deref(), Some(&[2usize, 3][..]));
+    // An input that is an output at the same time.
+    let through = small_net().run(&["x", "y"], &[("x", f32s(&[1, 4], &noise(4, 2.0)))]);
+    assert_eq!(through[0].f32s()[..], noise(4, 2.0));
     let gone = SessionOptions { taps: vec!["nowhere".into()], ..Default::default() };
     let e = Session::new(&small_net().bytes(&["y"]), None, &gone).unwrap_err();
     assert_eq!(e, RuntimeError::UnknownValue("nowhere".into()));

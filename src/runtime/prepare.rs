@@ -286,32 +286,48 @@ fn show(d: &Dim) -> String {
 }
 
 /// Makes every tap a graph output. Returns, for each tap, its place among the outputs.
+///
+/// tract forgets the type of a graph input or a constant that is a graph output at the same time, so such a value goes
+/// out through an Identity, under a name of its own.
 pub fn add_taps(graph: &mut pb::GraphProto, taps: &[String]) -> Result<Vec<usize>, RuntimeError> {
-    let defined: BTreeSet<&str> = graph
-        .node
-        .iter()
-        .flat_map(|n| &n.output)
-        .chain(graph.input.iter().map(|i| &i.name))
-        .chain(graph.initializer.iter().map(|i| &i.name))
-        .map(String::as_str)
-        .filter(|n| !n.is_empty())
-        .collect();
-    let mut place: BTreeMap<String, usize> = BTreeMap::new();
-    for (i, o) in graph.output.iter().enumerate() {
-        if !defined.contains(o.name.as_str()) {
-            return Err(RuntimeError::UnknownValue(o.name.clone()));
+    let names = |v: &[pb::NodeProto]| v.iter().flat_map(|n| n.output.clone()).collect::<BTreeSet<String>>();
+    let computed = names(&graph.node);
+    let given: BTreeSet<String> =
+        graph.input.iter().map(|i| i.name.clone()).chain(graph.initializer.iter().map(|t| t.name.clone())).collect();
+    let mut through: BTreeMap<String, String> = BTreeMap::new();
+    let mut source = |name: &str, nodes: &mut Vec<pb::NodeProto>| -> Result<String, RuntimeError> {
+        if computed.contains(name) && !name.is_empty() {
+            return Ok(name.to_string());
         }
+        if !given.contains(name) {
+            return Err(RuntimeError::UnknownValue(name.to_string()));
+        }
+        let fresh = |n: &String| !computed.contains(n) && !given.contains(n);
+        let out = through.entry(name.to_string()).or_insert_with(|| {
+            let out = (0..).map(|i| format!("{name}/out{i}")).find(fresh).expect("there are names enough");
+            nodes.push(pb::NodeProto {
+                op_type: "Identity".into(),
+                name: out.clone(),
+                input: vec![name.to_string()],
+                output: vec![out.clone()],
+                ..Default::default()
+            });
+            out
+        });
+        Ok(out.clone())
+    };
+    let mut place: BTreeMap<String, usize> = BTreeMap::new();
+    for (i, o) in graph.output.iter_mut().enumerate() {
         place.entry(o.name.clone()).or_insert(i);
-    }
-    if let Some(missing) = taps.iter().find(|t| !defined.contains(t.as_str())) {
-        return Err(RuntimeError::UnknownValue(missing.clone()));
+        o.name = source(&o.name, &mut graph.node)?;
     }
     let mut places = Vec::with_capacity(taps.len());
     for t in taps {
         let next = graph.output.len();
         let at = *place.entry(t.clone()).or_insert(next);
         if at == next {
-            graph.output.push(pb::ValueInfoProto { name: t.clone(), ..Default::default() });
+            let name = source(t, &mut graph.node)?;
+            graph.output.push(pb::ValueInfoProto { name, ..Default::default() });
         }
         places.push(at);
     }
