@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::array::Array;
 use super::convert::{Refused, to_array};
 use super::npy::{self, Npy, Numbers};
 use super::{DataError, InputSpec, labels};
 use crate::ir::Dim;
+use crate::runtime::Array;
 
 /// One array per input of the model, samples along the leading axis.
 #[derive(Clone, Debug)]

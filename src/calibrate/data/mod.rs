@@ -10,7 +10,6 @@
 //! inputs, or, with none given, seeded synthetic inputs ([`DataOptions`] has the flags). Values are checked as samples
 //! are made: NaN, infinity, and numbers that the input's type can not hold are errors that name the sample and the array.
 
-mod array;
 mod arrays;
 mod convert;
 mod error;
@@ -25,11 +24,11 @@ mod tests;
 use std::fmt;
 use std::path::Path;
 
-pub use array::Array;
 pub use error::DataError;
 pub use options::{DataOptions, Preset};
 
 use crate::ir::{DType, Dim};
+use crate::runtime::Array;
 use arrays::ArrayFile;
 use images::{ImageFolder, ImageShape};
 use synthetic::Synthetic;

@@ -1,0 +1,75 @@
+//! What can go wrong with a file, and what to do about it.
+
+use std::path::PathBuf;
+
+/// Why a file could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot read {path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path} is a folder; give the path of the .onnx file inside it")]
+    Folder { path: PathBuf },
+    #[error("{file} is empty (0 bytes); export or download the model again")]
+    Empty { file: String },
+    #[error("{file} is not an ONNX model: it is {what}; {hint}")]
+    Foreign { file: String, what: &'static str, hint: &'static str },
+    #[error(
+        "{file} breaks off at byte {at}{}: it was cut short (an interrupted download or copy?); get the whole file \
+         again", place(.path, *.missing)
+    )]
+    Truncated { file: String, at: usize, path: String, missing: usize },
+    #[error("{file} is not an ONNX model: {what} (byte {at}{}); check that it is the file you meant", place(.path, 0))]
+    Malformed { file: String, at: usize, path: String, what: String },
+    #[error("{file} holds no graph; it is no ONNX model, or only the first bytes of one")]
+    NoGraph { file: String },
+    #[error("{file} (format version {ir_version}) imports no operator set; the end of the file may be missing")]
+    NoOpset { file: String, ir_version: i64 },
+    #[error("{file}: {what} has no name; every input, output and constant needs one: export the model again")]
+    Unnamed { file: String, what: String },
+    #[error("{file}: node {node} names no operator; export the model again")]
+    NoOperator { file: String, node: String },
+    #[error(
+        "{file}: value `{value}` is defined twice, by {first} and by {second}; a value has one definition: export \
+         the model again"
+    )]
+    Duplicate { file: String, value: String, first: String, second: String },
+    #[error("{file}: {reader} reads `{value}`, which nothing defines; export the model again")]
+    Undefined { file: String, reader: String, value: String },
+    #[error("{file}: node {node} depends on its own output `{value}`; a graph must not have cycles")]
+    Cycle { file: String, node: String, value: String },
+    #[error("{file}: tensor `{tensor}` lies in the file `{location}`, which {problem}")]
+    External { file: String, tensor: String, location: String, problem: String },
+}
+
+fn place(path: &str, missing: usize) -> String {
+    let mut s = if path.is_empty() { String::new() } else { format!(", in {path}") };
+    if missing > 0 {
+        s.push_str(&format!(", {missing} bytes short"));
+    }
+    s
+}
+
+/// Why a model could not be written. The file that stood under the output's name, if any, is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    #[error("cannot write into the folder {folder}: {source}; choose a folder that exists and may be written to")]
+    Folder { folder: PathBuf, source: std::io::Error },
+    #[error("cannot write {path}: it is a folder; give the name of a file")]
+    IsFolder { path: PathBuf },
+    #[error("cannot write {path}: {source}; nothing was changed")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("`{location}` can not hold the external data: give a plain file name other than the model's own")]
+    Location { location: String },
+    #[error("the data of tensor `{tensor}` was not loaded (it lies in `{location}`): load the model from its folder")]
+    NotLoaded { tensor: String, location: String },
+    #[error(
+        "node {node} holds a nested graph with external tensors, which can only be saved into the folder of the \
+         original data; make them inline first"
+    )]
+    Nested { node: String },
+    #[error(
+        "the model takes {bytes} bytes, more than the 2 GB one ONNX file may have; let the weights go into a file \
+         beside it"
+    )]
+    TooLarge { bytes: usize },
+}
