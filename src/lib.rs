@@ -11,3 +11,4 @@ pub mod quant;
 pub mod rewrite;
 pub mod runtime;
 pub mod text;
+pub mod verify;

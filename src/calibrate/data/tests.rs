@@ -440,3 +440,20 @@ fn holdout_takes_every_eighth() {
         assert_eq!(a.len() + b.len(), n);
     }
 }
+
+#[test]
+fn the_digits_feed_their_model() {
+    let path = |f: &str| PathBuf::from(format!("{}/testdata/digits/{f}", env!("CARGO_MANIFEST_DIR")));
+    let model = crate::onnx::load(&path("digits_vit.onnx")).unwrap();
+    let specs = InputSpec::of(&model.model.graph).unwrap();
+    let calib = Dataset::open(&from(&path("digits_calib.npz")), &specs).unwrap();
+    assert_eq!((calib.len(), calib.labels()), (97, None));
+    let eval = Dataset::open(&from(&path("digits_eval.npz")), &specs).unwrap();
+    assert_eq!(eval.labels().map(<[i64]>::len), Some(500));
+    let s = eval.sample(499).unwrap();
+    assert_eq!((s.inputs[0].0.as_str(), s.inputs[0].1.dims()), ("input", &[1usize, 1, 8, 8][..]));
+    assert_eq!(s.labels.as_deref(), eval.labels().map(|l| &l[499..]));
+    // One channel and no data: synthetic pictures of that size.
+    let made = Dataset::open(&DataOptions { preset: Preset::Inception, ..DataOptions::default() }, &specs).unwrap();
+    assert!(made.sample(0).unwrap().inputs[0].1.f32s().iter().all(|x| (-1.0..=1.0).contains(x)));
+}
