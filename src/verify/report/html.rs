@@ -64,7 +64,9 @@ pub(super) fn render(r: &Report) -> String {
         tensors(&mut h, "Blocks", &r.blocks);
         let worst: Vec<String> =
             r.worst(WORST).iter().map(|m| format!("<code>{}</code> ({})", esc(&m.tensor), db(m.sqnr_db))).collect();
-        put(&mut h, format_args!("<p>Worst: {}.</p>\n", worst.join(", ")));
+        if !worst.is_empty() {
+            put(&mut h, format_args!("<p>Worst: {}.</p>\n", worst.join(", ")));
+        }
         chart(&mut h, &r.blocks);
     }
     put(

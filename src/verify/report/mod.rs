@@ -96,9 +96,10 @@ impl Report {
         self.checks.iter().all(|c| c.pass)
     }
 
-    /// Up to `n` blocks of the lowest SQNR, the worst first; of equals, the one nearer to the input.
+    /// Up to `n` blocks of the lowest SQNR, the worst first; of equals, the one nearer to the input. Exact blocks are not
+    /// among them.
     pub fn worst(&self, n: usize) -> Vec<&TensorMetrics> {
-        let mut blocks: Vec<_> = self.blocks.iter().collect();
+        let mut blocks: Vec<_> = self.blocks.iter().filter(|m| m.sqnr_db < EXACT_DB).collect();
         blocks.sort_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
         blocks.truncate(n);
         blocks

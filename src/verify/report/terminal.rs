@@ -1,7 +1,6 @@
 //! The report as text.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::*;
 
@@ -103,7 +102,8 @@ impl Page {
             return;
         }
         let mut t = Table::new();
-        t.load_style(UTF8_HORIZONTAL_ONLY);
+        let rule = LineStyle::none().fill('\u{2500}').junction('\u{2500}');
+        t.load_style(TableStyle::new().header_separator(rule));
         t.force_no_tty();
         t.set_content_arrangement(ContentArrangement::Dynamic);
         t.set_width(self.width);

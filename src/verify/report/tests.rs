@@ -123,8 +123,9 @@ fn html_is_whole_and_escaped() {
 #[test]
 fn the_worst_come_first_and_a_failed_check_fails() {
     let r = report();
-    let worst: Vec<_> = r.worst(2).iter().map(|m| m.sqnr_db).collect();
-    assert_eq!(worst, [-3.5, 8.25]);
+    let worst = |n| r.worst(n).iter().map(|m| m.sqnr_db).collect::<Vec<_>>();
+    assert_eq!(worst(2), [-3.5, 8.25]);
+    assert_eq!(worst(9), [-3.5, 8.25, 24.5], "the exact one is not among the worst");
     assert_eq!(r.checks.iter().map(|c| c.pass).collect::<Vec<_>>(), [true, false]);
     assert!(!r.passes());
     assert!(Report { checks: vec![], ..r }.passes());
