@@ -1,3 +1,7 @@
-//! Calibration: what data the model is watched on, and what is remembered of it.
+//! Calibration: data in, statistics out.
 
 pub mod data;
+#[cfg(feature = "tract")]
+pub mod run;
+#[cfg(feature = "tract")]
+pub mod stats;

@@ -24,11 +24,11 @@ mod tests;
 use std::fmt;
 use std::path::Path;
 
+pub use crate::runtime::Array;
 pub use error::DataError;
 pub use options::{DataOptions, Preset};
 
 use crate::ir::{DType, Def, Dim, Graph, TensorType};
-use crate::runtime::Array;
 use arrays::ArrayFile;
 use images::{ImageFolder, ImageShape};
 use synthetic::Synthetic;
