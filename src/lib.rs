@@ -13,3 +13,4 @@ pub mod recipe;
 pub mod rewrite;
 pub mod runtime;
 pub mod text;
+pub mod verify;

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Array;
 use super::convert::{Refused, to_array};
 use super::npy::{self, Npy, Numbers};
 use super::{DataError, InputSpec, labels};
 use crate::ir::Dim;
+use crate::runtime::Array;
 
 /// One array per input of the model, samples along the leading axis.
 #[derive(Clone, Debug)]
@@ -83,7 +83,6 @@ impl ArrayFile {
                     path: self.path.clone(),
                     array: name.clone(),
                     shape: array.shape.clone(),
-                    input: spec.name.clone(),
                     expected: tail.iter().map(super::dim_text).collect(),
                 });
             }
@@ -145,8 +144,8 @@ impl ArrayFile {
                 array: name.clone(),
                 sample: rows[at / per_row],
                 value,
-                from: array.elem.name().to_string(),
-                to: spec.dtype.to_string(),
+                from: array.elem.name(),
+                to: spec.dtype,
             },
             Refused::Type => spec.refused("inputs of this element type can not be fed"),
             Refused::Length => spec.refused("its shape does not hold one sample after the other"),

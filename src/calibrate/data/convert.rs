@@ -2,9 +2,9 @@
 
 use half::f16;
 
-use super::Array;
 use super::npy::Numbers;
 use crate::ir::DType;
+use crate::runtime::Array;
 
 /// What stops a conversion: the position of the element and its value.
 #[derive(Debug, PartialEq)]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::ir::DType;
+
 /// Why a data source could not be opened, or one of its samples not made. Every message names the file, the array or the
 /// sample, and says what to do where that is not plain.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +34,13 @@ pub enum DataError {
     MissingArray { path: PathBuf, input: String, have: Vec<String> },
     #[error("{}: an .npy file feeds a model of one input, this one has {}: use an .npz with these names", path.display(), inputs.join(", "))]
     NeedsNpz { path: PathBuf, inputs: Vec<String> },
-    #[error("{}, array {array:?}: its shape is {shape:?}, input {input:?} needs [samples{}]", path.display(),
+    #[error("{}, array {array:?}: its shape is {shape:?}, the model's input of that name needs [samples{}]", path.display(),
         expected.iter().map(|d| format!(", {d}")).collect::<String>())]
-    Shape { path: PathBuf, array: String, shape: Vec<usize>, input: String, expected: Vec<String> },
+    Shape { path: PathBuf, array: String, shape: Vec<usize>, expected: Vec<String> },
     #[error("{}, array {array:?}: {samples} samples, but {other:?} has {other_samples}", path.display())]
     Lengths { path: PathBuf, array: String, samples: usize, other: String, other_samples: usize },
     #[error("{}, array {array:?}, sample {sample}: {value} ({from}) has no exact value in the input's type {to}", path.display())]
-    Lossy { path: PathBuf, array: String, sample: usize, value: String, from: String, to: String },
+    Lossy { path: PathBuf, array: String, sample: usize, value: String, from: &'static str, to: DType },
     #[error("{}, array {array:?}, sample {sample}: holds {value}; remove or repair the sample", path.display())]
     NonFinite { path: PathBuf, array: String, sample: usize, value: f64 },
     #[error("input {input:?} is {signature}: {reason}")]

@@ -235,15 +235,18 @@ fn luma(image: DynamicImage) -> Vec<u8> {
         .collect()
 }
 
-/// Antialiased bicubic resize of interleaved 8-bit pixels.
+/// Antialiased bicubic resize of interleaved 8-bit pixels: rows first, then columns, with 8-bit levels between, because PIL
+/// does it so and the rounding between the two shows.
 fn resize(pixels: Vec<u8>, channels: usize, from: (u32, u32), to: (u32, u32)) -> Result<Vec<u8>, String> {
-    if from == to {
-        return Ok(pixels);
-    }
     let kind = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
-    let source = FirImage::from_vec_u8(from.0, from.1, pixels, kind).map_err(|e| e.to_string())?;
-    let mut target = FirImage::new(to.0, to.1, kind);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).use_alpha(false);
-    Resizer::new().resize(&source, &mut target, &options).map_err(|e| e.to_string())?;
-    Ok(target.into_vec())
+    let mut image = FirImage::from_vec_u8(from.0, from.1, pixels, kind).map_err(|e| e.to_string())?;
+    for (width, height) in [(to.0, from.1), to] {
+        if (width, height) != (image.width(), image.height()) {
+            let mut target = FirImage::new(width, height, kind);
+            Resizer::new().resize(&image, &mut target, &options).map_err(|e| e.to_string())?;
+            image = target;
+        }
+    }
+    Ok(image.into_vec())
 }

@@ -28,7 +28,7 @@ pub use crate::runtime::Array;
 pub use error::DataError;
 pub use options::{DataOptions, Preset};
 
-use crate::ir::{DType, Dim};
+use crate::ir::{DType, Def, Dim, Graph, TensorType};
 use arrays::ArrayFile;
 use images::{ImageFolder, ImageShape};
 use synthetic::Synthetic;
@@ -292,6 +292,23 @@ fn image_array(spec: &InputSpec, shape: &ImageShape, batch: usize, values: Vec<f
 }
 
 impl InputSpec {
+    /// What the inputs of a graph need, in its order. An input with a default value (an initializer of the same name) needs
+    /// nothing and is left out.
+    pub fn of(graph: &Graph) -> Result<Vec<InputSpec>, DataError> {
+        let free = graph.inputs().iter().map(|id| graph.value(*id)).filter(|v| matches!(v.def, Def::Input));
+        free.map(|v| match &v.ty {
+            Some(TensorType { dtype, shape: Some(dims) }) => {
+                Ok(InputSpec { name: v.name.clone(), dtype: *dtype, dims: dims.clone() })
+            }
+            ty => Err(DataError::Input {
+                input: v.name.clone(),
+                signature: ty.as_ref().map_or_else(|| "no tensor".to_string(), |t| t.dtype.to_string()),
+                reason: "the model does not say its shape, so no sample can be made for it".to_string(),
+            }),
+        })
+        .collect()
+    }
+
     /// The shape of a sample of `batch` items whose other sizes are `tail`.
     fn batched(batch: usize, tail: &[usize]) -> Vec<usize> {
         std::iter::once(batch).chain(tail.iter().copied()).collect()

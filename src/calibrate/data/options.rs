@@ -64,7 +64,7 @@ impl Preset {
         match self {
             Preset::Imagenet => [0.229, 0.224, 0.225],
             Preset::Inception => [0.5; 3],
-            Preset::Clip => [0.268_629_54, 0.261_302_58, 0.275_777_11],
+            Preset::Clip => [0.268_629_54, 0.261_302_6, 0.275_777_1],
         }
     }
 

@@ -14,12 +14,12 @@ use rand_distr::StandardNormal;
 use rustfft::FftPlannerScalar;
 use rustfft::num_complex::Complex;
 
-use super::Array;
 use super::convert::to_array;
 use super::images::{ImageShape, tables};
 use super::npy::Numbers;
 use super::{DataError, DataOptions, InputSpec};
 use crate::ir::{DType, Dim};
+use crate::runtime::Array;
 
 /// What a size left open by the model becomes in an input that is no image.
 const OPEN_SIZE: usize = 16;

@@ -45,7 +45,9 @@ fn png(dir: &Path, name: &str, width: u32, height: u32, f: impl Fn(u32, u32) -> 
 fn pictures_come_out_as_from_pil() {
     let mut pil = NpzReader::new(fs::File::open(format!("{IMAGES}/pil.npz")).unwrap()).unwrap();
     let u8s = spec("x", DType::UINT8, &[0, 32, 32, 3]);
-    let resized = Dataset::open(&DataOptions { resize: Some(40), ..from(Path::new(IMAGES)) }, &[u8s.clone()]).unwrap();
+    let resized =
+        Dataset::open(&DataOptions { resize: Some(40), ..from(Path::new(IMAGES)) }, std::slice::from_ref(&u8s))
+            .unwrap();
     let raw = Dataset::open(&DataOptions { resize: Some(0), ..from(Path::new(IMAGES)) }, &[u8s]).unwrap();
     assert_eq!(raw.len(), 11);
     for i in 0..raw.len() {
@@ -262,15 +264,15 @@ fn arrays_that_do_not_fit_are_named() {
     let path = dir.path().join("x.npy");
     let x = spec("x", DType::FLOAT, &[0, 3, 4, 4]);
     write_npy(&path, &Array4::<f32>::zeros((2, 3, 4, 5))).unwrap();
-    let e = open_err(&from(&path), &[x.clone()]);
+    let e = open_err(&from(&path), std::slice::from_ref(&x));
     assert!(e.contains("x.npy") && e.contains("[2, 3, 4, 5]") && e.contains("[samples, 3, 4, 4]"), "{e}");
     write_npy(&path, &Array4::<f32>::zeros((0, 3, 4, 4))).unwrap();
-    assert!(open_err(&from(&path), &[x.clone()]).contains("no sample"));
+    assert!(open_err(&from(&path), std::slice::from_ref(&x)).contains("no sample"));
     assert!(open_err(&from(&path), &[x.clone(), spec("y", DType::FLOAT, &[0, 1])]).contains(".npz with these names"));
     let mut a = Array4::<f32>::zeros((3, 3, 4, 4));
     a[[1, 2, 0, 0]] = f32::NAN;
     write_npy(&path, &a).unwrap();
-    let d = Dataset::open(&from(&path), &[x.clone()]).unwrap();
+    let d = Dataset::open(&from(&path), std::slice::from_ref(&x)).unwrap();
     assert!(d.sample(0).is_ok());
     let e = d.sample(1).unwrap_err().to_string();
     assert!(e.contains("\"x\"") && e.contains("sample 1") && e.contains("NaN"), "{e}");
@@ -439,4 +441,50 @@ fn holdout_takes_every_eighth() {
         let (a, b) = split_holdout(n);
         assert_eq!(a.len() + b.len(), n);
     }
+}
+
+#[test]
+fn the_digits_feed_their_model() {
+    let path = |f: &str| PathBuf::from(format!("{}/testdata/digits/{f}", env!("CARGO_MANIFEST_DIR")));
+    let model = crate::onnx::load(&path("digits_vit.onnx")).unwrap();
+    let specs = InputSpec::of(&model.model.graph).unwrap();
+    let calib = Dataset::open(&from(&path("digits_calib.npz")), &specs).unwrap();
+    assert_eq!((calib.len(), calib.labels()), (97, None));
+    let eval = Dataset::open(&from(&path("digits_eval.npz")), &specs).unwrap();
+    assert_eq!(eval.labels().map(<[i64]>::len), Some(500));
+    let s = eval.sample(499).unwrap();
+    assert_eq!((s.inputs[0].0.as_str(), s.inputs[0].1.dims()), ("input", &[1usize, 1, 8, 8][..]));
+    assert_eq!(s.labels.as_deref(), eval.labels().map(|l| &l[499..]));
+    // One channel and no data: synthetic pictures of that size.
+    let made = Dataset::open(&DataOptions { preset: Preset::Inception, ..DataOptions::default() }, &specs).unwrap();
+    assert!(made.sample(0).unwrap().inputs[0].1.f32s().iter().all(|x| (-1.0..=1.0).contains(x)));
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_flags_are_read() {
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        data: DataOptions,
+    }
+    let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|c| c.data);
+    assert_eq!(parse("x").unwrap(), DataOptions::default());
+    let o = parse(
+        "x --calibrate d --preset clip --mean .1 .2 .3 --std 0.1,0.2,0.3 --resize 0 --crop 8 --samples 9 --seed 5",
+    );
+    let want = DataOptions {
+        calibrate: Some("d".into()),
+        preset: Preset::Clip,
+        mean: vec![0.1, 0.2, 0.3],
+        std: vec![0.1, 0.2, 0.3],
+        resize: Some(0),
+        crop: Some(8),
+        samples: Some(9),
+        seed: 5,
+    };
+    assert_eq!(o.unwrap(), want);
+    assert!(parse("x --preset imagenet21k").is_err());
 }

@@ -1,0 +1,190 @@
+//! The report: what was compiled, from what data, and how far the result is from the original.
+//!
+//! A [`Report`] is plain data. It renders as JSON for programs, as text for the terminal and as one HTML file without
+//! anything outside of it; no rendering computes more than sums, shares and orders of what it was given.
+
+mod html;
+#[cfg(feature = "cli")]
+mod terminal;
+#[cfg(test)]
+mod tests;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::metrics::{Check, EXACT_DB, TensorMetrics};
+use crate::plan::Island;
+
+/// Version of the JSON form; it changes when a field changes its meaning or goes.
+pub const VERSION: u32 = 1;
+
+/// How many of the worst layers a rendering names.
+const WORST: usize = 5;
+
+/// Everything the tool has to say about one compilation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub version: u32,
+    /// The program that made it, with its version.
+    pub tool: String,
+    pub float: ModelFile,
+    pub quantized: ModelFile,
+    pub recipe: String,
+    pub data: DataReport,
+    /// Per output, in the model's order.
+    pub outputs: Vec<TensorMetrics>,
+    /// Named tapped values, from the input to the output of the model.
+    pub blocks: Vec<TensorMetrics>,
+    pub coverage: Coverage,
+    /// Compute operators that stay in float, with the reason.
+    pub islands: Vec<Island>,
+    /// How often each kind of decision was taken.
+    pub decisions: IndexMap<String, u64>,
+    /// In the order the stages ran.
+    pub timings: Vec<Timing>,
+    /// The thresholds that were set.
+    pub checks: Vec<Check>,
+    /// Things worth telling: what was dropped, assumed, left alone.
+    pub notes: Vec<String>,
+}
+
+/// A model file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelFile {
+    pub name: String,
+    /// With its external data.
+    pub bytes: u64,
+}
+
+/// The samples behind the figures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataReport {
+    /// What the calibration samples are.
+    pub calibration: String,
+    pub calibration_samples: u64,
+    /// What the verification samples are.
+    pub verification: String,
+    pub verification_samples: u64,
+    /// Whether the inputs were made up because no data was given.
+    pub synthetic: bool,
+}
+
+/// How many of the compute operators run on integers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Coverage {
+    pub covered: u64,
+    pub total: u64,
+    pub by_op: IndexMap<String, OpCoverage>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpCoverage {
+    pub covered: u64,
+    pub total: u64,
+}
+
+/// How long a stage took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    pub stage: String,
+    pub seconds: f64,
+}
+
+impl Report {
+    /// Whether every threshold is met; true if none was set.
+    pub fn passes(&self) -> bool {
+        self.checks.iter().all(|c| c.pass)
+    }
+
+    /// Up to `n` blocks of the lowest SQNR, the worst first; of equals, the one nearer to the input. Exact blocks are not
+    /// among them.
+    pub fn worst(&self, n: usize) -> Vec<&TensorMetrics> {
+        let mut blocks: Vec<_> = self.blocks.iter().filter(|m| m.sqnr_db < EXACT_DB).collect();
+        blocks.sort_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
+        blocks.truncate(n);
+        blocks
+    }
+
+    /// Pretty-printed JSON, fields in the order of the structure. A non-finite number that slipped in is written as null.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        Ok(text)
+    }
+
+    /// One HTML page, complete in itself: no script, no link, no font from elsewhere.
+    pub fn to_html(&self) -> String {
+        html::render(self)
+    }
+
+    /// Text for a terminal `width` columns wide, without colours.
+    #[cfg(feature = "cli")]
+    pub fn to_terminal(&self, width: u16) -> String {
+        terminal::render(self, width)
+    }
+
+    /// The sentence that every rendering shows when no data was given.
+    fn synthetic_warning(&self) -> Option<&'static str> {
+        self.data.synthetic.then_some(
+            "No data was given: inputs are synthetic, so the figures say little about real ones. Use --calibrate.",
+        )
+    }
+}
+
+/// `13.84 dB`, or `exact`.
+fn db(x: f64) -> String {
+    if x >= EXACT_DB { "exact".to_string() } else { format!("{x:.2} dB") }
+}
+
+/// `95.3 %`.
+fn percent(x: f64) -> String {
+    format!("{:.1} %", 100.0 * x)
+}
+
+/// `-` for what does not exist.
+fn or_dash(x: Option<String>) -> String {
+    x.unwrap_or_else(|| "-".to_string())
+}
+
+/// Four significant digits, whatever the magnitude.
+fn number(x: f64) -> String {
+    match x.abs() {
+        0.0 => "0".to_string(),
+        a if (1e-3..1e5).contains(&a) => {
+            let digits = (3 - a.log10().floor() as i32).max(0) as usize;
+            format!("{x:.digits$}")
+        }
+        _ => format!("{x:.3e}"),
+    }
+}
+
+/// Decimal megabytes, as file managers count.
+fn megabytes(bytes: u64) -> String {
+    format!("{:.2} MB", bytes as f64 / 1e6)
+}
+
+/// `22.9 MB -> 6.1 MB (0.27x)`.
+fn sizes(r: &Report) -> String {
+    let ratio = if r.float.bytes > 0 {
+        format!(" ({:.2}x)", r.quantized.bytes as f64 / r.float.bytes as f64)
+    } else {
+        String::new()
+    };
+    format!("{} -> {}{ratio}", megabytes(r.float.bytes), megabytes(r.quantized.bytes))
+}
+
+/// `float 82.0 %, quantized 81.3 %`.
+fn pair(float: f64, quantized: f64) -> String {
+    format!("float {}, quantized {}", percent(float), percent(quantized))
+}
+
+/// A threshold's figure and limit in its own unit.
+fn check_text(c: &Check) -> String {
+    let unit = |x: f64| match c.name.as_str() {
+        "sqnr_db" => db(x),
+        "top1_agreement" | "top1_drop" => percent(x),
+        _ => number(x),
+    };
+    let sign = if c.at_least { ">=" } else { "<=" };
+    format!("{} {}, needs {sign} {}", c.name, c.value.map_or_else(|| "does not exist".to_string(), unit), unit(c.limit))
+}

@@ -1,0 +1,168 @@
+//! The renderings against files in `src/verify/golden`; `FQVIT_BLESS=1` rewrites them.
+
+use super::super::metrics::{Accuracy, Thresholds, Top5};
+use super::*;
+
+fn tensor(name: &str, sqnr_db: f64) -> TensorMetrics {
+    TensorMetrics {
+        tensor: name.to_string(),
+        samples: 16,
+        sqnr_db,
+        cosine: 0.98,
+        max_abs_error: 0.012_345,
+        top1_agreement: None,
+        accuracy: None,
+    }
+}
+
+fn report() -> Report {
+    let logits = TensorMetrics {
+        top1_agreement: Some(0.9375),
+        accuracy: Some(Accuracy {
+            samples: 16,
+            top1_float: 0.8125,
+            top1_quantized: 0.75,
+            top5: Some(Top5 { float: 1.0, quantized: 0.9375 }),
+        }),
+        ..tensor("logits", 13.842)
+    };
+    let t = Thresholds { sqnr_db: Some(10.0), agreement: Some(0.95), ..Thresholds::default() };
+    Report {
+        version: VERSION,
+        tool: "fqvit-opt 0.1.0".into(),
+        float: ModelFile { name: "vit.onnx".into(), bytes: 22_900_000 },
+        quantized: ModelFile { name: "vit.q.onnx".into(), bytes: 6_100_000 },
+        recipe: "fq-vit".into(),
+        data: DataReport {
+            calibration: "synthetic: made from seed 0, no data was given".into(),
+            calibration_samples: 56,
+            verification: "synthetic: the samples held back".into(),
+            verification_samples: 8,
+            synthetic: true,
+        },
+        checks: t.check(std::slice::from_ref(&logits)),
+        outputs: vec![logits],
+        blocks: vec![
+            tensor("/embed/Add_output_0", 999.0),
+            tensor("/blocks.0/<attn>/Add_output_0", 24.5),
+            tensor("/blocks.1/Add_output_0", 8.25),
+            tensor("/blocks.2/Add_output_0", -3.5),
+        ],
+        coverage: Coverage {
+            covered: 11,
+            total: 12,
+            by_op: [("MatMul", 8, 8), ("Conv", 1, 1), ("Add", 2, 3)]
+                .map(|(op, covered, total)| (op.to_string(), OpCoverage { covered, total }))
+                .into_iter()
+                .collect(),
+        },
+        islands: vec![Island {
+            node: "/head/Add".into(),
+            op: "Add".into(),
+            reason:
+                "its result is an output of the model, which stays float, and a longer reason wraps & keeps <its> text"
+                    .into(),
+        }],
+        decisions: [("residual: ptf, zero point per channel", 24), ("attention: log-int-softmax, 4 bits", 12)]
+            .map(|(k, n)| (k.to_string(), n))
+            .into_iter()
+            .collect(),
+        timings: vec![
+            Timing { stage: "calibrate".into(), seconds: 12.34 },
+            Timing { stage: "verify".into(), seconds: 3.0 },
+        ],
+        notes: vec!["3 samples do not fill a batch of 4 and are dropped".into()],
+    }
+}
+
+fn golden(file: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/verify/golden").join(file);
+    if std::env::var_os("FQVIT_BLESS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let want = std::fs::read_to_string(&path).unwrap();
+    assert!(text == want, "{file} differs:\n{}", similar::TextDiff::from_lines(want.as_str(), text).unified_diff());
+}
+
+#[test]
+fn json_is_as_agreed_and_reads_back() {
+    let r = report();
+    let text = r.to_json().unwrap();
+    golden("report.json", &text);
+    assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), r);
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn terminal_text_is_as_agreed() {
+    golden("report.txt", &report().to_terminal(100));
+    let narrow = report().to_terminal(60);
+    let table = narrow.lines().filter(|l| l.contains('\u{2500}'));
+    assert!(table.into_iter().all(|l| l.chars().count() <= 60), "{narrow}");
+}
+
+#[test]
+fn html_is_whole_and_escaped() {
+    let r = report();
+    let h = r.to_html();
+    golden("report.html", &h);
+    for outside in ["http", "<script", "src=", "href=", "@import", "url("] {
+        assert!(!h.contains(outside), "{outside}");
+    }
+    assert!(h.contains("&lt;attn&gt;") && !h.contains("<attn>") && h.contains("wraps &amp; keeps"));
+    assert_eq!(h.matches("<rect").count(), r.blocks.len());
+    for tag in ["table", "tr", "td", "svg", "ul", "li", "p", "code"] {
+        let open = h.matches(&format!("<{tag}>")).count() + h.matches(&format!("<{tag} ")).count();
+        assert_eq!(open, h.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+    for x in h.split("width=\"").skip(1).filter_map(|s| s.split('"').next()?.parse::<f64>().ok()) {
+        assert!((0.0..=910.0).contains(&x), "a bar of {x}");
+    }
+}
+
+#[test]
+fn the_worst_come_first_and_a_failed_check_fails() {
+    let r = report();
+    let worst = |n| r.worst(n).iter().map(|m| m.sqnr_db).collect::<Vec<_>>();
+    assert_eq!(worst(2), [-3.5, 8.25]);
+    assert_eq!(worst(9), [-3.5, 8.25, 24.5], "the exact one is not among the worst");
+    assert_eq!(r.checks.iter().map(|c| c.pass).collect::<Vec<_>>(), [true, false]);
+    assert!(!r.passes());
+    assert!(Report { checks: vec![], ..r }.passes());
+}
+
+#[test]
+fn an_empty_report_renders() {
+    let empty = Report {
+        outputs: vec![],
+        blocks: vec![],
+        coverage: Coverage::default(),
+        islands: vec![],
+        decisions: IndexMap::new(),
+        timings: vec![],
+        checks: vec![],
+        notes: vec![],
+        data: DataReport { synthetic: false, ..report().data },
+        ..report()
+    };
+    let h = empty.to_html();
+    assert!(!h.contains("<table") && !h.contains("<svg") && !h.contains("class=\"warn\""));
+    // Nothing but failures to measure: the chart has no scale of its own.
+    let bad = Report { blocks: vec![tensor("a", -EXACT_DB), tensor("b", EXACT_DB)], ..report() };
+    assert!(!bad.to_html().contains("NaN") && !bad.to_html().contains("inf"));
+}
+
+#[test]
+fn numbers_read_well() {
+    let cases = [
+        (0.0, "0"),
+        (0.012_345, "0.01235"),
+        (12.345_6, "12.35"),
+        (-585.0, "-585.0"),
+        (123_456.0, "1.235e5"),
+        (1e-7, "1.000e-7"),
+    ];
+    for (x, text) in cases {
+        assert_eq!(number(x), text);
+    }
+}
