@@ -127,9 +127,6 @@ pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
     ];
     for pass in passes {
         run(pass, &mut m, &mut log, &mut notes)?;
-        if std::env::var("FQ_DUMP").is_ok() {
-            std::fs::write(format!("/tmp/dump_{}.txt", pass.id()), crate::text::print_model(&m, Default::default())).ok();
-        }
     }
     sweep(&mut m);
     run(&Cse, &mut m, &mut log, &mut notes)?;

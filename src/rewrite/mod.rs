@@ -428,8 +428,10 @@ impl Patch {
             first.map(|f| f.1)
         });
         let mut ids = Vec::with_capacity(self.values.len());
+        let mut given = Vec::with_capacity(self.values.len());
         for v in &self.values {
             let name = g.fresh_name(&v.hint);
+            given.push(name.clone());
             let def = v.init.clone().map_or(Def::Nothing, Def::Init);
             ids.push(g.add_value(&name, def, v.ty.clone()).expect("fresh name"));
         }
@@ -505,8 +507,8 @@ impl Patch {
             }
         }
         // A value that was to have the name of what it replaced gets it, if that is gone now.
-        for (v, id) in self.values.iter().zip(&ids) {
-            let live = g.try_value(*id).is_some_and(|x| x.name != v.hint);
+        for ((v, id), given) in self.values.iter().zip(&ids).zip(&given) {
+            let live = g.try_value(*id).is_some_and(|x| x.name != v.hint && x.name == *given);
             if live && !v.hint.is_empty() && !g.is_output(*id) && g.find(&v.hint).is_none() {
                 let was = g.name_of(*id).to_owned();
                 if g.rename(*id, &v.hint).is_ok()
