@@ -133,7 +133,7 @@ pub fn shapes(model: &Model) -> ShapeMap {
     for (v, val) in g.values() {
         let fact = match &val.def {
             Def::Init(t) => of_tensor(t),
-            Def::Input | Def::InputWithDefault(_) | Def::Nothing => match &val.ty {
+            Def::Input | Def::InputWithDefault(_) | Def::Sparse | Def::Nothing => match &val.ty {
                 Some(ty) => declared(ty, &mut map.atoms, Some(&mut names)),
                 None => Fact::default(),
             },

@@ -15,6 +15,7 @@ mod attr;
 mod dtype;
 mod graph;
 pub mod ops;
+pub mod show;
 mod tensor;
 pub mod validate;
 

@@ -13,12 +13,16 @@ pub mod fold_constants;
 pub mod fuse_transpose;
 pub mod identity;
 mod opset;
+pub mod quantize;
 pub mod raise_opset;
 pub mod registry;
 pub mod reshape_static;
+pub mod rules;
 
 use crate::ir::Model;
 use crate::rewrite::PatchError;
+
+pub use rules::{ApplyRules, opset_wanted};
 
 /// What a pass may do to the numbers a model computes.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -37,10 +37,11 @@ struct NewNode {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Every reader of `old`, graph outputs included, reads `new`.
+    /// Every reader of `old`, graph outputs included, reads `new`; `named`: under the old name.
     Replace {
         old: ValueId,
         new: Ref,
+        named: bool,
     },
     /// One input of one old node reads `new`.
     Input {
@@ -179,7 +180,14 @@ impl Patch {
 
     /// Every reader of `old`, graph outputs included, will read `new`. Readers inside the patch keep reading `old`.
     pub fn replace(&mut self, old: ValueId, new: Ref) {
-        self.steps.push(Step::Replace { old, new });
+        self.steps.push(Step::Replace { old, new, named: false });
+    }
+
+    /// As [`Patch::replace`], and the new value (one this patch makes) takes over the old one's name: what stands for
+    /// the same quantity keeps being found under it.
+    pub fn succeed(&mut self, old: ValueId, new: Ref) {
+        debug_assert!(matches!(new, Ref::New(_)));
+        self.steps.push(Step::Replace { old, new, named: true });
     }
 
     /// Input `slot` of an old node will read `new` (`None`: omitted).
@@ -248,7 +256,7 @@ impl Patch {
         }
         for s in &self.steps {
             match s {
-                Step::Replace { old, new } => {
+                Step::Replace { old, new, .. } => {
                     live(&Ref::Old(*old))?;
                     live(new)?;
                     if let (Some(was), Some(is)) = (g.value(*old).ty.as_ref(), self.type_of(g, *new))
@@ -284,7 +292,7 @@ impl Patch {
 
     fn steps_new(&self, value: ValueId) -> Option<Ref> {
         self.steps.iter().rev().find_map(|s| match s {
-            Step::Replace { old, new } if *old == value => Some(*new),
+            Step::Replace { old, new, .. } if *old == value => Some(*new),
             _ => None,
         })
     }
@@ -359,7 +367,7 @@ impl Patch {
         let mut redirected: Vec<(NodeId, Ref)> = Vec::new();
         for s in &self.steps {
             match s {
-                Step::Replace { old, new } => redirected
+                Step::Replace { old, new, .. } => redirected
                     .extend(g.value(*old).uses.iter().filter(|(u, _)| !erased.contains(u)).map(|(u, _)| (*u, *new))),
                 Step::Input { node, new: Some(new), .. } => redirected.push((*node, *new)),
                 _ => {}
@@ -433,7 +441,7 @@ impl Patch {
         let origin = Origin::Made { by: self.by.clone(), from: self.from.clone() };
         for s in &self.steps {
             match s {
-                Step::Replace { old, new } => {
+                Step::Replace { old, new, named } => {
                     let new = resolve(new);
                     for (n, slot) in g.uses(*old) {
                         if slot != usize::MAX {
@@ -456,7 +464,9 @@ impl Patch {
                             g.add_node(id, None);
                             copy
                         };
-                        g.take_output(*old, taker);
+                        g.take_name(*old, taker);
+                    } else if *named && !g.is_output(new) {
+                        g.take_name(*old, new);
                     }
                     if g.value(new).ty.is_none() {
                         g.value_mut(new).ty = g.value(*old).ty.clone();
