@@ -1,15 +1,17 @@
 use super::*;
 use crate::text::{parse_model, type_text};
 
-/// Inferred types of values, as text. `body` reads `x`, a float[batch,197,192], and `k`, an int64[n].
+/// Inferred types of values, as text (`float[]`: a rank nobody knows, `float`: a scalar). `body` reads `x`, a float[batch,197,192], and `k`, an int64[n].
 fn infer(body: &str, opset: i64, names: &[&str]) -> Vec<String> {
     let text = format!(
         "<ir_version: 8, opset_import: [\"\" : {opset}]>\ng (float[batch,197,192] x, int64[n] k, float[b,?] u) => (y) {{ {body} }}"
     );
     let m = parse_model(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let map = shapes(&m);
-    let ty =
-        |n: &&str| map.ty(m.graph.find(n).expect("a value of the graph")).map_or("?".to_owned(), |t| type_text(&t));
+    let ty = |n: &&str| {
+        map.ty(m.graph.find(n).expect("a value of the graph"))
+            .map_or("?".to_owned(), |t| type_text(&t).replace('"', ""))
+    };
     names.iter().map(ty).collect()
 }
 
@@ -59,7 +61,7 @@ fn what_only_run_time_knows_is_unknown_but_equal_to_itself() {
     // `k` has an unknown number of elements: not even ranks are known. `192` against an unnamed size stays 192.
     assert_eq!(
         infer(body, 17, &["a", "c", "r", "w", "y", "z"]),
-        ["float[b,?]", "float[b,?]", "float", "float[batch,197,192]", "float", "float"]
+        ["float[b,?]", "float[b,?]", "float[]", "float[batch,197,192]", "float[]", "float[]"]
     );
 }
 
@@ -72,7 +74,7 @@ fn the_operator_set_decides_where_axes_stand() {
         ["float[1,batch,197,192]", "float[batch,197,192]", "float[batch,197]"]
     );
     let new = "i = Constant <value_ints = [-1]> () r = ReduceMean (x, i) q = ReduceMean (x, k) y = ReduceMean <keepdims = 0> (x, k)";
-    assert_eq!(infer(new, 18, &["r", "q", "y"]), ["float[batch,197,1]", "float[?,?,?]", "float"]);
+    assert_eq!(infer(new, 18, &["r", "q", "y"]), ["float[batch,197,1]", "float[?,?,?]", "float[]"]);
 }
 
 #[test]
