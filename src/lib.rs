@@ -1,6 +1,7 @@
 //! `fqvit-opt` compiles a float vision transformer in ONNX into a fully quantized one and measures the difference.
 
 pub mod calibrate;
+pub mod compile;
 pub mod infer;
 pub mod ir;
 pub mod onnx;
