@@ -191,3 +191,19 @@ fn only_exact_float_arithmetic_is_done() {
     assert_eq!(of("Sqrt"), None);
     assert_eq!(folded("a = Constant <value_float = 1e30> () y = Cast <to = 7> (a)"), None);
 }
+
+#[test]
+fn a_hostile_file_overflows_nothing() {
+    let body = "a = Constant <value = int64[2,3] {1,2,3,4,5,6}> ()
+        s = Constant <value_ints = [0]> () e = Constant <value_ints = [1]> () ax = Constant <value_ints = [1]> ()
+        st = Constant <value_ints = [9223372036854775807]> () y = Slice (a, s, e, ax, st)";
+    assert_eq!(folded(body).and_then(|t| t.to_i64s()), Some(vec![1, 4]));
+    let pads = "a = Constant <value_ints = [1, 2]> () v = Constant <value_int = 0> ()
+        p = Constant <value_ints = [-9223372036854775807, 9223372036854775807]> () y = Pad (a, p, v)";
+    assert_eq!(folded(pads).and_then(|t| t.to_i64s()), Some(vec![0, 0]));
+    let range = "a = Constant <value_int = -9223372036854775807> () b = Constant <value_int = 9223372036854775807> ()
+        c = Constant <value_int = 1> () y = Range (a, b, c)";
+    assert_eq!(folded(range), None);
+    let conv = "w = Constant <value = float[1,1,1] {1.0}> () y = Conv <strides = [9223372036854775807], auto_pad = \"SAME_UPPER\"> (x, w)";
+    assert_eq!(infer(conv, 17, &["y"]).len(), 1);
+}
