@@ -43,9 +43,7 @@ pub enum CompileError {
          was recognised and `fqvit-opt explain` how close the rules came"
     )]
     NoAttention { recipe: String },
-    #[error(
-        "the model is quantized already (node `{node}` is a {op}); give the float model it was made from"
-    )]
+    #[error("the model is quantized already (node `{node}` is a {op}); give the float model it was made from")]
     Quantized { node: String, op: String },
 }
 
@@ -62,7 +60,12 @@ pub struct Prepared {
 }
 
 /// Runs one pass and checks that it left a valid model behind.
-fn run(pass: &dyn Pass, m: &mut Model, log: &mut Vec<(String, usize)>, notes: &mut Vec<String>) -> Result<(), CompileError> {
+fn run(
+    pass: &dyn Pass,
+    m: &mut Model,
+    log: &mut Vec<(String, usize)>,
+    notes: &mut Vec<String>,
+) -> Result<(), CompileError> {
     let out = pass.run(m)?;
     notes.extend(out.notes.into_iter().map(|n| format!("{}: {n}", pass.id())));
     log.push((pass.id().to_owned(), out.changes));
@@ -74,7 +77,9 @@ fn run(pass: &dyn Pass, m: &mut Model, log: &mut Vec<(String, usize)>, notes: &m
 ///
 /// `keep_opset` forbids raising the operator set; LayerNorm and GELU that it lacks then stay decomposed.
 pub fn prepare(model: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) -> Result<Prepared, CompileError> {
-    if let Some((_, n)) = model.graph.nodes().find(|(_, n)| n.op.name.starts_with("QLinear") || n.op.is("QuantizeLinear")) {
+    if let Some((_, n)) =
+        model.graph.nodes().find(|(_, n)| n.op.name.starts_with("QLinear") || n.op.is("QuantizeLinear"))
+    {
         return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
     }
     let mut m = model.clone();
@@ -101,7 +106,9 @@ pub fn prepare(model: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) 
 /// Decides, from statistics.
 pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe) -> Result<QuantPlan, CompileError> {
     let Some(q) = &recipe.quantize else {
-        return Err(PlanError::Read { path: recipe.name.clone(), message: "the recipe quantizes nothing".into() }.into());
+        return Err(
+            PlanError::Read { path: recipe.name.clone(), message: "the recipe quantizes nothing".into() }.into()
+        );
     };
     Ok(planner::plan(&p.model, &p.sites, stats, q, &recipe.name, &p.fingerprint)?)
 }
@@ -109,12 +116,9 @@ pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe)
 /// Carries a plan out.
 pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
     if plan.model != p.fingerprint {
-        return Err(PlanError::Model {
-            path: "plan".into(),
-            plan: plan.model.clone(),
-            model: p.fingerprint.clone(),
-        }
-        .into());
+        return Err(
+            PlanError::Model { path: "plan".into(), plan: plan.model.clone(), model: p.fingerprint.clone() }.into()
+        );
     }
     let mut m = p.model.clone();
     let sites = &p.sites;

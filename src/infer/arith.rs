@@ -25,7 +25,10 @@ pub(super) fn evaluate(view: &View, out: &mut Draft) {
     } else if all_constant || count <= MAX_ELEMENTS as i64 {
         let integral = |t: DType| t.is_int() || t == DType::BOOL;
         if integral(ty) && (0..view.node.inputs.len()).all(|i| view.dtype(i).is_some_and(integral)) {
-            out.elements = integers(view, ty, &dims).filter(|e| e.len() as i64 == count).map(|e| fit(ty, e));
+            // Operators that are not computed here keep what their shape rule said (Shape and Size do).
+            if let Some(e) = integers(view, ty, &dims).filter(|e| e.len() as i64 == count) {
+                out.elements = Some(fit(ty, e));
+            }
         }
     }
 }

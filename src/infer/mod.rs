@@ -187,8 +187,12 @@ impl Draft {
         if let Some(t) = &self.constant {
             return of_tensor(t);
         }
-        let dims: Option<Vec<Size>> =
-            self.dims.map(|d| d.into_iter().map(|s| s.unwrap_or_else(|| fresh(atoms, None))).collect());
+        // A negative size is a broken file's; whatever follows from it is not known.
+        let size = |s: Option<Size>, atoms: &mut _| match s {
+            Some(s) if s.known().is_none_or(|n| n >= 0) => s,
+            _ => fresh(atoms, None),
+        };
+        let dims: Option<Vec<Size>> = self.dims.map(|d| d.into_iter().map(|s| size(s, atoms)).collect());
         // Contents are only of use together with a shape that says how many there are.
         let count = dims.as_ref().and_then(|d| d.iter().map(Size::known).try_fold(1i64, |a, n| a.checked_mul(n?)));
         let elements = self.elements.filter(|e| count == Some(e.len() as i64) && e.iter().any(Option::is_some));
@@ -207,13 +211,15 @@ fn fresh(atoms: &mut Vec<Option<String>>, name: Option<String>) -> Size {
 
 /// What a constant is.
 fn of_tensor(t: &Tensor) -> Fact {
-    let small = t.len() <= MAX_ELEMENTS && (t.dtype.is_int() || t.dtype == DType::BOOL);
+    // Sizes that no memory could hold are a broken file's; nothing is computed with them.
+    let sane = t.dims.iter().try_fold(1i64, |a, d| if *d < 0 { None } else { a.checked_mul(*d) }).is_some();
+    let small = sane && t.len() <= MAX_ELEMENTS && (t.dtype.is_int() || t.dtype == DType::BOOL);
     let elements = if small { t.to_i64s() } else { None };
     Fact {
         dtype: Some(t.dtype),
-        dims: Some(t.dims.iter().map(|d| Size::Known(*d)).collect()),
+        dims: sane.then(|| t.dims.iter().map(|d| Size::Known(*d)).collect()),
         elements: elements.map(|e| e.into_iter().map(|n| Some(Size::Known(n))).collect()),
-        constant: Some(t.clone()),
+        constant: sane.then(|| t.clone()),
     }
 }
 

@@ -31,7 +31,8 @@ pub(super) fn evaluate(view: &View, shapes: &[Draft]) -> Option<Vec<Draft>> {
         if count.checked_mul(bits)? / 8 > MAX_FOLD_BYTES || (!constant && count > MAX_ELEMENTS) {
             return None;
         }
-        let moved = moved(view, slot, &dims)?;
+        // Nothing to move; the loops below would walk over the axes that are not empty.
+        let moved = if count == 0 { Moved::From(Vec::new()) } else { moved(view, slot, &dims)? };
         out.push(if constant {
             Draft { constant: Some(take_tensor(view, &moved, draft.dtype?, &dims)?), ..draft.clone() }
         } else {
@@ -86,9 +87,9 @@ fn take_elements(view: &View, sources: &[usize], moved: &Moved, count: usize) ->
 
 /// Row-major strides.
 pub(super) fn strides(dims: &[i64]) -> Vec<i64> {
-    let mut s = vec![1; dims.len()];
+    let mut s = vec![1i64; dims.len()];
     for i in (1..dims.len()).rev() {
-        s[i - 1] = s[i] * dims[i].max(1);
+        s[i - 1] = s[i].saturating_mul(dims[i].max(1));
     }
     s
 }
@@ -151,9 +152,10 @@ fn moved(view: &View, slot: usize, out: &[i64]) -> Option<Moved> {
             let (mut steps, mut base) = (strides(&x), 0);
             let own = steps.clone();
             for (a, start, end, step) in slices(view, x.len())? {
-                let (first, _) = slice_range(x[a], start, end, step)?;
+                let (first, len) = slice_range(x[a], start, end, step)?;
                 base += first * own[a];
-                steps[a] = own[a] * step;
+                // A single index is never stepped from, and its step may be any number.
+                steps[a] = if len > 1 { own[a] * step } else { 0 };
             }
             of_first(walk(out, base, &steps))
         }
@@ -242,7 +244,7 @@ fn pad(view: &View, x: &[i64], out: &[i64]) -> Option<Moved> {
     let at = |n: i64| {
         let mut e = 0;
         for i in 0..x.len() {
-            let p = n / places[i] % out[i] - front[i];
+            let p = (n / places[i] % out[i]).saturating_sub(front[i]);
             if !(0..x[i]).contains(&p) {
                 return (2, 0);
             }

@@ -308,7 +308,7 @@ fn concat(view: &View) -> Option<Dims> {
 }
 
 fn split(view: &View) -> Vec<Draft> {
-    let (ty, n) = (view.dtype(0), view.node.outputs.len());
+    let (ty, n) = (view.dtype(0), view.node.outputs.len().max(1));
     let parts = (|| {
         let d = view.some_dims(0)?;
         let at = view.axis("axis", 0, d.len())?;
@@ -317,8 +317,10 @@ fn split(view: &View) -> Vec<Draft> {
             Given::Absent => match &d[at] {
                 // The last part is the smaller one (opset 18); before that the division leaves no rest.
                 Some(Size::Known(total)) => {
-                    let chunk = (total + n as i64 - 1) / n as i64;
-                    (0..n as i64).map(|i| Some(Size::Known((total - i * chunk).clamp(0, chunk)))).collect()
+                    let chunk = total.saturating_add(n as i64 - 1) / n as i64;
+                    (0..n as i64)
+                        .map(|i| Some(Size::Known(total.saturating_sub(i.saturating_mul(chunk)).clamp(0, chunk))))
+                        .collect()
                 }
                 Some(s) => vec![s.div_exact(&Size::Known(n as i64)); n],
                 None => vec![None; n],

@@ -18,7 +18,7 @@ fn slide(view: &View, i: usize, spatial: usize, x: &Size, kernel: i64) -> Option
         "SAME_UPPER" | "SAME_LOWER" if stride == 1 => return Some(x.clone()),
         "SAME_UPPER" | "SAME_LOWER" => {
             let n = x.known()?;
-            return Some(Size::Known((n + stride - 1) / stride));
+            return Some(Size::Known(n.checked_add(stride - 1)? / stride));
         }
         "VALID" | "NOTSET" => {}
         _ => return None,

@@ -1,1 +1,209 @@
 use super::*;
+use crate::text::{parse_model, type_text};
+
+/// Inferred types of values, as text (`float[]`: a rank nobody knows, `float`: a scalar). `body` reads `x`, a float[batch,197,192], and `k`, an int64[n].
+fn infer(body: &str, opset: i64, names: &[&str]) -> Vec<String> {
+    let text = format!(
+        "<ir_version: 8, opset_import: [\"\" : {opset}]>\ng (float[batch,197,192] x, int64[n] k, float[b,?] u) => (y) {{ {body} }}"
+    );
+    let m = parse_model(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let map = shapes(&m);
+    let ty = |n: &&str| {
+        map.ty(m.graph.find(n).expect("a value of the graph"))
+            .map_or("?".to_owned(), |t| type_text(&t).replace('"', ""))
+    };
+    names.iter().map(ty).collect()
+}
+
+#[test]
+fn a_shape_chain_with_a_dynamic_batch_is_understood() {
+    let body = r"
+        s = Shape (x)
+        zero = Constant <value_int = 0> ()
+        b = Gather <axis = 0> (s, zero)
+        ax = Constant <value_ints = [0]> ()
+        b1 = Unsqueeze (b, ax)
+        rest = Constant <value_ints = [197, 3, 3, 64]> ()
+        t = Concat <axis = 0> (b1, rest)
+        e = Expand (x, s)
+        q = Concat <axis = 2> (x, x, x)
+        y = Reshape (q, t)";
+    assert_eq!(
+        infer(body, 17, &["s", "b", "b1", "t", "e", "y"]),
+        ["int64[3]", "int64", "int64[1]", "int64[5]", "float[batch,197,192]", "float[batch,197,3,3,64]"]
+    );
+}
+
+#[test]
+fn sizes_multiply_and_divide() {
+    let body = r"
+        t = Constant <value_ints = [-1, 3, 64]> ()
+        m = Reshape (x, t)
+        back = Constant <value_ints = [-1, 197, 192]> ()
+        y = Reshape (m, back)
+        f = Flatten <axis = 2> (x)
+        ft = Gemm <transB = 1> (f, f)";
+    assert_eq!(
+        infer(body, 17, &["m", "y", "f", "ft"]),
+        ["float[197*batch,3,64]", "float[batch,197,192]", "float[197*batch,192]", "float[197*batch,197*batch]"]
+    );
+}
+
+#[test]
+fn what_only_run_time_knows_is_unknown_but_equal_to_itself() {
+    let body = r"
+        a = Relu (u)
+        c = Add (a, u)
+        r = Expand (u, k)
+        w = Add (x, u)
+        y = Reshape (x, k)
+        z = Squeeze (u)";
+    // `k` has an unknown number of elements: not even ranks are known. `192` against an unnamed size stays 192.
+    assert_eq!(
+        infer(body, 17, &["a", "c", "r", "w", "y", "z"]),
+        ["float[b,?]", "float[b,?]", "float[]", "float[batch,197,192]", "float[]", "float[]"]
+    );
+}
+
+#[test]
+fn the_operator_set_decides_where_axes_stand() {
+    let old =
+        "a = Unsqueeze <axes = [0]> (x) y = Squeeze <axes = [0]> (a) r = ReduceMean <axes = [-1], keepdims = 0> (x)";
+    assert_eq!(
+        infer(old, 11, &["a", "y", "r"]),
+        ["float[1,batch,197,192]", "float[batch,197,192]", "float[batch,197]"]
+    );
+    let new = "i = Constant <value_ints = [-1]> () r = ReduceMean (x, i) q = ReduceMean (x, k) y = ReduceMean <keepdims = 0> (x, k)";
+    assert_eq!(infer(new, 18, &["r", "q", "y"]), ["float[batch,197,1]", "float[?,?,?]", "float[]"]);
+}
+
+#[test]
+fn products_convolutions_and_slices() {
+    let body = r"
+        p = Constant <value_ints = [0, 2, 1]> ()
+        xt = Transpose <perm = [0, 2, 1]> (x)
+        mm = MatMul (x, xt)
+        cls = Constant <value_int = 0> ()
+        c = Gather <axis = 1> (x, cls)
+        a, b = Split <axis = 2> (x)
+        z = Constant <value_ints = [0]> ()
+        one = Constant <value_ints = [1]> ()
+        head = Slice (x, z, one, z)
+        end = Constant <value_ints = [9223372036854775807]> ()
+        rest = Slice (x, one, end, one)
+        y, mean, inv = LayerNormalization <axis = -1> (x, c, c)";
+    assert_eq!(
+        infer(body, 17, &["mm", "c", "a", "head", "rest", "y", "mean"]),
+        [
+            "float[batch,197,197]",
+            "float[batch,192]",
+            "float[batch,197,96]",
+            "float[1,197,192]",
+            "float[batch,196,192]",
+            "float[batch,197,192]",
+            "float[batch,197,1]"
+        ]
+    );
+}
+
+#[test]
+fn symbolic_elements_are_compared_and_chosen() {
+    let body = r"
+        s = Shape (x)
+        minus = Constant <value_int = -1> ()
+        open = Equal (s, minus)
+        sh = Shape (s)
+        ones = ConstantOfShape <value = int64[1] {1}> (sh)
+        t = Where (open, ones, s)
+        y = Expand (x, t)";
+    let text = format!("<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[batch,197,192] x) => (y) {{ {body} }}");
+    let m = parse_model(&text).unwrap();
+    let map = shapes(&m);
+    let v = |n: &str| m.graph.find(n).unwrap();
+    assert_eq!(map.elements(v("t")), map.elements(v("s")));
+    assert_eq!(map.constant(v("open")).and_then(Tensor::to_i64s), Some(vec![0, 0, 0]));
+    assert_eq!(map.constant(v("ones")).and_then(Tensor::to_i64s), Some(vec![1, 1, 1]));
+    assert!(map.same_shape(v("y"), v("x")));
+}
+
+#[test]
+fn an_operator_of_another_domain_has_the_declared_type() {
+    let text = "<ir_version: 8, opset_import: [\"\" : 17, \"acme\" : 1]>
+        g (float[batch,4] x) => (y) <float[batch,3] h> { h = acme.Odd (x) y = Relu (h) }";
+    let m = parse_model(text).unwrap();
+    let map = shapes(&m);
+    // Its symbol is not believed: nothing says it is the input's.
+    assert_eq!(map.ty(m.graph.find("y").unwrap()).map(|t| type_text(&t)), Some("float[?,3]".to_owned()));
+}
+
+/// The constant a body computes, as float or integer elements.
+fn folded(body: &str) -> Option<Tensor> {
+    let text = format!("<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[2] x) => (y) {{ {body} }}");
+    let m = parse_model(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    shapes(&m).constant(m.graph.find("y").unwrap()).cloned()
+}
+
+#[test]
+fn integers_divide_as_the_standard_says() {
+    let of = |op: &str| {
+        let body = format!(
+            "a = Constant <value_ints = [-7, 7, -7]> () b = Constant <value_ints = [2, -2, -2]> () y = {op} (a, b)"
+        );
+        folded(&body).and_then(|t| t.to_i64s())
+    };
+    assert_eq!(of("Div"), Some(vec![-3, -3, 3]));
+    assert_eq!(of("Mod"), Some(vec![1, -1, -1]));
+    assert_eq!(of("Mod <fmod = 1>"), Some(vec![-1, 1, -1]));
+    let by_zero = "a = Constant <value_ints = [1]> () b = Constant <value_ints = [0]> () y = Div (a, b)";
+    assert_eq!(folded(by_zero), None);
+}
+
+#[test]
+fn moves_move_constants() {
+    let m = "a = Constant <value = int64[2,3] {1,2,3,4,5,6}> ()";
+    let of = |rest: &str| folded(&format!("{m} {rest}")).map(|t| (t.dims.clone(), t.to_i64s().unwrap()));
+    assert_eq!(of("y = Transpose (a)"), Some((vec![3, 2], vec![1, 4, 2, 5, 3, 6])));
+    let slice = "s = Constant <value_ints = [-1]> () e = Constant <value_ints = [-9223372036854775807]> ()
+        ax = Constant <value_ints = [1]> () y = Slice (a, s, e, ax, s)";
+    assert_eq!(of(slice), Some((vec![2, 3], vec![3, 2, 1, 6, 5, 4])));
+    let pad = "p = Constant <value_ints = [0, 1, 0, 0]> () v = Constant <value_int = 9> () y = Pad (a, p, v)";
+    assert_eq!(of(pad), Some((vec![2, 4], vec![9, 1, 2, 3, 9, 4, 5, 6])));
+    let tile = "r = Constant <value_ints = [1, 2]> () y = Tile (a, r)";
+    assert_eq!(of(tile), Some((vec![2, 6], vec![1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6])));
+    let gather = "i = Constant <value_ints = [-1, 0]> () y = Gather <axis = 1> (a, i)";
+    assert_eq!(of(gather), Some((vec![2, 2], vec![3, 1, 6, 4])));
+    let scatter =
+        "i = Constant <value = int64[1,1] {1}> () u = Constant <value = int64[1,3] {7,8,9}> () y = ScatterND (a, i, u)";
+    assert_eq!(of(scatter), Some((vec![2, 3], vec![1, 2, 3, 7, 8, 9])));
+    assert_eq!(of("y = Concat <axis = 1> (a, a)").map(|r| r.1), Some(vec![1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6]));
+}
+
+#[test]
+fn only_exact_float_arithmetic_is_done() {
+    let of = |op: &str| {
+        folded(&format!("a = Constant <value_floats = [2.0, -0.5]> () y = {op} (a)"))
+            .map(|t| t.to_f32s().unwrap().into_owned())
+    };
+    assert_eq!(of("Neg"), Some(vec![-2.0, 0.5]));
+    assert_eq!(of("Round"), Some(vec![2.0, -0.0]));
+    assert_eq!(of("Exp"), None);
+    // The root of a negative number is a NaN, whose bits nobody promises.
+    assert_eq!(of("Sqrt"), None);
+    assert_eq!(folded("a = Constant <value_float = 1e30> () y = Cast <to = 7> (a)"), None);
+}
+
+#[test]
+fn a_hostile_file_overflows_nothing() {
+    let body = "a = Constant <value = int64[2,3] {1,2,3,4,5,6}> ()
+        s = Constant <value_ints = [0]> () e = Constant <value_ints = [1]> () ax = Constant <value_ints = [1]> ()
+        st = Constant <value_ints = [9223372036854775807]> () y = Slice (a, s, e, ax, st)";
+    assert_eq!(folded(body).and_then(|t| t.to_i64s()), Some(vec![1, 4]));
+    let pads = "a = Constant <value_ints = [1, 2]> () v = Constant <value_int = 0> ()
+        p = Constant <value_ints = [-9223372036854775807, 9223372036854775807]> () y = Pad (a, p, v)";
+    assert_eq!(folded(pads).and_then(|t| t.to_i64s()), Some(vec![0, 0]));
+    let range = "a = Constant <value_int = -9223372036854775807> () b = Constant <value_int = 9223372036854775807> ()
+        c = Constant <value_int = 1> () y = Range (a, b, c)";
+    assert_eq!(folded(range), None);
+    let conv = "w = Constant <value = float[1,1,1] {1.0}> () y = Conv <strides = [9223372036854775807], auto_pad = \"SAME_UPPER\"> (x, w)";
+    assert_eq!(infer(conv, 17, &["y"]).len(), 1);
+}

@@ -6,6 +6,7 @@ use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
 use super::cse::Cse;
 use super::dead::Dead;
+use super::direct_shapes::DirectShapes;
 use super::fold_constants::FoldConstants;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(Identity),
         Box::new(FoldConstants),
         Box::new(ReshapeStatic),
+        Box::new(DirectShapes),
         Box::new(Cse),
         Box::new(ConstantMasks),
         Box::new(FuseTranspose),

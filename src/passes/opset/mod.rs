@@ -180,8 +180,9 @@ impl Job<'_> {
         let node = self.g.node(self.id);
         let (x, _) = self.ends()?;
         let groups = node.attrs.int("num_groups").filter(|g| *g > 0).ok_or("it lacks num_groups")?;
-        let channels = self.map.dims(x).and_then(|d| d.get(1)?.known()).filter(|c| *c > 0 && c % groups == 0);
-        let each = channels.ok_or("its number of channels is only known at run time")? / groups;
+        let channels =
+            self.map.dims(x).and_then(|d| d.get(1)?.known()).filter(|c| (1..1 << 20).contains(c) && c % groups == 0);
+        let each = channels.ok_or("its number of channels is not known or not a multiple of its groups")? / groups;
         for slot in [1, 2] {
             let v = node.input(slot).ok_or("it lacks its scale or bias")?;
             let t = self.map.constant(v).ok_or("its scale and bias are computed at run time")?;

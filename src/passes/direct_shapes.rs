@@ -1,0 +1,104 @@
+use std::collections::BTreeMap;
+
+use super::common::{commit, erasable, is_plain, is_read};
+use super::{Numerics, Outcome, Pass, PassError};
+use crate::infer::{self, ShapeMap, Size};
+use crate::ir::{Attrs, DType, Model, Tensor, ValueId};
+use crate::rewrite::{Patch, Ref};
+
+/// # What it does
+/// Puts a computed shape together directly from its sizes, where a `Where` chose them.
+///
+/// # When it fires
+/// On an int64 `Where` of one axis each of whose elements is proved to be a number, or equal to a one-element vector
+/// that is computed before it.
+///
+/// # Why it is correct
+/// Inference has proved each element.
+///
+/// # Numerics
+/// Bit-exact.
+///
+/// # Before / after
+/// ```text
+/// s = Concat <axis = 0> (batch, [-1, -1])
+/// open = Equal (s, [-1, -1, -1])
+/// t = Where (open, [1, 1, 1], s)              t = Concat <axis = 0> (batch, [1, 1])
+/// y = Expand (class_token, t)                 y = Expand (class_token, t)
+/// ```
+///
+/// # Source
+/// `cls_token.expand(B, -1, -1)` as the TorchScript exporter writes it.
+pub struct DirectShapes;
+
+impl Pass for DirectShapes {
+    fn id(&self) -> &'static str {
+        "direct-shapes"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a shape chosen by Where is put together from its sizes"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::BitExact
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        let map = infer::shapes(model);
+        // One-element vectors made so far, by what they hold.
+        let mut sizes: BTreeMap<Size, ValueId> = BTreeMap::new();
+        for id in model.graph.schedule() {
+            let g = &model.graph;
+            let Some(y) = g.node(id).out() else { continue };
+            if let Some([Some(s)]) = map.elements(y)
+                && map.rank(y) == Some(1)
+                && map.dtype(y) == Some(DType::INT64)
+            {
+                sizes.entry(s.clone()).or_insert(y);
+            }
+            if !g.node(id).op.is("Where") || !is_plain(g, id) || !(is_read(g, y) || g.is_output(y)) {
+                continue;
+            }
+            let Some(parts) = parts(&map, y, &sizes) else { continue };
+            let name = g.name_of(y).to_owned();
+            let mut patch = Patch::new(self.id()).before(id).made_from([name.clone()]);
+            let inputs: Vec<Ref> = parts
+                .into_iter()
+                .map(|p| match p {
+                    Part::Value(v) => Ref::Old(v),
+                    Part::Numbers(n) => patch.constant(&format!("{name}_sizes"), Tensor::i64(&[n.len() as i64], &n)),
+                })
+                .collect();
+            let new = patch.node("Concat", &name, &inputs, Attrs::new().with_int("axis", 0));
+            patch.replace(y, new);
+            if erasable(g, id, &[y]) {
+                patch.erase(id);
+            }
+            commit(patch, model, &mut out)?;
+        }
+        Ok(out)
+    }
+}
+
+enum Part {
+    Value(ValueId),
+    Numbers(Vec<i64>),
+}
+
+/// The pieces of a vector of sizes; `None` if one is unknown, not at hand, or all are numbers (folding does that).
+fn parts(map: &ShapeMap, y: ValueId, sizes: &BTreeMap<Size, ValueId>) -> Option<Vec<Part>> {
+    if map.rank(y) != Some(1) || map.dtype(y) != Some(DType::INT64) || map.constant(y).is_some() {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for e in map.elements(y)? {
+        match (e.as_ref()?, parts.last_mut()) {
+            (Size::Known(n), Some(Part::Numbers(list))) => list.push(*n),
+            (Size::Known(n), _) => parts.push(Part::Numbers(vec![*n])),
+            (s, _) => parts.push(Part::Value(*sizes.get(s)?)),
+        }
+    }
+    Some(parts)
+}
