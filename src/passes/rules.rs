@@ -1,0 +1,125 @@
+//! Rewriting by rule.
+//!
+//! # What it does
+//! Applies the replacing rules of a [`RuleSet`]: a decomposed LayerNorm or GELU becomes one node.
+//!
+//! # When it fires
+//! Where a rule's match text fits, its `where` holds, its inner values are read by nobody else, and the model's opset has
+//! the operators of the replacement. [`opset_wanted`] tells which opset would let more of them fire.
+//!
+//! # Why it is correct
+//! A rule's author vouches that the two texts compute the same function; the fixtures and `--verify-each` hold it to
+//! that. Privacy of inner values keeps a rewrite from doing work twice.
+//!
+//! # Numerics
+//! Close: the fused form sums in another order and rounds fewer intermediate results.
+//!
+//! # Before / after
+//! `Mul (Mul (x, Add (Erf (Div (x, 1.4142)), 1)), 0.5)` becomes `Gelu (x)`.
+//!
+//! # Source
+//! `passes/rules/*.yaml`, documented in `docs/rules.md`.
+
+use std::collections::BTreeSet;
+
+use crate::ir::Model;
+use crate::pattern::{Facts, Refusal, RuleSet, find};
+use crate::rewrite::sweep;
+
+use super::{Numerics, Outcome, Pass, PassError};
+
+/// The pass that runs a set of rules until none fires any more.
+#[derive(Clone, Debug)]
+pub struct ApplyRules {
+    rules: RuleSet,
+}
+
+impl ApplyRules {
+    /// A pass over the replacing rules of this set; rules that only recognise are left out.
+    pub fn new(rules: &RuleSet) -> ApplyRules {
+        ApplyRules { rules: rules.filtered(|r| r.rewrites()) }
+    }
+}
+
+/// Rounds after which rules that keep undoing each other are stopped.
+const ROUNDS: usize = 32;
+
+impl Pass for ApplyRules {
+    fn id(&self) -> &'static str {
+        "rules"
+    }
+
+    fn summary(&self) -> &'static str {
+        "rewrite what the rule files describe: decomposed LayerNorm and GELU become one node"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-4 }
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        for _ in 0..ROUNDS {
+            let mut changed = 0;
+            out.notes.clear();
+            for rule in self.rules.iter() {
+                let patches = {
+                    let facts = Facts::new(model);
+                    let hits = find(&facts, rule, &mut BTreeSet::new());
+                    let name = |n| facts.graph().node(n).out().map_or("", |v| facts.graph().name_of(v));
+                    for (m, why) in &hits.refused {
+                        out.notes.push(format!("{} does not apply at `{}`: {why}", rule.id, name(m.root)));
+                    }
+                    for n in &hits.too_long {
+                        out.notes.push(format!("{} was given up at `{}`: too many ways to try", rule.id, name(*n)));
+                    }
+                    let mut patches = Vec::new();
+                    for m in &hits.matches {
+                        match rule.patch(&facts, m) {
+                            Ok(p) => patches.extend(p),
+                            Err(why @ Refusal::Opset { .. }) => {
+                                out.notes.push(format!("{} leaves {} place(s): {why}", rule.id, hits.matches.len()));
+                                break;
+                            }
+                            Err(why) => {
+                                out.notes.push(format!("{} does not apply at `{}`: {why}", rule.id, name(m.root)));
+                            }
+                        }
+                    }
+                    patches
+                };
+                // Matches share no node, and the walk was from the outputs to the inputs: a later patch redirects what an
+                // earlier one reads, never what it made.
+                for p in patches {
+                    p.commit(model)?;
+                    changed += 1;
+                }
+                if changed > 0 {
+                    sweep(model);
+                }
+            }
+            out.changes += changed;
+            if changed == 0 {
+                return Ok(out);
+            }
+        }
+        Err(PassError::Failed {
+            pass: self.id().to_owned(),
+            message: format!(
+                "rules still fire after {ROUNDS} rounds ({}); two of them undo each other, or one makes what it matches",
+                self.rules.iter().map(|r| r.id.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        })
+    }
+}
+
+/// The lowest opset at which every rule that matches this model can also rewrite it; `None` if the model's own will do.
+pub fn opset_wanted(model: &Model, rules: &RuleSet) -> Option<i64> {
+    let facts = Facts::new(model);
+    rules
+        .iter()
+        .filter_map(|r| Some((r, r.needs_opset().filter(|n| *n > model.opset())?)))
+        .filter(|(r, _)| !find(&facts, r, &mut BTreeSet::new()).matches.is_empty())
+        .map(|(_, n)| n)
+        .max()
+}

@@ -1,0 +1,244 @@
+//! What a rule does with a match: a replacement text becomes a patch.
+
+use std::collections::BTreeMap;
+
+use crate::ir::{AttrValue, Attrs, DType, Op, Tensor, ValueId};
+use crate::rewrite::{Patch, Ref};
+
+use super::compile::{Kind, Pattern, check_call};
+use super::facts::{Facts, as_attribute};
+use super::matcher::{Bound, Match};
+use super::ops;
+use super::place::Fault;
+use super::syntax::{Attribute, Call, Expr, Line, parse};
+
+/// A checked replacement text.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Replacement {
+    lines: Vec<Line>,
+    /// Names of the match that get a new maker.
+    pub replaced: Vec<String>,
+    /// The opset its operators need, with the operator that needs it.
+    pub needs: Option<(i64, String)>,
+}
+
+impl Replacement {
+    /// Reads a replacement and checks it against the match.
+    ///
+    /// # Errors
+    /// What is wrong with it first: syntax, an operator, a name that is unbound or may be.
+    pub fn new(text: &str, pattern: &Pattern) -> Result<Replacement, Fault> {
+        let lines = parse(text)?;
+        let mut made: Vec<String> = Vec::new();
+        let mut replaced = Vec::new();
+        let mut needs: Option<(i64, String)> = None;
+        for l in &lines {
+            let several = l.targets.len() > 1;
+            match &l.expr {
+                Expr::Call(_) => {}
+                Expr::Name { .. } if !several => {}
+                e => return Err(Fault::new(e.pos(), "a line of a replacement is one operator or one name")),
+            }
+            check_expr(&l.expr, pattern, &made, &mut needs)?;
+            for (target, pos) in &l.targets {
+                let Some(t) = target else { continue };
+                if made.contains(t) {
+                    return Err(Fault::new(*pos, format!("`{t}` is made twice")));
+                }
+                match pattern.slot_of(t).map(|s| pattern.names[s].kind) {
+                    Some(Kind::Line(_)) => replaced.push(t.clone()),
+                    Some(_) => {
+                        let message = format!("`{t}` comes from outside the match and can not be replaced");
+                        return Err(Fault::new(*pos, message));
+                    }
+                    None => {}
+                }
+                made.push(t.clone());
+            }
+        }
+        let root = pattern.lines.last().and_then(|l| l.targets.iter().flatten().next());
+        if let Some(root) = root.map(|s| &pattern.names[*s].text)
+            && !replaced.contains(root)
+        {
+            let pos = lines[0].targets[0].1;
+            return Err(Fault::new(pos, format!("the replacement does not make `{root}`, the root of the match")));
+        }
+        Ok(Replacement { lines, replaced, needs })
+    }
+
+    /// The patch that puts the replacement in.
+    ///
+    /// # Errors
+    /// In words, what about this match the replacement can not express.
+    pub fn patch(&self, f: &Facts<'_>, m: &Match, by: &str) -> Result<Patch, String> {
+        let g = f.graph();
+        let from = m.nodes.iter().filter_map(|n| Some(g.name_of(g.node(*n).out()?).to_owned()));
+        let mut b = Builder { f, m, patch: Patch::new(by).made_from(from), made: BTreeMap::new() };
+        for l in &self.lines {
+            let hints: Vec<String> = l.targets.iter().map(|(t, _)| b.hint(t.as_deref())).collect();
+            let refs = match &l.expr {
+                Expr::Call(c) => b.call(c, &hints)?,
+                e => vec![b.value(e)?.ok_or("a line has no value")?],
+            };
+            for ((target, _), r) in l.targets.iter().zip(refs) {
+                if let Some(t) = target {
+                    b.made.insert(t, r);
+                }
+            }
+        }
+        for name in &self.replaced {
+            if let (Some(old), Some(new)) = (m.value(name), b.made.get(name.as_str())) {
+                b.patch.replace(old, *new);
+            }
+        }
+        Ok(b.patch)
+    }
+}
+
+fn check_expr(e: &Expr, p: &Pattern, made: &[String], needs: &mut Option<(i64, String)>) -> Result<(), Fault> {
+    match e {
+        Expr::Call(c) => check_made(c, p, made, needs),
+        Expr::Name { name, optional, pos } | Expr::Constant { name, optional, pos } => {
+            if made.contains(name) {
+                return Ok(());
+            }
+            let Some(s) = p.slot_of(name) else {
+                return Err(Fault::new(*pos, format!("`{name}` is neither bound by the match nor made before")));
+            };
+            let n = &p.names[s];
+            if n.kind == Kind::Attribute {
+                return Err(Fault::new(*pos, format!("`{name}` is an attribute, not a value")));
+            }
+            if !n.certain && !optional {
+                return Err(Fault::new(*pos, format!("not every match binds `{name}`: write `{name}?`")));
+            }
+            Ok(())
+        }
+        Expr::Number { .. } => Ok(()),
+        Expr::Any(pos) => Err(Fault::new(*pos, "`_` has no meaning in a replacement")),
+        Expr::Alternatives(_) => Err(Fault::new(e.pos(), "a replacement has no alternatives")),
+    }
+}
+
+fn check_made(c: &Call, p: &Pattern, made: &[String], needs: &mut Option<(i64, String)>) -> Result<(), Fault> {
+    if c.ops.len() != 1 || c.commutes || c.skippable || c.rest {
+        return Err(Fault::new(c.pos, "a replacement names one operator and all its inputs, without `~`, `?`, `...`"));
+    }
+    check_call(c)?;
+    for (_, v, pos) in &c.attrs {
+        if let Attribute::Bind(name) = v {
+            match p.slot_of(name).map(|s| &p.names[s]) {
+                None => return Err(Fault::new(*pos, format!("`${name}` is not bound by the match"))),
+                Some(n) if !n.certain => return Err(Fault::new(*pos, format!("not every match binds `${name}`"))),
+                Some(n) if !matches!(n.kind, Kind::Constant | Kind::Attribute) => {
+                    return Err(Fault::new(*pos, format!("`{name}` is no constant: write `${name}` in the match")));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    if let Some(i) = ops::info(&c.ops[0])
+        && needs.as_ref().is_none_or(|n| n.0 < i.since)
+    {
+        *needs = Some((i.since, c.ops[0].clone()));
+    }
+    c.args.iter().try_for_each(|a| check_expr(a, p, made, needs))
+}
+
+struct Builder<'a, 'm> {
+    f: &'a Facts<'m>,
+    m: &'a Match,
+    patch: Patch,
+    made: BTreeMap<&'a str, Ref>,
+}
+
+impl<'a> Builder<'a, '_> {
+    /// A name for a new value: that of the value it stands in for, or the rule's own.
+    fn hint(&self, target: Option<&str>) -> String {
+        let old = target.and_then(|t| self.m.value(t)).map(|v| self.f.graph().name_of(v).to_owned());
+        old.or_else(|| target.map(str::to_owned)).unwrap_or_default()
+    }
+
+    fn value(&mut self, e: &'a Expr) -> Result<Option<Ref>, String> {
+        match e {
+            Expr::Name { name, optional, .. } | Expr::Constant { name, optional, .. } => {
+                if let Some(r) = self.made.get(name.as_str()) {
+                    return Ok(Some(*r));
+                }
+                match self.m.value(name) {
+                    Some(v) => Ok(Some(v.into())),
+                    None if *optional => Ok(None),
+                    None => Err(format!("`{name}` is unbound")),
+                }
+            }
+            Expr::Number { value, .. } => {
+                let t = literal(*value, self.root_type())?;
+                Ok(Some(self.patch.constant("constant", t)))
+            }
+            Expr::Call(c) => {
+                let hint = self.f.graph().node(self.m.root).out().map_or("", |v| self.f.graph().name_of(v));
+                let hint = format!("{hint}_{}", c.ops[0].to_ascii_lowercase());
+                Ok(self.call(c, &[hint])?.first().copied())
+            }
+            Expr::Any(_) | Expr::Alternatives(_) => Err("not a replacement".to_owned()),
+        }
+    }
+
+    fn root_type(&self) -> DType {
+        let root: Option<ValueId> = self.f.graph().node(self.m.root).out();
+        root.and_then(|v| self.f.dtype(v)).unwrap_or(DType::FLOAT)
+    }
+
+    fn call(&mut self, c: &'a Call, hints: &[String]) -> Result<Vec<Ref>, String> {
+        let mut inputs = Vec::new();
+        for a in &c.args {
+            inputs.push(self.value(a)?);
+        }
+        while inputs.last() == Some(&None) {
+            inputs.pop();
+        }
+        let mut attrs = Attrs::new();
+        for (name, value, _) in &c.attrs {
+            attrs.set(name, self.attribute(value)?);
+        }
+        let op = match c.ops[0].rsplit_once('.') {
+            Some((domain, name)) => Op { domain: domain.to_owned(), name: name.to_owned() },
+            None => Op::onnx(&c.ops[0]),
+        };
+        let hints: Vec<&str> = hints.iter().map(String::as_str).collect();
+        Ok(self.patch.node_with(op, &inputs, &hints, attrs))
+    }
+
+    fn attribute(&self, a: &Attribute) -> Result<AttrValue, String> {
+        Ok(match a {
+            Attribute::Int(v) => AttrValue::Int(*v),
+            Attribute::Float(v) => AttrValue::Float(*v as f32),
+            Attribute::Text(v) => AttrValue::Str(v.clone().into_bytes().into()),
+            Attribute::Ints(v) => AttrValue::Ints(v.as_slice().into()),
+            Attribute::Floats(v) => AttrValue::Floats(v.iter().map(|x| *x as f32).collect()),
+            Attribute::Bind(name) => match self.m.bindings.get(name) {
+                Some(Bound::Attr(v)) => v.clone(),
+                Some(Bound::Value(v)) => {
+                    let t = self.f.constant(*v).ok_or_else(|| format!("`${name}` is no constant"))?;
+                    // One float is a float whatever its shape; integers keep theirs, `axes` is a list.
+                    match t.as_scalar() {
+                        Some(x) if t.dtype.is_float() => AttrValue::Float(x as f32),
+                        _ => as_attribute(&t).ok_or_else(|| format!("`${name}` can not be an attribute"))?,
+                    }
+                }
+                None => return Err(format!("`${name}` is unbound")),
+            },
+        })
+    }
+}
+
+/// A number as a scalar of a float type.
+fn literal(v: f64, t: DType) -> Result<Tensor, String> {
+    Ok(match t {
+        DType::FLOAT => Tensor::scalar_f32(v as f32),
+        DType::DOUBLE => Tensor::raw(t, &[], v.to_le_bytes().to_vec()),
+        DType::FLOAT16 => Tensor::raw(t, &[], half::f16::from_f64(v).to_le_bytes().to_vec()),
+        DType::BFLOAT16 => Tensor::raw(t, &[], half::bf16::from_f64(v).to_le_bytes().to_vec()),
+        t => return Err(format!("a number can not stand where {t} is computed")),
+    })
+}

@@ -1,0 +1,34 @@
+//! Rules as data: a small language that says what a shape in a graph looks like, and a matcher that finds it.
+//!
+//! A rule file is a YAML list; `docs/rules.md` teaches the language. The match text is compiled into an immutable
+//! pattern when it is loaded, and everything that can be wrong with it is found then. [`find`] walks a graph from its
+//! outputs to its inputs and gives every match; [`explain`] says how close the nearest miss came and where it stopped.
+//! What follows from a match is either a replacement, which becomes a [`Patch`](crate::rewrite::Patch), or a
+//! recognition: a name for the shape and roles for its values ([`recognise`](mod@recognise)).
+//!
+//! A rule states; it does not compute. Anything that computes numbers is Rust and reads recognitions.
+
+mod action;
+mod compile;
+mod driver;
+mod facts;
+mod matcher;
+pub mod ops;
+mod place;
+mod predicate;
+pub mod recognise;
+mod rule;
+mod syntax;
+mod yaml;
+
+pub use compile::Pattern;
+pub use driver::{Explanation, Hits, Near, explain, find};
+pub use facts::Facts;
+pub use matcher::{Bound, Match, NearMiss};
+pub use place::{Fault, Pos};
+pub use predicate::NAMES as PREDICATES;
+pub use recognise::{Attention, Mask, MaskKind, Recognition, Site, attentions, gelus, layer_norms};
+pub use rule::{Refusal, Rule, RuleError, RuleSet, StandsFor};
+
+#[cfg(test)]
+mod tests;

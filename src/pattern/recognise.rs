@@ -1,0 +1,242 @@
+//! What a model is made of, for the passes that compute: attention, LayerNorm, GELU, wherever and however written.
+
+use std::collections::BTreeSet;
+
+use indexmap::IndexMap;
+
+use crate::ir::{Model, NodeId, ValueId};
+
+use super::driver::find;
+use super::facts::Facts;
+use super::matcher::{Bound, Match};
+use super::rule::{Refusal, RuleSet};
+
+/// A shape that a rule gave a name to. The graph is as it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recognition {
+    pub rule: String,
+    /// `attention`, `layer_norm`, `gelu`, ...
+    pub what: String,
+    /// Role -> what plays it; roles the match left unbound are absent.
+    pub roles: IndexMap<String, Bound>,
+    /// Every node of the shape.
+    pub nodes: Vec<NodeId>,
+    /// The last of them.
+    pub root: NodeId,
+}
+
+impl Recognition {
+    /// The value that plays a role.
+    pub fn value(&self, role: &str) -> Option<ValueId> {
+        match self.roles.get(role)? {
+            Bound::Value(v) => Some(*v),
+            Bound::Attr(_) => None,
+        }
+    }
+}
+
+/// Every place that some rule takes for `what`, in the order of the graph; no two share a node.
+pub fn recognise(model: &Model, rules: &RuleSet, what: &str) -> Vec<Recognition> {
+    recognise_with(model, rules, what).0
+}
+
+/// Like [`recognise`], with the matches that a precondition forbids: `(rule, match, reason)`.
+pub fn recognise_with(model: &Model, rules: &RuleSet, what: &str) -> (Vec<Recognition>, Vec<(String, Match, Refusal)>) {
+    let facts = Facts::new(model);
+    let mut claimed = BTreeSet::new();
+    let (mut found, mut refused) = (Vec::new(), Vec::new());
+    for rule in rules.iter() {
+        let Some(s) = rule.stands_for.as_ref().filter(|s| s.what == what) else { continue };
+        let hits = find(&facts, rule, &mut claimed);
+        for m in hits.matches {
+            let roles =
+                s.roles.iter().filter_map(|(role, name)| Some((role.clone(), m.bindings.get(name)?.clone()))).collect();
+            found.push(Recognition {
+                rule: rule.id.clone(),
+                what: what.to_owned(),
+                roles,
+                nodes: m.nodes,
+                root: m.root,
+            });
+        }
+        refused.extend(hits.refused.into_iter().map(|(m, why)| (rule.id.clone(), m, why)));
+    }
+    let order: IndexMap<NodeId, usize> = model.graph.schedule().into_iter().enumerate().map(|(i, n)| (n, i)).collect();
+    found.sort_by_key(|r| order.get(&r.root).copied());
+    // A place that one rule refuses and another takes is no loss.
+    refused.retain(|(_, m, _)| !claimed.contains(&m.root));
+    (found, refused)
+}
+
+/// What a mask is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaskKind {
+    /// An added constant of ordinary size: a relative-position bias.
+    Bias,
+    /// Added; a constant of zeros and very negative numbers, or not constant.
+    Additive,
+    /// A condition; entries with this truth value are kept, the others get no weight.
+    Boolean { keep: bool },
+}
+
+/// Something between the product and the Softmax that changes scores entry by entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mask {
+    /// The Add or Where.
+    pub node: NodeId,
+    /// The added value or the condition.
+    pub value: ValueId,
+    pub kind: MaskKind,
+}
+
+/// One attention core: `out = Softmax(mask(scale * q k)) v`, where `k` is already transposed. What comes before `q`, `k`
+/// and `v` (projections, splits, a scale on `q`) is not part of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    pub rule: String,
+    /// MatMul of `q` and `k`.
+    pub product: NodeId,
+    pub softmax: NodeId,
+    /// MatMul of the attention weights and `v`.
+    pub weighted: NodeId,
+    /// The Mul or Div behind the product, and the factor it multiplies with (the reciprocal for a Div).
+    pub scale: Option<(NodeId, f32)>,
+    /// From the product to the Softmax.
+    pub masks: Vec<Mask>,
+    /// Every node strictly between the product and the Softmax, in order: scale, masks, and Reshapes between.
+    pub chain: Vec<NodeId>,
+    /// Nodes strictly between the Softmax and the weighted sum: a NaN guard, casts, an idle Dropout.
+    pub guard: Vec<NodeId>,
+    pub q: ValueId,
+    pub k: ValueId,
+    pub v: ValueId,
+    /// What the product makes.
+    pub scores_product: ValueId,
+    /// What enters the Softmax.
+    pub scores: ValueId,
+    /// What enters the weighted sum.
+    pub probs: ValueId,
+    pub out: ValueId,
+}
+
+/// The attention cores of a model, in graph order.
+pub fn attentions(model: &Model, rules: &RuleSet) -> Vec<Attention> {
+    let facts = Facts::new(model);
+    recognise(model, rules, "attention").iter().filter_map(|r| attention(&facts, r)).collect()
+}
+
+/// A score this far down gets no weight after Softmax whatever the others are; models write -100, -1e4, -1e9, -inf.
+const MASKED: f32 = -50.0;
+
+fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
+    let g = f.graph();
+    let value = |role: &str| r.value(role);
+    let (scores_product, weights, out) = (value("product")?, value("weights")?, value("out")?);
+    let (product, softmax, weighted) = (g.producer(scores_product)?, g.producer(weights)?, g.producer(out)?);
+    let scores = g.node(softmax).input(0)?;
+    let probs = g.node(weighted).input(0)?;
+    let chain = path(f, r, scores, product)?;
+    let guard = path(f, r, probs, softmax)?;
+    let reader = |v: ValueId| chain.iter().copied().find(|n| g.node(*n).inputs.contains(&Some(v)));
+    let scale = match value("scale") {
+        Some(c) => {
+            let node = reader(c)?;
+            let factor = f.constant(c)?.as_scalar()? as f32;
+            Some((node, if g.node(node).op.is("Div") { 1.0 / factor } else { factor }))
+        }
+        None => None,
+    };
+    let mut masks = Vec::new();
+    for role in ["bias", "mask"] {
+        let Some(v) = value(role) else { continue };
+        let node = reader(v)?;
+        let n = g.node(node);
+        let kind = if n.op.is("Where") {
+            // Where(condition, kept, fill): the fill is the constant of the two.
+            MaskKind::Boolean { keep: value("fill").is_some_and(|fill| n.input(2) == Some(fill)) }
+        } else {
+            match f.constant(v).as_ref().and_then(|t| t.to_f32s()) {
+                Some(x) if x.iter().all(|x| *x > MASKED) => MaskKind::Bias,
+                _ => MaskKind::Additive,
+            }
+        };
+        masks.push(Mask { node, value: v, kind });
+    }
+    masks.sort_by_key(|m| chain.iter().position(|n| *n == m.node));
+    Some(Attention {
+        rule: r.rule.clone(),
+        product,
+        softmax,
+        weighted,
+        scale,
+        masks,
+        chain,
+        guard,
+        q: value("q")?,
+        k: value("k")?,
+        v: value("v")?,
+        scores_product,
+        scores,
+        probs,
+        out,
+    })
+}
+
+/// The nodes of a recognition that lead from the node `from` to the value `to`, in order, both ends excluded.
+fn path(f: &Facts<'_>, r: &Recognition, to: ValueId, from: NodeId) -> Option<Vec<NodeId>> {
+    let g = f.graph();
+    let mut back = Vec::new();
+    let mut v = to;
+    while let Some(n) = g.producer(v) {
+        if n == from {
+            back.reverse();
+            return Some(back);
+        }
+        if !r.nodes.contains(&n) || back.len() > r.nodes.len() {
+            return None;
+        }
+        back.push(n);
+        let leads =
+            |x: &ValueId| g.producer(*x).is_some_and(|p| p == from || r.nodes.contains(&p) && g.reaches(from, p));
+        v = g.node(n).inputs.iter().flatten().copied().find(leads)?;
+    }
+    None
+}
+
+/// A LayerNorm or GELU, as one node or as the several it was written as.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    pub rule: String,
+    pub input: ValueId,
+    pub out: ValueId,
+    /// One node when it is not decomposed.
+    pub nodes: Vec<NodeId>,
+    /// The last of them.
+    pub root: NodeId,
+    /// Everything else the rule gave a role: `gamma`, `beta`, `epsilon`.
+    pub roles: IndexMap<String, Bound>,
+}
+
+fn sites(model: &Model, rules: &RuleSet, what: &str) -> Vec<Site> {
+    let site = |r: Recognition| {
+        Some(Site {
+            input: r.value("x")?,
+            out: r.value("y")?,
+            rule: r.rule,
+            nodes: r.nodes,
+            root: r.root,
+            roles: r.roles,
+        })
+    };
+    recognise(model, rules, what).into_iter().filter_map(site).collect()
+}
+
+/// The LayerNorms over the last axis, in graph order.
+pub fn layer_norms(model: &Model, rules: &RuleSet) -> Vec<Site> {
+    sites(model, rules, "layer_norm")
+}
+
+/// The GELUs, exact and by tanh, in graph order. `x * sigmoid(1.702 x)` is none.
+pub fn gelus(model: &Model, rules: &RuleSet) -> Vec<Site> {
+    sites(model, rules, "gelu")
+}

@@ -1,0 +1,272 @@
+//! Rules and sets of rules: reading, checking, overriding.
+
+use std::path::{Path, PathBuf};
+
+use include_dir::{Dir, include_dir};
+use indexmap::IndexMap;
+
+use crate::rewrite::Patch;
+
+use super::action::Replacement;
+use super::compile::Pattern;
+use super::facts::Facts;
+use super::matcher::{Bound, Match};
+use super::place::{Fault, Pos};
+use super::predicate::{Predicate, private, values_of};
+use super::yaml;
+
+/// The pipelines and rules that come with the program.
+static PASSES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/passes");
+
+/// Why rules could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    #[error("{file}: {message}")]
+    File { file: String, message: String },
+    #[error("{file}:{}:{}: {}{message}", pos.line, pos.column, in_rule(rule))]
+    At { file: String, rule: Option<String>, pos: Pos, message: String },
+    #[error("{file}: {}{message}", in_rule(rule))]
+    In { file: String, rule: Option<String>, message: String },
+    #[error("rule folder {folder}: {source}", folder = folder.display())]
+    Folder { folder: PathBuf, source: std::io::Error },
+    #[error("there is no rule `{id}`; there are {known}")]
+    Unknown { id: String, known: String },
+}
+
+fn in_rule(rule: &Option<String>) -> String {
+    rule.as_ref().map_or(String::new(), |r| format!("rule `{r}`: "))
+}
+
+/// What a recognised shape stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandsFor {
+    /// `attention`, `layer_norm`, `gelu`, ...
+    pub what: String,
+    /// Role -> name in the match.
+    pub roles: IndexMap<String, String>,
+}
+
+/// Why a match was not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A `where` predicate or the privacy of inner values fails.
+    Precondition(String),
+    /// The replacement needs a later opset than the model has.
+    Opset { needs: i64, has: i64, op: String },
+    /// The replacement can not say what this match needs.
+    Inexpressible(String),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Precondition(m) | Refusal::Inexpressible(m) => f.write_str(m),
+            Refusal::Opset { needs, has, op } => write!(f, "{op} needs opset {needs}, the model has {has}"),
+        }
+    }
+}
+
+/// One rule: what a shape looks like, and what follows from it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    pub id: String,
+    pub summary: String,
+    /// The file it was read from.
+    pub file: String,
+    pub stands_for: Option<StandsFor>,
+    pub(super) pattern: Pattern,
+    conditions: Vec<Predicate>,
+    replacement: Option<Replacement>,
+}
+
+impl Rule {
+    fn new(raw: &yaml::RawRule, file: &str, text: &str) -> Result<Rule, RuleError> {
+        let id = Some(raw.id.clone());
+        let place = |part: &str, f: Fault| match yaml::place_of(text, &raw.id, part) {
+            Some(p) => RuleError::At {
+                file: file.to_owned(),
+                rule: id.clone(),
+                pos: Pos { line: p.line + f.pos.line - 1, column: p.column + f.pos.column - 1 },
+                message: f.message,
+            },
+            None => RuleError::In { file: file.to_owned(), rule: id.clone(), message: format!("`{part}`, {f}") },
+        };
+        let wrong = |message: String| RuleError::In { file: file.to_owned(), rule: id.clone(), message };
+        if raw.id.is_empty() || !raw.id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            return Err(wrong("an id is made of letters, digits and `-`".to_owned()));
+        }
+        let pattern = Pattern::new(&raw.matches).map_err(|f| place("match", f))?;
+        let conditions =
+            raw.conditions.iter().map(|c| Predicate::new(c, &pattern)).collect::<Result<_, _>>().map_err(wrong)?;
+        let replacement =
+            raw.replace.as_ref().map(|r| Replacement::new(r, &pattern)).transpose().map_err(|f| place("replace", f))?;
+        let stands_for =
+            raw.stands_for.clone().map(|(what, roles)| StandsFor { what, roles: roles.into_iter().collect() });
+        if replacement.is_none() && stands_for.is_none() {
+            return Err(wrong("a rule needs `replace`, `stands_for`, or both".to_owned()));
+        }
+        for name in stands_for.iter().flat_map(|s| s.roles.values()) {
+            if pattern.slot_of(name).is_none() {
+                return Err(wrong(format!("a role is given to `{name}`, which the match does not bind")));
+            }
+        }
+        Ok(Rule {
+            id: raw.id.clone(),
+            summary: raw.summary.trim().to_owned(),
+            file: file.to_owned(),
+            stands_for,
+            pattern,
+            conditions,
+            replacement,
+        })
+    }
+
+    /// True if the rule rewrites; false if it only recognises.
+    pub fn rewrites(&self) -> bool {
+        self.replacement.is_some()
+    }
+
+    /// The opset the rule's replacement needs, if it needs more than opset 1.
+    pub fn needs_opset(&self) -> Option<i64> {
+        self.replacement.as_ref()?.needs.as_ref().map(|n| n.0).filter(|n| *n > 1)
+    }
+
+    /// The match text, one string a line.
+    pub fn match_text(&self) -> &[String] {
+        &self.pattern.text
+    }
+
+    /// The preconditions, other than the opset. Recognising asks these; rewriting asks for the opset as well.
+    pub(super) fn allows(&self, f: &Facts<'_>, m: &Match) -> Result<(), Refusal> {
+        self.conditions.iter().try_for_each(|c| c.check(f, m)).map_err(Refusal::Precondition)?;
+        let shared = self.conditions.iter().flat_map(|c| match c {
+            Predicate::Shared(names) => names.as_slice(),
+            _ => &[],
+        });
+        let replaced = self.replacement.iter().flat_map(|r| &r.replaced);
+        let mut spared = values_of(m, shared.chain(replaced).map(String::as_str));
+        // Constants inside a match (Identity and Cast nodes before them) are no inner values: others may use them too.
+        spared.extend(m.bindings.iter().filter(|(n, _)| !self.pattern.is_inner(n)).filter_map(|(_, b)| match b {
+            Bound::Value(v) => Some(*v),
+            Bound::Attr(_) => None,
+        }));
+        private(f, m, &spared, !self.rewrites()).map_err(Refusal::Precondition)
+    }
+
+    /// Does the model's opset have what the replacement makes?
+    pub(super) fn opset_allows(&self, f: &Facts<'_>) -> Result<(), Refusal> {
+        let has = f.model.opset();
+        match self.replacement.as_ref().and_then(|r| r.needs.as_ref()) {
+            Some((needs, op)) if *needs > has => Err(Refusal::Opset { needs: *needs, has, op: op.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The patch that carries a match out; `None` if the rule only recognises.
+    ///
+    /// # Errors
+    /// If the model's opset lacks an operator of the replacement, or an attribute can not be made of what was bound.
+    pub fn patch(&self, f: &Facts<'_>, m: &Match) -> Result<Option<Patch>, Refusal> {
+        self.opset_allows(f)?;
+        match &self.replacement {
+            Some(r) => r.patch(f, m, &self.id).map(Some).map_err(Refusal::Inexpressible),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Rules by id, in the order they are tried.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RuleSet {
+    rules: IndexMap<String, Rule>,
+}
+
+impl RuleSet {
+    /// The rules that come with the program.
+    ///
+    /// # Errors
+    /// None in a tested build; a test loads them all.
+    pub fn embedded() -> Result<RuleSet, RuleError> {
+        let mut set = RuleSet::default();
+        let mut files: Vec<_> = PASSES.get_dir("rules").map(|d| d.files().collect()).unwrap_or_default();
+        files.sort_by_key(|f| f.path());
+        for f in files {
+            let name = f.path().display().to_string();
+            let text = f.contents_utf8().ok_or_else(|| not_text(&name))?;
+            set.add_text(&name, text)?;
+        }
+        Ok(set)
+    }
+
+    /// Adds the rules of one file's text. A rule of a known id takes the old one's place.
+    ///
+    /// # Errors
+    /// The first thing wrong with the file; no rule of it is then added.
+    pub fn add_text(&mut self, file: &str, text: &str) -> Result<(), RuleError> {
+        let raws = yaml::read(text).map_err(|w| match w.pos {
+            Some(pos) => RuleError::At { file: file.to_owned(), rule: w.rule, pos, message: w.message },
+            None => RuleError::In { file: file.to_owned(), rule: w.rule, message: w.message },
+        })?;
+        let mut new: IndexMap<String, Rule> = IndexMap::new();
+        for raw in &raws {
+            let rule = Rule::new(raw, file, text)?;
+            if new.insert(rule.id.clone(), rule).is_some() {
+                let message = "this id is used twice in one file".to_owned();
+                return Err(RuleError::In { file: file.to_owned(), rule: Some(raw.id.clone()), message });
+            }
+        }
+        self.rules.extend(new);
+        Ok(())
+    }
+
+    /// Adds every `*.yaml` and `*.yml` file of a folder, in the order of their names.
+    ///
+    /// # Errors
+    /// The folder or a file can not be read, or a rule is wrong.
+    pub fn load_dir(&mut self, folder: &Path) -> Result<(), RuleError> {
+        let failed = |source| RuleError::Folder { folder: folder.to_owned(), source };
+        let entries = std::fs::read_dir(folder).map_err(failed)?;
+        let mut files = entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"));
+        files.sort();
+        for path in files {
+            let name = path.display().to_string();
+            let bytes =
+                std::fs::read(&path).map_err(|e| RuleError::File { file: name.clone(), message: e.to_string() })?;
+            self.add_text(&name, std::str::from_utf8(&bytes).map_err(|_| not_text(&name))?)?;
+        }
+        Ok(())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.values()
+    }
+
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The rule of this id.
+    ///
+    /// # Errors
+    /// If there is none; the message lists those there are.
+    pub fn get(&self, id: &str) -> Result<&Rule, RuleError> {
+        self.rules.get(id).ok_or_else(|| RuleError::Unknown {
+            id: id.to_owned(),
+            known: self.rules.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Only the rules for which `keep` holds.
+    pub fn filtered(&self, keep: impl Fn(&Rule) -> bool) -> RuleSet {
+        RuleSet { rules: self.rules.iter().filter(|(_, r)| keep(r)).map(|(k, r)| (k.clone(), r.clone())).collect() }
+    }
+}
+
+fn not_text(file: &str) -> RuleError {
+    RuleError::File { file: file.to_owned(), message: "the file is not UTF-8 text".to_owned() }
+}
