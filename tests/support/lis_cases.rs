@@ -2,9 +2,7 @@
 
 use fqvit_opt::ir::DType;
 use fqvit_opt::quant::lis::standalone::{self, Sizes};
-use fqvit_opt::quant::lis::{
-    Anchor, Form, LisFacts, LisPlan, LisSpec, LogBase, Normalise, Rounding, Tail, reference,
-};
+use fqvit_opt::quant::lis::{Anchor, Form, LisFacts, LisPlan, LisSpec, LogBase, Normalise, Rounding, Tail, reference};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -130,8 +128,7 @@ fn case(name: String, spec: &LisSpec, s: &Setting, seed: u64) -> Option<Case> {
     let scale = if s.scale[0] == s.scale[1] { vec![s.scale[0]] } else { s.scale.to_vec() };
     let v_scale = if s.v_per_head { vec![0.013, 0.4] } else { vec![0.021] };
     let (v_type, v_zero) = s.v;
-    let facts =
-        LisFacts { score_scale: scale, v_scale, v_zero, v_type, keys: s.known.then_some(keys) };
+    let facts = LisFacts { score_scale: scale, v_scale, v_zero, v_type, keys: s.known.then_some(keys) };
     let mask_dims = match s.mask {
         Mask::None => None,
         Mask::Keys => Some(vec![batch, 1, 1, keys]),
@@ -140,7 +137,8 @@ fn case(name: String, spec: &LisSpec, s: &Setting, seed: u64) -> Option<Case> {
     let plan = LisPlan::new(spec, &facts, &name).ok()?;
     let model = standalone::model(spec, &facts, s.sizes, mask_dims.as_deref(), s.opset)
         .unwrap_or_else(|e| panic!("{name}: {e}"));
-    let model = fqvit_opt::onnx::encode(fqvit_opt::ir::validate::validate(&model).unwrap_or_else(|e| panic!("{name}: {e}")));
+    let model =
+        fqvit_opt::onnx::encode(fqvit_opt::ir::validate::validate(&model).unwrap_or_else(|e| panic!("{name}: {e}")));
 
     let rows = batch * heads * queries;
     let mut scores = Vec::with_capacity(rows * keys);
@@ -152,8 +150,7 @@ fn case(name: String, spec: &LisSpec, s: &Setting, seed: u64) -> Option<Case> {
     let mask = mask_dims.map(|dims| {
         let full = s.mask == Mask::Full;
         let n: usize = dims.iter().product();
-        let on: Vec<bool> =
-            (0..n).map(|i| !(full && (i / keys) % queries == 0) && rng.random_bool(0.6)).collect();
+        let on: Vec<bool> = (0..n).map(|i| !(full && (i / keys) % queries == 0) && rng.random_bool(0.6)).collect();
         (dims, on)
     });
     let mut expected = Vec::with_capacity(rows * width);
