@@ -4,6 +4,9 @@
 //! exact or rounds once to nearest, and no sum depends on its order. What is avoided, and why:
 //!
 //! * `Div`: tract turns `a / b` into `a (1 / b)` and onnxruntime fuses `(1 / x) y` into `y / x`. `Reciprocal` is safe.
+//! * `MatMulInteger -> Cast -> Mul(_, Mul)` and `MatMul -> Mul(_, constant)`: onnxruntime folds the factors into the
+//!   product (`MatMulIntegerToFloat`, `FusedMatMul`) and rounds differently. The factor is a `Reciprocal`, or a `Clip`
+//!   that cuts nothing stands between.
 //! * `Log`, `Exp`, `Pow`: no two libraries round them alike.
 //! * shifts by the width of the type or more: codes are clipped at 31 and shifted in uint32.
 //! * casting a float beyond the target's range: runtimes saturate or wrap. Clip comes first.
@@ -433,9 +436,11 @@ impl Emitter<'_> {
             Some(r) => {
                 let one = self.constant("one", Tensor::scalar_f32(1.0));
                 let r = self.op("Max", "divisor", &[r, one]);
-                let r = self.op("Reciprocal", "inverse", &[r]);
-                let s = self.heads_f32("v_scale", &self.site.facts.v_scale);
-                self.op("Mul", "factor", &[r, s])
+                let n = self.site.facts.v_scale.len();
+                let s: Vec<f32> = (0..n).map(|h| self.plan.v_inverse(h)).collect();
+                let s = self.heads_f32("v_scale_inverse", &s);
+                let r = self.op("Mul", "divisor_scaled", &[r, s]);
+                self.op("Reciprocal", "factor", &[r])
             }
             None => {
                 let n = self.site.facts.v_scale.len();
@@ -524,7 +529,14 @@ impl Emitter<'_> {
         let one = self.constant("v_unit", Tensor::scalar_f32(1.0));
         let zero = self.v_zero();
         let v = self.op("DequantizeLinear", "v_codes", &[self.site.v, one, zero]);
-        let acc = self.op("MatMul", "sum", &[wf, v]);
+        let mut acc = self.op("MatMul", "sum", &[wf, v]);
+        if !self.plan.renormalised() {
+            // Cuts nothing: it keeps onnxruntime from moving the constant factor that follows into the product.
+            let (lo, hi) = (-16_777_216.0, 16_777_216.0);
+            let lo = self.constant("exact_from", Tensor::scalar_f32(lo));
+            let hi = self.constant("exact_to", Tensor::scalar_f32(hi));
+            acc = self.op("Clip", "sum_whole", &[acc, lo, hi]);
+        }
         (acc, total)
     }
 }

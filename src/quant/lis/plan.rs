@@ -278,6 +278,11 @@ impl LisPlan {
         self.facts.v_scale[head.min(self.facts.v_scale.len() - 1)]
     }
 
+    /// `1 / s_v`: a row's result is `acc (1 / (R (1 / s_v)))`.
+    pub(crate) fn v_inverse(&self, head: usize) -> f32 {
+        1.0 / self.v_scale(head)
+    }
+
     pub(crate) fn renormalised(&self) -> bool {
         self.spec.normalise() == Normalise::Renormalised
     }

@@ -130,7 +130,7 @@ pub fn attend(plan: &LisPlan, head: usize, row: &[u8], mask: Option<&[bool]>, v:
             w.iter().map(|w| f64::from((*w as f32 + m) - m)).collect()
         }
     };
-    let factor = if plan.renormalised() { (1.0 / total) * plan.v_scale(head) } else { plan.plain_factor(head) };
+    let factor = if plan.renormalised() { 1.0 / (total * plan.v_inverse(head)) } else { plan.plain_factor(head) };
     let zero = plan.facts.v_zero;
     (0..width)
         .map(|c| {

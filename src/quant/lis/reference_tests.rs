@@ -1,1 +1,189 @@
+use proptest::prelude::*;
 
+use super::super::{Anchor, LisFacts, LisSpec, LogBase, Rounding, Tail};
+use super::*;
+use crate::ir::DType;
+
+const ANCHORS: [Anchor; 4] = [Anchor::Max, Anchor::SumTable, Anchor::SumPoly, Anchor::SumIexp];
+
+fn facts(s: f32) -> LisFacts {
+    LisFacts { score_scale: vec![s], v_scale: vec![0.03125], v_zero: 128, v_type: DType::UINT8, keys: None }
+}
+
+fn plan(spec: &LisSpec, s: f32) -> LisPlan {
+    LisPlan::new(spec, &facts(s), "test").unwrap()
+}
+
+fn spec(anchor: Anchor, bits: u8) -> LisSpec {
+    LisSpec::new(anchor, bits).unwrap()
+}
+
+/// Every anchor, width, tail and rounding that goes together.
+fn specs() -> Vec<LisSpec> {
+    let mut out = Vec::new();
+    for anchor in ANCHORS {
+        for bits in 3..=6 {
+            for tail in [Tail::Levels17, Tail::Zero, Tail::Saturate] {
+                let s = spec(anchor, bits).with_tail(tail);
+                out.extend(s.clone().with_rounding(Rounding::Paper));
+                out.extend(s.clone().with_base(vec![LogBase::Root3]));
+                out.push(s);
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn max_codes_are_the_rounded_binary_exponent() {
+    let p = plan(&LisSpec::default(), 0.1);
+    let row: Vec<u8> = (0..=255).rev().collect();
+    let got: Vec<u32> = codes(&p, 0, &row, None).into_iter().flatten().collect();
+    // 2364 = round(0.1 log2(e) 2^14)
+    let want: Vec<u32> = (0..256).map(|d| (2364 * d + 8192) >> 14).collect();
+    assert_eq!(got, want);
+    let w = weights(&p, 0, &row, None);
+    assert_eq!((w[0], w[7], w[97], w[100], w[101]), (16384, 8192, 1, 1, 0));
+}
+
+#[test]
+fn fixed_logarithm_is_within_two_units() {
+    let mut worst = 0.0f64;
+    for i in 0..40_000u32 {
+        let s = if i < 2000 { i + 1 } else { i.wrapping_mul(2_654_435_761).max(1) };
+        worst = worst.max((f64::from(log2_fixed(s)) - f64::from(s).log2() * 16384.0).abs());
+    }
+    assert!(worst < 2.0, "{worst}");
+}
+
+#[test]
+fn integer_exponentials_follow_the_exponential() {
+    for (anchor, within) in [(Anchor::SumTable, 1e-4), (Anchor::SumPoly, 0.005), (Anchor::SumIexp, 0.005)] {
+        for s in [0.002f32, 0.03, 0.1, 0.5, 1.3] {
+            let p = plan(&spec(anchor, 4), s);
+            for d in 0..=255u8 {
+                let want = f64::from(p.e0[0]) * (-f64::from(d) * f64::from(s)).exp();
+                let got = f64::from(exponential(&p, 0, d));
+                // Truncation to an integer is worth up to 1 and no more.
+                assert!((got - want).abs() <= 1.01 + within * want, "{anchor:?} {s} {d}: {got} for {want}");
+            }
+        }
+    }
+}
+
+/// The smallest distance between a ratio's true logarithm and the border of two codes at which the code is off.
+#[test]
+fn sum_codes_are_right_except_close_to_a_border() {
+    for anchor in [Anchor::SumTable, Anchor::SumPoly, Anchor::SumIexp] {
+        let p = plan(&spec(anchor, 4), 0.083);
+        let row: Vec<u8> = (0..197u32).map(|j| (j * j * 31 % 240) as u8).collect();
+        let top = f64::from(*row.iter().max().unwrap());
+        let s = f64::from(0.083f32);
+        let sum: f64 = row.iter().map(|x| ((f64::from(*x) - top) * s).exp()).sum();
+        for (x, c) in row.iter().zip(codes(&p, 0, &row, None)) {
+            let exact = (sum.ln() + (top - f64::from(*x)) * s) * std::f64::consts::LOG2_E;
+            assert!((exact - f64::from(c.unwrap())).abs() < 0.51, "{anchor:?}: {exact} became {c:?}");
+        }
+    }
+}
+
+#[test]
+fn paper_codes_are_those_of_the_two_step_rounding() {
+    let p = plan(&LisSpec::paper(), 0.1);
+    let row: Vec<u8> = (0..197u32).map(|j| (j * 89 % 256) as u8).collect();
+    let top = *row.iter().max().unwrap();
+    let e = |x: u8| (262_144.0 * (-f64::from(top - x) * f64::from(0.1f32)).exp()).round().max(1.0);
+    let sum: f64 = row.iter().map(|x| e(*x)).sum();
+    for (x, c) in row.iter().zip(codes(&p, 0, &row, None)) {
+        let ratio = (sum / e(*x) + 0.5).floor();
+        let low = ratio.log2().floor();
+        let want = low as u32 + (ratio - low.exp2() >= (low - 1.0).exp2()) as u32;
+        assert_eq!(c.unwrap(), if ratio == 1.0 { 0 } else { want }, "ratio {ratio}");
+    }
+}
+
+#[test]
+fn more_bits_and_finer_bases_are_closer_to_softmax() {
+    let row: Vec<u8> = (0..197u32).map(|j| (j * 137 % 251) as u8).collect();
+    let v: Vec<i32> = (0..197).map(|j| (j * 71) % 256).collect();
+    let s = 0.05f32;
+    let e: Vec<f64> = row.iter().map(|x| (f64::from(*x) * f64::from(s)).exp()).collect();
+    let total: f64 = e.iter().sum();
+    let want: f64 = e.iter().zip(&v).map(|(e, v)| e / total * f64::from(v - 128) * 0.03125).sum();
+    for anchor in ANCHORS {
+        let off = |spec: LisSpec| (f64::from(attend(&plan(&spec, s), 0, &row, None, &v, 1)[0]) - want).abs();
+        assert!(off(spec(anchor, 6)) < 0.01, "{anchor:?}: {}", off(spec(anchor, 6)));
+        assert!(off(spec(anchor, 4)) < 0.15, "{anchor:?}: {}", off(spec(anchor, 4)));
+    }
+}
+
+#[test]
+fn equal_scores_give_the_mean() {
+    let v: Vec<i32> = (0..64 * 3).map(|i| (i * 53) % 256).collect();
+    for spec in specs() {
+        let y = attend(&plan(&spec, 0.07), 0, &[200; 64], None, &v, 3);
+        for (c, y) in y.iter().enumerate() {
+            let sum: i32 = (0..64).map(|j| v[j * 3 + c] - 128).sum();
+            // Coarse codes may have no weight for 1/64: the row is then 0, which a zero tail means.
+            let none = weights(&plan(&spec, 0.07), 0, &[200; 64], None)[0] == 0;
+            let mean = if none { 0.0 } else { sum as f32 / 64.0 * 0.03125 };
+            assert_eq!(*y, mean, "{spec:?}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_larger_score_never_weighs_less(
+        row in prop::collection::vec(any::<u8>(), 1..300),
+        s in prop::sample::select(vec![1e-4f32, 0.01, 0.07, 0.3, 1.0, 9.0]),
+        i in 0..100usize,
+    ) {
+        let all = specs();
+        let p = plan(&all[i % all.len()], s);
+        let w = weights(&p, 0, &row, None);
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by_key(|j| row[*j]);
+        for pair in order.windows(2) {
+            prop_assert!(w[pair[0]] <= w[pair[1]]);
+            prop_assert!(row[pair[0]] != row[pair[1]] || w[pair[0]] == w[pair[1]]);
+        }
+    }
+
+    #[test]
+    fn a_dropped_key_is_as_if_it_were_not_there(
+        row in prop::collection::vec((any::<u8>(), any::<bool>()), 1..200),
+        i in 0..100usize,
+    ) {
+        let all = specs();
+        let p = plan(&all[i % all.len()], 0.09);
+        let (x, on): (Vec<u8>, Vec<bool>) = row.iter().copied().unzip();
+        let kept: Vec<u8> = row.iter().filter(|r| r.1).map(|r| r.0).collect();
+        let v: Vec<i32> = (0..row.len()).map(|j| (j as i32 * 37) % 256).collect();
+        let vk: Vec<i32> = v.iter().zip(&on).filter(|p| *p.1).map(|p| *p.0).collect();
+        prop_assert!(weights(&p, 0, &x, Some(&on)).iter().zip(&on).all(|(w, on)| *on || *w == 0));
+        let y = attend(&p, 0, &x, Some(&on), &v, 1);
+        if kept.is_empty() {
+            prop_assert_eq!(y[0].to_bits(), 0);
+        } else {
+            prop_assert_eq!(y, attend(&p, 0, &kept, None, &vk, 1));
+        }
+    }
+
+    #[test]
+    fn weights_that_are_guarded_lose_only_what_lies_below_the_row(
+        row in prop::collection::vec(any::<u8>(), 200..2000),
+        s in 0.001f32..0.5,
+    ) {
+        let guarded = plan(&LisSpec::default(), s);
+        let facts = LisFacts { keys: Some(row.len()), ..facts(s) };
+        prop_assert!(matches!(guarded.product(), Product::Guarded { .. }));
+        let mut exact = LisPlan::new(&LisSpec::default(), &facts, "test").unwrap();
+        exact.product = Product::Float;
+        let v: Vec<i32> = row.iter().enumerate().map(|(j, x)| (j as i32 * 91 + i32::from(*x)) % 256).collect();
+        let (a, b) = (attend(&guarded, 0, &row, None, &v, 1)[0], attend(&exact, 0, &row, None, &v, 1)[0]);
+        // Half of 2^-16 of the row a key, times 128 codes.
+        let most = row.len() as f32 * 128.0 * 0.03125 * 1.5 / 131_072.0;
+        prop_assert!((a - b).abs() <= most, "{} {}", a, b);
+    }
+}

@@ -35,21 +35,12 @@ pub fn model(
     mask: Option<&[usize]>,
     opset: i64,
 ) -> Result<Model, StandaloneError> {
-    let mut m = Model {
-        ir_version: if opset >= 21 { 10 } else { 8 },
-        opsets: vec![Opset { domain: String::new(), version: opset }],
-        ..Model::default()
-    };
-    m.graph.name = "lis".to_owned();
+    let mut m = empty(opset);
     let Sizes { batch, heads, queries, keys, width } = sizes;
     let scores = input(&mut m, "scores", DType::UINT8, &[batch, heads, queries, keys]);
     let v = input(&mut m, "v", facts.v_type, &[batch, heads, keys, width]);
     let mask = mask.map(|dims| input(&mut m, "mask", DType::BOOL, dims));
-    // A stand-in makes the output until the patch takes it over.
-    let ty = typed(DType::FLOAT, &[batch, heads, queries, width]);
-    let y = m.graph.add_value("y", Def::Nothing, Some(ty)).expect("the graph has no such name");
-    m.graph.add_node(Node::new(Op::onnx("Cast"), vec![Some(v)], vec![Some(y)], Attrs::new().with_int("to", 1)), None);
-    m.graph.outputs.push(y);
+    let y = output(&mut m, v, sizes);
     let site = LisSite {
         codes: Ref::Old(scores),
         v: Ref::Old(v),
@@ -65,6 +56,43 @@ pub fn model(
     p.commit(&mut m)?;
     sweep(&mut m);
     Ok(m)
+}
+
+/// What the log-int-softmax stands for, in float: `y = Softmax(scores) v`, all of them float. The yardstick of
+/// measurements.
+pub fn float_model(sizes: Sizes, opset: i64) -> Result<Model, StandaloneError> {
+    let mut m = empty(opset);
+    let Sizes { batch, heads, queries, keys, width } = sizes;
+    let scores = input(&mut m, "scores", DType::FLOAT, &[batch, heads, queries, keys]);
+    let v = input(&mut m, "v", DType::FLOAT, &[batch, heads, keys, width]);
+    let y = output(&mut m, v, sizes);
+    let mut p = Patch::new("lis-standalone");
+    let w = p.node("Softmax", "weights", &[Ref::Old(scores)], Attrs::new().with_int("axis", -1));
+    let out = p.node("MatMul", "attention", &[w, Ref::Old(v)], Attrs::new());
+    p.replace(y, out);
+    p.commit(&mut m)?;
+    sweep(&mut m);
+    Ok(m)
+}
+
+fn empty(opset: i64) -> Model {
+    let mut m = Model {
+        ir_version: if opset >= 21 { 10 } else { 8 },
+        opsets: vec![Opset { domain: String::new(), version: opset }],
+        ..Model::default()
+    };
+    m.graph.name = "lis".to_owned();
+    m
+}
+
+/// The output `y`, which a stand-in makes until a patch takes it over.
+fn output(m: &mut Model, from: ValueId, sizes: Sizes) -> ValueId {
+    let ty = typed(DType::FLOAT, &[sizes.batch, sizes.heads, sizes.queries, sizes.width]);
+    let y = m.graph.add_value("y", Def::Nothing, Some(ty)).expect("the graph has no such name");
+    let attrs = Attrs::new().with_int("to", DType::FLOAT.0.into());
+    m.graph.add_node(Node::new(Op::onnx("Cast"), vec![Some(from)], vec![Some(y)], attrs), None);
+    m.graph.outputs.push(y);
+    y
 }
 
 fn typed(dtype: DType, dims: &[usize]) -> TensorType {

@@ -1,0 +1,183 @@
+//! The attentions on which emitted Log-Int-Softmax is compared with its reference, in every runtime.
+
+use fqvit_opt::ir::DType;
+use fqvit_opt::quant::lis::standalone::{self, Sizes};
+use fqvit_opt::quant::lis::{Anchor, Form, LisFacts, LisPlan, LisSpec, LogBase, Normalise, Rounding, Tail, reference};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// One attention with its inputs and the output the reference gives.
+pub struct Case {
+    pub name: String,
+    pub model: Vec<u8>,
+    pub sizes: Sizes,
+    pub scores: Vec<u8>,
+    /// V's codes as bytes, whatever their sign.
+    pub v: Vec<u8>,
+    pub v_type: DType,
+    /// Sizes and elements.
+    pub mask: Option<(Vec<usize>, Vec<bool>)>,
+    pub expected: Vec<f32>,
+}
+
+/// What varies besides the spec.
+#[derive(Clone, Copy)]
+struct Setting {
+    sizes: Sizes,
+    scale: [f32; 2],
+    v: (DType, i32),
+    v_per_head: bool,
+    mask: Mask,
+    known: bool,
+    opset: i64,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mask {
+    None,
+    /// `[B, 1, 1, M]`.
+    Keys,
+    /// `[B, H, N, M]`, the first row of every head dropped whole.
+    Full,
+}
+
+fn sizes(queries: usize, keys: usize) -> Sizes {
+    Sizes { batch: 1, heads: 2, queries, keys, width: 5 }
+}
+
+const PLAIN: Setting = Setting {
+    sizes: Sizes { batch: 2, heads: 2, queries: 7, keys: 197, width: 9 },
+    scale: [0.1, 0.1],
+    v: (DType::UINT8, 128),
+    v_per_head: false,
+    mask: Mask::None,
+    known: true,
+    opset: 17,
+};
+
+/// Every variant that has a meaning, by name.
+pub fn variants() -> Vec<(String, LisSpec)> {
+    let mut out = Vec::new();
+    for anchor in [Anchor::Max, Anchor::SumTable, Anchor::SumPoly, Anchor::SumIexp] {
+        for bits in 3..=6 {
+            for rounding in [Rounding::Geometric, Rounding::Paper] {
+                for tail in [Tail::Levels17, Tail::Zero, Tail::Saturate] {
+                    for normalise in [Normalise::Renormalised, Normalise::Pow15] {
+                        let spec = LisSpec::new(anchor, bits)
+                            .and_then(|s| s.with_tail(tail).with_normalise(normalise))
+                            .and_then(|s| s.with_rounding(rounding));
+                        if let Ok(spec) = spec {
+                            out.push((format!("{anchor:?}-{bits}-{rounding:?}-{tail:?}-{normalise:?}"), spec));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for (name, base) in [
+        ("sqrt2", vec![LogBase::Root2]),
+        ("cbrt2", vec![LogBase::Root3]),
+        ("mixed", vec![LogBase::Two, LogBase::Root3]),
+        ("mixed", vec![LogBase::Root2, LogBase::Two]),
+    ] {
+        for anchor in [Anchor::Max, Anchor::SumTable, Anchor::SumPoly, Anchor::SumIexp] {
+            let spec = LisSpec::new(anchor, 4).and_then(|s| s.with_base(base.clone())).expect("bases have a meaning");
+            out.push((format!("{anchor:?}-4-{name}-{}", base[0].steps()), spec));
+        }
+    }
+    out
+}
+
+/// All cases, in a fixed order.
+pub fn cases() -> Vec<Case> {
+    let settings: Vec<(&str, Setting)> = vec![
+        ("plain", PLAIN),
+        ("per-head", Setting { scale: [0.03, 0.4], v_per_head: true, v: (DType::INT8, -3), opset: 18, ..PLAIN }),
+        ("distances", Setting { sizes: sizes(256, 2), scale: [0.02, 0.17], opset: 20, ..PLAIN }),
+        ("coarse", Setting { scale: [0.9, 40.0], v: (DType::UINT8, 0), ..PLAIN }),
+        ("fine", Setting { scale: [1e-5, 0.004], v: (DType::INT8, 127), opset: 13, ..PLAIN }),
+        ("masked", Setting { mask: Mask::Full, scale: [0.1, 0.2], ..PLAIN }),
+        ("key-mask", Setting { mask: Mask::Keys, v: (DType::INT8, 0), opset: 21, ..PLAIN }),
+        ("few", Setting { sizes: sizes(9, 3), v: (DType::UINT8, 131), ..PLAIN }),
+        ("one", Setting { sizes: sizes(3, 1), ..PLAIN }),
+        ("long", Setting { sizes: sizes(5, 4096), scale: [0.01, 0.2], ..PLAIN }),
+        ("dynamic", Setting { sizes: sizes(4, 1500), scale: [0.05, 0.05], known: false, ..PLAIN }),
+    ];
+    let mut out = Vec::new();
+    for (vname, spec) in variants() {
+        for (i, (sname, setting)) in settings.iter().enumerate() {
+            for form in [Form::Auto, Form::Planes] {
+                // Forms differ in the product only; the planes see every setting on the default and some on the rest.
+                if form == Form::Planes && spec != LisSpec::default() && !matches!(*sname, "plain" | "per-head") {
+                    continue;
+                }
+                let name = format!("{vname}-{form:?}-{sname}");
+                if let Some(c) = case(name, &spec.clone().with_form(form), setting, 100 + i as u64) {
+                    out.push(c);
+                }
+            }
+        }
+    }
+    out
+}
+
+/// `None` where the form is refused at this setting: planes that are not exact, or unknown keys for planes.
+fn case(name: String, spec: &LisSpec, s: &Setting, seed: u64) -> Option<Case> {
+    let Sizes { batch, heads, queries, keys, width } = s.sizes;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let scale = if s.scale[0] == s.scale[1] { vec![s.scale[0]] } else { s.scale.to_vec() };
+    let v_scale = if s.v_per_head { vec![0.013, 0.4] } else { vec![0.021] };
+    let (v_type, v_zero) = s.v;
+    let facts = LisFacts { score_scale: scale, v_scale, v_zero, v_type, keys: s.known.then_some(keys) };
+    let mask_dims = match s.mask {
+        Mask::None => None,
+        Mask::Keys => Some(vec![batch, 1, 1, keys]),
+        Mask::Full => Some(vec![batch, heads, queries, keys]),
+    };
+    let plan = LisPlan::new(spec, &facts, &name).ok()?;
+    let model = standalone::model(spec, &facts, s.sizes, mask_dims.as_deref(), s.opset)
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
+    let model =
+        fqvit_opt::onnx::encode(fqvit_opt::ir::validate::validate(&model).unwrap_or_else(|e| panic!("{name}: {e}")));
+
+    let rows = batch * heads * queries;
+    let mut scores = Vec::with_capacity(rows * keys);
+    for r in 0..rows {
+        row(&mut rng, r % queries, queries, keys, &mut scores);
+    }
+    let v: Vec<u8> = (0..batch * heads * keys * width).map(|_| rng.random()).collect();
+    let code = |b: u8| if v_type == DType::INT8 { i32::from(b as i8) } else { i32::from(b) };
+    let mask = mask_dims.map(|dims| {
+        let full = s.mask == Mask::Full;
+        let n: usize = dims.iter().product();
+        let on: Vec<bool> = (0..n).map(|i| !(full && (i / keys) % queries == 0) && rng.random_bool(0.6)).collect();
+        (dims, on)
+    });
+    let mut expected = Vec::with_capacity(rows * width);
+    for r in 0..rows {
+        let (b, head) = (r / (heads * queries), (r / queries) % heads);
+        let m = mask.as_ref().map(|(_, on)| {
+            let at = if s.mask == Mask::Full { r } else { b };
+            &on[at * keys..(at + 1) * keys]
+        });
+        let at = (b * heads + head) * keys * width;
+        let v: Vec<i32> = v[at..at + keys * width].iter().map(|x| code(*x)).collect();
+        expected.extend(reference::attend(&plan, head, &scores[r * keys..(r + 1) * keys], m, &v, width));
+    }
+    Some(Case { name, model, sizes: s.sizes, scores, v, v_type, mask, expected })
+}
+
+/// A row of scores: every distance once where the rows are as many, otherwise bell-shaped, flat, peaked or equal.
+fn row(rng: &mut impl Rng, i: usize, rows: usize, keys: usize, out: &mut Vec<u8>) {
+    if rows == 256 {
+        out.extend((0..keys).map(|j| if j == 0 { 255 } else { i as u8 }));
+        return;
+    }
+    match i % 5 {
+        0 => out.extend((0..keys).map(|_| rng.random::<u8>())),
+        1 => out.extend((0..keys).map(|_| (0..8).map(|_| rng.random_range(0..32u32)).sum::<u32>() as u8)),
+        2 => out.extend((0..keys).map(|j| if j == keys / 2 { 255 } else { rng.random_range(0..60) })),
+        3 => out.extend((0..keys).map(|_| 77)),
+        _ => out.extend((0..keys).map(|_| rng.random_range(200..=255))),
+    }
+}
