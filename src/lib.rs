@@ -1,8 +1,12 @@
 //! `fqvit-opt` compiles a float vision transformer in ONNX into a fully quantized one and measures the difference.
 
+pub mod infer;
 pub mod ir;
 pub mod onnx;
 pub mod passes;
 pub mod pattern;
+pub mod plan;
+pub mod quant;
 pub mod rewrite;
+pub mod runtime;
 pub mod text;

@@ -1,7 +1,7 @@
 //! The graph: nodes in a petgraph `StableDiGraph`, values in a table beside it.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::fmt;
 
 use indexmap::IndexMap;
@@ -386,6 +386,55 @@ impl Graph {
         (2u64..).map(|i| format!("{hint}_{i}")).find(|n| !self.names.contains_key(n)).expect("names are endless")
     }
 
+    /// All nodes in the order the text form shows them: the schedule, then those that are in none because they are on
+    /// or behind a cycle.
+    pub(crate) fn order_with_cycles(&self) -> Vec<NodeId> {
+        let mut order = self.schedule();
+        if order.len() < self.node_count() {
+            let seen: BTreeSet<NodeId> = order.iter().copied().collect();
+            order.extend(self.nodes().map(|(id, _)| id).filter(|id| !seen.contains(id)));
+        }
+        order
+    }
+
+    /// A shortest cycle through the oldest node of every group of nodes that depend on each other.
+    pub(crate) fn cycles(&self) -> Vec<Vec<NodeId>> {
+        let mut found: Vec<Vec<NodeId>> = petgraph::algo::tarjan_scc(&self.net)
+            .into_iter()
+            .filter(|group| group.len() > 1 || self.net.contains_edge(group[0], group[0]))
+            .filter_map(|group| self.cycle_through(*group.iter().min_by_key(|ix| self.net[**ix].0)?))
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// Breadth first from a node back to itself.
+    fn cycle_through(&self, start: NodeIndex) -> Option<Vec<NodeId>> {
+        let mut from: BTreeMap<NodeIndex, NodeIndex> = BTreeMap::new();
+        let mut todo = VecDeque::from([start]);
+        while let Some(ix) = todo.pop_front() {
+            // The newest edge comes first in petgraph; sorted, the path does not depend on the order of edits.
+            let mut next: Vec<NodeIndex> = self.net.neighbors_directed(ix, Direction::Outgoing).collect();
+            next.sort_by_key(|n| self.net[*n].0);
+            for n in next {
+                if n == start {
+                    let mut path = vec![self.net[start].0];
+                    let mut at = ix;
+                    while at != start {
+                        path.insert(1, self.net[at].0);
+                        at = from[&at];
+                    }
+                    return Some(path);
+                }
+                if let std::collections::btree_map::Entry::Vacant(e) = from.entry(n) {
+                    e.insert(ix);
+                    todo.push_back(n);
+                }
+            }
+        }
+        None
+    }
+
     pub(crate) fn node_order_is_acyclic(&self) -> bool {
         // Not petgraph's own test, which is recursive: a long chain would exhaust the stack.
         self.schedule().len() == self.net.node_count()
@@ -505,10 +554,10 @@ impl Graph {
         Ok(())
     }
 
-    /// Makes `new` the graph output that `old` was, under the same name; `old` is renamed.
-    pub(crate) fn take_output(&mut self, old: ValueId, new: ValueId) {
+    /// Gives `new` the name of `old` (which is renamed), and makes it the graph output that `old` was, if it was one.
+    pub(crate) fn take_name(&mut self, old: ValueId, new: ValueId) {
         let name = self.name_of(old).to_owned();
-        let aside = self.fresh_name(&format!("{name}_float"));
+        let aside = self.fresh_name(&format!("{name}_before"));
         self.rename(old, &aside).expect("fresh name");
         self.rename(new, &name).expect("name was set free");
         for o in &mut self.outputs {

@@ -14,6 +14,8 @@
 mod attr;
 mod dtype;
 mod graph;
+pub mod ops;
+pub mod show;
 mod tensor;
 pub mod validate;
 

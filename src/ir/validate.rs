@@ -1,8 +1,35 @@
 //! Validation: the one way to a [`Validated`] model, which export, lowering and execution require.
+//!
+//! # The invariants
+//! Of the model:
+//! - Every domain is imported at most once, in a positive version (`ai.onnx` and the empty domain are one).
+//!
+//! Of the graph:
+//! - The value table, the nodes and the edges between them tell the same story: who makes a value and who reads it.
+//! - Values have names, no two the same.
+//! - The lists of inputs, outputs, initializers and declarations name live values, each once; inputs are defined as
+//!   inputs, initializers as constants, outputs by anything but nothing.
+//! - No node reads, directly or not, what it makes itself.
+//!
+//! Of a node:
+//! - It has an operator of an imported domain, or of a model-local function.
+//! - An operator of the standard domain exists at the model's operator set and takes that many inputs and outputs.
+//!   Operators withdrawn by the standard are let through; an operator set newer than the
+//!   [table](super::ops::newest_opset) is trusted about names the table does not know.
+//! - What it reads is defined, also by its nested graphs.
+//! - Its attributes have names, no two the same.
+//!
+//! Of a constant (initializer or attribute):
+//! - Its sizes are not negative and can be multiplied, its element type is given.
+//! - Its elements are stored in a form its type allows, exactly as many as the sizes say. External data that was not
+//!   loaded, and types outside the standard, are not counted.
+//! - A declared type of the same value agrees: same element type, same rank, no size known to differ.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::{Model, NodeId, ValueId};
+use super::show::{component, node_line, type_of, type_text, typed};
+use super::{AttrValue, DType, Def, Dim, Graph, Model, Node, NodeId, Payload, Tensor, TensorType, ValueId, ops};
 
 /// A model that was found to obey the invariants of this module. Only [`validate`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -17,28 +44,495 @@ impl<'m> Validated<'m> {
 /// One broken invariant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Violation {
+    /// The node it concerns, if any.
     pub node: Option<NodeId>,
+    /// The value it concerns, if any.
     pub value: Option<ValueId>,
+    /// What is wrong; names values and slots, but not the node that [`Violation::line`] shows.
     pub message: String,
+    /// The node, or else the value, as it stands in the text form; empty if it concerns neither.
+    pub line: String,
 }
 
-/// Every invariant a model breaks.
+/// Every invariant a model breaks: those of the model and of values first, then node by node in execution order.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub struct Invalid(pub Vec<Violation>);
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the model breaks {} rule(s):", self.0.len())?;
+        match self.0.len() {
+            1 => f.write_str("the model breaks a rule:")?,
+            n => write!(f, "the model breaks {n} rules:")?,
+        }
+        let mut above = None;
         for v in &self.0 {
-            write!(f, "\n  {}", v.message)?;
+            if v.line.is_empty() {
+                write!(f, "\n  {}", v.message)?;
+                continue;
+            }
+            // All that is wrong with one line stands below it.
+            let here = (v.node, &v.line);
+            if above != Some(here) {
+                write!(f, "\n  {}", v.line)?;
+                above = Some(here);
+            }
+            write!(f, "\n    {}", v.message)?;
         }
         Ok(())
     }
 }
 
 /// Checks every invariant and collects all that fail.
+///
+/// # Errors
+/// [`Invalid`] with every violation; its text shows each line of the model that is wrong with all that is wrong with it.
 pub fn validate(model: &Model) -> Result<Validated<'_>, Invalid> {
-    let bad: Vec<Violation> =
-        model.graph.check_wiring().into_iter().map(|message| Violation { node: None, value: None, message }).collect();
-    if bad.is_empty() { Ok(Validated(model)) } else { Err(Invalid(bad)) }
+    let mut c = Checker { m: model, g: &model.graph, bad: Vec::new() };
+    c.opsets();
+    for message in c.g.check_wiring() {
+        c.model(message);
+    }
+    c.lists();
+    let ids: Vec<ValueId> = c.g.values().map(|(id, _)| id).collect();
+    ids.into_iter().for_each(|v| c.value_rules(v));
+    let imported: BTreeSet<&str> = model.opsets.iter().map(|o| canonical(&o.domain)).collect();
+    let mut on_cycle: BTreeMap<NodeId, String> = c.g.cycles().into_iter().map(|p| (p[0], path_text(c.g, &p))).collect();
+    for id in c.g.order_with_cycles() {
+        c.node_rules(id, &imported);
+        if let Some(path) = on_cycle.remove(&id) {
+            c.node(id, None, format!("is on a cycle: {path}"));
+        }
+    }
+    if c.bad.is_empty() { Ok(Validated(model)) } else { Err(Invalid(c.bad)) }
+}
+
+/// The one name of a domain that has two.
+fn canonical(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
+}
+
+/// The values along a cycle, each read by the node that makes the next: `a -> b -> a`.
+fn path_text(g: &Graph, path: &[NodeId]) -> String {
+    let name = |id: &NodeId| {
+        let n = g.node(*id);
+        let out = n.outputs.iter().flatten().find_map(|v| g.try_value(*v));
+        out.map_or_else(|| format!("{id:?}"), |v| format!("`{}`", v.name))
+    };
+    let mut names: Vec<String> = path.iter().chain(path.first()).map(name).collect();
+    if names.len() > 8 {
+        names.splice(4..names.len() - 3, ["...".to_owned()]);
+    }
+    names.join(" -> ")
+}
+
+fn plural(n: usize, what: &str) -> String {
+    if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") }
+}
+
+struct Checker<'m> {
+    m: &'m Model,
+    g: &'m Graph,
+    bad: Vec<Violation>,
+}
+
+impl<'m> Checker<'m> {
+    fn model(&mut self, message: String) {
+        self.bad.push(Violation { node: None, value: None, message, line: String::new() });
+    }
+
+    fn value(&mut self, v: ValueId, message: String) {
+        let line = self.g.try_value(v).map_or_else(|| format!("{v:?} (erased)"), typed);
+        self.bad.push(Violation { node: None, value: Some(v), message, line });
+    }
+
+    fn node(&mut self, id: NodeId, value: Option<ValueId>, message: String) {
+        // A node is known to its owner by its name, where the line does not show it anyway.
+        let n = self.g.node(id);
+        let shown = n.name.is_empty() || n.out().and_then(|v| self.g.try_value(v)).is_none_or(|v| v.name != n.name);
+        let message = if shown { message } else { format!("node `{}`: {message}", n.name) };
+        self.bad.push(Violation { node: Some(id), value, message, line: node_line(self.g, id) });
+    }
+
+    fn opsets(&mut self) {
+        let mut seen = BTreeSet::new();
+        for o in &self.m.opsets {
+            if o.version < 1 {
+                self.model(format!("domain \"{}\" is imported in version {}", o.domain, o.version));
+            }
+            if !seen.insert(canonical(&o.domain)) {
+                self.model(format!("domain \"{}\" is imported twice", o.domain));
+            }
+        }
+    }
+
+    /// The four lists of values.
+    fn lists(&mut self) {
+        let g = self.g;
+        let lists: [(&str, &[ValueId]); 4] = [
+            ("graph inputs", &g.inputs),
+            ("graph outputs", &g.outputs),
+            ("initializers", &g.inits),
+            ("declarations", &g.declared),
+        ];
+        for (what, list) in lists {
+            let mut seen = BTreeSet::new();
+            for v in list {
+                let Some(value) = g.try_value(*v) else {
+                    self.model(format!("{v:?} is listed among the {what} but was erased"));
+                    continue;
+                };
+                if !seen.insert(*v) {
+                    self.value(*v, format!("`{}` is listed twice among the {what}", value.name));
+                }
+                let fits = match what {
+                    "graph inputs" => matches!(value.def, Def::Input | Def::InputWithDefault(_)),
+                    "graph outputs" => value.def != Def::Nothing,
+                    "initializers" => matches!(value.def, Def::Init(_) | Def::InputWithDefault(_)),
+                    _ => true,
+                };
+                if !fits {
+                    let is = match value.def {
+                        Def::Node { .. } => "is made by a node",
+                        Def::Input | Def::InputWithDefault(_) => "is a graph input",
+                        Def::Init(_) | Def::Sparse => "is a constant",
+                        Def::Nothing => "is not defined",
+                    };
+                    self.value(*v, format!("`{}` is listed among the {what} but {is}", value.name));
+                }
+            }
+        }
+    }
+
+    fn value_rules(&mut self, v: ValueId) {
+        let value = self.g.value(v);
+        if value.name.is_empty() {
+            self.value(v, "a value has no name".to_owned());
+        } else if self.g.find(&value.name) != Some(v) {
+            self.value(v, format!("the name `{}` leads to another value", value.name));
+        }
+        for (node, slot) in &value.uses {
+            let reads = self.g.try_node(*node).is_some_and(|n| match slot {
+                &usize::MAX => n.captures.contains(&v),
+                s => n.input(*s) == Some(v),
+            });
+            if !reads {
+                self.value(v, format!("`{}` is said to be read by {node:?}, which does not", value.name));
+            }
+        }
+        let listed = |list: &[ValueId]| list.contains(&v);
+        match &value.def {
+            Def::Node { node, slot } => {
+                if self.g.try_node(*node).and_then(|n| n.output(*slot)) != Some(v) {
+                    self.value(v, format!("`{}` is said to be output {slot} of {node:?}, which it is not", value.name));
+                }
+            }
+            Def::Input => {
+                if !listed(&self.g.inputs) {
+                    self.value(v, format!("`{}` is an input that the graph does not list", value.name));
+                }
+            }
+            Def::Init(t) | Def::InputWithDefault(t) => {
+                if !listed(&self.g.inits) {
+                    self.value(v, format!("`{}` is a constant that the graph does not list", value.name));
+                }
+                if matches!(value.def, Def::InputWithDefault(_)) && !listed(&self.g.inputs) {
+                    self.value(v, format!("`{}` is an input that the graph does not list", value.name));
+                }
+                for problem in tensor_problems(t) {
+                    self.value(v, format!("`{}` {problem}", value.name));
+                }
+                if let Some(ty) = &value.ty
+                    && !agrees(ty, t)
+                {
+                    let (is, said) = (type_text(&type_of(t)), type_text(ty));
+                    self.value(v, format!("`{}` is declared {said}, its constant is {is}", value.name));
+                }
+            }
+            Def::Sparse | Def::Nothing => {}
+        }
+    }
+
+    fn node_rules(&mut self, id: NodeId, imported: &BTreeSet<&str>) {
+        let n = self.g.node(id);
+        self.operator_rules(id, n, imported);
+        for (slot, v) in n.inputs.iter().enumerate() {
+            if let Some(v) = v {
+                self.reading(id, *v, &format!("input {slot}"));
+            }
+        }
+        for v in &n.captures {
+            self.reading(id, *v, "a nested graph");
+        }
+        let mut seen = BTreeSet::new();
+        for a in &n.attrs.0 {
+            if a.name.is_empty() {
+                self.node(id, None, "an attribute has no name".to_owned());
+            } else if !seen.insert(&a.name) {
+                self.node(id, None, format!("attribute `{}` is given twice", a.name));
+            }
+            let tensors: &[Tensor] = match &a.value {
+                AttrValue::Tensor(t) => std::slice::from_ref(t),
+                AttrValue::Tensors(v) => v,
+                _ => &[],
+            };
+            for problem in tensors.iter().flat_map(tensor_problems) {
+                self.node(id, None, format!("attribute `{}` {problem}", a.name));
+            }
+        }
+    }
+
+    fn reading(&mut self, id: NodeId, v: ValueId, place: &str) {
+        if let Some(value) = self.g.try_value(v)
+            && value.def == Def::Nothing
+        {
+            self.node(id, Some(v), format!("{place} reads `{}`, which nothing defines", value.name));
+        }
+    }
+
+    fn operator_rules(&mut self, id: NodeId, n: &Node, imported: &BTreeSet<&str>) {
+        let op = &n.op;
+        if op.name.is_empty() {
+            return self.node(id, None, "the node has no operator".to_owned());
+        }
+        if self.m.functions.iter().any(|(d, f)| canonical(d) == canonical(&op.domain) && *f == op.name) {
+            return;
+        }
+        if !imported.contains(canonical(&op.domain)) {
+            let what =
+                if op.is_onnx() { "the standard domain".to_owned() } else { format!("domain \"{}\"", op.domain) };
+            return self.node(id, None, format!("{what} is not imported; add it to `opset_import`"));
+        }
+        if !op.is_onnx() {
+            return;
+        }
+        let opset = self.m.opset();
+        let Some(versions) = ops::versions(&op.name) else {
+            if opset <= ops::newest_opset() {
+                self.node(id, None, format!("the standard has no operator {}", op.name));
+            }
+            return;
+        };
+        let Some(schema) = ops::schema(&op.name, opset) else {
+            let first = versions.first().map_or(0, |s| s.since);
+            let message = format!("{} begins with opset {first}, the model has {opset}", op.name);
+            return self.node(id, None, message);
+        };
+        // Omitted inputs at the end count towards the most that is allowed, not towards the least.
+        let given = n.inputs.iter().rposition(Option::is_some).map_or(0, |i| i + 1);
+        let (ins, outs) = (schema.inputs(), schema.outputs());
+        if !ins.allows(n.inputs.len()) || !ins.allows(given) {
+            let found = if ins.allows(n.inputs.len()) { given } else { n.inputs.len() };
+            let wants = counted(ins, "input");
+            self.node(id, None, format!("{} takes {wants} at opset {opset}, not {found}", op.name));
+        }
+        if !outs.allows(n.outputs.len()) {
+            let (wants, found) = (counted(outs, "output"), n.outputs.len());
+            self.node(id, None, format!("{} has {wants} at opset {opset}, not {found}", op.name));
+        }
+    }
+}
+
+/// `1 input`, `2 to 3 inputs`.
+fn counted(a: ops::Arity, what: &str) -> String {
+    let one = a == ops::Arity { min: 1, max: Some(1) };
+    format!("{a} {what}{}", if one { "" } else { "s" })
+}
+
+/// True if a declared type says nothing that the tensor contradicts.
+fn agrees(ty: &TensorType, t: &Tensor) -> bool {
+    ty.dtype == t.dtype
+        && ty.shape.as_ref().is_none_or(|s| {
+            s.len() == t.dims.len() && s.iter().zip(&t.dims).all(|(d, n)| !matches!(d, Dim::Known(k) if k != n))
+        })
+}
+
+/// What is wrong with a constant, as ends of a sentence that begins with its name.
+fn tensor_problems(t: &Tensor) -> Vec<String> {
+    if let Some(d) = t.dims.iter().find(|d| **d < 0) {
+        return vec![format!("has a negative size, {d}")];
+    }
+    let len = t.dims.iter().try_fold(1usize, |a, d| a.checked_mul(usize::try_from(*d).ok()?));
+    let Some(len) = len.filter(|n| n.checked_mul(16).is_some()) else {
+        return vec!["has sizes whose product no memory can hold".to_owned()];
+    };
+    if t.dtype == DType::UNDEFINED {
+        return vec!["has no element type".to_owned()];
+    }
+    if !storage_fits(t) {
+        return vec![format!("keeps its elements in a field that is not for {}", t.dtype)];
+    }
+    let bytes = t.byte_len();
+    let (want, have, unit) = match &t.data {
+        Payload::Raw(b) if t.dtype.bits().is_some() => (bytes, b.len(), "byte"),
+        Payload::External(e) if t.dtype.bits().is_some() => {
+            (bytes, e.bytes.as_ref().map_or(bytes, |b| b.len()), "byte")
+        }
+        Payload::Raw(_) | Payload::External(_) => return Vec::new(),
+        Payload::F32(v) => (complex_len(t.dtype, len), v.len(), "element"),
+        Payload::F64(v) => (complex_len(t.dtype, len), v.len(), "element"),
+        // Sub-byte elements are packed, one byte to an entry.
+        Payload::I32(v) => (if t.dtype.bits().is_some_and(|b| b < 8) { bytes } else { len }, v.len(), "element"),
+        Payload::I64(v) => (len, v.len(), "element"),
+        Payload::U64(v) => (len, v.len(), "element"),
+        Payload::Str(v) => (len, v.len(), "element"),
+    };
+    if want == have {
+        return Vec::new();
+    }
+    vec![format!("holds {}, but {} needs {want}", plural(have, unit), type_text(&type_of(t)))]
+}
+
+/// Entries of a typed field: complex elements take two.
+fn complex_len(t: DType, len: usize) -> usize {
+    if component(t) == t { len } else { 2 * len }
+}
+
+/// True if the standard lets elements of this type stand in this field. Types it does not know may stand anywhere.
+fn storage_fits(t: &Tensor) -> bool {
+    if t.dtype.name().is_none() {
+        return true;
+    }
+    match &t.data {
+        Payload::Raw(_) => t.dtype != DType::STRING,
+        Payload::External(_) => t.dtype != DType::STRING,
+        Payload::F32(_) => matches!(t.dtype, DType::FLOAT | DType::COMPLEX64),
+        Payload::F64(_) => matches!(t.dtype, DType::DOUBLE | DType::COMPLEX128),
+        Payload::I64(_) => t.dtype == DType::INT64,
+        Payload::U64(_) => matches!(t.dtype, DType::UINT32 | DType::UINT64),
+        Payload::Str(_) => t.dtype == DType::STRING,
+        Payload::I32(_) => {
+            t.dtype == DType::INT32 || (t.dtype.bits().is_some_and(|b| b <= 16) && t.dtype != DType::STRING)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Attr, Rider};
+    use crate::text::parse_model;
+
+    fn model() -> Model {
+        let text = "<ir_version: 8, opset_import: [\"\" : 17]>
+            g (float[2] x) => (y) <float[2] w = {1.0, 2.0}> { h = Add (x, w) y = Relu (h) }";
+        parse_model(text).expect("the text is right")
+    }
+
+    /// What `break_it` breaks, as text; the same model unbroken is valid.
+    fn broken(break_it: impl FnOnce(&mut Model)) -> String {
+        let mut m = model();
+        assert!(validate(&m).is_ok());
+        break_it(&mut m);
+        validate(&m).map(|_| ()).expect_err("the model was broken").to_string()
+    }
+
+    fn id(g: &Graph, name: &str) -> ValueId {
+        g.find(name).expect("a value of this name")
+    }
+
+    #[test]
+    fn a_forgotten_reader_is_found() {
+        let e = broken(|m| {
+            let h = id(&m.graph, "h");
+            m.graph.value_mut(h).uses.clear();
+        });
+        assert!(e.contains("reads `h` at 0, which the value does not know"), "{e}");
+    }
+
+    #[test]
+    fn an_invented_reader_is_found() {
+        let e = broken(|m| {
+            let (x, y) = (id(&m.graph, "x"), id(&m.graph, "y"));
+            let relu = m.graph.producer(y).expect("made by Relu");
+            m.graph.value_mut(x).uses.push((relu, 0));
+        });
+        assert!(e.contains("`x` is said to be read by n1, which does not"), "{e}");
+    }
+
+    #[test]
+    fn a_back_pointer_to_the_wrong_slot_is_found() {
+        let e = broken(|m| {
+            let h = id(&m.graph, "h");
+            let node = m.graph.producer(h).expect("made by Add");
+            m.graph.value_mut(h).def = Def::Node { node, slot: 1 };
+        });
+        assert!(e.contains("`h` is said to be output 1 of n0, which it is not"), "{e}");
+    }
+
+    #[test]
+    fn names_must_lead_back_to_their_value() {
+        let e = broken(|m| {
+            let h = id(&m.graph, "h");
+            m.graph.value_mut(h).name = "x".to_owned();
+        });
+        assert!(e.contains("the name `x` leads to another value"), "{e}");
+        let e = broken(|m| {
+            let h = id(&m.graph, "h");
+            m.graph.value_mut(h).name.clear();
+        });
+        assert!(e.contains("a value has no name"), "{e}");
+    }
+
+    #[test]
+    fn the_lists_must_fit_the_definitions() {
+        let e = broken(|m| {
+            let (x, w, h) = (id(&m.graph, "x"), id(&m.graph, "w"), id(&m.graph, "h"));
+            m.graph.inputs = vec![w];
+            m.graph.inits = vec![x, h];
+        });
+        for part in [
+            "`w` is listed among the graph inputs but is a constant",
+            "`x` is listed among the initializers but is a graph input",
+            "`h` is listed among the initializers but is made by a node",
+            "`x` is an input that the graph does not list",
+            "`w` is a constant that the graph does not list",
+        ] {
+            assert!(e.contains(part), "{part} is not in\n{e}");
+        }
+    }
+
+    #[test]
+    fn attributes_need_names_of_their_own() {
+        let e = broken(|m| {
+            let relu = m.graph.producer(id(&m.graph, "y")).expect("made by Relu");
+            let attr = |name: &str| Attr { name: name.to_owned(), value: AttrValue::Int(1), rider: Rider::default() };
+            m.graph.node_mut(relu).attrs.0 = vec![attr("a"), attr("a"), attr("")];
+        });
+        assert!(e.contains("attribute `a` is given twice") && e.contains("an attribute has no name"), "{e}");
+    }
+
+    #[test]
+    fn elements_must_stand_in_a_field_of_their_type() {
+        let swap = |data: Payload| {
+            broken(|m| {
+                let w = id(&m.graph, "w");
+                let old = m.graph.try_init(w).expect("a constant").clone();
+                m.graph.value_mut(w).def = Def::Init(Tensor { data, ..old });
+            })
+        };
+        assert!(
+            swap(Payload::I64(vec![1, 2].into())).contains("`w` keeps its elements in a field that is not for float")
+        );
+        assert!(swap(Payload::F32(vec![1.0].into())).contains("`w` holds 1 element, but float[2] needs 2"));
+    }
+
+    #[test]
+    fn packed_and_paired_elements_are_counted_as_stored() {
+        let ok = |dtype, dims: &[i64], data| {
+            tensor_problems(&Tensor { dtype, dims: dims.to_vec(), data, rider: Rider::default() }).is_empty()
+        };
+        assert!(ok(DType::INT4, &[3], Payload::I32(vec![0x21, 0x03].into())));
+        assert!(ok(DType::COMPLEX64, &[2], Payload::F32(vec![0.0; 4].into())));
+        assert!(!ok(DType::COMPLEX64, &[2], Payload::F32(vec![0.0; 2].into())));
+        assert!(!ok(DType::FLOAT, &[i64::MAX, 4], Payload::Raw(vec![].into())));
+    }
+
+    #[test]
+    fn every_violation_is_collected_under_its_line() {
+        let text = "<ir_version: 8, opset_import: [\"\" : 17]> g (x) => (y) { y = Gelu (a, b) }";
+        let m = parse_model(text).expect("the text is right");
+        let e = validate(&m).map(|_| ()).expect_err("three things are wrong");
+        assert_eq!(e.0.len(), 3);
+        assert_eq!(e.to_string().matches("y = Gelu (a, b)").count(), 1);
+    }
 }

@@ -3,7 +3,21 @@
 //! A pass reads the model, builds [`Patch`](crate::rewrite::Patch)es and commits them. It declares its [`Numerics`],
 //! and `--verify-each` holds it to that by running the model before and after.
 
-mod rules;
+pub mod clean_up;
+mod common;
+pub mod constant_masks;
+pub mod constant_nodes;
+pub mod cse;
+pub mod dead;
+pub mod fold_constants;
+pub mod fuse_transpose;
+pub mod identity;
+mod opset;
+pub mod quantize;
+pub mod raise_opset;
+pub mod registry;
+pub mod reshape_static;
+pub mod rules;
 
 use crate::ir::Model;
 use crate::rewrite::PatchError;

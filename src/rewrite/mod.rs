@@ -4,7 +4,7 @@
 //! values to new ones, and erase nodes; nothing of it shows in the model until [`Patch::commit`] has checked all of it.
 
 use crate::ir::{
-    AttrValue, Attrs, DType, Def, Dim, Graph, Model, Node, NodeId, Op, Origin, Tensor, TensorType, ValueId,
+    AttrValue, Attrs, DType, Def, Dim, Graph, Model, Node, NodeId, Op, Origin, Tensor, TensorType, ValueId, ops,
 };
 
 /// A value as a patch sees it: one of the old graph, or one the patch will make.
@@ -37,10 +37,11 @@ struct NewNode {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Every reader of `old`, graph outputs included, reads `new`.
+    /// Every reader of `old`, graph outputs included, reads `new`; `named`: under the old name.
     Replace {
         old: ValueId,
         new: Ref,
+        named: bool,
     },
     /// One input of one old node reads `new`.
     Input {
@@ -179,7 +180,14 @@ impl Patch {
 
     /// Every reader of `old`, graph outputs included, will read `new`. Readers inside the patch keep reading `old`.
     pub fn replace(&mut self, old: ValueId, new: Ref) {
-        self.steps.push(Step::Replace { old, new });
+        self.steps.push(Step::Replace { old, new, named: false });
+    }
+
+    /// As [`Patch::replace`], and the new value (one this patch makes) takes over the old one's name: what stands for
+    /// the same quantity keeps being found under it.
+    pub fn succeed(&mut self, old: ValueId, new: Ref) {
+        debug_assert!(matches!(new, Ref::New(_)));
+        self.steps.push(Step::Replace { old, new, named: true });
     }
 
     /// Input `slot` of an old node will read `new` (`None`: omitted).
@@ -224,10 +232,21 @@ impl Patch {
         for n in &self.nodes {
             n.inputs.iter().flatten().try_for_each(live)?;
             if n.op.is_onnx()
-                && let Some(needs) = since(&n.op.name)
-                && needs > opset
+                && let Some(versions) = ops::versions(&n.op.name)
             {
-                return Err(PatchError::Opset { by: by(), op: n.op.to_string(), needs, has: opset });
+                // An operator may exist and yet not take these inputs before a later version (Clip with bounds).
+                let fits = |s: &ops::OpSchema| s.inputs().allows(n.inputs.len()) && s.outputs().allows(n.outputs.len());
+                if !ops::schema(&n.op.name, opset).is_some_and(fits) {
+                    let later = versions.iter().find(|s| s.since > opset && fits(s));
+                    return Err(match later {
+                        Some(s) => PatchError::Opset { by: by(), op: n.op.to_string(), needs: s.since, has: opset },
+                        None => {
+                            let (ins, outs) = (n.inputs.len(), n.outputs.len());
+                            let what = format!("{} takes no {ins} inputs for {outs} outputs", n.op);
+                            PatchError::Malformed { by: by(), what }
+                        }
+                    });
+                }
             }
         }
         if let Some(b) = self.before
@@ -237,7 +256,7 @@ impl Patch {
         }
         for s in &self.steps {
             match s {
-                Step::Replace { old, new } => {
+                Step::Replace { old, new, .. } => {
                     live(&Ref::Old(*old))?;
                     live(new)?;
                     if let (Some(was), Some(is)) = (g.value(*old).ty.as_ref(), self.type_of(g, *new))
@@ -273,7 +292,7 @@ impl Patch {
 
     fn steps_new(&self, value: ValueId) -> Option<Ref> {
         self.steps.iter().rev().find_map(|s| match s {
-            Step::Replace { old, new } if *old == value => Some(*new),
+            Step::Replace { old, new, .. } if *old == value => Some(*new),
             _ => None,
         })
     }
@@ -348,7 +367,7 @@ impl Patch {
         let mut redirected: Vec<(NodeId, Ref)> = Vec::new();
         for s in &self.steps {
             match s {
-                Step::Replace { old, new } => redirected
+                Step::Replace { old, new, .. } => redirected
                     .extend(g.value(*old).uses.iter().filter(|(u, _)| !erased.contains(u)).map(|(u, _)| (*u, *new))),
                 Step::Input { node, new: Some(new), .. } => redirected.push((*node, *new)),
                 _ => {}
@@ -422,7 +441,7 @@ impl Patch {
         let origin = Origin::Made { by: self.by.clone(), from: self.from.clone() };
         for s in &self.steps {
             match s {
-                Step::Replace { old, new } => {
+                Step::Replace { old, new, named } => {
                     let new = resolve(new);
                     for (n, slot) in g.uses(*old) {
                         if slot != usize::MAX {
@@ -445,7 +464,9 @@ impl Patch {
                             g.add_node(id, None);
                             copy
                         };
-                        g.take_output(*old, taker);
+                        g.take_name(*old, taker);
+                    } else if *named && !g.is_output(new) {
+                        g.take_name(*old, new);
                     }
                     if g.value(new).ty.is_none() {
                         g.value_mut(new).ty = g.value(*old).ty.clone();
@@ -481,6 +502,19 @@ impl Patch {
                     }
                 }
                 _ => {}
+            }
+        }
+        // A value that was to have the name of what it replaced gets it, if that is gone now.
+        for (v, id) in self.values.iter().zip(&ids) {
+            let live = g.try_value(*id).is_some_and(|x| x.name != v.hint);
+            if live && !v.hint.is_empty() && !g.is_output(*id) && g.find(&v.hint).is_none() {
+                let was = g.name_of(*id).to_owned();
+                if g.rename(*id, &v.hint).is_ok()
+                    && let Some(n) = g.producer(*id)
+                    && g.node(n).name == was
+                {
+                    g.node_mut(n).name = v.hint.clone();
+                }
             }
         }
         Committed { values: ids, nodes }
@@ -540,17 +574,4 @@ fn describe(t: &TensorType) -> String {
             .join(","),
     };
     format!("{}[{dims}]", t.dtype)
-}
-
-/// First opset in which an operator that rewrites emit exists; `None` for operators as old as opset 7.
-fn since(op: &str) -> Option<i64> {
-    Some(match op {
-        "QuantizeLinear" | "DequantizeLinear" | "MatMulInteger" | "ConvInteger" | "Mod" => 10,
-        "BitShift" | "Round" | "Clip" | "DynamicQuantizeLinear" => 11,
-        "GreaterOrEqual" | "LessOrEqual" => 12,
-        "LayerNormalization" => 17,
-        "Gelu" => 20,
-        "Attention" | "RMSNormalization" => 23,
-        _ => return None,
-    })
 }

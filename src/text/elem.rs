@@ -1,23 +1,13 @@
-//! Tensor elements between bytes and text.
+//! Tensor elements from text to bytes; [`show`](crate::ir::show) has the way back.
 //!
 //! As in ONNX's own text, float16, bfloat16 and the 8- and 4-bit floats stand as the integers of their bit patterns
 //! when written without a point; `1.0` is accepted for float16 and bfloat16 and means the number. Every NaN is read
 //! back as the canonical one. Complex elements are pairs.
 
-use std::fmt::Write;
-
 use half::{bf16, f16};
 
-use crate::ir::{DType, Payload, Tensor};
-
-/// The type of what is written one by one: complex numbers are two floats.
-fn component(t: DType) -> DType {
-    match t {
-        DType::COMPLEX64 => DType::FLOAT,
-        DType::COMPLEX128 => DType::DOUBLE,
-        t => t,
-    }
-}
+use crate::ir::DType;
+use crate::ir::show::component;
 
 /// Smallest and largest integer an element of this type is written as; `None` for float, double and strings.
 fn int_range(t: DType) -> Option<(i128, i128)> {
@@ -30,62 +20,6 @@ fn int_range(t: DType) -> Option<(i128, i128)> {
         }
         _ => Some((0, (1 << bits) - 1)),
     }
-}
-
-/// A float so that reading gives the same number back.
-pub(super) fn float_text(v: f64, narrow: bool) -> String {
-    match (v.is_nan(), narrow) {
-        (true, _) => "nan".to_owned(),
-        (false, true) => format!("{:?}", v as f32),
-        (false, false) => format!("{v:?}"),
-    }
-}
-
-/// The elements as text, as many as the payload holds (validation says when that is not what the shape wants). `None`
-/// when the payload is missing or can not be cut into elements.
-pub(super) fn elements_text(t: &Tensor) -> Option<String> {
-    let mut out = String::new();
-    let mut put = |s: &str| {
-        if !out.is_empty() {
-            out.push_str(", ");
-        }
-        out.push_str(s);
-    };
-    if let Payload::Str(v) = &t.data {
-        v.iter().for_each(|s| put(&super::lex::quote(s)));
-        return Some(out);
-    }
-    let bytes = t.to_le_bytes()?;
-    let kind = component(t.dtype);
-    let bits = kind.bits()?;
-    if bits < 8 {
-        let per = 8 / bits;
-        let count = if bytes.len() == t.byte_len() { t.len() } else { bytes.len() * per };
-        for i in 0..count {
-            let raw = (bytes[i / per] >> (bits * (i % per))) & ((1 << bits) - 1);
-            put(&integer(kind, bits, raw.into()));
-        }
-        return Some(out);
-    }
-    if bytes.len() % (bits / 8) != 0 {
-        return None;
-    }
-    for c in bytes.chunks_exact(bits / 8) {
-        let mut word = [0u8; 8];
-        word[..c.len()].copy_from_slice(c);
-        let raw = u64::from_le_bytes(word);
-        match kind {
-            DType::FLOAT => put(&float_text(f32::from_bits(raw as u32).into(), true)),
-            DType::DOUBLE => put(&float_text(f64::from_bits(raw), false)),
-            _ => put(&integer(kind, bits, raw)),
-        }
-    }
-    Some(out)
-}
-
-fn integer(t: DType, bits: usize, raw: u64) -> String {
-    let signed = int_range(t).is_some_and(|r| r.0 < 0);
-    if signed { (((raw << (64 - bits)) as i64) >> (64 - bits)).to_string() } else { raw.to_string() }
 }
 
 /// The bits of one written element.
@@ -153,15 +87,6 @@ impl Packer {
     }
 }
 
-/// Bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut s, b| {
-        // Writing to a String can not fail.
-        let _ = write!(s, "{b:02x}");
-        s
-    })
-}
-
 /// The bytes behind hexadecimal digits.
 pub(super) fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |b: u8| (b as char).to_digit(16);
@@ -174,6 +99,8 @@ pub(super) fn unhex(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::Tensor;
+    use crate::ir::show::elements_text;
 
     fn read(t: DType, texts: &[&str]) -> Result<Vec<u8>, String> {
         let mut p = Packer::new(t).unwrap();

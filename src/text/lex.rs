@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use crate::ir::show::{ident_part, ident_start, quote};
+
 /// Where a token stands. Lines and columns count from 1; columns count characters, not bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -76,43 +78,6 @@ impl ParseError {
 
 const MARKS: [&str; 19] =
     ["=>", "(", ")", "[", "]", "<", ">", "{", "}", ",", "=", ":", ".", ";", "@", "*", "$", "~", "|"];
-
-/// True if the name can be written without quotes.
-pub fn is_ident(s: &str) -> bool {
-    let mut b = s.bytes();
-    b.next().is_some_and(ident_start) && b.all(ident_part)
-}
-
-fn ident_start(b: u8) -> bool {
-    b.is_ascii_alphabetic() || b == b'_'
-}
-
-fn ident_part(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b == b'_'
-}
-
-/// A string between double quotes. `"` and `\` are escaped, control characters and bytes that are not UTF-8 become
-/// `\xNN` (`\n` and `\t` have their short forms).
-pub fn quote(bytes: &[u8]) -> String {
-    let mut out = String::from("\"");
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\t' => out.push_str("\\t"),
-                c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", c as u32)),
-                c => out.push(c),
-            }
-        }
-        for b in chunk.invalid() {
-            out.push_str(&format!("\\x{b:02x}"));
-        }
-    }
-    out.push('"');
-    out
-}
 
 /// Cuts a text into tokens; the last one is [`Tok::End`].
 ///

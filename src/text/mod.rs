@@ -24,7 +24,9 @@ mod print;
 
 pub use lex::{ParseError, Span};
 pub use parse::{parse_graph, parse_model};
-pub use print::{Elide, node_line, print_graph, print_model, type_text};
+pub use print::{print_graph, print_model};
+
+pub use crate::ir::show::{Elide, node_line, type_text};
 
 #[cfg(test)]
 mod tests;

@@ -9,9 +9,10 @@ use crate::ir::{
     ValueId,
 };
 
+use crate::ir::show::{ATTR_KINDS, type_of};
+
 use super::elem::{Packer, unhex};
 use super::lex::{Cursor, ParseError, Span, Tok, is_float_text};
-use super::print::{ATTR_KINDS, type_of};
 
 /// Reads a model: a header `<ir_version: ..., opset_import: [...]>` and a graph.
 ///

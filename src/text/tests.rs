@@ -97,7 +97,9 @@ fn nodes_on_a_cycle_are_still_printed() {
 #[test]
 fn a_float_is_read_back_to_the_bit() {
     for v in [0.1f32, -0.0, 1e-45, f32::MAX, 16777217.0, 3.0] {
-        let g = parse_graph(&format!("g () => (y) {{ y = F <a = {}> () }}", elem::float_text(v.into(), true))).unwrap();
+        let g =
+            parse_graph(&format!("g () => (y) {{ y = F <a = {}> () }}", crate::ir::show::float_text(v.into(), true)))
+                .unwrap();
         assert_eq!(g.nodes().next().unwrap().1.attrs.float("a").map(f32::to_bits), Some(v.to_bits()));
     }
 }

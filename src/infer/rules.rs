@@ -1,0 +1,503 @@
+//! Element types and shapes of operator outputs.
+
+use super::view::{Given, View, axes, axis};
+use super::{Draft, Size, spatial};
+use crate::ir::DType;
+
+type Dims = Vec<Option<Size>>;
+
+const ONE: Size = Size::Known(1);
+
+/// Types and shapes of all outputs; `None` for an operator this module does not know.
+pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
+    let ty = view.dtype(0);
+    let same = || vec![Draft::new(ty, view.some_dims(0))];
+    let one = |ty: Option<DType>, dims: Option<Dims>| vec![Draft::new(ty, dims)];
+    Some(match view.op() {
+        "Relu"
+        | "Gelu"
+        | "Erf"
+        | "Sqrt"
+        | "Exp"
+        | "Log"
+        | "Tanh"
+        | "Sigmoid"
+        | "Neg"
+        | "Abs"
+        | "Floor"
+        | "Ceil"
+        | "Round"
+        | "Reciprocal"
+        | "Softmax"
+        | "LogSoftmax"
+        | "Hardmax"
+        | "Identity"
+        | "Clip"
+        | "LeakyRelu"
+        | "Elu"
+        | "Selu"
+        | "Celu"
+        | "HardSigmoid"
+        | "HardSwish"
+        | "Softplus"
+        | "Softsign"
+        | "Mish"
+        | "Sign"
+        | "Cos"
+        | "Sin"
+        | "Tan"
+        | "Not"
+        | "BitwiseNot"
+        | "RMSNormalization"
+        | "BatchNormalization"
+        | "InstanceNormalization"
+        | "GroupNormalization"
+        | "LpNormalization"
+        | "MeanVarianceNormalization"
+        | "LRN"
+        | "CumSum"
+        | "Trilu"
+        | "ThresholdedRelu"
+        | "Shrink"
+        | "ScatterND"
+        | "ScatterElements"
+        | "Swish" => same(),
+        "Dropout" => vec![Draft::new(ty, view.some_dims(0)), Draft::new(Some(DType::BOOL), view.some_dims(0))],
+        "IsNaN" | "IsInf" => one(Some(DType::BOOL), view.some_dims(0)),
+        "Cast" => {
+            let to = view.node.attrs.int("to").and_then(|n| i32::try_from(n).ok()).map(DType);
+            one(to, view.some_dims(0))
+        }
+        "CastLike" => one(view.dtype(1), view.some_dims(0)),
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "BitShift" | "And" | "Or" | "Xor" | "BitwiseAnd"
+        | "BitwiseOr" | "BitwiseXor" | "Min" | "Max" | "Sum" | "Mean" => one(ty, broadcast_inputs(view, 0)),
+        "PRelu" => same(),
+        "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" => {
+            one(Some(DType::BOOL), broadcast_inputs(view, 0))
+        }
+        "Where" => one(view.dtype(1), broadcast_inputs(view, 0)),
+        "LayerNormalization" => layer_norm(view),
+        "QuantizeLinear" => {
+            let to = view.node.attrs.int("output_dtype").filter(|n| *n != 0).and_then(|n| i32::try_from(n).ok());
+            let to = if view.has(2) { view.dtype(2) } else { Some(to.map_or(DType::UINT8, DType)) };
+            one(to, view.some_dims(0))
+        }
+        "DequantizeLinear" => {
+            let to = view.node.attrs.int("output_dtype").filter(|n| *n != 0).and_then(|n| i32::try_from(n).ok());
+            one(to.map_or(view.dtype(1), |n| Some(DType(n))), view.some_dims(0))
+        }
+        "DynamicQuantizeLinear" => vec![
+            Draft::new(Some(DType::UINT8), view.some_dims(0)),
+            Draft::new(Some(DType::FLOAT), Some(Vec::new())),
+            Draft::new(Some(DType::UINT8), Some(Vec::new())),
+        ],
+        "MatMul" => one(ty, matmul(view.dims(0), view.dims(1))),
+        "MatMulInteger" => one(Some(DType::INT32), matmul(view.dims(0), view.dims(1))),
+        "QLinearMatMul" => one(view.dtype(7), matmul(view.dims(0), view.dims(3))),
+        "Gemm" => one(ty, gemm(view)),
+        "Conv" => one(ty, spatial::conv(view, 1)),
+        "ConvInteger" => one(Some(DType::INT32), spatial::conv(view, 1)),
+        "QLinearConv" => one(view.dtype(7), spatial::conv(view, 3)),
+        "MaxPool" => {
+            let d = spatial::pool(view);
+            vec![Draft::new(ty, d.clone()), Draft::new(Some(DType::INT64), d)]
+        }
+        "AveragePool" | "LpPool" => one(ty, spatial::pool(view)),
+        "GlobalAveragePool" | "GlobalMaxPool" => one(
+            ty,
+            view.dims(0)
+                .map(|x| x.iter().enumerate().map(|(i, d)| Some(if i < 2 { d.clone() } else { ONE })).collect()),
+        ),
+        "Resize" if view.opset >= 11 => one(ty, spatial::resize(view)),
+        "Pad" => one(ty, spatial::pad(view)),
+        "Attention" => spatial::attention(view).unwrap_or_else(|| vec![Draft::new(ty, None); view.node.outputs.len()]),
+        "Reshape" => one(ty, reshape(view)),
+        "Flatten" => one(ty, flatten(view)),
+        "Transpose" => one(ty, transpose(view)),
+        "Concat" => one(ty, concat(view)),
+        "Split" => split(view),
+        "Slice" => one(ty, slice(view)),
+        "Gather" => one(ty, gather(view)),
+        "GatherElements" => one(ty, view.some_dims(1)),
+        "GatherND" => one(ty, gather_nd(view)),
+        "Squeeze" => one(ty, squeeze(view)),
+        "Unsqueeze" => one(ty, unsqueeze(view)),
+        "Expand" => one(ty, expand(view)),
+        "Tile" => one(ty, tile(view)),
+        "Shape" => shape(view),
+        "Size" => {
+            let n = view.dims(0).and_then(product);
+            vec![Draft { elements: n.map(|n| vec![Some(n)]), ..Draft::new(Some(DType::INT64), Some(Vec::new())) }]
+        }
+        "ConstantOfShape" => {
+            let to = view.node.attrs.tensor("value").map_or(DType::FLOAT, |t| t.dtype);
+            one(Some(to), as_shape(view, 0))
+        }
+        "Range" => {
+            let n = (|| {
+                let at = |i| view.ints(i)?.first().copied().map(i128::from);
+                let (a, b, step) = (at(0)?, at(1)?, at(2)?);
+                let n = if step > 0 {
+                    (b - a + step - 1) / step
+                } else if step < 0 {
+                    (a - b - step - 1) / -step
+                } else {
+                    return None;
+                };
+                Some(Size::Known(n.max(0).try_into().ok()?))
+            })();
+            one(ty, Some(vec![n]))
+        }
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
+        | "ReduceSumSquare" | "ReduceLogSum" | "ReduceLogSumExp" => one(ty, reduce(view)),
+        "ArgMax" | "ArgMin" => one(Some(DType::INT64), arg_reduce(view)),
+        "TopK" => {
+            let d = view.some_dims(0).and_then(|mut d| {
+                let a = view.axis("axis", -1, d.len())?;
+                d[a] = view.elements(1).and_then(|e| e.first().cloned().flatten());
+                Some(d)
+            });
+            vec![Draft::new(ty, d.clone()), Draft::new(Some(DType::INT64), d)]
+        }
+        "DepthToSpace" | "SpaceToDepth" => one(ty, depth(view)),
+        "OneHot" => one(view.dtype(2), view.rank(0).map(|r| vec![None; r + 1])),
+        "NonZero" => one(Some(DType::INT64), view.rank(0).map(|r| vec![Some(Size::Known(r as i64)), None])),
+        _ => return None,
+    })
+}
+
+/// The product of sizes.
+pub(super) fn product(dims: &[Size]) -> Option<Size> {
+    dims.iter().try_fold(ONE, |a, d| a.mul(d))
+}
+
+/// Two sizes under broadcasting. With different symbolic sizes either could be the 1.
+fn broadcast_dim(a: Option<&Size>, b: Option<&Size>) -> Option<Size> {
+    match (a, b) {
+        (Some(a), Some(b)) if a == b => Some(a.clone()),
+        (Some(Size::Known(1)), x) | (x, Some(Size::Known(1))) => x.cloned(),
+        // The other is 1 or the same number, or the operator fails.
+        (Some(Size::Known(n)), _) | (_, Some(Size::Known(n))) => Some(Size::Known(*n)),
+        _ => None,
+    }
+}
+
+/// Two shapes under broadcasting.
+pub(super) fn broadcast(a: &[Option<Size>], b: &[Option<Size>]) -> Dims {
+    let rank = a.len().max(b.len());
+    let one = Some(ONE);
+    let at = |x: &[Option<Size>], i: usize| (i + x.len()).checked_sub(rank).map_or(one.clone(), |j| x[j].clone());
+    (0..rank).map(|i| broadcast_dim(at(a, i).as_ref(), at(b, i).as_ref())).collect()
+}
+
+fn broadcast_inputs(view: &View, from: usize) -> Option<Dims> {
+    let mut out: Dims = Vec::new();
+    for i in from..view.node.inputs.len() {
+        out = broadcast(&out, &view.some_dims(i)?);
+    }
+    Some(out)
+}
+
+fn layer_norm(view: &View) -> Vec<Draft> {
+    let ty = view.dtype(0);
+    let stats = view.some_dims(0).and_then(|mut d| {
+        let a = view.axis("axis", -1, d.len())?;
+        d[a..].fill(Some(ONE));
+        Some(d)
+    });
+    let stash = Some(DType(i32::try_from(view.int("stash_type", 1)).unwrap_or(1)));
+    vec![Draft::new(ty, view.some_dims(0)), Draft::new(stash, stats.clone()), Draft::new(stash, stats)]
+}
+
+fn matmul(a: Option<&[Size]>, b: Option<&[Size]>) -> Option<Dims> {
+    let some = |d: &[Size]| -> Dims { d.iter().cloned().map(Some).collect() };
+    let (a, b) = (a?, b?);
+    let (rows, cols) = (a.len().checked_sub(2), b.len().checked_sub(2));
+    if a.is_empty() || b.is_empty() {
+        return None;
+    }
+    let mut out = broadcast(&some(&a[..rows.unwrap_or(0)]), &some(&b[..cols.unwrap_or(0)]));
+    out.extend(rows.map(|i| Some(a[i].clone())));
+    out.extend(cols.map(|i| Some(b[i + 1].clone())));
+    Some(out)
+}
+
+fn gemm(view: &View) -> Option<Dims> {
+    let (a, b) = (view.dims(0)?, view.dims(1)?);
+    if a.len() != 2 || b.len() != 2 {
+        return None;
+    }
+    let (ta, tb) = (view.int("transA", 0) != 0, view.int("transB", 0) != 0);
+    Some(vec![Some(a[ta as usize].clone()), Some(b[!tb as usize].clone())])
+}
+
+/// The contents of input `i` as a shape: its rank at least.
+fn as_shape(view: &View, i: usize) -> Option<Dims> {
+    match view.elements(i) {
+        Some(e) => Some(e.iter().map(|s| s.clone().filter(|s| !matches!(s, Size::Known(n) if *n < 0))).collect()),
+        None => {
+            let rank = usize::try_from(view.known_dims(i)?.first().copied()?).ok()?;
+            (rank <= 64).then(|| vec![None; rank])
+        }
+    }
+}
+
+/// Reshape. A symbolic size in the target is at least 1 (see the module's assumptions), so it is neither the 0 that
+/// copies nor the -1 that is worked out. One size nobody knows is the quotient of what is known, when that is exact.
+fn reshape(view: &View) -> Option<Dims> {
+    let from = view.dims(0);
+    let target: Dims = match view.node.attrs.ints("shape") {
+        Some(s) if view.opset < 5 => s.iter().map(|n| Some(Size::Known(*n))).collect(),
+        _ => match view.elements(1) {
+            Some(e) => e.to_vec(),
+            None => as_shape(view, 1)?,
+        },
+    };
+    let allow_zero = view.int("allowzero", 0) != 0;
+    let mut out: Dims = Vec::with_capacity(target.len());
+    for (i, t) in target.into_iter().enumerate() {
+        out.push(match t {
+            Some(Size::Known(0)) if !allow_zero => from.and_then(|d| d.get(i).cloned()),
+            Some(Size::Known(n)) if n < 0 => None,
+            other => other,
+        });
+    }
+    let mut open = out.iter().enumerate().filter(|(_, d)| d.is_none()).map(|(i, _)| i);
+    if let (Some(at), None, Some(from)) = (open.next(), open.next(), from) {
+        let rest: Option<Size> = out.iter().flatten().try_fold(ONE, |a, d| a.mul(d));
+        out[at] = product(from).and_then(|t| t.div_exact(&rest?));
+    }
+    Some(out)
+}
+
+fn flatten(view: &View) -> Option<Dims> {
+    let d = view.dims(0)?;
+    let a = view.int("axis", 1);
+    let a = usize::try_from(if a < 0 { a + d.len() as i64 } else { a }).ok().filter(|a| *a <= d.len())?;
+    Some(vec![product(&d[..a]), product(&d[a..])])
+}
+
+fn transpose(view: &View) -> Option<Dims> {
+    let d = view.some_dims(0)?;
+    match view.node.attrs.ints("perm") {
+        None => Some(d.into_iter().rev().collect()),
+        Some(p) => {
+            axes(p, d.len()).filter(|a| a.len() == d.len())?;
+            p.iter().map(|a| Some(d[axis(*a, d.len())?].clone())).collect()
+        }
+    }
+}
+
+fn concat(view: &View) -> Option<Dims> {
+    let rank = (0..view.node.inputs.len()).find_map(|i| view.rank(i))?;
+    let at = view.axis("axis", if view.opset < 4 { 1 } else { i64::MAX }, rank)?;
+    let mut out: Dims = vec![None; rank];
+    let mut sum = Some(Size::Known(0));
+    for i in 0..view.node.inputs.len() {
+        let d = view.dims(i).filter(|d| d.len() == rank);
+        sum = sum.zip(d).and_then(|(s, d)| s.add(&d[at]));
+        for (o, x) in out.iter_mut().zip(d.unwrap_or_default()) {
+            // All inputs agree off the axis: the most telling one says it.
+            if o.is_none() || x.known().is_some() {
+                *o = Some(x.clone());
+            }
+        }
+    }
+    out[at] = sum;
+    Some(out)
+}
+
+fn split(view: &View) -> Vec<Draft> {
+    let (ty, n) = (view.dtype(0), view.node.outputs.len());
+    let parts = (|| {
+        let d = view.some_dims(0)?;
+        let at = view.axis("axis", 0, d.len())?;
+        let sizes: Dims = match view.list("split", 1) {
+            Given::Known(s) if s.len() == n => s.into_iter().map(|n| Some(Size::Known(n))).collect(),
+            Given::Absent => match &d[at] {
+                // The last part is the smaller one (opset 18); before that the division leaves no rest.
+                Some(Size::Known(total)) => {
+                    let chunk = (total + n as i64 - 1) / n as i64;
+                    (0..n as i64).map(|i| Some(Size::Known((total - i * chunk).clamp(0, chunk)))).collect()
+                }
+                Some(s) => vec![s.div_exact(&Size::Known(n as i64)); n],
+                None => vec![None; n],
+            },
+            _ => vec![None; n],
+        };
+        Some(
+            sizes
+                .into_iter()
+                .map(|s| {
+                    let mut d = d.clone();
+                    d[at] = s;
+                    d
+                })
+                .collect::<Vec<_>>(),
+        )
+    })();
+    match parts {
+        Some(p) => p.into_iter().map(|d| Draft::new(ty, Some(d))).collect(),
+        None => vec![Draft::new(ty, None); n],
+    }
+}
+
+/// Start, end and step of every axis a Slice names: `(axis, start, end, step)`; `None` where only run time knows.
+pub(super) fn slices(view: &View, rank: usize) -> Option<Vec<(usize, i64, i64, i64)>> {
+    let known = |attr: &str, slot| if let Given::Known(v) = view.list(attr, slot) { Some(v) } else { None };
+    let (starts, ends) = (known("starts", 1)?, known("ends", 2)?);
+    let which = view.list("axes", 3).or((0..starts.len() as i64).collect())?;
+    let steps = view.list("steps", 4).or(vec![1; starts.len()])?;
+    if ends.len() != starts.len() || which.len() != starts.len() || steps.len() != starts.len() {
+        return None;
+    }
+    (0..starts.len()).map(|i| Some((axis(which[i], rank)?, starts[i], ends[i], steps[i]))).collect()
+}
+
+/// First index, number of indices of one slice of an axis with `n` elements.
+pub(super) fn slice_range(n: i64, start: i64, end: i64, step: i64) -> Option<(i64, i64)> {
+    let wrap = |x: i64| if x < 0 { x.saturating_add(n) } else { x };
+    let (s, e) = (wrap(start), wrap(end));
+    if step > 0 {
+        let (s, e) = (s.clamp(0, n), e.clamp(0, n));
+        Some((s, ((e - s).max(0) as u64).div_ceil(step as u64) as i64))
+    } else if step < 0 {
+        let (s, e) = (s.clamp(-1, n - 1).max(if n == 0 { -1 } else { 0 }), e.clamp(-1, n - 1));
+        Some((s, ((s - e).max(0) as u64).div_ceil(step.unsigned_abs()) as i64))
+    } else {
+        None
+    }
+}
+
+fn slice(view: &View) -> Option<Dims> {
+    let mut out = view.some_dims(0)?;
+    let Some(list) = slices(view, out.len()) else { return Some(slice_unknown(view, out)) };
+    for (a, start, end, step) in list {
+        let size = out[a].take();
+        out[a] = match &size {
+            Some(Size::Known(n)) => slice_range(*n, start, end, step).map(|r| Size::Known(r.1)),
+            // Everything, forwards or backwards.
+            Some(s) if start == 0 && step == 1 && end >= i64::from(i32::MAX) => Some(s.clone()),
+            Some(s) if start == -1 && step == -1 && end <= -i64::from(i32::MAX) => Some(s.clone()),
+            // A symbolic size is at least 1, and `x[0:1]` of it has one element.
+            Some(_) if (start, end, step) == (0, 1, 1) => Some(ONE),
+            Some(_) if start == -1 && step == 1 && end >= i64::from(i32::MAX) => Some(ONE),
+            _ => None,
+        };
+    }
+    Some(out)
+}
+
+/// Axes that a slice with run-time bounds does not touch keep their size.
+fn slice_unknown(view: &View, mut out: Dims) -> Dims {
+    let rank = out.len();
+    let touched = view
+        .list("axes", 3)
+        .or(Vec::new())
+        .filter(|a| !a.is_empty())
+        .and_then(|a| a.iter().map(|a| axis(*a, rank)).collect::<Option<Vec<_>>>());
+    match touched {
+        Some(t) => t.into_iter().for_each(|a| out[a] = None),
+        None => out.fill(None),
+    }
+    out
+}
+
+fn gather(view: &View) -> Option<Dims> {
+    let (x, i) = (view.some_dims(0)?, view.some_dims(1)?);
+    let a = view.axis("axis", 0, x.len())?;
+    Some(x[..a].iter().chain(&i).chain(&x[a + 1..]).cloned().collect())
+}
+
+fn gather_nd(view: &View) -> Option<Dims> {
+    let (x, i) = (view.some_dims(0)?, view.some_dims(1)?);
+    let batch = usize::try_from(view.int("batch_dims", 0)).ok()?;
+    let (last, front) = i.split_last()?;
+    let deep = usize::try_from(last.as_ref()?.known()?).ok()?;
+    let rest = x.get(batch.checked_add(deep)?..)?;
+    Some(front.iter().chain(rest).cloned().collect())
+}
+
+fn squeeze(view: &View) -> Option<Dims> {
+    let d = view.some_dims(0)?;
+    match view.list("axes", 1) {
+        Given::Known(a) => {
+            let a = axes(&a, d.len())?;
+            Some(d.into_iter().enumerate().filter(|(i, _)| !a.contains(i)).map(|(_, d)| d).collect())
+        }
+        // Without axes every size of 1 goes; a symbolic size could be 1.
+        Given::Absent if view.known_dims(0).is_some() => Some(d.into_iter().filter(|d| *d != Some(ONE)).collect()),
+        _ => None,
+    }
+}
+
+fn unsqueeze(view: &View) -> Option<Dims> {
+    let d = view.some_dims(0)?;
+    let Given::Known(a) = view.list("axes", 1) else { return None };
+    let rank = d.len() + a.len();
+    let a = axes(&a, rank)?;
+    let mut rest = d.into_iter();
+    (0..rank).map(|i| if a.contains(&i) { Some(Some(ONE)) } else { rest.next() }).collect()
+}
+
+fn expand(view: &View) -> Option<Dims> {
+    Some(broadcast(&view.some_dims(0)?, &as_shape(view, 1)?))
+}
+
+fn tile(view: &View) -> Option<Dims> {
+    let d = view.dims(0)?;
+    match view.elements(1) {
+        Some(e) if e.len() == d.len() => Some(d.iter().zip(e).map(|(d, r)| d.mul(r.as_ref()?)).collect()),
+        _ => Some(vec![None; d.len()]),
+    }
+}
+
+fn shape(view: &View) -> Vec<Draft> {
+    let ty = Some(DType::INT64);
+    let Some(d) = view.some_dims(0) else { return vec![Draft::new(ty, Some(vec![None]))] };
+    let rank = d.len() as i64;
+    let clamp = |n: i64| (if n < 0 { n.saturating_add(rank) } else { n }).clamp(0, rank) as usize;
+    let (from, to) = (clamp(view.int("start", 0)), clamp(view.int("end", rank)));
+    let part = d[from..to.max(from)].to_vec();
+    let len = Some(Size::Known(part.len() as i64));
+    vec![Draft { elements: Some(part), ..Draft::new(ty, Some(vec![len])) }]
+}
+
+fn reduce(view: &View) -> Option<Dims> {
+    let mut d = view.some_dims(0)?;
+    let keep = view.int("keepdims", 1) != 0;
+    let which = match view.list("axes", 1) {
+        Given::Known(a) if !a.is_empty() => axes(&a, d.len())?,
+        Given::Unknown => return keep.then(|| vec![None; d.len()]),
+        _ if view.int("noop_with_empty_axes", 0) != 0 => return Some(d),
+        _ => (0..d.len()).collect(),
+    };
+    if keep {
+        which.iter().for_each(|a| d[*a] = Some(ONE));
+        return Some(d);
+    }
+    Some(d.into_iter().enumerate().filter(|(i, _)| !which.contains(i)).map(|(_, d)| d).collect())
+}
+
+fn arg_reduce(view: &View) -> Option<Dims> {
+    let mut d = view.some_dims(0)?;
+    let a = view.axis("axis", 0, d.len())?;
+    if view.int("keepdims", 1) != 0 {
+        d[a] = Some(ONE);
+    } else {
+        d.remove(a);
+    }
+    Some(d)
+}
+
+fn depth(view: &View) -> Option<Dims> {
+    let d = view.dims(0).filter(|d| d.len() == 4)?;
+    let b = Size::Known(view.node.attrs.int("blocksize").filter(|b| *b > 0)?);
+    let square = b.mul(&b)?;
+    let (c, h, w) = (&d[1], &d[2], &d[3]);
+    Some(if view.op() == "DepthToSpace" {
+        vec![Some(d[0].clone()), c.div_exact(&square), h.mul(&b), w.mul(&b)]
+    } else {
+        vec![Some(d[0].clone()), c.mul(&square), h.div_exact(&b), w.div_exact(&b)]
+    })
+}

@@ -1,0 +1,195 @@
+use super::common::{bypass, commit, erasable, is_plain, is_read};
+use super::reshape_static::static_target;
+use super::{Numerics, Outcome, Pass, PassError};
+use crate::infer::{self, ShapeMap, Size};
+use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::rewrite::{Patch, Ref};
+
+/// # What it does
+/// Makes one move out of several.
+///
+/// # When it fires
+/// - `Transpose` of `Transpose`: one, or none if they cancel.
+/// - `Reshape` of `Reshape`, `Flatten`, `Squeeze` or `Unsqueeze`: one, if the result's shape can be written as a constant
+///   target, or none if the result has the shape it started from.
+/// - `Reshape` (which merges axes) -> `Transpose` -> `Reshape` (which splits them again): one `Transpose`, if inference
+///   proves every size. The exporter's K^T, `[B,H,N,D] -> [BH,N,D] -> [BH,D,N] -> [B,H,D,N]`, is `perm = [0,1,3,2]`.
+///
+/// # Why it is correct
+/// Permutations compose. A Reshape keeps the row-major order of elements, so only the last shape counts. Moving a merged
+/// axis moves the axes it was merged from together, in their order.
+///
+/// # Numerics
+/// Bit-exact.
+///
+/// # Before / after
+/// ```text
+/// a = Reshape (k, [-1, 17, 16])              # k: float[1, 3, 17, 16]
+/// b = Transpose <perm = [0, 2, 1]> (a)
+/// y = Reshape (b, [1, 3, 16, 17])            y = Transpose <perm = [0, 1, 3, 2]> (k)
+/// ```
+///
+/// # Source
+/// Fused attention as the dynamo exporter decomposes it.
+pub struct FuseTranspose;
+
+impl Pass for FuseTranspose {
+    fn id(&self) -> &'static str {
+        "fuse-transpose"
+    }
+
+    fn summary(&self) -> &'static str {
+        "chains of Transpose and Reshape become one move"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::BitExact
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        let map = infer::shapes(model);
+        for id in model.graph.schedule() {
+            let g = &model.graph;
+            if g.try_node(id).is_none() || !is_plain(g, id) {
+                continue;
+            }
+            let Some(y) = g.node(id).out().filter(|y| is_read(g, *y) || g.is_output(*y)) else { continue };
+            // Values made by this run are not in the map: they wait for the next run.
+            let Some(found) = transposes(g, id, &map).or_else(|| reshapes(g, id, &map)) else { continue };
+            let fresh = match found.made {
+                Made::Nothing => {
+                    bypass(self.id(), id, found.x, model, &mut out)?;
+                    continue;
+                }
+                Made::Transpose(perm) => ("Transpose", Attrs::new().with_ints("perm", &perm), None),
+                Made::Reshape(t) => ("Reshape", Attrs::new(), Some(Tensor::i64(&[t.len() as i64], &t))),
+            };
+            let name = g.name_of(y).to_owned();
+            let mut patch = Patch::new(self.id()).before(id).made_from([name.clone()]);
+            let mut inputs = vec![Ref::Old(found.x)];
+            inputs.extend(fresh.2.map(|t| patch.constant(&format!("{name}_shape"), t)));
+            let new = patch.node(fresh.0, &name, &inputs, fresh.1);
+            if let Some(ty) = map.ty(y) {
+                patch.typed(new, ty.dtype, ty.shape);
+            }
+            patch.replace(y, new);
+            if erasable(g, id, &[y]) {
+                patch.erase(id);
+            }
+            commit(patch, model, &mut out)?;
+        }
+        Ok(out)
+    }
+}
+
+enum Made {
+    Nothing,
+    Transpose(Vec<i64>),
+    Reshape(Vec<i64>),
+}
+
+struct Found {
+    x: ValueId,
+    made: Made,
+}
+
+fn perm_of(g: &Graph, id: NodeId, rank: usize) -> Option<Vec<usize>> {
+    match g.node(id).attrs.ints("perm") {
+        Some(p) => p.iter().map(|a| usize::try_from(*a).ok().filter(|a| *a < rank)).collect(),
+        None => Some((0..rank).rev().collect()),
+    }
+}
+
+fn as_move(x: ValueId, perm: Vec<usize>) -> Found {
+    let still = perm.iter().enumerate().all(|(i, a)| i == *a);
+    let made = if still { Made::Nothing } else { Made::Transpose(perm.into_iter().map(|a| a as i64).collect()) };
+    Found { x, made }
+}
+
+fn transposes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
+    let node = g.node(id);
+    if !node.op.is("Transpose") {
+        return None;
+    }
+    let middle = node.input(0)?;
+    let first = g.producer_is(middle, "Transpose")?;
+    let x = g.node(first).input(0)?;
+    let rank = map.rank(x)?;
+    let (p, q) = (perm_of(g, first, rank)?, perm_of(g, id, rank)?);
+    Some(as_move(x, q.iter().map(|a| p.get(*a).copied()).collect::<Option<_>>()?))
+}
+
+fn reshapes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
+    let node = g.node(id);
+    let relabels = |n: NodeId| matches!(&g.node(n).op.name[..], "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze");
+    if !relabels(id) {
+        return None;
+    }
+    let (middle, y) = (node.input(0)?, node.out()?);
+    let before = g.producer(middle).filter(|n| is_plain(g, *n))?;
+    let to = map.dims(y)?;
+    if relabels(before) {
+        let x = g.node(before).input(0)?;
+        let from = map.dims(x)?;
+        if from == to {
+            return Some(Found { x, made: Made::Nothing });
+        }
+        // Squeeze and Unsqueeze say more than a Reshape would; only a Reshape takes others in.
+        if !node.op.is("Reshape") {
+            return None;
+        }
+        return Some(Found { x, made: Made::Reshape(static_target(from, to, true)?) });
+    }
+    if !node.op.is("Reshape") || !g.node(before).op.is("Transpose") {
+        return None;
+    }
+    let merged = g.node(before).input(0)?;
+    let first = g.producer(merged).filter(|n| relabels(*n) && is_plain(g, *n))?;
+    let x = g.node(first).input(0)?;
+    let from = map.dims(x)?;
+    let groups = merges(from, map.dims(merged)?)?;
+    let perm = perm_of(g, before, groups.len())?;
+    let moved: Vec<usize> = perm.iter().flat_map(|a| groups[*a].clone()).collect();
+    let lands = moved.len() == to.len() && moved.iter().zip(to).all(|(a, d)| from[*a] == *d);
+    lands.then(|| as_move(x, moved))
+}
+
+/// For a Reshape that only merges neighbouring axes: the axes merged into each.
+fn merges(from: &[Size], to: &[Size]) -> Option<Vec<Vec<usize>>> {
+    let (mut at, mut groups) = (0, Vec::with_capacity(to.len()));
+    for d in to {
+        let (mut product, mut group) = (Size::Known(1), Vec::new());
+        while group.is_empty() || product != *d {
+            product = product.mul(from.get(at)?)?;
+            group.push(at);
+            at += 1;
+        }
+        groups.push(group);
+    }
+    // Sizes of 1 left over at the end belong to the last axis.
+    while from.get(at) == Some(&Size::Known(1)) {
+        groups.last_mut()?.push(at);
+        at += 1;
+    }
+    (at == from.len()).then_some(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infer::Atom;
+
+    #[test]
+    fn merging_is_seen_through_sizes_of_one_and_symbols() {
+        let (b, n) = (Size::atom(Atom(0)), Size::Known);
+        let bh = b.mul(&n(3)).unwrap();
+        assert_eq!(
+            merges(&[b.clone(), n(3), n(17), n(16)], &[bh, n(17), n(16)]),
+            Some(vec![vec![0, 1], vec![2], vec![3]])
+        );
+        assert_eq!(merges(&[n(1), n(3), n(17)], &[n(3), n(17)]), Some(vec![vec![0, 1], vec![2]]));
+        assert_eq!(merges(&[n(6), n(17)], &[n(2), n(3), n(17)]), None);
+        assert_eq!(merges(&[b.clone(), n(3)], &[n(3), b]), None);
+    }
+}

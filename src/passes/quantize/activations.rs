@@ -1,0 +1,167 @@
+//! `quantize-activations`: QuantizeLinear and DequantizeLinear at every planned value.
+//!
+//! *What it does.* Each planned value is read through its codes. A fold's Mul is absorbed: codes are made with the scale
+//! vector `s f[c]` and read back with the one scale `s`.
+//!
+//! *When it fires.* For each `activations` entry whose value still has float readers; scores and attention values were
+//! taken by [`attention`](super::attention).
+//!
+//! *Why it is correct.* The convention of the QDQ form: an operator between DequantizeLinear and QuantizeLinear stands
+//! for its integer kernel. `x / f / s = x / (s f)`.
+//!
+//! *Numerics.* Quantizes.
+//!
+//! *Source.* ONNX operator documentation.
+
+use std::collections::BTreeSet;
+
+use super::fold::folded_name;
+use crate::ir::{Graph, Model, NodeId, ValueId};
+use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::plan::sites::{Sites, is_move};
+use crate::plan::{Activation, QuantPlan, Readers, Role};
+use crate::quant::QParams;
+use crate::rewrite::{Patch, Ref};
+
+/// The pass, for one plan.
+pub struct QuantizeActivations<'p> {
+    pub plan: &'p QuantPlan,
+    pub sites: &'p Sites,
+}
+
+impl Pass for QuantizeActivations<'_> {
+    fn id(&self) -> &'static str {
+        "quantize-activations"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Puts QuantizeLinear and DequantizeLinear at every planned value."
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Quantizes
+    }
+
+    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        for c in &self.plan.constants {
+            let p = self.constant(&m.graph, &c.value, &c.params)?;
+            p.commit(m)?;
+            out.changes += 1;
+        }
+        let contracting: BTreeSet<NodeId> = self
+            .sites
+            .linears
+            .iter()
+            .map(|l| l.node)
+            .chain(self.sites.attentions.iter().flat_map(|a| [a.product, a.weighted]))
+            .collect();
+        for a in &self.plan.activations {
+            if matches!(a.role, Role::Scores | Role::Probs) {
+                continue;
+            }
+            let Some(v) = m.graph.find(&a.value) else {
+                return Err(PassError::Failed {
+                    pass: self.id().into(),
+                    message: format!("the plan's value `{}` is not in the model; make a new plan", a.value),
+                });
+            };
+            if let Some(p) = self.patch(&m.graph, v, a, &contracting)? {
+                p.commit(m)?;
+                out.changes += 1;
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl QuantizeActivations<'_> {
+    fn constant(&self, g: &Graph, name: &str, q: &QParams) -> Result<Patch, PassError> {
+        let failed = |message: String| PassError::Failed {
+            pass: self.id().into(),
+            message: format!("constant `{name}`: {message}"),
+        };
+        let v = g.find(name).ok_or_else(|| failed("it is not in the model".into()))?;
+        let t = g.constant(v).ok_or_else(|| failed("it is no constant".into()))?;
+        let data = t.to_f32s().ok_or_else(|| failed("it can not be read".into()))?;
+        let dims: Vec<usize> = t.dims.iter().map(|d| *d as usize).collect();
+        let codes = crate::quant::kernel::quantize_tensor(&data, &dims, q).map_err(|e| failed(e.to_string()))?;
+        let mut p = Patch::new(self.id()).made_from([name.to_owned()]);
+        let c = p.constant(&format!("{name}_codes"), crate::quant::qparams::code_tensor(q.code(), &t.dims, &codes));
+        let d = super::dequantize_linear(&mut p, c, q, name);
+        p.replace(v, d);
+        Ok(p)
+    }
+
+    fn patch(
+        &self,
+        g: &Graph,
+        v: ValueId,
+        a: &Activation,
+        contracting: &BTreeSet<NodeId>,
+    ) -> Result<Option<Patch>, PassError> {
+        let hint = match a.readers {
+            Readers::Contracting => format!("{}_contracted", a.value),
+            _ => a.value.clone(),
+        };
+        let mut p = Patch::new(self.id()).made_from([a.value.clone()]);
+        // A fold's Mul stands between the value and its readers.
+        let folded = g
+            .find(&folded_name(&a.value))
+            .filter(|f| g.producer_is(*f, "Mul").is_some_and(|n| g.node(n).input(0) == Some(v)));
+        if let Some(f) = folded {
+            let fold = self.plan.folds.iter().find(|x| x.value == a.value).expect("only a fold makes that name");
+            let n = fold.factors.len();
+            let scales: Vec<f32> = fold.factors.iter().map(|x| a.params.scale(0) * x).collect();
+            let wide = QParams::per_axis(a.params.code(), -1, scales, vec![a.params.zero(0); n]).map_err(|e| {
+                PassError::Failed { pass: self.id().into(), message: format!("fold of `{}`: {e}", a.value) }
+            })?;
+            let codes = super::quantize_linear(&mut p, v.into(), &wide, &hint);
+            let d = super::dequantize_linear(&mut p, codes, &a.params, &format!("{hint}_folded"));
+            p.replace(f, d);
+            return Ok(Some(p));
+        }
+        // Readers that take codes already keep the value as it is.
+        let users: Vec<(NodeId, usize)> = g
+            .uses(v)
+            .into_iter()
+            .filter(|(n, slot)| {
+                let node = g.node(*n);
+                *slot != usize::MAX
+                    && !node.op.is("QuantizeLinear")
+                    && !node.op.is("Shape")
+                    && match a.readers {
+                        Readers::All => true,
+                        Readers::Contracting => ends_in(g, *n, contracting),
+                        Readers::Elementwise => !ends_in(g, *n, contracting),
+                    }
+            })
+            .collect();
+        if users.is_empty() && !g.is_output(v) {
+            return Ok(None);
+        }
+        let d: Ref = super::round_trip(&mut p, v.into(), &a.params, &hint);
+        if g.is_output(v) && a.readers != Readers::Contracting {
+            p.replace(v, d);
+        } else {
+            for (n, slot) in users {
+                p.set_input(n, slot, Some(d));
+            }
+        }
+        Ok(Some(p))
+    }
+}
+
+/// True if the reader is a contraction, or moves that lead to one.
+fn ends_in(g: &Graph, n: NodeId, contracting: &BTreeSet<NodeId>) -> bool {
+    if contracting.contains(&n) {
+        return true;
+    }
+    let node = g.node(n);
+    is_move(node)
+        && node
+            .outputs
+            .iter()
+            .flatten()
+            .any(|v| g.uses(*v).into_iter().any(|(u, s)| s == 0 && ends_in(g, u, contracting)))
+}

@@ -1,0 +1,154 @@
+//! `quantize-attention`: Softmax becomes Log-Int-Softmax, or a Softmax between uniform codes.
+//!
+//! *What it does.* The product of queries and keys is quantized to uint8 codes. With `lis` the codes go through the
+//! integer arithmetic of [`quant::lis`](crate::quant::lis) straight to the attention output; scale, mask, Softmax and
+//! the second product disappear. With `uniform` the Softmax stays, between codes.
+//!
+//! *When it fires.* For each `attentions` entry of the plan.
+//!
+//! *Why it is correct.* A factor between product and Softmax only changes the scale of the scores' codes; the zero point
+//! cancels in the distance to the row's maximum. A masked entry gets weight 0.
+//!
+//! *Numerics.* Quantizes.
+//!
+//! *Source.* FQ-ViT, arXiv 2111.13824, section 3.3; anchors, rounding and normalisation as `quant::lis` documents.
+
+use crate::ir::{Attrs, DType, Dim, Graph, Model, Tensor};
+use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::pattern::{Attention, Mask, MaskKind};
+use crate::plan::sites::{Sites, score_site, trace_back};
+use crate::plan::{AttentionForm, AttentionPlan, QuantPlan};
+use crate::quant::lis::{LisFacts, LisSite, emit};
+use crate::quant::observe::MASKED_BELOW;
+use crate::rewrite::{Patch, Ref, sweep};
+
+/// The pass, for one plan.
+pub struct QuantizeAttention<'p> {
+    pub plan: &'p QuantPlan,
+    pub sites: &'p Sites,
+}
+
+impl Pass for QuantizeAttention<'_> {
+    fn id(&self) -> &'static str {
+        "quantize-attention"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Computes attention weights from integer codes: Log-Int-Softmax, or a Softmax between codes."
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Quantizes
+    }
+
+    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        for plan in &self.plan.attentions {
+            let a =
+                self.sites.attentions.iter().find(|a| m.graph.try_value(a.out).is_some_and(|v| v.name == plan.output));
+            let a = a.ok_or_else(|| PassError::Failed {
+                pass: self.id().into(),
+                message: format!("the plan's attention `{}` is not in the model; make a new plan", plan.output),
+            })?;
+            let p = self.patch(&m.graph, m.opset(), a, plan)?;
+            p.commit(m)?;
+            out.changes += 1;
+        }
+        sweep(m);
+        Ok(out)
+    }
+}
+
+impl QuantizeAttention<'_> {
+    fn patch(&self, g: &Graph, opset: i64, a: &Attention, plan: &AttentionPlan) -> Result<Patch, PassError> {
+        let failed = |message: String| PassError::Failed {
+            pass: self.id().into(),
+            message: format!("attention `{}`: {message}", plan.output),
+        };
+        let site = score_site(g, a);
+        let raw = site.value;
+        let scores = self
+            .plan
+            .activation(g.name_of(raw), true)
+            .ok_or_else(|| failed(format!("the plan has no entry for its scores `{}`", g.name_of(raw))))?;
+        let name = g.name_of(raw).to_owned();
+        let mut p = Patch::new(self.id()).made_from([plan.output.clone()]).before(a.softmax);
+        match &plan.form {
+            AttentionForm::Uniform { params } => {
+                let d = super::round_trip(&mut p, raw.into(), &scores.params, &name);
+                p.replace(raw, d);
+                let w = super::round_trip(&mut p, a.probs.into(), params, g.name_of(a.probs));
+                p.replace(a.probs, w);
+            }
+            AttentionForm::Lis { spec } => {
+                let codes = super::quantize_linear(&mut p, raw.into(), &scores.params, &name);
+                let at = trace_back(g, a.v);
+                let v = self
+                    .plan
+                    .activation(g.name_of(at), true)
+                    .ok_or_else(|| failed(format!("the plan has no entry for its values `{}`", g.name_of(at))))?;
+                let mut vq = super::quantize_linear(&mut p, at.into(), &v.params, g.name_of(at));
+                for mv in super::moves_between(g, at, a.v) {
+                    let n = g.node(mv);
+                    let mut inputs: Vec<Option<Ref>> = n.inputs.iter().map(|v| v.map(Ref::from)).collect();
+                    inputs[0] = Some(vq);
+                    let hint = format!("{}_q", n.out().map_or("", |v| g.name_of(v)));
+                    vq = p.node_with(n.op.clone(), &inputs, &[&hint], n.attrs.clone())[0];
+                }
+                let shape = |v| g.value(v).ty.as_ref().and_then(|t| t.shape.as_ref());
+                let scores_shape = shape(raw).or_else(|| shape(a.scores));
+                let mask = keep_mask(g, &site.masks, &mut p).map_err(failed)?;
+                let lis = LisSite {
+                    codes,
+                    v: vq,
+                    mask,
+                    facts: LisFacts {
+                        score_scale: vec![scores.params.scale(0) * site.factor],
+                        v_scale: vec![v.params.scale(0)],
+                        v_zero: v.params.zero(0),
+                        v_type: v.params.code().dtype(),
+                        keys: scores_shape.and_then(|s| match s.last() {
+                            Some(Dim::Known(n)) => usize::try_from(*n).ok(),
+                            _ => None,
+                        }),
+                    },
+                    rank: scores_shape.map_or(4, Vec::len),
+                    opset,
+                    hint: plan.output.clone(),
+                };
+                let y = emit(&mut p, spec, &lis).map_err(|e| failed(e.to_string()))?;
+                p.typed(y, DType::FLOAT, g.value(a.out).ty.as_ref().and_then(|t| t.shape.clone()));
+                p.succeed(a.out, y);
+            }
+        }
+        Ok(p)
+    }
+}
+
+/// The masks as one condition, true where an entry counts.
+fn keep_mask(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, String> {
+    let mut keep: Option<Ref> = None;
+    for m in masks {
+        let name = format!("{}_keep", g.name_of(m.value));
+        let one = match m.kind {
+            MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
+            MaskKind::Boolean { keep: true } => m.value.into(),
+            MaskKind::Boolean { keep: false } => p.node("Not", &name, &[m.value.into()], Attrs::new()),
+            MaskKind::Additive => match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
+                Some((dims, data)) => {
+                    let keep: Vec<bool> = data.iter().map(|x| *x > MASKED_BELOW).collect();
+                    p.constant(&name, Tensor::bool(&dims, &keep))
+                }
+                None => {
+                    let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(MASKED_BELOW));
+                    p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
+                }
+            },
+        };
+        keep = Some(match keep {
+            None => one,
+            Some(k) => p.node("And", &name, &[k, one], Attrs::new()),
+        });
+    }
+    Ok(keep)
+}

@@ -1,0 +1,59 @@
+//! The passes that carry out a [`QuantPlan`](crate::plan::QuantPlan). They contain no heuristics: every number they use
+//! is in the plan, in the weights, or follows from both.
+//!
+//! Order: [`fold`] (function-preserving), [`weights`], [`attention`], [`activations`].
+
+pub mod activations;
+pub mod attention;
+pub mod fold;
+pub mod weights;
+
+use crate::ir::{Attrs, ValueId};
+use crate::quant::QParams;
+use crate::rewrite::{Patch, Ref};
+
+/// Adds a QuantizeLinear; the result holds codes.
+pub(crate) fn quantize_linear(p: &mut Patch, x: Ref, q: &QParams, hint: &str) -> Ref {
+    let s = p.constant(&format!("{hint}_scale"), q.scale_tensor());
+    let z = p.constant(&format!("{hint}_zero_point"), q.zero_tensor());
+    p.node("QuantizeLinear", &format!("{hint}_q"), &[x, s, z], axis_attr(q))
+}
+
+/// Adds a DequantizeLinear.
+pub(crate) fn dequantize_linear(p: &mut Patch, codes: Ref, q: &QParams, hint: &str) -> Ref {
+    let s = p.constant(&format!("{hint}_scale"), q.scale_tensor());
+    let z = p.constant(&format!("{hint}_zero_point"), q.zero_tensor());
+    p.node("DequantizeLinear", &format!("{hint}_dq"), &[codes, s, z], axis_attr(q))
+}
+
+/// Quantize and dequantize with shared constants.
+pub(crate) fn round_trip(p: &mut Patch, x: Ref, q: &QParams, hint: &str) -> Ref {
+    let s = p.constant(&format!("{hint}_scale"), q.scale_tensor());
+    let z = p.constant(&format!("{hint}_zero_point"), q.zero_tensor());
+    let c = p.node("QuantizeLinear", &format!("{hint}_q"), &[x, s, z], axis_attr(q));
+    p.node("DequantizeLinear", &format!("{hint}_dq"), &[c, s, z], axis_attr(q))
+}
+
+pub(crate) fn axis_attr(q: &QParams) -> Attrs {
+    match q.axis() {
+        Some(a) => Attrs::new().with_int("axis", a),
+        None => Attrs::new(),
+    }
+}
+
+/// Moves between `from` (excluded) and `to`, in order from `from`; `None` if `to` does not come from `from` by moves
+/// that keep every element.
+pub(crate) fn moves_between(g: &crate::ir::Graph, from: ValueId, to: ValueId) -> Vec<crate::ir::NodeId> {
+    let mut path = Vec::new();
+    let mut v = to;
+    while v != from {
+        let Some(p) = g.producer(v) else { break };
+        path.push(p);
+        match g.node(p).input(0) {
+            Some(x) => v = x,
+            None => break,
+        }
+    }
+    path.reverse();
+    path
+}

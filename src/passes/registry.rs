@@ -1,0 +1,37 @@
+//! All passes by name.
+
+use super::Pass;
+use super::clean_up::CleanUp;
+use super::constant_masks::ConstantMasks;
+use super::constant_nodes::ConstantNodes;
+use super::cse::Cse;
+use super::dead::Dead;
+use super::fold_constants::FoldConstants;
+use super::fuse_transpose::FuseTranspose;
+use super::identity::Identity;
+use super::raise_opset::RaiseOpset;
+use super::reshape_static::ReshapeStatic;
+
+/// Every pass, in the order help lists them.
+pub fn all() -> Vec<Box<dyn Pass>> {
+    vec![
+        Box::new(CleanUp),
+        Box::new(ConstantNodes),
+        Box::new(Dead),
+        Box::new(Identity),
+        Box::new(FoldConstants),
+        Box::new(ReshapeStatic),
+        Box::new(Cse),
+        Box::new(ConstantMasks),
+        Box::new(FuseTranspose),
+        Box::new(RaiseOpset::default()),
+    ]
+}
+
+/// The pass of this name. A pass with a parameter takes it behind `=`: `raise-opset=17`.
+pub fn pass(id: &str) -> Option<Box<dyn Pass>> {
+    if let Some((RaiseOpset::ID, to)) = id.split_once('=') {
+        return Some(Box::new(RaiseOpset { to: to.parse().ok()? }));
+    }
+    all().into_iter().find(|p| p.id() == id)
+}

@@ -1,0 +1,217 @@
+//! The plan: every quantization decision, with its reason, in a file a person can read, edit, commit and apply again.
+//!
+//! Calibration and the planner write it; the rewriting passes do what it says and decide nothing.
+
+pub mod planner;
+pub mod recipe;
+pub mod sites;
+
+use serde::{Deserialize, Serialize};
+
+use crate::quant::lis::LisSpec;
+use crate::quant::{Code, QParams};
+pub use sites::Role;
+
+/// Version of the plan format.
+pub const VERSION: u32 = 1;
+
+/// All decisions for one model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantPlan {
+    pub version: u32,
+    /// The recipe that asked for it.
+    pub recipe: String,
+    /// Fingerprint of the canonical model the names belong to.
+    pub model: String,
+    /// Function-preserving changes of scale, made before anything is quantized.
+    #[serde(default)]
+    pub folds: Vec<Fold>,
+    #[serde(default)]
+    pub activations: Vec<Activation>,
+    /// Constant operands of elementwise operators.
+    #[serde(default)]
+    pub constants: Vec<Constant>,
+    #[serde(default)]
+    pub layers: Vec<Layer>,
+    #[serde(default)]
+    pub attentions: Vec<AttentionPlan>,
+    /// What stays in float, and why.
+    #[serde(default)]
+    pub islands: Vec<Island>,
+}
+
+/// A factor a channel moved from a value into the weights behind it: the value is divided by it, the weights multiplied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fold {
+    /// The value that is divided.
+    pub value: String,
+    pub role: Role,
+    /// One factor a channel, space-separated.
+    #[serde(with = "numbers")]
+    pub factors: Vec<f32>,
+    pub reason: String,
+}
+
+/// A value that becomes codes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activation {
+    pub value: String,
+    pub role: Role,
+    #[serde(default, skip_serializing_if = "Readers::is_all")]
+    pub readers: Readers,
+    pub params: QParams,
+    pub reason: String,
+}
+
+/// A constant operand that is stored as codes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constant {
+    pub value: String,
+    pub params: QParams,
+}
+
+/// Which readers of a value a decision is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Readers {
+    #[default]
+    All,
+    /// MatMul, Gemm, Conv and attention products.
+    Contracting,
+    /// Everything else.
+    Elementwise,
+}
+
+impl Readers {
+    fn is_all(&self) -> bool {
+        *self == Readers::All
+    }
+}
+
+/// How a weight is rounded to codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rounding {
+    Nearest,
+    /// Error-compensating rounding on the second moments of the layer's input.
+    Gptq,
+}
+
+/// A MatMul, Gemm or Conv with a constant weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// The layer's output, bias included.
+    pub output: String,
+    pub weight: Code,
+    /// Scale of each output channel, as a share of the one that reaches the largest weight: 1 clips nothing.
+    #[serde(default = "one")]
+    pub clip: f32,
+    pub rounding: Rounding,
+    /// Added to the bias, one number an output channel: what rounding the weight shifts the mean output by.
+    #[serde(default, with = "numbers", skip_serializing_if = "Vec::is_empty")]
+    pub correction: Vec<f32>,
+    pub reason: String,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+/// How an attention computes its weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttentionPlan {
+    /// The attention's output.
+    pub output: String,
+    pub form: AttentionForm,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum AttentionForm {
+    /// Log-Int-Softmax on the codes of the scores.
+    Lis { spec: LisSpec },
+    /// A float Softmax between codes, with uniform codes for the weights.
+    Uniform { params: QParams },
+}
+
+/// A compute operator that stays in float.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Island {
+    pub node: String,
+    pub op: String,
+    pub reason: String,
+}
+
+/// Why a plan could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error("{path}: {message}")]
+    Read { path: String, message: String },
+    #[error("{path}: plan version {found}; this program reads version {VERSION}")]
+    Version { path: String, found: u32 },
+    #[error(
+        "{path}: the plan was made for another model (fingerprint {plan}, this model has {model}); make a new one with \
+         `fqvit-opt plan`"
+    )]
+    Model { path: String, plan: String, model: String },
+    #[error(
+        "the plan names `{what}`, which is not in the model (or is no {kind}); make a new one with `fqvit-opt plan`"
+    )]
+    Missing { what: String, kind: &'static str },
+}
+
+impl QuantPlan {
+    /// The readable form.
+    pub fn to_yaml(&self) -> String {
+        serde_yaml::to_string(self).expect("a plan has no map keys that YAML can not hold")
+    }
+
+    /// Reads the readable form; `path` is for error messages.
+    pub fn from_yaml(text: &str, path: &str) -> Result<QuantPlan, PlanError> {
+        let p: QuantPlan = serde_yaml::from_str(text)
+            .map_err(|e| PlanError::Read { path: path.to_owned(), message: e.to_string() })?;
+        if p.version != VERSION {
+            return Err(PlanError::Version { path: path.to_owned(), found: p.version });
+        }
+        Ok(p)
+    }
+
+    /// The decision for a value.
+    pub fn activation(&self, value: &str, contracting: bool) -> Option<&Activation> {
+        self.activations.iter().find(|a| {
+            a.value == value
+                && match a.readers {
+                    Readers::All => true,
+                    Readers::Contracting => contracting,
+                    Readers::Elementwise => !contracting,
+                }
+        })
+    }
+}
+
+/// Lists of numbers as one line of text.
+mod numbers {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(v: &[f32], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&v.iter().map(f32::to_string).collect::<Vec<_>>().join(" "))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<f32>, D::Error> {
+        let text = String::deserialize(d)?;
+        text.split_whitespace()
+            .map(|w| {
+                let v: f32 = w.parse().map_err(|_| serde::de::Error::custom(format!("`{w}` is no number")))?;
+                if v.is_finite() { Ok(v) } else { Err(serde::de::Error::custom(format!("`{w}` is not finite"))) }
+            })
+            .collect()
+    }
+}

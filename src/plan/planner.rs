@@ -1,0 +1,419 @@
+//! Turns statistics into decisions.
+//!
+//! For each site the recipe names candidates; each is scored by the squared error it is expected to make at the
+//! *consumer's output*, from the histograms of calibration and the consumer's weights, and the least one is taken. The
+//! expected error of rounding is `step^2 / 12` an element; errors of different elements are taken as independent.
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use rayon::prelude::*;
+
+use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
+use super::sites::{Linear, Site, Sites, reading_nodes, score_site, trace_back};
+use super::{Activation, AttentionPlan, Constant, Fold, Island, Layer, QuantPlan, Readers, Role, VERSION};
+use crate::ir::{Graph, Model, ValueId};
+use crate::quant::hist::Moments;
+use crate::quant::observe::{Stats, Watch};
+use crate::quant::ptf::{self, Range};
+use crate::quant::qparams::SCALE_FLOOR;
+use crate::quant::{Code, QParams};
+
+mod scores;
+
+/// Why no plan could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanningError {
+    #[error("the statistics do not hold `{value}` ({role}); make new ones with `fqvit-opt calibrate`")]
+    Missing { value: String, role: &'static str },
+    #[error(
+        "weight `{weight}` of `{layer}` holds {what} at element {at}; a model with such weights can not be quantized"
+    )]
+    Weight { weight: String, layer: String, what: &'static str, at: usize },
+    #[error("the recipe names no candidate for {role} values such as `{value}`; add one, or a `default`")]
+    NoCandidate { role: &'static str, value: String },
+    #[error("attention at `{output}`: {message}")]
+    Attention { output: String, message: String },
+}
+
+/// What calibration must watch so that a plan can be made, by value name.
+pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<String, Watch> {
+    let g = &m.graph;
+    let mut w: IndexMap<String, Watch> = IndexMap::new();
+    for s in sites.sites.values() {
+        w.insert(g.name_of(s.value).to_owned(), Watch::Channels { axis: s.axis });
+    }
+    for a in &sites.attentions {
+        w.insert(g.name_of(score_site(g, a).value).to_owned(), Watch::Scores);
+    }
+    let _ = recipe;
+    w
+}
+
+/// A constant weight read as a matrix: what the scores need of it.
+struct Matrix<'g> {
+    data: std::borrow::Cow<'g, [f32]>,
+    outs: usize,
+    ins: usize,
+    /// Elements a channel pair shares (kernel positions of a Conv).
+    inner: usize,
+    out_first: bool,
+}
+
+impl<'g> Matrix<'g> {
+    fn of(g: &'g Graph, l: &Linear) -> Option<Matrix<'g>> {
+        let t = g.constant(l.weight)?;
+        let data = t.to_f32s()?;
+        let (outs, ins) = (t.dims[l.out_axis] as usize, t.dims[l.in_axis] as usize);
+        let inner = data.len() / (outs * ins).max(1);
+        Some(Matrix { data, outs, ins, inner, out_first: l.out_axis < l.in_axis })
+    }
+
+    fn at(&self, o: usize, i: usize, k: usize) -> f64 {
+        let (a, b, nb) = if self.out_first { (o, i, self.ins) } else { (i, o, self.outs) };
+        self.data[(a * nb + b) * self.inner + k] as f64
+    }
+
+    /// For each input channel: sum over outputs of squared weights, times `scale(i)^2`.
+    fn in_power(&self) -> Vec<f64> {
+        let mut p = vec![0.0; self.ins];
+        for (i, p) in p.iter_mut().enumerate() {
+            for o in 0..self.outs {
+                for k in 0..self.inner {
+                    *p += self.at(o, i, k).powi(2);
+                }
+            }
+        }
+        p
+    }
+
+    /// For each output channel: the largest weight after input channel `i` is multiplied by `f(i)`.
+    fn out_reach(&self, f: impl Fn(usize) -> f64) -> Vec<f64> {
+        let mut r = vec![0f64; self.outs];
+        for i in 0..self.ins {
+            let fi = f(i);
+            for (o, r) in r.iter_mut().enumerate() {
+                for k in 0..self.inner {
+                    *r = r.max((self.at(o, i, k) * fi).abs());
+                }
+            }
+        }
+        r
+    }
+}
+
+/// Makes the plan.
+pub fn plan(
+    m: &Model,
+    sites: &Sites,
+    stats: &IndexMap<String, Stats>,
+    recipe: &QuantRecipe,
+    recipe_name: &str,
+    fingerprint: &str,
+) -> Result<QuantPlan, PlanningError> {
+    let g = &m.graph;
+    check_weights(g, sites)?;
+    let mut plan = QuantPlan {
+        version: VERSION,
+        recipe: recipe_name.to_owned(),
+        model: fingerprint.to_owned(),
+        folds: Vec::new(),
+        activations: Vec::new(),
+        constants: constants(g, sites, recipe),
+        layers: Vec::new(),
+        attentions: Vec::new(),
+        islands: Vec::new(),
+    };
+    let by_x: BTreeMap<ValueId, Vec<&Linear>> = sites.linears.iter().fold(BTreeMap::new(), |mut m, l| {
+        m.entry(trace_back(g, l.x)).or_insert_with(Vec::new).push(l);
+        m
+    });
+    let decided: Vec<Result<(Option<Fold>, Vec<Activation>), PlanningError>> = sites
+        .sites
+        .values()
+        .collect::<Vec<_>>()
+        .par_iter()
+        .map(|s| {
+            if recipe.keep_float.contains(&s.role) || (recipe.linear_only && !by_x.contains_key(&s.value)) {
+                return Ok((None, Vec::new()));
+            }
+            let name = g.name_of(s.value);
+            let st = stats
+                .get(name)
+                .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: s.role.name() })?;
+            decide(g, s, st, recipe, by_x.get(&s.value).map_or(&[][..], |v| v))
+        })
+        .collect();
+    for d in decided {
+        let (fold, acts) = d?;
+        plan.folds.extend(fold);
+        plan.activations.extend(acts);
+    }
+    for l in &sites.linears {
+        plan.layers.push(layer(g, l, stats, recipe, &plan.folds));
+    }
+    if !recipe.linear_only {
+        for a in &sites.attentions {
+            let site = score_site(g, a);
+            let name = g.name_of(site.value);
+            let st = stats
+                .get(name)
+                .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: Role::Scores.name() })?;
+            let output = g.name_of(a.out).to_owned();
+            let (params, form, reason) = scores::decide(st, site.factor, &recipe.attention)
+                .map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
+            plan.activations.push(Activation {
+                value: name.to_owned(),
+                role: Role::Scores,
+                readers: Readers::All,
+                params,
+                reason: reason.clone(),
+            });
+            plan.attentions.push(AttentionPlan { output, form, reason });
+        }
+    }
+    for (n, reason) in &sites.islands {
+        let n = g.node(*n);
+        plan.islands.push(Island { node: n.name.clone(), op: n.op.to_string(), reason: reason.clone() });
+    }
+    Ok(plan)
+}
+
+/// Constant operands of elementwise operators (position embeddings): int8 with one scale for each index of the last
+/// axis.
+fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
+    let mut out: Vec<Constant> = Vec::new();
+    if recipe.linear_only {
+        return out;
+    }
+    for (n, slot) in &sites.constants {
+        let Some(v) = g.node(*n).input(*slot) else { continue };
+        let name = g.name_of(v);
+        let Some(t) = g.try_init(v) else { continue };
+        let (Some(data), Some(last)) = (t.to_f32s(), t.dims.last()) else { continue };
+        if out.iter().any(|c| c.value == name) || *last <= 0 || data.iter().any(|x| !x.is_finite()) {
+            continue;
+        }
+        let mut reach = vec![0f32; *last as usize];
+        for (i, x) in data.iter().enumerate() {
+            let r = &mut reach[i % *last as usize];
+            *r = r.max(x.abs());
+        }
+        let scales: Vec<f32> = reach.iter().map(|r| (r / 127.0).max(SCALE_FLOOR)).collect();
+        let zeros = vec![0; scales.len()];
+        if let Ok(params) = QParams::per_axis(Code::I8, t.dims.len() as i64 - 1, scales, zeros) {
+            out.push(Constant { value: name.to_owned(), params });
+        }
+    }
+    out
+}
+
+fn check_weights(g: &Graph, sites: &Sites) -> Result<(), PlanningError> {
+    for l in &sites.linears {
+        for v in [Some(l.weight), l.bias.as_ref().map(|b| b.value)].into_iter().flatten() {
+            let data = g.constant(v).and_then(|t| t.to_f32s()).unwrap_or_default();
+            if let Some(at) = data.iter().position(|x| !x.is_finite()) {
+                return Err(PlanningError::Weight {
+                    weight: g.name_of(v).to_owned(),
+                    layer: g.name_of(l.out).to_owned(),
+                    what: if data[at].is_nan() { "NaN" } else { "infinity" },
+                    at,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// dB of signal over error, for reasons.
+fn db(signal: f64, error: f64) -> String {
+    if error <= 0.0 { "exact".into() } else { format!("{:.1} dB", 10.0 * (signal / error).log10()) }
+}
+
+fn decide(
+    g: &Graph,
+    s: &Site,
+    st: &Stats,
+    recipe: &QuantRecipe,
+    linears: &[&Linear],
+) -> Result<(Option<Fold>, Vec<Activation>), PlanningError> {
+    let name = g.name_of(s.value).to_owned();
+    let candidates = recipe.candidates(s.role);
+    if candidates.is_empty() {
+        return Err(PlanningError::NoCandidate { role: s.role.name(), value: name });
+    }
+    let act = |readers, params, reason| Activation { value: name.clone(), role: s.role, readers, params, reason };
+    if let Some(f) = recipe.folds.get(&s.role)
+        && let Some((fold, params, reason)) = folded(g, s, st, f, candidates, linears, recipe.weights.code)
+    {
+        return Ok((fold, vec![act(Readers::All, params, reason)]));
+    }
+    let affine: Vec<Candidate> = candidates.iter().filter(|c| matches!(c, Candidate::Affine { .. })).copied().collect();
+    let fallback = [Candidate::Affine { code: Code::U8, range: Range::Mse }];
+    let per_tensor: &[Candidate] = if affine.is_empty() { &fallback } else { &affine };
+    let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
+    let best = |cands: &[Candidate]| -> (QParams, String) {
+        let mut best: Option<(f64, QParams, String)> = None;
+        for c in cands {
+            let (p, what) = match *c {
+                Candidate::Affine { code, range } => (ptf::affine(code, st, range), format!("one scale, {range:?}")),
+                Candidate::Ptf { code, rule } => {
+                    let p = ptf::ptf(code, st, s.axis, rule, |_| 1.0);
+                    let k = p.shifts().map_or(0, |(_, s)| s.iter().copied().max().unwrap_or(0));
+                    (p, format!("PTF up to 2^{k}, {:?}", rule.range))
+                }
+            };
+            let e = ptf::expected_error(st, &p, |_| 1.0);
+            if best.as_ref().is_none_or(|b| e < b.0) {
+                best = Some((e, p, what));
+            }
+        }
+        let (e, p, what) = best.expect("checked above");
+        (p, format!("{what}: {}", db(signal, e)))
+    };
+    let needs_tensor = s.contracted || !linears.is_empty();
+    Ok((
+        None,
+        if needs_tensor && s.elementwise && affine.len() < candidates.len() {
+            let (p, r) = best(per_tensor);
+            let (q, t) = best(candidates);
+            vec![act(Readers::Contracting, p, r), act(Readers::Elementwise, q, t)]
+        } else {
+            let (p, r) = best(if needs_tensor { per_tensor } else { candidates });
+            vec![act(Readers::All, p, r)]
+        },
+    ))
+}
+
+/// The best folding of a value into the linear layers that read it; `None` where a reader forbids folding.
+fn folded(
+    g: &Graph,
+    s: &Site,
+    st: &Stats,
+    rule: &FoldRecipe,
+    candidates: &[Candidate],
+    linears: &[&Linear],
+    weight_code: Code,
+) -> Option<(Option<Fold>, QParams, String)> {
+    // Every reader must be a linear layer that reads the value itself and contracts its last axis.
+    let readers = reading_nodes(g, s.value);
+    let direct = linears.iter().all(|l| l.x == s.value && !l.is_conv);
+    if linears.is_empty() || !direct || readers.len() != linears.len() || g.is_output(s.value) || s.axis != -1 {
+        return None;
+    }
+    let mats: Vec<Matrix> = linears.iter().map(|l| Matrix::of(g, l)).collect::<Option<_>>()?;
+    let n = st.channels.len();
+    if mats.iter().any(|m| m.ins != n) {
+        return None;
+    }
+    let power: Vec<f64> = mats.iter().map(Matrix::in_power).fold(vec![0.0; n], |mut a, p| {
+        a.iter_mut().zip(p).for_each(|(a, p)| *a += p);
+        a
+    });
+    let wide: Vec<f64> = (0..n).map(|c| st.channel_range(c)).map(|(a, b)| (b - a) as f64).collect();
+    let mut sorted = wide.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted[n / 2].max(SCALE_FLOOR as f64);
+    let floor = rule.floor;
+    let mut tries: Vec<(Vec<f32>, String)> = vec![(vec![1.0; n], "no folding".into())];
+    let snap = |f: f64| if rule.power_of_two { f64::powi(2.0, f.log2().round() as i32) } else { f };
+    for a in &rule.strengths {
+        if *a != 0.0 {
+            let f = wide.iter().map(|w| snap((w / median).max(floor).powf(*a)) as f32).collect();
+            tries.push((f, format!("folding at strength {a}")));
+        }
+    }
+    for b in &rule.beyond {
+        let f: Vec<f32> = wide.iter().map(|w| snap((w / median / b).max(1.0)) as f32).collect();
+        if f.iter().any(|f| *f != 1.0) {
+            tries.push((f, format!("folding beyond {b}x the median range")));
+        }
+    }
+    let moments: Vec<Moments> = st.channels.iter().map(|c| Moments::new(&c.hist)).collect();
+    let signal: f64 = (0..n).map(|c| st.mean_square(c) * st.count as f64 * power[c]).sum();
+    let (_, whi) = weight_code.range();
+    let mut best: Option<(f64, usize, QParams)> = None;
+    for (t, (f, _)) in tries.iter().enumerate() {
+        // Weight rounding: its error meets the mean square of the (divided) input.
+        let input: f64 = (0..n).map(|c| st.mean_square(c) * st.count as f64 / (f[c] as f64).powi(2)).sum();
+        let weights: f64 = mats
+            .iter()
+            .map(|m| {
+                m.out_reach(|i| f[i] as f64)
+                    .iter()
+                    .map(|r| (r / whi as f64).powi(2) / 12.0 * m.inner as f64)
+                    .sum::<f64>()
+            })
+            .sum::<f64>()
+            * input;
+        let pooled = st.pooled(|c| 1.0 / f[c] as f64);
+        let seen = (0..n).fold((0f32, 0f32), |(a, b), c| {
+            let (l, h) = st.channel_range(c);
+            (a.min(l / f[c]), b.max(h / f[c]))
+        });
+        for cand in candidates {
+            let Candidate::Affine { code, range } = *cand else { continue };
+            let p = ptf::affine_of(code, &pooled, seen, range);
+            let (lo, hi) = p.reach(0);
+            let step = p.scale(0) as f64;
+            let act: f64 = (0..n)
+                .map(|c| {
+                    let k = f[c] as f64;
+                    power[c] * moments[c].error(lo as f64 * k, hi as f64 * k, step * k)
+                })
+                .sum();
+            let e = act + weights;
+            if best.as_ref().is_none_or(|b| e < b.0) {
+                best = Some((e, t, p));
+            }
+        }
+    }
+    let (e, t, p) = best?;
+    let (factors, what) = tries.swap_remove(t);
+    let reason = format!("{what}: {} at the consumers' output", db(signal, e));
+    let fold = factors.iter().any(|f| *f != 1.0).then(|| Fold {
+        value: g.name_of(s.value).to_owned(),
+        role: s.role,
+        factors,
+        reason: reason.clone(),
+    });
+    Some((fold, p, reason))
+}
+
+fn layer(g: &Graph, l: &Linear, stats: &IndexMap<String, Stats>, recipe: &QuantRecipe, folds: &[Fold]) -> Layer {
+    let output = g.name_of(l.out).to_owned();
+    let mut out = Layer {
+        output,
+        weight: recipe.weights.code,
+        clip: recipe.weights.clip.first().copied().unwrap_or(1.0),
+        rounding: recipe.weights.rounding,
+        correction: Vec::new(),
+        reason: format!("{:?}, one scale an output channel", recipe.weights.code).to_lowercase(),
+    };
+    if !recipe.bias_correction {
+        return out;
+    }
+    let Some(mat) = Matrix::of(g, l) else { return out };
+    let x = g.name_of(trace_back(g, l.x));
+    let Some(st) = stats.get(x).filter(|s| s.channels.len() == mat.ins) else { return out };
+    let factors = folds.iter().find(|f| f.value == x).map(|f| &f.factors);
+    let f = |i: usize| factors.map_or(1.0, |f| f[i]);
+    let (lo, hi) = out.weight.range();
+    let reach = mat.out_reach(|i| f(i) as f64);
+    out.correction = (0..mat.outs)
+        .map(|o| {
+            let s = ((reach[o] / hi as f64) as f32 * out.clip).max(SCALE_FLOOR);
+            let mut shift = 0f64;
+            for i in 0..mat.ins {
+                let mean = st.mean(i) / f(i) as f64;
+                for k in 0..mat.inner {
+                    let w = mat.at(o, i, k) as f32 * f(i);
+                    let q = crate::quant::kernel::quantize(w, s, 0, lo, hi);
+                    shift += mean * (w as f64 - crate::quant::kernel::dequantize(q, s, 0) as f64);
+                }
+            }
+            shift as f32
+        })
+        .collect();
+    out
+}

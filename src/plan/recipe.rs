@@ -1,0 +1,145 @@
+//! What a recipe says about quantization: which candidates the planner may choose from, role by role.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::{Role, Rounding};
+use crate::quant::Code;
+use crate::quant::lis::LisSpec;
+use crate::quant::ptf::{PtfRule, Range};
+
+/// The quantization part of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct QuantRecipe {
+    pub weights: WeightRecipe,
+    /// Candidates for each role; `default` is for roles not named. The planner takes the one of least expected error.
+    pub activations: IndexMap<ActivationKey, Vec<Candidate>>,
+    /// Factors moved from a value into the weights behind it.
+    #[serde(default)]
+    pub folds: IndexMap<Role, FoldRecipe>,
+    pub attention: AttentionRecipe,
+    /// Shift the bias by the mean error that rounding the weights makes.
+    #[serde(default)]
+    pub bias_correction: bool,
+    /// Statistics of LayerNorm in integers instead of a float LayerNormalization.
+    #[serde(default)]
+    pub integer_norm: bool,
+    /// Roles that stay in float.
+    #[serde(default)]
+    pub keep_float: Vec<Role>,
+    /// Quantize linear layers only and leave everything else, their outputs included, in float.
+    #[serde(default)]
+    pub linear_only: bool,
+}
+
+/// A role, or what stands for all the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", untagged)]
+pub enum ActivationKey {
+    Role(Role),
+    Default(DefaultKey),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DefaultKey {
+    Default,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct WeightRecipe {
+    pub code: Code,
+    #[serde(default = "nearest")]
+    pub rounding: Rounding,
+    /// Shares of the full range to try as the scale of each output channel.
+    #[serde(default = "no_clip")]
+    pub clip: Vec<f32>,
+}
+
+fn nearest() -> Rounding {
+    Rounding::Nearest
+}
+
+fn no_clip() -> Vec<f32> {
+    vec![1.0]
+}
+
+/// One way to quantize a value.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Candidate {
+    /// One scale and zero point a tensor.
+    Affine {
+        #[serde(default = "u8_code")]
+        code: Code,
+        range: Range,
+    },
+    /// Power-of-Two Factors. Where the value also feeds a contraction, that reader gets one scale a tensor.
+    Ptf {
+        #[serde(default = "u8_code")]
+        code: Code,
+        #[serde(flatten)]
+        rule: PtfRule,
+    },
+}
+
+fn u8_code() -> Code {
+    Code::U8
+}
+
+/// Which folding factors are tried: `f[c] = (range[c] / typical)^strength`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FoldRecipe {
+    /// 0 is always tried as well: no folding.
+    pub strengths: Vec<f64>,
+    /// Fold only channels whose range is beyond this many times the median range; others keep factor 1.
+    #[serde(default)]
+    pub beyond: Vec<f64>,
+    /// Smallest factor, as a share of the median range: a dead channel must not explode its weights.
+    #[serde(default = "fold_floor")]
+    pub floor: f64,
+    /// Powers of two only.
+    #[serde(default)]
+    pub power_of_two: bool,
+}
+
+fn fold_floor() -> f64 {
+    0.1
+}
+
+/// How attention weights are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum AttentionRecipe {
+    /// Log-Int-Softmax.
+    Lis {
+        #[serde(default)]
+        spec: LisSpec,
+        scores: ScoreRange,
+    },
+    /// Softmax between codes; the weights are uniform 8-bit codes.
+    Uniform { scores: ScoreRange },
+}
+
+/// How the range of the scores is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScoreRange {
+    /// All that was seen.
+    MinMax,
+    /// The range whose codes give the attention weights of least squared error on rows kept from calibration.
+    Weights,
+}
+
+impl QuantRecipe {
+    /// Candidates for a role.
+    pub fn candidates(&self, role: Role) -> &[Candidate] {
+        self.activations
+            .get(&ActivationKey::Role(role))
+            .or_else(|| self.activations.get(&ActivationKey::Default(DefaultKey::Default)))
+            .map_or(&[], Vec::as_slice)
+    }
+}

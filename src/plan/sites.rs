@@ -1,0 +1,479 @@
+//! Where a model can be quantized.
+//!
+//! A *site* is a value that moves between two compute operators, at the one point where its codes are made. Between
+//! operators there may be moves (Reshape, Transpose, ...): a site lies at the earliest point that still holds exactly
+//! the elements its reader sees, so codes are moved rather than floats, but each branch of a Split has its own scale.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::ir::{DType, Def, Graph, Model, Node, NodeId, ValueId};
+use crate::pattern::{Attention, Mask, MaskKind};
+
+/// What a value is for, which decides how a recipe treats it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// A graph input.
+    Input,
+    /// What a LayerNorm reads, or a sum of branches.
+    Residual,
+    /// What a linear layer adds to the residual stream (attention projection, fc2), or patch embeddings before the
+    /// position is added.
+    Branch,
+    NormOutput,
+    Query,
+    Key,
+    Value,
+    /// The product of queries and keys, before scale and mask.
+    Scores,
+    /// Attention weights where they stay uniform codes.
+    Probs,
+    AttentionOutput,
+    GeluInput,
+    GeluOutput,
+    /// A graph output.
+    Output,
+    /// Anything else between two quantized operators.
+    Other,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Input => "input",
+            Role::Residual => "residual",
+            Role::Branch => "branch",
+            Role::NormOutput => "norm-output",
+            Role::Query => "query",
+            Role::Key => "key",
+            Role::Value => "value",
+            Role::Scores => "scores",
+            Role::Probs => "probs",
+            Role::AttentionOutput => "attention-output",
+            Role::GeluInput => "gelu-input",
+            Role::GeluOutput => "gelu-output",
+            Role::Output => "output",
+            Role::Other => "other",
+        }
+    }
+}
+
+/// A MatMul, Gemm or Conv with a constant weight.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    pub node: NodeId,
+    /// Activation operand.
+    pub x: ValueId,
+    pub weight: ValueId,
+    /// Axes of output and input channels in the weight.
+    pub out_axis: usize,
+    pub in_axis: usize,
+    pub bias: Option<Bias>,
+    /// The layer's result, bias included.
+    pub out: ValueId,
+    pub is_conv: bool,
+}
+
+/// A constant added to a linear layer's output channels.
+#[derive(Clone, Debug)]
+pub struct Bias {
+    pub value: ValueId,
+    /// The Add node, or `None` when it is the layer's own third input.
+    pub add: Option<NodeId>,
+}
+
+/// A value to quantize.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub value: ValueId,
+    pub role: Role,
+    /// Axis of the channels, from the end where the layout is channels-last.
+    pub axis: i64,
+    /// Readers that contract the channel axis (MatMul, Conv, attention products) need one scale a tensor.
+    pub contracted: bool,
+    /// Readers that work element by element or normalise can take one scale a channel.
+    pub elementwise: bool,
+}
+
+/// Everything quantizable in a model.
+#[derive(Clone, Debug, Default)]
+pub struct Sites {
+    pub linears: Vec<Linear>,
+    pub attentions: Vec<Attention>,
+    pub norms: Vec<NodeId>,
+    pub gelus: Vec<NodeId>,
+    pub sites: IndexMap<ValueId, Site>,
+    /// Compute nodes left in float with the reason.
+    pub islands: Vec<(NodeId, String)>,
+    /// Constant float operands of elementwise nodes, stored as codes: `(node, slot)`.
+    pub constants: Vec<(NodeId, usize)>,
+}
+
+/// Moves that keep every element.
+const WHOLE_MOVES: &[&str] = &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"];
+/// Moves that select, repeat or join.
+const OTHER_MOVES: &[&str] =
+    &["Split", "Slice", "Gather", "Concat", "Expand", "Pad", "Tile", "DepthToSpace", "SpaceToDepth"];
+/// Operators with a quantized form in the QDQ convention: codes in, codes out, float between.
+const ELEMENTWISE: &[&str] = &[
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "LayerNormalization",
+    "Gelu",
+    "Relu",
+    "LeakyRelu",
+    "Sigmoid",
+    "Tanh",
+    "HardSwish",
+    "HardSigmoid",
+    "Clip",
+    "Softmax",
+    "BatchNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "RMSNormalization",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "ReduceMean",
+    "Resize",
+    "Max",
+    "Min",
+    "Neg",
+    "Abs",
+    "Sqrt",
+    "Exp",
+    "Erf",
+    "Pow",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Swish",
+    "Mish",
+    "Softplus",
+    "PRelu",
+    "Where",
+];
+
+/// True for a move, which changes no value.
+pub fn is_move(n: &Node) -> bool {
+    n.op.is_onnx() && (WHOLE_MOVES.contains(&n.op.name.as_str()) || OTHER_MOVES.contains(&n.op.name.as_str()))
+}
+
+fn is_whole_move(n: &Node) -> bool {
+    n.op.is_onnx() && WHOLE_MOVES.contains(&n.op.name.as_str())
+}
+
+/// Walks back from an operand through moves that keep every element.
+pub fn trace_back(g: &Graph, mut v: ValueId) -> ValueId {
+    while let Some(p) = g.producer(v) {
+        let n = g.node(p);
+        match n.input(0) {
+            // A graph output on the way is where codes must end; the reader then starts from it.
+            Some(x) if is_whole_move(n) && !g.is_output(v) => v = x,
+            _ => break,
+        }
+    }
+    v
+}
+
+fn float_value(g: &Graph, v: ValueId) -> bool {
+    g.value(v).ty.as_ref().is_none_or(|t| t.dtype == DType::FLOAT)
+}
+
+fn is_const(g: &Graph, v: ValueId) -> bool {
+    g.constant(v).is_some()
+}
+
+/// The linear layer at a node, if it is one.
+fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> Option<Linear> {
+    let n = g.node(id);
+    if !n.op.is_onnx() {
+        return None;
+    }
+    let (x, weight) = (n.input(0)?, n.input(1)?);
+    let w = g.try_init(weight)?;
+    if is_const(g, x) || !w.dtype.is_float() {
+        return None;
+    }
+    let (out_axis, in_axis, is_conv) = match n.op.name.as_str() {
+        "MatMul" if w.dims.len() == 2 => (1, 0, false),
+        "Gemm" if n.attrs.int("transA").unwrap_or(0) == 0 && n.attrs.float("alpha").unwrap_or(1.0) == 1.0 => {
+            if n.attrs.int("transB").unwrap_or(0) != 0 { (0, 1, false) } else { (1, 0, false) }
+        }
+        "Conv" => (0, 1, true),
+        _ => return None,
+    };
+    let channels = w.dims[out_axis] as usize;
+    let y = n.out()?;
+    if let Some(b) = n.input(2) {
+        let ok = constant_out(b) && (is_conv || n.attrs.float("beta").unwrap_or(1.0) == 1.0);
+        let fits = g.try_init(b).is_some_and(|t| t.len() == channels);
+        return (ok && fits).then(|| Linear {
+            node: id,
+            x,
+            weight,
+            out_axis,
+            in_axis,
+            bias: Some(Bias { value: b, add: None }),
+            out: y,
+            is_conv,
+        });
+    }
+    let mut l = Linear { node: id, x, weight, out_axis, in_axis, bias: None, out: y, is_conv };
+    if !is_conv
+        && let [(add, slot)] = g.uses(y)[..]
+        && slot <= 1
+        && g.node(add).op.is("Add")
+        && !g.is_output(y)
+    {
+        let other = g.node(add).input(1 - slot)?;
+        // A vector over the output channels, possibly with leading ones.
+        let fits = g.try_init(other).is_some_and(|t| {
+            t.len() == channels && t.dims.last() == Some(&(channels as i64)) && t.dtype == DType::FLOAT
+        });
+        if fits {
+            l.bias = Some(Bias { value: other, add: Some(add) });
+            l.out = g.node(add).out()?;
+        }
+    }
+    Some(l)
+}
+
+/// Where the scores of an attention become codes.
+#[derive(Clone, Debug)]
+pub struct ScoreSite<'a> {
+    /// The value that is quantized: the product, or the product with its relative-position bias.
+    pub value: ValueId,
+    /// What it is still multiplied with on the way to the Softmax.
+    pub factor: f32,
+    /// What still hides entries.
+    pub masks: Vec<&'a Mask>,
+    /// Nodes from the value to the Softmax.
+    pub chain: &'a [NodeId],
+}
+
+/// The codes of the scores lie as early as nothing but one factor and masks follow.
+pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> ScoreSite<'a> {
+    let last_bias = a.masks.iter().rev().find(|m| m.kind == MaskKind::Bias);
+    let from = last_bias.and_then(|m| a.chain.iter().position(|n| *n == m.node)).map_or(0, |i| i + 1);
+    let chain = &a.chain[from..];
+    let value = match from {
+        0 => a.scores_product,
+        i => g.node(a.chain[i - 1]).out().unwrap_or(a.scores_product),
+    };
+    let factor = a.scale.filter(|(n, _)| chain.contains(n)).map_or(1.0, |(_, f)| f);
+    ScoreSite { value, factor, masks: a.masks.iter().filter(|m| chain.contains(&m.node)).collect(), chain }
+}
+
+/// Finds every site of a canonical model (LayerNorm, GELU and attention recognised, constants folded).
+pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
+    let g = &m.graph;
+    let order = g.schedule();
+    let mut s = Sites { attentions, ..Sites::default() };
+    let constant = |v: ValueId| is_const(g, v);
+    // Nodes inside an attention core or between a linear layer and its bias make no sites of their own.
+    let mut inner: BTreeSet<NodeId> = BTreeSet::new();
+    let mut core_of: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for (i, a) in s.attentions.iter().enumerate() {
+        for n in [a.product, a.softmax, a.weighted].iter().chain(&a.chain).chain(&a.guard) {
+            inner.insert(*n);
+            core_of.insert(*n, i);
+        }
+    }
+    for id in &order {
+        if inner.contains(id) {
+            continue;
+        }
+        if let Some(l) = linear(g, *id, &constant) {
+            inner.extend(l.bias.iter().filter_map(|b| b.add));
+            inner.insert(*id);
+            s.linears.push(l);
+        }
+    }
+    let linear_out: BTreeMap<ValueId, usize> = s.linears.iter().enumerate().map(|(i, l)| (l.out, i)).collect();
+    let core_out: BTreeMap<ValueId, usize> = s.attentions.iter().enumerate().map(|(i, a)| (a.out, i)).collect();
+
+    let channel_axis = |v: ValueId| -> i64 {
+        let p = g.producer(v).map(|p| g.node(p));
+        let rank = g.value(v).ty.as_ref().and_then(|t| t.shape.as_ref()).map(Vec::len);
+        match p {
+            Some(n)
+                if matches!(n.op.name.as_str(), "Conv" | "BatchNormalization" | "GroupNormalization" | "MaxPool") =>
+            {
+                1
+            }
+            None if rank == Some(4) => 1,
+            _ => -1,
+        }
+    };
+    let mut sites: IndexMap<ValueId, Site> = IndexMap::new();
+    let want = |v: ValueId, role: Option<Role>, contracted: bool, sites: &mut IndexMap<ValueId, Site>| {
+        let at = trace_back(g, v);
+        if constant(at) || !float_value(g, at) {
+            return;
+        }
+        let axis = channel_axis(at);
+        let e = sites.entry(at).or_insert(Site {
+            value: at,
+            role: Role::Other,
+            axis,
+            contracted: false,
+            elementwise: false,
+        });
+        e.contracted |= contracted;
+        e.elementwise |= !contracted;
+        if let Some(r) = role
+            && (e.role == Role::Other || r < e.role)
+        {
+            e.role = r;
+        }
+    };
+    for id in &order {
+        let n = g.node(*id);
+        if let Some(l) = s.linears.iter().find(|l| l.node == *id) {
+            want(l.x, None, true, &mut sites);
+        } else if let Some(i) = core_of.get(id) {
+            // Once, at the product.
+            let a = &s.attentions[*i];
+            if a.product == *id {
+                want(a.q, Some(Role::Query), true, &mut sites);
+                want(a.k, Some(Role::Key), true, &mut sites);
+                want(a.v, Some(Role::Value), true, &mut sites);
+            }
+        } else if inner.contains(id) || is_move(n) || n.has_subgraph() {
+            continue;
+        } else if n.op.is("MatMul") || n.op.is("Gemm") || n.op.is("Conv") || n.op.is("ConvTranspose") {
+            // A product of two activations, or a weight the linear form does not cover: per tensor on both sides.
+            let slots: Vec<ValueId> = n.inputs.iter().take(2).flatten().copied().collect();
+            if slots.iter().any(|v| constant(*v)) {
+                s.islands.push((*id, "its weight has a form without a quantized counterpart".into()));
+            } else {
+                slots.into_iter().for_each(|v| want(v, None, true, &mut sites));
+            }
+        } else if n.op.is_onnx() && ELEMENTWISE.contains(&n.op.name.as_str()) {
+            let float_out = n.out().is_some_and(|v| float_value(g, v));
+            if !float_out {
+                continue;
+            }
+            let operands = match n.op.name.as_str() {
+                "LayerNormalization"
+                | "BatchNormalization"
+                | "InstanceNormalization"
+                | "GroupNormalization"
+                | "RMSNormalization"
+                | "Clip"
+                | "Resize"
+                | "ReduceMean"
+                | "PRelu"
+                | "Pow" => 1,
+                _ => n.inputs.len(),
+            };
+            let role = match n.op.name.as_str() {
+                "LayerNormalization" => Some(Role::Residual),
+                "Gelu" => Some(Role::GeluInput),
+                _ => None,
+            };
+            // An operator all of whose operands are constants or integers has nothing to quantize.
+            let floats: Vec<(usize, ValueId)> =
+                (0..operands).filter_map(|i| Some((i, n.input(i)?))).filter(|(_, v)| float_value(g, *v)).collect();
+            if floats.iter().all(|(_, v)| constant(*v)) {
+                continue;
+            }
+            for (i, v) in floats {
+                if constant(v) {
+                    if g.constant(v).is_some_and(|t| t.len() > 1 && t.dtype == DType::FLOAT) {
+                        s.constants.push((*id, i));
+                    }
+                } else {
+                    want(v, role, false, &mut sites);
+                }
+            }
+            match n.op.name.as_str() {
+                "LayerNormalization" => s.norms.push(*id),
+                "Gelu" => s.gelus.push(*id),
+                _ => {}
+            }
+        } else if n.out().is_some_and(|v| float_value(g, v) && g.value(v).ty.is_some()) && !n.op.is("Constant") {
+            let fed =
+                n.inputs.iter().flatten().any(|v| !constant(*v) && float_value(g, *v) && g.value(*v).ty.is_some());
+            if fed && !matches!(n.op.name.as_str(), "Shape" | "Size" | "Cast") {
+                s.islands.push((*id, format!("operator {} has no quantized form here", n.op)));
+            }
+        }
+    }
+    for o in g.outputs() {
+        let from_node = matches!(g.value(trace_back(g, *o)).def, Def::Node { .. });
+        if from_node && float_value(g, *o) {
+            // At the output itself, so that it keeps its name and what is in front of it its codes.
+            let at = if sites.contains_key(&trace_back(g, *o)) { trace_back(g, *o) } else { *o };
+            if at == *o {
+                sites.entry(at).or_insert(Site {
+                    value: at,
+                    role: Role::Output,
+                    axis: channel_axis(at),
+                    contracted: false,
+                    elementwise: false,
+                });
+            }
+        }
+    }
+    // Roles that follow from the maker.
+    let readers: BTreeMap<ValueId, Vec<NodeId>> = sites.keys().map(|v| (*v, reading_nodes(g, *v))).collect();
+    for (v, site) in &mut sites {
+        let maker = g.producer(*v).map(|p| g.node(p));
+        let by_maker = match (&g.value(*v).def, maker) {
+            (Def::Input | Def::InputWithDefault(_), _) => Some(Role::Input),
+            _ if core_out.contains_key(v) => Some(Role::AttentionOutput),
+            (_, Some(n)) if n.op.is("LayerNormalization") || n.op.is("RMSNormalization") => {
+                // Post-norm: the stream itself leaves the norm.
+                (!readers[v].iter().any(|r| g.node(*r).op.is("Add") && !inner.contains(r))).then_some(Role::NormOutput)
+            }
+            (_, Some(n)) if n.op.is("Gelu") => Some(Role::GeluOutput),
+            _ => None,
+        };
+        let added = readers[v].iter().any(|r| g.node(*r).op.is("Add") && !inner.contains(r));
+        let keeps = matches!(site.role, Role::Query | Role::Key | Role::Value | Role::GeluInput);
+        if let Some(r) = by_maker {
+            if !(keeps && r != Role::Input) {
+                site.role = r;
+            }
+        } else if site.role == Role::Other && added {
+            let sum = maker.is_some_and(|n| n.op.is("Add")) && !linear_out.contains_key(v);
+            site.role = if sum { Role::Residual } else { Role::Branch };
+        }
+    }
+    // In the order the model computes, so that a plan reads from input to output.
+    let place: BTreeMap<NodeId, usize> = order.iter().enumerate().map(|(i, n)| (*n, i + 1)).collect();
+    sites.sort_by_key(|v, _| (g.producer(*v).map_or(0, |p| place[&p]), *v));
+    s.sites = sites;
+    s
+}
+
+/// The compute nodes that read a value, seen through moves.
+pub fn reading_nodes(g: &Graph, v: ValueId) -> Vec<NodeId> {
+    let (mut out, mut todo, mut seen) = (Vec::new(), vec![v], BTreeSet::new());
+    while let Some(v) = todo.pop() {
+        for (n, slot) in g.uses(v) {
+            if slot == usize::MAX || !seen.insert((n, v)) {
+                continue;
+            }
+            let node = g.node(n);
+            // Only the data operand of a move is moved; shape operands are read.
+            let data = slot == 0 || node.op.is("Concat");
+            if is_move(node) && data {
+                todo.extend(node.outputs.iter().flatten());
+            } else if !node.op.is("Shape") {
+                out.push(n);
+            }
+        }
+    }
+    out.sort();
+    out.dedup();
+    out
+}

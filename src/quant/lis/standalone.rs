@@ -1,0 +1,78 @@
+//! One log-int-softmax as a model of its own: what conformance tests and measurements run.
+
+use crate::ir::{Attrs, DType, Def, Dim, Model, Node, Op, Opset, TensorType, ValueId};
+use crate::rewrite::{Patch, PatchError, Ref, sweep};
+
+use super::emit::{LisSite, emit};
+use super::plan::LisFacts;
+use super::spec::{LisError, LisSpec};
+
+/// Sizes of the attention: score codes `[B, H, N, M]`, V `[B, H, M, D]`, output `[B, H, N, D]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub batch: usize,
+    pub heads: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub width: usize,
+}
+
+/// Why no model was made.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum StandaloneError {
+    #[error(transparent)]
+    Lis(#[from] LisError),
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+}
+
+/// A model with inputs `scores` (uint8), `v` (uint8 or int8) and, if `mask` gives its sizes, `mask` (bool, true =
+/// keep), and the output `y` (float). `facts.keys` decides the form; the declared sizes are `sizes` in any case.
+pub fn model(
+    spec: &LisSpec,
+    facts: &LisFacts,
+    sizes: Sizes,
+    mask: Option<&[usize]>,
+    opset: i64,
+) -> Result<Model, StandaloneError> {
+    let mut m = Model {
+        ir_version: if opset >= 21 { 10 } else { 8 },
+        opsets: vec![Opset { domain: String::new(), version: opset }],
+        ..Model::default()
+    };
+    m.graph.name = "lis".to_owned();
+    let Sizes { batch, heads, queries, keys, width } = sizes;
+    let scores = input(&mut m, "scores", DType::UINT8, &[batch, heads, queries, keys]);
+    let v = input(&mut m, "v", facts.v_type, &[batch, heads, keys, width]);
+    let mask = mask.map(|dims| input(&mut m, "mask", DType::BOOL, dims));
+    // A stand-in makes the output until the patch takes it over.
+    let ty = typed(DType::FLOAT, &[batch, heads, queries, width]);
+    let y = m.graph.add_value("y", Def::Nothing, Some(ty)).expect("the graph has no such name");
+    m.graph.add_node(Node::new(Op::onnx("Cast"), vec![Some(v)], vec![Some(y)], Attrs::new().with_int("to", 1)), None);
+    m.graph.outputs.push(y);
+    let site = LisSite {
+        codes: Ref::Old(scores),
+        v: Ref::Old(v),
+        mask: mask.map(Ref::Old),
+        facts: facts.clone(),
+        rank: 4,
+        opset,
+        hint: "lis".to_owned(),
+    };
+    let mut p = Patch::new("lis-standalone");
+    let out = emit(&mut p, spec, &site)?;
+    p.replace(y, out);
+    p.commit(&mut m)?;
+    sweep(&mut m);
+    Ok(m)
+}
+
+fn typed(dtype: DType, dims: &[usize]) -> TensorType {
+    TensorType::new(dtype, dims.iter().map(|d| Dim::Known(*d as i64)))
+}
+
+fn input(m: &mut Model, name: &str, dtype: DType, dims: &[usize]) -> ValueId {
+    let v = m.graph.add_value(name, Def::Input, Some(typed(dtype, dims))).expect("the graph has no such name");
+    m.graph.inputs.push(v);
+    v
+}

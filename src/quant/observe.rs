@@ -1,0 +1,449 @@
+//! Observers: what calibration remembers of a value.
+//!
+//! They stream (memory does not grow with the number of samples) and merge: the statistics of two shards combine to the
+//! same bits in any order, because everything kept is an integer, a minimum or maximum, or a fixed-point sum.
+
+use serde::{Deserialize, Serialize};
+
+use super::hist::{Hist, Moments};
+use super::kernel::Layout;
+
+/// A sum whose result does not depend on the order of its terms: 2^-40 steps in 128 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExactSum(i128);
+
+impl ExactSum {
+    const ONE: f64 = (1u64 << 40) as f64;
+
+    /// Adds a partial sum. Terms beyond 2^80 saturate.
+    pub fn add(&mut self, v: f64) {
+        self.0 = self.0.saturating_add((v * Self::ONE).round_ties_even() as i128);
+    }
+
+    pub fn merge(&mut self, o: ExactSum) {
+        self.0 = self.0.saturating_add(o.0);
+    }
+
+    pub fn get(self) -> f64 {
+        self.0 as f64 / Self::ONE
+    }
+}
+
+/// Statistics of one channel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Channel {
+    pub min: f32,
+    pub max: f32,
+    pub sum: ExactSum,
+    pub square_sum: ExactSum,
+    pub hist: Hist,
+}
+
+impl Default for Channel {
+    fn default() -> Channel {
+        Channel {
+            min: f32::INFINITY,
+            max: f32::NEG_INFINITY,
+            sum: ExactSum::default(),
+            square_sum: ExactSum::default(),
+            hist: Hist::default(),
+        }
+    }
+}
+
+impl Channel {
+    fn merge(&mut self, o: &Channel) {
+        self.min = self.min.min(o.min);
+        self.max = self.max.max(o.max);
+        self.sum.merge(o.sum);
+        self.square_sum.merge(o.square_sum);
+        self.hist.merge(&o.hist);
+    }
+}
+
+/// How a value is to be watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Watch {
+    /// One set of statistics for the tensor.
+    Tensor,
+    /// One for each index along the axis (negative: from the end).
+    Channels { axis: i64 },
+    /// Attention scores `[.., heads, queries, keys]`: one for each head, the smallest row maximum, and a bounded sample
+    /// of whole rows.
+    Scores,
+    /// As `Channels` along the last axis, and the second-moment matrix of the channels (`sum x x^T`), which
+    /// error-compensating weight rounding needs.
+    Gram,
+}
+
+/// Why a value could not be observed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ObserveError {
+    #[error("holds {what} at element {at}")]
+    NotFinite { what: &'static str, at: usize },
+    #[error("has shape {now:?}, which does not fit the channels seen before ({channels})")]
+    Shape { now: Vec<usize>, channels: usize },
+    #[error("has rank {rank}, too small for axis {axis}")]
+    Axis { rank: usize, axis: i64 },
+}
+
+/// A row of scores kept whole, chosen by a hash of where it stood so that the choice does not depend on order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptRow {
+    pub key: u64,
+    pub head: u32,
+    pub values: Vec<f32>,
+}
+
+/// Rows kept for each head.
+const ROWS_PER_HEAD: usize = 96;
+
+/// What is known of a value after calibration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    pub watch: Watch,
+    /// Sizes of the first sample seen (leading axis: the batch).
+    pub dims: Vec<usize>,
+    pub channels: Vec<Channel>,
+    /// Elements seen in each channel.
+    pub count: u64,
+    /// Scores only: for each head, the smallest maximum of a row, over unmasked entries.
+    pub row_max_min: Vec<f32>,
+    pub rows: Vec<KeptRow>,
+    /// Gram only: row-major upper triangle of `sum x x^T`.
+    pub gram: Vec<ExactSum>,
+}
+
+/// Scores at or below this are masks, not measurements: an additive mask of -100, -1e9 or minus infinity ends here.
+pub const MASKED_BELOW: f32 = -60.0;
+
+fn mix(mut x: u64) -> u64 {
+    // splitmix64's finalizer: a fixed, well-spread choice of rows.
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+impl Stats {
+    pub fn new(watch: Watch) -> Stats {
+        Stats {
+            watch,
+            dims: Vec::new(),
+            channels: Vec::new(),
+            count: 0,
+            row_max_min: Vec::new(),
+            rows: Vec::new(),
+            gram: Vec::new(),
+        }
+    }
+
+    /// The axis channels run along, if there is one.
+    pub fn axis(&self) -> Option<i64> {
+        match self.watch {
+            Watch::Tensor => None,
+            Watch::Channels { axis } => Some(axis),
+            Watch::Scores => Some(-3),
+            Watch::Gram => Some(-1),
+        }
+    }
+
+    /// Takes in the value's contents for one sample. `sample` numbers the sample in the whole data set, whatever shard
+    /// sees it.
+    pub fn observe(&mut self, x: &[f32], dims: &[usize], sample: u64) -> Result<(), ObserveError> {
+        let layout = match self.axis() {
+            None => Layout::whole(x.len()),
+            Some(axis) if dims.len() == 2 && self.watch == Watch::Scores => {
+                let _ = axis;
+                Layout::whole(x.len())
+            }
+            Some(axis) => Layout::of(dims, axis).ok_or(ObserveError::Axis { rank: dims.len(), axis })?,
+        };
+        if self.channels.is_empty() {
+            self.dims = dims.to_vec();
+            self.channels = vec![Channel::default(); layout.channels];
+        } else if self.channels.len() != layout.channels {
+            return Err(ObserveError::Shape { now: dims.to_vec(), channels: self.channels.len() });
+        }
+        if x.is_empty() {
+            return Ok(());
+        }
+        let scores = self.watch == Watch::Scores;
+        let skip = |v: f32| scores && v <= MASKED_BELOW;
+        // First the ranges, then the counts: each histogram makes room once a sample.
+        let n = layout.channels;
+        let (mut lo, mut hi) = (vec![f32::INFINITY; n], vec![f32::NEG_INFINITY; n]);
+        let (mut s1, mut s2) = (vec![0f64; n], vec![0f64; n]);
+        let mut each = |c: usize, i: usize, v: f32| -> Result<(), ObserveError> {
+            if skip(v) {
+                return Ok(());
+            }
+            if !v.is_finite() {
+                let what = if v.is_nan() { "NaN" } else { "infinity" };
+                return Err(ObserveError::NotFinite { what, at: i });
+            }
+            lo[c] = lo[c].min(v);
+            hi[c] = hi[c].max(v);
+            s1[c] += v as f64;
+            s2[c] += v as f64 * v as f64;
+            Ok(())
+        };
+        for (r, run) in x.chunks(layout.inner).enumerate() {
+            let c = r % n;
+            for (k, v) in run.iter().enumerate() {
+                each(c, r * layout.inner + k, *v)?;
+            }
+        }
+        let mut inv = vec![0f64; n];
+        for c in 0..n {
+            let ch = &mut self.channels[c];
+            if lo[c] > hi[c] {
+                continue;
+            }
+            ch.min = ch.min.min(lo[c]);
+            ch.max = ch.max.max(hi[c]);
+            ch.sum.add(s1[c]);
+            ch.square_sum.add(s2[c]);
+            ch.hist.prepare(lo[c], hi[c]);
+            inv[c] = ch.hist.inverse_width();
+        }
+        for (r, run) in x.chunks(layout.inner).enumerate() {
+            let c = r % n;
+            let h = &mut self.channels[c].hist;
+            for v in run {
+                if !skip(*v) {
+                    h.count(inv[c], *v);
+                }
+            }
+        }
+        self.count += (x.len() / n) as u64;
+        match self.watch {
+            Watch::Scores => self.keep_rows(x, dims, sample),
+            Watch::Gram => self.add_gram(x, n),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn keep_rows(&mut self, x: &[f32], dims: &[usize], sample: u64) {
+        let keys = *dims.last().unwrap_or(&1);
+        let queries = if dims.len() >= 2 { dims[dims.len() - 2] } else { 1 };
+        let heads = self.channels.len();
+        if self.row_max_min.is_empty() {
+            self.row_max_min = vec![f32::INFINITY; heads];
+        }
+        for (i, row) in x.chunks(keys).enumerate() {
+            let head = (i / queries) % heads;
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            if top > MASKED_BELOW {
+                self.row_max_min[head] = self.row_max_min[head].min(top);
+                let key = mix(mix(sample.wrapping_add(1)).wrapping_add(i as u64));
+                self.keep(KeptRow { key, head: head as u32, values: Vec::new() }, Some(row));
+            }
+        }
+    }
+
+    /// Keeps the rows with the smallest keys of each head.
+    fn keep(&mut self, mut row: KeptRow, values: Option<&[f32]>) {
+        let (mut n, mut worst) = (0, None::<usize>);
+        for (i, r) in self.rows.iter().enumerate() {
+            if r.head == row.head {
+                n += 1;
+                if worst.is_none_or(|w| self.rows[w].key < r.key) {
+                    worst = Some(i);
+                }
+            }
+        }
+        let at = if n < ROWS_PER_HEAD {
+            None
+        } else {
+            match worst {
+                Some(w) if self.rows[w].key > row.key => Some(w),
+                _ => return,
+            }
+        };
+        if let Some(v) = values {
+            row.values = v.to_vec();
+        }
+        match at {
+            None => self.rows.push(row),
+            Some(w) => self.rows[w] = row,
+        }
+    }
+
+    fn add_gram(&mut self, x: &[f32], n: usize) {
+        if self.gram.is_empty() {
+            self.gram = vec![ExactSum::default(); n * (n + 1) / 2];
+        }
+        let rows = x.len() / n;
+        let m = ndarray::ArrayView2::from_shape((rows, n), x).expect("channels are the last axis");
+        // In f32: a sample has a few hundred rows, and the sums over samples are exact.
+        let g = m.t().dot(&m);
+        let mut k = 0;
+        for i in 0..n {
+            for j in i..n {
+                self.gram[k].add(g[[i, j]] as f64);
+                k += 1;
+            }
+        }
+    }
+
+    /// Joins the statistics of another shard.
+    pub fn merge(&mut self, o: &Stats) -> Result<(), ObserveError> {
+        if o.channels.is_empty() {
+            return Ok(());
+        }
+        if self.channels.is_empty() {
+            *self = o.clone();
+            return Ok(());
+        }
+        if self.channels.len() != o.channels.len() {
+            return Err(ObserveError::Shape { now: o.dims.clone(), channels: self.channels.len() });
+        }
+        for (a, b) in self.channels.iter_mut().zip(&o.channels) {
+            a.merge(b);
+        }
+        self.count += o.count;
+        for (a, b) in self.row_max_min.iter_mut().zip(&o.row_max_min) {
+            *a = a.min(*b);
+        }
+        for r in &o.rows {
+            self.keep(KeptRow { key: r.key, head: r.head, values: Vec::new() }, Some(&r.values));
+        }
+        for (a, b) in self.gram.iter_mut().zip(&o.gram) {
+            a.merge(*b);
+        }
+        Ok(())
+    }
+
+    /// Puts what has no natural order into a fixed one, so that equal statistics are equal bytes.
+    pub fn finish(&mut self) {
+        self.rows.sort_by_key(|r| (r.head, r.key));
+    }
+
+    /// Smallest and largest value over all channels; `(0, 0)` if nothing was seen.
+    pub fn range(&self) -> (f32, f32) {
+        self.channels
+            .iter()
+            .filter(|c| c.min <= c.max)
+            .fold((0.0, 0.0), |(a, b): (f32, f32), c| (a.min(c.min), b.max(c.max)))
+    }
+
+    /// Range of one channel, widened to hold 0.
+    pub fn channel_range(&self, c: usize) -> (f32, f32) {
+        let c = &self.channels[c];
+        if c.min > c.max { (0.0, 0.0) } else { (c.min.min(0.0), c.max.max(0.0)) }
+    }
+
+    /// Mean of channel `c`.
+    pub fn mean(&self, c: usize) -> f64 {
+        self.channels[c].sum.get() / self.count.max(1) as f64
+    }
+
+    /// Mean square of channel `c`.
+    pub fn mean_square(&self, c: usize) -> f64 {
+        self.channels[c].square_sum.get() / self.count.max(1) as f64
+    }
+
+    /// One histogram of all channels, channel `c`'s values multiplied by `factor(c)`.
+    pub fn pooled(&self, factor: impl Fn(usize) -> f64) -> Moments {
+        let mut pts: Vec<(f64, f64)> = Vec::new();
+        for (c, ch) in self.channels.iter().enumerate() {
+            let f = factor(c);
+            pts.extend(ch.hist.bins().map(|(x, n)| (x * f, n as f64)));
+        }
+        pts.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Moments::from_bins(pts.into_iter())
+    }
+
+    /// One histogram of all channels.
+    pub fn pooled_hist(&self) -> Hist {
+        let mut h = Hist::default();
+        for c in &self.channels {
+            h.merge(&c.hist);
+        }
+        h
+    }
+
+    /// Mean square of the whole tensor.
+    pub fn power(&self) -> f64 {
+        let n = self.channels.len().max(1);
+        (0..self.channels.len()).map(|c| self.mean_square(c)).sum::<f64>() / n as f64
+    }
+
+    /// The second-moment matrix `mean x x^T`, row-major; `None` unless it was watched for.
+    pub fn second_moments(&self) -> Option<Vec<f64>> {
+        if self.gram.is_empty() {
+            return None;
+        }
+        let n = self.channels.len();
+        let mut m = vec![0f64; n * n];
+        let mut k = 0;
+        for i in 0..n {
+            for j in i..n {
+                let v = self.gram[k].get() / self.count.max(1) as f64;
+                m[i * n + j] = v;
+                m[j * n + i] = v;
+                k += 1;
+            }
+        }
+        Some(m)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn shards_join_to_the_same_bits(
+            samples in prop::collection::vec(prop::collection::vec(-9f32..9.0, 24), 1..9),
+            cut in 0usize..9,
+            which in 0usize..4,
+        ) {
+            let (watch, dims) = match which {
+                0 => (Watch::Tensor, vec![1, 24]),
+                1 => (Watch::Channels { axis: -1 }, vec![1, 6, 4]),
+                2 => (Watch::Scores, vec![1, 2, 3, 4]),
+                _ => (Watch::Gram, vec![1, 6, 4]),
+            };
+            let run = |ids: &mut dyn Iterator<Item = usize>| {
+                let mut s = Stats::new(watch.clone());
+                for i in ids { s.observe(&samples[i], &dims, i as u64).unwrap(); }
+                s
+            };
+            let mut whole = run(&mut (0..samples.len()));
+            let mut back = run(&mut (0..samples.len()).rev());
+            let cut = cut.min(samples.len());
+            let mut joined = run(&mut (cut..samples.len()));
+            joined.merge(&run(&mut (0..cut))).unwrap();
+            whole.finish(); back.finish(); joined.finish();
+            let bytes = |s: &Stats| serde_json::to_string(&(&s.channels, s.count, &s.row_max_min, &s.rows, &s.gram)).unwrap();
+            prop_assert_eq!(bytes(&whole), bytes(&back));
+            prop_assert_eq!(bytes(&whole), bytes(&joined));
+        }
+    }
+
+    #[test]
+    fn masked_scores_do_not_enter_the_range() {
+        let mut s = Stats::new(Watch::Scores);
+        s.observe(&[1.0, f32::NEG_INFINITY, 2.0, -100.0], &[1, 1, 2, 2], 0).unwrap();
+        assert_eq!(s.range(), (0.0, 2.0));
+        assert_eq!(s.row_max_min, vec![1.0]);
+    }
+
+    #[test]
+    fn nan_is_refused_with_its_place() {
+        let mut s = Stats::new(Watch::Tensor);
+        assert_eq!(s.observe(&[0.0, f32::NAN], &[2], 0), Err(ObserveError::NotFinite { what: "NaN", at: 1 }));
+    }
+
+    #[test]
+    fn gram_is_the_second_moment() {
+        let mut s = Stats::new(Watch::Gram);
+        s.observe(&[1.0, 2.0, 3.0, 4.0], &[2, 2], 0).unwrap();
+        assert_eq!(s.second_moments().unwrap(), vec![5.0, 7.0, 7.0, 10.0]);
+    }
+}

@@ -1,0 +1,253 @@
+//! A loaded model.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use prost::Message;
+use tract_onnx::pb;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::DimLike;
+
+use super::{Array, Element, RuntimeError, prepare, qdq};
+use crate::ir::{DType, Dim};
+
+/// How to load a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// What an open first size of an input becomes.
+    pub batch: usize,
+    /// Whole shapes of inputs, by name, for models with further open sizes.
+    pub shapes: Vec<(String, Vec<usize>)>,
+    /// Values of the main graph to return beside the outputs, by name; repeats are allowed.
+    pub taps: Vec<String>,
+    /// Whether tract may rewrite the graph into its fastest form (two to three times faster). Without it the model runs
+    /// operator by operator as written, which is the slower and safer reference.
+    pub optimize: bool,
+}
+
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions { batch: 1, shapes: vec![], taps: vec![], optimize: true }
+    }
+}
+
+/// A graph input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub name: String,
+    pub dtype: DType,
+    /// Sizes as the file declares them.
+    pub declared: Vec<Dim>,
+    /// Sizes in this session; `None` for an output whose shape depends on the data.
+    pub dims: Option<Vec<usize>>,
+}
+
+/// What one run computed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outputs {
+    /// The graph's outputs, in its order.
+    pub outputs: Vec<Array>,
+    /// The tapped values, in the order of [`SessionOptions::taps`].
+    pub taps: Vec<Array>,
+}
+
+/// A model ready to run. Runs may overlap: samples go to threads, each run stays on its caller's
+/// (see [`fold_samples`](super::fold_samples)).
+#[derive(Debug)]
+pub struct Session {
+    plan: Arc<TypedRunnableModel>,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    taps: Vec<String>,
+    /// For each tap, which of the plan's outputs it is.
+    tap_places: Vec<usize>,
+}
+
+impl Session {
+    /// Loads an encoded ONNX file. `dir` is where its external data lie, if it has any.
+    pub fn new(model: &[u8], dir: Option<&Path>, options: &SessionOptions) -> Result<Session, RuntimeError> {
+        let mut onnx = tract_onnx::onnx();
+        qdq::register(&mut onnx);
+        Session::with_operators(&onnx, model, dir, options)
+    }
+
+    /// [`Session::new`] with a choice of operators: conformance tests also load with tract's own.
+    pub(super) fn with_operators(
+        onnx: &tract_onnx::Onnx,
+        model: &[u8],
+        dir: Option<&Path>,
+        options: &SessionOptions,
+    ) -> Result<Session, RuntimeError> {
+        let mut proto = pb::ModelProto::decode(model).map_err(|e| RuntimeError::Decode(e.to_string()))?;
+        prepare::check_operators(&proto, &onnx.op_register)?;
+        let graph = proto.graph.as_mut().ok_or_else(|| RuntimeError::Decode("it holds no graph".into()))?;
+        if let (Some(tensor), None) = (prepare::external_tensor(graph), dir) {
+            let why = "its data lie in another file; give the folder of the model".into();
+            return Err(RuntimeError::Tensor { tensor: tensor.into(), why });
+        }
+        let port = |info: &pb::ValueInfoProto| {
+            let (dtype, declared) = prepare::declared(info);
+            Port { name: info.name.clone(), dtype, declared, dims: None }
+        };
+        let mut inputs: Vec<Port> = graph.input.iter().filter(|i| prepare::is_input(graph, i)).map(port).collect();
+        let mut outputs: Vec<Port> = graph.output.iter().map(port).collect();
+        prepare::widen_constants(graph)?;
+        prepare::fix_shapes(graph, options.batch, &options.shapes)?;
+        let tap_places = prepare::add_taps(graph, &options.taps)?;
+
+        let dir = dir.map(|d| {
+            d.to_str().ok_or_else(|| RuntimeError::Tensor {
+                tensor: "external data".into(),
+                why: format!("the folder name {} is not UTF-8", d.display()),
+            })
+        });
+        let dir = dir.transpose()?;
+        let optimize = options.optimize;
+        let plan = guarded("load", move || {
+            let parsed = onnx.parse(&proto, dir)?;
+            drop(proto);
+            if let Some(name) = parsed.unresolved_inputs.first() {
+                tract_onnx::tract_core::internal::bail!("value '{name}' is used but never defined");
+            }
+            let typed = parsed.model.into_typed()?;
+            let model = if optimize { typed.into_optimized()? } else { typed };
+            model.into_runnable()
+        })?;
+        let sizes = |fact: &TypedFact| fact.shape.iter().map(|d| d.to_usize().ok()).collect::<Option<Vec<_>>>();
+        for (i, p) in inputs.iter_mut().enumerate() {
+            p.dims = plan.model().input_fact(i).ok().and_then(sizes);
+        }
+        for (i, p) in outputs.iter_mut().enumerate() {
+            p.dims = plan.model().output_fact(i).ok().and_then(sizes);
+        }
+        Ok(Session { plan, inputs, outputs, taps: options.taps.clone(), tap_places })
+    }
+
+    /// The inputs a run needs, in the file's order.
+    pub fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    pub fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    /// Names of the tapped values, in the order [`Outputs::taps`] has.
+    pub fn taps(&self) -> &[String] {
+        &self.taps
+    }
+
+    /// How many operators of this name tract runs.
+    #[cfg(test)]
+    pub(super) fn count_of(&self, op: &str) -> usize {
+        self.plan.model().nodes().iter().filter(|n| n.op().name() == op).count()
+    }
+
+    /// Runs the model on the calling thread. Every input must be given once, in any order.
+    pub fn run(&self, given: &[(&str, Array)]) -> Result<Outputs, RuntimeError> {
+        for (i, (name, _)) in given.iter().enumerate() {
+            if !self.inputs.iter().any(|p| p.name == *name) {
+                let known = self.inputs.iter().map(|p| p.name.clone()).collect();
+                return Err(RuntimeError::UnknownInput { name: name.to_string(), known });
+            }
+            if given[..i].iter().any(|(n, _)| n == name) {
+                return Err(RuntimeError::RepeatedInput(name.to_string()));
+            }
+        }
+        let mut tensors = TVec::new();
+        for port in &self.inputs {
+            let array = given.iter().find(|(n, _)| *n == port.name).map(|(_, a)| a);
+            let array = array.ok_or_else(|| RuntimeError::MissingInput(port.name.clone()))?;
+            if array.dtype() != port.dtype {
+                return Err(RuntimeError::InputType {
+                    input: port.name.clone(),
+                    expected: port.dtype,
+                    given: array.dtype(),
+                });
+            }
+            if let Some(dims) = &port.dims
+                && dims != array.dims()
+            {
+                let declared: Vec<Dim> = dims.iter().map(|n| Dim::Known(*n as i64)).collect();
+                return Err(prepare::mismatch(&port.name, &declared, array.dims()));
+            }
+            tensors.push(tensor(array).into_tvalue());
+        }
+        let values = guarded("run", || self.plan.run(tensors))?;
+        let name = |i: usize| match self.outputs.get(i) {
+            Some(p) => p.name.as_str(),
+            None => self.tap_places.iter().position(|p| *p == i).map_or("", |t| self.taps[t].as_str()),
+        };
+        let mut arrays = values.iter().enumerate().map(|(i, v)| array(name(i), v)).collect::<Result<Vec<_>, _>>()?;
+        // A place is handed out once; only a value asked for twice is copied.
+        let mut last: Vec<usize> = vec![usize::MAX; arrays.len()];
+        for (t, place) in self.tap_places.iter().enumerate() {
+            last[*place] = t;
+        }
+        let mut taps = Vec::with_capacity(self.taps.len());
+        for (t, place) in self.tap_places.iter().enumerate() {
+            let keep = *place < self.outputs.len() || last[*place] != t;
+            taps.push(if keep {
+                arrays[*place].clone()
+            } else {
+                std::mem::replace(&mut arrays[*place], Array::scalar(false))
+            });
+        }
+        arrays.truncate(self.outputs.len());
+        Ok(Outputs { outputs: arrays, taps })
+    }
+}
+
+/// Runs tract code: errors get their whole chain of reasons, and a panic becomes an error.
+fn guarded<T>(action: &'static str, f: impl FnOnce() -> TractResult<T>) -> Result<T, RuntimeError> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(x)) => Ok(x),
+        Ok(Err(e)) => Err(RuntimeError::Engine { action, message: format!("{e:#}") }),
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().cloned();
+            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+            Err(RuntimeError::Panicked { action, message: message.unwrap_or_default() })
+        }
+    }
+}
+
+fn tensor(array: &Array) -> Tensor {
+    match array {
+        Array::F32(a) => a.clone().into(),
+        Array::F64(a) => a.clone().into(),
+        Array::F16(a) => a.clone().into(),
+        Array::I64(a) => a.clone().into(),
+        Array::I32(a) => a.clone().into(),
+        Array::I16(a) => a.clone().into(),
+        Array::I8(a) => a.clone().into(),
+        Array::U64(a) => a.clone().into(),
+        Array::U32(a) => a.clone().into(),
+        Array::U16(a) => a.clone().into(),
+        Array::U8(a) => a.clone().into(),
+        Array::Bool(a) => a.clone().into(),
+    }
+}
+
+fn array(name: &str, t: &Tensor) -> Result<Array, RuntimeError> {
+    fn copy<T: Element + Datum>(t: &Tensor) -> TractResult<Array> {
+        Ok(t.to_plain_array_view::<T>()?.to_owned().into())
+    }
+    let copied = match t.datum_type() {
+        DatumType::F32 => copy::<f32>(t),
+        DatumType::F64 => copy::<f64>(t),
+        DatumType::F16 => copy::<half::f16>(t),
+        // tract computes int64 as symbolic sizes; all symbols are bound here.
+        DatumType::I64 | DatumType::TDim => t.cast_to::<i64>().and_then(|t| copy::<i64>(&t)),
+        DatumType::I32 => copy::<i32>(t),
+        DatumType::I16 => copy::<i16>(t),
+        DatumType::I8 => copy::<i8>(t),
+        DatumType::U64 => copy::<u64>(t),
+        DatumType::U32 => copy::<u32>(t),
+        DatumType::U16 => copy::<u16>(t),
+        DatumType::U8 => copy::<u8>(t),
+        DatumType::Bool => copy::<bool>(t),
+        other => return Err(RuntimeError::OutputType { value: name.into(), dtype: format!("{other:?}") }),
+    };
+    copied.map_err(|e| RuntimeError::Engine { action: "read a value of", message: format!("'{name}': {e:#}") })
+}
