@@ -109,7 +109,9 @@ fn scales_masks_biases_and_guards_are_told_apart() {
     let plain = of("zoo/timm_vit-eager.dynamo.opset18.onnx");
     assert!(plain.iter().all(|a| a.chain.is_empty() && a.guard.is_empty()));
     // One block in two has shifted windows; this file has one stage small enough to need no shift.
-    for file in ["zoo/timm_swin-eager.torchscript.dynbatch.opset17.onnx", "zoo/timm_swin-eager.torchscript.opset13.onnx"] {
+    for file in
+        ["zoo/timm_swin-eager.torchscript.dynbatch.opset17.onnx", "zoo/timm_swin-eager.torchscript.opset13.onnx"]
+    {
         let swin = of(file);
         let kinds: Vec<Vec<MaskKind>> = swin.iter().map(|a| a.masks.iter().map(|m| m.kind).collect()).collect();
         assert!(kinds.iter().all(|k| k[0] == MaskKind::Bias), "{file}: {kinds:?}");

@@ -316,7 +316,7 @@ impl<'m> Search<'_, 'm> {
             }
             Pat::Number(meant) => {
                 let c = self.facts.constant(g.value);
-                let stored = c.as_ref().and_then(|c| Some((c.as_scalar()?, c.dtype)));
+                let stored = c.and_then(|c| Some((c.as_scalar()?, c.dtype)));
                 match stored {
                     Some((v, t)) if close(v, *meant, t) => Some(next),
                     Some((v, _)) => {

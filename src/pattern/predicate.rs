@@ -1,6 +1,6 @@
 //! The closed list of preconditions a rule may name under `where`.
 
-use crate::ir::{AttrValue, DType, Dim, NodeId, ValueId};
+use crate::ir::{AttrValue, DType, NodeId, ValueId};
 
 use super::compile::Pattern;
 use super::facts::{Facts, within};
@@ -201,18 +201,14 @@ impl Predicate {
             }),
             Predicate::SameShape(names) => {
                 let known: Vec<_> = names.iter().filter_map(|n| Some((n, bound(n)?))).collect();
-                known.windows(2).try_for_each(|w| match (f.shape(w[0].1), f.shape(w[1].1)) {
-                    (Some(a), Some(b)) if a == b && !a.contains(&Dim::Unknown) => Ok(()),
-                    _ => fail(w[1].0, w[1].1, format!("is not known to have the shape of `{}`", w[0].0)),
+                known.windows(2).try_for_each(|w| match f.same_shape(w[0].1, w[1].1) {
+                    true => Ok(()),
+                    false => fail(w[1].0, w[1].1, format!("is not known to have the shape of `{}`", w[0].0)),
                 })
             }
             Predicate::SameLastSize(names) => {
-                let last = |v| match f.shape(v)?.last()? {
-                    Dim::Known(n) => Some(*n),
-                    _ => None,
-                };
                 let known: Vec<_> =
-                    names.iter().filter_map(|n| bound(n).and_then(|v| Some((n, v, last(v)?)))).collect();
+                    names.iter().filter_map(|n| bound(n).and_then(|v| Some((n, v, f.last_size(v)?)))).collect();
                 known.windows(2).try_for_each(|w| {
                     let ((a, _, x), (b, v, y)) = (&w[0], &w[1]);
                     if x == y { Ok(()) } else { fail(b, *v, format!("has last size {y}, `{a}` has {x}")) }

@@ -155,7 +155,7 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
             // Where(condition, kept, fill): the fill is the constant of the two.
             MaskKind::Boolean { keep: value("fill").is_some_and(|fill| n.input(2) == Some(fill)) }
         } else {
-            match f.constant(v).as_ref().and_then(|t| t.to_f32s()) {
+            match f.constant(v).and_then(|t| t.to_f32s()) {
                 Some(x) if x.iter().all(|x| *x > MASKED) => MaskKind::Bias,
                 _ => MaskKind::Additive,
             }
