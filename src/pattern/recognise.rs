@@ -105,7 +105,7 @@ pub struct Attention {
     pub masks: Vec<Mask>,
     /// Every node strictly between the product and the Softmax, in order: scale, masks, and Reshapes between.
     pub chain: Vec<NodeId>,
-    /// Nodes strictly between the Softmax and the weighted sum: a NaN guard, casts, an idle Dropout.
+    /// Nodes strictly between the Softmax and the weighted sum: a NaN guard (IsNaN and Where), casts, an idle Dropout.
     pub guard: Vec<NodeId>,
     pub q: ValueId,
     pub k: ValueId,
