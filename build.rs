@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::{env, fs};
 
+/// Number, name, and for a message its full type name.
+type Field = (i32, String, Option<String>);
+
 const TYPE_MESSAGE: i32 = 11;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -13,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["proto/onnx.proto"], ["proto"])?;
 
     // Messages by full name; nested ones are put on the list as they are met.
-    let mut messages: Vec<(String, Vec<(i32, String, Option<String>)>)> = Vec::new();
+    let mut messages: Vec<(String, Vec<Field>)> = Vec::new();
     for file in &files.file {
         let prefix = format!(".{}", file.package());
         let mut todo: Vec<_> = file.message_type.iter().map(|m| (prefix.clone(), m)).collect();

@@ -1,5 +1,7 @@
 //! `fqvit-opt` compiles a float vision transformer in ONNX into a fully quantized one and measures the difference.
 
+pub mod calibrate;
+pub mod compile;
 pub mod infer;
 pub mod ir;
 pub mod onnx;
@@ -7,6 +9,7 @@ pub mod passes;
 pub mod pattern;
 pub mod plan;
 pub mod quant;
+pub mod recipe;
 pub mod rewrite;
 pub mod runtime;
 pub mod text;

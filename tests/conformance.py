@@ -11,12 +11,23 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import warnings
 
 import onnx
 
 
-def package_models():
-    return sorted((pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data").rglob("*.onnx"))
+def package_models(folder):
+    """The models that lie in the package, and those of the operator tests, which it makes on demand."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    yield from sorted((pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data").rglob("*.onnx"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = collect_testcases(None)
+    for case in cases:
+        path = folder / f"{case.name}.onnx"
+        path.write_bytes(case.model.SerializeToString(deterministic=True))
+        yield path
 
 
 def run(program, pairs):
@@ -41,10 +52,11 @@ def run(program, pairs):
 
 def main():
     program = sys.argv[1]
-    models = [pathlib.Path(p) for p in sys.argv[2:]] or package_models()
     same = equal = 0
     bad = []
     with tempfile.TemporaryDirectory() as tmp:
+        (pathlib.Path(tmp) / "cases").mkdir()
+        models = [pathlib.Path(p) for p in sys.argv[2:]] or list(package_models(pathlib.Path(tmp) / "cases"))
         pairs = [(m, pathlib.Path(tmp) / f"{i}.onnx") for i, m in enumerate(models)]
         for a, b, status, reason in run(program, pairs):
             if status != "ok":

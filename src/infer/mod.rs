@@ -272,3 +272,19 @@ pub fn constant_tensor(node: &Node) -> Option<Tensor> {
 
 #[cfg(test)]
 mod tests;
+
+/// Writes what can be proved of every value into the model, as knowledge of this compilation: nothing of it is exported
+/// unless the file declared it before.
+pub fn annotate(model: &mut Model) {
+    let map = shapes(model);
+    let ids: Vec<ValueId> = model.graph.values().map(|(v, _)| v).collect();
+    for v in ids {
+        if let Some(ty) = map.ty(v)
+            && !model.graph.declared().contains(&v)
+            && !model.graph.inputs().contains(&v)
+            && !model.graph.is_output(v)
+        {
+            model.graph.value_mut(v).ty = Some(ty);
+        }
+    }
+}

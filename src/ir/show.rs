@@ -155,7 +155,7 @@ fn fingerprint(t: &Tensor) -> String {
 fn opaque(kind: &str, parts: &[&[u8]], list: bool, elide: Elide) -> String {
     let one = |b: &&[u8]| match elide {
         Elide::Full => format!("\"{}\"", hex(b)),
-        Elide::Above(_) => format!("{{~ {} bytes, {}}}", b.len(), hex(&blake3::hash(b).as_bytes()[..4])),
+        Elide::Above(_) => format!("{{~ {} B, {}}}", b.len(), hex(&blake3::hash(b).as_bytes()[..4])),
     };
     let all = parts.iter().map(one).collect::<Vec<_>>().join(", ");
     if list { format!(": {kind} = [{all}]") } else { format!(": {kind} = {all}") }
@@ -232,7 +232,7 @@ pub(crate) fn line(g: &Graph, n: &Node, elide: Elide) -> String {
     };
     let mut out = String::new();
     let same = n.out().and_then(|v| g.try_value(v)).is_some_and(|v| v.name == n.name);
-    if !n.name.is_empty() && !(same && elide != Elide::Full) {
+    if !n.name.is_empty() && (!same || elide == Elide::Full) {
         let _ = write!(out, "[{}] ", name_text(&n.name));
     }
     let _ = write!(out, "{} = {} ", names(&n.outputs), op_text(n));

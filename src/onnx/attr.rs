@@ -185,14 +185,11 @@ pub(super) fn attr_proto(a: &Attr) -> proto::AttributeProto {
         p.r#type = None;
     } else if remark == Some(kind as i32) {
         // Unwritten defaults stay unwritten; a value a pass has set is written.
-        if p.f.is_some_and(|v| v.to_bits() == 0) {
-            p.f = None;
-        }
-        if p.i == Some(0) {
-            p.i = None;
-        }
-        if p.s.as_ref().is_some_and(|s| s.is_empty()) {
-            p.s = None;
+        match kind {
+            Kind::Float => p.f = p.f.filter(|v| v.to_bits() != 0),
+            Kind::Int => p.i = p.i.filter(|v| *v != 0),
+            Kind::String => p.s = p.s.filter(|v| !v.is_empty()),
+            _ => {}
         }
     }
     p

@@ -1,6 +1,6 @@
 //! Back end: a model becomes a message again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::attr::attr_proto;
 use super::tensor::{declaration, put_str, rest, tensor_proto};
@@ -48,19 +48,28 @@ fn declared(g: &Graph, v: ValueId) -> proto::ValueInfoProto {
 
 /// Declarations of values; where the file's words differed from the value's own declaration, they were kept.
 fn with_kept(g: &Graph, values: &[ValueId], kept: Vec<proto::ValueInfoProto>) -> Vec<proto::ValueInfoProto> {
-    let mut by_name: BTreeMap<String, Vec<proto::ValueInfoProto>> = BTreeMap::new();
-    let mut nameless = Vec::new();
-    for k in kept.into_iter().rev() {
-        match k.name.clone() {
-            Some(n) if !n.is_empty() => by_name.entry(n).or_default().push(k),
-            _ => nameless.push(k),
+    // Kept declarations of each name, in file order; nameless ones follow the one they stood behind.
+    let mut by_name: BTreeMap<String, VecDeque<Vec<proto::ValueInfoProto>>> = BTreeMap::new();
+    let mut out = Vec::with_capacity(values.len());
+    let mut last: Option<String> = None;
+    for k in kept {
+        match k.name.clone().filter(|n| !n.is_empty()) {
+            Some(n) => {
+                by_name.entry(n.clone()).or_default().push_back(vec![k]);
+                last = Some(n);
+            }
+            None => match last.as_ref().and_then(|n| by_name.get_mut(n)?.back_mut()) {
+                Some(group) => group.push(k),
+                None => out.push(k),
+            },
         }
     }
-    let mut out: Vec<_> = values
-        .iter()
-        .map(|v| by_name.get_mut(g.name_of(*v)).and_then(Vec::pop).unwrap_or_else(|| declared(g, *v)))
-        .collect();
-    out.extend(nameless.into_iter().rev());
+    for v in values {
+        match by_name.get_mut(g.name_of(*v)).and_then(VecDeque::pop_front) {
+            Some(group) => out.extend(group),
+            None => out.push(declared(g, *v)),
+        }
+    }
     out
 }
 

@@ -1,5 +1,7 @@
 //! Front end: a decoded message becomes a model.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::attr::take_attr;
@@ -14,6 +16,8 @@ const OPSETS_REQUIRED: i64 = 3;
 struct Front<'a> {
     file: &'a str,
     folder: Folder<'a>,
+    /// Values that the file has declared so far, be it without a word.
+    declared: BTreeSet<ValueId>,
 }
 
 /// Reads a model out of its message. `file` stands in error messages.
@@ -37,7 +41,7 @@ pub(super) fn model(mut p: proto::ModelProto, folder: Folder<'_>, file: &str) ->
         .iter()
         .map(|f| (f.domain.clone().unwrap_or_default(), f.name.clone().unwrap_or_default()))
         .collect();
-    let graph = Front { file, folder }.graph(graph)?;
+    let graph = Front { file, folder, declared: BTreeSet::new() }.graph(graph)?;
     Ok(Model { ir_version, opsets, graph, functions, rider: rider(&p) })
 }
 
@@ -119,6 +123,7 @@ impl Front<'_> {
                 g.add_value(name, Def::Input, ty).map_err(|v| self.duplicate(g, v, &[], format!("graph input {i}")))?;
             g.value_mut(v).rider = kept;
             g.inputs.push(v);
+            self.declared.insert(v);
         }
         for (i, mut t) in std::mem::take(&mut p.initializer).into_iter().enumerate() {
             let name = t.name.take().unwrap_or_default();
@@ -224,11 +229,11 @@ impl Front<'_> {
         if g.node_order_is_acyclic() {
             return Ok(());
         }
-        let done: std::collections::BTreeSet<NodeId> = g.schedule().into_iter().collect();
+        let done: BTreeSet<NodeId> = g.schedule().into_iter().collect();
         let stuck = |v: ValueId| g.producer(v).filter(|n| !done.contains(n)).map(|n| (n, v));
         // Every stuck node waits for a stuck node: walking up from any of them comes round sooner or later.
         let mut at = g.nodes().map(|(id, _)| id).find(|id| !done.contains(id));
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         while let Some(id) = at {
             let n = g.node(id);
             let up = n.inputs.iter().flatten().chain(&n.captures).find_map(|v| stuck(*v));
@@ -243,7 +248,7 @@ impl Front<'_> {
         Err(LoadError::Cycle { file: self.file(), node: "?".into(), value: "?".into() })
     }
 
-    fn outputs(&self, g: &mut Graph, p: &mut proto::GraphProto) -> Result<(), LoadError> {
+    fn outputs(&mut self, g: &mut Graph, p: &mut proto::GraphProto) -> Result<(), LoadError> {
         for (i, o) in std::mem::take(&mut p.output).into_iter().enumerate() {
             let name = o.name.as_deref().unwrap_or("");
             if name.is_empty() {
@@ -257,46 +262,48 @@ impl Front<'_> {
                 });
             };
             g.outputs.push(v);
-            if !declare(g, v, &o) {
+            if !self.declare(g, v, &o) {
                 p.output.push(o);
             }
         }
         Ok(())
     }
 
-    fn value_infos(&self, g: &mut Graph, p: &mut proto::GraphProto) {
-        for info in std::mem::take(&mut p.value_info) {
+    fn value_infos(&mut self, g: &mut Graph, p: &mut proto::GraphProto) {
+        let infos = std::mem::take(&mut p.value_info);
+        // A nameless declaration declares nothing and rides along; the others then do too, to tell where it stood.
+        let keep_all = infos.iter().any(|i| i.name.as_deref().unwrap_or("").is_empty());
+        for info in infos {
             let name = info.name.as_deref().unwrap_or("");
-            // A declaration of nothing defines nothing; it rides along.
+            if name.is_empty() {
+                p.value_info.push(info);
+                continue;
+            }
             let v = match g.find(name) {
-                _ if name.is_empty() => {
-                    p.value_info.push(info);
-                    continue;
-                }
                 Some(v) => v,
                 None => match g.add_value(name, Def::Nothing, None) {
                     Ok(v) | Err(v) => v,
                 },
             };
             g.declared.push(v);
-            if !declare(g, v, &info) {
+            if !self.declare(g, v, &info) || keep_all {
                 p.value_info.push(info);
             }
         }
     }
-}
 
-/// Gives a value its declared type. False if it has another declaration already (a value can be declared as input,
-/// output and inside): then the caller keeps the words of this one.
-fn declare(g: &mut Graph, v: ValueId, p: &proto::ValueInfoProto) -> bool {
-    let value = g.value_mut(v);
-    if value.ty.is_none() && value.rider.is_empty() {
-        let (ty, kept) = take_declaration(p);
-        value.ty = ty;
-        value.rider = kept;
-        return true;
+    /// Gives a value its declared type. False if it has another declaration already (a value can be declared as input,
+    /// output and inside): then the caller keeps the words of this one.
+    fn declare(&mut self, g: &mut Graph, v: ValueId, p: &proto::ValueInfoProto) -> bool {
+        let value = g.value_mut(v);
+        if self.declared.insert(v) && value.ty.is_none() {
+            let (ty, kept) = take_declaration(p);
+            value.ty = ty;
+            value.rider = kept;
+            return true;
+        }
+        declaration(&value.name, value.ty.as_ref(), &value.rider) == *p
     }
-    declaration(&value.name, value.ty.as_ref(), &value.rider) == *p
 }
 
 fn is_nested(v: &AttrValue) -> bool {

@@ -16,6 +16,8 @@ mod external;
 mod front;
 mod proto;
 mod save;
+#[cfg(test)]
+mod save_tests;
 mod scope;
 mod sniff;
 mod tensor;

@@ -18,6 +18,7 @@ pub mod raise_opset;
 pub mod registry;
 pub mod reshape_static;
 pub mod rules;
+pub mod scale_after_product;
 
 use crate::ir::Model;
 use crate::rewrite::PatchError;

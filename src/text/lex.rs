@@ -84,7 +84,7 @@ const MARKS: [&str; 19] =
 /// # Errors
 /// A character that starts no token, a string that does not end, an unknown escape.
 pub fn lex(src: &str) -> Result<Vec<(Tok<'_>, Span)>, ParseError> {
-    let mut lexer = Lexer { src, pos: 0, line: 1, line_start: 0 };
+    let mut lexer = Lexer { src, pos: 0, line: 1, line_start: 0, counted: (0, 0) };
     let mut out = Vec::new();
     loop {
         let (tok, span) = lexer.next()?;
@@ -101,6 +101,8 @@ struct Lexer<'s> {
     pos: usize,
     line: usize,
     line_start: usize,
+    /// A place in the current line and how many characters stand before it.
+    counted: (usize, usize),
 }
 
 impl<'s> Lexer<'s> {
@@ -108,9 +110,13 @@ impl<'s> Lexer<'s> {
         self.src.as_bytes().get(self.pos + ahead).copied()
     }
 
-    fn span(&self, start: usize, end: usize) -> Span {
+    /// The span of a piece of the current line. Asked with growing `start`, so that long lines are counted once.
+    fn span(&mut self, start: usize, end: usize) -> Span {
+        let (from, before) = if self.counted.0 <= start { self.counted } else { (self.line_start, 0) };
+        let chars = before + self.src[from..start].chars().count();
+        self.counted = (start, chars);
         // Tokens never span lines except for strings, whose start is on the line they are reported at.
-        Span { start, end, line: self.line, column: self.src[self.line_start..start].chars().count() + 1 }
+        Span { start, end, line: self.line, column: chars + 1 }
     }
 
     fn take(&mut self, keep: impl Fn(u8) -> bool) {
@@ -169,6 +175,7 @@ impl<'s> Lexer<'s> {
                     self.pos += 1;
                     self.line += 1;
                     self.line_start = self.pos;
+                    self.counted = (self.pos, 0);
                 }
                 b' ' | b'\t' | b'\r' => self.pos += 1,
                 b'#' => self.take(|b| b != b'\n'),

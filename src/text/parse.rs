@@ -227,14 +227,13 @@ fn dtype(name: &str) -> Option<DType> {
 
 /// A type if one is next. A value may be called like a type: `float float` declares one, `float` alone names one.
 fn optional_type(c: &mut Cursor) -> Result<Option<TensorType>, ParseError> {
-    let named = matches!(c.peek_at(1), Tok::Ident(_) | Tok::Str(_) | Tok::Mark("["));
     let Tok::Ident(name) = *c.peek() else { return Ok(None) };
-    if !named {
-        return Ok(None);
-    }
-    match name {
-        "seq" | "map" | "optional" | "sparse_tensor" => Err(c.error("only tensor types can be written")),
-        _ => tensor_type(c).map(Some),
+    match (c.peek_at(1), name) {
+        (Tok::Mark("("), "seq" | "map" | "optional" | "sparse_tensor") => {
+            Err(c.error("only tensor types can be written"))
+        }
+        (Tok::Ident(_) | Tok::Str(_) | Tok::Mark("["), _) => tensor_type(c).map(Some),
+        _ => Ok(None),
     }
 }
 
@@ -324,6 +323,9 @@ fn node(c: &mut Cursor, b: &mut Builder) -> Result<(), ParseError> {
                 break;
             }
         }
+    }
+    if c.is(".") {
+        return Err(c.error("a name with a point is written between double quotes"));
     }
     c.expect("=", "after the outputs")?;
     let op = operator(c)?;

@@ -103,3 +103,228 @@ fn a_float_is_read_back_to_the_bit() {
         assert_eq!(g.nodes().next().unwrap().1.attrs.float("a").map(f32::to_bits), Some(v.to_bits()));
     }
 }
+
+mod round_trip {
+    use std::collections::BTreeSet;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ir::{Attrs, Dim, Graph, Model, Node, Op, Opset, Rider, Tensor, TensorType, ValueId};
+
+    /// Names as exporters write them, names that look like syntax, and any text at all.
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-z_][a-zA-Z0-9_]{0,6}",
+            "/?[a-z]{1,4}(/[a-z.0-9:]{1,5}){0,3}",
+            prop_oneof![Just("float"), Just("inf"), Just("nan"), Just("int64"), Just("1"), Just("a\"\\")]
+                .prop_map(str::to_owned),
+            "\\PC{1,5}",
+        ]
+    }
+
+    fn float() -> impl Strategy<Value = f32> {
+        // One NaN is as good as another; every other pattern must survive.
+        any::<u32>().prop_map(|b| {
+            let v = f32::from_bits(b);
+            if v.is_nan() { 1.0 } else { v }
+        })
+    }
+
+    /// A tensor of any type in the standard with any bits, except for NaN payloads and the unused bits at the end.
+    fn tensor() -> impl Strategy<Value = Tensor> {
+        (1..=26i32, prop::collection::vec(0..4i64, 0..3), any::<u64>()).prop_map(|(kind, dims, seed)| {
+            let dtype = DType(kind);
+            let count = dims.iter().product::<i64>() as usize;
+            let mut state = seed;
+            let mut byte = || {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 56) as u8
+            };
+            let data = if dtype == DType::STRING {
+                Payload::Str((0..count).map(|i| Bytes::from((0..i % 4).map(|_| byte()).collect::<Vec<u8>>())).collect())
+            } else {
+                let bits = dtype.bits().unwrap();
+                let mut raw: Vec<u8> = (0..(count * bits).div_ceil(8)).map(|_| byte()).collect();
+                if let Some(last) = raw.last_mut()
+                    && !(count * bits).is_multiple_of(8)
+                {
+                    *last &= (1 << ((count * bits) % 8)) - 1;
+                }
+                let exponent_byte = match dtype {
+                    DType::FLOAT | DType::COMPLEX64 => 4,
+                    DType::DOUBLE | DType::COMPLEX128 => 8,
+                    _ => 0,
+                };
+                if exponent_byte != 0 {
+                    // Keeps one exponent bit clear: no NaN and no infinity.
+                    raw.iter_mut().skip(exponent_byte - 1).step_by(exponent_byte).for_each(|b| *b &= 0xbf);
+                }
+                if dtype == DType::BOOL {
+                    raw.iter_mut().for_each(|b| *b &= 1);
+                }
+                Payload::Raw(raw.into())
+            };
+            Tensor { dtype, dims, data, rider: Rider::default() }
+        })
+    }
+
+    fn blob() -> impl Strategy<Value = Bytes> {
+        prop::collection::vec(any::<u8>(), 0..6).prop_map(Bytes::from)
+    }
+
+    fn attr() -> impl Strategy<Value = AttrValue> {
+        prop_oneof![
+            float().prop_map(AttrValue::Float),
+            any::<i64>().prop_map(AttrValue::Int),
+            blob().prop_map(AttrValue::Str),
+            tensor().prop_map(AttrValue::Tensor),
+            prop::collection::vec(float(), 0..4).prop_map(|v| AttrValue::Floats(v.into())),
+            prop::collection::vec(any::<i64>(), 0..4).prop_map(|v| AttrValue::Ints(v.into())),
+            prop::collection::vec(blob(), 0..3).prop_map(|v| AttrValue::Strs(v.into())),
+            prop::collection::vec(tensor(), 0..3).prop_map(|v| AttrValue::Tensors(v.into())),
+            blob().prop_map(AttrValue::Graph),
+            prop::collection::vec(blob(), 0..3).prop_map(|v| AttrValue::Graphs(v.into())),
+            (name(), 0..20i32).prop_map(|(attr, kind)| AttrValue::Ref { attr, kind }),
+            blob().prop_map(AttrValue::Other),
+        ]
+    }
+
+    fn ty() -> impl Strategy<Value = TensorType> {
+        let dim = prop_oneof![any::<i64>().prop_map(Dim::Known), name().prop_map(Dim::Symbol), Just(Dim::Unknown)];
+        (prop_oneof![0..30i32, Just(77)], prop::option::of(prop::collection::vec(dim, 0..4)))
+            .prop_map(|(d, shape)| TensorType { dtype: DType(d), shape })
+    }
+
+    /// What a node is made from: operator, own name, attributes, and numbers that pick what it reads.
+    type Seed = ((String, String), String, Vec<(String, AttrValue)>, Vec<u8>, u8);
+
+    prop_compose! {
+        fn model()(
+            inputs in prop::collection::vec((name(), prop::option::of(ty()), prop::option::of(tensor())), 0..3),
+            inits in prop::collection::vec((name(), tensor()), 0..4),
+            nodes in prop::collection::vec(
+                ((prop_oneof![Just(String::new()), name()], name()), prop_oneof![Just(String::new()), name()],
+                 prop::collection::vec((name(), attr()), 0..4), prop::collection::vec(any::<u8>(), 0..4), 0..4u8),
+                0..6),
+            types in prop::collection::vec((any::<u8>(), ty()), 0..4),
+            outs in prop::collection::vec(any::<u8>(), 0..3),
+            title in name(),
+        ) -> Model {
+            build(inputs, inits, nodes, types, outs, title)
+        }
+    }
+
+    fn build(
+        inputs: Vec<(String, Option<TensorType>, Option<Tensor>)>,
+        inits: Vec<(String, Tensor)>,
+        nodes: Vec<Seed>,
+        types: Vec<(u8, TensorType)>,
+        outs: Vec<u8>,
+        title: String,
+    ) -> Model {
+        let mut g = Graph::default();
+        g.name = title;
+        let mut all: Vec<ValueId> = Vec::new();
+        for (hint, ty, default) in inputs {
+            let def = default.map_or(Def::Input, Def::InputWithDefault);
+            let v = g.add_value(&g.fresh_name(&hint), def, ty).unwrap();
+            g.inputs.push(v);
+            all.push(v);
+        }
+        for (hint, t) in inits {
+            let ty = Some(crate::ir::show::type_of(&t));
+            all.push(g.add_value(&g.fresh_name(&hint), Def::Init(t), ty).unwrap());
+        }
+        let mut made = Vec::new();
+        for ((domain, op), own, attrs, picks, outputs) in nodes {
+            let pick = |p: &u8| all.get(*p as usize % (all.len() + 1)).copied();
+            let mut reads: Vec<Option<ValueId>> = picks.iter().map(pick).collect();
+            let captures = reads.pop().flatten().into_iter().collect();
+            let mut list = Attrs::new();
+            attrs.into_iter().for_each(|(k, v)| list.set(&k, v));
+            let outs: Vec<Option<ValueId>> = (0..outputs)
+                .map(|i| (i != 1).then(|| g.add_value(&g.fresh_name(&op), Def::Nothing, None).unwrap()))
+                .collect();
+            let mut n = Node::new(Op { domain, name: op }, reads, outs.clone(), list);
+            n.name = own;
+            n.captures = captures;
+            g.add_node(n, None);
+            all.extend(outs.iter().flatten());
+            made.extend(outs.into_iter().flatten());
+        }
+        for (i, ty) in types {
+            if let Some(v) = made.get(i as usize % made.len().max(1)).copied()
+                && !g.declared.contains(&v)
+            {
+                g.value_mut(v).ty = Some(ty);
+                g.declared.push(v);
+            }
+        }
+        g.outputs = outs.iter().filter_map(|i| all.get(*i as usize % all.len().max(1)).copied()).collect();
+        let opsets = vec![Opset { domain: String::new(), version: 17 }, Opset { domain: "a b".into(), version: -1 }];
+        Model { ir_version: 8, opsets, graph: g, functions: vec![("d".into(), "f\"".into())], ..Model::default() }
+    }
+
+    /// Everything the text is to carry, with names in place of ids.
+    fn facts(m: &Model) -> Vec<String> {
+        let g = &m.graph;
+        let name = |v: &ValueId| g.name_of(*v).to_owned();
+        let names = |v: &[ValueId]| v.iter().map(name).collect::<Vec<_>>();
+        let slots = |v: &[Option<ValueId>]| v.iter().map(|v| v.as_ref().map(name)).collect::<Vec<_>>();
+        let mut out = vec![
+            format!("{} {:?} {:?} {}", m.ir_version, m.opsets, m.functions, g.name),
+            format!("{:?} {:?} {:?}", names(g.inputs()), names(g.outputs()), names(g.initializers())),
+            format!("{:?}", names(g.declared())),
+        ];
+        let values: BTreeSet<String> = g
+            .values()
+            .map(|(_, v)| {
+                let def =
+                    if let Def::Node { slot, .. } = v.def { format!("slot {slot}") } else { format!("{:?}", v.def) };
+                format!("{} {:?} {def}", v.name, v.ty)
+            })
+            .collect();
+        out.extend(values);
+        for id in g.schedule() {
+            let n = g.node(id);
+            out.push(format!("{:?} {:?} {:?} {:?}", n.op, n.name, slots(&n.inputs), slots(&n.outputs)));
+            out.push(format!("{:?} {:?}", n.attrs, names(&n.captures)));
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn a_model_printed_in_full_reads_back_the_same(m in model()) {
+            let text = print_model(&m, Elide::Full);
+            match parse_model(&text) {
+                Ok(again) => {
+                    prop_assert_eq!(facts(&again), facts(&m), "{}", text);
+                    prop_assert_eq!(print_model(&again, Elide::Full), text);
+                }
+                Err(e) => prop_assert!(false, "{}\n{}", e, text),
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[ a-c0-9<>(){}\\[\\],=:.@\"~?$|#\\\\\n-]{0,60}") {
+            let _ = parse_model(&text);
+            let _ = parse_graph(&text);
+        }
+
+        #[test]
+        fn a_damaged_model_is_refused_or_read_but_never_panics(m in model(), at in any::<prop::sample::Index>(), c in any::<char>()) {
+            let mut text: Vec<char> = print_model(&m, Elide::Full).chars().collect();
+            let i = at.index(text.len());
+            text[i] = c;
+            if let Ok(m) = parse_model(&text.into_iter().collect::<String>()) {
+                let _ = crate::ir::validate::validate(&m);
+                print_model(&m, Elide::default());
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Samples from `.npy` and `.npz` files.
+
+use std::path::{Path, PathBuf};
+
+use super::Array;
+use super::convert::{Refused, to_array};
+use super::npy::{self, Npy, Numbers};
+use super::{DataError, InputSpec, labels};
+use crate::ir::Dim;
+
+/// One array per input of the model, samples along the leading axis.
+#[derive(Clone, Debug)]
+pub(super) struct ArrayFile {
+    path: PathBuf,
+    /// Name in the file and contents, in the order of the model's inputs.
+    arrays: Vec<(String, Npy)>,
+}
+
+impl ArrayFile {
+    /// Opens an `.npy` file, which feeds a model of one input, or an `.npz` file with arrays named as the inputs. Shapes are
+    /// checked here; values when a sample is made. Returns the classes too, if an array `labels` gives them; arrays
+    /// with other names are ignored, with a note.
+    pub(super) fn open(
+        path: &Path,
+        specs: &[InputSpec],
+        notes: &mut Vec<String>,
+    ) -> Result<(ArrayFile, Option<Vec<i64>>), DataError> {
+        let bytes = npy::map(path)?;
+        let (arrays, labels) = if bytes.starts_with(b"\x93NUMPY") {
+            let [spec] = specs else {
+                let inputs = specs.iter().map(|s| s.name.clone()).collect();
+                return Err(DataError::NeedsNpz { path: path.to_path_buf(), inputs });
+            };
+            let array = Npy::parse(bytes).map_err(|reason| DataError::Malformed {
+                path: path.to_path_buf(),
+                array: spec.name.clone(),
+                reason,
+            })?;
+            (vec![(spec.name.clone(), array)], None)
+        } else {
+            let mut members = npy::read_npz(path, &bytes)?;
+            let mut arrays = Vec::new();
+            for spec in specs {
+                let at = members.iter().position(|(n, _)| *n == spec.name).ok_or_else(|| DataError::MissingArray {
+                    path: path.to_path_buf(),
+                    input: spec.name.clone(),
+                    have: members.iter().chain(&arrays).map(|(n, _)| n.clone()).collect(),
+                })?;
+                arrays.push(members.remove(at));
+            }
+            let labels = members.iter().position(|(n, _)| n == "labels").map(|at| members.remove(at).1);
+            if !members.is_empty() {
+                let names: Vec<_> = members.into_iter().map(|(n, _)| n).collect();
+                notes.push(format!("{}: not an input of the model, ignored: {}", path.display(), names.join(", ")));
+            }
+            (arrays, labels)
+        };
+        let file = ArrayFile { path: path.to_path_buf(), arrays };
+        file.check(specs)?;
+        let labels = labels.map(|l| file.labels(&l)).transpose()?.flatten();
+        Ok((file, labels))
+    }
+
+    /// The file's name without its folder.
+    pub(super) fn name(&self) -> String {
+        self.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.arrays.first().map_or(0, |(_, a)| a.rows())
+    }
+
+    fn check(&self, specs: &[InputSpec]) -> Result<(), DataError> {
+        for ((name, array), spec) in self.arrays.iter().zip(specs) {
+            let tail = spec.dims.get(1..).unwrap_or(&[]);
+            let fits = array.shape.len() == tail.len() + 1
+                && array.shape[1..].iter().zip(tail).all(|(have, want)| match want {
+                    Dim::Known(n) => usize::try_from(*n) == Ok(*have),
+                    _ => true,
+                });
+            if !fits {
+                return Err(DataError::Shape {
+                    path: self.path.clone(),
+                    array: name.clone(),
+                    shape: array.shape.clone(),
+                    input: spec.name.clone(),
+                    expected: tail.iter().map(super::dim_text).collect(),
+                });
+            }
+            if array.rows() != self.len() {
+                return Err(self.lengths(name, array.rows()));
+            }
+        }
+        if self.len() == 0 {
+            let array = self.arrays.first().map_or_else(String::new, |(n, _)| n.clone());
+            return Err(DataError::Malformed { path: self.path.clone(), array, reason: "holds no sample".into() });
+        }
+        Ok(())
+    }
+
+    fn labels(&self, array: &Npy) -> Result<Option<Vec<i64>>, DataError> {
+        let malformed = |reason: &str| DataError::Malformed {
+            path: self.path.clone(),
+            array: "labels".to_string(),
+            reason: reason.to_string(),
+        };
+        if array.rows() != self.len() {
+            return Err(self.lengths("labels", array.rows()));
+        }
+        if array.shape.is_empty() || array.shape[1..].iter().any(|d| *d != 1) {
+            return Err(malformed("a label per sample has the shape [samples]"));
+        }
+        let rows: Vec<usize> = (0..self.len()).collect();
+        let Numbers::Int(v) = array.gather(&rows) else {
+            return Err(malformed("labels are integers"));
+        };
+        let v = v
+            .into_iter()
+            .map(|x| i64::try_from(x).map_err(|_| malformed("a label exceeds int64")))
+            .collect::<Result<_, _>>()?;
+        labels::checked(&self.path, v)
+    }
+
+    fn lengths(&self, array: &str, samples: usize) -> DataError {
+        DataError::Lengths {
+            path: self.path.clone(),
+            array: array.to_string(),
+            samples,
+            other: self.arrays.first().map_or_else(String::new, |(n, _)| n.clone()),
+            other_samples: self.len(),
+        }
+    }
+
+    /// The values of input number `input` for these rows.
+    pub(super) fn make(&self, spec: &InputSpec, input: usize, rows: &[usize]) -> Result<Array, DataError> {
+        let (name, array) = &self.arrays[input];
+        let dims = InputSpec::batched(rows.len(), &array.shape[array.shape.len().min(1)..]);
+        let per_row = array.shape.iter().skip(1).product::<usize>().max(1);
+        to_array(array.gather(rows), spec.dtype, &dims).map_err(|e| match e {
+            Refused::NonFinite { at, value } => {
+                DataError::NonFinite { path: self.path.clone(), array: name.clone(), sample: rows[at / per_row], value }
+            }
+            Refused::Lossy { at, value } => DataError::Lossy {
+                path: self.path.clone(),
+                array: name.clone(),
+                sample: rows[at / per_row],
+                value,
+                from: array.elem.name().to_string(),
+                to: spec.dtype.to_string(),
+            },
+            Refused::Type => spec.refused("inputs of this element type can not be fed"),
+            Refused::Length => spec.refused("its shape does not hold one sample after the other"),
+        })
+    }
+}

@@ -1,0 +1,47 @@
+//! `labels.txt`: the classes of a folder's images.
+
+use std::path::Path;
+
+use super::DataError;
+
+/// Reads "file class" lines: the class is the last word, the file's name all before it. Blank lines are skipped. The order
+/// of the lines is the order of the samples.
+pub(super) fn read(path: &Path) -> Result<Vec<(String, i64)>, DataError> {
+    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::InvalidData => {
+            DataError::Labels { path: path.to_path_buf(), reason: "not UTF-8 text".into() }
+        }
+        _ => DataError::Io { path: path.to_path_buf(), source },
+    })?;
+    let mut rows = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+        let fail = |reason: String| DataError::LabelLine { path: path.to_path_buf(), line: i + 1, reason };
+        let (file, class) = line
+            .trim()
+            .rsplit_once(char::is_whitespace)
+            .ok_or_else(|| fail(format!("{:?} has no class", line.trim())))?;
+        let class = class.parse::<i64>().map_err(|_| fail(format!("{class:?} is no class number")))?;
+        let file = file.trim_end().to_string();
+        if !path.with_file_name(&file).is_file() {
+            return Err(fail(format!("the folder has no file {file:?}")));
+        }
+        rows.push((file, class));
+    }
+    if rows.is_empty() {
+        return Err(DataError::Labels { path: path.to_path_buf(), reason: "names no image".into() });
+    }
+    Ok(rows)
+}
+
+/// The classes as labels: `None` when every one is negative, which says "not known". A mixture is refused, because a
+/// score over it would silently count the unknown ones as wrong.
+pub(super) fn checked(path: &Path, labels: Vec<i64>) -> Result<Option<Vec<i64>>, DataError> {
+    match labels.iter().filter(|l| **l < 0).count() {
+        0 => Ok(Some(labels)),
+        n if n == labels.len() => Ok(None),
+        n => {
+            let reason = format!("{n} of {} labels are negative: label every sample, or none", labels.len());
+            Err(DataError::Labels { path: path.to_path_buf(), reason })
+        }
+    }
+}

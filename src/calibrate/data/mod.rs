@@ -1,0 +1,318 @@
+//! Calibration data: samples for a model's inputs, from images, NumPy files, or nothing.
+//!
+//! A [`Dataset`] is opened for the inputs of one model and makes its samples one at a time, when asked, on any thread: memory
+//! does not grow with their number. Sample `i` is the same bytes whoever asks, in whatever order.
+//!
+//! *Batch.* Each array of a sample has a leading axis of size 1; if the model fixes its batch at B, a sample is B consecutive
+//! items and what is left over at the end is dropped (a note says so).
+//!
+//! *Sources.* A folder of JPEG/PNG files, an `.npy` file for a model of one input, an `.npz` file with arrays named as the
+//! inputs, or, with none given, seeded synthetic inputs ([`DataOptions`] has the flags). Values are checked as samples
+//! are made: NaN, infinity, and numbers that the input's type can not hold are errors that name the sample and the array.
+
+mod arrays;
+mod convert;
+mod error;
+mod images;
+mod labels;
+mod npy;
+mod options;
+mod synthetic;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::Path;
+
+pub use crate::runtime::Array;
+pub use error::DataError;
+pub use options::{DataOptions, Preset};
+
+use crate::ir::{DType, Dim};
+use arrays::ArrayFile;
+use images::{ImageFolder, ImageShape};
+use synthetic::Synthetic;
+
+/// Synthetic samples made when no number is asked for.
+const SYNTHETIC_SAMPLES: usize = 64;
+
+/// One input of a model: what a sample must supply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputSpec {
+    pub name: String,
+    pub dtype: DType,
+    /// Sizes, the batch first; what is not [`Dim::Known`] is taken from the data.
+    pub dims: Vec<Dim>,
+}
+
+/// One run's worth of inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// In the order of the model's inputs.
+    pub inputs: Vec<(String, Array)>,
+    /// Where it came from: a file name, `file.npz[7]`, `synthetic[7]`; of the first and last item if it is a batch.
+    pub name: String,
+    /// The class of each item of the batch, where known.
+    pub labels: Option<Vec<i64>>,
+}
+
+/// A source of samples.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    source: Source,
+    inputs: Vec<InputSpec>,
+    /// Items per sample.
+    batch: usize,
+    /// Items in the source.
+    total: usize,
+    /// Items used: whole batches of the chosen ones.
+    used: usize,
+    /// Items chosen, of which the last ones may not fill a batch.
+    taken: usize,
+    labels: Option<Vec<i64>>,
+    notes: Vec<String>,
+    description: String,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Images(ImageFolder),
+    Arrays(ArrayFile),
+    Synthetic(Synthetic),
+}
+
+impl Dataset {
+    /// Opens the source that `options` name, for a model with these inputs: lists the folder or reads the file's headers,
+    /// and checks names, labels and shapes. Asking for more samples than there are is a note, not an error.
+    pub fn open(options: &DataOptions, inputs: &[InputSpec]) -> Result<Dataset, DataError> {
+        if inputs.is_empty() {
+            return Err(DataError::NoInputs);
+        }
+        if options.samples == Some(0) {
+            let reason = "at least one sample is needed".to_string();
+            return Err(DataError::Flag { flag: "samples", value: "0".to_string(), reason });
+        }
+        let mut notes = Vec::new();
+        let batch = fixed_batch(inputs)?;
+        let (source, labels, total, description) = match &options.calibrate {
+            None => {
+                let total = options.samples.unwrap_or(SYNTHETIC_SAMPLES.next_multiple_of(batch));
+                let source = Synthetic::new(inputs, options, &mut notes)?;
+                check_crop(&inputs[0], options, &mut notes)?;
+                let description = format!("synthetic: made from seed {}, no data was given", options.seed);
+                (Source::Synthetic(source), None, total, description)
+            }
+            Some(path) if path.is_dir() => {
+                let [spec] = inputs else {
+                    return Err(inputs[1].refused("a folder of images feeds a model of one input: use an .npz file"));
+                };
+                let shape = check_crop(spec, options, &mut notes)?
+                    .ok_or_else(|| spec.refused("not an image: rank 4, float or uint8, with 1 or 3 channels"))?;
+                let (folder, labels) = ImageFolder::open(path, spec, shape, options)?;
+                let total = folder.len();
+                (Source::Images(folder), labels, total, format!("images of {}", path.display()))
+            }
+            Some(path) => {
+                check_array_file(path)?;
+                let (file, labels) = ArrayFile::open(path, inputs, &mut notes)?;
+                let total = file.len();
+                (Source::Arrays(file), labels, total, format!("arrays of {}", path.display()))
+            }
+        };
+        let asked = options.samples.unwrap_or(total);
+        if asked > total {
+            notes.push(format!("{asked} samples were asked for, there are {total}: all are used"));
+        }
+        let taken = asked.min(total);
+        let used = taken - taken % batch;
+        if used == 0 {
+            return Err(DataError::Batch { have: taken, input: inputs[0].name.clone(), batch });
+        }
+        if used < taken {
+            notes.push(format!("{} samples do not fill a batch of {batch} and are dropped", taken - used));
+        }
+        // The selection is made before the remainder is dropped, so that a fixed batch sees the same items as batch 1.
+        let labels = labels.map(|l| (0..used).map(|i| l[spread(i, taken, total)]).collect());
+        Ok(Dataset { source, inputs: inputs.to_vec(), batch, total, used, labels, notes, description, taken })
+    }
+
+    /// Number of samples; at least 1.
+    #[allow(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.used / self.batch
+    }
+
+    /// Items in each sample: the model's fixed batch, or 1.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The inputs it was opened for.
+    pub fn inputs(&self) -> &[InputSpec] {
+        &self.inputs
+    }
+
+    /// Classes of all items in order, [`batch`](Dataset::batch) per sample, where known.
+    pub fn labels(&self) -> Option<&[i64]> {
+        self.labels.as_deref()
+    }
+
+    /// Whether the samples were made up because no data was given.
+    pub fn is_synthetic(&self) -> bool {
+        matches!(self.source, Source::Synthetic(_))
+    }
+
+    /// What the samples are, for a report.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// Things worth telling the user: samples dropped, sizes assumed, arrays ignored.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Makes sample `index`.
+    pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        if index >= self.len() {
+            return Err(DataError::OutOfRange { index, len: self.len() });
+        }
+        let range = index * self.batch..(index + 1) * self.batch;
+        let items: Vec<usize> = range.clone().map(|i| spread(i, self.taken, self.total)).collect();
+        let make = |(k, spec): (usize, &InputSpec)| -> Result<(String, Array), DataError> {
+            let array = match &self.source {
+                Source::Images(folder) => {
+                    let mut values = Vec::with_capacity(folder.shape().len() * items.len());
+                    items.iter().try_for_each(|i| folder.append(*i, &mut values))?;
+                    image_array(spec, &folder.shape(), items.len(), values)?
+                }
+                Source::Arrays(file) => file.make(spec, k, &items)?,
+                Source::Synthetic(s) => s.make(spec, k, &items)?,
+            };
+            Ok((spec.name.clone(), array))
+        };
+        let inputs = self.inputs.iter().enumerate().map(make).collect::<Result<_, _>>()?;
+        let (first, last) = (self.item_name(items[0]), self.item_name(items[items.len() - 1]));
+        let name = if first == last { first } else { format!("{first} .. {last}") };
+        Ok(Sample { inputs, name, labels: self.labels.as_ref().map(|l| l[range].to_vec()) })
+    }
+
+    fn item_name(&self, item: usize) -> String {
+        match &self.source {
+            Source::Images(folder) => folder.name(item).to_string(),
+            Source::Arrays(file) => format!("{}[{item}]", file.name()),
+            Source::Synthetic(_) => format!("synthetic[{item}]"),
+        }
+    }
+}
+
+/// Splits `n` samples into those to calibrate on and those to verify on: every eighth one (7, 15, 23, ..) is held back, of
+/// fewer than eight the last. A single sample is for calibration, and nothing is held back.
+pub fn split_holdout(n: usize) -> (Vec<usize>, Vec<usize>) {
+    let held = |i: &usize| if n < 8 { n > 1 && i + 1 == n } else { i % 8 == 7 };
+    (0..n).partition(|i| !held(i))
+}
+
+/// The item that is number `i` of `taken` items spread evenly over `total`.
+fn spread(i: usize, taken: usize, total: usize) -> usize {
+    // 128 bits, because the product of two counts may exceed a 32-bit machine's word.
+    (i as u128 * total as u128 / taken as u128) as usize
+}
+
+/// The batch size that the inputs agree on; 1 if all leave it open.
+fn fixed_batch(inputs: &[InputSpec]) -> Result<usize, DataError> {
+    let mut batch = None;
+    for spec in inputs {
+        match spec.dims.first() {
+            Some(Dim::Known(n)) => {
+                let n =
+                    usize::try_from(*n).ok().filter(|n| *n > 0).ok_or_else(|| spec.refused("its batch size is 0"))?;
+                if batch.is_some_and(|b| b != n) {
+                    return Err(spec.refused("the inputs of the model have different batch sizes"));
+                }
+                batch = Some(n);
+            }
+            None => return Err(spec.refused("a scalar has no batch axis to put samples on")),
+            _ => {}
+        }
+    }
+    Ok(batch.unwrap_or(1))
+}
+
+/// The image layout of an input (`None` if it is no image), after a check of `--crop` against the model's own size.
+fn check_crop(
+    spec: &InputSpec,
+    options: &DataOptions,
+    notes: &mut Vec<String>,
+) -> Result<Option<ImageShape>, DataError> {
+    let Some(shape) = ImageShape::of(spec, options.crop) else { return Ok(None) };
+    if let Some(crop) = options.crop
+        && (shape.height, shape.width) != (crop as usize, crop as usize)
+    {
+        let reason = format!("input {:?} of the model is {spec}; leave --crop away", spec.name);
+        return Err(DataError::Flag { flag: "crop", value: crop.to_string(), reason });
+    }
+    if shape.chosen && options.crop.is_none() {
+        notes.push(format!(
+            "input {:?} is {spec}: images of {}x{} are used; --crop says another size",
+            spec.name, shape.height, shape.width
+        ));
+    }
+    Ok(Some(shape))
+}
+
+/// Whether the path is a NumPy file, by its first bytes.
+fn check_array_file(path: &Path) -> Result<(), DataError> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    match std::fs::File::open(path).and_then(|f| f.take(6).read_to_end(&mut head)) {
+        Ok(_) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(DataError::Missing { path: path.to_path_buf() });
+        }
+        Err(source) => return Err(DataError::Io { path: path.to_path_buf(), source }),
+    }
+    if head.starts_with(b"\x93NUMPY") || head.starts_with(b"PK") {
+        return Ok(());
+    }
+    Err(DataError::UnknownFormat { path: path.to_path_buf(), is_image: images::is_image_name(path) })
+}
+
+/// An array of images in the input's element type.
+fn image_array(spec: &InputSpec, shape: &ImageShape, batch: usize, values: Vec<f32>) -> Result<Array, DataError> {
+    let dims = shape.dims(batch);
+    let array = match spec.dtype {
+        DType::FLOAT => Array::new(&dims, values),
+        DType::DOUBLE => Array::new(&dims, values.into_iter().map(f64::from).collect()),
+        DType::FLOAT16 => Array::new(&dims, values.into_iter().map(half::f16::from_f32).collect()),
+        DType::UINT8 => Array::new(&dims, values.into_iter().map(|x| x as u8).collect()),
+        _ => return Err(spec.refused("not the element type of an image")),
+    };
+    array.map_err(|e| spec.refused(&e.to_string()))
+}
+
+impl InputSpec {
+    /// The shape of a sample of `batch` items whose other sizes are `tail`.
+    fn batched(batch: usize, tail: &[usize]) -> Vec<usize> {
+        std::iter::once(batch).chain(tail.iter().copied()).collect()
+    }
+
+    fn refused(&self, reason: &str) -> DataError {
+        DataError::Input { input: self.name.clone(), signature: self.to_string(), reason: reason.to_string() }
+    }
+}
+
+impl fmt::Display for InputSpec {
+    /// `float[batch, 3, 224, 224]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.dtype, self.dims.iter().map(dim_text).collect::<Vec<_>>().join(", "))
+    }
+}
+
+fn dim_text(d: &Dim) -> String {
+    match d {
+        Dim::Known(n) => n.to_string(),
+        Dim::Symbol(s) => s.clone(),
+        Dim::Unknown => "?".to_string(),
+    }
+}

@@ -1,0 +1,119 @@
+//! What the user says about the data: the `--calibrate` family of flags, and the normalisation presets.
+
+use std::path::PathBuf;
+
+use super::DataError;
+
+/// Where samples come from and how images become numbers. With the `cli` feature these are the program's own flags.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct DataOptions {
+    /// Calibration data: a folder of JPEG/PNG images (labels.txt in it may give classes), an .npy or .npz file;
+    /// without it the tool makes synthetic images
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR|FILE.npy|FILE.npz"))]
+    pub calibrate: Option<PathBuf>,
+    /// How pixels are normalised, and the resize that goes with it
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Preset::Imagenet))]
+    pub preset: Preset,
+    /// Mean per channel of pixels in [0, 1], in place of the preset's (one value, or one per channel)
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X"))]
+    pub mean: Vec<f32>,
+    /// Standard deviation per channel, in place of the preset's
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X"))]
+    pub std: Vec<f32>,
+    /// Resize the short side of every image to N pixels before the crop; 0 leaves images as they are
+    /// [default: the preset's: crop / 0.875, clip: the crop]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    pub resize: Option<u32>,
+    /// Side of the centre crop [default: the height and width of the model's input]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    pub crop: Option<u32>,
+    /// How many samples to use, spread evenly over the data [default: all of them; 64 synthetic ones]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    pub samples: Option<usize>,
+    /// Seed of the synthetic data
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t = 0))]
+    pub seed: u64,
+}
+
+/// Named normalisations, as the model families were trained with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Preset {
+    /// Mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (DeiT, Swin, torchvision)
+    #[default]
+    Imagenet,
+    /// Mean and std 0.5: pixels in [-1, 1] (ViT as published by its authors, augreg)
+    Inception,
+    /// Mean 0.48145466 0.4578275 0.40821073, std 0.26862954 0.26130258 0.27577711 (CLIP)
+    Clip,
+}
+
+impl Preset {
+    /// Channel means of pixels in [0, 1].
+    pub fn mean(self) -> [f32; 3] {
+        match self {
+            Preset::Imagenet => [0.485, 0.456, 0.406],
+            Preset::Inception => [0.5; 3],
+            Preset::Clip => [0.481_454_66, 0.457_827_5, 0.408_210_73],
+        }
+    }
+
+    /// Channel standard deviations of pixels in [0, 1].
+    pub fn std(self) -> [f32; 3] {
+        match self {
+            Preset::Imagenet => [0.229, 0.224, 0.225],
+            Preset::Inception => [0.5; 3],
+            Preset::Clip => [0.268_629_54, 0.261_302_58, 0.275_777_11],
+        }
+    }
+
+    /// Short side an image is resized to before a crop of side `crop`: 256 for 224 and in proportion, CLIP the crop.
+    pub fn resize(self, crop: u32) -> u32 {
+        match self {
+            Preset::Imagenet | Preset::Inception => (f64::from(crop) / 0.875).round_ties_even() as u32,
+            Preset::Clip => crop,
+        }
+    }
+}
+
+impl DataOptions {
+    /// Mean and std for an input of `channels` channels. One value serves every channel; a preset's three values serve
+    /// one channel by their average (0.449 and 0.226 for `imagenet`, the customary pair).
+    pub(super) fn normalisation(&self, input: &str, channels: usize) -> Result<Vec<(f32, f32)>, DataError> {
+        if let Some(s) = self.std.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
+            let reason = "a standard deviation is a positive number".to_string();
+            return Err(DataError::Flag { flag: "std", value: s.to_string(), reason });
+        }
+        if let Some(m) = self.mean.iter().find(|m| !m.is_finite()) {
+            return Err(DataError::Flag { flag: "mean", value: m.to_string(), reason: "not a number".to_string() });
+        }
+        let given = |v: &[f32], preset: [f32; 3]| -> Option<Vec<f32>> {
+            match (v.len(), channels) {
+                (0, 3) => Some(preset.to_vec()),
+                (0, 1) => Some(vec![((preset[0] as f64 + preset[1] as f64 + preset[2] as f64) / 3.0) as f32]),
+                (1, c) => Some(vec![v[0]; c]),
+                (n, c) if n == c => Some(v.to_vec()),
+                _ => None,
+            }
+        };
+        match (given(&self.mean, self.preset.mean()), given(&self.std, self.preset.std())) {
+            (Some(m), Some(s)) => Ok(m.into_iter().zip(s).collect()),
+            _ => Err(DataError::Normalisation {
+                mean: self.mean.len(),
+                std: self.std.len(),
+                input: input.to_string(),
+                channels,
+            }),
+        }
+    }
+
+    /// Short side to resize to, `None` for as they are.
+    pub(super) fn short_side(&self, crop_height: u32, crop_width: u32) -> Option<u32> {
+        match self.resize {
+            Some(0) => None,
+            Some(n) => Some(n),
+            None => Some(self.preset.resize(crop_height.max(crop_width))),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Inputs out of nothing: seeded images with the statistics of photographs, for users without data.
+//!
+//! Photographs have an amplitude spectrum that falls like 1/f (Field 1987), and colour channels that go up and down
+//! together. A model sees its usual statistics at every patch: flat regions beside contrast at all scales, which white noise
+//! does not give. Edges and objects are missing, so ranges from synthetic data are a fallback and the report says so.
+//!
+//! The same seed gives the same bytes on every machine. Phases come from a point in a disc, scaled by a square root, not
+//! from a sine; the transform is the scalar one in f64, so it does not depend on the processor; and pixels are rounded to
+//! 8-bit levels, as photographs are, which absorbs a last-place difference in the transform's twiddle factors.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+use rustfft::FftPlannerScalar;
+use rustfft::num_complex::Complex;
+
+use super::Array;
+use super::convert::to_array;
+use super::images::{ImageShape, tables};
+use super::npy::Numbers;
+use super::{DataError, DataOptions, InputSpec};
+use crate::ir::{DType, Dim};
+
+/// What a size left open by the model becomes in an input that is no image.
+const OPEN_SIZE: usize = 16;
+
+/// Integer inputs are uniform over `0..INTEGERS`: valid token ids for any vocabulary of that size.
+const INTEGERS: i64 = 50;
+
+/// Mean and standard deviation of the pixels of ImageNet, per channel and over all three.
+const PIXELS: [(f64, f64); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
+const LUMA: (f64, f64) = (0.449, 0.226);
+
+/// Shares of a brightness field and two colour fields in R, G and B: each channel has variance 1, and each pair a
+/// correlation of 0.85.
+const MIX: [[f64; 3]; 3] = [
+    [0.948_683_298_050_513_8, 0.273_861_278_752_583_1, 0.158_113_883_008_419],
+    [0.948_683_298_050_513_8, 0.0, -0.316_227_766_016_838],
+    [0.948_683_298_050_513_8, -0.273_861_278_752_583_1, 0.158_113_883_008_419],
+];
+
+/// One input of the model, and how it is filled.
+#[derive(Clone, Debug)]
+enum Fill {
+    Image { shape: ImageShape, tables: Vec<[f32; 256]> },
+    Normal { item: Vec<usize> },
+    Integers { item: Vec<usize> },
+}
+
+/// A source of synthetic samples.
+#[derive(Clone, Debug)]
+pub(super) struct Synthetic {
+    seed: u64,
+    fills: Vec<Fill>,
+}
+
+impl Synthetic {
+    /// Decides for each input what it is filled with. Notes say what was assumed.
+    pub(super) fn new(
+        specs: &[InputSpec],
+        options: &DataOptions,
+        notes: &mut Vec<String>,
+    ) -> Result<Synthetic, DataError> {
+        let fill = |spec: &InputSpec| -> Result<Fill, DataError> {
+            if let Some(shape) = ImageShape::of(spec, options.crop) {
+                return Ok(Fill::Image { shape, tables: tables(spec, options, shape.channels)? });
+            }
+            let item: Vec<usize> = spec
+                .dims
+                .iter()
+                .skip(1)
+                .map(|d| match d {
+                    Dim::Known(n) => usize::try_from(*n).unwrap_or(0),
+                    _ => OPEN_SIZE,
+                })
+                .collect();
+            if spec.dims.iter().skip(1).any(|d| !matches!(d, Dim::Known(_))) {
+                notes.push(format!(
+                    "input {:?}: open sizes of {spec} are {OPEN_SIZE} in the synthetic samples",
+                    spec.name
+                ));
+            }
+            match spec.dtype {
+                DType::FLOAT | DType::FLOAT16 | DType::DOUBLE => Ok(Fill::Normal { item }),
+                t if t == DType::BOOL || (t.is_int() && t.bits().is_some_and(|b| b >= 8)) => {
+                    Ok(Fill::Integers { item })
+                }
+                _ => Err(spec.refused("no synthetic values are made for this element type")),
+            }
+        };
+        Ok(Synthetic { seed: options.seed, fills: specs.iter().map(fill).collect::<Result<_, _>>()? })
+    }
+
+    /// The values of input `input` for these items. Each item and input has a stream of its own, so a sample does not depend
+    /// on which others were made, or in what order.
+    pub(super) fn make(&self, spec: &InputSpec, input: usize, items: &[usize]) -> Result<Array, DataError> {
+        let rng = |item: usize| {
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+            rng.set_stream((item * self.fills.len() + input) as u64);
+            rng
+        };
+        let refused = |_| spec.refused("no synthetic values are made for this element type");
+        match &self.fills[input] {
+            Fill::Image { shape, tables } => {
+                let mut out = Vec::with_capacity(shape.len() * items.len());
+                for item in items {
+                    shape.append(
+                        &picture(shape.channels, shape.height, shape.width, &mut rng(*item)),
+                        tables,
+                        &mut out,
+                    );
+                }
+                super::image_array(spec, shape, items.len(), out)
+            }
+            Fill::Normal { item } => {
+                let n: usize = item.iter().product();
+                let v = items.iter().flat_map(|i| {
+                    let mut rng = rng(*i);
+                    (0..n).map(move |_| {
+                        // The sampler's tail calls a logarithm; a grid of 2^-12 absorbs its last place.
+                        (rng.sample::<f64, _>(StandardNormal) * 4096.0).round_ties_even() / 4096.0
+                    })
+                });
+                to_array(Numbers::Float(v.collect()), spec.dtype, &InputSpec::batched(items.len(), item))
+                    .map_err(refused)
+            }
+            Fill::Integers { item } => {
+                let n: usize = item.iter().product();
+                let top = if spec.dtype == DType::BOOL { 2 } else { INTEGERS };
+                let v = items.iter().flat_map(|i| {
+                    let mut rng = rng(*i);
+                    (0..n).map(move |_| i128::from(rng.random_range(0..top)))
+                });
+                to_array(Numbers::Int(v.collect()), spec.dtype, &InputSpec::batched(items.len(), item)).map_err(refused)
+            }
+        }
+    }
+}
+
+/// Interleaved 8-bit pixels of one picture.
+fn picture(channels: usize, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let level = |z: f64, (mean, std): (f64, f64)| ((mean + std * z).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+    if channels == 1 {
+        return field(height, width, rng).into_iter().map(|z| level(z, LUMA)).collect();
+    }
+    let fields: [Vec<f64>; 3] = std::array::from_fn(|_| field(height, width, rng));
+    (0..height * width)
+        .flat_map(|i| {
+            let fields = &fields;
+            (0..3).map(move |c| {
+                let z = MIX[c][0] * fields[0][i] + MIX[c][1] * fields[1][i] + MIX[c][2] * fields[2][i];
+                level(z, PIXELS[c])
+            })
+        })
+        .collect()
+}
+
+/// A random field of mean 0 and variance 1 whose amplitude spectrum is exactly 1/f, with f in cycles per `max(height, width)`
+/// pixels so that it is isotropic on any format.
+///
+/// Opposite frequencies get conjugate values, which makes the field real without throwing half of it away.
+fn field(height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
+    let side = height.max(width) as f64;
+    let cycles = |k: usize, n: usize| if k <= n / 2 { k as f64 } else { k as f64 - n as f64 } * side / n as f64;
+    let mut spectrum = vec![Complex::new(0.0, 0.0); height * width];
+    for ky in 0..height {
+        for kx in 0..width {
+            let (i, mirror) = (ky * width + kx, (height - ky) % height * width + (width - kx) % width);
+            if i > mirror || i == 0 {
+                continue;
+            }
+            let (fy, fx) = (cycles(ky, height), cycles(kx, width));
+            let amplitude = 1.0 / (fy * fy + fx * fx).sqrt();
+            let phase = unit(rng);
+            let z = if i == mirror { Complex::new(phase.re.signum(), 0.0) } else { phase } * amplitude;
+            spectrum[i] = z;
+            spectrum[mirror] = z.conj();
+        }
+    }
+    inverse_2d(&mut spectrum, height, width);
+    let energy: f64 = spectrum.iter().map(|z| z.re * z.re).sum();
+    let scale = if energy > 0.0 { ((height * width) as f64 / energy).sqrt() } else { 0.0 };
+    spectrum.into_iter().map(|z| z.re * scale).collect()
+}
+
+/// A uniformly distributed point of the unit circle.
+fn unit(rng: &mut ChaCha8Rng) -> Complex<f64> {
+    loop {
+        let (x, y) = (rng.random::<f64>() * 2.0 - 1.0, rng.random::<f64>() * 2.0 - 1.0);
+        let r = x * x + y * y;
+        if r > 1e-6 && r <= 1.0 {
+            let r = r.sqrt();
+            return Complex::new(x / r, y / r);
+        }
+    }
+}
+
+/// Inverse transform of a row-major image, in place, without the factor 1/N.
+fn inverse_2d(v: &mut [Complex<f64>], height: usize, width: usize) {
+    let mut planner = FftPlannerScalar::new();
+    planner.plan_fft_inverse(width).process(v);
+    let columns = planner.plan_fft_inverse(height);
+    let mut column = vec![Complex::new(0.0, 0.0); height];
+    for x in 0..width {
+        for (y, c) in column.iter_mut().enumerate() {
+            *c = v[y * width + x];
+        }
+        columns.process(&mut column);
+        for (y, c) in column.iter().enumerate() {
+            v[y * width + x] = *c;
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Calibration: data in, statistics out.
+
+pub mod data;
+#[cfg(feature = "tract")]
+pub mod run;
+#[cfg(feature = "tract")]
+pub mod stats;

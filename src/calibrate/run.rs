@@ -1,0 +1,126 @@
+//! Runs a float model over samples and lets observers watch.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use indexmap::IndexMap;
+
+use super::data::{DataError, Dataset};
+use crate::ir::{Model, Validated};
+use crate::onnx;
+use crate::quant::observe::{ObserveError, Stats, Watch};
+use crate::runtime::{RuntimeError, Session, SessionOptions};
+
+/// Why calibration stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum CalibrateError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(
+        "sample {sample}: value `{value}` {source}; the float model itself does not stay finite or regular on this data"
+    )]
+    Observe { sample: String, value: String, source: ObserveError },
+    #[error("no samples are left for calibration; give more data, or --verify other data")]
+    Empty,
+}
+
+/// Watches values of `model` while it runs over the samples `indices` of `data` on `threads` threads.
+///
+/// The result does not depend on the thread count or on how samples are divided. `progress` is told the number of
+/// samples done, from any thread.
+pub fn observe(
+    model: Validated<'_>,
+    data: &Dataset,
+    indices: &[usize],
+    watches: &IndexMap<String, Watch>,
+    threads: usize,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<IndexMap<String, Stats>, CalibrateError> {
+    if indices.is_empty() {
+        return Err(CalibrateError::Empty);
+    }
+    let m: &Model = model.model();
+    let is_input = |name: &str| m.graph.find(name).is_some_and(|v| m.graph.inputs().contains(&v));
+    let taps: Vec<String> = watches.keys().filter(|k| !is_input(k)).cloned().collect();
+    let options = SessionOptions { batch: data.batch(), taps: taps.clone(), ..SessionOptions::default() };
+    let session = Session::new(&onnx::encode(model), None, &options)?;
+    let next = AtomicUsize::new(0);
+    let done = AtomicUsize::new(0);
+    // The error of the earliest sample wins, so that the message does not depend on timing.
+    let failure: Mutex<Option<(usize, CalibrateError)>> = Mutex::new(None);
+    let fresh =
+        || -> IndexMap<String, Stats> { watches.iter().map(|(k, w)| (k.clone(), Stats::new(w.clone()))).collect() };
+    let one = |stats: &mut IndexMap<String, Stats>, index: usize| -> Result<(), CalibrateError> {
+        let sample = data.sample(index)?;
+        let given: Vec<(&str, _)> = sample.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+        let out = session.run(&given)?;
+        let wrap = |value: &str, source| CalibrateError::Observe {
+            sample: sample.name.clone(),
+            value: value.to_owned(),
+            source,
+        };
+        for (name, a) in taps.iter().zip(&out.taps) {
+            let s = stats.get_mut(name).expect("one entry a tap");
+            s.observe(&a.f32s(), a.dims(), index as u64).map_err(|e| wrap(name, e))?;
+        }
+        for (name, a) in &sample.inputs {
+            if let Some(s) = stats.get_mut(name) {
+                s.observe(&a.f32s(), a.dims(), index as u64).map_err(|e| wrap(name, e))?;
+            }
+        }
+        Ok(())
+    };
+    let parts: Vec<IndexMap<String, Stats>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.clamp(1, indices.len()))
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut stats = fresh();
+                    loop {
+                        let i = next.fetch_add(1, Ordering::Relaxed);
+                        if i >= indices.len() || failure.lock().expect("no panic inside").is_some() {
+                            return stats;
+                        }
+                        if let Err(e) = one(&mut stats, indices[i]) {
+                            let mut f = failure.lock().expect("no panic inside");
+                            if f.as_ref().is_none_or(|(at, _)| i < *at) {
+                                *f = Some((i, e));
+                            }
+                            return stats;
+                        }
+                        progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+                    }
+                })
+            })
+            .collect();
+        workers.into_iter().map(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+    });
+    if let Some((_, e)) = failure.into_inner().expect("no panic inside") {
+        return Err(e);
+    }
+    let mut all = fresh();
+    for part in parts {
+        merge(&mut all, &part)?;
+    }
+    all.values_mut().for_each(Stats::finish);
+    Ok(all)
+}
+
+/// Joins statistics of another shard into `into`.
+pub fn merge(into: &mut IndexMap<String, Stats>, part: &IndexMap<String, Stats>) -> Result<(), CalibrateError> {
+    for (name, s) in part {
+        match into.get_mut(name) {
+            Some(t) => t.merge(s).map_err(|source| CalibrateError::Observe {
+                sample: "of another shard".into(),
+                value: name.clone(),
+                source,
+            })?,
+            None => {
+                into.insert(name.clone(), s.clone());
+            }
+        }
+    }
+    into.values_mut().for_each(Stats::finish);
+    Ok(())
+}

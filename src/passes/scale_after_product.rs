@@ -1,0 +1,121 @@
+//! The scale of attention goes behind the product.
+
+use crate::infer;
+use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::pattern::{Attention, RuleSet, attentions};
+use crate::plan::sites::trace_back;
+use crate::rewrite::{Patch, sweep};
+
+use super::{Numerics, Outcome, Pass, PassError};
+
+/// # What it does
+/// A constant factor on the queries, the keys or both (exporters of fused attention split it) is taken off the operands
+/// and multiplied onto the product, where Log-Int-Softmax absorbs it into the scale of the score codes.
+///
+/// # When it fires
+/// At every recognised attention whose product reads, through moves, a Mul or Div by one constant number that nobody
+/// else reads.
+///
+/// # Why it is correct
+/// `(a Q) (b K)^T = a b (Q K^T)`.
+///
+/// # Numerics
+/// Close: one rounding a score instead of one an operand.
+///
+/// # Before / after
+/// `MatMul(Mul(q, 0.35), Mul(k, 0.35))` becomes `Mul(MatMul(q, k), 0.125)`.
+///
+/// # Source
+/// Algebra.
+pub struct ScaleAfterProduct<'r> {
+    pub rules: &'r RuleSet,
+}
+
+/// The Mul or Div by a number that makes `v`, seen through moves: `(node, data operand, factor)`.
+fn factor_of(g: &Graph, v: ValueId) -> Option<(NodeId, ValueId, f32)> {
+    let mut at = v;
+    loop {
+        // Another reader would lose its factor.
+        if g.use_count(at) != 1 {
+            return None;
+        }
+        let source = trace_back(g, at);
+        if source != at {
+            let p = g.producer(at)?;
+            at = g.node(p).input(0)?;
+            continue;
+        }
+        break;
+    }
+    let id = g.producer(at)?;
+    let n = g.node(id);
+    let scalar = |v: ValueId| g.constant(v).filter(|t| t.len() == 1).and_then(|t| t.as_scalar()).map(|x| x as f32);
+    let (a, b) = (n.input(0)?, n.input(1)?);
+    let (x, f) = match (n.op.name.as_str(), scalar(a), scalar(b)) {
+        ("Mul", None, Some(f)) => (a, f),
+        ("Mul", Some(f), None) => (b, f),
+        ("Div", None, Some(f)) => (a, 1.0 / f),
+        _ => return None,
+    };
+    (n.op.is_onnx() && f.is_finite() && f > 0.0).then_some((id, x, f))
+}
+
+impl ScaleAfterProduct<'_> {
+    fn patch(&self, g: &Graph, a: &Attention) -> Option<Patch> {
+        let found: Vec<(NodeId, ValueId, f32)> = [a.q, a.k].into_iter().filter_map(|v| factor_of(g, v)).collect();
+        if found.is_empty() {
+            return None;
+        }
+        let mut p = Patch::new("scale-after-product").made_from([g.name_of(a.out).to_owned()]);
+        let mut factor: f32 = 1.0;
+        for (n, x, f) in &found {
+            factor *= f;
+            p.replace(g.node(*n).out()?, (*x).into());
+        }
+        let name = g.name_of(a.scores_product).to_owned();
+        match a.scale {
+            Some((node, f)) => {
+                let div = g.node(node).op.is("Div");
+                let slot = (0..2).find(|s| g.node(node).input(*s).is_some_and(|v| g.constant(v).is_some()))?;
+                let v = if div { 1.0 / (f * factor) } else { f * factor };
+                let c = p.constant(&format!("{name}_scale_factor"), Tensor::scalar_f32(v));
+                p.set_input(node, slot, Some(c));
+            }
+            None => {
+                let c = p.constant(&format!("{name}_scale_factor"), Tensor::scalar_f32(factor));
+                let y = p.node("Mul", &format!("{name}_scaled"), &[a.scores_product.into(), c], Attrs::new());
+                p.replace(a.scores_product, y);
+            }
+        }
+        Some(p)
+    }
+}
+
+impl Pass for ScaleAfterProduct<'_> {
+    fn id(&self) -> &'static str {
+        "scale-after-product"
+    }
+
+    fn summary(&self) -> &'static str {
+        "takes constant factors off queries and keys and multiplies them onto their product"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-4 }
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        for a in attentions(model, self.rules) {
+            if let Some(p) = self.patch(&model.graph, &a) {
+                p.commit(model)?;
+                out.changes += 1;
+            }
+        }
+        if out.changes > 0 {
+            sweep(model);
+            infer::annotate(model);
+        }
+        Ok(out)
+    }
+}

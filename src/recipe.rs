@@ -1,0 +1,114 @@
+//! Recipes: which passes run, what may be quantized how, and what the result must reach.
+
+use std::path::Path;
+
+use include_dir::{Dir, include_dir};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::recipe::QuantRecipe;
+
+static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/passes/recipes");
+
+/// A pipeline with its options, as a file in `passes/recipes` says it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Recipe {
+    pub name: String,
+    /// One line for `--help` and reports.
+    pub summary: String,
+    /// Absent: the model is imported and exported, nothing else.
+    #[serde(default)]
+    pub prepare: Option<Prepare>,
+    /// Absent: the model stays in float.
+    #[serde(default)]
+    pub quantize: Option<QuantRecipe>,
+    #[serde(default)]
+    pub thresholds: Thresholds,
+}
+
+/// How a model is brought into canonical form.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Prepare {
+    /// Oldest operator set the result may have; a newer one is kept.
+    pub opset: i64,
+}
+
+/// What verification must measure for the exit status to be 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Thresholds {
+    /// Least signal-to-quantization-noise ratio of any output, in dB.
+    #[serde(default)]
+    pub min_sqnr: Option<f64>,
+    /// Least share of samples on which both models name the same class, 0..=1.
+    #[serde(default)]
+    pub min_agreement: Option<f64>,
+}
+
+/// Why a recipe could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    #[error("there is no recipe `{name}`; shipped are {known}; a path to a .yaml file works as well")]
+    Unknown { name: String, known: String },
+    #[error("recipe {path}: {message}")]
+    Read { path: String, message: String },
+}
+
+impl Recipe {
+    /// The recipe of this name: a file path, a file in `dir` (a user's passes folder, under `recipes/`), or a shipped one.
+    pub fn find(name: &str, dir: Option<&Path>) -> Result<Recipe, RecipeError> {
+        let file = Path::new(name);
+        if file.extension().is_some_and(|e| e == "yaml" || e == "yml") {
+            return Recipe::read(file);
+        }
+        if let Some(f) = dir.map(|d| d.join("recipes").join(format!("{name}.yaml"))).filter(|f| f.is_file()) {
+            return Recipe::read(&f);
+        }
+        match RECIPES.get_file(format!("{name}.yaml")).and_then(|f| f.contents_utf8()) {
+            Some(text) => Recipe::parse(text, name),
+            None => Err(RecipeError::Unknown { name: name.to_owned(), known: Recipe::shipped().join(", ") }),
+        }
+    }
+
+    fn read(file: &Path) -> Result<Recipe, RecipeError> {
+        let path = file.display().to_string();
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| RecipeError::Read { path: path.clone(), message: e.to_string() })?;
+        Recipe::parse(&text, &path)
+    }
+
+    /// Reads a recipe's text; `path` is for error messages.
+    pub fn parse(text: &str, path: &str) -> Result<Recipe, RecipeError> {
+        serde_yaml::from_str(text).map_err(|e| RecipeError::Read { path: path.to_owned(), message: e.to_string() })
+    }
+
+    /// Names of the shipped recipes, sorted.
+    pub fn shipped() -> Vec<String> {
+        let mut v: Vec<String> =
+            RECIPES.files().filter_map(|f| Some(f.path().file_stem()?.to_str()?.to_owned())).collect();
+        v.sort();
+        v
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shipped_recipe_reads() {
+        let names = Recipe::shipped();
+        assert!(names.contains(&"fq-vit".to_owned()) && names.contains(&"none".to_owned()));
+        for n in names {
+            let r = Recipe::find(&n, None).unwrap();
+            assert_eq!(r.name, n);
+        }
+    }
+
+    #[test]
+    fn an_unknown_recipe_names_the_known_ones() {
+        let e = Recipe::find("nonsense", None).unwrap_err().to_string();
+        assert!(e.contains("fq-vit") && e.contains("nonsense"), "{e}");
+    }
+}
