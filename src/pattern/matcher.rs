@@ -331,7 +331,7 @@ impl<'m> Search<'_, 'm> {
                 match stored {
                     Some((v, t)) if close(v, *meant, t) => Some(next),
                     Some((v, _)) => {
-                        self.miss(g, Grade::Detail, |s| format!("{} is {v}, not {meant}", s.say(g.value)));
+                        self.miss(g, Grade::Detail, |s| format!("{} is {}, not {meant}", s.say(g.value), v as f32));
                         None
                     }
                     None => {
