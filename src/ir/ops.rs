@@ -76,6 +76,11 @@ pub fn versions(op: &str) -> Option<&'static [OpSchema]> {
     OPS.binary_search_by_key(&op, |o| o.0).ok().map(|i| OPS[i].1)
 }
 
+/// The names of all standard operators, sorted.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    OPS.iter().map(|o| o.0)
+}
+
 /// The version of a standard operator that holds at an operator set; `None` if it does not exist there.
 ///
 /// Operator sets newer than the table ([`newest_opset`]) are read as the newest it knows.

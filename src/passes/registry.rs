@@ -12,6 +12,7 @@ use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
 use super::raise_opset::RaiseOpset;
 use super::reshape_static::ReshapeStatic;
+use super::rules::ApplyRules;
 
 /// Every pass, in the order help lists them.
 pub fn all() -> Vec<Box<dyn Pass>> {
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(ConstantMasks),
         Box::new(FuseTranspose),
         Box::new(RaiseOpset::default()),
+        Box::new(ApplyRules::default()),
     ]
 }
 

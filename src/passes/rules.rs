@@ -23,21 +23,22 @@
 use std::collections::BTreeSet;
 
 use crate::ir::Model;
-use crate::pattern::{Facts, Refusal, RuleSet, find};
+use crate::pattern::{Facts, Refusal, RuleError, RuleSet, find};
 use crate::rewrite::sweep;
 
 use super::{Numerics, Outcome, Pass, PassError};
 
-/// The pass that runs a set of rules until none fires any more.
-#[derive(Clone, Debug)]
+/// The pass that runs a set of rules until none fires any more. The default is the set that comes with the program.
+#[derive(Clone, Debug, Default)]
 pub struct ApplyRules {
-    rules: RuleSet,
+    /// `None`: the embedded ones.
+    rules: Option<RuleSet>,
 }
 
 impl ApplyRules {
     /// A pass over the replacing rules of this set; rules that only recognise are left out.
     pub fn new(rules: &RuleSet) -> ApplyRules {
-        ApplyRules { rules: rules.filtered(|r| r.rewrites()) }
+        ApplyRules { rules: Some(rules.filtered(|r| r.rewrites())) }
     }
 }
 
@@ -58,11 +59,20 @@ impl Pass for ApplyRules {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let embedded;
+        let rules = match &self.rules {
+            Some(r) => r,
+            None => {
+                let failed = |e: RuleError| PassError::Failed { pass: self.id().to_owned(), message: e.to_string() };
+                embedded = RuleSet::embedded().map_err(failed)?.filtered(|r| r.rewrites());
+                &embedded
+            }
+        };
         let mut out = Outcome::default();
         for _ in 0..ROUNDS {
             let mut changed = 0;
             out.notes.clear();
-            for rule in self.rules.iter() {
+            for rule in rules.iter() {
                 let patches = {
                     let facts = Facts::new(model);
                     let hits = find(&facts, rule, &mut BTreeSet::new());
@@ -107,7 +117,7 @@ impl Pass for ApplyRules {
             pass: self.id().to_owned(),
             message: format!(
                 "rules still fire after {ROUNDS} rounds ({}); two of them undo each other, or one makes what it matches",
-                self.rules.iter().map(|r| r.id.as_str()).collect::<Vec<_>>().join(", ")
+                rules.iter().map(|r| r.id.as_str()).collect::<Vec<_>>().join(", ")
             ),
         })
     }

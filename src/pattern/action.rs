@@ -223,7 +223,7 @@ impl<'a> Builder<'a, '_> {
                     // One float is a float whatever its shape; integers keep theirs, `axes` is a list.
                     match t.as_scalar() {
                         Some(x) if t.dtype.is_float() => AttrValue::Float(x as f32),
-                        _ => as_attribute(&t).ok_or_else(|| format!("`${name}` can not be an attribute"))?,
+                        _ => as_attribute(t).ok_or_else(|| format!("`${name}` can not be an attribute"))?,
                     }
                 }
                 None => return Err(format!("`${name}` is unbound")),

@@ -248,10 +248,16 @@ impl Pattern {
     fn check_outputs(&self, pat: PatId, n: usize, pos: Pos) -> Result<(), Fault> {
         match &self.pats[pat] {
             Pat::Call(c) => {
-                match c.ops.iter().filter_map(|o| Some((o, ops::info(o)?))).find(|(_, i)| i.max_outputs < n) {
-                    Some((op, i)) => {
-                        Err(Fault::new(pos, format!("{op} has at most {} output(s), not {n}", i.max_outputs)))
-                    }
+                match c
+                    .ops
+                    .iter()
+                    .filter_map(|o| Some((o, ops::info(o)?)))
+                    .find(|(_, i)| i.max_outputs.is_some_and(|m| m < n))
+                {
+                    Some((op, i)) => Err(Fault::new(
+                        pos,
+                        format!("{op} has at most {} output(s), not {n}", i.max_outputs.unwrap_or(n)),
+                    )),
                     None => Ok(()),
                 }
             }
@@ -336,8 +342,10 @@ pub(super) fn check_call(c: &Call) -> Result<(), Fault> {
         );
         // Inputs that an attribute pattern stands for need not be written.
         let by_attr = c.attrs.iter().filter(|(a, _, _)| ops::attr_input(op, a).is_some()).count();
-        if given > i.max_inputs && i.max_inputs < 255 {
-            return Err(Fault::new(c.pos, format!("{op} takes at most {} input(s), here are {given}", i.max_inputs)));
+        if let Some(most) = i.max_inputs
+            && given > most
+        {
+            return Err(Fault::new(c.pos, format!("{op} takes at most {most} input(s), here are {given}")));
         }
         if certain + by_attr < i.min_inputs && !c.rest {
             return Err(Fault::new(

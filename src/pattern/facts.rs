@@ -1,9 +1,7 @@
 //! What can be known of a model's values without running it: constants, ranks, and which attribute a node really has.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
-use crate::ir::{AttrValue, DType, Def, Dim, Graph, Model, Node, NodeId, Tensor, ValueId};
+use crate::infer::{ShapeMap, shapes};
+use crate::ir::{AttrValue, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
 
 use super::ops;
 
@@ -11,9 +9,8 @@ use super::ops;
 #[derive(Clone, Debug)]
 pub struct Facts<'m> {
     pub model: &'m Model,
-    ranks: BTreeMap<ValueId, usize>,
-    /// Lengths of one-dimensional integer values, of which shapes are made.
-    lengths: BTreeMap<ValueId, usize>,
+    /// What shape inference proves. A rule may also rely on what the file declares.
+    shapes: ShapeMap,
 }
 
 /// Longest chain of Identity and Cast nodes that is followed; a file with a cycle ends there too.
@@ -21,23 +18,7 @@ const FAR: usize = 64;
 
 impl<'m> Facts<'m> {
     pub fn new(model: &'m Model) -> Facts<'m> {
-        let mut f = Facts { model, ranks: BTreeMap::new(), lengths: BTreeMap::new() };
-        for id in model.graph.schedule() {
-            let n = model.graph.node(id);
-            for (i, v) in n.outputs.iter().enumerate() {
-                let Some(v) = *v else { continue };
-                if i == 0
-                    && let Some(len) = f.length_made(n)
-                {
-                    f.lengths.insert(v, len);
-                }
-                let declared = f.graph().value(v).ty.as_ref().and_then(|t| t.shape.as_ref()).map(Vec::len);
-                if let Some(r) = declared.or_else(|| f.rank_made(n)) {
-                    f.ranks.insert(v, r);
-                }
-            }
-        }
-        f
+        Facts { model, shapes: shapes(model) }
     }
 
     pub fn graph(&self) -> &'m Graph {
@@ -55,25 +36,16 @@ impl<'m> Facts<'m> {
         v
     }
 
-    /// The constant behind a value, seen through Identity, Cast and Constant nodes of every form. The tensor is the one
-    /// before the casts: its numbers are what counts here, not its type.
-    pub fn constant(&self, v: ValueId) -> Option<Cow<'m, Tensor>> {
+    /// The constant behind a value: stored, made by a Constant node, or computed from constants alone. A Cast that is not
+    /// computed is seen through: the numbers count here, not their type.
+    pub fn constant(&self, v: ValueId) -> Option<&Tensor> {
         let mut v = v;
         for _ in 0..FAR {
-            match &self.graph().try_value(v)?.def {
-                Def::Init(t) => return Some(Cow::Borrowed(t)),
-                Def::Node { node, .. } => {
-                    let n = self.graph().node(*node);
-                    if n.op.is("Constant") {
-                        return constant_node(n);
-                    }
-                    if !n.op.is("Identity") && !n.op.is("Cast") {
-                        return None;
-                    }
-                    v = n.input(0)?;
-                }
-                _ => return None,
+            if let Some(t) = self.shapes.constant(v) {
+                return Some(t);
             }
+            let node = self.graph().producer_is(v, "Identity").or_else(|| self.graph().producer_is(v, "Cast"))?;
+            v = self.graph().node(node).input(0)?;
         }
         None
     }
@@ -93,54 +65,30 @@ impl<'m> Facts<'m> {
             && x.to_le_bytes() == y.to_le_bytes()
     }
 
-    /// Element type: declared, or of the constant, or handed through from the first input of a node that keeps it.
+    /// Element type, proved or else declared.
     pub fn dtype(&self, v: ValueId) -> Option<DType> {
-        let mut v = v;
-        for _ in 0..4 * FAR {
-            let x = self.graph().try_value(v)?;
-            if let Some(t) = &x.ty {
-                return Some(t.dtype);
-            }
-            match &x.def {
-                Def::Init(t) | Def::InputWithDefault(t) => return Some(t.dtype),
-                Def::Node { node, slot: 0 } => {
-                    let n = self.graph().node(*node);
-                    match n.op.name.as_str() {
-                        "Constant" => return constant_node(n).map(|t| t.dtype),
-                        "Cast" => return n.attrs.int("to").map(|t| DType(t as i32)),
-                        "IsNaN" | "IsInf" | "Equal" | "Less" | "Greater" | "Not" | "And" | "Or" => {
-                            return Some(DType::BOOL);
-                        }
-                        "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" => return Some(DType::INT64),
-                        "Where" => v = n.input(1)?,
-                        name if KEEPS_TYPE.contains(&name) && n.op.is_onnx() => v = n.input(0)?,
-                        _ => return None,
-                    }
-                }
-                _ => return None,
-            }
-        }
-        None
+        self.shapes.dtype(v).or_else(|| Some(self.graph().try_value(v)?.ty.as_ref()?.dtype))
     }
 
-    /// Number of dimensions, where declared or derivable.
+    /// Number of dimensions, proved or else declared.
     pub fn rank(&self, v: ValueId) -> Option<usize> {
-        if let Some(r) = self.ranks.get(&v) {
-            return Some(*r);
-        }
-        let x = self.graph().try_value(v)?;
-        match &x.def {
-            Def::Init(t) | Def::InputWithDefault(t) => Some(t.dims.len()),
-            _ => x.ty.as_ref()?.shape.as_ref().map(Vec::len),
-        }
+        self.shapes.rank(v).or_else(|| Some(self.graph().try_value(v)?.ty.as_ref()?.shape.as_ref()?.len()))
     }
 
-    /// Sizes, where declared (or of a constant).
-    pub fn shape(&self, v: ValueId) -> Option<Vec<Dim>> {
-        if let Some(s) = self.graph().try_value(v)?.ty.as_ref().and_then(|t| t.shape.clone()) {
-            return Some(s);
+    /// True if both shapes are proved equal, whatever the run-time sizes.
+    pub fn same_shape(&self, a: ValueId, b: ValueId) -> bool {
+        self.shapes.same_shape(a, b)
+    }
+
+    /// The size of the last dimension, where it is a known number.
+    pub fn last_size(&self, v: ValueId) -> Option<i64> {
+        match self.shapes.dims(v) {
+            Some(d) => d.last()?.known(),
+            None => match self.graph().try_value(v)?.ty.as_ref()?.shape.as_ref()?.last()? {
+                Dim::Known(n) => Some(*n),
+                _ => None,
+            },
         }
-        self.constant(v).map(|t| t.dims.iter().map(|d| Dim::Known(*d)).collect())
     }
 
     /// An axis counted from the end (`-1` is the last) where the rank of what it counts in is known, otherwise as it is.
@@ -167,183 +115,10 @@ impl<'m> Facts<'m> {
         if let Some(slot) = ops::attr_input(&n.op.name, name)
             && let Some(v) = n.input(slot)
         {
-            return (self.constant(v).and_then(|t| as_attribute(&t)), Some(slot));
+            return (self.constant(v).and_then(|t| as_attribute(t)), Some(slot));
         }
         (ops::attr_default(&n.op.name, name, self.model.opset()), None)
     }
-
-    fn ints(&self, v: ValueId) -> Option<Vec<i64>> {
-        self.constant(v)?.to_i64s()
-    }
-
-    /// Length of the vector a node makes.
-    fn length_made(&self, n: &Node) -> Option<usize> {
-        let len = |v: Option<ValueId>| self.length(v?);
-        match n.op.name.as_str() {
-            "Shape" => {
-                self.rank(n.input(0)?).filter(|_| n.attrs.get("start").is_none() && n.attrs.get("end").is_none())
-            }
-            "Concat" => n.inputs.iter().map(|v| len(*v)).sum(),
-            "Cast" | "Identity" => len(n.input(0)),
-            "Unsqueeze" if self.rank(n.input(0)?)? == 0 => Some(1),
-            "Constant" => constant_node(n).filter(|t| t.dims.len() == 1).map(|t| t.len()),
-            _ => None,
-        }
-    }
-
-    fn length(&self, v: ValueId) -> Option<usize> {
-        if let Some(n) = self.lengths.get(&v) {
-            return Some(*n);
-        }
-        if let Some(t) = self.constant(v) {
-            return (t.dims.len() == 1).then(|| t.len());
-        }
-        match self.shape(v)?.as_slice() {
-            [Dim::Known(n)] => usize::try_from(*n).ok(),
-            _ => None,
-        }
-    }
-
-    /// Rank of what a node makes, from the ranks of what it reads.
-    fn rank_made(&self, n: &Node) -> Option<usize> {
-        if !n.op.is_onnx() {
-            return None;
-        }
-        let rank = |i: usize| n.input(i).and_then(|v| self.rank(v));
-        let axes = || {
-            n.attrs.ints("axes").map(<[i64]>::len).or_else(|| n.input(1).and_then(|v| self.ints(v)).map(|a| a.len()))
-        };
-        match n.op.name.as_str() {
-            "Constant" => constant_node(n).map(|t| t.dims.len()),
-            "Transpose" => n.attrs.ints("perm").map(<[i64]>::len).or_else(|| rank(0)),
-            "Reshape" | "ConstantOfShape" | "Expand" => {
-                let shape = n.input(usize::from(!n.op.is("ConstantOfShape")))?;
-                let made = self.length(shape)?;
-                Some(if n.op.is("Expand") { made.max(rank(0)?) } else { made })
-            }
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Where" | "And" | "Or" | "Equal" | "Less" | "Greater" | "Min"
-            | "Max" => n.inputs.iter().map(|v| v.and_then(|v| self.rank(v))).try_fold(0, |m, r| Some(m.max(r?))),
-            "MatMul" => match (rank(0)?, rank(1)?) {
-                (a, b) if a >= 2 && b >= 2 => Some(a.max(b)),
-                _ => None,
-            },
-            "Unsqueeze" => Some(rank(0)? + axes()?),
-            "Squeeze" => rank(0)?.checked_sub(axes()?),
-            "Gather" => (rank(0)? + rank(1)?).checked_sub(1),
-            "Gemm" | "Flatten" => Some(2),
-            name if name.starts_with("Reduce") => match n.attrs.int("keepdims").unwrap_or(1) {
-                0 => rank(0)?.checked_sub(axes()?),
-                _ => rank(0),
-            },
-            "Shape" => Some(1),
-            name if KEEPS_RANK.contains(&name) => rank(0),
-            _ => None,
-        }
-    }
-}
-
-/// Operators whose outputs have the rank of their first input.
-const KEEPS_RANK: &[&str] = &[
-    "Abs",
-    "AveragePool",
-    "Cast",
-    "Clip",
-    "Concat",
-    "Conv",
-    "CumSum",
-    "DequantizeLinear",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LayerNormalization",
-    "LeakyRelu",
-    "Log",
-    "LogSoftmax",
-    "MaxPool",
-    "Neg",
-    "Not",
-    "Pad",
-    "QuantizeLinear",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Sigmoid",
-    "Slice",
-    "Softmax",
-    "Split",
-    "Sqrt",
-    "Tanh",
-    "Tile",
-];
-
-/// Operators whose first output has the element type of their first input.
-const KEEPS_TYPE: &[&str] = &[
-    "Abs",
-    "Add",
-    "AveragePool",
-    "Clip",
-    "Concat",
-    "Conv",
-    "CumSum",
-    "Div",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Gelu",
-    "Gemm",
-    "Identity",
-    "LayerNormalization",
-    "Log",
-    "MatMul",
-    "Max",
-    "Min",
-    "Mul",
-    "Neg",
-    "Pad",
-    "Pow",
-    "Reciprocal",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceSum",
-    "Relu",
-    "Reshape",
-    "Sigmoid",
-    "Slice",
-    "Softmax",
-    "Split",
-    "Sqrt",
-    "Squeeze",
-    "Sub",
-    "Tanh",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
-];
-
-/// The tensor a Constant node holds, whichever of its attributes says so.
-fn constant_node(n: &Node) -> Option<Cow<'_, Tensor>> {
-    if let Some(t) = n.attrs.tensor("value") {
-        return Some(Cow::Borrowed(t));
-    }
-    let made = match (n.attrs.0.first()?.name.as_str(), &n.attrs.0.first()?.value) {
-        ("value_float", AttrValue::Float(v)) => Tensor::scalar_f32(*v),
-        ("value_int", AttrValue::Int(v)) => Tensor::i64(&[], &[*v]),
-        ("value_floats", AttrValue::Floats(v)) => Tensor::f32(&[v.len() as i64], v),
-        ("value_ints", AttrValue::Ints(v)) => Tensor::i64(&[v.len() as i64], v),
-        _ => return None,
-    };
-    Some(Cow::Owned(made))
 }
 
 /// A small constant as the attribute it could have been.

@@ -54,6 +54,20 @@ pub struct NearMiss {
     /// The node it stopped at; `None` at a constant or graph input.
     pub node: Option<NodeId>,
     pub reason: String,
+    /// Which of several attempts that matched as many nodes is told.
+    grade: Grade,
+}
+
+/// How much a failure says about what was meant. Of the two orders of a commutative operator, or of alternatives, the
+/// one that fails last in this order is the one to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Grade {
+    /// No node or no constant where one is wanted: most often the wrong order of inputs.
+    Kind,
+    /// Another operator, or another value.
+    Other,
+    /// The right operator with a wrong attribute or input; a constant with a wrong number.
+    Detail,
 }
 
 /// How a search from one node ended.
@@ -199,18 +213,13 @@ impl<'m> Search<'_, 'm> {
         }
     }
 
-    /// Remembers where the attempt that got furthest stopped. A reason that speaks of a node is worth more than one that
-    /// speaks of a constant: of the two orders of a commutative operator it tells the one that was meant.
-    fn miss(&mut self, goal: Goal, reason: impl FnOnce(&Self) -> String) {
-        let node = self.facts.graph().producer(self.facts.source(goal.value));
-        let better = match &*self.best {
-            None => true,
-            Some(b) => (self.nodes.len(), node.is_some()) > (b.matched, b.node.is_some()),
-        };
-        if better {
+    /// Remembers where the attempt that got furthest stopped.
+    fn miss(&mut self, goal: Goal, grade: Grade, reason: impl FnOnce(&Self) -> String) {
+        if self.best.as_ref().is_none_or(|b| (self.nodes.len(), grade) > (b.matched, b.grade)) {
+            let node = self.facts.graph().producer(self.facts.source(goal.value));
             let (matched, pos, value) = (self.nodes.len(), goal.pos, goal.value);
             let reason = reason(self);
-            *self.best = Some(NearMiss { matched, pos, value, node, reason });
+            *self.best = Some(NearMiss { matched, pos, value, node, reason, grade });
         }
     }
 
@@ -279,7 +288,7 @@ impl<'m> Search<'_, 'm> {
                     return Some(next);
                 }
                 let name = &pattern.names[*slot].text;
-                self.miss(g, |s| format!("{} is not the same value as `{name}`", s.say(g.value)));
+                self.miss(g, Grade::Other, |s| format!("{} is not the same value as `{name}`", s.say(g.value)));
                 None
             }
             Pat::Line { line, output } => {
@@ -291,13 +300,15 @@ impl<'m> Search<'_, 'm> {
                         return Some(next);
                     }
                     let name = &pattern.names[slot].text;
-                    self.miss(g, |s| format!("{} is not the same value as `{name}`", s.say(g.value)));
+                    self.miss(g, Grade::Other, |s| format!("{} is not the same value as `{name}`", s.say(g.value)));
                     return None;
                 }
                 match self.line_goal(*line, g.value, Some(*output)) {
                     Some(goal) => Some(Some(self.push(goal, next))),
                     None => {
-                        self.miss(g, |s| format!("{} is not output {output} of such a node", s.say(g.value)));
+                        self.miss(g, Grade::Other, |s| {
+                            format!("{} is not output {output} of such a node", s.say(g.value))
+                        });
                         None
                     }
                 }
@@ -305,27 +316,27 @@ impl<'m> Search<'_, 'm> {
             Pat::Constant(slot) => {
                 let name = &pattern.names[*slot].text;
                 if self.facts.constant(g.value).is_none() {
-                    self.miss(g, |s| format!("{} is no constant, `${name}` wants one", s.say(g.value)));
+                    self.miss(g, Grade::Kind, |s| format!("{} is no constant, `${name}` wants one", s.say(g.value)));
                     return None;
                 }
                 if self.bind_value(*slot, g.value) {
                     return Some(next);
                 }
-                self.miss(g, |s| format!("{} is not the same constant as `${name}`", s.say(g.value)));
+                self.miss(g, Grade::Other, |s| format!("{} is not the same constant as `${name}`", s.say(g.value)));
                 None
             }
             Pat::Number(meant) => {
                 let c = self.facts.constant(g.value);
-                let stored = c.as_ref().and_then(|c| Some((c.as_scalar()?, c.dtype)));
+                let stored = c.and_then(|c| Some((c.as_scalar()?, c.dtype)));
                 match stored {
                     Some((v, t)) if close(v, *meant, t) => Some(next),
                     Some((v, _)) => {
-                        self.miss(g, |s| format!("{} is {v}, not {meant}", s.say(g.value)));
+                        self.miss(g, Grade::Detail, |s| format!("{} is {}, not {meant}", s.say(g.value), v as f32));
                         None
                     }
                     None => {
                         let what = if c.is_some() { "a constant of several elements" } else { "no constant" };
-                        self.miss(g, |s| format!("{} is {what}, not {meant}", s.say(g.value)));
+                        self.miss(g, Grade::Kind, |s| format!("{} is {what}, not {meant}", s.say(g.value)));
                         None
                     }
                 }
@@ -355,7 +366,7 @@ impl<'m> Search<'_, 'm> {
             }
         }
         let Some(id) = graph.producer(value) else {
-            self.miss(g, |s| format!("{} is not made by {}", s.say(value), wanted(c)));
+            self.miss(g, Grade::Kind, |s| format!("{} is not made by {}", s.say(value), wanted(c)));
             return None;
         };
         let n = graph.node(id);
@@ -365,13 +376,13 @@ impl<'m> Search<'_, 'm> {
                 Some((domain, name)) => n.op.domain == domain && n.op.name == name,
             });
         if !known {
-            self.miss(g, |s| format!("{} is made by {}, not by {}", s.say(value), n.op, wanted(c)));
+            self.miss(g, Grade::Other, |s| format!("{} is made by {}, not by {}", s.say(value), n.op, wanted(c)));
             return None;
         }
         if let Some(slot) = g.output
             && n.output(slot) != Some(value)
         {
-            self.miss(g, |s| format!("{} is not output {slot} of {}", s.say(value), n.op));
+            self.miss(g, Grade::Other, |s| format!("{} is not output {slot} of {}", s.say(value), n.op));
             return None;
         }
         let mut taken = Vec::new();
@@ -390,7 +401,7 @@ impl<'m> Search<'_, 'm> {
                 (AttrPat::Is(want), Some(v)) => self.attr_fits(id, name, want, v),
             };
             if !fits {
-                self.miss(g, |_| {
+                self.miss(g, Grade::Detail, |_| {
                     let have = have.as_ref().map_or("not there or not constant".to_owned(), show_attr);
                     let want = match want {
                         AttrPat::Is(a) => format!(", not {}", show_pattern(a)),
@@ -407,7 +418,7 @@ impl<'m> Search<'_, 'm> {
             inputs.pop();
         }
         if inputs.len() > c.args.len() && !c.rest {
-            self.miss(g, |_| {
+            self.miss(g, Grade::Detail, |_| {
                 format!("{} has {} inputs, the rule names {} (`...` allows more)", n.op, inputs.len(), c.args.len())
             });
             return None;
@@ -429,7 +440,7 @@ impl<'m> Search<'_, 'm> {
                 None if arg.optional => {}
                 None => {
                     self.nodes.truncate(through);
-                    self.miss(g, |_| format!("{} has no input {i}", n.op));
+                    self.miss(g, Grade::Detail, |_| format!("{} has no input {i}", n.op));
                     return None;
                 }
             }

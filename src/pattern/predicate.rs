@@ -1,6 +1,6 @@
 //! The closed list of preconditions a rule may name under `where`.
 
-use crate::ir::{AttrValue, DType, Dim, NodeId, ValueId};
+use crate::ir::{AttrValue, DType, NodeId, ValueId};
 
 use super::compile::Pattern;
 use super::facts::{Facts, within};
@@ -30,6 +30,9 @@ pub enum Predicate {
     Rank(Vec<(String, f64)>),
     /// Values of provably equal shape.
     SameShape(Vec<String>),
+    /// Values whose numbers of dimensions are not known to differ: a constant with more dimensions than what it is
+    /// combined with would add some.
+    SameRank(Vec<String>),
     /// Values whose last sizes are not known to differ.
     SameLastSize(Vec<String>),
     /// Values of this element type; an unknown type fails.
@@ -52,6 +55,7 @@ pub const NAMES: &[&str] = &[
     "last_axis",
     "rank",
     "same_shape",
+    "same_rank",
     "same_last_size",
     "dtype",
     "opset",
@@ -103,6 +107,7 @@ impl Predicate {
             "last_axis" => Predicate::LastAxis(names()?),
             "rank" => Predicate::Rank(numbers()?),
             "same_shape" => Predicate::SameShape(names()?),
+            "same_rank" => Predicate::SameRank(names()?),
             "same_last_size" => Predicate::SameLastSize(names()?),
             "dtype" => {
                 let typed = |(n, f): (String, Field)| match f {
@@ -136,6 +141,7 @@ impl Predicate {
             | Predicate::AllZero(n)
             | Predicate::LastAxis(n)
             | Predicate::SameShape(n)
+            | Predicate::SameRank(n)
             | Predicate::SameLastSize(n)
             | Predicate::Shared(n) => n.iter().map(String::as_str).collect(),
             Predicate::AtMost(n) | Predicate::Rank(n) | Predicate::Approx { values: n, .. } => {
@@ -201,18 +207,22 @@ impl Predicate {
             }),
             Predicate::SameShape(names) => {
                 let known: Vec<_> = names.iter().filter_map(|n| Some((n, bound(n)?))).collect();
-                known.windows(2).try_for_each(|w| match (f.shape(w[0].1), f.shape(w[1].1)) {
-                    (Some(a), Some(b)) if a == b && !a.contains(&Dim::Unknown) => Ok(()),
-                    _ => fail(w[1].0, w[1].1, format!("is not known to have the shape of `{}`", w[0].0)),
+                known.windows(2).try_for_each(|w| match f.same_shape(w[0].1, w[1].1) {
+                    true => Ok(()),
+                    false => fail(w[1].0, w[1].1, format!("is not known to have the shape of `{}`", w[0].0)),
+                })
+            }
+            Predicate::SameRank(names) => {
+                let known: Vec<_> =
+                    names.iter().filter_map(|n| bound(n).and_then(|v| Some((n, v, f.rank(v)?)))).collect();
+                known.windows(2).try_for_each(|w| {
+                    let ((a, _, x), (b, v, y)) = (&w[0], &w[1]);
+                    if x == y { Ok(()) } else { fail(b, *v, format!("has {y} dimensions, `{a}` has {x}")) }
                 })
             }
             Predicate::SameLastSize(names) => {
-                let last = |v| match f.shape(v)?.last()? {
-                    Dim::Known(n) => Some(*n),
-                    _ => None,
-                };
                 let known: Vec<_> =
-                    names.iter().filter_map(|n| bound(n).and_then(|v| Some((n, v, last(v)?)))).collect();
+                    names.iter().filter_map(|n| bound(n).and_then(|v| Some((n, v, f.last_size(v)?)))).collect();
                 known.windows(2).try_for_each(|w| {
                     let ((a, _, x), (b, v, y)) = (&w[0], &w[1]);
                     if x == y { Ok(()) } else { fail(b, *v, format!("has last size {y}, `{a}` has {x}")) }

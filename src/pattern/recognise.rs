@@ -105,7 +105,7 @@ pub struct Attention {
     pub masks: Vec<Mask>,
     /// Every node strictly between the product and the Softmax, in order: scale, masks, and Reshapes between.
     pub chain: Vec<NodeId>,
-    /// Nodes strictly between the Softmax and the weighted sum: a NaN guard, casts, an idle Dropout.
+    /// Nodes strictly between the Softmax and the weighted sum: a NaN guard (IsNaN and Where), casts, an idle Dropout.
     pub guard: Vec<NodeId>,
     pub q: ValueId,
     pub k: ValueId,
@@ -155,7 +155,7 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
             // Where(condition, kept, fill): the fill is the constant of the two.
             MaskKind::Boolean { keep: value("fill").is_some_and(|fill| n.input(2) == Some(fill)) }
         } else {
-            match f.constant(v).as_ref().and_then(|t| t.to_f32s()) {
+            match f.constant(v).and_then(|t| t.to_f32s()) {
                 Some(x) if x.iter().all(|x| *x > MASKED) => MaskKind::Bias,
                 _ => MaskKind::Additive,
             }
