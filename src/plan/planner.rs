@@ -172,6 +172,7 @@ pub fn plan(
             plan.attentions.push(AttentionPlan { output, form, reason });
         }
     }
+    separate_containers(g, &mut plan);
     for (n, reason) in &sites.islands {
         let n = g.node(*n);
         plan.islands.push(Island { node: n.name.clone(), op: n.op.to_string(), reason: reason.clone() });
@@ -206,6 +207,42 @@ fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
         }
     }
     out
+}
+
+/// Where both operands and the result of an Add or Mul are codes of one 8-bit type and one of them has a scale a channel,
+/// the result takes the other container (the same values, codes shifted by 128): onnxruntime would fuse the three into
+/// an operator that has no scale a channel, and fail.
+fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
+    for id in g.schedule() {
+        let n = g.node(id);
+        if !(n.op.is("Add") || n.op.is("Mul")) {
+            continue;
+        }
+        let find = |plan: &QuantPlan, v: Option<ValueId>| {
+            let name = g.name_of(trace_back(g, v?));
+            plan.activations.iter().position(|a| a.value == name && a.readers != Readers::Contracting)
+        };
+        let operands: Vec<Option<usize>> = (0..2).map(|i| find(plan, n.input(i))).collect();
+        let (Some(a), Some(b)) = (operands[0], operands[1]) else { continue };
+        let Some(out) = n.out() else { continue };
+        // The result's codes may be made behind moves.
+        let made: Vec<usize> = plan
+            .activations
+            .iter()
+            .enumerate()
+            .filter(|(_, x)| g.find(&x.value).is_some_and(|v| trace_back(g, v) == out || v == out))
+            .map(|(i, _)| i)
+            .collect();
+        let code = |i: usize| plan.activations[i].params.code();
+        let wide = |i: usize| plan.activations[i].params.axis().is_some();
+        let clash = code(a) == code(b) && made.iter().any(|o| code(*o) == code(a));
+        if clash && (wide(a) || wide(b) || made.iter().any(|o| wide(*o))) {
+            for o in made {
+                let p = plan.activations[o].params.clone();
+                plan.activations[o].params = p.recoded();
+            }
+        }
+    }
 }
 
 fn check_weights(g: &Graph, sites: &Sites) -> Result<(), PlanningError> {

@@ -9,7 +9,10 @@ use crate::ir::{DType, Tensor};
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
     U8,
+    /// Symmetric int8, -127..=127: weights.
     I8,
+    /// int8 with all 256 codes: activations with a zero point.
+    S8,
     U16,
     I16,
     I32,
@@ -28,6 +31,7 @@ impl Code {
         match self {
             Code::U8 => (0, 255),
             Code::I8 => (-127, 127),
+            Code::S8 => (-128, 127),
             Code::U16 => (0, 65535),
             Code::I16 => (-32767, 32767),
             Code::I32 => (i32::MIN + 1, i32::MAX),
@@ -40,7 +44,7 @@ impl Code {
     pub fn dtype(self) -> DType {
         match self {
             Code::U8 => DType::UINT8,
-            Code::I8 | Code::I7 | Code::I4in8 => DType::INT8,
+            Code::I8 | Code::S8 | Code::I7 | Code::I4in8 => DType::INT8,
             Code::U16 => DType::UINT16,
             Code::I16 => DType::INT16,
             Code::I32 => DType::INT32,
@@ -217,14 +221,30 @@ impl QParams {
     pub fn covering(code: Code, lo: f32, hi: f32) -> QParams {
         let (lo, hi) = (lo.min(0.0), hi.max(0.0));
         let (qmin, qmax) = code.range();
-        let (scale, zero) = if qmin < 0 {
+        let (scale, zero) = if qmin < 0 && code != Code::S8 {
             (lo.abs().max(hi) / qmax as f32, 0)
         } else {
             let s = ((hi as f64 - lo as f64) / code.steps()) as f32;
             let s = s.max(SCALE_FLOOR);
-            (s, ((-lo as f64 / s as f64).round_ties_even() as i32).clamp(qmin, qmax))
+            (s, ((qmin as f64 - lo as f64 / s as f64).round_ties_even() as i32).clamp(qmin, qmax))
         };
         QParams { code, form: Form::Affine { scale: scale.max(SCALE_FLOOR), zero } }
+    }
+
+    /// The same real values with the other 8-bit container: uint8 codes become int8 codes 128 lower, and back. Other
+    /// codes stay.
+    pub fn recoded(mut self) -> QParams {
+        let (code, by) = match self.code {
+            Code::U8 => (Code::S8, -128),
+            Code::S8 => (Code::U8, 128),
+            _ => return self,
+        };
+        self.code = code;
+        match &mut self.form {
+            Form::Affine { zero, .. } => *zero += by,
+            Form::PerAxis { zeros, .. } | Form::Ptf { zeros, .. } => zeros.iter_mut().for_each(|z| *z += by),
+        }
+        self
     }
 
     pub fn code(&self) -> Code {
