@@ -269,7 +269,10 @@ impl Pattern {
     /// Collects the operators a root can be (`""`: any); false if some alternative is no operator.
     fn roots(&self, pat: PatId, into: &mut BTreeSet<String>) -> bool {
         match &self.pats[pat] {
-            Pat::Call(c) if c.ops.is_empty() => into.insert(String::new()) || true,
+            Pat::Call(c) if c.ops.is_empty() => {
+                into.insert(String::new());
+                true
+            }
             Pat::Call(c) => {
                 into.extend(c.ops.iter().cloned());
                 true
@@ -284,11 +287,7 @@ impl Pattern {
         match &self.pats[pat] {
             Pat::Call(c) => c.args.iter().for_each(|a| self.reach(a.pat, into)),
             Pat::Alternatives(all) => all.iter().for_each(|a| self.reach(*a, into)),
-            Pat::Line { line, .. } => {
-                if into.insert(*line) {
-                    self.reach(self.lines[*line].pat, into);
-                }
-            }
+            Pat::Line { line, .. } if into.insert(*line) => self.reach(self.lines[*line].pat, into),
             _ => {}
         }
     }

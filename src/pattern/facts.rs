@@ -115,7 +115,7 @@ impl<'m> Facts<'m> {
         if let Some(slot) = ops::attr_input(&n.op.name, name)
             && let Some(v) = n.input(slot)
         {
-            return (self.constant(v).and_then(|t| as_attribute(t)), Some(slot));
+            return (self.constant(v).and_then(as_attribute), Some(slot));
         }
         (ops::attr_default(&n.op.name, name, self.model.opset()), None)
     }

@@ -182,9 +182,9 @@ impl Predicate {
             Predicate::Positive(names) => elements(names, "positive", &|x| x > 0.0),
             Predicate::AllTrue(names) => elements(names, "true", &|x| x != 0.0),
             Predicate::AllZero(names) => elements(names, "zero", &|x| x == 0.0),
-            Predicate::AtMost(list) => {
-                list.iter().try_for_each(|(n, top)| elements(&[n.clone()], &format!("at most {top}"), &|x| x <= *top))
-            }
+            Predicate::AtMost(list) => list
+                .iter()
+                .try_for_each(|(n, top)| elements(std::slice::from_ref(n), &format!("at most {top}"), &|x| x <= *top)),
             Predicate::Approx { values, within: rel } => values.iter().try_for_each(|(n, want)| {
                 let Some(v) = bound(n) else { return Ok(()) };
                 match f.constant(v).and_then(|t| t.as_scalar()) {
