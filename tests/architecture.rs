@@ -1,0 +1,252 @@
+//! Reads the source and fails where a module names one that it may not know. `docs/architecture.md` tells why.
+//!
+//! Code under `#[cfg(test)]` is exempt: a test may put models together from text, whatever it tests.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module of the crate and the modules it may name, itself left out. A module knows only what stands above it.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("ir", &[]),
+    ("text", &["ir"]),
+    ("infer", &["ir"]),
+    ("rewrite", &["ir"]),
+    ("onnx", &["ir"]),
+    ("pattern", &["ir", "text", "infer", "rewrite"]),
+    ("quant", &["ir", "rewrite"]),
+    ("plan", &["ir", "infer", "pattern", "quant"]),
+    ("recipe", &["quant", "plan"]),
+    ("passes", &["ir", "infer", "rewrite", "pattern", "quant", "plan"]),
+    ("runtime", &["ir", "onnx"]),
+    ("calibrate", &["ir", "onnx", "quant", "runtime"]),
+    ("verify", &["ir", "infer", "onnx", "quant", "plan", "recipe", "runtime", "calibrate"]),
+    (
+        "compile",
+        &[
+            "ir",
+            "text",
+            "infer",
+            "rewrite",
+            "onnx",
+            "pattern",
+            "quant",
+            "plan",
+            "recipe",
+            "passes",
+            "runtime",
+            "calibrate",
+            "verify",
+        ],
+    ),
+];
+
+/// What wires everything together and talks to people: these may know every module, and they alone print.
+const TOP: &[&str] = &["lib", "main", "cli"];
+
+/// The one module that names tract.
+const TRACT: &str = "runtime";
+
+const PRINTING: &[&str] = &["println!", "eprintln!", "print!", "eprint!", "dbg!", "io::stdout", "io::stderr"];
+
+/// One source file without comments and tests.
+struct File {
+    /// Below `src`, with `/`.
+    path: String,
+    room: String,
+    /// Line number and text.
+    lines: Vec<(usize, String)>,
+}
+
+impl File {
+    fn new(path: &str, text: &str) -> File {
+        let room = path.split('/').next().unwrap_or(path).trim_end_matches(".rs").to_owned();
+        File { path: path.to_owned(), room, lines: code(text) }
+    }
+
+    /// Names of this module's way down from the crate: `quant/lis/emit.rs` is three deep.
+    fn depth(&self) -> usize {
+        let parts = self.path.split('/').count();
+        parts - usize::from(self.path.ends_with("/mod.rs"))
+    }
+}
+
+/// The lines that are neither comments nor under `#[cfg(test)]`. Relies on rustfmt: a block closes at the indentation of
+/// its first line.
+fn code(text: &str) -> Vec<(usize, String)> {
+    let mut out = Vec::new();
+    let mut lines = text.lines().enumerate();
+    while let Some((i, line)) = lines.next() {
+        let bare = line.trim_start();
+        if bare.starts_with("#[cfg(test)]") || bare.starts_with("#[cfg(all(test") {
+            let closing = format!("{}}}", &line[..line.len() - bare.len()]);
+            let mut head = true;
+            for (_, skipped) in lines.by_ref() {
+                if head && skipped.trim_start().starts_with("#[") {
+                    continue;
+                }
+                if skipped.trim_end_matches(';') == closing || (head && skipped.ends_with(';')) {
+                    break;
+                }
+                head = false;
+            }
+        } else if !bare.starts_with("//") {
+            out.push((i + 1, line.split(" // ").next().unwrap_or(line).to_owned()));
+        }
+    }
+    out
+}
+
+/// Every module the code names through `crate::` (or through the crate's own name, as the program does).
+fn named(file: &File) -> Vec<(usize, String)> {
+    let (mut text, mut starts) = (String::new(), Vec::new());
+    for (n, line) in &file.lines {
+        starts.push((text.len(), *n));
+        text.push_str(line);
+        text.push('\n');
+    }
+    let line_of = |at: usize| starts[starts.partition_point(|(s, _)| *s <= at) - 1].1;
+    let mut out = Vec::new();
+    for root in ["crate::", "fqvit_opt::"] {
+        for (at, _) in text.match_indices(root) {
+            let before = text[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$') {
+                continue;
+            }
+            let rest = &text[at + root.len()..];
+            let mut found = |offset: usize, rest: &str| {
+                let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if !name.is_empty() {
+                    out.push((line_of(at + root.len() + offset), name));
+                }
+            };
+            let Some(group) = rest.strip_prefix('{') else {
+                found(0, rest);
+                continue;
+            };
+            // `crate::{a, b::{c, d}}`: the names at the first level.
+            let (mut level, mut expects) = (0, true);
+            for (i, c) in group.char_indices() {
+                match c {
+                    '}' if level == 0 => break,
+                    '{' => level += 1,
+                    '}' => level -= 1,
+                    ',' if level == 0 => expects = true,
+                    c if expects && !c.is_whitespace() => {
+                        found(i + 1, &group[i..]);
+                        expects = false;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Everything in these files that breaks the order.
+fn faults(files: &[File]) -> Vec<String> {
+    let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
+    let mut out = Vec::new();
+    for f in files {
+        let at = |line: usize| format!("src/{}:{line}", f.path);
+        let top = TOP.contains(&f.room.as_str());
+        if !top && !allowed.contains_key(f.room.as_str()) {
+            out.push(format!("{}: module `{}` has no place in the order yet", at(1), f.room));
+            continue;
+        }
+        for (line, name) in named(f) {
+            let ours = allowed.contains_key(name.as_str()) || TOP.contains(&name.as_str());
+            if !top && ours && name != f.room && !allowed[f.room.as_str()].contains(&name.as_str()) {
+                out.push(format!("{}: `{}` may not know `{name}`", at(line), f.room));
+            }
+        }
+        for (line, text) in &f.lines {
+            // A `use` at the left margin is in the file's own module, so the number of `super`s tells where it leads.
+            let supers = text.strip_prefix("use ").map_or(0, |u| u.matches("super::").count());
+            if !top && supers >= f.depth() {
+                out.push(format!("{}: `super` leads out of `{}`; write `crate::`", at(*line), f.room));
+            }
+            if f.room != TRACT && (text.contains("tract_") || text.contains("tract::")) {
+                out.push(format!("{}: only `{TRACT}` names tract", at(*line)));
+            }
+            if !top && PRINTING.iter().any(|p| text.contains(p)) {
+                out.push(format!("{}: the library prints nothing", at(*line)));
+            }
+        }
+    }
+    out
+}
+
+fn sources(dir: &Path, root: &Path, into: &mut Vec<File>) {
+    let mut entries: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            sources(&path, root, into);
+        } else if name.ends_with(".rs") && name != "tests.rs" && !name.ends_with("_tests.rs") {
+            let below = path.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
+            into.push(File::new(&below, &fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+fn all_sources() -> Vec<File> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &root, &mut files);
+    files
+}
+
+#[test]
+fn nobody_knows_a_module_above_its_own() {
+    let mut files = all_sources();
+    // The conformance tests of tract are a module that exists only under test.
+    files.retain(|f| f.path != "runtime/conformance.rs");
+    assert!(files.len() > 50, "only {} files were found", files.len());
+    let faults = faults(&files);
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn the_order_is_an_order() {
+    for (i, (room, may)) in ROOMS.iter().enumerate() {
+        for other in *may {
+            assert!(ROOMS[..i].iter().any(|(r, _)| r == other), "`{room}` may know `{other}`, which is not above it");
+        }
+    }
+}
+
+#[test]
+fn every_module_has_its_place_and_every_place_its_module() {
+    let rooms: Vec<String> = all_sources().into_iter().map(|f| f.room).collect();
+    for (room, _) in ROOMS {
+        assert!(rooms.iter().any(|r| r == room), "there is no module `{room}` any more");
+    }
+}
+
+#[test]
+fn a_wrong_use_is_seen() {
+    let see = |path: &str, text: &str| faults(&[File::new(path, text)]);
+    let clean =
+        "use crate::ir::Model;\n\nfn f() {}\n\n#[cfg(test)]\nmod tests {\n    use crate::text::parse_model;\n}\n";
+    assert_eq!(see("rewrite/mod.rs", clean), Vec::<String>::new());
+    assert_eq!(see("quant/lis/plan.rs", "use super::super::kernel;\n"), Vec::<String>::new());
+    assert_eq!(see("cli/mod.rs", "println!(\"{}\", fqvit_opt::verify::report());\n"), Vec::<String>::new());
+
+    let grouped = "use crate::{\n    ir::{Model, passes},\n    compile::prepare,\n};\n";
+    assert_eq!(see("pattern/facts.rs", grouped), ["src/pattern/facts.rs:3: `pattern` may not know `compile`"]);
+    for (path, text) in [
+        ("ir/graph.rs", "use crate::rewrite::Patch;\n"),
+        ("quant/ptf.rs", "fn f() {\n    crate::plan::VERSION\n}\n"),
+        ("onnx/mod.rs", "#[cfg(test)]\nmod tests;\n\nuse crate::runtime::Session;\n"),
+        ("plan/mod.rs", "use super::passes;\n"),
+        ("verify/metrics.rs", "use tract_onnx::prelude::*;\n"),
+        ("calibrate/run.rs", "    eprintln!(\"done\");\n"),
+        ("cli/mod.rs", "use tract_core::plan;\n"),
+        ("attic/mod.rs", "\n"),
+    ] {
+        assert_eq!(see(path, text).len(), 1, "{path}: {text:?}");
+    }
+}
