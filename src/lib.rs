@@ -1,6 +1,8 @@
 //! `fqvit-opt` compiles a float vision transformer in ONNX into a fully quantized one and measures the difference.
 
 pub mod calibrate;
+#[cfg(all(feature = "cli", feature = "tract"))]
+pub mod cli;
 pub mod compile;
 pub mod infer;
 pub mod ir;

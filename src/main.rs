@@ -1,1 +1,7 @@
-fn main() {}
+//! The command line program: arguments in, exit status out. Everything else is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fqvit_opt::cli::main(std::env::args_os())
+}

@@ -6,6 +6,7 @@ use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::recipe::QuantRecipe;
+use crate::verify::metrics::Thresholds;
 
 static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/passes/recipes");
 
@@ -22,6 +23,7 @@ pub struct Recipe {
     /// Absent: the model stays in float.
     #[serde(default)]
     pub quantize: Option<QuantRecipe>,
+    /// What verification must measure for the exit status to be 0.
     #[serde(default)]
     pub thresholds: Thresholds,
 }
@@ -32,18 +34,6 @@ pub struct Recipe {
 pub struct Prepare {
     /// Oldest operator set the result may have; a newer one is kept.
     pub opset: i64,
-}
-
-/// What verification must measure for the exit status to be 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Thresholds {
-    /// Least signal-to-quantization-noise ratio of any output, in dB.
-    #[serde(default)]
-    pub min_sqnr: Option<f64>,
-    /// Least share of samples on which both models name the same class, 0..=1.
-    #[serde(default)]
-    pub min_agreement: Option<f64>,
 }
 
 /// Why a recipe could not be read.

@@ -180,6 +180,11 @@ impl Node {
         self.output(0)
     }
 
+    /// True if this pass or rule made the node.
+    pub fn origin_is(&self, maker: &str) -> bool {
+        matches!(&self.origin, Origin::Made { by, .. } if by == maker)
+    }
+
     /// True if the node holds a nested graph.
     pub fn has_subgraph(&self) -> bool {
         self.attrs.0.iter().any(|a| matches!(a.value, AttrValue::Graph(_) | AttrValue::Graphs(_)))

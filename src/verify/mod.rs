@@ -1,4 +1,7 @@
 //! Verification: how far the quantized model is from the float one, and the report that says so.
 
+pub mod coverage;
 pub mod metrics;
 pub mod report;
+#[cfg(feature = "tract")]
+pub mod run;

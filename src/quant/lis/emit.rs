@@ -329,11 +329,19 @@ impl Emitter<'_> {
         self.shift("exponential", q, by, "RIGHT")
     }
 
-    /// Sum of a row of exponentials (int32 or uint32), at least the exponential of 0; int32.
+    /// Sum of a row of exponentials (int32 or uint32), at least the exponential of 0; int32. Added in float32, four
+    /// times as fast in onnxruntime, where that is exact.
     fn exp_sum(&mut self, e: Ref) -> Ref {
-        let e = self.cast("exponential_i32", e, DType::INT32);
-        let e = self.keep("kept_exponential", e, Tensor::i32(&[], &[0]));
-        let s = self.row_sum("exp_sum", e);
+        let s = if self.plan.exps_in_float() {
+            let e = self.cast("exponential_f32", e, DType::FLOAT);
+            let e = self.keep("kept_exponential", e, Tensor::scalar_f32(0.0));
+            let s = self.row_sum("exp_sum_f32", e);
+            self.cast("exp_sum", s, DType::INT32)
+        } else {
+            let e = self.cast("exponential_i32", e, DType::INT32);
+            let e = self.keep("kept_exponential", e, Tensor::i32(&[], &[0]));
+            self.row_sum("exp_sum", e)
+        };
         let least = self.heads_i32("exp_least", &self.plan.e0.iter().map(|e| *e as i32).collect::<Vec<_>>());
         self.op("Max", "exp_total", &[s, least])
     }

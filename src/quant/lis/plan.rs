@@ -231,6 +231,12 @@ impl LisPlan {
         self.row_bound(self.facts.keys.unwrap_or(usize::MAX)) <= EXACT
     }
 
+    /// True if float32 adds a row's exponentials exactly in any order; none is larger than that of distance 0.
+    pub(crate) fn exps_in_float(&self) -> bool {
+        let largest = self.e0.iter().copied().max().unwrap_or(0);
+        self.facts.keys.is_some_and(|k| k as f64 * f64::from(largest) <= EXACT)
+    }
+
     fn choose(&self, hint: &str) -> Result<Product, LisError> {
         let reach = f64::from(self.v_reach());
         let per_key = f64::from(self.unit()) * reach;

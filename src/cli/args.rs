@@ -1,0 +1,182 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::calibrate::data::DataOptions;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "fqvit-opt",
+    version,
+    about = "Compiles a float vision transformer in ONNX into a fully quantized one, and measures the difference.",
+    after_help = "Examples:\n  fqvit-opt vit.onnx -o vit.q.onnx --calibrate photos/ --preset inception\n  fqvit-opt vit.onnx -o vit.q.onnx --calibrate data.npz --verify test.npz --json report.json\n  fqvit-opt inspect vit.onnx\n  fqvit-opt verify vit.onnx vit.q.onnx --calibrate test.npz --outputs out.npz\n\nExit status: 0 done and every threshold met, 1 an error (no output written), 2 written but a threshold was missed.",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub compile: CompileArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what a model holds and what the rules recognise in it
+    Inspect(InspectArgs),
+    /// Run the float model over data and save the statistics
+    Calibrate(CalibrateArgs),
+    /// Decide how to quantize and save the decisions as a readable file
+    Plan(PlanArgs),
+    /// Compare a quantized model with its float original
+    Verify(VerifyArgs),
+    /// Say how close a rule came to matching, and where it stopped
+    Explain(ExplainArgs),
+    /// List the shipped recipes
+    Recipes,
+}
+
+/// How a model is read and brought into canonical form.
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// The recipe: a shipped one (see `fqvit-opt recipes`) or a YAML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "fq-vit")]
+    pub recipe: String,
+    /// A folder with own `rules/*.yaml` and `recipes/*.yaml`; they add to and override the shipped ones
+    #[arg(long, value_name = "DIR")]
+    pub passes_dir: Option<PathBuf>,
+    /// Do not raise the model's operator set, even if LayerNorm or GELU then stay decomposed
+    #[arg(long)]
+    pub keep_opset: bool,
+    /// Threads for running models [default: all processors]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    /// The float model
+    #[arg(required = true)]
+    pub model: Option<PathBuf>,
+    /// Where the quantized model goes
+    #[arg(short, long, required = true, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// Data to verify on (a folder of images, .npy or .npz); without it every eighth calibration sample is held back
+    #[arg(long, value_name = "DIR|FILE")]
+    pub verify: Option<PathBuf>,
+    /// Statistics: read if the file exists, otherwise made and written there
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+    /// A plan to carry out instead of making one; if the file does not exist, the plan made is written there
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// Where the report goes, and what it must say.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Write the report as JSON (`-`: to standard output, instead of the readable one)
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+    /// Write the report as one HTML file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Least SQNR of any output in dB, in place of the recipe's threshold
+    #[arg(long, value_name = "DB")]
+    pub min_sqnr: Option<f64>,
+    /// Least top-1 agreement with the float model (0..1), in place of the recipe's threshold
+    #[arg(long, value_name = "SHARE")]
+    pub min_agreement: Option<f64>,
+    /// Do not compare the models at all
+    #[arg(long)]
+    pub no_verify: bool,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
+    /// Print the graph in ONNX's textual syntax
+    #[arg(long)]
+    pub text: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    pub model: PathBuf,
+    /// Where the statistics go
+    #[arg(long, value_name = "FILE")]
+    pub stats: PathBuf,
+    /// Only this part of the samples, such as 2/4; the parts can be made anywhere and joined with --join
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<String>,
+    /// Statistics files to join instead of running the model
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub join: Vec<PathBuf>,
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    pub model: PathBuf,
+    /// Where the plan goes
+    #[arg(long, value_name = "FILE")]
+    pub plan: PathBuf,
+    /// Statistics: read if the file exists, otherwise made and written there
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The float model
+    pub float: PathBuf,
+    /// The quantized model
+    pub quantized: PathBuf,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// Write the quantized model's outputs, arrays named as the graph's outputs
+    #[arg(long, value_name = "FILE.npz")]
+    pub outputs: Option<PathBuf>,
+    /// Threads for running models [default: all processors]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    pub model: PathBuf,
+    /// Only this rule
+    #[arg(long, value_name = "ID")]
+    pub rule: Option<String>,
+    /// A folder with own rules
+    #[arg(long, value_name = "DIR")]
+    pub passes_dir: Option<PathBuf>,
+}

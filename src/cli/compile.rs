@@ -1,0 +1,375 @@
+//! The main job and its parts: calibrate, plan, verify.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use ndarray_npy::NpzWriter;
+
+use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, ReportArgs, VerifyArgs};
+use super::{Failure, bar, deliver, file_bytes, load, rules, threads, timed, writable, write_text};
+use crate::calibrate::data::{DataOptions, Dataset, InputSpec, split_holdout};
+use crate::calibrate::run::observe;
+use crate::calibrate::stats::StatsFile;
+use crate::compile::{CompileError, Prepared, apply, make_plan, prepare};
+use crate::ir::{Def, Model, validate};
+use crate::onnx::{self, SaveOptions};
+use crate::plan::{QuantPlan, planner, sites};
+use crate::quant::observe::Stats;
+use crate::recipe::Recipe;
+use crate::runtime::Array;
+use crate::verify::coverage;
+use crate::verify::report::{DataReport, ModelFile, Report, Timing, VERSION};
+use crate::verify::run::{Compared, compare};
+
+/// What one command gathers on its way to a report.
+#[derive(Default)]
+struct Log {
+    notes: Vec<String>,
+    timings: Vec<Timing>,
+}
+
+/// Opens a data set and refuses data that does not fit the model.
+fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
+    let d = Dataset::open(options, &InputSpec::of(&m.graph)?)?;
+    log.notes.extend(d.notes().iter().cloned());
+    Ok(d)
+}
+
+fn prepared(model: &Path, a: &PrepareArgs, log: &mut Log) -> Result<(Model, Recipe, Option<Prepared>), Failure> {
+    let m = load(model, &mut log.notes)?;
+    let recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
+    let Some(how) = recipe.prepare.clone() else { return Ok((m, recipe, None)) };
+    let rules = rules(a.passes_dir.as_deref())?;
+    let p = timed(&mut log.timings, "prepare", || Ok(prepare(&m, &how, &rules, a.keep_opset)?))?;
+    log.notes.extend(p.notes.iter().cloned());
+    if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) && p.sites.attentions.is_empty() {
+        return Err(CompileError::NoAttention { recipe: recipe.name.clone() }.into());
+    }
+    Ok((m, recipe, Some(p)))
+}
+
+/// Statistics from a file, or from running the model; with the number of samples behind them.
+fn statistics(
+    p: &Prepared,
+    recipe: &Recipe,
+    data: &Dataset,
+    indices: &[usize],
+    file: Option<&Path>,
+    threads: usize,
+    quiet: bool,
+    log: &mut Log,
+) -> Result<StatsFile, Failure> {
+    if let Some(f) = file.filter(|f| f.exists()) {
+        let s = StatsFile::read(f)?;
+        s.check(f, &p.fingerprint)?;
+        log.notes.push(format!("statistics of {} samples read from {}", s.samples, f.display()));
+        return Ok(s);
+    }
+    if data.is_synthetic() && !quiet {
+        eprintln!(
+            "note: no calibration data was given; {} synthetic samples are made up. Give --calibrate for a trustworthy result.",
+            data.len()
+        );
+    }
+    let quant = recipe.quantize.as_ref().ok_or_else(|| format!("recipe `{}` quantizes nothing", recipe.name))?;
+    let watches = planner::watches(&p.model, &p.sites, quant);
+    let b = bar("calibrating", indices.len(), quiet);
+    let values = timed(&mut log.timings, "calibrate", || {
+        let model = validate::validate(&p.model)?;
+        Ok(observe(model, data, indices, &watches, threads, &|n| b.set_position(n as u64))?)
+    })?;
+    b.finish_and_clear();
+    let n = indices.len() as u64 * data.batch() as u64;
+    let s = StatsFile::new(p.fingerprint.clone(), data.description().to_owned(), n, values);
+    if let Some(f) = file {
+        s.write(f)?;
+    }
+    Ok(s)
+}
+
+fn planned(
+    p: &Prepared,
+    recipe: &Recipe,
+    stats: &IndexMap<String, Stats>,
+    log: &mut Log,
+) -> Result<QuantPlan, Failure> {
+    timed(&mut log.timings, "plan", || Ok(make_plan(p, stats, recipe)?))
+}
+
+pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
+    let model_path = a.model.as_deref().ok_or("give the model to compile")?;
+    let output = a.output.as_deref().ok_or("give the output with -o")?;
+    let mut log = Log::default();
+    let (float, recipe, p) = prepared(model_path, &a.prepare, &mut log)?;
+    writable(output)?;
+    let (Some(p), Some(_)) = (p, &recipe.quantize) else {
+        // Import and export, nothing else.
+        onnx::save(validate::validate(&float)?, output, &SaveOptions::default())?;
+        return Ok(true);
+    };
+    let n = threads(a.prepare.threads);
+    let quiet = a.report.quiet;
+    let data = open(&a.data, &p.model, &mut log)?;
+    let all: Vec<usize> = (0..data.len()).collect();
+    let (calib, held) =
+        if a.verify.is_some() || a.report.no_verify { (all, Vec::new()) } else { split_holdout(data.len()) };
+    let given = a.plan.as_deref().filter(|f| f.exists());
+    let (plan, calibration, samples) = match given {
+        Some(f) => {
+            let text = std::fs::read_to_string(f).map_err(|e| format!("{}: {e}", f.display()))?;
+            (QuantPlan::from_yaml(&text, &f.display().to_string())?, format!("plan {}", f.display()), 0)
+        }
+        None => {
+            let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), n, quiet, &mut log)?;
+            let (what, samples) = (s.data.clone(), s.samples);
+            (planned(&p, &recipe, &s.into_map(), &mut log)?, what, samples)
+        }
+    };
+    let quantized = timed(&mut log.timings, "rewrite", || Ok(apply(&p, &plan)?))?;
+    if let (Some(f), None) = (a.plan.as_deref(), given) {
+        write_text(f, &plan.to_yaml())?;
+    }
+    let compared = if a.report.no_verify {
+        None
+    } else {
+        let other =
+            a.verify.as_ref().map(|v| DataOptions { calibrate: Some(v.clone()), samples: None, ..a.data.clone() });
+        let (vdata, indices) = match &other {
+            Some(o) => {
+                let d = open(o, &p.model, &mut log)?;
+                let all = (0..d.len()).collect();
+                (d, all)
+            }
+            None => (data.clone(), held),
+        };
+        let taps: Vec<String> = block_values(&p);
+        let c = side_by_side(&p.model, &quantized, &vdata, &indices, &taps, n, quiet, &mut log)?;
+        Some((c, vdata.description().to_owned(), indices.len() as u64 * vdata.batch() as u64))
+    };
+    let before = file_bytes(model_path, &float);
+    onnx::save(validate::validate(&quantized)?, output, &SaveOptions::default())?;
+    let (c, verification, vsamples) = match compared {
+        Some((c, d, n)) => (Some(c), d, n),
+        None => (None, "none".to_owned(), 0),
+    };
+    let data_report = DataReport {
+        calibration,
+        calibration_samples: samples,
+        verification,
+        verification_samples: vsamples,
+        synthetic: data.is_synthetic() && given.is_none() && a.stats.as_deref().is_none_or(|f| !f.exists()),
+    };
+    let files = (
+        ModelFile { name: model_path.display().to_string(), bytes: before },
+        ModelFile { name: output.display().to_string(), bytes: file_bytes(output, &quantized) },
+    );
+    let mut report = report(&recipe.name, files, data_report, c, &quantized, &a.report, Some(&recipe), log);
+    report.islands.extend(plan.islands.iter().cloned());
+    for x in &plan.activations {
+        let kind = if x.params.is_ptf() { "PTF" } else { "one scale" };
+        *report.decisions.entry(format!("{} {kind}", x.role.name())).or_default() += 1;
+    }
+    for f in &plan.folds {
+        *report.decisions.entry(format!("{} folded", f.role.name())).or_default() += 1;
+    }
+    deliver(&report, &a.report)
+}
+
+/// Values that stand for the model's progress: sums of the residual stream and attention outputs.
+fn block_values(p: &Prepared) -> Vec<String> {
+    let g = &p.model.graph;
+    p.sites
+        .sites
+        .values()
+        .filter(|s| {
+            matches!(s.role, sites::Role::Residual | sites::Role::AttentionOutput)
+                && matches!(g.value(s.value).def, Def::Node { .. })
+        })
+        .map(|s| g.name_of(s.value).to_owned())
+        .collect()
+}
+
+fn side_by_side(
+    float: &Model,
+    quantized: &Model,
+    data: &Dataset,
+    indices: &[usize],
+    taps: &[String],
+    threads: usize,
+    quiet: bool,
+    log: &mut Log,
+) -> Result<Compared, Failure> {
+    let b = bar("verifying", indices.len(), quiet);
+    let c = timed(&mut log.timings, "verify", || {
+        let (f, q) = (validate::validate(float)?, validate::validate(quantized)?);
+        Ok(compare(f, q, data, indices, taps, threads, &|n| b.set_position(n as u64))?)
+    })?;
+    b.finish_and_clear();
+    Ok(c)
+}
+
+fn report(
+    recipe_name: &str,
+    files: (ModelFile, ModelFile),
+    data: DataReport,
+    compared: Option<Compared>,
+    quantized: &Model,
+    how: &ReportArgs,
+    recipe: Option<&Recipe>,
+    log: Log,
+) -> Report {
+    let (coverage, islands) = coverage::measure(quantized);
+    let mut limits = recipe.map(|r| r.thresholds.clone()).unwrap_or_default();
+    limits.sqnr_db = how.min_sqnr.or(limits.sqnr_db);
+    limits.agreement = how.min_agreement.or(limits.agreement);
+    let (outputs, blocks, checks) = match compared {
+        Some(c) => {
+            let checks = limits.check(&c.outputs);
+            (c.outputs, c.blocks, checks)
+        }
+        None => Default::default(),
+    };
+    Report {
+        version: VERSION,
+        tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
+        float: files.0,
+        quantized: files.1,
+        recipe: recipe_name.to_owned(),
+        data,
+        outputs,
+        blocks,
+        coverage,
+        islands,
+        decisions: IndexMap::new(),
+        timings: log.timings,
+        checks,
+        notes: log.notes,
+    }
+}
+
+pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
+    let mut log = Log::default();
+    writable(&a.stats)?;
+    if !a.join.is_empty() {
+        let mut files = a.join.iter();
+        let first = files.next().ok_or("give the files to join")?;
+        let mut all = StatsFile::read(first)?;
+        for f in files {
+            all = all.join(StatsFile::read(f)?, f)?;
+        }
+        all.write(&a.stats)?;
+        println!("{} samples joined into {}", all.samples, a.stats.display());
+        return Ok(true);
+    }
+    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut log)?;
+    let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to calibrate", recipe.name))?;
+    let data = open(&a.data, &p.model, &mut log)?;
+    let mut indices: Vec<usize> = (0..data.len()).collect();
+    if let Some(s) = &a.shard {
+        let (i, n) = s
+            .split_once('/')
+            .and_then(|(i, n)| Some((i.parse::<usize>().ok()?, n.parse::<usize>().ok()?)))
+            .filter(|(i, n)| *i >= 1 && i <= n)
+            .ok_or_else(|| format!("--shard {s}: write it as 2/4, the second of four parts"))?;
+        indices.retain(|k| k % n == i - 1);
+    }
+    let fresh = if a.stats.exists() { std::fs::remove_file(&a.stats).err() } else { None };
+    if let Some(e) = fresh {
+        return Err(format!("{}: {e}", a.stats.display()).into());
+    }
+    let n = threads(a.prepare.threads);
+    let s = statistics(&p, &recipe, &data, &indices, Some(&a.stats), n, a.quiet, &mut log)?;
+    for n in &log.notes {
+        println!("note: {n}");
+    }
+    println!("{} values over {} samples written to {}", s.values.len(), s.samples, a.stats.display());
+    Ok(true)
+}
+
+pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
+    let mut log = Log::default();
+    writable(&a.plan)?;
+    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut log)?;
+    let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to plan", recipe.name))?;
+    let data = open(&a.data, &p.model, &mut log)?;
+    let indices: Vec<usize> = (0..data.len()).collect();
+    let n = threads(a.prepare.threads);
+    let s = statistics(&p, &recipe, &data, &indices, a.stats.as_deref(), n, a.quiet, &mut log)?;
+    let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
+    write_text(&a.plan, &plan.to_yaml())?;
+    for n in &log.notes {
+        println!("note: {n}");
+    }
+    println!(
+        "{} activations, {} layers, {} attentions, {} folds planned in {}",
+        plan.activations.len(),
+        plan.layers.len(),
+        plan.attentions.len(),
+        plan.folds.len(),
+        a.plan.display()
+    );
+    Ok(true)
+}
+
+pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
+    let mut log = Log::default();
+    let float = load(&a.float, &mut log.notes)?;
+    let quantized = load(&a.quantized, &mut log.notes)?;
+    if let Some(p) = &a.outputs {
+        writable(p)?;
+    }
+    let data = open(&a.data, &float, &mut log)?;
+    let indices: Vec<usize> = (0..data.len()).collect();
+    let n = threads(a.threads);
+    let taps: Vec<String> = shared_sums(&float, &quantized);
+    let c = side_by_side(&float, &quantized, &data, &indices, &taps, n, a.report.quiet, &mut log)?;
+    if let Some(p) = &a.outputs {
+        write_outputs(p, &c.quantized)?;
+    }
+    let data_report = DataReport {
+        calibration: "not part of this run".into(),
+        calibration_samples: 0,
+        verification: data.description().to_owned(),
+        verification_samples: indices.len() as u64 * data.batch() as u64,
+        synthetic: data.is_synthetic(),
+    };
+    let files = (
+        ModelFile { name: a.float.display().to_string(), bytes: file_bytes(&a.float, &float) },
+        ModelFile { name: a.quantized.display().to_string(), bytes: file_bytes(&a.quantized, &quantized) },
+    );
+    let report = report("", files, data_report, Some(c), &quantized, &a.report, None, log);
+    deliver(&report, &a.report)
+}
+
+/// Values of both models under one name that a float Add makes: the residual stream.
+fn shared_sums(float: &Model, quantized: &Model) -> Vec<String> {
+    let g = &float.graph;
+    g.schedule()
+        .into_iter()
+        .filter(|n| {
+            let n = g.node(*n);
+            n.op.is("Add") && n.inputs.iter().flatten().all(|v| g.constant(*v).is_none())
+        })
+        .filter_map(|n| g.node(n).out().map(|v| g.name_of(v).to_owned()))
+        .filter(|name| quantized.graph.find(name).is_some_and(|v| quantized.graph.producer(v).is_some()))
+        .collect()
+}
+
+fn write_outputs(path: &Path, outputs: &IndexMap<String, Array>) -> Result<(), Failure> {
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let f = tempfile::NamedTempFile::new_in(dir)?;
+    let mut w = NpzWriter::new(f.reopen()?);
+    for (name, a) in outputs {
+        match a {
+            Array::I64(x) => w.add_array(name.as_str(), x)?,
+            Array::I32(x) => w.add_array(name.as_str(), x)?,
+            _ => {
+                let x = ndarray::ArrayD::from_shape_vec(a.dims(), a.f32s().into_owned())?;
+                w.add_array(name.as_str(), &x)?;
+            }
+        }
+    }
+    w.finish()?;
+    f.persist(path).map_err(|e| format!("{} can not be written: {}", path.display(), e.error))?;
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! The command line: wiring between arguments, library and terminal. The only room that prints.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod compile;
+mod tools;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::ir::Model;
+use crate::onnx;
+use crate::pattern::RuleSet;
+use crate::verify::report::{Report, Timing};
+use args::{Cli, Command, ReportArgs};
+
+/// Any error, with its causes in its text.
+type Failure = Box<dyn std::error::Error>;
+
+/// Exit status when a threshold was missed.
+const MISSED: u8 = 2;
+
+/// Runs the program.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(c) => c,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS };
+        }
+    };
+    let done = match cli.command {
+        None => compile::compile(&cli.compile),
+        Some(Command::Inspect(a)) => tools::inspect(&a),
+        Some(Command::Calibrate(a)) => compile::calibrate(&a),
+        Some(Command::Plan(a)) => compile::plan(&a),
+        Some(Command::Verify(a)) => compile::verify(&a),
+        Some(Command::Explain(a)) => tools::explain(&a),
+        Some(Command::Recipes) => tools::recipes(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(MISSED),
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Reads a model and tells what the reader did not understand.
+fn load(path: &Path, notes: &mut Vec<String>) -> Result<Model, Failure> {
+    let loaded = onnx::load(path)?;
+    notes.extend(loaded.unknown.iter().map(|u| format!("{}: unknown field dropped: {u}", path.display())));
+    Ok(loaded.model)
+}
+
+/// Shipped rules and the user's own.
+fn rules(dir: Option<&Path>) -> Result<RuleSet, Failure> {
+    let mut rules = RuleSet::embedded()?;
+    if let Some(d) = dir {
+        let own = d.join("rules");
+        if !d.is_dir() {
+            return Err(format!("--passes-dir {}: no such folder", d.display()).into());
+        }
+        rules.load_dir(if own.is_dir() { &own } else { d })?;
+    }
+    Ok(rules)
+}
+
+fn threads(asked: Option<usize>) -> usize {
+    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
+}
+
+/// A stage with a bar on standard error.
+fn bar(what: &'static str, n: usize, quiet: bool) -> ProgressBar {
+    let b = ProgressBar::new(n as u64).with_message(what);
+    b.set_draw_target(if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() });
+    let style = ProgressStyle::with_template("{msg:>12} {bar:32} {pos}/{len} {eta}").expect("a fixed template");
+    b.set_style(style);
+    b
+}
+
+/// Runs a stage and keeps its time.
+fn timed<T>(timings: &mut Vec<Timing>, stage: &str, f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let t = Instant::now();
+    let r = f()?;
+    timings.push(Timing { stage: stage.to_owned(), seconds: t.elapsed().as_secs_f64() });
+    Ok(r)
+}
+
+/// Fails early, before minutes of work, if a file could not be written later.
+fn writable(path: &Path) -> Result<(), Failure> {
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return Err(format!("{} is a folder; give the name of a file to write", path.display()).into());
+    }
+    tempfile::Builder::new()
+        .prefix(".fqvit-opt")
+        .tempfile_in(dir)
+        .map_err(|e| format!("{} can not be written: {e}; choose another folder with -o", path.display()))?;
+    Ok(())
+}
+
+/// Writes text whole or not at all.
+fn write_text(path: &Path, text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut f = tempfile::NamedTempFile::new_in(dir)?;
+        f.write_all(text.as_bytes())?;
+        f.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().map_err(|e| format!("{} can not be written: {e}", path.display()).into())
+}
+
+/// Bytes of a model with its external data.
+fn file_bytes(path: &Path, m: &Model) -> u64 {
+    use crate::ir::{Def, Payload};
+    let size = |p: PathBuf| std::fs::metadata(p).map_or(0, |m| m.len());
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut files: Vec<String> = m
+        .graph
+        .values()
+        .filter_map(|(_, v)| match &v.def {
+            Def::Init(t) | Def::InputWithDefault(t) => match &t.data {
+                Payload::External(e) => e.entries.iter().find(|(k, _)| k == "location").map(|(_, v)| v.clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    files.sort();
+    files.dedup();
+    size(path.to_owned()) + files.into_iter().map(|f| size(dir.join(f))).sum::<u64>()
+}
+
+/// Sends the report where it was asked for; `false` if a threshold was missed.
+fn deliver(report: &Report, how: &ReportArgs) -> Result<bool, Failure> {
+    let to_stdout = how.json.as_deref() == Some(Path::new("-"));
+    match &how.json {
+        Some(_) if to_stdout => println!("{}", report.to_json()?),
+        Some(p) => write_text(p, &report.to_json()?)?,
+        None => {}
+    }
+    if let Some(p) = &how.html {
+        write_text(p, &report.to_html())?;
+    }
+    if !to_stdout {
+        let width = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100);
+        println!("{}", report.to_terminal(width));
+    }
+    Ok(report.passes())
+}
