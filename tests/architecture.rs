@@ -16,11 +16,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("pattern", &["ir", "text", "infer", "rewrite"]),
     ("quant", &["ir", "rewrite"]),
     ("plan", &["ir", "infer", "pattern", "quant"]),
-    ("recipe", &["quant", "plan"]),
     ("passes", &["ir", "infer", "rewrite", "pattern", "quant", "plan"]),
     ("runtime", &["ir", "onnx"]),
     ("calibrate", &["ir", "onnx", "quant", "runtime"]),
-    ("verify", &["ir", "infer", "onnx", "quant", "plan", "recipe", "runtime", "calibrate"]),
+    ("verify", &["ir", "infer", "onnx", "quant", "plan", "runtime", "calibrate"]),
+    ("recipe", &["quant", "plan", "verify"]),
     (
         "compile",
         &[

@@ -1,8 +1,8 @@
-//! Quantization: parameters that can not hold nonsense, the one kernel that computes codes, observers, searches, the
-//! plan, and the planner that fills it.
+//! Quantization: parameters that can not hold nonsense, the one kernel that computes codes, observers, searches, and the
+//! arithmetic of Log-Int-Softmax.
 //!
-//! Nothing here knows the graph's rewriting or the runtime; the numbers come from observers and weights, the decisions
-//! go into a [`QuantPlan`](plan::QuantPlan).
+//! Nothing here decides what becomes of a model, nor runs one: the [planner](crate::plan::planner) asks, the passes that
+//! quantize carry out. Only [`lis`] knows how to write itself into a graph.
 
 pub mod hist;
 pub mod kernel;

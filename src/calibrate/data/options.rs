@@ -10,7 +10,7 @@ use super::DataError;
 pub struct DataOptions {
     /// Calibration data: a folder of JPEG/PNG images (labels.txt in it may give classes), an .npy or .npz file;
     /// without it the tool makes synthetic images
-    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR|FILE.npy|FILE.npz"))]
+    #[cfg_attr(feature = "cli", arg(long, visible_alias = "data", value_name = "DIR|FILE.npy|FILE.npz"))]
     pub calibrate: Option<PathBuf>,
     /// How pixels are normalised, and the resize that goes with it
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Preset::Imagenet))]
