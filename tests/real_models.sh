@@ -5,7 +5,7 @@
 #
 # PROGRAM is fqvit-opt, PYTHON an interpreter with tests/requirements.txt. FOLDER is not part of the repository (weights
 # and photographs are not ours to give away); it holds
-#     data/vit_tiny.onnx    timm vit_tiny_patch16_224.augreg, mean and std 0.5
+#     data/vit_tiny.onnx    timm vit_tiny_patch16_224 (augreg), mean and std 0.5
 #     data/deit_tiny.onnx   timm deit_tiny_patch16_224, ImageNet mean and std
 #     data/calib/           photographs to calibrate on
 #     data/eval/            others, prescaled, with labels.txt
