@@ -28,6 +28,13 @@ struct Log {
     timings: Vec<Timing>,
 }
 
+/// How models are run.
+#[derive(Clone, Copy)]
+struct Running {
+    threads: usize,
+    quiet: bool,
+}
+
 /// Opens a data set and refuses data that does not fit the model.
 fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
     let d = Dataset::open(options, &InputSpec::of(&m.graph)?)?;
@@ -55,8 +62,7 @@ fn statistics(
     data: &Dataset,
     indices: &[usize],
     file: Option<&Path>,
-    threads: usize,
-    quiet: bool,
+    how: Running,
     log: &mut Log,
 ) -> Result<StatsFile, Failure> {
     if let Some(f) = file.filter(|f| f.exists()) {
@@ -65,7 +71,7 @@ fn statistics(
         log.notes.push(format!("statistics of {} samples read from {}", s.samples, f.display()));
         return Ok(s);
     }
-    if data.is_synthetic() && !quiet {
+    if data.is_synthetic() && !how.quiet {
         eprintln!(
             "note: no calibration data was given; {} synthetic samples are made up. Give --calibrate for a trustworthy result.",
             data.len()
@@ -73,10 +79,10 @@ fn statistics(
     }
     let quant = recipe.quantize.as_ref().ok_or_else(|| format!("recipe `{}` quantizes nothing", recipe.name))?;
     let watches = planner::watches(&p.model, &p.sites, quant);
-    let b = bar("calibrating", indices.len(), quiet);
+    let b = bar("calibrating", indices.len(), how.quiet);
     let values = timed(&mut log.timings, "calibrate", || {
         let model = validate::validate(&p.model)?;
-        Ok(observe(model, data, indices, &watches, threads, &|n| b.set_position(n as u64))?)
+        Ok(observe(model, data, indices, &watches, how.threads, &|n| b.set_position(n as u64))?)
     })?;
     b.finish_and_clear();
     let n = indices.len() as u64 * data.batch() as u64;
@@ -107,8 +113,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         onnx::save(validate::validate(&float)?, output, &SaveOptions::default())?;
         return Ok(true);
     };
-    let n = threads(a.prepare.threads);
-    let quiet = a.report.quiet;
+    let how = Running { threads: threads(a.prepare.threads), quiet: a.report.quiet };
     let data = open(&a.data, &p.model, &mut log)?;
     let all: Vec<usize> = (0..data.len()).collect();
     let (calib, held) =
@@ -120,7 +125,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             (QuantPlan::from_yaml(&text, &f.display().to_string())?, format!("plan {}", f.display()), 0)
         }
         None => {
-            let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), n, quiet, &mut log)?;
+            let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;
             let (what, samples) = (s.data.clone(), s.samples);
             (planned(&p, &recipe, &s.into_map(), &mut log)?, what, samples)
         }
@@ -143,7 +148,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             None => (data.clone(), held),
         };
         let taps: Vec<String> = block_values(&p);
-        let c = side_by_side(&p.model, &quantized, &vdata, &indices, &taps, n, quiet, &mut log)?;
+        let c = side_by_side((&p.model, &quantized), &vdata, &indices, &taps, how, &mut log)?;
         Some((c, vdata.description().to_owned(), indices.len() as u64 * vdata.batch() as u64))
     };
     let before = file_bytes(model_path, &float);
@@ -163,7 +168,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         ModelFile { name: model_path.display().to_string(), bytes: before },
         ModelFile { name: output.display().to_string(), bytes: file_bytes(output, &quantized) },
     );
-    let mut report = report(&recipe.name, files, data_report, c, &quantized, &a.report, Some(&recipe), log);
+    let mut report = report(files, data_report, c, &quantized, &a.report, Some(&recipe), log);
     report.islands.extend(plan.islands.iter().cloned());
     for x in &plan.activations {
         let kind = if x.params.is_ptf() { "PTF" } else { "one scale" };
@@ -190,26 +195,23 @@ fn block_values(p: &Prepared) -> Vec<String> {
 }
 
 fn side_by_side(
-    float: &Model,
-    quantized: &Model,
+    (float, quantized): (&Model, &Model),
     data: &Dataset,
     indices: &[usize],
     taps: &[String],
-    threads: usize,
-    quiet: bool,
+    how: Running,
     log: &mut Log,
 ) -> Result<Compared, Failure> {
-    let b = bar("verifying", indices.len(), quiet);
+    let b = bar("verifying", indices.len(), how.quiet);
     let c = timed(&mut log.timings, "verify", || {
         let (f, q) = (validate::validate(float)?, validate::validate(quantized)?);
-        Ok(compare(f, q, data, indices, taps, threads, &|n| b.set_position(n as u64))?)
+        Ok(compare(f, q, data, indices, taps, how.threads, &|n| b.set_position(n as u64))?)
     })?;
     b.finish_and_clear();
     Ok(c)
 }
 
 fn report(
-    recipe_name: &str,
     files: (ModelFile, ModelFile),
     data: DataReport,
     compared: Option<Compared>,
@@ -234,7 +236,7 @@ fn report(
         tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
         float: files.0,
         quantized: files.1,
-        recipe: recipe_name.to_owned(),
+        recipe: recipe.map_or(String::new(), |r| r.name.clone()),
         data,
         outputs,
         blocks,
@@ -277,8 +279,8 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
     if let Some(e) = fresh {
         return Err(format!("{}: {e}", a.stats.display()).into());
     }
-    let n = threads(a.prepare.threads);
-    let s = statistics(&p, &recipe, &data, &indices, Some(&a.stats), n, a.quiet, &mut log)?;
+    let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
+    let s = statistics(&p, &recipe, &data, &indices, Some(&a.stats), how, &mut log)?;
     for n in &log.notes {
         println!("note: {n}");
     }
@@ -293,8 +295,8 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to plan", recipe.name))?;
     let data = open(&a.data, &p.model, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
-    let n = threads(a.prepare.threads);
-    let s = statistics(&p, &recipe, &data, &indices, a.stats.as_deref(), n, a.quiet, &mut log)?;
+    let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
+    let s = statistics(&p, &recipe, &data, &indices, a.stats.as_deref(), how, &mut log)?;
     let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
     write_text(&a.plan, &plan.to_yaml())?;
     for n in &log.notes {
@@ -320,9 +322,9 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     }
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
-    let n = threads(a.threads);
+    let how = Running { threads: threads(a.threads), quiet: a.report.quiet };
     let taps: Vec<String> = shared_sums(&float, &quantized);
-    let c = side_by_side(&float, &quantized, &data, &indices, &taps, n, a.report.quiet, &mut log)?;
+    let c = side_by_side((&float, &quantized), &data, &indices, &taps, how, &mut log)?;
     if let Some(p) = &a.outputs {
         write_outputs(p, &c.quantized)?;
     }
@@ -337,7 +339,7 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         ModelFile { name: a.float.display().to_string(), bytes: file_bytes(&a.float, &float) },
         ModelFile { name: a.quantized.display().to_string(), bytes: file_bytes(&a.quantized, &quantized) },
     );
-    let report = report("", files, data_report, Some(c), &quantized, &a.report, None, log);
+    let report = report(files, data_report, Some(c), &quantized, &a.report, None, log);
     deliver(&report, &a.report)
 }
 

@@ -164,7 +164,7 @@ fn widens(a: DType, b: DType) -> bool {
         (.., Some(i), Some(j)) => i <= j,
         // uint8 fits int16, bool fits all.
         (_, Some(j), Some(i), _) => j >= i,
-        _ => a == T::FLOAT16 && b == T::FLOAT || a == T::BFLOAT16 && b == T::FLOAT || a == T::FLOAT && b == T::DOUBLE,
+        _ => matches!((a, b), (T::FLOAT16 | T::BFLOAT16, T::FLOAT) | (T::FLOAT, T::DOUBLE)),
     }
 }
 

@@ -102,6 +102,9 @@ impl<'g> Matrix<'g> {
     }
 }
 
+/// What one site comes to.
+type Decided = (Option<Fold>, Vec<Activation>);
+
 /// Makes the plan.
 pub fn plan(
     m: &Model,
@@ -128,7 +131,7 @@ pub fn plan(
         m.entry(trace_back(g, l.x)).or_insert_with(Vec::new).push(l);
         m
     });
-    let decided: Vec<Result<(Option<Fold>, Vec<Activation>), PlanningError>> = sites
+    let decided: Vec<Result<Decided, PlanningError>> = sites
         .sites
         .values()
         .collect::<Vec<_>>()
@@ -215,6 +218,18 @@ fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
 fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
     for id in g.schedule() {
         let n = g.node(id);
+        if n.op.is("Conv") {
+            // Its integer form has no scale a channel at the output either, and one type for input and output.
+            for a in &mut plan.activations {
+                if a.params.axis().is_some()
+                    && a.params.code() == Code::U8
+                    && g.find(&a.value).is_some_and(|v| n.out() == Some(trace_back(g, v)))
+                {
+                    a.params = a.params.clone().recoded();
+                }
+            }
+            continue;
+        }
         if !(n.op.is("Add") || n.op.is("Mul")) {
             continue;
         }
@@ -273,7 +288,7 @@ fn decide(
     st: &Stats,
     recipe: &QuantRecipe,
     linears: &[&Linear],
-) -> Result<(Option<Fold>, Vec<Activation>), PlanningError> {
+) -> Result<Decided, PlanningError> {
     let name = g.name_of(s.value).to_owned();
     let candidates = recipe.candidates(s.role);
     if candidates.is_empty() {

@@ -214,7 +214,7 @@ fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> Opti
     if let Some(b) = n.input(2) {
         let ok = constant_out(b) && (is_conv || n.attrs.float("beta").unwrap_or(1.0) == 1.0);
         let fits = g.try_init(b).is_some_and(|t| t.len() == channels);
-        return (ok && fits).then(|| Linear {
+        return (ok && fits).then_some(Linear {
             node: id,
             x,
             weight,

@@ -327,6 +327,8 @@ impl Patch {
         // What an input of an old node reads once the patch is in.
         let reads = |n: NodeId, slot: usize, v: ValueId| -> Option<Ref> {
             match rewired(n, slot) {
+                // A nested graph reads by name: it keeps the value it was written with.
+                _ if slot == usize::MAX => Some(Ref::Old(v)),
                 Some(r) => r,
                 None => Some(replaced(v).unwrap_or(Ref::Old(v))),
             }
@@ -410,22 +412,16 @@ impl Patch {
     fn apply(self, m: &mut Model) -> Committed {
         let g = &mut m.graph;
         let anchor = self.before.or_else(|| {
-            let mut first: Option<(((u32, u32), u32), NodeId)> = None;
+            let mut users: Vec<NodeId> = Vec::new();
             for s in &self.steps {
-                let users: Vec<NodeId> = match s {
+                match s {
                     // Beside what made the value, or else before its first reader.
-                    Step::Replace { old, .. } => g.value(*old).uses.iter().map(|u| u.0).collect(),
-                    Step::Input { node, .. } => vec![*node],
-                    _ => Vec::new(),
-                };
-                for n in users {
-                    let key = (g.node(n).rank, n.0);
-                    if first.is_none_or(|f| key < f.0) {
-                        first = Some((key, n));
-                    }
+                    Step::Replace { old, .. } => users.extend(g.value(*old).uses.iter().map(|u| u.0)),
+                    Step::Input { node, .. } => users.push(*node),
+                    _ => {}
                 }
             }
-            first.map(|f| f.1)
+            users.into_iter().min_by_key(|n| (g.node(*n).rank, n.0))
         });
         let mut ids = Vec::with_capacity(self.values.len());
         let mut given = Vec::with_capacity(self.values.len());

@@ -274,5 +274,6 @@ impl TypedOp for Qdq {
 }
 
 /// The builders do not read the context; its type is named so that a change of tract's signature shows here.
+#[expect(clippy::type_complexity, reason = "the signature is tract's")]
 const _: fn(&ParsingContext, &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> =
     |_, node| build(node, Direction::Quantize);
