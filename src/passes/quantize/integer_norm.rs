@@ -64,7 +64,8 @@ impl Pass for IntegerNorm {
 
     fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        let norms: Vec<NodeId> = m.graph.nodes().filter(|(_, n)| n.op.is("LayerNormalization")).map(|(i, _)| i).collect();
+        let norms: Vec<NodeId> =
+            m.graph.nodes().filter(|(_, n)| n.op.is("LayerNormalization")).map(|(i, _)| i).collect();
         for n in norms {
             match Norm::of(&m.graph, n) {
                 Ok(norm) => {
