@@ -12,6 +12,7 @@ use crate::passes::cse::Cse;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
 use crate::passes::quantize::fold::FoldFactors;
+use crate::passes::quantize::integer_norm::IntegerNorm;
 use crate::passes::quantize::weights::QuantizeWeights;
 use crate::passes::raise_opset::RaiseOpset;
 use crate::passes::rules::{ApplyRules, opset_wanted};
@@ -131,6 +132,9 @@ pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
     ];
     for pass in passes {
         run(pass, &mut m, &mut log, &mut notes)?;
+    }
+    if plan.integer_norm {
+        run(&IntegerNorm, &mut m, &mut log, &mut notes)?;
     }
     sweep(&mut m);
     run(&Cse, &mut m, &mut log, &mut notes)?;

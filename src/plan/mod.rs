@@ -36,6 +36,9 @@ pub struct QuantPlan {
     pub layers: Vec<Layer>,
     #[serde(default)]
     pub attentions: Vec<AttentionPlan>,
+    /// Statistics of LayerNorm in exact integers instead of a float LayerNormalization.
+    #[serde(default)]
+    pub integer_norm: bool,
     /// What stays in float, and why.
     #[serde(default)]
     pub islands: Vec<Island>,

@@ -125,6 +125,7 @@ pub fn plan(
         constants: constants(g, sites, recipe),
         layers: Vec::new(),
         attentions: Vec::new(),
+        integer_norm: recipe.integer_norm,
         islands: Vec::new(),
     };
     let by_x: BTreeMap<ValueId, Vec<&Linear>> = sites.linears.iter().fold(BTreeMap::new(), |mut m, l| {

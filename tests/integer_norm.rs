@@ -1,0 +1,288 @@
+//! `integer-norm`: what it emits, what it leaves alone, and how far it is from LayerNormalization in double precision.
+//!
+//! The numeric tests leave their models and codes below cargo's folder for test files; `tests/integer_norm_cross.py`
+//! runs the same in onnxruntime.
+
+use fqvit_opt::ir::Model;
+use fqvit_opt::ir::validate::validate;
+use fqvit_opt::passes::Pass;
+use fqvit_opt::passes::quantize::integer_norm::IntegerNorm;
+use fqvit_opt::text::{Elide, parse_model, print_model};
+
+fn apply(text: &str) -> (Model, Vec<String>) {
+    let mut m = parse_model(text).expect("the program parses");
+    validate(&m).expect("the program is valid");
+    let out = IntegerNorm.run(&mut m).expect("the pass runs");
+    validate(&m).expect("the pass leaves a valid model");
+    assert_eq!(out.changes == 0, print_model(&m, Elide::Full) == print_model(&parse_model(text).unwrap(), Elide::Full));
+    (m, out.notes)
+}
+
+const HEAD: &str = "<ir_version: 8, opset_import: [\"\" : 17]>\n";
+
+#[test]
+fn the_residual_add_keeps_its_operand() {
+    let (m, notes) = apply(&format!(
+        "{HEAD}g (float[b,3] x) => (float[b,3] sum) <float[3] s = {{0.5, 1.0, 4.0}}, uint8[3] z = {{100, 128, 7}},
+         float[3] gamma = {{1.0, 2.0, 3.0}}, float[3] beta = {{0.5, 0.25, 0.0}}> {{
+         q = QuantizeLinear <axis = -1> (x, s, z)
+         d = DequantizeLinear <axis = -1> (q, s, z)
+         y = LayerNormalization <axis = -1, epsilon = 1e-6> (d, gamma, beta)
+         sum = Add (d, y) }}"
+    ));
+    assert!(notes.is_empty(), "{notes:?}");
+    assert_eq!(print_model(&m, Elide::Full), SMALL);
+}
+
+#[test]
+fn wide_factors_become_digits() {
+    let (m, notes) = apply(&format!(
+        "{HEAD}g (uint8[b,3] q) => (float[b,3] y) <float[3] s = {{0.25, 64.0, 4.0}}, uint8[3] z = {{100, 128, 7}},
+         float[3] gamma = {{1.0, 2.0, 3.0}}> {{
+         d = DequantizeLinear <axis = 1> (q, s, z)
+         y = LayerNormalization (d, gamma) }}"
+    ));
+    assert!(notes.is_empty(), "{notes:?}");
+    assert_eq!(print_model(&m, Elide::Full), WIDE);
+}
+
+#[test]
+fn what_it_can_not_do_it_leaves_and_says_why() {
+    let model = |scales: &str, dq: &str, norm: &str| {
+        format!(
+            "{HEAD}g (uint8[2,2] q) => (float[2,2] y) <float[2] s = {{{scales}}}, uint8[2] z = {{1, 2}},
+             float[2] gamma = {{1.0, 2.0}}> {{ d = DequantizeLinear <axis = {dq}> (q, s, z) {norm} }}"
+        )
+    };
+    let norm = "y = LayerNormalization (d, gamma)";
+    for (text, why) in [
+        (model("1.0, 3.0", "1", norm), "powers of two"),
+        (model("1.0, 512.0", "1", norm), "powers of two up to 2^8"),
+        (model("1.0, 2.0", "0", norm), "last axis"),
+        (model("1.0, 2.0", "1", "y = LayerNormalization <axis = 0> (d, gamma)"), "last axis alone"),
+        (model("1e-30, 2e-30", "1", norm), "no normal float32"),
+        (model("1.0, 2.0", "1", "e = Relu (d) y = LayerNormalization (e, gamma)"), "`e` does not come from codes"),
+        (model("1.0, 2.0", "1", "n, y = LayerNormalization (d, gamma)"), "is read"),
+    ] {
+        let (m, notes) = apply(&text);
+        assert!(m.graph.nodes().any(|(_, n)| n.op.is("LayerNormalization")), "{text}");
+        assert!(matches!(&notes[..], [n] if n.contains(why)), "{notes:?} for {why}");
+    }
+}
+
+const SMALL: &str = "";
+
+const WIDE: &str = "";
+
+#[cfg(feature = "tract")]
+mod numbers {
+    use super::*;
+    use fqvit_opt::ir::{DType, Tensor};
+    use fqvit_opt::onnx;
+    use fqvit_opt::runtime::{Array, Session, SessionOptions};
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    const EPS: f64 = 1e-6;
+
+    /// One LayerNormalization over codes.
+    struct Case {
+        name: String,
+        channels: usize,
+        base: f32,
+        shifts: Vec<u32>,
+        /// int8 codes instead of uint8.
+        signed: bool,
+        zeros: Vec<i32>,
+        gamma: Vec<f32>,
+        beta: Vec<f32>,
+        /// Rows of codes.
+        codes: Vec<i32>,
+    }
+
+    impl Case {
+        /// `spread`: zero points a channel. Half of the rows are random; the others are the worst there are: all equal,
+        /// all at one end, two ends in halves, one channel alone away from its zero point, and small steps.
+        fn new(name: &str, channels: usize, shift: u32, worst: bool, spread: bool, signed: bool) -> Case {
+            let mut r = ChaCha8Rng::seed_from_u64(channels as u64 + u64::from(shift));
+            let low = if signed { -128 } else { 0 };
+            let shifts = (0..channels).map(|_| if worst { shift } else { r.random_range(0..=shift) }).collect();
+            let one = low + 117;
+            let zeros: Vec<i32> = (0..channels)
+                .map(|c| match (spread, worst) {
+                    (false, _) => one,
+                    (true, true) => low + if c % 2 == 0 { 0 } else { 255 },
+                    (true, false) => low + r.random_range(0..=255),
+                })
+                .collect();
+            let mut codes: Vec<i32> = (0..16 * channels).map(|_| low + r.random_range(0..=255)).collect();
+            for row in 0..8 {
+                codes.extend((0..channels).map(|c| match row {
+                    0 => zeros[c],
+                    1 => low,
+                    2 => low + 255,
+                    3 => low + if c % 2 == 0 { 255 } else { 0 },
+                    4 if c == 5 => low + if zeros[c] > low + 127 { 0 } else { 255 },
+                    4 => zeros[c],
+                    5 => (zeros[c] + (c % 3 == 0) as i32).min(low + 255),
+                    6 => (zeros[c] - (c % 7 == 0) as i32).max(low),
+                    _ => low + (c * 37 % 256) as i32,
+                }));
+            }
+            Case {
+                name: name.to_owned(),
+                channels,
+                base: 0.0137,
+                shifts,
+                signed,
+                zeros,
+                gamma: (0..channels).map(|_| r.random_range(-3.0..3.0)).collect(),
+                beta: (0..channels).map(|_| r.random_range(-1.0..1.0)).collect(),
+                codes,
+            }
+        }
+
+        fn text(&self) -> String {
+            let list = |v: Vec<String>| v.join(", ");
+            let floats = |v: &[f32]| list(v.iter().map(|x| format!("{x:?}")).collect());
+            let ints = |v: &[i32]| list(v.iter().map(i32::to_string).collect());
+            let scales: Vec<f32> = self.shifts.iter().map(|a| self.base * f32::powi(2.0, *a as i32)).collect();
+            let (c, ty) = (self.channels, if self.signed { "int8" } else { "uint8" });
+            format!(
+                "{HEAD}g ({ty}[n,{c}] q) => (float[n,{c}] y, uint8[n,{c}] k, float[n,{c}] r)
+                 <float[{c}] s = {{{}}}, {ty}[{c}] z = {{{}}}, float[{c}] gamma = {{{}}}, float[{c}] beta = {{{}}},
+                 float ys = {{0.0625}}, uint8 yz = {{128}}> {{
+                 d = DequantizeLinear <axis = -1> (q, s, z)
+                 y = LayerNormalization <axis = -1, epsilon = {EPS:e}> (d, gamma, beta)
+                 k = QuantizeLinear (y, ys, yz)
+                 r = Add (d, y) }}",
+                floats(&scales),
+                ints(&self.zeros),
+                floats(&self.gamma),
+                floats(&self.beta)
+            )
+        }
+
+        fn rows(&self) -> usize {
+            self.codes.len() / self.channels
+        }
+
+        /// The normalised value before gamma and beta, and the result, in double precision.
+        fn reference(&self) -> Vec<(f64, f64)> {
+            let n = self.channels as f64;
+            let mut out = Vec::new();
+            for row in self.codes.chunks(self.channels) {
+                let x: Vec<f64> = row
+                    .iter()
+                    .enumerate()
+                    .map(|(c, q)| f64::from(self.base) * f64::from((q - self.zeros[c]) << self.shifts[c]))
+                    .collect();
+                let mean = x.iter().sum::<f64>() / n;
+                let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+                let eps = f64::from(EPS as f32);
+                out.extend(x.iter().enumerate().map(|(c, x)| {
+                    let h = (x - mean) / (var + eps).sqrt();
+                    (h, h * f64::from(self.gamma[c]) + f64::from(self.beta[c]))
+                }));
+            }
+            out
+        }
+
+        fn array(&self) -> Array {
+            let dims = [self.rows(), self.channels];
+            if self.signed {
+                Array::new(&dims, self.codes.iter().map(|q| *q as i8).collect()).unwrap()
+            } else {
+                Array::new(&dims, self.codes.iter().map(|q| *q as u8).collect()).unwrap()
+            }
+        }
+    }
+
+    fn cases() -> Vec<Case> {
+        let mut out = vec![
+            Case::new("c96_k0", 96, 0, true, false, false),
+            Case::new("c192_k8_worst_spread", 192, 8, true, true, false),
+            Case::new("c1024_k7_worst_spread", 1024, 7, true, true, false),
+            Case::new("c3072_k7_worst", 3072, 7, true, true, true),
+        ];
+        for channels in [192, 768] {
+            for shift in [3, 7] {
+                for (spread, zeros) in [(false, "one_zero"), (true, "zeros")] {
+                    for signed in [false, true] {
+                        let name = format!("c{channels}_k{shift}_{zeros}_{}", if signed { "i8" } else { "u8" });
+                        out.push(Case::new(&name, channels, shift, false, spread, signed));
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// The distance to double precision, over the size of the terms that make the result.
+    fn worst(c: &Case, y: &[f32]) -> f64 {
+        let want = c.reference();
+        assert_eq!(want.len(), y.len());
+        let mut worst = 0f64;
+        for (i, ((h, w), y)) in want.iter().zip(y).enumerate() {
+            let k = i % c.channels;
+            let size = (h * f64::from(c.gamma[k])).abs() + f64::from(c.beta[k]).abs();
+            // The rest of a mean is only known to float32's precision of the integers around it.
+            worst = worst.max((w - f64::from(*y)).abs() / size.max(1e-6));
+        }
+        worst
+    }
+
+    #[test]
+    fn tract_is_close_to_double_precision() {
+        let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("integer_norm");
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut bad = Vec::new();
+        let mut int32 = 0;
+        for c in cases() {
+            let text = c.text();
+            let (m, notes) = apply(&text);
+            assert!(notes.is_empty(), "{}: {notes:?}", c.name);
+            assert!(!m.graph.nodes().any(|(_, n)| n.op.is("LayerNormalization")), "{}", c.name);
+            int32 += usize::from(m.graph.values().any(|(_, v)| v.name.ends_with("_i32")));
+            let float = onnx::encode(validate(&parse_model(&text).unwrap()).unwrap());
+            let bytes = onnx::encode(validate(&m).unwrap());
+            for optimize in [true, false] {
+                let options = SessionOptions { optimize, batch: c.rows(), ..Default::default() };
+                let run = |b: &[u8]| Session::new(b, None, &options).unwrap().run(&[("q", c.array())]).unwrap().outputs;
+                let (got, was) = (run(&bytes), run(&float));
+                let (e, f) = (worst(&c, &got[0].f32s()), worst(&c, &was[0].f32s()));
+                let codes = |a: &Array| a.values::<u8>().unwrap().into_owned();
+                let ties = off_ties(&c, &codes(&got[1]));
+                println!("{} optimize={optimize}: {e:.2e}; float LayerNormalization {f:.2e}; {ties} codes off", c.name);
+                if e.is_nan() || e > 3e-6 || ties > 0 {
+                    bad.push(format!("{} (optimize: {optimize}): {e:e} and {ties} codes", c.name));
+                }
+            }
+            std::fs::write(dir.join(format!("{}.onnx", c.name)), &bytes).unwrap();
+            std::fs::write(dir.join(format!("{}.float.onnx", c.name)), &float).unwrap();
+            let q: Vec<u8> = c.codes.iter().map(|q| *q as u8).collect();
+            std::fs::write(dir.join(format!("{}.codes", c.name)), q).unwrap();
+            let ty = if c.signed { DType::INT8 } else { DType::UINT8 };
+            assert_eq!(m.graph.value(m.graph.find("q").unwrap()).ty.as_ref().unwrap().dtype, ty);
+            let reference: Vec<f32> = c.reference().iter().map(|r| r.1 as f32).collect();
+            let t = Tensor::f32(&[reference.len() as i64], &reference);
+            std::fs::write(dir.join(format!("{}.expected", c.name)), t.to_le_bytes().unwrap()).unwrap();
+        }
+        assert!(int32 >= 2, "no case leaves float32: {int32}");
+        assert!(bad.is_empty(), "{}", bad.join("\n"));
+    }
+
+    /// Codes behind the norm that are not the double-precision result's, ties aside.
+    fn off_ties(c: &Case, codes: &[u8]) -> usize {
+        let want = c.reference();
+        want.iter()
+            .zip(codes)
+            .filter(|((_, y), q)| {
+                let at = y / 0.0625;
+                let code = (at.round_ties_even() + 128.0).clamp(0.0, 255.0);
+                let tie = (at - at.floor() - 0.5).abs() < 1e-5 * at.abs().max(1.0);
+                !tie && code != f64::from(**q)
+            })
+            .count()
+    }
+}
