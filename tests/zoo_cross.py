@@ -33,9 +33,7 @@ KNOWN = {
     "timm_swin-eager.torchscript.dynbatch.opset17.onnx": "expects tensor of rank 4",
     "timm_swin-eager.torchscript.opset13.onnx": "expects tensor of rank 4",
     "tv_swin.dynamo.opset20.onnx": "expects tensor of rank 4",
-    # A scale a channel right behind a Conv, or on an Add, that onnxruntime fuses and then refuses.
-    "hf_swin.torchscript.opset17.onnx": "result zero point must be a scalar",
-    "timm_dinov2-fused.dynamo.dynbatch.opset20.onnx": "result zero point must be a scalar",
+    # A scale a channel on an Add that onnxruntime fuses and then refuses.
     "timm_deit_distilled-eager.torchscript.dynbatch.opset17.onnx": "Scale and Zero-point must be a scalar",
 }
 
