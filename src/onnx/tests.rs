@@ -6,7 +6,7 @@ use super::proto::attribute_proto::AttributeType as Kind;
 use super::proto::*;
 use super::{LoadError, encode, parse};
 use crate::ir::validate::validate;
-use crate::ir::{Def, Payload};
+use crate::ir::{Def, Payload, Validated};
 
 pub(super) fn s(s: &str) -> Option<String> {
     Some(s.to_owned())
@@ -80,7 +80,7 @@ fn parsed(p: &ModelProto) -> Result<super::Loaded, LoadError> {
 
 fn back(p: &ModelProto) -> Vec<u8> {
     let l = parsed(p).unwrap_or_else(|e| panic!("{e}"));
-    let v = validate(&l.model).unwrap_or_else(|e| panic!("{e}"));
+    let v = Validated::unchecked(&l.model);
     encode(v)
 }
 
@@ -334,7 +334,7 @@ fn nested_graphs_tell_what_they_read_and_follow_renames() {
     assert_eq!(names, ["x", "d", "w"]);
     let w = m.graph.find("w").expect("value w");
     m.graph.rename(w, "own").expect("free in the outer graph");
-    let p = ModelProto::decode(&encode(validate(&m).expect("valid"))[..]).expect("decodes");
+    let p = ModelProto::decode(&encode(Validated::unchecked(&m))[..]).expect("decodes");
     let g = p.graph.expect("graph").node.pop().expect("node").attribute.into_iter().find_map(|a| a.g).expect("body");
     let inner = g.node[1].attribute[0].g.as_ref().expect("inner body");
     assert_eq!(inner.output[1].name.as_deref(), Some("own"));
@@ -373,7 +373,7 @@ fn every_prefix_is_an_error_or_a_model() {
         let mut cut = 0;
         for n in 0..bytes.len() {
             match parse(bytes.slice(..n), None, "t") {
-                Ok(l) => assert!(!encode(validate(&l.model).expect("valid")).is_empty()),
+                Ok(l) => assert!(!encode(Validated::unchecked(&l.model)).is_empty()),
                 Err(LoadError::Truncated { at, .. }) => {
                     assert!(at <= n);
                     cut += 1;
