@@ -76,6 +76,9 @@ pub struct CompileArgs {
     /// A plan to carry out instead of making one; if the file does not exist, the plan made is written there
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
+    /// Run the model before and after every pass on one sample, and stop if a pass moves an output further than it declares
+    #[arg(long)]
+    pub verify_each: bool,
     #[command(flatten)]
     pub report: ReportArgs,
 }

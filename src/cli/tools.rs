@@ -2,7 +2,7 @@
 
 use super::args::{ExplainArgs, InspectArgs};
 use super::{Failure, load, rules};
-use crate::compile;
+use crate::compile::{self, Journal};
 use crate::ir::{Op, validate};
 use crate::passes::Pass;
 use crate::passes::clean_up::CleanUp;
@@ -25,7 +25,7 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     }
     let list: Vec<String> = ops.iter().map(|(o, n)| format!("{o} {n}")).collect();
     println!("  operators: {}", list.join(", "));
-    validate::validate(&m)?;
+    validate::validate(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
     let recipe = Recipe::find(&a.prepare.recipe, a.prepare.passes_dir.as_deref())?;
     let how = recipe.prepare.unwrap_or(Prepare { opset: 17 });
     let mut clean = m.clone();
@@ -39,7 +39,9 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
         let forms: Vec<String> = by.iter().map(|(r, n)| format!("{n} by {r}")).collect();
         println!("  {what}: {} ({})", sites.len(), if forms.is_empty() { "none".into() } else { forms.join(", ") });
     }
-    let p = compile::prepare(&m, &how, &rules, a.prepare.keep_opset)?;
+    let mut journal = Journal::default();
+    let p = compile::prepare(&m, &how, &rules, a.prepare.keep_opset, &mut journal)
+        .map_err(|e| format!("{}: {e}", a.model.display()))?;
     println!("in canonical form (opset {}, {} nodes):", p.model.opset(), p.model.graph.node_count());
     println!(
         "  {} attentions, {} LayerNorms, {} GELUs, {} linear layers, {} values to quantize",
@@ -58,7 +60,7 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     for (n, why) in &p.sites.islands {
         println!("  stays float: {} ({why})", p.model.graph.node(*n).name);
     }
-    for n in notes.iter().chain(&p.notes) {
+    for n in notes.iter().chain(&journal.notes) {
         println!("  note: {n}");
     }
     Ok(true)
@@ -67,7 +69,7 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
 pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
     let mut m = load(&a.model, &mut notes)?;
-    validate::validate(&m)?;
+    validate::validate(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
     CleanUp.run(&mut m)?;
     let rules = rules(a.passes_dir.as_deref())?;
     if let Some(id) = &a.rule

@@ -46,6 +46,18 @@ pub(super) fn render(r: &Report, width: u16) -> String {
         let rows = r.decisions.iter().map(|(what, n)| vec![what.clone(), n.to_string()]);
         out.table(&["decision", "count"], rows.collect(), 1);
     }
+    if !r.passes.is_empty() {
+        out.heading("Passes, on one sample");
+        let rows = r.passes.iter().map(|p| {
+            let moved = if p.distance == 0.0 { "same bits".to_owned() } else { number(p.distance) };
+            vec![p.pass.clone(), p.changes.to_string(), p.declares.clone(), moved, db(p.sqnr_db), db(p.total_db)]
+        });
+        out.table(
+            &["pass", "rewrites", "declares", "moved by", "SQNR of the step", "of all so far"],
+            rows.collect(),
+            3,
+        );
+    }
     if !r.timings.is_empty() {
         let times: Vec<String> = r.timings.iter().map(|t| format!("{} {:.1} s", t.stage, t.seconds)).collect();
         out.line("");
