@@ -5,7 +5,7 @@
 //! value in between can be written to a file, edited and read again.
 
 use crate::infer;
-use crate::ir::{Graph, Invalid, Model, validate};
+use crate::ir::{Graph, Invalid, Model, ops, validate};
 use crate::onnx;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
@@ -47,6 +47,10 @@ pub enum CompileError {
          was recognised and `fqvit-opt explain` how close the rules came"
     )]
     NoAttention { recipe: String },
+    #[error(
+        "the model's operator set is {found}; this program knows them up to {newest}: export the model at an older one"
+    )]
+    Opset { found: i64, newest: i64 },
     #[error(
         "weight `{weight}` of node `{node}` ({op}) holds {what} at element {at}; such a model can not be quantized: export \
          or train it again"
@@ -125,6 +129,10 @@ pub fn prepare(
         model.graph.nodes().find(|(_, n)| n.op.name.starts_with("QLinear") || n.op.is("QuantizeLinear"))
     {
         return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
+    }
+    let (found, newest) = (model.opset(), ops::newest_opset());
+    if found > newest {
+        return Err(CompileError::Opset { found, newest });
     }
     let mut m = model.clone();
     validate::validate(&m)?;

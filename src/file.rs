@@ -112,7 +112,10 @@ fn temp_in(dir: &Path) -> Result<NamedTempFile, WriteError> {
     // Temporary files are private by default; an output has the permissions any new file has.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(dir).map_err(|source| WriteError::Folder { folder: dir.to_owned(), source })
+    let failed = |source| WriteError::Folder { folder: dir.to_owned(), source };
+    std::fs::metadata(dir).map_err(failed)?;
+    // Only the kind: the message holds a name of a file that nobody asked for.
+    builder.tempfile_in(dir).map_err(|e| failed(e.kind().into()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use ndarray_npy::NpzWriter;
 use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, ReportArgs, VerifyArgs};
 use super::{Failure, bar, deliver, distinct, file_bytes, load, rules, threads, timed, writable};
 use crate::calibrate::data::{DataOptions, Dataset, InputSpec, split_holdout};
-use crate::calibrate::run::observe;
+use crate::calibrate::run::{CalibrateError, observe};
 use crate::calibrate::stats::StatsFile;
 use crate::compile::each::{Moved, verify_each};
 use crate::compile::{CompileError, Journal, Prepared, apply, make_plan, prepare};
@@ -96,7 +96,11 @@ fn statistics(
     let b = bar("calibrating", indices.len(), how.quiet);
     let values = timed(&mut log.timings, "calibrate", || {
         let model = validate::validate(&p.model)?;
-        Ok(observe(model, data, indices, &watches, how.threads, &|n| b.set_position(n as u64))?)
+        let seen = observe(model, data, indices, &watches, how.threads, &|n| b.set_position(n as u64));
+        Ok(seen.map_err(|e| match e {
+            CalibrateError::Runtime(e) => format!("the float model does not run: {e}"),
+            other => other.to_string(),
+        })?)
     })?;
     b.finish_and_clear();
     let n = indices.len() as u64 * data.batch() as u64;

@@ -49,10 +49,21 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(MISSED),
         Err(e) => {
-            eprintln!("error: {e}");
+            eprintln!("error: {}", readable(&e.to_string()));
             ExitCode::from(1)
         }
     }
+}
+
+/// A message of hundreds of faults hides the first one.
+fn readable(message: &str) -> String {
+    const LINES: usize = 20;
+    let n = message.lines().count();
+    if n <= LINES + 2 {
+        return message.to_owned();
+    }
+    let first: Vec<&str> = message.lines().take(LINES).collect();
+    format!("{}\n... and {} lines more", first.join("\n"), n - LINES)
 }
 
 /// Reads a model and tells what the reader did not understand.

@@ -7,11 +7,6 @@ use crate::passes::Numerics;
 use crate::runtime::{Array, Outputs, RuntimeError, Session, SessionOptions};
 use crate::verify::metrics::{Deviation, EXACT_DB, Site, decibels};
 
-/// Largest relative distance that counts as bit-exact. tract chooses kernels by shape and layout, so a pass that only
-/// moves data may reorder a float sum; an output that passes through a deep network then moves by a few units in the
-/// last place of its intermediate values. Bits are compared where nothing may reorder: in `tests/passes_cross.py`.
-pub const REORDERED: f32 = 2e-5;
-
 /// What one pass did to the outputs.
 #[derive(Clone, Debug)]
 pub struct Moved {
@@ -92,8 +87,8 @@ fn moved(step: &Step, model: &Model, old: &Outputs, new: &Outputs, origin: &Outp
     for (name, (a, (b, o))) in names.zip(old.iter().zip(new.iter().zip(origin))) {
         let distance = distance(a, b);
         worst.kept &= match step.numerics {
-            Numerics::BitExact => distance <= REORDERED,
-            Numerics::Close { rel } => distance <= rel.max(REORDERED),
+            Numerics::BitExact => distance == 0.0,
+            Numerics::Close { rel } => distance <= rel,
             Numerics::Quantizes => distance.is_finite(),
         };
         if distance > worst.distance {
