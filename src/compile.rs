@@ -30,6 +30,8 @@ use indexmap::IndexMap;
 
 #[cfg(feature = "tract")]
 pub mod each;
+#[cfg(feature = "tract")]
+pub mod sensitivity;
 
 /// Why a model could not be compiled.
 #[derive(Debug, thiserror::Error)]

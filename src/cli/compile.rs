@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use ndarray_npy::NpzWriter;
 
 use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, ReportArgs, VerifyArgs};
+use super::sensitivity::kept;
 use super::{Failure, bar, deliver, distinct, file_bytes, load, rules, threads, timed, writable};
 use crate::calibrate::data::{DataOptions, Dataset, InputSpec, split_holdout};
 use crate::calibrate::run::{CalibrateError, observe};
@@ -26,8 +27,8 @@ use crate::verify::run::{Compared, compare};
 
 /// What one command gathers on its way to a report.
 #[derive(Default)]
-struct Log {
-    notes: Vec<String>,
+pub(super) struct Log {
+    pub notes: Vec<String>,
     timings: Vec<Timing>,
     journal: Journal,
 }
@@ -41,19 +42,23 @@ impl Log {
 
 /// How models are run.
 #[derive(Clone, Copy)]
-struct Running {
-    threads: usize,
-    quiet: bool,
+pub(super) struct Running {
+    pub threads: usize,
+    pub quiet: bool,
 }
 
 /// Opens a data set and refuses data that does not fit the model.
-fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
+pub(super) fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
     let d = Dataset::open(options, &InputSpec::of(&m.graph)?)?;
     log.notes.extend(d.notes().iter().cloned());
     Ok(d)
 }
 
-fn prepared(model: &Path, a: &PrepareArgs, log: &mut Log) -> Result<(Model, Recipe, Option<Prepared>), Failure> {
+pub(super) fn prepared(
+    model: &Path,
+    a: &PrepareArgs,
+    log: &mut Log,
+) -> Result<(Model, Recipe, Option<Prepared>), Failure> {
     let m = load(model, &mut log.notes)?;
     let recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
     let Some(how) = recipe.prepare.clone() else { return Ok((m, recipe, None)) };
@@ -70,7 +75,7 @@ fn prepared(model: &Path, a: &PrepareArgs, log: &mut Log) -> Result<(Model, Reci
 }
 
 /// Statistics from a file, or from running the model; with the number of samples behind them.
-fn statistics(
+pub(super) fn statistics(
     p: &Prepared,
     recipe: &Recipe,
     data: &Dataset,
@@ -111,7 +116,7 @@ fn statistics(
     Ok(s)
 }
 
-fn planned(
+pub(super) fn planned(
     p: &Prepared,
     recipe: &Recipe,
     stats: &IndexMap<String, Stats>,
@@ -147,8 +152,8 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let how = Running { threads: threads(a.prepare.threads), quiet: a.report.quiet };
     let data = open(&a.data, &p.model, &mut log)?;
     let all: Vec<usize> = (0..data.len()).collect();
-    let (calib, held) =
-        if a.verify.is_some() || a.report.no_verify { (all, Vec::new()) } else { split_holdout(data.len()) };
+    let measured = (a.verify.is_none() && !a.report.no_verify) || a.keep.asked();
+    let (calib, held) = if measured { split_holdout(data.len()) } else { (all, Vec::new()) };
     let given = a.plan.as_deref().filter(|f| f.exists());
     let (plan, calibration, samples) = match given {
         Some(f) => {
@@ -161,6 +166,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             (planned(&p, &recipe, &s.into_map(), &mut log)?, what, samples)
         }
     };
+    let plan = if a.keep.asked() { kept(&p, plan, (&data, &held), &a.keep, how, &mut log)? } else { plan };
     let journal = &mut log.journal;
     let quantized = timed(&mut log.timings, "rewrite", || {
         // The plan may have come from a file.
@@ -361,7 +367,7 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
             all = all.join(StatsFile::read(f)?, f)?;
         }
         all.write(&a.stats)?;
-        println!("{} samples joined into {}", all.samples, a.stats.display());
+        say!("{} samples joined into {}", all.samples, a.stats.display());
         return Ok(true);
     }
     let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut log)?;
@@ -380,9 +386,9 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
     let s = statistics(&p, &recipe, &data, &indices, None, how, &mut log)?;
     s.write(&a.stats)?;
     for n in &log.notes {
-        println!("note: {n}");
+        say!("note: {n}");
     }
-    println!("{} values over {} samples written to {}", s.values.len(), s.samples, a.stats.display());
+    say!("{} values over {} samples written to {}", s.values.len(), s.samples, a.stats.display());
     Ok(true)
 }
 
@@ -407,9 +413,9 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
     file::write(&a.plan, plan.to_yaml().as_bytes())?;
     for n in &log.notes {
-        println!("note: {n}");
+        say!("note: {n}");
     }
-    println!(
+    say!(
         "{} activations, {} layers, {} attentions, {} folds planned in {}",
         plan.activations.len(),
         plan.layers.len(),

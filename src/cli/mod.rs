@@ -2,8 +2,19 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+/// Prints a line to standard output.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::put(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints to standard output, without an end of line.
+macro_rules! say_raw {
+    ($($text:tt)*) => { $crate::cli::put(format_args!($($text)*)) };
+}
+
 mod args;
 mod compile;
+mod sensitivity;
 mod tools;
 
 use std::ffi::OsString;
@@ -41,6 +52,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Inspect(a)) => tools::inspect(&a),
         Some(Command::Calibrate(a)) => compile::calibrate(&a),
         Some(Command::Plan(a)) => compile::plan(&a),
+        Some(Command::Sensitivity(a)) => sensitivity::sensitivity(&a),
         Some(Command::Verify(a)) => compile::verify(&a),
         Some(Command::Explain(a)) => tools::explain(&a),
         Some(Command::Recipes) => tools::recipes(),
@@ -51,6 +63,20 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Err(e) => {
             eprintln!("error: {}", readable(&e.to_string()));
             ExitCode::from(1)
+        }
+    }
+}
+
+/// Prints. A reader that has gone, as in `| head`, ends the program quietly; everything else is written by then.
+fn put(text: std::fmt::Arguments<'_>) {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) => {
+            eprintln!("error: standard output can not be written: {e}");
+            std::process::exit(1);
         }
     }
 }
@@ -97,6 +123,11 @@ fn bar(what: &'static str, n: usize, quiet: bool) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:>12} {bar:32} {pos}/{len} {eta}").expect("a fixed template");
     b.set_style(style);
     b
+}
+
+/// Width of the terminal, as far as it says so.
+fn columns() -> u16 {
+    std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100)
 }
 
 /// Runs a stage and keeps its time.
@@ -167,7 +198,7 @@ impl ReportArgs {
 fn deliver(report: &Report, how: &ReportArgs) -> Result<bool, Failure> {
     let to_stdout = how.json.as_deref() == Some(Path::new("-"));
     match &how.json {
-        Some(_) if to_stdout => println!("{}", report.to_json()?),
+        Some(_) if to_stdout => say!("{}", report.to_json()?),
         Some(p) => file::write(p, report.to_json()?.as_bytes())?,
         None => {}
     }
@@ -175,8 +206,7 @@ fn deliver(report: &Report, how: &ReportArgs) -> Result<bool, Failure> {
         file::write(p, report.to_html().as_bytes())?;
     }
     if !to_stdout {
-        let width = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100);
-        println!("{}", report.to_terminal(width));
+        say!("{}", report.to_terminal(columns()));
     }
     Ok(report.passes())
 }

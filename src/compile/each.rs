@@ -155,7 +155,8 @@ mod tests {
         }
 
         fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
-            let w = m.graph.initializers()[0];
+            let (_, product) = m.graph.nodes().next().expect("a node");
+            let w = product.input(1).expect("a weight");
             let t = m.graph.constant(w).expect("a constant");
             let data: Vec<f32> = t.to_f32s().expect("floats").iter().map(|x| x * self.by).collect();
             let mut p = Patch::new(self.id());

@@ -9,6 +9,9 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cli")]
+pub(crate) use terminal::table;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 

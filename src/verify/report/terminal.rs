@@ -110,21 +110,24 @@ impl Page {
 
     /// A table whose columns from number `right` on are aligned to the right.
     fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>, right: usize) {
-        if rows.is_empty() {
-            return;
+        if !rows.is_empty() {
+            table(header, rows, right, self.width).lines().for_each(|l| self.line(l));
         }
-        let mut t = Table::new();
-        let rule = LineStyle::none().fill('\u{2500}').junction('\u{2500}');
-        t.load_style(TableStyle::new().header_separator(rule));
-        t.force_no_tty();
-        t.set_content_arrangement(ContentArrangement::Dynamic);
-        t.set_width(self.width);
-        t.set_header(header.iter().map(|h| h.to_string()).collect::<Vec<_>>());
-        t.add_rows(rows);
-        for c in t.column_iter_mut().skip(right) {
-            c.set_cell_alignment(CellAlignment::Right);
-        }
-        let text = t.to_string();
-        text.lines().for_each(|l| self.line(l));
     }
+}
+
+/// A table `width` columns wide whose columns from number `right` on are aligned to the right.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, right: usize, width: u16) -> String {
+    let mut t = Table::new();
+    let rule = LineStyle::none().fill('\u{2500}').junction('\u{2500}');
+    t.load_style(TableStyle::new().header_separator(rule));
+    t.force_no_tty();
+    t.set_content_arrangement(ContentArrangement::Dynamic);
+    t.set_width(width);
+    t.set_header(header.iter().map(|h| h.to_string()).collect::<Vec<_>>());
+    t.add_rows(rows);
+    for c in t.column_iter_mut().skip(right) {
+        c.set_cell_alignment(CellAlignment::Right);
+    }
+    t.to_string().lines().map(|l| format!("{}\n", l.trim_end())).collect()
 }
