@@ -341,6 +341,94 @@ fn none_gives_the_file_back() {
     assert_eq!(fs::read(p.path("out.onnx")).expect("written"), fs::read(&m).expect("the digits"));
 }
 
+/// What `sensitivity` says of the digits, on 24 samples of which three are held back.
+fn sensitivity(p: &Place, more: &[&str]) -> serde_json::Value {
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let args = ["sensitivity", text(&m), "--calibrate", text(&c), "--samples", "24", "--stats", "s", "--json", "-"];
+    let o = p.run(&[&args[..], &["--alone-only"], more].concat());
+    assert!(o.status.code() != Some(1), "{}", String::from_utf8_lossy(&o.stderr));
+    serde_json::from_slice(&o.stdout).expect("nothing but JSON")
+}
+
+#[test]
+fn every_division_of_a_plan_holds_each_decision_once() {
+    let p = Place::new();
+    let counts = |by: &str| -> (Vec<String>, Vec<u64>) {
+        let found = sensitivity(&p, &["--by", by]);
+        let parts = found["parts"].as_array().expect("a list").clone();
+        let alone: Vec<f64> = parts.iter().filter_map(|x| x["alone_db"].as_f64()).collect();
+        assert!(alone.is_sorted(), "{alone:?}");
+        let sum = |k: &str| parts.iter().filter_map(|x| x[k].as_u64()).sum();
+        let mut names: Vec<String> = parts.iter().filter_map(|x| x["name"].as_str().map(str::to_owned)).collect();
+        names.sort();
+        (names, ["activations", "layers", "attentions", "constants"].map(sum).to_vec())
+    };
+    let (parts, by_part) = counts("part");
+    let (blocks, by_block) = counts("block");
+    let (roles, by_role) = counts("role");
+    assert_eq!(by_part, by_block);
+    assert_eq!(by_part, by_role);
+    // Four blocks: projection, fc1, fc2 and qkv in each, patches, head.
+    assert_eq!((by_part[1], by_part[2]), (18, 4));
+    let of = |k: usize| [format!("block {k} attention"), format!("block {k} mlp")];
+    let want: Vec<String> = (0..4).flat_map(of).chain(["embedding".into(), "head".into()]).collect();
+    assert_eq!(parts, want);
+    assert_eq!(blocks, ["block 0", "block 1", "block 2", "block 3", "embedding", "head"]);
+    assert!(
+        ["attention", "weights", "residual", "constants"].iter().all(|r| roles.iter().any(|x| x == r)),
+        "{roles:?}"
+    );
+}
+
+#[test]
+fn the_fewest_parts_reach_the_target() {
+    let p = Place::new();
+    let whole = sensitivity(&p, &[])["whole_db"].as_f64().expect("a figure");
+    let target = (whole + 5.0).to_string();
+    let found = sensitivity(&p, &["--target-sqnr", &target]);
+    let kept = found["kept_in_float"]["parts"].as_array().expect("parts").len();
+    let reached = found["kept_in_float"]["sqnr_db"].as_f64().expect("a figure");
+    assert!(kept > 0 && kept < 10 && reached >= whole + 5.0, "{kept} parts, {reached} dB of {target}");
+    let fewer = sensitivity(&p, &["--keep-float", &(kept - 1).to_string()]);
+    assert!(fewer["kept_in_float"]["sqnr_db"].as_f64().expect("a figure") < whole + 5.0);
+    // Everything in float is exact; more than that nobody can reach.
+    let all = sensitivity(&p, &["--keep-float", "10"]);
+    assert_eq!(all["kept_in_float"]["sqnr_db"], 999.0);
+    let m = digits("digits_vit.onnx");
+    p.refused(&["sensitivity", text(&m), "--keep-float", "1", "--target-sqnr", "9"], &["cannot be used with"]);
+    let args = ["sensitivity", text(&m), "--stats", "s", "-q", "--samples", "24"];
+    p.refused(&[&args[..], &["--keep-float", "hed"]].concat(), &["`hed`", "head", "block 0 mlp"]);
+}
+
+#[test]
+fn what_is_kept_in_float_is_in_the_plan_and_in_the_report() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let data = ["--calibrate", text(&c), "--samples", "24", "--stats", "s"];
+    let run = |more: &[&str]| -> serde_json::Value {
+        let o = p.compile(text(&m), &[&data[..], &["--json", "-"], more].concat());
+        assert!(o.status.code() != Some(1), "{}", String::from_utf8_lossy(&o.stderr));
+        serde_json::from_slice(&o.stdout).expect("nothing but JSON")
+    };
+    let sqnr = |r: &serde_json::Value| r["outputs"][0]["sqnr_db"].as_f64().expect("a figure");
+    let whole = run(&[]);
+    let less = run(&["--keep-float", "block 0 attention,head", "--plan", "p.yaml"]);
+    assert!(sqnr(&less) > sqnr(&whole) + 1.0, "{} and {}", sqnr(&less), sqnr(&whole));
+    let covered = |r: &serde_json::Value| r["coverage"]["covered"].as_u64().expect("a count");
+    // Two layers and two products of the attention, one layer of the head.
+    assert_eq!(covered(&less) + 5, covered(&whole));
+    let islands = less["islands"].as_array().expect("a list");
+    assert!(islands.iter().any(|i| i["node"] == "block 0 attention" && i["op"] == "part"), "{islands:?}");
+    // The plan alone gives the same file.
+    let bytes = fs::read(p.path("out.onnx")).expect("written");
+    run(&["--plan", "p.yaml"]);
+    assert_eq!(fs::read(p.path("out.onnx")).expect("written"), bytes);
+    // The first of the ranking is what a number keeps.
+    let worst = sensitivity(&p, &[])["parts"][0]["name"].clone();
+    let one = run(&["--keep-float", "1"]);
+    assert!(one["islands"].as_array().expect("a list").iter().any(|i| i["node"] == worst), "{one}");
+}
+
 #[test]
 fn help_and_recipes() {
     let p = Place::new();
