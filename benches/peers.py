@@ -12,6 +12,7 @@ Needs onnx, onnxruntime, numpy, pillow, and a built program.
 
 import argparse
 import json
+import logging
 import pathlib
 import subprocess
 import tempfile
@@ -82,6 +83,8 @@ def main():
     p.add_argument("--keep", type=pathlib.Path, help="folder for the quantized files; default: a temporary one")
     p.add_argument("--json", type=pathlib.Path, help="write the figures here as well")
     a = p.parse_args()
+    # The quantizer warns of each gamma and beta that has no second axis.
+    logging.disable(logging.WARNING)
     side = measure.image_size(a.model)
     calib, _ = measure.photographs(a.calib, side, measure.short_side(a, side), a.mean, a.std, a.calib_limit)
     images, classes = measure.photographs(a.eval, side, a.eval_resize, a.mean, a.std, a.limit)
