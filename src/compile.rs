@@ -13,15 +13,21 @@ use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::integer_norm::IntegerNorm;
+use crate::passes::quantize::lower::codes_first::CodesFirst;
+use crate::passes::quantize::lower::patches::PatchesAsRows;
+use crate::passes::quantize::lower::per_channel::PerChannel;
+use crate::passes::quantize::lower::products::IntegerProducts;
+use crate::passes::quantize::lower::sums::IntegerSums;
 use crate::passes::quantize::weights::QuantizeWeights;
 use crate::passes::raise_opset::RaiseOpset;
 use crate::passes::rules::{ApplyRules, opset_wanted};
 use crate::passes::scale_after_product::ScaleAfterProduct;
+use crate::passes::split_projection::SplitProjection;
 use crate::passes::{Numerics, Pass, PassError};
 use crate::pattern::{RuleSet, attentions};
 use crate::plan::planner::{self, PlanningError};
 use crate::plan::sites::{self, Sites};
-use crate::plan::{PlanError, QuantPlan};
+use crate::plan::{Form, PlanError, QuantPlan};
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
 use crate::rewrite::sweep;
@@ -149,6 +155,7 @@ pub fn prepare(
     run(&ApplyRules::new(rules), &mut m, journal)?;
     infer::annotate(&mut m);
     run(&ScaleAfterProduct { rules }, &mut m, journal)?;
+    run(&SplitProjection, &mut m, journal)?;
     run(&CleanUp, &mut m, journal)?;
     infer::annotate(&mut m);
     let sites = sites::find(&m, attentions(&m, rules));
@@ -209,10 +216,17 @@ pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Mo
     for pass in passes {
         run(pass, &mut m, journal)?;
     }
-    if plan.integer_norm {
-        run(&IntegerNorm, &mut m, journal)?;
-    }
     sweep(&mut m);
+    if plan.form == Form::Integer {
+        run(&Cse, &mut m, journal)?;
+        infer::annotate(&mut m);
+        let lowering: [&dyn Pass; 6] =
+            [&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel];
+        for pass in lowering {
+            run(pass, &mut m, journal)?;
+        }
+        sweep(&mut m);
+    }
     run(&Cse, &mut m, journal)?;
     sweep(&mut m);
     validate::validate(&m)?;

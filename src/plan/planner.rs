@@ -20,6 +20,7 @@ use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::{Code, QParams};
 
 mod scores;
+mod ties;
 
 /// Why no plan could be made.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +121,7 @@ pub fn plan(
         constants: constants(g, sites, recipe),
         layers: Vec::new(),
         attentions: Vec::new(),
-        integer_norm: recipe.integer_norm,
+        form: recipe.form,
         islands: Vec::new(),
     };
     let by_x: BTreeMap<ValueId, Vec<&Linear>> = sites.linears.iter().fold(BTreeMap::new(), |mut m, l| {
@@ -148,6 +149,7 @@ pub fn plan(
         plan.folds.extend(fold);
         plan.activations.extend(acts);
     }
+    ties::separate(g, sites, &mut plan);
     for l in &sites.linears {
         plan.layers.push(layer(g, l, stats, recipe, &plan.folds));
     }
