@@ -5,7 +5,7 @@
 //! value in between can be written to a file, edited and read again.
 
 use crate::infer;
-use crate::ir::{Invalid, Model, validate};
+use crate::ir::{Graph, Invalid, Model, ops, validate};
 use crate::onnx;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
@@ -23,7 +23,7 @@ use crate::passes::raise_opset::RaiseOpset;
 use crate::passes::rules::{ApplyRules, opset_wanted};
 use crate::passes::scale_after_product::ScaleAfterProduct;
 use crate::passes::split_projection::SplitProjection;
-use crate::passes::{Pass, PassError};
+use crate::passes::{Numerics, Pass, PassError};
 use crate::pattern::{RuleSet, attentions};
 use crate::plan::planner::{self, PlanningError};
 use crate::plan::sites::{self, Sites};
@@ -33,6 +33,11 @@ use crate::recipe::{Prepare, Recipe};
 use crate::rewrite::sweep;
 
 use indexmap::IndexMap;
+
+#[cfg(feature = "tract")]
+pub mod each;
+#[cfg(feature = "tract")]
+pub mod sensitivity;
 
 /// Why a model could not be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,15 @@ pub enum CompileError {
          was recognised and `fqvit-opt explain` how close the rules came"
     )]
     NoAttention { recipe: String },
+    #[error(
+        "the model's operator set is {found}; this program knows them up to {newest}: export the model at an older one"
+    )]
+    Opset { found: i64, newest: i64 },
+    #[error(
+        "weight `{weight}` of node `{node}` ({op}) holds {what} at element {at}; such a model can not be quantized: export \
+         or train it again"
+    )]
+    Weight { weight: String, node: String, op: String, what: &'static str, at: usize },
     #[error("the model is quantized already (node `{node}` is a {op}); give the float model it was made from")]
     Quantized { node: String, op: String },
 }
@@ -61,21 +75,47 @@ pub struct Prepared {
     pub sites: Sites,
     /// Fingerprint of the canonical model: statistics and plans carry it.
     pub fingerprint: String,
-    /// `(pass, changes)` in the order they ran.
-    pub passes: Vec<(String, usize)>,
+}
+
+/// What the passes did, in the order they ran.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    pub steps: Vec<Step>,
+    /// What the passes want to tell the user.
     pub notes: Vec<String>,
+    keep_models: bool,
+}
+
+/// One pass that ran.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub pass: String,
+    pub changes: usize,
+    /// What the pass says it does to the numbers.
+    pub numerics: Numerics,
+    /// The model as the pass found and left it, in a journal that keeps models.
+    pub models: Option<[Model; 2]>,
+}
+
+impl Journal {
+    /// A journal that keeps the model before and after each pass, for [`each::verify_each`]. Weights that no pass
+    /// replaced are shared, not copied.
+    pub fn keeping_models() -> Journal {
+        Journal { keep_models: true, ..Journal::default() }
+    }
 }
 
 /// Runs one pass and checks that it left a valid model behind.
-fn run(
-    pass: &dyn Pass,
-    m: &mut Model,
-    log: &mut Vec<(String, usize)>,
-    notes: &mut Vec<String>,
-) -> Result<(), CompileError> {
+fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), CompileError> {
+    let before = journal.keep_models.then(|| m.clone());
     let out = pass.run(m)?;
-    notes.extend(out.notes.into_iter().map(|n| format!("{}: {n}", pass.id())));
-    log.push((pass.id().to_owned(), out.changes));
+    journal.notes.extend(out.notes.into_iter().map(|n| format!("{}: {n}", pass.id())));
+    journal.steps.push(Step {
+        pass: pass.id().to_owned(),
+        changes: out.changes,
+        numerics: pass.numerics(),
+        models: before.map(|b| [b, m.clone()]),
+    });
     validate::validate(m)?;
     Ok(())
 }
@@ -83,32 +123,69 @@ fn run(
 /// Canonical form: constants folded, LayerNorm and GELU as one node each, attention with its scale behind the product.
 ///
 /// `keep_opset` forbids raising the operator set; LayerNorm and GELU that it lacks then stay decomposed.
-pub fn prepare(model: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) -> Result<Prepared, CompileError> {
+///
+/// # Errors
+/// If a pass fails, or a weight holds NaN or infinity: no statistics could mend that.
+pub fn prepare(
+    model: &Model,
+    how: &Prepare,
+    rules: &RuleSet,
+    keep_opset: bool,
+    journal: &mut Journal,
+) -> Result<Prepared, CompileError> {
     if let Some((_, n)) =
         model.graph.nodes().find(|(_, n)| n.op.name.starts_with("QLinear") || n.op.is("QuantizeLinear"))
     {
         return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
     }
+    let (found, newest) = (model.opset(), ops::newest_opset());
+    if found > newest {
+        return Err(CompileError::Opset { found, newest });
+    }
     let mut m = model.clone();
-    let (mut log, mut notes) = (Vec::new(), Vec::new());
     validate::validate(&m)?;
-    run(&CleanUp, &mut m, &mut log, &mut notes)?;
+    run(&CleanUp, &mut m, journal)?;
     if !keep_opset {
         let to = opset_wanted(&m, rules).unwrap_or(0).max(how.opset);
         if to > m.opset() {
-            run(&RaiseOpset { to }, &mut m, &mut log, &mut notes)?;
+            run(&RaiseOpset { to }, &mut m, journal)?;
         }
     }
     infer::annotate(&mut m);
-    run(&ApplyRules::new(rules), &mut m, &mut log, &mut notes)?;
+    run(&ApplyRules::new(rules), &mut m, journal)?;
     infer::annotate(&mut m);
-    run(&ScaleAfterProduct { rules }, &mut m, &mut log, &mut notes)?;
-    run(&SplitProjection, &mut m, &mut log, &mut notes)?;
-    run(&CleanUp, &mut m, &mut log, &mut notes)?;
+    run(&ScaleAfterProduct { rules }, &mut m, journal)?;
+    run(&SplitProjection, &mut m, journal)?;
+    run(&CleanUp, &mut m, journal)?;
     infer::annotate(&mut m);
     let sites = sites::find(&m, attentions(&m, rules));
+    finite(&m.graph, &sites)?;
     let fingerprint = blake3::hash(&onnx::encode(validate::validate(&m)?)).to_hex()[..16].to_owned();
-    Ok(Prepared { model: m, sites, fingerprint, passes: log, notes })
+    Ok(Prepared { model: m, sites, fingerprint })
+}
+
+/// Refuses constants that would make every result NaN: NaN or infinity in weights, biases and norms, NaN in constants of
+/// elementwise operators (an infinity there may be a bound or a mask).
+fn finite(g: &Graph, sites: &Sites) -> Result<(), CompileError> {
+    let linear =
+        sites.linears.iter().flat_map(|l| [Some((l.node, l.weight)), l.bias.as_ref().map(|b| (l.node, b.value))]);
+    let norm = sites.norms.iter().flat_map(|n| g.node(*n).inputs.iter().skip(1).map(|v| v.map(|v| (*n, v))));
+    let strict = linear.chain(norm).flatten().map(|(n, v)| (n, v, true));
+    let loose = sites.constants.iter().filter_map(|(n, slot)| Some((*n, g.node(*n).input(*slot)?, false)));
+    for (n, v, strict) in strict.chain(loose) {
+        let data = g.constant(v).and_then(|t| t.to_f32s()).unwrap_or_default();
+        if let Some(at) = data.iter().position(|x| x.is_nan() || (strict && x.is_infinite())) {
+            let n = g.node(n);
+            return Err(CompileError::Weight {
+                weight: g.name_of(v).to_owned(),
+                node: if n.name.is_empty() { n.out().map_or("", |v| g.name_of(v)) } else { &n.name }.to_owned(),
+                op: n.op.to_string(),
+                what: if data[at].is_nan() { "NaN" } else { "infinity" },
+                at,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Decides, from statistics.
@@ -122,7 +199,7 @@ pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe)
 }
 
 /// Carries a plan out.
-pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
+pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Model, CompileError> {
     if plan.model != p.fingerprint {
         return Err(
             PlanError::Model { path: "plan".into(), plan: plan.model.clone(), model: p.fingerprint.clone() }.into()
@@ -130,7 +207,6 @@ pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
     }
     let mut m = p.model.clone();
     let sites = &p.sites;
-    let (mut log, mut notes) = (Vec::new(), Vec::new());
     let passes: [&dyn Pass; 4] = [
         &FoldFactors { plan, sites },
         &QuantizeWeights { plan, sites },
@@ -138,20 +214,20 @@ pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
         &QuantizeActivations { plan, sites },
     ];
     for pass in passes {
-        run(pass, &mut m, &mut log, &mut notes)?;
+        run(pass, &mut m, journal)?;
     }
     sweep(&mut m);
     if plan.form == Form::Integer {
-        run(&Cse, &mut m, &mut log, &mut notes)?;
+        run(&Cse, &mut m, journal)?;
         infer::annotate(&mut m);
         let lowering: [&dyn Pass; 6] =
             [&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel];
         for pass in lowering {
-            run(pass, &mut m, &mut log, &mut notes)?;
+            run(pass, &mut m, journal)?;
         }
         sweep(&mut m);
     }
-    run(&Cse, &mut m, &mut log, &mut notes)?;
+    run(&Cse, &mut m, journal)?;
     sweep(&mut m);
     validate::validate(&m)?;
     Ok(m)

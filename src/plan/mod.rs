@@ -2,6 +2,7 @@
 //!
 //! Calibration and the planner write it; the rewriting passes do what it says and decide nothing.
 
+pub mod parts;
 pub mod planner;
 pub mod recipe;
 pub mod sites;
