@@ -9,6 +9,7 @@ use crate::ir::{Invalid, Model, validate};
 use crate::onnx;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
+use crate::passes::decompose_attention::DecomposeAttention;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
 use crate::passes::quantize::fold::FoldFactors;
@@ -87,6 +88,7 @@ pub fn prepare(model: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) 
     let (mut log, mut notes) = (Vec::new(), Vec::new());
     validate::validate(&m)?;
     run(&CleanUp, &mut m, &mut log, &mut notes)?;
+    run(&DecomposeAttention, &mut m, &mut log, &mut notes)?;
     if !keep_opset {
         let to = opset_wanted(&m, rules).unwrap_or(0).max(how.opset);
         if to > m.opset() {

@@ -9,6 +9,7 @@ pub mod constant_masks;
 pub mod constant_nodes;
 pub mod cse;
 pub mod dead;
+pub mod decompose_attention;
 pub mod direct_shapes;
 pub mod fold_constants;
 pub mod fuse_transpose;

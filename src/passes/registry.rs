@@ -6,6 +6,7 @@ use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
 use super::cse::Cse;
 use super::dead::Dead;
+use super::decompose_attention::DecomposeAttention;
 use super::direct_shapes::DirectShapes;
 use super::fold_constants::FoldConstants;
 use super::fuse_transpose::FuseTranspose;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(Cse),
         Box::new(ConstantMasks),
         Box::new(FuseTranspose),
+        Box::new(DecomposeAttention),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),
     ]
