@@ -2,8 +2,10 @@
 //!
 //! Calibration and the planner write it; the rewriting passes do what it says and decide nothing.
 
+mod hidden;
 pub mod planner;
 pub mod recipe;
+pub mod scores;
 pub mod sites;
 
 use serde::{Deserialize, Serialize};
