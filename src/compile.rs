@@ -5,11 +5,12 @@
 //! value in between can be written to a file, edited and read again.
 
 use crate::infer;
-use crate::ir::{Invalid, Model, validate};
+use crate::ir::{Def, Invalid, Model, Op, validate};
 use crate::onnx;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
 use crate::passes::decompose_attention::DecomposeAttention;
+use crate::passes::fix_defaults::FixDefaults;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
 use crate::passes::quantize::fold::FoldFactors;
@@ -25,7 +26,7 @@ use crate::plan::sites::{self, Sites};
 use crate::plan::{PlanError, QuantPlan};
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
-use crate::rewrite::sweep;
+use crate::rewrite::{WidenError, has_narrow_floats, sweep, widen_floats};
 
 use indexmap::IndexMap;
 
@@ -41,10 +42,19 @@ pub enum CompileError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(
-        "no attention was found in this model, so recipe `{recipe}` has nothing to work on; `fqvit-opt inspect` shows what \
-         was recognised and `fqvit-opt explain` how close the rules came"
+        "neither an attention nor a layer with weights was found in this model, so recipe `{recipe}` has nothing to work \
+         on; `fqvit-opt inspect` shows what was recognised and `fqvit-opt explain` how close the rules came"
     )]
     NoAttention { recipe: String },
+    #[error(transparent)]
+    Inline(#[from] onnx::InlineError),
+    #[error(transparent)]
+    Widen(#[from] WidenError),
+    #[error(
+        "weight `{value}` is a sparse initializer, which is not read here; store it densely (onnxruntime's offline \
+         optimizer does)"
+    )]
+    Sparse { value: String },
     #[error("the model is quantized already (node `{node}` is a {op}); give the float model it was made from")]
     Quantized { node: String, op: String },
 }
@@ -79,21 +89,26 @@ fn run(
 ///
 /// `keep_opset` forbids raising the operator set; LayerNorm and GELU that it lacks then stay decomposed.
 pub fn prepare(model: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) -> Result<Prepared, CompileError> {
-    if let Some((_, n)) =
-        model.graph.nodes().find(|(_, n)| n.op.name.starts_with("QLinear") || n.op.is("QuantizeLinear"))
-    {
+    if let Some((_, n)) = model.graph.nodes().find(|(_, n)| is_quantized(&n.op)) {
         return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
     }
-    let mut m = model.clone();
+    let sparse = |v: &crate::ir::Value| matches!(v.def, Def::Sparse);
+    if let Some((v, _)) = model.graph.values().find(|(_, v)| sparse(v)) {
+        return Err(CompileError::Sparse { value: model.graph.name_of(v).to_owned() });
+    }
+    let mut m = onnx::inline_functions(model)?;
     let (mut log, mut notes) = (Vec::new(), Vec::new());
     validate::validate(&m)?;
+    run(&FixDefaults, &mut m, &mut log, &mut notes)?;
+    if has_narrow_floats(&m) {
+        let weights = widen_floats(&mut m)?;
+        notes.push(format!("the model computes in half precision; {weights} weights and all it computes are float32 now"));
+        validate::validate(&m)?;
+    }
     run(&CleanUp, &mut m, &mut log, &mut notes)?;
     run(&DecomposeAttention, &mut m, &mut log, &mut notes)?;
     if !keep_opset {
-        let to = opset_wanted(&m, rules).unwrap_or(0).max(how.opset);
-        if to > m.opset() {
-            run(&RaiseOpset { to }, &mut m, &mut log, &mut notes)?;
-        }
+        raise(&mut m, how.opset, rules, &mut log, &mut notes)?;
     }
     infer::annotate(&mut m);
     run(&ApplyRules::new(rules), &mut m, &mut log, &mut notes)?;
@@ -104,6 +119,36 @@ pub fn prepare(model: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) 
     let sites = sites::find(&m, attentions(&m, rules));
     let fingerprint = blake3::hash(&onnx::encode(validate::validate(&m)?)).to_hex()[..16].to_owned();
     Ok(Prepared { model: m, sites, fingerprint, passes: log, notes })
+}
+
+/// True for operators of a model that was quantized before.
+fn is_quantized(op: &Op) -> bool {
+    const MARKS: [&str; 5] =
+        ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"];
+    op.name.starts_with("QLinear") || op.name.starts_with("QAttention") || MARKS.contains(&op.name.as_str())
+}
+
+/// Raises the operator set as far as the rules wish, or else as far as the recipe asks. What can not be raised keeps its
+/// set, with a note.
+fn raise(
+    m: &mut Model,
+    least: i64,
+    rules: &RuleSet,
+    log: &mut Vec<(String, usize)>,
+    notes: &mut Vec<String>,
+) -> Result<(), CompileError> {
+    let wanted = opset_wanted(m, rules).unwrap_or(0).max(least);
+    for to in [wanted, least] {
+        if to <= m.opset() {
+            break;
+        }
+        match run(&RaiseOpset { to }, m, log, notes) {
+            Ok(()) => break,
+            Err(CompileError::Pass(PassError::Failed { message, .. })) => notes.push(message),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Decides, from statistics.

@@ -50,7 +50,12 @@ fn prepared(model: &Path, a: &PrepareArgs, log: &mut Log) -> Result<(Model, Reci
     let p = timed(&mut log.timings, "prepare", || Ok(prepare(&m, &how, &rules, a.keep_opset)?))?;
     log.notes.extend(p.notes.iter().cloned());
     if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) && p.sites.attentions.is_empty() {
-        return Err(CompileError::NoAttention { recipe: recipe.name.clone() }.into());
+        if p.sites.linears.is_empty() {
+            return Err(CompileError::NoAttention { recipe: recipe.name.clone() }.into());
+        }
+        log.notes.push(
+            "no attention was found; the rest is quantized (`fqvit-opt explain` tells how close the rules came)".into(),
+        );
     }
     Ok((m, recipe, Some(p)))
 }
@@ -315,8 +320,8 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
 
 pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
-    let float = load(&a.float, &mut log.notes)?;
-    let quantized = load(&a.quantized, &mut log.notes)?;
+    let float = onnx::inline_functions(&load(&a.float, &mut log.notes)?)?;
+    let quantized = onnx::inline_functions(&load(&a.quantized, &mut log.notes)?)?;
     if let Some(p) = &a.outputs {
         writable(p)?;
     }

@@ -11,8 +11,8 @@ use crate::rewrite::{Patch, Ref};
 ///
 /// # When it fires
 /// On every `Attention` over float32 whose head counts and head size are known. One that keeps a cache of keys and
-/// values, hands out more than its first output, caps its scores softly or counts the keys of each sample is left alone,
-/// with a note that says which.
+/// values, hands out more than its first output, caps scores softly as well as masking them, or counts the keys of each
+/// sample is left alone, with a note that says which.
 ///
 /// # Why it is correct
 /// It is the operator's definition. The standard multiplies queries and keys by the root of the scale each; here their
@@ -95,6 +95,8 @@ struct Site {
     split: bool,
     head_size: i64,
     scale: f32,
+    /// `c` of `c tanh(scores / c)`.
+    softcap: Option<f32>,
 }
 
 impl Site {
@@ -112,8 +114,10 @@ impl Site {
         if n.outputs.iter().skip(1).flatten().any(|v| g.use_count(*v) > 0) {
             return Err("its present keys, values or scores are read".into());
         }
-        if n.attrs.float("softcap").unwrap_or(0.0) != 0.0 {
-            return Err("it caps its scores softly".into());
+        let softcap = n.attrs.float("softcap").filter(|c| *c > 0.0);
+        if softcap.is_some() && (n.input(3).is_some() || n.attrs.int("is_causal").unwrap_or(0) != 0) {
+            // Versions of the standard disagree on which of the two comes first.
+            return Err("it caps its scores softly and masks them".into());
         }
         let window = |name| n.attrs.int(name).unwrap_or(-1) >= 0;
         if window("left_window_size") || window("right_window_size") {
@@ -171,7 +175,7 @@ impl Site {
                 !matches!(causal, Causal::No) || kept.is_none_or(|k| k.chunks(last).any(|row| row.iter().all(|x| !x)))
             }
         });
-        Ok(Site { q, k, v, y, mask, may_hide_rows, causal, q_heads, kv_heads, split, head_size, scale })
+        Ok(Site { q, k, v, y, mask, may_hide_rows, causal, q_heads, kv_heads, split, head_size, scale, softcap })
     }
 
     fn patch(&self, g: &Graph, id: NodeId) -> Patch {
@@ -187,6 +191,12 @@ impl Site {
         let s = p.node("MatMul", &format!("{name}_product"), &[q, kt], Attrs::new());
         let scale = p.constant(&format!("{name}_scale"), Tensor::scalar_f32(self.scale));
         let mut s = p.node("Mul", &format!("{name}_scores"), &[s, scale], Attrs::new());
+        if let Some(c) = self.softcap {
+            let c = p.constant(&format!("{name}_cap"), Tensor::scalar_f32(c));
+            let t = p.node("Div", &format!("{name}_uncapped"), &[s, c], Attrs::new());
+            let t = p.node("Tanh", &format!("{name}_bent"), &[t], Attrs::new());
+            s = p.node("Mul", &format!("{name}_capped"), &[t, c], Attrs::new());
+        }
         let mut keep = self.causal(&mut p, &name);
         match self.mask {
             Some((m, true)) => {

@@ -11,6 +11,7 @@ pub mod cse;
 pub mod dead;
 pub mod decompose_attention;
 pub mod direct_shapes;
+pub mod fix_defaults;
 pub mod fold_constants;
 pub mod fuse_transpose;
 pub mod identity;

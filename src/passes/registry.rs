@@ -8,6 +8,7 @@ use super::cse::Cse;
 use super::dead::Dead;
 use super::decompose_attention::DecomposeAttention;
 use super::direct_shapes::DirectShapes;
+use super::fix_defaults::FixDefaults;
 use super::fold_constants::FoldConstants;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(Cse),
         Box::new(ConstantMasks),
         Box::new(FuseTranspose),
+        Box::new(FixDefaults),
         Box::new(DecomposeAttention),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),

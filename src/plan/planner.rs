@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
 use super::scores::score_site;
-use super::sites::{Linear, Site, Sites, reading_nodes, trace_back};
+use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
 use super::{Activation, AttentionPlan, Constant, Fold, Island, Layer, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Graph, Model, ValueId};
 use crate::quant::hist::Moments;
@@ -250,7 +250,7 @@ fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
             .activations
             .iter()
             .enumerate()
-            .filter(|(_, x)| g.find(&x.value).is_some_and(|v| trace_back(g, v) == out || v == out))
+            .filter(|(_, x)| g.find(&x.value).is_some_and(|v| moved_from(g, v) == out || v == out))
             .map(|(i, _)| i)
             .collect();
         let code = |i: usize| plan.activations[i].params.code();

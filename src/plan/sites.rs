@@ -184,6 +184,14 @@ pub fn trace_back(g: &Graph, mut v: ValueId) -> ValueId {
     v
 }
 
+/// As [`trace_back`], through outputs of the graph too.
+pub fn moved_from(g: &Graph, mut v: ValueId) -> ValueId {
+    while let Some(x) = g.producer(v).map(|p| g.node(p)).filter(|n| is_whole_move(n)).and_then(|n| n.input(0)) {
+        v = x;
+    }
+    v
+}
+
 fn float_value(g: &Graph, v: ValueId) -> bool {
     g.value(v).ty.as_ref().is_none_or(|t| t.dtype == DType::FLOAT)
 }
