@@ -101,6 +101,13 @@ pub fn prepare(model: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) 
     validate::validate(&m)?;
     run(&FixDefaults, &mut m, &mut log, &mut notes)?;
     if has_narrow_floats(&m) {
+        // The rules know how narrow a constant is that they compare; once widened, it has lost that.
+        run(&CleanUp, &mut m, &mut log, &mut notes)?;
+        if !keep_opset {
+            raise(&mut m, how.opset, rules, &mut log, &mut notes)?;
+        }
+        infer::annotate(&mut m);
+        run(&ApplyRules::new(rules), &mut m, &mut log, &mut notes)?;
         let weights = widen_floats(&mut m)?;
         notes.push(format!("the model computes in half precision; {weights} weights and all it computes are float32 now"));
         validate::validate(&m)?;

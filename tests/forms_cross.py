@@ -25,7 +25,13 @@ from forms import CASES
 LEAST_DB = 12.0
 LEAST_DB_BETWEEN = 25.0
 HELD = 8
-REFUSED = {}
+REFUSED = {
+    "sparse-initializer": "sparse initializer",
+    "already-quantized": "quantized already",
+    "loop": "Loop",
+    "foreign-operator": "com.microsoft",
+    "opset-10": "opset",
+}
 
 
 def session(path, level):
@@ -70,12 +76,14 @@ def judge(program, name, folder):
     case = CASES[name]()
     model, quantized = folder / "float.onnx", folder / "q.onnx"
     onnx.save(case.model, str(model))
-    onnx.checker.check_model(str(model), full_check=True)
     none = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     held = {k: v[:HELD] for k, v in case.feed.items()}
     dim = case.model.graph.input[0].type.tensor_type.shape.dim[0]
     batch = dim.dim_value or 1
-    reference = outputs(model, held, none, batch)
+    if name not in REFUSED:
+        onnx.checker.check_model(str(model), full_check=True)
+        onnx.save(case.reference or case.model, str(folder / "reference.onnx"))
+        reference = outputs(folder / "reference.onnx", held, none, batch)
     np.savez(folder / "calib.npz", **{k: v[HELD:] for k, v in case.feed.items()})
     np.savez(folder / "held.npz", **held)
     status, said = run(program, model, "-o", quantized, "--calibrate", folder / "calib.npz", "--quiet", "--min-sqnr=-100",
@@ -92,7 +100,8 @@ def judge(program, name, folder):
     db, out = {}, {}
     for key, level in [("basic", ort.GraphOptimizationLevel.ORT_ENABLE_BASIC), ("all", ort.GraphOptimizationLevel.ORT_ENABLE_ALL)]:
         out[key] = outputs(quantized, held, level, batch)
-    status, said = run(program, "verify", model, quantized, "--data", folder / "held.npz", "--outputs", folder / "tract.npz",
+    # What tract makes of the result; what it makes of the float model is no matter here.
+    status, said = run(program, "verify", quantized, quantized, "--data", folder / "held.npz", "--outputs", folder / "tract.npz",
                        "--quiet", "--min-sqnr=-100", "--min-agreement=0")
     if status != 0:
         wrong.append(f"tract: {said[:300]}")

@@ -132,7 +132,7 @@ fn collect(g: &proto::GraphProto, taken: &mut BTreeSet<String>) {
     taken.extend(g.initializer.iter().filter_map(|t| t.name.clone()));
     taken.extend(g.sparse_initializer.iter().filter_map(|t| t.values.as_ref()?.name.clone()));
     for n in &g.node {
-        taken.extend(n.output.iter().cloned());
+        taken.extend(n.output.iter().chain(&n.name).cloned());
         n.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).for_each(|b| collect(b, taken));
     }
 }
@@ -201,7 +201,7 @@ fn expand(
             let from = n.input.get(i).cloned().unwrap_or_default();
             map.insert(formal.clone(), from.clone());
             out.push(proto::NodeProto {
-                name: Some(format!("{prefix}/{formal}")),
+                name: Some(names.fresh(&format!("{prefix}/{formal}"))),
                 op_type: Some("Identity".into()),
                 input: vec![from],
                 output: vec![given.clone()],
@@ -220,7 +220,7 @@ fn expand(
         inner.output.iter_mut().for_each(rename);
         let own = text(&inner.name);
         let own = if own.is_empty() { text(&inner.op_type) } else { own };
-        inner.name = Some(format!("{prefix}/{own}"));
+        inner.name = Some(names.fresh(&format!("{prefix}/{own}")));
         let mut attributes = Vec::with_capacity(inner.attribute.len());
         for mut a in std::mem::take(&mut inner.attribute) {
             if let Some(from) = a.ref_attr_name.clone().filter(|s| !s.is_empty()) {

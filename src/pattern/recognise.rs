@@ -71,7 +71,7 @@ pub fn recognise_with(model: &Model, rules: &RuleSet, what: &str) -> (Vec<Recogn
 /// What a mask is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskKind {
-    /// An added constant of ordinary size: a relative-position bias.
+    /// An added constant of ordinary size, a relative-position bias; or a factor a head. It hides nothing.
     Bias,
     /// Added; a constant of zeros and very negative numbers.
     Additive,
@@ -152,6 +152,9 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
         None => None,
     };
     let mut masks = Vec::new();
+    if let Some(v) = value("factors") {
+        masks.push(Mask { node: reader(v)?, value: v, kind: MaskKind::Bias });
+    }
     for (role, fill) in [("bias", "fill"), ("mask", "fill2"), ("mask2", "fill3")] {
         let Some(v) = value(role) else { continue };
         let node = reader(v)?;
