@@ -5,10 +5,12 @@
 //! value in between can be written to a file, edited and read again.
 
 use crate::infer;
-use crate::ir::{Graph, Invalid, Model, ops, validate};
+use crate::ir::{Def, Graph, Invalid, Model, Op, ops, validate};
 use crate::onnx;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
+use crate::passes::decompose_attention::DecomposeAttention;
+use crate::passes::fix_defaults::FixDefaults;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
 use crate::passes::quantize::fold::FoldFactors;
@@ -30,7 +32,7 @@ use crate::plan::sites::{self, Sites};
 use crate::plan::{Form, PlanError, QuantPlan};
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
-use crate::rewrite::sweep;
+use crate::rewrite::{WidenError, has_narrow_floats, sweep, widen_floats};
 
 use indexmap::IndexMap;
 
@@ -51,8 +53,8 @@ pub enum CompileError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(
-        "no attention was found in this model, so recipe `{recipe}` has nothing to work on; `fqvit-opt inspect` shows what \
-         was recognised and `fqvit-opt explain` how close the rules came"
+        "neither an attention nor a layer with weights was found in this model, so recipe `{recipe}` has nothing to work \
+         on; `fqvit-opt inspect` shows what was recognised and `fqvit-opt explain` how close the rules came"
     )]
     NoAttention { recipe: String },
     #[error(
@@ -64,6 +66,15 @@ pub enum CompileError {
          or train it again"
     )]
     Weight { weight: String, node: String, op: String, what: &'static str, at: usize },
+    #[error(transparent)]
+    Inline(#[from] onnx::InlineError),
+    #[error(transparent)]
+    Widen(#[from] WidenError),
+    #[error(
+        "weight `{value}` is a sparse initializer, which is not read here; store it densely (onnxruntime's offline \
+         optimizer does)"
+    )]
+    Sparse { value: String },
     #[error("the model is quantized already (node `{node}` is a {op}); give the float model it was made from")]
     Quantized { node: String, op: String },
 }
@@ -133,23 +144,38 @@ pub fn prepare(
     keep_opset: bool,
     journal: &mut Journal,
 ) -> Result<Prepared, CompileError> {
-    if let Some((_, n)) =
-        model.graph.nodes().find(|(_, n)| n.op.name.starts_with("QLinear") || n.op.is("QuantizeLinear"))
-    {
+    if let Some((_, n)) = model.graph.nodes().find(|(_, n)| is_quantized(&n.op)) {
         return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
     }
     let (found, newest) = (model.opset(), ops::newest_opset());
     if found > newest {
         return Err(CompileError::Opset { found, newest });
     }
-    let mut m = model.clone();
+    let sparse = |v: &crate::ir::Value| matches!(v.def, Def::Sparse);
+    if let Some((v, _)) = model.graph.values().find(|(_, v)| sparse(v)) {
+        return Err(CompileError::Sparse { value: model.graph.name_of(v).to_owned() });
+    }
+    let mut m = onnx::inline_functions(model)?;
     validate::validate(&m)?;
-    run(&CleanUp, &mut m, journal)?;
-    if !keep_opset {
-        let to = opset_wanted(&m, rules).unwrap_or(0).max(how.opset);
-        if to > m.opset() {
-            run(&RaiseOpset { to }, &mut m, journal)?;
+    run(&FixDefaults, &mut m, journal)?;
+    if has_narrow_floats(&m) {
+        // The rules know how narrow a constant is that they compare; once widened, it has lost that.
+        run(&CleanUp, &mut m, journal)?;
+        if !keep_opset {
+            raise(&mut m, how.opset, rules, journal)?;
         }
+        infer::annotate(&mut m);
+        run(&ApplyRules::new(rules), &mut m, journal)?;
+        let weights = widen_floats(&mut m)?;
+        journal.notes.push(format!(
+            "the model computes in half precision; {weights} weights and all it computes are float32 now"
+        ));
+        validate::validate(&m)?;
+    }
+    run(&CleanUp, &mut m, journal)?;
+    run(&DecomposeAttention, &mut m, journal)?;
+    if !keep_opset {
+        raise(&mut m, how.opset, rules, journal)?;
     }
     infer::annotate(&mut m);
     run(&ApplyRules::new(rules), &mut m, journal)?;
@@ -183,6 +209,30 @@ fn finite(g: &Graph, sites: &Sites) -> Result<(), CompileError> {
                 what: if data[at].is_nan() { "NaN" } else { "infinity" },
                 at,
             });
+        }
+    }
+    Ok(())
+}
+
+/// True for operators of a model that was quantized before.
+fn is_quantized(op: &Op) -> bool {
+    const MARKS: [&str; 5] =
+        ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"];
+    op.name.starts_with("QLinear") || op.name.starts_with("QAttention") || MARKS.contains(&op.name.as_str())
+}
+
+/// Raises the operator set as far as the rules wish, or else as far as the recipe asks. What can not be raised keeps its
+/// set, with a note.
+fn raise(m: &mut Model, least: i64, rules: &RuleSet, journal: &mut Journal) -> Result<(), CompileError> {
+    let wanted = opset_wanted(m, rules).unwrap_or(0).max(least);
+    for to in [wanted, least] {
+        if to <= m.opset() {
+            break;
+        }
+        match run(&RaiseOpset { to }, m, journal) {
+            Ok(()) => break,
+            Err(CompileError::Pass(PassError::Failed { message, .. })) => journal.notes.push(message),
+            Err(e) => return Err(e),
         }
     }
     Ok(())

@@ -69,7 +69,12 @@ pub(super) fn prepared(
         timed(&mut log.timings, "prepare", || Ok(prepare(&m, &how, &rules, a.keep_opset, journal).map_err(named)?))?;
     log.gather();
     if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) && p.sites.attentions.is_empty() {
-        return Err(named(CompileError::NoAttention { recipe: recipe.name.clone() }).into());
+        if p.sites.linears.is_empty() {
+            return Err(named(CompileError::NoAttention { recipe: recipe.name.clone() }).into());
+        }
+        log.notes.push(
+            "no attention was found; the rest is quantized (`fqvit-opt explain` tells how close the rules came)".into(),
+        );
     }
     Ok((m, recipe, Some(p)))
 }
@@ -440,8 +445,8 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         writable(p)?;
     }
     a.report.writable()?;
-    let float = load(&a.float, &mut log.notes)?;
-    let quantized = load(&a.quantized, &mut log.notes)?;
+    let float = onnx::inline_functions(&load(&a.float, &mut log.notes)?)?;
+    let quantized = onnx::inline_functions(&load(&a.quantized, &mut log.notes)?)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.threads), quiet: a.report.quiet };

@@ -6,7 +6,9 @@ use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
 use super::cse::Cse;
 use super::dead::Dead;
+use super::decompose_attention::DecomposeAttention;
 use super::direct_shapes::DirectShapes;
+use super::fix_defaults::FixDefaults;
 use super::fold_constants::FoldConstants;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
@@ -34,6 +36,8 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(Cse),
         Box::new(ConstantMasks),
         Box::new(FuseTranspose),
+        Box::new(FixDefaults),
+        Box::new(DecomposeAttention),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),
         Box::new(SplitProjection),

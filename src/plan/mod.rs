@@ -2,9 +2,11 @@
 //!
 //! Calibration and the planner write it; the rewriting passes do what it says and decide nothing.
 
+mod hidden;
 pub mod parts;
 pub mod planner;
 pub mod recipe;
+pub mod scores;
 pub mod sites;
 
 use serde::{Deserialize, Serialize};

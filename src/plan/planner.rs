@@ -10,7 +10,8 @@ use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
-use super::sites::{Linear, Site, Sites, reading_nodes, score_site, trace_back};
+use super::scores::score_site;
+use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
 use super::{Activation, AttentionPlan, Constant, Fold, Island, Layer, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Graph, Model, ValueId};
 use crate::quant::hist::Moments;
@@ -41,7 +42,9 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
         w.insert(g.name_of(s.value).to_owned(), Watch::Channels { axis: s.axis });
     }
     for a in &sites.attentions {
-        w.insert(g.name_of(score_site(g, a).value).to_owned(), Watch::Scores);
+        if let Ok(s) = score_site(g, a) {
+            w.insert(g.name_of(s.value).to_owned(), Watch::Scores);
+        }
     }
     let _ = recipe;
     w
@@ -155,12 +158,13 @@ pub fn plan(
     }
     if !recipe.linear_only {
         for a in &sites.attentions {
-            let site = score_site(g, a);
+            let output = g.name_of(a.out).to_owned();
+            let site =
+                score_site(g, a).map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
             let name = g.name_of(site.value);
             let st = stats
                 .get(name)
                 .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: Role::Scores.name() })?;
-            let output = g.name_of(a.out).to_owned();
             let (params, form, reason) = scores::decide(st, site.factor, &recipe.attention)
                 .map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
             plan.activations.push(Activation {
@@ -243,17 +247,29 @@ fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
             .activations
             .iter()
             .enumerate()
-            .filter(|(_, x)| g.find(&x.value).is_some_and(|v| trace_back(g, v) == out || v == out))
+            .filter(|(_, x)| g.find(&x.value).is_some_and(|v| moved_from(g, v) == out || v == out))
             .map(|(i, _)| i)
             .collect();
         let code = |i: usize| plan.activations[i].params.code();
         let wide = |i: usize| plan.activations[i].params.axis().is_some();
         let clash = code(a) == code(b) && made.iter().any(|o| code(*o) == code(a));
-        if clash && (wide(a) || wide(b) || made.iter().any(|o| wide(*o))) {
-            for o in made {
-                let p = plan.activations[o].params.clone();
-                plan.activations[o].params = p.recoded();
-            }
+        if !clash || !(wide(a) || wide(b) || made.iter().any(|o| wide(*o))) {
+            continue;
+        }
+        // A result of one scale would be brought back: onnxruntime turns int8 pairs without channels into uint8 ones. Then
+        // an operand changes, one that does not come out of another sum if there is such a one.
+        let from_sum = |i: usize| {
+            let p = g.find(&plan.activations[i].value).and_then(|v| g.producer(v)).map(|p| g.node(p));
+            p.is_some_and(|n| n.op.is("Add") || n.op.is("Mul"))
+        };
+        let operands = [b, a].into_iter().filter(|i| wide(*i));
+        let change = match made.iter().all(|o| wide(*o)) {
+            true => made,
+            false => operands.min_by_key(|i| from_sum(*i)).map_or(made, |i| vec![i]),
+        };
+        for o in change {
+            let p = plan.activations[o].params.clone();
+            plan.activations[o].params = p.recoded();
         }
     }
 }
