@@ -109,7 +109,9 @@ pub fn prepare(model: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) 
         infer::annotate(&mut m);
         run(&ApplyRules::new(rules), &mut m, &mut log, &mut notes)?;
         let weights = widen_floats(&mut m)?;
-        notes.push(format!("the model computes in half precision; {weights} weights and all it computes are float32 now"));
+        notes.push(format!(
+            "the model computes in half precision; {weights} weights and all it computes are float32 now"
+        ));
         validate::validate(&m)?;
     }
     run(&CleanUp, &mut m, &mut log, &mut notes)?;

@@ -19,7 +19,9 @@ pub enum InlineError {
          export the model with one opset"
     )]
     Opset { function: String, op: String, has: i64, model: i64 },
-    #[error("function `{function}` hands attribute `{attribute}` on to a nested graph, which is not done here; inline it first")]
+    #[error(
+        "function `{function}` hands attribute `{attribute}` on to a nested graph, which is not done here; inline it first"
+    )]
     Nested { function: String, attribute: String },
     #[error("with its functions written out the model is malformed: {0}")]
     Malformed(#[from] LoadError),
@@ -88,7 +90,8 @@ pub fn inline_functions(m: &Model) -> Result<Model, InlineError> {
     }
     let gone: BTreeSet<String> = functions.keys().map(|k| k.0.clone()).filter(|d| !d.is_empty()).collect();
     p.functions = functions.into_iter().filter(|(k, _)| nested.contains(k)).map(|(_, f)| f).collect();
-    let used: BTreeSet<String> = graph.node.iter().map(|n| domain(&n.domain)).chain(nested.into_iter().map(|k| k.0)).collect();
+    let used: BTreeSet<String> =
+        graph.node.iter().map(|n| domain(&n.domain)).chain(nested.into_iter().map(|k| k.0)).collect();
     p.opset_import.retain(|o| !gone.contains(&domain(&o.domain)) || used.contains(&domain(&o.domain)));
     p.graph = Some(graph);
     let mut out = front::model(p, Folder::new(None), "the model")?;
@@ -189,12 +192,8 @@ fn expand(
             map.insert(name.clone(), names.fresh(&format!("{prefix}/{name}")));
         }
     }
-    let values: BTreeMap<&str, &proto::AttributeProto> = f
-        .attribute_proto
-        .iter()
-        .chain(&n.attribute)
-        .filter_map(|a| Some((a.name.as_deref()?, a)))
-        .collect();
+    let values: BTreeMap<&str, &proto::AttributeProto> =
+        f.attribute_proto.iter().chain(&n.attribute).filter_map(|a| Some((a.name.as_deref()?, a))).collect();
     // An input that the function hands on as its output has no node to make it.
     for (formal, given) in f.output.iter().zip(&n.output) {
         if let Some(i) = f.input.iter().position(|x| x == formal).filter(|_| !given.is_empty()) {

@@ -162,8 +162,8 @@ pub fn plan(
     if !recipe.linear_only {
         for a in &sites.attentions {
             let output = g.name_of(a.out).to_owned();
-            let site = score_site(g, a)
-                .map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
+            let site =
+                score_site(g, a).map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
             let name = g.name_of(site.value);
             let st = stats
                 .get(name)

@@ -75,7 +75,9 @@ pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
     for id in nodes {
         for a in &mut g.node_mut(id).attrs.0 {
             match &mut a.value {
-                AttrValue::Int(t) if matches!(a.name.as_str(), "to" | "dtype" | "output_dtype" | "softmax_precision") => {
+                AttrValue::Int(t)
+                    if matches!(a.name.as_str(), "to" | "dtype" | "output_dtype" | "softmax_precision") =>
+                {
                     if [DType::FLOAT16, DType::BFLOAT16].iter().any(|n| code(*n) == *t) {
                         *t = code(DType::FLOAT);
                     }
@@ -110,4 +112,3 @@ pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
     }
     Ok(weights)
 }
-

@@ -156,16 +156,18 @@ fn keep_mask(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, S
             MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
             MaskKind::Boolean { keep: true } => m.value.into(),
             MaskKind::Boolean { keep: false } => p.node("Not", &name, &[m.value.into()], Attrs::new()),
-            MaskKind::Additive | MaskKind::Mixed => match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
-                Some((dims, data)) => {
-                    let keep: Vec<bool> = data.iter().map(|x| *x > MASKED_BELOW).collect();
-                    p.constant(&name, Tensor::bool(&dims, &keep))
+            MaskKind::Additive | MaskKind::Mixed => {
+                match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
+                    Some((dims, data)) => {
+                        let keep: Vec<bool> = data.iter().map(|x| *x > MASKED_BELOW).collect();
+                        p.constant(&name, Tensor::bool(&dims, &keep))
+                    }
+                    None => {
+                        let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(MASKED_BELOW));
+                        p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
+                    }
                 }
-                None => {
-                    let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(MASKED_BELOW));
-                    p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
-                }
-            },
+            }
         };
         keep = Some(match keep {
             None => one,
