@@ -22,6 +22,7 @@ pub mod registry;
 pub mod reshape_static;
 pub mod rules;
 pub mod scale_after_product;
+pub mod split_projection;
 
 use crate::ir::Model;
 use crate::rewrite::PatchError;

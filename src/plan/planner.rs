@@ -21,16 +21,13 @@ use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::{Code, QParams};
 
 mod scores;
+mod ties;
 
 /// Why no plan could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanningError {
     #[error("the statistics do not hold `{value}` ({role}); make new ones with `fqvit-opt calibrate`")]
     Missing { value: String, role: &'static str },
-    #[error(
-        "weight `{weight}` of `{layer}` holds {what} at element {at}; a model with such weights can not be quantized"
-    )]
-    Weight { weight: String, layer: String, what: &'static str, at: usize },
     #[error("the recipe names no candidate for {role} values such as `{value}`; add one, or a `default`")]
     NoCandidate { role: &'static str, value: String },
     #[error("attention at `{output}`: {message}")]
@@ -118,7 +115,6 @@ pub fn plan(
     fingerprint: &str,
 ) -> Result<QuantPlan, PlanningError> {
     let g = &m.graph;
-    check_weights(g, sites)?;
     let mut plan = QuantPlan {
         version: VERSION,
         recipe: recipe_name.to_owned(),
@@ -128,7 +124,7 @@ pub fn plan(
         constants: constants(g, sites, recipe),
         layers: Vec::new(),
         attentions: Vec::new(),
-        integer_norm: recipe.integer_norm,
+        form: recipe.form,
         islands: Vec::new(),
     };
     let by_x: BTreeMap<ValueId, Vec<&Linear>> = sites.linears.iter().fold(BTreeMap::new(), |mut m, l| {
@@ -156,6 +152,7 @@ pub fn plan(
         plan.folds.extend(fold);
         plan.activations.extend(acts);
     }
+    ties::separate(g, sites, &mut plan);
     for l in &sites.linears {
         plan.layers.push(layer(g, l, stats, recipe, &plan.folds));
     }
@@ -275,23 +272,6 @@ fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
             plan.activations[o].params = p.recoded();
         }
     }
-}
-
-fn check_weights(g: &Graph, sites: &Sites) -> Result<(), PlanningError> {
-    for l in &sites.linears {
-        for v in [Some(l.weight), l.bias.as_ref().map(|b| b.value)].into_iter().flatten() {
-            let data = g.constant(v).and_then(|t| t.to_f32s()).unwrap_or_default();
-            if let Some(at) = data.iter().position(|x| !x.is_finite()) {
-                return Err(PlanningError::Weight {
-                    weight: g.name_of(v).to_owned(),
-                    layer: g.name_of(l.out).to_owned(),
-                    what: if data[at].is_nan() { "NaN" } else { "infinity" },
-                    at,
-                });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// dB of signal over error, for reasons.

@@ -201,7 +201,7 @@ fn is_const(g: &Graph, v: ValueId) -> bool {
 }
 
 /// The linear layer at a node, if it is one.
-fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> Option<Linear> {
+pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> Option<Linear> {
     let n = g.node(id);
     if !n.op.is_onnx() {
         return None;

@@ -157,10 +157,8 @@ impl Stats {
     pub fn observe(&mut self, x: &[f32], dims: &[usize], sample: u64) -> Result<(), ObserveError> {
         let layout = match self.axis() {
             None => Layout::whole(x.len()),
-            Some(axis) if dims.len() == 2 && self.watch == Watch::Scores => {
-                let _ = axis;
-                Layout::whole(x.len())
-            }
+            // One head, without an axis for heads.
+            Some(_) if dims.len() == 2 && self.watch == Watch::Scores => Layout::whole(x.len()),
             Some(axis) => Layout::of(dims, axis).ok_or(ObserveError::Axis { rank: dims.len(), axis })?,
         };
         if self.channels.is_empty() {
