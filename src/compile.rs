@@ -57,15 +57,6 @@ pub enum CompileError {
          on; `fqvit-opt inspect` shows what was recognised and `fqvit-opt explain` how close the rules came"
     )]
     NoAttention { recipe: String },
-    #[error(
-        "the model's operator set is {found}; this program knows them up to {newest}: export the model at an older one"
-    )]
-    Opset { found: i64, newest: i64 },
-    #[error(
-        "weight `{weight}` of node `{node}` ({op}) holds {what} at element {at}; such a model can not be quantized: export \
-         or train it again"
-    )]
-    Weight { weight: String, node: String, op: String, what: &'static str, at: usize },
     #[error(transparent)]
     Inline(#[from] onnx::InlineError),
     #[error(transparent)]
@@ -75,6 +66,15 @@ pub enum CompileError {
          optimizer does)"
     )]
     Sparse { value: String },
+    #[error(
+        "the model's operator set is {found}; this program knows them up to {newest}: export the model at an older one"
+    )]
+    Opset { found: i64, newest: i64 },
+    #[error(
+        "weight `{weight}` of node `{node}` ({op}) holds {what} at element {at}; such a model can not be quantized: export \
+         or train it again"
+    )]
+    Weight { weight: String, node: String, op: String, what: &'static str, at: usize },
     #[error("the model is quantized already (node `{node}` is a {op}); give the float model it was made from")]
     Quantized { node: String, op: String },
 }
@@ -136,7 +136,8 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
 /// `keep_opset` forbids raising the operator set; LayerNorm and GELU that it lacks then stay decomposed.
 ///
 /// # Errors
-/// If a pass fails, or a weight holds NaN or infinity: no statistics could mend that.
+/// If a pass fails, or a weight holds NaN or infinity: no statistics could mend that; if the model is quantized already,
+/// has sparse weights, or functions or half precision in a form that is not taken apart here.
 pub fn prepare(
     model: &Model,
     how: &Prepare,
@@ -147,13 +148,12 @@ pub fn prepare(
     if let Some((_, n)) = model.graph.nodes().find(|(_, n)| is_quantized(&n.op)) {
         return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
     }
+    if let Some((_, v)) = model.graph.values().find(|(_, v)| matches!(v.def, Def::Sparse)) {
+        return Err(CompileError::Sparse { value: v.name.clone() });
+    }
     let (found, newest) = (model.opset(), ops::newest_opset());
     if found > newest {
         return Err(CompileError::Opset { found, newest });
-    }
-    let sparse = |v: &crate::ir::Value| matches!(v.def, Def::Sparse);
-    if let Some((v, _)) = model.graph.values().find(|(_, v)| sparse(v)) {
-        return Err(CompileError::Sparse { value: model.graph.name_of(v).to_owned() });
     }
     let mut m = onnx::inline_functions(model)?;
     validate::validate(&m)?;

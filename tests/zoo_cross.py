@@ -45,7 +45,12 @@ EXPECTED = {
     "tv_swin": (4, 11, 4),
 }
 # Under 12 dB, and why.
-LOW = {}
+LOW = {
+    # The sample's outlier: one output channel of fc2 reaches 60 where others reach 5. Rounding puts an error of 3 to 5 into
+    # it, which in 2 of the 8 samples meets a distillation token with ordinary values, and the head reads that token. The
+    # other samples are at 12 to 19 dB; plain min-max W8A8 loses the same two.
+    "timm_deit_distilled-eager.torchscript.dynbatch.opset17.onnx": "an outlier channel in a token the head reads",
+}
 
 
 def session(path, level):
@@ -102,7 +107,7 @@ def judge(program, model, folder):
     said = subprocess.run([program, "inspect", model], capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
     found = re.search(r"(\d+) attentions, (\d+) LayerNorms, (\d+) GELUs", said)
     counts = tuple(map(int, found.groups())) if found else None
-    covered = [(c["covered"], c["total"]) for c in json.loads((folder / "report.json").read_text())["coverage"].values()]
+    covered = json.loads((folder / "report.json").read_text())["coverage"]
     reference = run(float_session, held, batch)
     db = {}
     for name, level in [("basic", ort.GraphOptimizationLevel.ORT_ENABLE_BASIC),
@@ -113,7 +118,7 @@ def judge(program, model, folder):
             return False, f"[{name}] not finite"
         db[name] = sqnr(reference, got)
     expected = next(v for k, v in EXPECTED.items() if model.name.startswith(k))
-    text = f"{counts} of {expected}, {sum(c for c, _ in covered)} of {sum(t for _, t in covered)} operators, "
+    text = f"{counts} of {expected}, {covered['covered']} of {covered['total']} operators, "
     text += ", ".join(f"{k} {v:.2f} dB" for k, v in db.items())
     least = LEAST_DB if model.name in LOW else NORMAL_DB
     fine = min(db.values()) >= least and abs(db["basic"] - db["all"]) <= MOST_DB_APART and counts == expected

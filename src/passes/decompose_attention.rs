@@ -171,9 +171,11 @@ impl Site {
             None => true,
             Some(t) => {
                 let last = t.dims.last().copied().unwrap_or(1).max(1) as usize;
-                let kept = t.to_f32s().map(|x| {
-                    x.iter().map(|x| if boolean { *x != 0.0 } else { *x != f32::NEG_INFINITY }).collect::<Vec<_>>()
-                });
+                let kept: Option<Vec<bool>> = if boolean {
+                    t.to_i64s().map(|x| x.iter().map(|x| *x != 0).collect())
+                } else {
+                    t.to_f32s().map(|x| x.iter().map(|x| *x != f32::NEG_INFINITY).collect())
+                };
                 !matches!(causal, Causal::No) || kept.is_none_or(|k| k.chunks(last).any(|row| row.iter().all(|x| !x)))
             }
         });

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::scores::score_site;
+use super::scores::score_value;
 use super::sites::{Sites, trace_back};
 use super::{Island, QuantPlan, Role};
 use crate::ir::{Graph, NodeId, ValueId};
@@ -82,12 +82,8 @@ impl Part {
 pub fn divide(g: &Graph, sites: &Sites, plan: &QuantPlan, by: By) -> Vec<Part> {
     let map = Map::of(g, sites);
     let home = |name: &str| g.find(name).map_or(Home::EMBEDDING, |v| map.home(v));
-    let scores: BTreeMap<&str, usize> = sites
-        .attentions
-        .iter()
-        .enumerate()
-        .filter_map(|(i, a)| Some((g.name_of(score_site(g, a).ok()?.value), i)))
-        .collect();
+    let scores: BTreeMap<&str, usize> =
+        sites.attentions.iter().enumerate().map(|(i, a)| (g.name_of(score_value(g, a)), i)).collect();
     let core = |i: usize| Home { block: map.rank[i] + 1, mlp: false };
     let mut parts: BTreeMap<Key, Part> = BTreeMap::new();
     let named = |home: Home, role: &str| -> (Key, String) {
@@ -187,8 +183,7 @@ impl QuantPlan {
             .attentions
             .iter()
             .filter(|a| p.attentions.iter().any(|x| x.output == g.name_of(a.out)))
-            .flat_map(|a| score_site(g, a).ok().map(|s| s.value).into_iter().chain([trace_back(g, a.v)]))
-            .map(|v| g.name_of(v))
+            .flat_map(|a| [g.name_of(score_value(g, a)), g.name_of(trace_back(g, a.v))])
             .collect();
         p.activations.retain(|a| keep(|p| &p.activations, &a.value) || needed.contains(a.value.as_str()));
         p.constants.retain(|c| keep(|p| &p.constants, &c.value));

@@ -33,6 +33,21 @@ pub struct View {
     pub rank: usize,
 }
 
+/// Where the codes of the scores begin in the chain: behind the last thing that is added.
+fn start(a: &Attention) -> usize {
+    let added = |m: &&Mask| matches!(m.kind, MaskKind::Bias | MaskKind::Mixed);
+    let last = a.masks.iter().rev().find(added);
+    last.and_then(|m| a.chain.iter().position(|n| *n == m.node)).map_or(0, |i| i + 1)
+}
+
+/// The value whose codes the scores are, whether or not the rest can be computed from them.
+pub fn score_value(g: &Graph, a: &Attention) -> ValueId {
+    match start(a) {
+        0 => a.scores_product,
+        i => g.node(a.chain[i - 1]).out().unwrap_or(a.scores_product),
+    }
+}
+
 /// The codes of the scores lie as early as nothing but one factor and masks follow.
 ///
 /// # Errors
@@ -40,13 +55,9 @@ pub struct View {
 /// do not agree.
 pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> Result<ScoreSite<'a>, String> {
     let place = |m: &Mask| a.chain.iter().position(|n| *n == m.node);
-    let added = |m: &&Mask| matches!(m.kind, MaskKind::Bias | MaskKind::Mixed);
-    let from = a.masks.iter().rev().find(added).and_then(place).map_or(0, |i| i + 1);
+    let from = start(a);
     let chain = &a.chain[from..];
-    let value = match from {
-        0 => a.scores_product,
-        i => g.node(a.chain[i - 1]).out().unwrap_or(a.scores_product),
-    };
+    let value = score_value(g, a);
     let factor = a.scale.filter(|(n, _)| chain.contains(n)).map_or(1.0, |(_, f)| f);
     let masks: Vec<&Mask> = a.masks.iter().filter(|m| m.kind != MaskKind::Bias).collect();
     let early = masks.iter().filter(|m| place(m).is_some_and(|i| i < from)).count();
