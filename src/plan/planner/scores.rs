@@ -5,7 +5,7 @@ use crate::plan::AttentionForm;
 use crate::plan::recipe::{AttentionRecipe, ScoreRange};
 use crate::quant::kernel::quantize;
 use crate::quant::lis::{LisFacts, LisPlan, LisSpec, Normalise, reference};
-use crate::quant::observe::{MASKED_BELOW, Stats};
+use crate::quant::observe::{HIDDEN_BELOW, Stats};
 use crate::quant::ptf::{self, Range};
 use crate::quant::{Code, QParams};
 
@@ -106,9 +106,9 @@ fn window(lo: f32, hi: f32) -> QParams {
 }
 
 fn softmax(row: &[f32], scale: f32) -> Vec<f64> {
-    let top = row.iter().copied().filter(|v| *v > MASKED_BELOW).fold(f32::NEG_INFINITY, f32::max);
+    let top = row.iter().copied().filter(|v| *v > HIDDEN_BELOW).fold(f32::NEG_INFINITY, f32::max);
     let e: Vec<f64> =
-        row.iter().map(|v| if *v > MASKED_BELOW { ((v - top) as f64 * scale as f64).exp() } else { 0.0 }).collect();
+        row.iter().map(|v| if *v > HIDDEN_BELOW { ((v - top) as f64 * scale as f64).exp() } else { 0.0 }).collect();
     let s: f64 = e.iter().sum();
     e.into_iter().map(|e| e / s.max(1e-300)).collect()
 }
@@ -137,7 +137,7 @@ fn weights_error(
         .map_err(|e| e.to_string())?;
     let mut error = vec![0.0; st.channels.len()];
     for (r, truth) in st.rows.iter().zip(truth) {
-        let mask: Vec<bool> = r.values.iter().map(|v| *v > MASKED_BELOW).collect();
+        let mask: Vec<bool> = r.values.iter().map(|v| *v > HIDDEN_BELOW).collect();
         let codes: Vec<i32> = r.values.iter().map(|v| quantize(*v, p.scale(0), p.zero(0), lo, hi)).collect();
         let got: Vec<f64> = match &plan {
             Some(plan) => {
