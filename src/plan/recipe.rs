@@ -119,6 +119,9 @@ pub enum AttentionRecipe {
         #[serde(default)]
         spec: LisSpec,
         scores: ScoreRange,
+        /// Numbers of half-octave steps to choose from, head by head; none: what `spec` says.
+        #[serde(default)]
+        fine: Vec<u8>,
     },
     /// Softmax between codes; the weights are uniform 8-bit codes.
     Uniform { scores: ScoreRange },
