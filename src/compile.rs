@@ -28,6 +28,9 @@ use crate::rewrite::sweep;
 
 use indexmap::IndexMap;
 
+#[cfg(feature = "tract")]
+pub mod refine;
+
 /// Why a model could not be compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
@@ -114,8 +117,8 @@ pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe)
     Ok(planner::plan(&p.model, &p.sites, stats, q, &recipe.name, &p.fingerprint)?)
 }
 
-/// Carries a plan out.
-pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
+/// The model with every planned code in the form of QuantizeLinear and DequantizeLinear, before anything is lowered.
+fn in_qdq_form(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
     if plan.model != p.fingerprint {
         return Err(
             PlanError::Model { path: "plan".into(), plan: plan.model.clone(), model: p.fingerprint.clone() }.into()
@@ -133,6 +136,13 @@ pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
     for pass in passes {
         run(pass, &mut m, &mut log, &mut notes)?;
     }
+    Ok(m)
+}
+
+/// Carries a plan out.
+pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
+    let mut m = in_qdq_form(p, plan)?;
+    let (mut log, mut notes) = (Vec::new(), Vec::new());
     if plan.integer_norm {
         run(&IntegerNorm, &mut m, &mut log, &mut notes)?;
     }
