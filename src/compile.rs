@@ -117,8 +117,8 @@ pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe)
     Ok(planner::plan(&p.model, &p.sites, stats, q, &recipe.name, &p.fingerprint)?)
 }
 
-/// The model with every planned code in the form of QuantizeLinear and DequantizeLinear, before anything is lowered.
-fn in_qdq_form(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
+/// Carries a plan out.
+pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
     if plan.model != p.fingerprint {
         return Err(
             PlanError::Model { path: "plan".into(), plan: plan.model.clone(), model: p.fingerprint.clone() }.into()
@@ -136,13 +136,6 @@ fn in_qdq_form(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
     for pass in passes {
         run(pass, &mut m, &mut log, &mut notes)?;
     }
-    Ok(m)
-}
-
-/// Carries a plan out.
-pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
-    let mut m = in_qdq_form(p, plan)?;
-    let (mut log, mut notes) = (Vec::new(), Vec::new());
     if plan.integer_norm {
         run(&IntegerNorm, &mut m, &mut log, &mut notes)?;
     }

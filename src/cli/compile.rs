@@ -116,12 +116,10 @@ fn fitted(
     let Some(weights) = recipe.quantize.as_ref().map(|q| &q.weights).filter(|w| w.rounding == Rounding::Gptq) else {
         return Ok(plan);
     };
-    let rounds = weights.refit.as_ref().map_or(1, |r| r.rounds);
-    let b = bar("fitting weights", rounds * indices.len(), how.quiet);
+    let b = bar("fitting weights", indices.len(), how.quiet);
     let fit = FitData { data, indices, threads: how.threads };
-    let plan = timed(&mut log.timings, "fit weights", || {
-        Ok(refine(p, &plan, weights, fit, &|n| b.set_position(n as u64))?)
-    })?;
+    let plan =
+        timed(&mut log.timings, "fit weights", || Ok(refine(p, &plan, weights, fit, &|n| b.set_position(n as u64))?))?;
     b.finish_and_clear();
     Ok(plan)
 }

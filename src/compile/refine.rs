@@ -1,23 +1,28 @@
-//! Weights fitted to the quantized model: the step between [`make_plan`](super::make_plan) and [`apply`](super::apply)
-//! that looks at data again.
+//! Weights fitted to the codes they will read: the step between [`make_plan`](super::make_plan) and
+//! [`apply`](super::apply) that looks at data again.
 //!
-//! The float model and the quantized one run over the calibration samples side by side. For each linear layer that gives
-//! the least-squares problem of [`gptq`]: reproduce the float output from the quantized input. What comes out, codes and
-//! a bias, is written into the plan, so that carrying a plan out needs no data.
+//! The float model runs over the calibration samples. Each linear layer's input is taken through the codes that the plan
+//! gives it, and the least-squares problem of [`gptq`] is to reproduce the layer's float output from them. What comes
+//! out, codes and a bias, is written into the plan, so that carrying a plan out needs no data.
+//!
+//! Errors from further up are left out on purpose: a layer that corrects what another will have corrected as well
+//! overshoots, and measured so by dB.
 
 use std::collections::BTreeMap;
 
-use super::{CompileError, Prepared, in_qdq_form};
+use super::{CompileError, Prepared};
 use crate::calibrate::data::{DataError, Dataset};
-use crate::ir::{Graph, Model, Node, ValueId, validate};
+use crate::ir::{Graph, Node, ValueId, validate};
 use crate::onnx;
 use crate::passes::Pass;
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::weights::least_scale;
-use crate::plan::recipe::{RefitRecipe, WeightRecipe};
+use crate::plan::recipe::WeightRecipe;
 use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{QuantPlan, Rounding, StoredWeight};
+use crate::quant::QParams;
 use crate::quant::gptq::{self, Normal, Search};
+use crate::quant::kernel::{dequantize, quantize};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
 
@@ -28,10 +33,10 @@ use rayon::prelude::*;
 pub enum RefineError {
     #[error(transparent)]
     Data(#[from] DataError),
-    #[error("{model} model: {source}")]
-    Runtime { model: &'static str, source: RuntimeError },
-    #[error("sample {sample}: the {model} model's value `{value}` is not finite")]
-    NotFinite { sample: String, model: &'static str, value: String },
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error("sample {sample}: value `{value}` is not finite; the float model itself does not stay finite on this data")]
+    NotFinite { sample: String, value: String },
     #[error(transparent)]
     Compile(#[from] Box<CompileError>),
 }
@@ -43,6 +48,9 @@ pub struct FitData<'d> {
     pub indices: &'d [usize],
     pub threads: usize,
 }
+
+/// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
+const DAMP: f64 = 0.001;
 
 /// A linear layer whose weight is fitted.
 struct Job<'p> {
@@ -72,26 +80,15 @@ pub fn refine(
         return Ok(plan);
     }
     let jobs = jobs(p, &plan)?;
-    let env = |k: &str, d: f64| std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
-    let rounds = env("WG_ROUNDS", recipe.refit.as_ref().map_or(1, |r| r.rounds.max(1)) as f64) as usize;
-    let groups = env("WG_GROUPS", 1.0) as usize;
-    let few: Vec<usize> = fit.indices.iter().copied().step_by((fit.indices.len() as f64 / env("WG_N", 1e9)).ceil() as usize).collect();
-    let fit = FitData { indices: &few, ..fit };
-    let mut done = 0;
-    for _ in 0..rounds {
-        for part in jobs.chunks(jobs.len().div_ceil(groups).max(1)) {
-            let sums = sums(p, &plan, part, fit, &mut done, progress)?;
-            let found: Vec<_> =
-                part.par_iter().zip(&sums).map(|(j, s)| fitted(j, s, &p.model.graph, &plan, recipe)).collect();
-            for (j, f) in part.iter().zip(found) {
-                if let Some((stored, correction, reason)) = f {
-                    let l = &mut plan.layers[j.at];
-                    l.rounding = Rounding::Gptq;
-                    l.stored = Some(stored);
-                    l.correction = correction;
-                    l.reason = reason;
-                }
-            }
+    let sums = sums(p, &plan, &jobs, fit, progress)?;
+    let found: Vec<_> = jobs.par_iter().zip(&sums).map(|(j, s)| fitted(j, s, &p.model.graph, &plan, recipe)).collect();
+    for (j, f) in jobs.iter().zip(found) {
+        if let Some((stored, correction, reason)) = f {
+            let l = &mut plan.layers[j.at];
+            l.rounding = Rounding::Gptq;
+            l.stored = Some(stored);
+            l.correction = correction;
+            l.reason = reason;
         }
     }
     Ok(plan)
@@ -136,26 +133,21 @@ fn fitted(
     plan: &QuantPlan,
     recipe: &WeightRecipe,
 ) -> Option<(StoredWeight, Vec<f32>, String)> {
-    let env = |k: &str, d: f64| std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
     let layer = &plan.layers[job.at];
-    let (v, share) = match &recipe.refit {
-        Some(RefitRecipe { ridge, .. }) if (env("WG_REFIT", 15.0) as usize) >> (job.at.wrapping_sub(1) % 4) & 1 > 0 => gptq::refit(sums, &job.w, env("WG_RIDGE", *ridge)),
-        _ => (job.w.clone(), 0.0),
+    let (v, share) = match recipe.refit {
+        Some(ridge) => gptq::refit(sums, &job.w, ridge),
+        None => (job.w.clone(), 0.0),
     };
     let c = sums[0].plus(&sums[1]).centred();
     let n = job.ins;
-    let full = env("WG_MEAN", 0.0);
-    let bias = |w: &dyn Fn(usize) -> f64, o: usize| {
-        let wx = |w: &dyn Fn(usize) -> f64| (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>();
-        let own = job.bias[o] as f64 + wx(&|i| job.w[i]);
-        own + full * (c.mean_y[o] - own) - wx(w)
-    };
+    let bias =
+        |w: &dyn Fn(usize) -> f64, o: usize| c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>();
     let x_name = g.name_of(trace_back(g, job.linear.x));
     let sx = plan.activation(x_name, true).map(|a| a.params.scale(0));
     let least: Vec<f32> = (0..job.outs)
         .map(|o| sx.map_or(0.0, |sx| least_scale((bias(&|i| v[i], o) * 1.1) as f32, sx)).max(SCALE_FLOOR))
         .collect();
-    let how = Search { top: layer.weight.range().1, clips: &recipe.clip, least: &least, damp: env("WG_DAMP", 0.001) };
+    let how = Search { top: layer.weight.range().1, clips: &recipe.clip, least: &least, damp: DAMP };
     let r = gptq::round(&c, &v, &how)?;
     let correction = (0..job.outs)
         .map(|o| (bias(&|i| r.codes[i] as f64 * r.scales[o] as f64, o) - job.bias[o] as f64) as f32)
@@ -164,32 +156,16 @@ fn fitted(
     for (i, q) in r.codes.iter().enumerate() {
         codes[place(job.linear, i / n, i % n, job.outs, n)] = *q;
     }
-    let back: Vec<f64> = (0..n * job.outs).map(|i| r.codes[i] as f64 * r.scales[i / n] as f64).collect();
+    let back: Vec<f64> = r.codes.iter().enumerate().map(|(i, q)| *q as f64 * r.scales[i / n] as f64).collect();
     let power: f64 = c.yy.iter().sum();
-    let db = |e: f64| 10.0 * (power / e.max(1e-300)).log10();
-    if std::env::var("WG_LOG").is_ok() {
-        let hold = |h: usize| {
-            let (a, b) = (sums[h].centred(), sums[1 - h].centred());
-            let _ = &a;
-            let two = [sums[h].clone(), Normal::new(n, job.outs)];
-            let _ = two;
-            b.error(&job.w)
-        };
-        std::fs::write(
-            format!("{}/{:02}", std::env::var("WG_LOG").unwrap(), job.at),
-            format!("{} {}x{} upstream {:.2} refit {:.2} share {:.2} rounded {:.2} own {:.2} {}\n", layer.output, n, job.outs, db(c.error(&job.w)), db(c.error(&v)), share, db(c.error(&back)), db(r.error), hold(0)),
-        )
-        .unwrap();
-    }
-    let mut reason = format!("{:?}, rounded on {} rows of its input", layer.weight, c_rows(sums)).to_lowercase();
+    let db = |w: &[f64]| 10.0 * (power / c.error(w).max(1e-300)).log10();
+    let rows = (sums[0].rows() + sums[1].rows()).round();
+    let mut reason = format!("{:?}: {:.1} dB at its output on {rows} rows", layer.weight, db(&back)).to_lowercase();
     if recipe.refit.is_some() {
-        reason += &format!(", {:.0} % of the refit", share * 100.0);
+        let percent = share * 100.0;
+        reason += &format!("; before rounding {:.1} dB, {:.1} with {percent:.0} % of a refit", db(&job.w), db(&v));
     }
     Some((StoredWeight { scales: r.scales, codes }, correction, reason))
-}
-
-fn c_rows(sums: &[Normal; 2]) -> u64 {
-    (sums[0].rows() + sums[1].rows()).round() as u64
 }
 
 /// For each job, sums over the even and the odd samples.
@@ -198,36 +174,19 @@ fn sums(
     plan: &QuantPlan,
     jobs: &[Job<'_>],
     fit: FitData<'_>,
-    done: &mut usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<[Normal; 2]>, RefineError> {
-    let boxed = |e: CompileError| RefineError::Compile(Box::new(e));
-    let quantized = in_qdq_form(p, plan).map_err(boxed)?;
-    let name = |m: &Model, v: ValueId| m.graph.name_of(v).to_owned();
-    let mut reads: Vec<String> = Vec::new();
-    let mut gives: Vec<String> = Vec::new();
-    for j in jobs {
-        let x = quantized.graph.node(j.linear.node).input(0).unwrap_or(j.linear.x);
-        reads.push(name(&quantized, x));
-        gives.push(name(&p.model, j.linear.out));
-    }
-    let open = |m: &Model, taps: &[String], model: &'static str| -> Result<(Session, Vec<String>), RefineError> {
-        let g = &m.graph;
-        let mut unique: Vec<String> = Vec::new();
-        for t in taps {
-            let computed = g.find(t).is_some_and(|v| g.producer(v).is_some());
-            if computed && !unique.contains(t) {
-                unique.push(t.clone());
-            }
+    let g = &p.model.graph;
+    let mut taps: Vec<String> = Vec::new();
+    for v in jobs.iter().flat_map(|j| [j.linear.x, j.linear.out]).filter(|v| g.producer(*v).is_some()) {
+        if !taps.iter().any(|t| t == g.name_of(v)) {
+            taps.push(g.name_of(v).to_owned());
         }
-        let options = SessionOptions { batch: fit.data.batch(), taps: unique.clone(), ..SessionOptions::default() };
-        let valid = validate::validate(m).map_err(|e| boxed(e.into()))?;
-        let s = Session::new(&onnx::encode(valid), None, &options)
-            .map_err(|source| RefineError::Runtime { model, source })?;
-        Ok((s, unique))
-    };
-    let (q, q_taps) = open(&quantized, &reads, "quantized")?;
-    let (f, f_taps) = open(&p.model, &gives, "float")?;
+    }
+    let codes: Vec<InputCodes<'_>> = jobs.iter().map(|j| InputCodes::of(g, plan, j.linear)).collect();
+    let options = SessionOptions { batch: fit.data.batch(), taps: taps.clone(), ..SessionOptions::default() };
+    let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
+    let session = Session::new(&onnx::encode(valid), None, &options)?;
     let mut all: Vec<[Normal; 2]> =
         jobs.iter().map(|j| [Normal::new(j.ins, j.outs), Normal::new(j.ins, j.outs)]).collect();
     fold_samples(
@@ -236,37 +195,61 @@ fn sums(
         |i| {
             let s = fit.data.sample(fit.indices[i])?;
             let given: Vec<(&str, Array)> = s.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
-            let run = |session: &Session, taps: &[String], model: &'static str| {
-                let out = session.run(&given).map_err(|source| RefineError::Runtime { model, source })?;
-                let mut by_name: BTreeMap<String, Array> = s.inputs.iter().cloned().collect();
-                by_name.extend(taps.iter().cloned().zip(out.taps));
-                for (value, a) in &by_name {
-                    if a.f32s().iter().any(|v| !v.is_finite()) {
-                        let (sample, value) = (s.name.clone(), value.clone());
-                        return Err(RefineError::NotFinite { sample, model, value });
-                    }
-                }
-                Ok::<_, RefineError>(by_name)
-            };
-            Ok::<_, RefineError>((run(&q, &q_taps, "quantized")?, run(&f, &f_taps, "float")?))
+            let out = session.run(&given)?;
+            let mut values: BTreeMap<String, Array> = s.inputs.into_iter().collect();
+            values.extend(taps.iter().cloned().zip(out.taps));
+            match values.iter().find(|(_, a)| a.f32s().iter().any(|v| !v.is_finite())) {
+                Some((value, _)) => Err(RefineError::NotFinite { sample: s.name, value: value.clone() }),
+                None => Ok(values),
+            }
         },
-        |i, (qv, fv)| {
-            all.par_iter_mut().zip(jobs).zip(reads.par_iter().zip(&gives)).for_each(|((sums, j), (x, y))| {
-                let (Some(x), Some(y)) = (qv.get(x), fv.get(y)) else { return };
+        |i, values| {
+            all.par_iter_mut().zip(jobs).zip(&codes).for_each(|((sums, j), codes)| {
+                let of = |v: ValueId| values.get(g.name_of(v));
+                let (Some(x), Some(y)) = (of(j.linear.x), of(j.linear.out)) else { return };
+                let read = codes.through(&x.f32s());
                 let (xs, ys) = match &j.unfold {
-                    Some(u) => (u.columns(&x.f32s(), x.dims()), channels_last(&y.f32s(), y.dims())),
-                    None => (x.f32s().into_owned(), y.f32s().into_owned()),
+                    Some(u) => (u.columns(&read, x.dims()), channels_last(&y.f32s(), y.dims())),
+                    None => (read, y.f32s().into_owned()),
                 };
                 if xs.len() / j.ins == ys.len() / j.outs {
-                    sums[i % 2].add(&xs, &ys, 1.0);
+                    sums[i % 2].add(&xs, &ys);
                 }
             });
-            *done += 1;
-            progress(*done);
+            progress(i + 1);
             Ok(())
         },
     )?;
     Ok(all)
+}
+
+/// What stands between a float value and the layer that reads it: the fold's factors, and the codes.
+struct InputCodes<'p> {
+    factors: Option<&'p [f32]>,
+    params: Option<&'p QParams>,
+}
+
+impl<'p> InputCodes<'p> {
+    fn of(g: &Graph, plan: &'p QuantPlan, l: &Linear) -> InputCodes<'p> {
+        let name = g.name_of(trace_back(g, l.x));
+        InputCodes {
+            factors: plan.folds.iter().find(|f| f.value == name).map(|f| f.factors.as_slice()),
+            params: plan.activation(name, true).map(|a| &a.params).filter(|p| p.axis().is_none()),
+        }
+    }
+
+    /// What the layer reads for the float value `x`, channels last where there is a fold.
+    fn through(&self, x: &[f32]) -> Vec<f32> {
+        let mut v = x.to_vec();
+        if let Some(f) = self.factors {
+            v.chunks_mut(f.len()).for_each(|row| row.iter_mut().zip(f).for_each(|(v, f)| *v /= f));
+        }
+        if let Some(p) = self.params {
+            let ((lo, hi), s, z) = (p.code().range(), p.scale(0), p.zero(0));
+            v.iter_mut().for_each(|v| *v = dequantize(quantize(*v, s, z, lo, hi), s, z));
+        }
+        v
+    }
 }
 
 /// `[b, c, ..]` as rows of `c`.
@@ -312,7 +295,12 @@ impl Unfold {
                 v.try_into().ok()?
             }
         };
-        Some(Unfold { kernel: [*h as usize, *w as usize], strides: pair("strides")?, pads, dilations: pair("dilations")? })
+        Some(Unfold {
+            kernel: [*h as usize, *w as usize],
+            strides: pair("strides")?,
+            pads,
+            dilations: pair("dilations")?,
+        })
     }
 
     /// One row an output position: channel, then kernel row and column, as the weight has them.

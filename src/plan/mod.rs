@@ -246,7 +246,8 @@ mod bytes {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<i8>, D::Error> {
         let text = String::deserialize(d)?;
-        let bytes = STANDARD.decode(text).map_err(|e| serde::de::Error::custom(format!("codes are not Base64: {e}")))?;
+        let bytes =
+            STANDARD.decode(text).map_err(|e| serde::de::Error::custom(format!("codes are not Base64: {e}")))?;
         Ok(bytes.into_iter().map(|b| b as i8).collect())
     }
 }

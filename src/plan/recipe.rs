@@ -59,9 +59,10 @@ pub struct WeightRecipe {
     /// Code of the first and the last layer, where it is not that of the others.
     #[serde(default)]
     pub ends: Option<Code>,
-    /// With `rounding: gptq`: fit the weights to what the layer reads in the quantized model before they are rounded.
+    /// With `rounding: gptq`: fit the weights to their input's codes before they are rounded, with this ridge, a share
+    /// of the mean variance of the input's channels.
     #[serde(default)]
-    pub refit: Option<RefitRecipe>,
+    pub refit: Option<f64>,
 }
 
 impl WeightRecipe {

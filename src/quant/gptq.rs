@@ -1,7 +1,7 @@
 //! Weights that know their input: least-squares refit, and rounding that compensates its own error.
 //!
 //! Both minimise the squared error at a linear layer's output, `sum |y - (V x + b)|^2`, where `x` is what the layer reads
-//! in the *quantized* model and `y` what it gives in the float one. [`Normal`] holds the sums that this needs; the free
+//! through its input's codes and `y` what it gives in the float model. [`Normal`] holds the sums that this needs; the free
 //! bias takes the means, so that everything else is about deviations from them.
 //!
 //! *Refit.* The best real `V` is `W + D C^-1` with `C` the covariance of `x` and `D` that of the residual `y - W x` with
@@ -18,7 +18,7 @@ use rayon::prelude::*;
 /// Output channels rounded side by side: each reads the factor once.
 const LANES: usize = 16;
 
-/// Sums over rows of a layer's input `x` (as the quantized model computes it) and output `y` (as the float model does).
+/// Sums over rows of a layer's input `x` (as its codes give it) and output `y` (as the float model does).
 #[derive(Clone, Debug)]
 pub struct Normal {
     pub ins: usize,
@@ -64,25 +64,25 @@ impl Normal {
         }
     }
 
-    /// Adds rows, each counted `weight` times: `x` is `rows x ins`, `y` is `rows x outs`, both row-major. The result
+    /// Adds rows: `x` is `rows x ins`, `y` is `rows x outs`, both row-major. The result
     /// depends on the order of calls in its last bits, so callers add in a fixed order.
-    pub fn add(&mut self, x: &[f32], y: &[f32], weight: f64) {
+    pub fn add(&mut self, x: &[f32], y: &[f32]) {
         let rows = x.len() / self.ins.max(1);
         let view = |v, n| ndarray::ArrayView2::from_shape((rows, n), v).expect("whole rows");
         let (mx, my) = (view(x, self.ins), view(y, self.outs));
         let sum = |into: &mut [f64], m: ndarray::ArrayView2<f32>| {
-            m.outer_iter().for_each(|r| into.iter_mut().zip(r).for_each(|(s, v)| *s += weight * *v as f64));
+            m.outer_iter().for_each(|r| into.iter_mut().zip(r).for_each(|(s, v)| *s += *v as f64));
         };
         sum(&mut self.x, mx);
         sum(&mut self.y, my);
-        my.outer_iter().for_each(|r| self.yy.iter_mut().zip(r).for_each(|(s, v)| *s += weight * (*v as f64).powi(2)));
+        my.outer_iter().for_each(|r| self.yy.iter_mut().zip(r).for_each(|(s, v)| *s += (*v as f64).powi(2)));
         // A few hundred rows in f32, the sums over samples in f64.
         let fold = |into: &mut [f64], m: ndarray::Array2<f32>| {
-            into.iter_mut().zip(m.iter()).for_each(|(s, v)| *s += weight * *v as f64);
+            into.iter_mut().zip(m.iter()).for_each(|(s, v)| *s += *v as f64);
         };
         fold(&mut self.xx, mx.t().dot(&mx));
         fold(&mut self.yx, my.t().dot(&mx));
-        self.rows += weight * rows as f64;
+        self.rows += rows as f64;
     }
 
     /// Joins two sets of sums.
@@ -100,7 +100,7 @@ impl Normal {
         }
     }
 
-    /// Number of rows, by weight.
+    /// Number of rows.
     pub fn rows(&self) -> f64 {
         self.rows
     }
@@ -341,4 +341,130 @@ fn lanes(outs: &[usize], v: &[f64], order: &[usize], pull: &[f32], power: &[f32]
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    const N: usize = 24;
+    const OUTS: usize = 19;
+
+    /// Rows of correlated inputs: every channel is mostly a mixture of five.
+    fn inputs(rng: &mut ChaCha8Rng, mix: &[f32], rows: usize) -> Vec<f32> {
+        let mut x = Vec::with_capacity(rows * N);
+        for _ in 0..rows {
+            let z: Vec<f32> = (0..5).map(|_| rng.random_range(-1.0..1.0)).collect();
+            for i in 0..N {
+                let m: f32 = (0..5).map(|k| mix[i * 5 + k] * z[k]).sum();
+                x.push(m + rng.random_range(-0.1..0.1) + 0.5);
+            }
+        }
+        x
+    }
+
+    fn times(w: &[f64], x: &[f32]) -> Vec<f32> {
+        let row = |r: &[f32], o: usize| (0..N).map(|i| w[o * N + i] * r[i] as f64).sum::<f64>() as f32;
+        x.chunks(N).flat_map(|r| (0..OUTS).map(|o| row(r, o)).collect::<Vec<_>>()).collect()
+    }
+
+    fn setting(seed: u64) -> (ChaCha8Rng, Vec<f32>, Vec<f64>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mix = (0..N * 5).map(|_| rng.random_range(-1.0f32..1.0)).collect();
+        let w = (0..N * OUTS).map(|_| rng.random_range(-1.0f64..1.0)).collect();
+        (rng, mix, w)
+    }
+
+    fn sums(x: &[f32], y: &[f32]) -> Normal {
+        let mut s = Normal::new(N, OUTS);
+        s.add(x, y);
+        s
+    }
+
+    fn real(r: &Rounded) -> Vec<f64> {
+        r.codes.iter().enumerate().map(|(i, q)| *q as f64 * r.scales[i / N] as f64).collect()
+    }
+
+    #[test]
+    fn compensated_codes_beat_the_nearest_ones() {
+        let (mut rng, mix, w) = setting(1);
+        let x = inputs(&mut rng, &mix, 400);
+        let c = sums(&x, &times(&w, &x)).centred();
+        let least = [0.0; OUTS];
+        let how = Search { top: 7, clips: &[1.0], least: &least, damp: 1e-6 };
+        let r = round(&c, &w, &how).unwrap();
+        let nearest: Vec<f64> = w
+            .iter()
+            .enumerate()
+            .map(|(i, w)| {
+                let s = r.scales[i / N] as f64;
+                (w / s).round_ties_even().clamp(-7.0, 7.0) * s
+            })
+            .collect();
+        let (a, b) = (c.error(&real(&r)), c.error(&nearest));
+        assert!(a < 0.5 * b, "compensated {a}, nearest {b}");
+        // What it says of itself is what it does.
+        assert!((r.error - a).abs() < 0.02 * a, "{} {a}", r.error);
+        let wide = Search { clips: &[1.0, 0.9, 0.8, 0.7], ..how };
+        assert!(round(&c, &w, &wide).unwrap().error <= r.error);
+    }
+
+    #[test]
+    fn independent_inputs_leave_nothing_to_compensate() {
+        let (_, _, w) = setting(2);
+        let mut c = sums(&vec![0.0; N * 2], &vec![0.0; OUTS * 2]).centred();
+        (0..N).for_each(|i| c.xx[i * N + i] = 1.0 + i as f64);
+        let least = [0.0; OUTS];
+        let r = round(&c, &w, &Search { top: 127, clips: &[1.0], least: &least, damp: 0.0 }).unwrap();
+        for (i, q) in r.codes.iter().enumerate() {
+            assert_eq!(*q, (w[i] as f32 / r.scales[i / N]).round_ties_even() as i8);
+        }
+    }
+
+    #[test]
+    fn scales_and_codes_keep_to_their_limits() {
+        let (mut rng, mix, w) = setting(3);
+        let x = inputs(&mut rng, &mix, 100);
+        let c = sums(&x, &times(&w, &x)).centred();
+        let least: Vec<f32> = (0..OUTS).map(|o| o as f32 * 0.05).collect();
+        let r = round(&c, &w, &Search { top: 7, clips: &[1.0, 0.5], least: &least, damp: 0.001 }).unwrap();
+        assert!(r.codes.iter().all(|q| (-7..=7).contains(q)));
+        assert!(r.scales.iter().zip(&least).all(|(s, l)| s >= l));
+        let dead = sums(&[0.0; N], &[0.0; OUTS]).centred();
+        assert_eq!(round(&dead, &w, &Search { top: 7, clips: &[1.0], least: &least, damp: 0.001 }), None);
+    }
+
+    #[test]
+    fn a_refit_filters_noise_and_leaves_a_clean_layer_alone() {
+        let (mut rng, mix, w) = setting(4);
+        let mut noisy = |rows| {
+            let x = inputs(&mut rng, &mix, rows);
+            let y = times(&w, &x);
+            let seen: Vec<f32> = x.iter().map(|v| v + rng.random_range(-0.3..0.3)).collect();
+            (x, seen, y)
+        };
+        let (a, b, fresh) = (noisy(500), noisy(500), noisy(2000));
+        let judge = sums(&fresh.1, &fresh.2).centred();
+        let (v, share) = refit(&[sums(&a.1, &a.2), sums(&b.1, &b.2)], &w, 1e-3);
+        assert!(judge.error(&v) < 0.6 * judge.error(&w), "{} {}", judge.error(&v), judge.error(&w));
+        assert!(share > 0.8);
+        let (v, _) = refit(&[sums(&a.0, &a.2), sums(&b.0, &b.2)], &w, 1e-3);
+        assert!(v.iter().zip(&w).all(|(v, w)| (v - w).abs() < 1e-3));
+    }
+
+    #[test]
+    fn a_refit_on_few_rows_does_no_harm() {
+        let (mut rng, mix, w) = setting(5);
+        let mut noisy = |rows| {
+            let x = inputs(&mut rng, &mix, rows);
+            let y = times(&w, &x);
+            (x.iter().map(|v| v + rng.random_range(-0.05..0.05)).collect::<Vec<f32>>(), y)
+        };
+        let (a, b, fresh) = (noisy(13), noisy(13), noisy(2000));
+        let judge = sums(&fresh.0, &fresh.1).centred();
+        let (v, _) = refit(&[sums(&a.0, &a.1), sums(&b.0, &b.1)], &w, 1e-3);
+        assert!(judge.error(&v) < 1.05 * judge.error(&w), "{} {}", judge.error(&v), judge.error(&w));
+    }
 }
