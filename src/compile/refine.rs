@@ -334,3 +334,39 @@ impl Unfold {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Attrs, Op};
+
+    fn conv(attrs: Attrs, kernel: &[i64; 2]) -> Option<Unfold> {
+        let n = Node::new(Op::onnx("Conv"), vec![], vec![], attrs);
+        Unfold::of(&n, &[1, 2, kernel[0], kernel[1]])
+    }
+
+    #[test]
+    fn columns_are_what_a_conv_reads() {
+        // Two channels of 2 x 3; kernel 2 x 2, padded on the left and at the bottom.
+        let x: Vec<f32> = (1..=12).map(|v| v as f32).collect();
+        let u = conv(Attrs::new().with_ints("pads", &[0, 1, 1, 0]).with_ints("strides", &[1, 2]), &[2, 2]).unwrap();
+        let rows: Vec<Vec<f32>> = u.columns(&x, &[1, 2, 2, 3]).chunks(8).map(<[f32]>::to_vec).collect();
+        assert_eq!(
+            rows,
+            [
+                [0.0, 1.0, 0.0, 4.0, 0.0, 7.0, 0.0, 10.0],
+                [2.0, 3.0, 5.0, 6.0, 8.0, 9.0, 11.0, 12.0],
+                [0.0, 4.0, 0.0, 0.0, 0.0, 10.0, 0.0, 0.0],
+                [5.0, 6.0, 0.0, 0.0, 11.0, 12.0, 0.0, 0.0],
+            ]
+        );
+        assert_eq!(channels_last(&x, &[1, 2, 2, 3])[..4], [1.0, 7.0, 2.0, 8.0]);
+    }
+
+    #[test]
+    fn a_conv_of_another_kind_is_left_to_nearest_rounding() {
+        assert!(conv(Attrs::new().with_int("group", 2), &[2, 2]).is_none());
+        assert!(conv(Attrs::new().with_str("auto_pad", "SAME_UPPER"), &[2, 2]).is_none());
+        assert!(conv(Attrs::new().with_ints("strides", &[2]), &[2, 2]).is_none());
+    }
+}

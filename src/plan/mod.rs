@@ -251,3 +251,17 @@ mod bytes {
         Ok(bytes.into_iter().map(|b| b as i8).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_codes_come_back_from_text() {
+        let w = StoredWeight { scales: vec![0.1, 1.0 / 3.0], codes: (-128..=127).collect() };
+        let text = serde_yaml::to_string(&w).unwrap();
+        assert_eq!(serde_yaml::from_str::<StoredWeight>(&text).unwrap(), w);
+        let e = serde_yaml::from_str::<StoredWeight>("scales: '1'\ncodes: '*'\n").unwrap_err().to_string();
+        assert!(e.contains("Base64"), "{e}");
+    }
+}
