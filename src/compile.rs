@@ -39,6 +39,8 @@ use indexmap::IndexMap;
 #[cfg(feature = "tract")]
 pub mod each;
 #[cfg(feature = "tract")]
+pub mod refine;
+#[cfg(feature = "tract")]
 pub mod sensitivity;
 
 /// Why a model could not be compiled.

@@ -12,12 +12,13 @@ use crate::calibrate::data::{DataOptions, Dataset, InputSpec, split_holdout};
 use crate::calibrate::run::{CalibrateError, observe};
 use crate::calibrate::stats::StatsFile;
 use crate::compile::each::{Moved, verify_each};
+use crate::compile::refine::{FitData, refine};
 use crate::compile::{CompileError, Journal, Prepared, apply, make_plan, prepare};
 use crate::file::{self, Pending};
 use crate::ir::{Def, Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::passes::Numerics;
-use crate::plan::{QuantPlan, planner, sites};
+use crate::plan::{QuantPlan, Rounding, planner, sites};
 use crate::quant::observe::Stats;
 use crate::recipe::Recipe;
 use crate::runtime::Array;
@@ -130,6 +131,27 @@ pub(super) fn planned(
     timed(&mut log.timings, "plan", || Ok(make_plan(p, stats, recipe)?))
 }
 
+/// The plan with weights fitted to the quantized model, where the recipe wants that.
+fn fitted(
+    p: &Prepared,
+    recipe: &Recipe,
+    plan: QuantPlan,
+    data: &Dataset,
+    indices: &[usize],
+    how: Running,
+    log: &mut Log,
+) -> Result<QuantPlan, Failure> {
+    let Some(weights) = recipe.quantize.as_ref().map(|q| &q.weights).filter(|w| w.rounding == Rounding::Gptq) else {
+        return Ok(plan);
+    };
+    let b = bar("fitting weights", indices.len(), how.quiet);
+    let fit = FitData { data, indices, threads: how.threads };
+    let plan =
+        timed(&mut log.timings, "fit weights", || Ok(refine(p, &plan, weights, fit, &|n| b.set_position(n as u64))?))?;
+    b.finish_and_clear();
+    Ok(plan)
+}
+
 pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let model_path = a.model.as_deref().ok_or("give the model to compile")?;
     let output = a.output.as_deref().ok_or("give the output with -o")?;
@@ -168,7 +190,8 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         None => {
             let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;
             let (what, samples) = (s.data.clone(), s.samples);
-            (planned(&p, &recipe, &s.into_map(), &mut log)?, what, samples)
+            let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
+            (fitted(&p, &recipe, plan, &data, &calib, how, &mut log)?, what, samples)
         }
     };
     let plan = if a.keep.asked() { kept(&p, plan, (&data, &held), &a.keep, how, &mut log)? } else { plan };
@@ -416,6 +439,7 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
     let s = statistics(&p, &recipe, &data, &indices, a.stats.as_deref(), how, &mut log)?;
     let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
+    let plan = fitted(&p, &recipe, plan, &data, &indices, how, &mut log)?;
     file::write(&a.plan, plan.to_yaml().as_bytes())?;
     for n in &log.notes {
         say!("note: {n}");

@@ -129,6 +129,9 @@ pub struct Layer {
     #[serde(default = "one")]
     pub clip: f32,
     pub rounding: Rounding,
+    /// The codes themselves where they do not follow from the weight: present exactly when `rounding` is `gptq`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<StoredWeight>,
     /// Added to the bias, one number an output channel: what rounding the weight shifts the mean output by.
     #[serde(default, with = "numbers", skip_serializing_if = "Vec::is_empty")]
     pub correction: Vec<f32>,
@@ -137,6 +140,18 @@ pub struct Layer {
 
 fn one() -> f32 {
     1.0
+}
+
+/// A weight as codes that were found on calibration data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredWeight {
+    /// One an output channel.
+    #[serde(with = "numbers")]
+    pub scales: Vec<f32>,
+    /// One a weight, in the order of the model's tensor; in the file, the bytes in Base64.
+    #[serde(with = "bytes")]
+    pub codes: Vec<i8>,
 }
 
 /// How an attention computes its weights.
@@ -230,5 +245,37 @@ mod numbers {
                 if v.is_finite() { Ok(v) } else { Err(serde::de::Error::custom(format!("`{w}` is not finite"))) }
             })
             .collect()
+    }
+}
+
+/// Codes as text: RFC 4648 Base64 of the two's-complement bytes.
+mod bytes {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(v: &[i8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&STANDARD.encode(v.iter().map(|q| *q as u8).collect::<Vec<_>>()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<i8>, D::Error> {
+        let text = String::deserialize(d)?;
+        let bytes =
+            STANDARD.decode(text).map_err(|e| serde::de::Error::custom(format!("codes are not Base64: {e}")))?;
+        Ok(bytes.into_iter().map(|b| b as i8).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_codes_come_back_from_text() {
+        let w = StoredWeight { scales: vec![0.1, 1.0 / 3.0], codes: (-128..=127).collect() };
+        let text = serde_yaml::to_string(&w).unwrap();
+        assert_eq!(serde_yaml::from_str::<StoredWeight>(&text).unwrap(), w);
+        let e = serde_yaml::from_str::<StoredWeight>("scales: '1'\ncodes: '*'\n").unwrap_err().to_string();
+        assert!(e.contains("Base64"), "{e}");
     }
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
-use super::{Activation, AttentionPlan, Constant, Fold, Island, Layer, QuantPlan, Readers, Role, VERSION};
+use super::{Activation, AttentionPlan, Constant, Fold, Island, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Graph, Model, ValueId};
 use crate::quant::hist::Moments;
 use crate::quant::observe::{Stats, Watch};
@@ -22,6 +22,7 @@ use crate::quant::{Code, QParams};
 
 mod scores;
 mod ties;
+mod weights;
 
 /// Why no plan could be made.
 #[derive(Debug, thiserror::Error)]
@@ -153,8 +154,9 @@ pub fn plan(
         plan.activations.extend(acts);
     }
     ties::separate(g, sites, &mut plan);
-    for l in &sites.linears {
-        plan.layers.push(layer(g, l, stats, recipe, &plan.folds));
+    for (i, l) in sites.linears.iter().enumerate() {
+        let code = recipe.weights.code_of(i, sites.linears.len());
+        plan.layers.push(weights::layer(g, l, stats, recipe, &plan.folds, code));
     }
     if !recipe.linear_only {
         for a in &sites.attentions {
@@ -427,42 +429,4 @@ fn folded(
         reason: reason.clone(),
     });
     Some((fold, p, reason))
-}
-
-fn layer(g: &Graph, l: &Linear, stats: &IndexMap<String, Stats>, recipe: &QuantRecipe, folds: &[Fold]) -> Layer {
-    let output = g.name_of(l.out).to_owned();
-    let mut out = Layer {
-        output,
-        weight: recipe.weights.code,
-        clip: recipe.weights.clip.first().copied().unwrap_or(1.0),
-        rounding: recipe.weights.rounding,
-        correction: Vec::new(),
-        reason: format!("{:?}, one scale an output channel", recipe.weights.code).to_lowercase(),
-    };
-    if !recipe.bias_correction {
-        return out;
-    }
-    let Some(mat) = Matrix::of(g, l) else { return out };
-    let x = g.name_of(trace_back(g, l.x));
-    let Some(st) = stats.get(x).filter(|s| s.channels.len() == mat.ins) else { return out };
-    let factors = folds.iter().find(|f| f.value == x).map(|f| &f.factors);
-    let f = |i: usize| factors.map_or(1.0, |f| f[i]);
-    let (lo, hi) = out.weight.range();
-    let reach = mat.out_reach(|i| f(i) as f64);
-    out.correction = (0..mat.outs)
-        .map(|o| {
-            let s = ((reach[o] / hi as f64) as f32 * out.clip).max(SCALE_FLOOR);
-            let mut shift = 0f64;
-            for i in 0..mat.ins {
-                let mean = st.mean(i) / f(i) as f64;
-                for k in 0..mat.inner {
-                    let w = mat.at(o, i, k) as f32 * f(i);
-                    let q = crate::quant::kernel::quantize(w, s, 0, lo, hi);
-                    shift += mean * (w as f64 - crate::quant::kernel::dequantize(q, s, 0) as f64);
-                }
-            }
-            shift as f32
-        })
-        .collect();
-    out
 }

@@ -56,6 +56,30 @@ pub struct WeightRecipe {
     /// Shares of the full range to try as the scale of each output channel.
     #[serde(default = "no_clip")]
     pub clip: Vec<f32>,
+    /// Code of the first and the last layer, where it is not that of the others.
+    #[serde(default)]
+    pub ends: Option<Code>,
+    /// With `rounding: gptq`: fit the weights to their input's codes before they are rounded, with this ridge, a share
+    /// of the mean variance of the input's channels.
+    #[serde(default)]
+    pub refit: Option<f64>,
+}
+
+impl WeightRecipe {
+    /// Code of layer `i` of `n`, counted in the order the model computes them.
+    pub fn code_of(&self, i: usize, n: usize) -> Code {
+        if i == 0 || i + 1 == n { self.ends.unwrap_or(self.code) } else { self.code }
+    }
+}
+
+/// How weights are fitted to the quantized model's values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RefitRecipe {
+    /// Added to the variance of every input channel, as a share of their mean.
+    pub ridge: f64,
+    /// How often the model is run again with the weights found so far.
+    pub rounds: usize,
 }
 
 fn nearest() -> Rounding {

@@ -34,6 +34,11 @@ pub struct QuantizeWeights<'p> {
 /// Largest bias code: a margin of a quarter leaves room for the products it is added to.
 const BIAS_LIMIT: f64 = (1u32 << 31) as f64 * 0.75;
 
+/// Smallest scale of a weight channel whose bias still fits int32 at the product scale with an input of scale `sx`.
+pub(crate) fn least_scale(bias: f32, sx: f32) -> f32 {
+    (bias.abs() as f64 / sx as f64 / BIAS_LIMIT) as f32
+}
+
 impl Pass for QuantizeWeights<'_> {
     fn id(&self) -> &'static str {
         "quantize-weights"
@@ -82,8 +87,18 @@ fn patch(pass: &QuantizeWeights, g: &Graph, l: &Linear, layer: &Layer) -> Result
         let r = &mut reach[i % outs];
         *r = run.iter().fold(*r, |a, x| a.max(x.abs()));
     }
-    let mut scales: Vec<f32> =
-        reach.iter().map(|r| ((*r as f64 / hi as f64) as f32 * layer.clip).max(SCALE_FLOOR)).collect();
+    let mut scales: Vec<f32> = match &layer.stored {
+        Some(w) if w.scales.len() == outs && w.codes.len() == data.len() => w.scales.clone(),
+        Some(w) => {
+            return Err(failed(format!(
+                "the plan stores {} scales and {} codes for {outs} output channels and {} weights",
+                w.scales.len(),
+                w.codes.len(),
+                data.len()
+            )));
+        }
+        None => reach.iter().map(|r| ((*r as f64 / hi as f64) as f32 * layer.clip).max(SCALE_FLOOR)).collect(),
+    };
     // The input's scale, as this layer will read it.
     let x = trace_back(g, l.x);
     let x_name = g.name_of(x).strip_suffix("_folded").unwrap_or(g.name_of(x));
@@ -118,13 +133,26 @@ fn patch(pass: &QuantizeWeights, g: &Graph, l: &Linear, layer: &Layer) -> Result
     });
     if let (Some(b), Some(sx)) = (&bias, x_scale) {
         for (s, b) in scales.iter_mut().zip(b) {
-            let least = (b.abs() as f64 / sx as f64 / BIAS_LIMIT) as f32;
+            let least = least_scale(*b, sx);
+            if *s < least && layer.stored.is_some() {
+                return Err(failed(format!("a stored scale of {s} is too small for its bias, which needs {least}")));
+            }
             *s = s.max(least);
         }
     }
     let w_params = QParams::per_axis(layer.weight, l.out_axis as i64, scales.clone(), vec![0; outs])
         .map_err(|e| failed(e.to_string()))?;
-    let codes = kernel::quantize_tensor(&data, &dims, &w_params).map_err(|e| failed(e.to_string()))?;
+    let codes = match &layer.stored {
+        Some(w) => {
+            let (lo, hi) = layer.weight.range();
+            let codes: Vec<i32> = w.codes.iter().map(|q| *q as i32).collect();
+            if let Some(q) = codes.iter().find(|q| !(lo..=hi).contains(*q)) {
+                return Err(failed(format!("the plan stores code {q}, outside {lo}..={hi}")));
+            }
+            codes
+        }
+        None => kernel::quantize_tensor(&data, &dims, &w_params).map_err(|e| failed(e.to_string()))?,
+    };
     let mut p = Patch::new(pass.id()).made_from([layer.output.clone()]).before(l.node);
     let name = g.name_of(w_now).to_owned();
     let c = p.constant(&format!("{name}_codes"), code_tensor(layer.weight, &w.dims, &codes));

@@ -1,0 +1,372 @@
+//! Weights fitted to the codes they will read: the step between [`make_plan`](super::make_plan) and
+//! [`apply`](super::apply) that looks at data again.
+//!
+//! The float model runs over the calibration samples. Each linear layer's input is taken through the codes that the plan
+//! gives it, and the least-squares problem of [`gptq`] is to reproduce the layer's float output from them. What comes
+//! out, codes and a bias, is written into the plan, so that carrying a plan out needs no data.
+//!
+//! Errors from further up are left out on purpose: a layer that corrects what another will have corrected as well
+//! overshoots, and measured so by dB.
+
+use std::collections::BTreeMap;
+
+use super::{CompileError, Prepared};
+use crate::calibrate::data::{DataError, Dataset};
+use crate::ir::{Graph, Node, ValueId, validate};
+use crate::onnx;
+use crate::passes::Pass;
+use crate::passes::quantize::fold::FoldFactors;
+use crate::passes::quantize::weights::least_scale;
+use crate::plan::recipe::WeightRecipe;
+use crate::plan::sites::{Linear, trace_back};
+use crate::plan::{QuantPlan, Rounding, StoredWeight};
+use crate::quant::QParams;
+use crate::quant::gptq::{self, Normal, Search};
+use crate::quant::kernel::{dequantize, quantize};
+use crate::quant::qparams::SCALE_FLOOR;
+use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
+
+use rayon::prelude::*;
+
+/// Why weights could not be fitted.
+#[derive(Debug, thiserror::Error)]
+pub enum RefineError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error("sample {sample}: value `{value}` is not finite; the float model itself does not stay finite on this data")]
+    NotFinite { sample: String, value: String },
+    #[error(transparent)]
+    Compile(#[from] Box<CompileError>),
+}
+
+/// The data to fit on.
+#[derive(Clone, Copy, Debug)]
+pub struct FitData<'d> {
+    pub data: &'d Dataset,
+    pub indices: &'d [usize],
+    pub threads: usize,
+}
+
+/// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
+const DAMP: f64 = 0.001;
+
+/// A linear layer whose weight is fitted.
+struct Job<'p> {
+    /// Place in the plan's list of layers.
+    at: usize,
+    linear: &'p Linear,
+    /// The folded weight, `outs x ins` with the kernel positions of a Conv among the inputs.
+    w: Vec<f64>,
+    outs: usize,
+    ins: usize,
+    bias: Vec<f32>,
+    unfold: Option<Unfold>,
+}
+
+/// Replaces the planned weights by fitted ones, as `recipe` says.
+///
+/// Deterministic: the sums are taken in the order of `indices`, whatever the number of threads.
+pub fn refine(
+    p: &Prepared,
+    plan: &QuantPlan,
+    recipe: &WeightRecipe,
+    fit: FitData<'_>,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<QuantPlan, RefineError> {
+    let mut plan = plan.clone();
+    if recipe.rounding != Rounding::Gptq || fit.indices.is_empty() {
+        return Ok(plan);
+    }
+    let jobs = jobs(p, &plan)?;
+    let sums = sums(p, &plan, &jobs, fit, progress)?;
+    let found: Vec<_> = jobs.par_iter().zip(&sums).map(|(j, s)| fitted(j, s, &p.model.graph, &plan, recipe)).collect();
+    for (j, f) in jobs.iter().zip(found) {
+        if let Some((stored, correction, reason)) = f {
+            let l = &mut plan.layers[j.at];
+            l.rounding = Rounding::Gptq;
+            l.stored = Some(stored);
+            l.correction = correction;
+            l.reason = reason;
+        }
+    }
+    Ok(plan)
+}
+
+fn jobs<'p>(p: &'p Prepared, plan: &QuantPlan) -> Result<Vec<Job<'p>>, RefineError> {
+    let mut folded = p.model.clone();
+    FoldFactors { plan, sites: &p.sites }.run(&mut folded).map_err(|e| Box::new(CompileError::from(e)))?;
+    let g = &p.model.graph;
+    let mut out = Vec::new();
+    for (at, layer) in plan.layers.iter().enumerate() {
+        let Some(linear) = p.sites.linears.iter().find(|l| g.name_of(l.out) == layer.output) else { continue };
+        let node = folded.graph.node(linear.node);
+        let Some(t) = node.input(1).and_then(|w| folded.graph.constant(w)) else { continue };
+        let Some(data) = t.to_f32s() else { continue };
+        let unfold = match linear.is_conv {
+            false => None,
+            true => match Unfold::of(node, &t.dims) {
+                Some(u) => Some(u),
+                None => continue,
+            },
+        };
+        let outs = t.dims[linear.out_axis] as usize;
+        let ins = data.len() / outs.max(1);
+        let w = (0..outs * ins).map(|i| data[place(linear, i / ins, i % ins, outs, ins)] as f64).collect();
+        let bias = linear.bias.as_ref().and_then(|b| g.constant(b.value)?.to_f32s());
+        let bias = bias.map_or(vec![0.0; outs], |b| b.into_owned());
+        out.push(Job { at, linear, w, outs, ins, bias, unfold });
+    }
+    Ok(out)
+}
+
+/// Where the weight from input `i` to output `o` lies in the tensor.
+fn place(l: &Linear, o: usize, i: usize, outs: usize, ins: usize) -> usize {
+    if l.out_axis == 0 { o * ins + i } else { i * outs + o }
+}
+
+fn fitted(
+    job: &Job<'_>,
+    sums: &[Normal; 2],
+    g: &Graph,
+    plan: &QuantPlan,
+    recipe: &WeightRecipe,
+) -> Option<(StoredWeight, Vec<f32>, String)> {
+    let layer = &plan.layers[job.at];
+    let (v, share) = match recipe.refit {
+        Some(ridge) => gptq::refit(sums, &job.w, ridge),
+        None => (job.w.clone(), 0.0),
+    };
+    let c = sums[0].plus(&sums[1]).centred();
+    let n = job.ins;
+    let bias =
+        |w: &dyn Fn(usize) -> f64, o: usize| c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>();
+    let x_name = g.name_of(trace_back(g, job.linear.x));
+    let sx = plan.activation(x_name, true).map(|a| a.params.scale(0));
+    let least: Vec<f32> = (0..job.outs)
+        .map(|o| sx.map_or(0.0, |sx| least_scale((bias(&|i| v[i], o) * 1.1) as f32, sx)).max(SCALE_FLOOR))
+        .collect();
+    let how = Search { top: layer.weight.range().1, clips: &recipe.clip, least: &least, damp: DAMP };
+    let r = gptq::round(&c, &v, &how)?;
+    let correction = (0..job.outs)
+        .map(|o| (bias(&|i| r.codes[i] as f64 * r.scales[o] as f64, o) - job.bias[o] as f64) as f32)
+        .collect();
+    let mut codes = vec![0i8; r.codes.len()];
+    for (i, q) in r.codes.iter().enumerate() {
+        codes[place(job.linear, i / n, i % n, job.outs, n)] = *q;
+    }
+    let back: Vec<f64> = r.codes.iter().enumerate().map(|(i, q)| *q as f64 * r.scales[i / n] as f64).collect();
+    let power: f64 = c.yy.iter().sum();
+    let db = |w: &[f64]| 10.0 * (power / c.error(w).max(1e-300)).log10();
+    let rows = (sums[0].rows() + sums[1].rows()).round();
+    let mut reason = format!("{:?}: {:.1} dB at its output on {rows} rows", layer.weight, db(&back)).to_lowercase();
+    if recipe.refit.is_some() {
+        let percent = share * 100.0;
+        reason += &format!("; before rounding {:.1} dB, {:.1} with {percent:.0} % of a refit", db(&job.w), db(&v));
+    }
+    Some((StoredWeight { scales: r.scales, codes }, correction, reason))
+}
+
+/// For each job, sums over the even and the odd samples.
+fn sums(
+    p: &Prepared,
+    plan: &QuantPlan,
+    jobs: &[Job<'_>],
+    fit: FitData<'_>,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Vec<[Normal; 2]>, RefineError> {
+    let g = &p.model.graph;
+    let mut taps: Vec<String> = Vec::new();
+    for v in jobs.iter().flat_map(|j| [j.linear.x, j.linear.out]).filter(|v| g.producer(*v).is_some()) {
+        if !taps.iter().any(|t| t == g.name_of(v)) {
+            taps.push(g.name_of(v).to_owned());
+        }
+    }
+    let codes: Vec<InputCodes<'_>> = jobs.iter().map(|j| InputCodes::of(g, plan, j.linear)).collect();
+    let options = SessionOptions { batch: fit.data.batch(), taps: taps.clone(), ..SessionOptions::default() };
+    let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
+    let session = Session::new(&onnx::encode(valid), None, &options)?;
+    let mut all: Vec<[Normal; 2]> =
+        jobs.iter().map(|j| [Normal::new(j.ins, j.outs), Normal::new(j.ins, j.outs)]).collect();
+    fold_samples(
+        fit.indices.len(),
+        fit.threads,
+        |i| {
+            let s = fit.data.sample(fit.indices[i])?;
+            let given: Vec<(&str, Array)> = s.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+            let out = session.run(&given)?;
+            let mut values: BTreeMap<String, Array> = s.inputs.into_iter().collect();
+            values.extend(taps.iter().cloned().zip(out.taps));
+            match values.iter().find(|(_, a)| a.f32s().iter().any(|v| !v.is_finite())) {
+                Some((value, _)) => Err(RefineError::NotFinite { sample: s.name, value: value.clone() }),
+                None => Ok(values),
+            }
+        },
+        |i, values| {
+            all.par_iter_mut().zip(jobs).zip(&codes).for_each(|((sums, j), codes)| {
+                let of = |v: ValueId| values.get(g.name_of(v));
+                let (Some(x), Some(y)) = (of(j.linear.x), of(j.linear.out)) else { return };
+                let read = codes.through(&x.f32s());
+                let (xs, ys) = match &j.unfold {
+                    Some(u) => (u.columns(&read, x.dims()), channels_last(&y.f32s(), y.dims())),
+                    None => (read, y.f32s().into_owned()),
+                };
+                if xs.len() / j.ins == ys.len() / j.outs {
+                    sums[i % 2].add(&xs, &ys);
+                }
+            });
+            progress(i + 1);
+            Ok(())
+        },
+    )?;
+    Ok(all)
+}
+
+/// What stands between a float value and the layer that reads it: the fold's factors, and the codes.
+struct InputCodes<'p> {
+    factors: Option<&'p [f32]>,
+    params: Option<&'p QParams>,
+}
+
+impl<'p> InputCodes<'p> {
+    fn of(g: &Graph, plan: &'p QuantPlan, l: &Linear) -> InputCodes<'p> {
+        let name = g.name_of(trace_back(g, l.x));
+        InputCodes {
+            factors: plan.folds.iter().find(|f| f.value == name).map(|f| f.factors.as_slice()),
+            params: plan.activation(name, true).map(|a| &a.params).filter(|p| p.axis().is_none()),
+        }
+    }
+
+    /// What the layer reads for the float value `x`, channels last where there is a fold.
+    fn through(&self, x: &[f32]) -> Vec<f32> {
+        let mut v = x.to_vec();
+        if let Some(f) = self.factors {
+            v.chunks_mut(f.len()).for_each(|row| row.iter_mut().zip(f).for_each(|(v, f)| *v /= f));
+        }
+        if let Some(p) = self.params {
+            let ((lo, hi), s, z) = (p.code().range(), p.scale(0), p.zero(0));
+            v.iter_mut().for_each(|v| *v = dequantize(quantize(*v, s, z, lo, hi), s, z));
+        }
+        v
+    }
+}
+
+/// `[b, c, ..]` as rows of `c`.
+fn channels_last(y: &[f32], dims: &[usize]) -> Vec<f32> {
+    let (b, c) = (dims[0], dims[1]);
+    let inner = y.len() / (b * c).max(1);
+    let mut out = Vec::with_capacity(y.len());
+    for s in 0..b {
+        for k in 0..inner {
+            out.extend((0..c).map(|ch| y[(s * c + ch) * inner + k]));
+        }
+    }
+    out
+}
+
+/// A two-dimensional Conv of one group, seen as a product with a matrix: what each output position reads.
+struct Unfold {
+    kernel: [usize; 2],
+    strides: [usize; 2],
+    /// In front of and behind each axis.
+    pads: [usize; 4],
+    dilations: [usize; 2],
+}
+
+impl Unfold {
+    fn of(n: &Node, weight: &[i64]) -> Option<Unfold> {
+        let pair = |name: &str| -> Option<[usize; 2]> {
+            match n.attrs.ints(name) {
+                None => Some([1, 1]),
+                Some([a, b]) => Some([usize::try_from(*a).ok()?, usize::try_from(*b).ok()?]),
+                Some(_) => None,
+            }
+        };
+        let explicit = n.attrs.str("auto_pad").is_none_or(|s| s == "NOTSET" || s == "VALID");
+        let [_, _, h, w] = weight else { return None };
+        if !explicit || n.attrs.int("group").unwrap_or(1) != 1 {
+            return None;
+        }
+        let pads = match n.attrs.ints("pads") {
+            None => [0; 4],
+            Some(p) => {
+                let v: Vec<usize> = p.iter().map(|x| usize::try_from(*x).ok()).collect::<Option<_>>()?;
+                v.try_into().ok()?
+            }
+        };
+        Some(Unfold {
+            kernel: [*h as usize, *w as usize],
+            strides: pair("strides")?,
+            pads,
+            dilations: pair("dilations")?,
+        })
+    }
+
+    /// One row an output position: channel, then kernel row and column, as the weight has them.
+    fn columns(&self, x: &[f32], dims: &[usize]) -> Vec<f32> {
+        let &[b, c, h, w] = dims else { return Vec::new() };
+        let size = |i: usize, n: usize, before: usize, after: usize| {
+            let span = self.dilations[i] * (self.kernel[i] - 1) + 1;
+            (n + before + after).checked_sub(span).map_or(0, |r| r / self.strides[i].max(1) + 1)
+        };
+        let [top, left, bottom, right] = self.pads;
+        let (oh, ow) = (size(0, h, top, bottom), size(1, w, left, right));
+        let mut out = Vec::with_capacity(b * oh * ow * c * self.kernel[0] * self.kernel[1]);
+        for s in 0..b {
+            for oy in 0..oh {
+                for ox in 0..ow {
+                    for ch in 0..c {
+                        for ky in 0..self.kernel[0] {
+                            for kx in 0..self.kernel[1] {
+                                let y = (oy * self.strides[0] + ky * self.dilations[0]).checked_sub(top);
+                                let z = (ox * self.strides[1] + kx * self.dilations[1]).checked_sub(left);
+                                out.push(match (y, z) {
+                                    (Some(y), Some(z)) if y < h && z < w => x[((s * c + ch) * h + y) * w + z],
+                                    _ => 0.0,
+                                });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Attrs, Op};
+
+    fn conv(attrs: Attrs, kernel: &[i64; 2]) -> Option<Unfold> {
+        let n = Node::new(Op::onnx("Conv"), vec![], vec![], attrs);
+        Unfold::of(&n, &[1, 2, kernel[0], kernel[1]])
+    }
+
+    #[test]
+    fn columns_are_what_a_conv_reads() {
+        // Two channels of 2 x 3; kernel 2 x 2, padded on the left and at the bottom.
+        let x: Vec<f32> = (1..=12).map(|v| v as f32).collect();
+        let u = conv(Attrs::new().with_ints("pads", &[0, 1, 1, 0]).with_ints("strides", &[1, 2]), &[2, 2]).unwrap();
+        let rows: Vec<Vec<f32>> = u.columns(&x, &[1, 2, 2, 3]).chunks(8).map(<[f32]>::to_vec).collect();
+        assert_eq!(
+            rows,
+            [
+                [0.0, 1.0, 0.0, 4.0, 0.0, 7.0, 0.0, 10.0],
+                [2.0, 3.0, 5.0, 6.0, 8.0, 9.0, 11.0, 12.0],
+                [0.0, 4.0, 0.0, 0.0, 0.0, 10.0, 0.0, 0.0],
+                [5.0, 6.0, 0.0, 0.0, 11.0, 12.0, 0.0, 0.0],
+            ]
+        );
+        assert_eq!(channels_last(&x, &[1, 2, 2, 3])[..4], [1.0, 7.0, 2.0, 8.0]);
+    }
+
+    #[test]
+    fn a_conv_of_another_kind_is_left_to_nearest_rounding() {
+        assert!(conv(Attrs::new().with_int("group", 2), &[2, 2]).is_none());
+        assert!(conv(Attrs::new().with_str("auto_pad", "SAME_UPPER"), &[2, 2]).is_none());
+        assert!(conv(Attrs::new().with_ints("strides", &[2]), &[2, 2]).is_none());
+    }
+}

@@ -1,0 +1,60 @@
+//! Weights: their codes' range, and what nearest rounding shifts the mean output by.
+
+use indexmap::IndexMap;
+
+use super::Matrix;
+use crate::ir::Graph;
+use crate::plan::recipe::QuantRecipe;
+use crate::plan::sites::{Linear, trace_back};
+use crate::plan::{Fold, Layer, Rounding};
+use crate::quant::Code;
+use crate::quant::observe::Stats;
+use crate::quant::qparams::SCALE_FLOOR;
+
+/// The plan of one linear layer, with nearest rounding and the mean error of it in the bias.
+pub fn layer(
+    g: &Graph,
+    l: &Linear,
+    stats: &IndexMap<String, Stats>,
+    recipe: &QuantRecipe,
+    folds: &[Fold],
+    code: Code,
+) -> Layer {
+    let output = g.name_of(l.out).to_owned();
+    let mut out = Layer {
+        output,
+        weight: code,
+        clip: recipe.weights.clip.first().copied().unwrap_or(1.0),
+        // `compile::refine` stores better codes where the recipe wants them.
+        rounding: Rounding::Nearest,
+        stored: None,
+        correction: Vec::new(),
+        reason: format!("{code:?}, one scale an output channel").to_lowercase(),
+    };
+    if !recipe.bias_correction {
+        return out;
+    }
+    let Some(mat) = Matrix::of(g, l) else { return out };
+    let x = g.name_of(trace_back(g, l.x));
+    let Some(st) = stats.get(x).filter(|s| s.channels.len() == mat.ins) else { return out };
+    let factors = folds.iter().find(|f| f.value == x).map(|f| &f.factors);
+    let f = |i: usize| factors.map_or(1.0, |f| f[i]);
+    let (lo, hi) = out.weight.range();
+    let reach = mat.out_reach(|i| f(i) as f64);
+    out.correction = (0..mat.outs)
+        .map(|o| {
+            let s = ((reach[o] / hi as f64) as f32 * out.clip).max(SCALE_FLOOR);
+            let mut shift = 0f64;
+            for i in 0..mat.ins {
+                let mean = st.mean(i) / f(i) as f64;
+                for k in 0..mat.inner {
+                    let w = mat.at(o, i, k) as f32 * f(i);
+                    let q = crate::quant::kernel::quantize(w, s, 0, lo, hi);
+                    shift += mean * (w as f64 - crate::quant::kernel::dequantize(q, s, 0) as f64);
+                }
+            }
+            shift as f32
+        })
+        .collect();
+    out
+}

@@ -1,0 +1,470 @@
+//! Weights that know their input: least-squares refit, and rounding that compensates its own error.
+//!
+//! Both minimise the squared error at a linear layer's output, `sum |y - (V x + b)|^2`, where `x` is what the layer reads
+//! through its input's codes and `y` what it gives in the float model. [`Normal`] holds the sums that this needs; the free
+//! bias takes the means, so that everything else is about deviations from them.
+//!
+//! *Refit.* The best real `V` is `W + D C^-1` with `C` the covariance of `x` and `D` that of the residual `y - W x` with
+//! `x`: a Wiener filter against the noise of the codes in front of the layer. A ridge holds `V` near `W`, and a share of
+//! the step, chosen for each output on samples the step was not computed from, keeps it from learning noise.
+//!
+//! *Rounding.* With `C = R^T R`, the squared error of codes is `|R (V - s q)|^2`. Columns are rounded from the last row of
+//! `R` to the first, each with the errors made so far added to it: the closed form that GPTQ (arXiv 2210.17323) reaches
+//! through the inverse, here without the inverse (Babai's nearest plane). Columns of large variance come first.
+
+use nalgebra::{Cholesky, DMatrix, Dyn};
+use rayon::prelude::*;
+
+/// Output channels rounded side by side: each reads the factor once.
+const LANES: usize = 16;
+
+/// Sums over rows of a layer's input `x` (as its codes give it) and output `y` (as the float model does).
+#[derive(Clone, Debug)]
+pub struct Normal {
+    pub ins: usize,
+    pub outs: usize,
+    /// Number of rows.
+    rows: f64,
+    x: Vec<f64>,
+    y: Vec<f64>,
+    /// `sum y^2` of each output.
+    yy: Vec<f64>,
+    /// `sum x x^T`, row-major, `ins x ins`.
+    xx: Vec<f64>,
+    /// `sum y x^T`, row-major, `outs x ins`.
+    yx: Vec<f64>,
+}
+
+/// Second moments about the means: what is left when the bias is free.
+#[derive(Clone, Debug)]
+pub struct Centred {
+    pub ins: usize,
+    pub outs: usize,
+    pub mean_x: Vec<f64>,
+    pub mean_y: Vec<f64>,
+    /// Variance of each output.
+    pub yy: Vec<f64>,
+    /// Covariance of the input, `ins x ins`.
+    pub xx: Vec<f64>,
+    /// Covariance of output and input, `outs x ins`.
+    pub yx: Vec<f64>,
+}
+
+impl Normal {
+    pub fn new(ins: usize, outs: usize) -> Normal {
+        Normal {
+            ins,
+            outs,
+            rows: 0.0,
+            x: vec![0.0; ins],
+            y: vec![0.0; outs],
+            yy: vec![0.0; outs],
+            xx: vec![0.0; ins * ins],
+            yx: vec![0.0; outs * ins],
+        }
+    }
+
+    /// Adds rows: `x` is `rows x ins`, `y` is `rows x outs`, both row-major. The result
+    /// depends on the order of calls in its last bits, so callers add in a fixed order.
+    pub fn add(&mut self, x: &[f32], y: &[f32]) {
+        let rows = x.len() / self.ins.max(1);
+        let view = |v, n| ndarray::ArrayView2::from_shape((rows, n), v).expect("whole rows");
+        let (mx, my) = (view(x, self.ins), view(y, self.outs));
+        let sum = |into: &mut [f64], m: ndarray::ArrayView2<f32>| {
+            m.outer_iter().for_each(|r| into.iter_mut().zip(r).for_each(|(s, v)| *s += *v as f64));
+        };
+        sum(&mut self.x, mx);
+        sum(&mut self.y, my);
+        my.outer_iter().for_each(|r| self.yy.iter_mut().zip(r).for_each(|(s, v)| *s += (*v as f64).powi(2)));
+        // A few hundred rows in f32, the sums over samples in f64.
+        let fold = |into: &mut [f64], m: ndarray::Array2<f32>| {
+            into.iter_mut().zip(m.iter()).for_each(|(s, v)| *s += *v as f64);
+        };
+        fold(&mut self.xx, mx.t().dot(&mx));
+        fold(&mut self.yx, my.t().dot(&mx));
+        self.rows += rows as f64;
+    }
+
+    /// Joins two sets of sums.
+    pub fn plus(&self, o: &Normal) -> Normal {
+        let add = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect();
+        Normal {
+            ins: self.ins,
+            outs: self.outs,
+            rows: self.rows + o.rows,
+            x: add(&self.x, &o.x),
+            y: add(&self.y, &o.y),
+            yy: add(&self.yy, &o.yy),
+            xx: add(&self.xx, &o.xx),
+            yx: add(&self.yx, &o.yx),
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> f64 {
+        self.rows
+    }
+
+    pub fn centred(&self) -> Centred {
+        let n = self.rows.max(1.0);
+        let mean = |v: &[f64]| -> Vec<f64> { v.iter().map(|s| s / n).collect() };
+        let (mx, my) = (mean(&self.x), mean(&self.y));
+        let about = |sums: &[f64], left: &[f64]| -> Vec<f64> {
+            sums.chunks(self.ins.max(1))
+                .zip(left)
+                .flat_map(|(row, a)| row.iter().zip(&mx).map(move |(s, b)| s / n - a * b))
+                .collect()
+        };
+        let (xx, yx) = (about(&self.xx, &mx), about(&self.yx, &my));
+        let yy = self.yy.iter().zip(&my).map(|(s, m)| s / n - m * m).collect();
+        Centred { ins: self.ins, outs: self.outs, mean_x: mx, mean_y: my, yy, xx, yx }
+    }
+}
+
+impl Centred {
+    fn mean_variance(&self) -> f64 {
+        (0..self.ins).map(|i| self.xx[i * self.ins + i]).sum::<f64>() / self.ins.max(1) as f64
+    }
+
+    /// Mean squared error of `y ~ W x + b` with the best `b`, summed over outputs.
+    pub fn error(&self, w: &[f64]) -> f64 {
+        let d = self.residual(w);
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+        // yy - 2 W yx + W xx W = yy - W yx - W (yx - W xx)
+        self.yy.iter().sum::<f64>() - dot(w, &self.yx) - dot(w, &d)
+    }
+
+    /// The covariance with `share` of its mean diagonal added, factored. Grows the share until the factor exists.
+    fn factor(&self, order: &[usize], share: f64) -> Option<Cholesky<f64, Dyn>> {
+        let n = self.ins;
+        let unit = self.mean_variance();
+        if !unit.is_finite() || unit <= 0.0 {
+            return None;
+        }
+        let mut share = share;
+        while share <= 10.0 {
+            let m = DMatrix::from_fn(n, n, |i, j| {
+                self.xx[order[i] * n + order[j]] + if i == j { share * unit } else { 0.0 }
+            });
+            if let Some(c) = Cholesky::new(m) {
+                return Some(c);
+            }
+            share = (share * 10.0).max(1e-8);
+        }
+        None
+    }
+
+    /// Covariance of the residual `y - W x` with `x`: `outs x ins`.
+    fn residual(&self, w: &[f64]) -> Vec<f64> {
+        let n = self.ins;
+        let mw = ndarray::ArrayView2::from_shape((self.outs, n), w).expect("a matrix");
+        let mx = ndarray::ArrayView2::from_shape((n, n), &self.xx).expect("a matrix");
+        let wx = mw.dot(&mx);
+        self.yx.iter().zip(wx.iter()).map(|(a, b)| a - b).collect()
+    }
+
+    /// The full step `D (C + ridge)^-1` from weights `w` (`outs x ins`), or `None` if the input never varies.
+    fn step(&self, w: &[f64], ridge: f64) -> Option<Vec<f64>> {
+        let order: Vec<usize> = (0..self.ins).collect();
+        let c = self.factor(&order, ridge)?;
+        let d = self.residual(w);
+        let rows: Vec<Vec<f64>> = d
+            .par_chunks(self.ins * LANES)
+            .map(|part| {
+                let k = part.len() / self.ins;
+                // Column-major: one output a column.
+                let mut rhs = DMatrix::from_column_slice(self.ins, k, part);
+                c.solve_mut(&mut rhs);
+                rhs.as_slice().to_vec()
+            })
+            .collect();
+        Some(rows.concat())
+    }
+
+    /// For each output, `(a, b)`: moving the weights by `t` times `step` lowers the squared error by `2 t a - t^2 b`.
+    fn gain(&self, w: &[f64], step: &[f64]) -> Vec<(f64, f64)> {
+        let n = self.ins;
+        let d = self.residual(w);
+        let ms = ndarray::ArrayView2::from_shape((self.outs, n), step).expect("a matrix");
+        let mx = ndarray::ArrayView2::from_shape((n, n), &self.xx).expect("a matrix");
+        let sx = ms.dot(&mx);
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+        (0..self.outs)
+            .map(|o| {
+                let at = o * n..(o + 1) * n;
+                let row = sx.row(o);
+                (dot(&d[at.clone()], &step[at.clone()]), dot(row.as_slice().expect("row-major"), &step[at]))
+            })
+            .collect()
+    }
+}
+
+/// Weights refitted to what the layer really reads, `outs x ins`. `halves` are the sums over two disjoint sets of
+/// samples: each judges how far to follow the step computed from the other.
+///
+/// Returns the weights and the mean share of the step that was taken.
+pub fn refit(halves: &[Normal; 2], w: &[f64], ridge: f64) -> (Vec<f64>, f64) {
+    let [a, b] = [halves[0].centred(), halves[1].centred()];
+    let whole = halves[0].plus(&halves[1]).centred();
+    let steps = [&a, &b, &whole].map(|c| c.step(w, ridge));
+    let [Some(sa), Some(sb), Some(step)] = &steps else { return (w.to_vec(), 0.0) };
+    let (on_b, on_a) = (b.gain(w, sa), a.gain(w, sb));
+    let share: Vec<f64> = on_b
+        .iter()
+        .zip(&on_a)
+        .map(|((p, q), (r, s))| if q + s > 0.0 { ((p + r) / (q + s)).clamp(0.0, 1.0) } else { 0.0 })
+        .collect();
+    let n = whole.ins.max(1);
+    let v = w.iter().zip(step).enumerate().map(|(i, (w, d))| w + share[i / n] * d).collect();
+    (v, share.iter().sum::<f64>() / share.len().max(1) as f64)
+}
+
+/// Codes of a weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rounded {
+    /// One an output channel.
+    pub scales: Vec<f32>,
+    /// `outs x ins`, row-major.
+    pub codes: Vec<i8>,
+    /// Squared error at the output, summed over output channels, a row.
+    pub error: f64,
+}
+
+/// How codes are searched.
+#[derive(Clone, Copy, Debug)]
+pub struct Search<'a> {
+    /// Largest code; the smallest is its negative.
+    pub top: i32,
+    /// Scales to try, as shares of the one that reaches the largest weight.
+    pub clips: &'a [f32],
+    /// Smallest scale allowed, one an output channel.
+    pub least: &'a [f32],
+    /// Share of the mean variance added to every variance.
+    pub damp: f64,
+}
+
+/// Rounds weights `v` (`outs x ins`) for inputs of covariance `c.xx`; `None` if the input never varies.
+pub fn round(c: &Centred, v: &[f64], how: &Search<'_>) -> Option<Rounded> {
+    let n = c.ins;
+    let mut order: Vec<usize> = (0..n).collect();
+    // The last is rounded first.
+    order.sort_by(|a, b| c.xx[a * n + a].total_cmp(&c.xx[b * n + b]).then(a.cmp(b)));
+    let l = c.factor(&order, how.damp)?.unpack();
+    // Row k: how an error in column k moves the columns rounded after it.
+    let diag: Vec<f64> = (0..n).map(|j| l[(j, j)]).collect();
+    let mut pull = vec![0f32; n * n];
+    for k in 0..n {
+        for j in 0..k {
+            pull[k * n + j] = (l[(k, j)] / diag[j]) as f32;
+        }
+    }
+    let power: Vec<f32> = diag.iter().map(|d| (d * d) as f32).collect();
+    let parts: Vec<Vec<Lane>> = (0..c.outs.div_ceil(LANES))
+        .into_par_iter()
+        .map(|p| {
+            let outs: Vec<usize> = (p * LANES..((p + 1) * LANES).min(c.outs)).collect();
+            lanes(&outs, v, &order, &pull, &power, how)
+        })
+        .collect();
+    let mut out = Rounded { scales: Vec::new(), codes: vec![0; c.outs * n], error: 0.0 };
+    for (o, lane) in parts.into_iter().flatten().enumerate() {
+        out.scales.push(lane.scale);
+        out.error += lane.error;
+        for (k, q) in lane.codes.iter().enumerate() {
+            out.codes[o * n + order[k]] = *q;
+        }
+    }
+    Some(out)
+}
+
+/// The best codes of one output channel so far, in rounding order.
+struct Lane {
+    scale: f32,
+    error: f64,
+    codes: Vec<i8>,
+}
+
+fn lanes(outs: &[usize], v: &[f64], order: &[usize], pull: &[f32], power: &[f32], how: &Search<'_>) -> Vec<Lane> {
+    let n = order.len();
+    let top = how.top as f32;
+    let mut start = vec![0f32; n * LANES];
+    for (lane, o) in outs.iter().enumerate() {
+        for (k, i) in order.iter().enumerate() {
+            start[k * LANES + lane] = v[o * n + i] as f32;
+        }
+    }
+    let mut reach = [0f32; LANES];
+    for row in start.chunks(LANES) {
+        reach.iter_mut().zip(row).for_each(|(r, x)| *r = r.max(x.abs()));
+    }
+    let mut best: Vec<Lane> = Vec::with_capacity(outs.len());
+    let mut codes = vec![0i8; n * LANES];
+    for clip in how.clips {
+        let mut s = [1f32; LANES];
+        for (lane, o) in outs.iter().enumerate() {
+            s[lane] = (reach[lane] / top * clip).max(how.least[*o]);
+        }
+        let mut w = start.clone();
+        let mut error = [0f64; LANES];
+        for k in (0..n).rev() {
+            let (before, rest) = w.split_at_mut(k * LANES);
+            let here = &rest[..LANES];
+            let mut off = [0f32; LANES];
+            for lane in 0..LANES {
+                let q = (here[lane] / s[lane]).round_ties_even().clamp(-top, top);
+                off[lane] = here[lane] - q * s[lane];
+                codes[k * LANES + lane] = q as i8;
+                error[lane] += (power[k] * off[lane] * off[lane]) as f64;
+            }
+            // What is carried on is the error against the weight as it was, not against the moved target.
+            let mut carried = [0f32; LANES];
+            for lane in 0..LANES {
+                carried[lane] = start[k * LANES + lane] - codes[k * LANES + lane] as f32 * s[lane];
+            }
+            for (row, p) in before.chunks_exact_mut(LANES).zip(&pull[k * n..k * n + k]) {
+                for lane in 0..LANES {
+                    row[lane] += p * carried[lane];
+                }
+            }
+        }
+        for lane in 0..outs.len() {
+            let found = || Lane {
+                scale: s[lane],
+                error: error[lane],
+                codes: (0..n).map(|k| codes[k * LANES + lane]).collect(),
+            };
+            match best.get_mut(lane) {
+                None => best.push(found()),
+                Some(b) if error[lane] < b.error => *b = found(),
+                Some(_) => {}
+            }
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    const N: usize = 24;
+    const OUTS: usize = 19;
+
+    /// Rows of correlated inputs: every channel is mostly a mixture of five.
+    fn inputs(rng: &mut ChaCha8Rng, mix: &[f32], rows: usize) -> Vec<f32> {
+        let mut x = Vec::with_capacity(rows * N);
+        for _ in 0..rows {
+            let z: Vec<f32> = (0..5).map(|_| rng.random_range(-1.0..1.0)).collect();
+            for i in 0..N {
+                let m: f32 = (0..5).map(|k| mix[i * 5 + k] * z[k]).sum();
+                x.push(m + rng.random_range(-0.1..0.1) + 0.5);
+            }
+        }
+        x
+    }
+
+    fn times(w: &[f64], x: &[f32]) -> Vec<f32> {
+        let row = |r: &[f32], o: usize| (0..N).map(|i| w[o * N + i] * r[i] as f64).sum::<f64>() as f32;
+        x.chunks(N).flat_map(|r| (0..OUTS).map(|o| row(r, o)).collect::<Vec<_>>()).collect()
+    }
+
+    fn setting(seed: u64) -> (ChaCha8Rng, Vec<f32>, Vec<f64>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mix = (0..N * 5).map(|_| rng.random_range(-1.0f32..1.0)).collect();
+        let w = (0..N * OUTS).map(|_| rng.random_range(-1.0f64..1.0)).collect();
+        (rng, mix, w)
+    }
+
+    fn sums(x: &[f32], y: &[f32]) -> Normal {
+        let mut s = Normal::new(N, OUTS);
+        s.add(x, y);
+        s
+    }
+
+    fn real(r: &Rounded) -> Vec<f64> {
+        r.codes.iter().enumerate().map(|(i, q)| *q as f64 * r.scales[i / N] as f64).collect()
+    }
+
+    #[test]
+    fn compensated_codes_beat_the_nearest_ones() {
+        let (mut rng, mix, w) = setting(1);
+        let x = inputs(&mut rng, &mix, 400);
+        let c = sums(&x, &times(&w, &x)).centred();
+        let least = [0.0; OUTS];
+        let how = Search { top: 7, clips: &[1.0], least: &least, damp: 1e-6 };
+        let r = round(&c, &w, &how).unwrap();
+        let nearest: Vec<f64> = w
+            .iter()
+            .enumerate()
+            .map(|(i, w)| {
+                let s = r.scales[i / N] as f64;
+                (w / s).round_ties_even().clamp(-7.0, 7.0) * s
+            })
+            .collect();
+        let (a, b) = (c.error(&real(&r)), c.error(&nearest));
+        assert!(a < 0.5 * b, "compensated {a}, nearest {b}");
+        // What it says of itself is what it does.
+        assert!((r.error - a).abs() < 0.02 * a, "{} {a}", r.error);
+        let wide = Search { clips: &[1.0, 0.9, 0.8, 0.7], ..how };
+        assert!(round(&c, &w, &wide).unwrap().error <= r.error);
+    }
+
+    #[test]
+    fn independent_inputs_leave_nothing_to_compensate() {
+        let (_, _, w) = setting(2);
+        let mut c = sums(&vec![0.0; N * 2], &vec![0.0; OUTS * 2]).centred();
+        (0..N).for_each(|i| c.xx[i * N + i] = 1.0 + i as f64);
+        let least = [0.0; OUTS];
+        let r = round(&c, &w, &Search { top: 127, clips: &[1.0], least: &least, damp: 0.0 }).unwrap();
+        for (i, q) in r.codes.iter().enumerate() {
+            assert_eq!(*q, (w[i] as f32 / r.scales[i / N]).round_ties_even() as i8);
+        }
+    }
+
+    #[test]
+    fn scales_and_codes_keep_to_their_limits() {
+        let (mut rng, mix, w) = setting(3);
+        let x = inputs(&mut rng, &mix, 100);
+        let c = sums(&x, &times(&w, &x)).centred();
+        let least: Vec<f32> = (0..OUTS).map(|o| o as f32 * 0.05).collect();
+        let r = round(&c, &w, &Search { top: 7, clips: &[1.0, 0.5], least: &least, damp: 0.001 }).unwrap();
+        assert!(r.codes.iter().all(|q| (-7..=7).contains(q)));
+        assert!(r.scales.iter().zip(&least).all(|(s, l)| s >= l));
+        let dead = sums(&[0.0; N], &[0.0; OUTS]).centred();
+        assert_eq!(round(&dead, &w, &Search { top: 7, clips: &[1.0], least: &least, damp: 0.001 }), None);
+    }
+
+    #[test]
+    fn a_refit_filters_noise_and_leaves_a_clean_layer_alone() {
+        let (mut rng, mix, w) = setting(4);
+        let mut noisy = |rows| {
+            let x = inputs(&mut rng, &mix, rows);
+            let y = times(&w, &x);
+            let seen: Vec<f32> = x.iter().map(|v| v + rng.random_range(-0.3..0.3)).collect();
+            (x, seen, y)
+        };
+        let (a, b, fresh) = (noisy(500), noisy(500), noisy(2000));
+        let judge = sums(&fresh.1, &fresh.2).centred();
+        let (v, share) = refit(&[sums(&a.1, &a.2), sums(&b.1, &b.2)], &w, 1e-3);
+        assert!(judge.error(&v) < 0.6 * judge.error(&w), "{} {}", judge.error(&v), judge.error(&w));
+        assert!(share > 0.8);
+        let (v, _) = refit(&[sums(&a.0, &a.2), sums(&b.0, &b.2)], &w, 1e-3);
+        assert!(v.iter().zip(&w).all(|(v, w)| (v - w).abs() < 1e-3));
+    }
+
+    #[test]
+    fn a_refit_on_few_rows_does_no_harm() {
+        let (mut rng, mix, w) = setting(5);
+        let mut noisy = |rows| {
+            let x = inputs(&mut rng, &mix, rows);
+            let y = times(&w, &x);
+            (x.iter().map(|v| v + rng.random_range(-0.05..0.05)).collect::<Vec<f32>>(), y)
+        };
+        let (a, b, fresh) = (noisy(13), noisy(13), noisy(2000));
+        let judge = sums(&fresh.0, &fresh.1).centred();
+        let (v, _) = refit(&[sums(&a.0, &a.1), sums(&b.0, &b.1)], &w, 1e-3);
+        assert!(judge.error(&v) < 1.05 * judge.error(&w), "{} {}", judge.error(&v), judge.error(&w));
+    }
+}
