@@ -6,8 +6,8 @@ use std::path::Path;
 
 use fqvit_opt::calibrate::data::{DataOptions, Dataset, InputSpec};
 use fqvit_opt::calibrate::run;
-use fqvit_opt::compile;
 use fqvit_opt::compile::refine::{FitData, refine};
+use fqvit_opt::compile::{self, Journal};
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::onnx::{self, SaveOptions};
 use fqvit_opt::pattern::RuleSet;
@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Recognise: canonical form, and what can be quantized in it.
     let model = onnx::load(Path::new(model))?.model;
-    let prepared = compile::prepare(&model, prepare, &RuleSet::embedded()?, false)?;
+    let mut journal = Journal::default();
+    let prepared = compile::prepare(&model, prepare, &RuleSet::embedded()?, false, &mut journal)?;
 
     // Calibrate: the float model runs, observers watch. The result does not depend on the number of threads.
     let options = DataOptions { calibrate: Some(data.into()), ..DataOptions::default() };
@@ -39,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let fit = FitData { data: &data, indices: &samples, threads: 2 };
     let plan = refine(&prepared, &plan, &quantize.weights, fit, &|_| ())?;
     std::fs::write(format!("{out}.plan.yaml"), plan.to_yaml())?;
-    let quantized = compile::apply(&prepared, &plan)?;
+    let quantized = compile::apply(&prepared, &plan, &mut journal)?;
     onnx::save(validate(&quantized)?, Path::new(out), &SaveOptions::default())?;
     Ok(())
 }

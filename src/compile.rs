@@ -5,31 +5,43 @@
 //! value in between can be written to a file, edited and read again.
 
 use crate::infer;
-use crate::ir::{Invalid, Model, validate};
+use crate::ir::{Def, Graph, Invalid, Model, Op, ops, validate};
 use crate::onnx;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
+use crate::passes::decompose_attention::DecomposeAttention;
+use crate::passes::fix_defaults::FixDefaults;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::integer_norm::IntegerNorm;
+use crate::passes::quantize::lower::codes_first::CodesFirst;
+use crate::passes::quantize::lower::patches::PatchesAsRows;
+use crate::passes::quantize::lower::per_channel::PerChannel;
+use crate::passes::quantize::lower::products::IntegerProducts;
+use crate::passes::quantize::lower::sums::IntegerSums;
 use crate::passes::quantize::weights::QuantizeWeights;
 use crate::passes::raise_opset::RaiseOpset;
 use crate::passes::rules::{ApplyRules, opset_wanted};
 use crate::passes::scale_after_product::ScaleAfterProduct;
-use crate::passes::{Pass, PassError};
+use crate::passes::split_projection::SplitProjection;
+use crate::passes::{Numerics, Pass, PassError};
 use crate::pattern::{RuleSet, attentions};
 use crate::plan::planner::{self, PlanningError};
 use crate::plan::sites::{self, Sites};
-use crate::plan::{PlanError, QuantPlan};
+use crate::plan::{Form, PlanError, QuantPlan};
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
-use crate::rewrite::sweep;
+use crate::rewrite::{WidenError, has_narrow_floats, sweep, widen_floats};
 
 use indexmap::IndexMap;
 
 #[cfg(feature = "tract")]
+pub mod each;
+#[cfg(feature = "tract")]
 pub mod refine;
+#[cfg(feature = "tract")]
+pub mod sensitivity;
 
 /// Why a model could not be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +55,28 @@ pub enum CompileError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(
-        "no attention was found in this model, so recipe `{recipe}` has nothing to work on; `fqvit-opt inspect` shows what \
-         was recognised and `fqvit-opt explain` how close the rules came"
+        "neither an attention nor a layer with weights was found in this model, so recipe `{recipe}` has nothing to work \
+         on; `fqvit-opt inspect` shows what was recognised and `fqvit-opt explain` how close the rules came"
     )]
     NoAttention { recipe: String },
+    #[error(transparent)]
+    Inline(#[from] onnx::InlineError),
+    #[error(transparent)]
+    Widen(#[from] WidenError),
+    #[error(
+        "weight `{value}` is a sparse initializer, which is not read here; store it densely (onnxruntime's offline \
+         optimizer does)"
+    )]
+    Sparse { value: String },
+    #[error(
+        "the model's operator set is {found}; this program knows them up to {newest}: export the model at an older one"
+    )]
+    Opset { found: i64, newest: i64 },
+    #[error(
+        "weight `{weight}` of node `{node}` ({op}) holds {what} at element {at}; such a model can not be quantized: export \
+         or train it again"
+    )]
+    Weight { weight: String, node: String, op: String, what: &'static str, at: usize },
     #[error("the model is quantized already (node `{node}` is a {op}); give the float model it was made from")]
     Quantized { node: String, op: String },
 }
@@ -58,21 +88,47 @@ pub struct Prepared {
     pub sites: Sites,
     /// Fingerprint of the canonical model: statistics and plans carry it.
     pub fingerprint: String,
-    /// `(pass, changes)` in the order they ran.
-    pub passes: Vec<(String, usize)>,
+}
+
+/// What the passes did, in the order they ran.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    pub steps: Vec<Step>,
+    /// What the passes want to tell the user.
     pub notes: Vec<String>,
+    keep_models: bool,
+}
+
+/// One pass that ran.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub pass: String,
+    pub changes: usize,
+    /// What the pass says it does to the numbers.
+    pub numerics: Numerics,
+    /// The model as the pass found and left it, in a journal that keeps models.
+    pub models: Option<[Model; 2]>,
+}
+
+impl Journal {
+    /// A journal that keeps the model before and after each pass, for [`each::verify_each`]. Weights that no pass
+    /// replaced are shared, not copied.
+    pub fn keeping_models() -> Journal {
+        Journal { keep_models: true, ..Journal::default() }
+    }
 }
 
 /// Runs one pass and checks that it left a valid model behind.
-fn run(
-    pass: &dyn Pass,
-    m: &mut Model,
-    log: &mut Vec<(String, usize)>,
-    notes: &mut Vec<String>,
-) -> Result<(), CompileError> {
+fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), CompileError> {
+    let before = journal.keep_models.then(|| m.clone());
     let out = pass.run(m)?;
-    notes.extend(out.notes.into_iter().map(|n| format!("{}: {n}", pass.id())));
-    log.push((pass.id().to_owned(), out.changes));
+    journal.notes.extend(out.notes.into_iter().map(|n| format!("{}: {n}", pass.id())));
+    journal.steps.push(Step {
+        pass: pass.id().to_owned(),
+        changes: out.changes,
+        numerics: pass.numerics(),
+        models: before.map(|b| [b, m.clone()]),
+    });
     validate::validate(m)?;
     Ok(())
 }
@@ -80,31 +136,108 @@ fn run(
 /// Canonical form: constants folded, LayerNorm and GELU as one node each, attention with its scale behind the product.
 ///
 /// `keep_opset` forbids raising the operator set; LayerNorm and GELU that it lacks then stay decomposed.
-pub fn prepare(model: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) -> Result<Prepared, CompileError> {
-    if let Some((_, n)) =
-        model.graph.nodes().find(|(_, n)| n.op.name.starts_with("QLinear") || n.op.is("QuantizeLinear"))
-    {
+///
+/// # Errors
+/// If a pass fails, or a weight holds NaN or infinity: no statistics could mend that; if the model is quantized already,
+/// has sparse weights, or functions or half precision in a form that is not taken apart here.
+pub fn prepare(
+    model: &Model,
+    how: &Prepare,
+    rules: &RuleSet,
+    keep_opset: bool,
+    journal: &mut Journal,
+) -> Result<Prepared, CompileError> {
+    if let Some((_, n)) = model.graph.nodes().find(|(_, n)| is_quantized(&n.op)) {
         return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
     }
-    let mut m = model.clone();
-    let (mut log, mut notes) = (Vec::new(), Vec::new());
+    if let Some((_, v)) = model.graph.values().find(|(_, v)| matches!(v.def, Def::Sparse)) {
+        return Err(CompileError::Sparse { value: v.name.clone() });
+    }
+    let (found, newest) = (model.opset(), ops::newest_opset());
+    if found > newest {
+        return Err(CompileError::Opset { found, newest });
+    }
+    let mut m = onnx::inline_functions(model)?;
     validate::validate(&m)?;
-    run(&CleanUp, &mut m, &mut log, &mut notes)?;
-    if !keep_opset {
-        let to = opset_wanted(&m, rules).unwrap_or(0).max(how.opset);
-        if to > m.opset() {
-            run(&RaiseOpset { to }, &mut m, &mut log, &mut notes)?;
+    run(&FixDefaults, &mut m, journal)?;
+    if has_narrow_floats(&m) {
+        // The rules know how narrow a constant is that they compare; once widened, it has lost that.
+        run(&CleanUp, &mut m, journal)?;
+        if !keep_opset {
+            raise(&mut m, how.opset, rules, journal)?;
         }
+        infer::annotate(&mut m);
+        run(&ApplyRules::new(rules), &mut m, journal)?;
+        let weights = widen_floats(&mut m)?;
+        journal.notes.push(format!(
+            "the model computes in half precision; {weights} weights and all it computes are float32 now"
+        ));
+        validate::validate(&m)?;
+    }
+    run(&CleanUp, &mut m, journal)?;
+    run(&DecomposeAttention, &mut m, journal)?;
+    if !keep_opset {
+        raise(&mut m, how.opset, rules, journal)?;
     }
     infer::annotate(&mut m);
-    run(&ApplyRules::new(rules), &mut m, &mut log, &mut notes)?;
+    run(&ApplyRules::new(rules), &mut m, journal)?;
     infer::annotate(&mut m);
-    run(&ScaleAfterProduct { rules }, &mut m, &mut log, &mut notes)?;
-    run(&CleanUp, &mut m, &mut log, &mut notes)?;
+    run(&ScaleAfterProduct { rules }, &mut m, journal)?;
+    run(&SplitProjection, &mut m, journal)?;
+    run(&CleanUp, &mut m, journal)?;
     infer::annotate(&mut m);
     let sites = sites::find(&m, attentions(&m, rules));
+    finite(&m.graph, &sites)?;
     let fingerprint = blake3::hash(&onnx::encode(validate::validate(&m)?)).to_hex()[..16].to_owned();
-    Ok(Prepared { model: m, sites, fingerprint, passes: log, notes })
+    Ok(Prepared { model: m, sites, fingerprint })
+}
+
+/// Refuses constants that would make every result NaN: NaN or infinity in weights, biases and norms, NaN in constants of
+/// elementwise operators (an infinity there may be a bound or a mask).
+fn finite(g: &Graph, sites: &Sites) -> Result<(), CompileError> {
+    let linear =
+        sites.linears.iter().flat_map(|l| [Some((l.node, l.weight)), l.bias.as_ref().map(|b| (l.node, b.value))]);
+    let norm = sites.norms.iter().flat_map(|n| g.node(*n).inputs.iter().skip(1).map(|v| v.map(|v| (*n, v))));
+    let strict = linear.chain(norm).flatten().map(|(n, v)| (n, v, true));
+    let loose = sites.constants.iter().filter_map(|(n, slot)| Some((*n, g.node(*n).input(*slot)?, false)));
+    for (n, v, strict) in strict.chain(loose) {
+        let data = g.constant(v).and_then(|t| t.to_f32s()).unwrap_or_default();
+        if let Some(at) = data.iter().position(|x| x.is_nan() || (strict && x.is_infinite())) {
+            let n = g.node(n);
+            return Err(CompileError::Weight {
+                weight: g.name_of(v).to_owned(),
+                node: if n.name.is_empty() { n.out().map_or("", |v| g.name_of(v)) } else { &n.name }.to_owned(),
+                op: n.op.to_string(),
+                what: if data[at].is_nan() { "NaN" } else { "infinity" },
+                at,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// True for operators of a model that was quantized before.
+fn is_quantized(op: &Op) -> bool {
+    const MARKS: [&str; 5] =
+        ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"];
+    op.name.starts_with("QLinear") || op.name.starts_with("QAttention") || MARKS.contains(&op.name.as_str())
+}
+
+/// Raises the operator set as far as the rules wish, or else as far as the recipe asks. What can not be raised keeps its
+/// set, with a note.
+fn raise(m: &mut Model, least: i64, rules: &RuleSet, journal: &mut Journal) -> Result<(), CompileError> {
+    let wanted = opset_wanted(m, rules).unwrap_or(0).max(least);
+    for to in [wanted, least] {
+        if to <= m.opset() {
+            break;
+        }
+        match run(&RaiseOpset { to }, m, journal) {
+            Ok(()) => break,
+            Err(CompileError::Pass(PassError::Failed { message, .. })) => journal.notes.push(message),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Decides, from statistics.
@@ -118,7 +251,7 @@ pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe)
 }
 
 /// Carries a plan out.
-pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
+pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Model, CompileError> {
     if plan.model != p.fingerprint {
         return Err(
             PlanError::Model { path: "plan".into(), plan: plan.model.clone(), model: p.fingerprint.clone() }.into()
@@ -126,7 +259,6 @@ pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
     }
     let mut m = p.model.clone();
     let sites = &p.sites;
-    let (mut log, mut notes) = (Vec::new(), Vec::new());
     let passes: [&dyn Pass; 4] = [
         &FoldFactors { plan, sites },
         &QuantizeWeights { plan, sites },
@@ -134,13 +266,20 @@ pub fn apply(p: &Prepared, plan: &QuantPlan) -> Result<Model, CompileError> {
         &QuantizeActivations { plan, sites },
     ];
     for pass in passes {
-        run(pass, &mut m, &mut log, &mut notes)?;
-    }
-    if plan.integer_norm {
-        run(&IntegerNorm, &mut m, &mut log, &mut notes)?;
+        run(pass, &mut m, journal)?;
     }
     sweep(&mut m);
-    run(&Cse, &mut m, &mut log, &mut notes)?;
+    if plan.form == Form::Integer {
+        run(&Cse, &mut m, journal)?;
+        infer::annotate(&mut m);
+        let lowering: [&dyn Pass; 6] =
+            [&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel];
+        for pass in lowering {
+            run(pass, &mut m, journal)?;
+        }
+        sweep(&mut m);
+    }
+    run(&Cse, &mut m, journal)?;
     sweep(&mut m);
     validate::validate(&m)?;
     Ok(m)

@@ -4,6 +4,7 @@ pub mod calibrate;
 #[cfg(all(feature = "cli", feature = "tract"))]
 pub mod cli;
 pub mod compile;
+pub mod file;
 pub mod infer;
 pub mod ir;
 pub mod onnx;

@@ -8,22 +8,24 @@ use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name, itself left out. A module knows only what stands above it.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("file", &[]),
     ("ir", &[]),
     ("text", &["ir"]),
     ("infer", &["ir"]),
     ("rewrite", &["ir"]),
-    ("onnx", &["ir"]),
+    ("onnx", &["file", "ir"]),
     ("pattern", &["ir", "text", "infer", "rewrite"]),
     ("quant", &["ir", "rewrite"]),
     ("plan", &["ir", "infer", "pattern", "quant"]),
     ("passes", &["ir", "infer", "rewrite", "pattern", "quant", "plan"]),
-    ("runtime", &["ir", "onnx"]),
-    ("calibrate", &["ir", "onnx", "quant", "runtime"]),
+    ("runtime", &["ir", "onnx", "quant"]),
+    ("calibrate", &["file", "ir", "onnx", "quant", "runtime"]),
     ("verify", &["ir", "infer", "onnx", "quant", "plan", "runtime", "calibrate"]),
     ("recipe", &["quant", "plan", "verify"]),
     (
         "compile",
         &[
+            "file",
             "ir",
             "text",
             "infer",

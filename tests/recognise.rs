@@ -9,6 +9,7 @@ use std::path::Path;
 
 use fqvit_opt::ir::{Def, Model};
 use fqvit_opt::onnx::load;
+use fqvit_opt::passes::decompose_attention::DecomposeAttention;
 use fqvit_opt::passes::{ApplyRules, Pass, opset_wanted};
 use fqvit_opt::pattern::{MaskKind, RuleSet, attentions, gelus, layer_norms};
 
@@ -59,6 +60,19 @@ fn every_sample_is_recognised() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn attention_operators_are_recognised_once_they_are_written_out() {
+    let rules = RuleSet::embedded().unwrap();
+    for file in ["zoo/hf_vit-sdpa.dynamo.opset23.onnx", "zoo/timm_vit-fused.dynamo.dynbatch.opset23.onnx"] {
+        let mut m = sample(file);
+        let out = DecomposeAttention.run(&mut m).unwrap();
+        assert!(out.changes == 2 && out.notes.is_empty(), "{file}: {:?}", out.notes);
+        let found = attentions(&m, &rules);
+        assert_eq!(found.len(), 2, "{file}");
+        assert!(found.iter().all(|a| a.scale.is_some_and(|s| s.1 == 0.25)), "{file}");
+    }
 }
 
 #[test]

@@ -7,11 +7,15 @@ The models are what several exporters write, with random weights and one outlier
 different seeded normal samples. A result must pass the full check of onnx, keep the inputs and outputs, run at the basic
 optimization level and with everything onnxruntime has, and stay close to the float model at both.
 
-KNOWN lists models that can not be compiled yet. One that compiles after all fails here, so that the list stays true.
+One line a model: what was recognised, the share of compute operators that run on integers, and the signal over the
+error in dB. EXPECTED says from the architecture what must be recognised; LOW gives the cause where a result is under
+12 dB.
 """
 
+import json
 import math
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,20 +25,31 @@ import onnx
 import onnxruntime as ort
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+NORMAL_DB = 12.0
 LEAST_DB = 8.0
 MOST_DB_APART = 1.0
 SAMPLES = 24
-KNOWN = {
-    # The Attention operator of opset 23 is not taken apart yet.
-    "hf_vit-sdpa.dynamo.opset23.onnx": "no attention was found",
-    "timm_vit-fused.dynamo.dynbatch.opset23.onnx": "no attention was found",
-    # Shifted windows: a mask added in five dimensions.
-    "timm_swin-eager.dynamo.opset20.onnx": "expects tensor of rank 4",
-    "timm_swin-eager.torchscript.dynbatch.opset17.onnx": "expects tensor of rank 4",
-    "timm_swin-eager.torchscript.opset13.onnx": "expects tensor of rank 4",
-    "tv_swin.dynamo.opset20.onnx": "expects tensor of rank 4",
-    # A scale a channel on an Add that onnxruntime fuses and then refuses.
-    "timm_deit_distilled-eager.torchscript.dynbatch.opset17.onnx": "Scale and Zero-point must be a scalar",
+# Attentions, LayerNorms and GELUs by the start of the file's name.
+EXPECTED = {
+    # Plain encoders of depth 2: two LayerNorms a block and the last one.
+    "hf_vit": (2, 5, 2),
+    "timm_vit": (2, 5, 2),
+    "timm_deit": (2, 5, 2),
+    "timm_dinov2": (2, 5, 2),
+    "tv_vit": (2, 5, 2),
+    # nn.TransformerEncoder without a last norm.
+    "nn_encoder": (2, 4, 2),
+    # Two stages of two blocks: 8 LayerNorms in blocks, one each at patch embedding, patch merging and the end.
+    "hf_swin": (4, 11, 4),
+    "timm_swin": (4, 11, 4),
+    "tv_swin": (4, 11, 4),
+}
+# Under 12 dB, and why.
+LOW = {
+    # The sample's outlier: one output channel of fc2 reaches 60 where others reach 5. Rounding puts an error of 3 to 5 into
+    # it, which in 2 of the 8 samples meets a distillation token with ordinary values, and the head reads that token. The
+    # other samples are at 12 to 19 dB; plain min-max W8A8 loses the same two.
+    "timm_deit_distilled-eager.torchscript.dynbatch.opset17.onnx": "an outlier channel in a token the head reads",
 }
 
 
@@ -61,8 +76,10 @@ def sqnr(reference, other):
     return worst
 
 
-def ports(s):
-    return [(v.name, v.type, v.shape) for v in s.get_inputs() + s.get_outputs()]
+def ports(path):
+    """As the file declares them: onnxruntime writes down what it infers beyond that."""
+    g = onnx.load(str(path), load_external_data=False).graph
+    return [(v.name, v.type.SerializeToString()) for v in [*g.input, *g.output]]
 
 
 def judge(program, model, folder):
@@ -80,24 +97,32 @@ def judge(program, model, folder):
     out.unlink(missing_ok=True)
     done = subprocess.run(
         [program, model, "-o", out, "--calibrate", folder / "calib.npz", "--quiet", "--min-sqnr=-100",
-         "--min-agreement=0"],
+         "--min-agreement=0", "--json", folder / "report.json"],
         capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         return False, f"exit status {done.returncode}: {(done.stderr or done.stdout).strip()}"
     onnx.checker.check_model(str(out), full_check=True)
+    if ports(model) != ports(out):
+        return False, "inputs or outputs changed"
+    said = subprocess.run([program, "inspect", model], capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    found = re.search(r"(\d+) attentions, (\d+) LayerNorms, (\d+) GELUs", said)
+    counts = tuple(map(int, found.groups())) if found else None
+    covered = json.loads((folder / "report.json").read_text())["coverage"]
     reference = run(float_session, held, batch)
     db = {}
     for name, level in [("basic", ort.GraphOptimizationLevel.ORT_ENABLE_BASIC),
                         ("all", ort.GraphOptimizationLevel.ORT_ENABLE_ALL)]:
         s = session(out, level)
-        if ports(s) != ports(float_session):
-            return False, f"inputs or outputs changed: {ports(s)} for {ports(float_session)}"
         got = run(s, held, batch)
         if not all(np.isfinite(g).all() for g in got):
             return False, f"[{name}] not finite"
         db[name] = sqnr(reference, got)
-    text = ", ".join(f"{k} {v:.2f} dB" for k, v in db.items())
-    return min(db.values()) >= LEAST_DB and abs(db["basic"] - db["all"]) <= MOST_DB_APART, text
+    expected = next(v for k, v in EXPECTED.items() if model.name.startswith(k))
+    text = f"{counts} of {expected}, {covered['covered']} of {covered['total']} operators, "
+    text += ", ".join(f"{k} {v:.2f} dB" for k, v in db.items())
+    least = LEAST_DB if model.name in LOW else NORMAL_DB
+    fine = min(db.values()) >= least and abs(db["basic"] - db["all"]) <= MOST_DB_APART and counts == expected
+    return fine, f"{text} ({LOW[model.name]})" if model.name in LOW else text
 
 
 def main():
@@ -110,15 +135,8 @@ def main():
                 fine, text = judge(program, model, pathlib.Path(tmp))
             except Exception as e:  # One model's failure must not hide the others'.
                 fine, text = False, f"{type(e).__name__}: {e}"
-        known = KNOWN.get(model.name)
-        if known is None:
-            verdict = "ok  " if fine else "FAIL"
-        elif not fine and known in text:
-            verdict = "known"
-        else:
-            verdict = "FAIL"
-            text += f" (listed as known to fail with `{known}`: bring the list up to date)"
-        bad += verdict == "FAIL"
+        verdict = "ok" if fine else "FAIL"
+        bad += not fine
         print(f"{verdict:5} {model.name}: {' '.join(text.split())[:300]}")
     print(f"{len(models)} models, {bad} failures")
     return 1 if bad or not models else 0

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indexmap::IndexMap;
 
-use super::data::{DataError, Dataset};
-use crate::ir::{Model, Validated};
+use super::data::{DataError, Dataset, Sample};
+use crate::ir::{Dim, Graph, Model, Validated};
 use crate::onnx;
 use crate::quant::observe::{ObserveError, Stats, Watch};
 use crate::runtime::{RuntimeError, Session, SessionOptions};
@@ -44,7 +44,8 @@ pub fn observe(
     let m: &Model = model.model();
     let is_input = |name: &str| m.graph.find(name).is_some_and(|v| m.graph.inputs().contains(&v));
     let taps: Vec<String> = watches.keys().filter(|k| !is_input(k)).cloned().collect();
-    let options = SessionOptions { batch: data.batch(), taps: taps.clone(), ..SessionOptions::default() };
+    let shapes = open_shapes(&m.graph, &data.sample(indices[0])?);
+    let options = SessionOptions { batch: data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
     let session = Session::new(&onnx::encode(model), None, &options)?;
     let next = AtomicUsize::new(0);
     let done = AtomicUsize::new(0);
@@ -105,6 +106,15 @@ pub fn observe(
     }
     all.values_mut().for_each(Stats::finish);
     Ok(all)
+}
+
+/// Shapes of the inputs that leave more open than the batch, as this sample has them.
+pub fn open_shapes(g: &Graph, sample: &Sample) -> Vec<(String, Vec<usize>)> {
+    let open = |name: &str| {
+        let shape = g.find(name).and_then(|v| g.value(v).ty.as_ref()?.shape.as_deref());
+        shape.is_none_or(|s| s.iter().skip(1).any(|d| !matches!(d, Dim::Known(_))))
+    };
+    sample.inputs.iter().filter(|(n, _)| open(n)).map(|(n, a)| (n.clone(), a.dims().to_vec())).collect()
 }
 
 /// Joins statistics of another shard into `into`.

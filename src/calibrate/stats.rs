@@ -2,13 +2,13 @@
 //!
 //! Layout: 8 bytes `FQVSTAT1`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
 
-use std::io::Write;
 use std::path::Path;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::run::{CalibrateError, merge};
+use crate::file::{self, WriteError};
 use crate::quant::observe::Stats;
 
 const MAGIC: &[u8; 8] = b"FQVSTAT1";
@@ -29,6 +29,8 @@ pub struct StatsFile {
 pub enum StatsError {
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
+    #[error(transparent)]
+    Write(#[from] WriteError),
     #[error("{path} is no statistics file of this program; make one with `fqvit-opt calibrate`")]
     Kind { path: String },
     #[error("{path} is damaged (its checksum does not fit); make it again with `fqvit-opt calibrate`")]
@@ -81,13 +83,9 @@ impl StatsFile {
 
     /// Writes the file whole or not at all.
     pub fn write(&self, path: &Path) -> Result<(), StatsError> {
-        let io = |source| StatsError::Io { path: path.display().to_string(), source };
         let body = postcard::to_stdvec(self).expect("plain data encodes");
-        let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut f = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
-        f.write_all(MAGIC).and_then(|()| f.write_all(blake3::hash(&body).as_bytes())).map_err(io)?;
-        f.write_all(&body).map_err(io)?;
-        f.persist(path).map_err(|e| io(e.error))?;
+        let sum = blake3::hash(&body);
+        file::write(path, &[MAGIC.as_slice(), sum.as_bytes(), &body].concat())?;
         Ok(())
     }
 }

@@ -1,10 +1,12 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::calibrate::data::DataOptions;
+use crate::plan::parts::By;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -30,6 +32,8 @@ pub enum Command {
     Calibrate(CalibrateArgs),
     /// Decide how to quantize and save the decisions as a readable file
     Plan(PlanArgs),
+    /// Rank parts of a model by the loss each causes when it is quantized
+    Sensitivity(SensitivityArgs),
     /// Compare a quantized model with its float original
     Verify(VerifyArgs),
     /// Say how close a rule came to matching, and where it stopped
@@ -77,7 +81,94 @@ pub struct CompileArgs {
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
     #[command(flatten)]
+    pub keep: KeepArgs,
+    /// Run the model before and after every pass on one sample, and stop if a pass moves an output further than it declares
+    #[arg(long)]
+    pub verify_each: bool,
+    #[command(flatten)]
     pub report: ReportArgs,
+}
+
+/// What stays in float. Both flags measure on calibration samples that are held back.
+#[derive(Debug, Args)]
+pub struct KeepArgs {
+    /// Leave parts in float: the worst N, or parts by name (`head,block 3 mlp`; `fqvit-opt sensitivity` lists them)
+    #[arg(long, value_name = "N|NAMES")]
+    pub keep_float: Option<KeepFloat>,
+    /// Leave as few of the worst parts in float as reach this SQNR
+    #[arg(long, value_name = "DB", conflicts_with = "keep_float")]
+    pub target_sqnr: Option<f64>,
+    /// What a part is: attention and MLP of each block, whole blocks, or one kind of value in all blocks
+    #[arg(long, value_enum, default_value_t)]
+    pub by: ByArg,
+}
+
+impl KeepArgs {
+    /// Whether anything has to be measured.
+    pub fn asked(&self) -> bool {
+        self.keep_float.is_some() || self.target_sqnr.is_some()
+    }
+}
+
+/// Parts to keep in float.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeepFloat {
+    Worst(usize),
+    Names(Vec<String>),
+}
+
+impl FromStr for KeepFloat {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<KeepFloat, String> {
+        if let Ok(n) = s.trim().parse() {
+            return Ok(KeepFloat::Worst(n));
+        }
+        let names: Vec<String> = s.split(',').map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect();
+        if names.is_empty() { Err("give a number or names".into()) } else { Ok(KeepFloat::Names(names)) }
+    }
+}
+
+/// [`By`] as a flag's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ByArg {
+    #[default]
+    Part,
+    Block,
+    Role,
+}
+
+impl From<ByArg> for By {
+    fn from(b: ByArg) -> By {
+        match b {
+            ByArg::Part => By::Part,
+            ByArg::Block => By::Block,
+            ByArg::Role => By::Role,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct SensitivityArgs {
+    pub model: PathBuf,
+    /// Statistics: read if the file exists, otherwise made and written there
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+    #[command(flatten)]
+    pub keep: KeepArgs,
+    /// Measure each part alone only, and not also everything but it: half the time
+    #[arg(long)]
+    pub alone_only: bool,
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// Write the findings as JSON (`-`: to standard output, instead of the table)
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Where the report goes, and what it must say.

@@ -6,58 +6,82 @@ use indexmap::IndexMap;
 use ndarray_npy::NpzWriter;
 
 use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, ReportArgs, VerifyArgs};
-use super::{Failure, bar, deliver, file_bytes, load, rules, threads, timed, writable, write_text};
+use super::sensitivity::kept;
+use super::{Failure, bar, deliver, distinct, file_bytes, load, rules, threads, timed, writable};
 use crate::calibrate::data::{DataOptions, Dataset, InputSpec, split_holdout};
-use crate::calibrate::run::observe;
+use crate::calibrate::run::{CalibrateError, observe};
 use crate::calibrate::stats::StatsFile;
+use crate::compile::each::{Moved, verify_each};
 use crate::compile::refine::{FitData, refine};
-use crate::compile::{CompileError, Prepared, apply, make_plan, prepare};
+use crate::compile::{CompileError, Journal, Prepared, apply, make_plan, prepare};
+use crate::file::{self, Pending};
 use crate::ir::{Def, Model, validate};
 use crate::onnx::{self, SaveOptions};
+use crate::passes::Numerics;
 use crate::plan::{QuantPlan, Rounding, planner, sites};
 use crate::quant::observe::Stats;
 use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::coverage;
-use crate::verify::report::{DataReport, ModelFile, Report, Timing, VERSION};
+use crate::verify::report::{DataReport, ModelFile, PassReport, Report, Timing, VERSION};
 use crate::verify::run::{Compared, compare};
 
 /// What one command gathers on its way to a report.
 #[derive(Default)]
-struct Log {
-    notes: Vec<String>,
+pub(super) struct Log {
+    pub notes: Vec<String>,
     timings: Vec<Timing>,
+    journal: Journal,
+}
+
+impl Log {
+    /// Moves what the passes noted to the other notes.
+    fn gather(&mut self) {
+        self.notes.append(&mut self.journal.notes);
+    }
 }
 
 /// How models are run.
 #[derive(Clone, Copy)]
-struct Running {
-    threads: usize,
-    quiet: bool,
+pub(super) struct Running {
+    pub threads: usize,
+    pub quiet: bool,
 }
 
 /// Opens a data set and refuses data that does not fit the model.
-fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
+pub(super) fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
     let d = Dataset::open(options, &InputSpec::of(&m.graph)?)?;
     log.notes.extend(d.notes().iter().cloned());
     Ok(d)
 }
 
-fn prepared(model: &Path, a: &PrepareArgs, log: &mut Log) -> Result<(Model, Recipe, Option<Prepared>), Failure> {
+pub(super) fn prepared(
+    model: &Path,
+    a: &PrepareArgs,
+    log: &mut Log,
+) -> Result<(Model, Recipe, Option<Prepared>), Failure> {
     let m = load(model, &mut log.notes)?;
     let recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
     let Some(how) = recipe.prepare.clone() else { return Ok((m, recipe, None)) };
     let rules = rules(a.passes_dir.as_deref())?;
-    let p = timed(&mut log.timings, "prepare", || Ok(prepare(&m, &how, &rules, a.keep_opset)?))?;
-    log.notes.extend(p.notes.iter().cloned());
+    let journal = &mut log.journal;
+    let named = |e: CompileError| format!("{}: {e}", model.display());
+    let p =
+        timed(&mut log.timings, "prepare", || Ok(prepare(&m, &how, &rules, a.keep_opset, journal).map_err(named)?))?;
+    log.gather();
     if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) && p.sites.attentions.is_empty() {
-        return Err(CompileError::NoAttention { recipe: recipe.name.clone() }.into());
+        if p.sites.linears.is_empty() {
+            return Err(named(CompileError::NoAttention { recipe: recipe.name.clone() }).into());
+        }
+        log.notes.push(
+            "no attention was found; the rest is quantized (`fqvit-opt explain` tells how close the rules came)".into(),
+        );
     }
     Ok((m, recipe, Some(p)))
 }
 
 /// Statistics from a file, or from running the model; with the number of samples behind them.
-fn statistics(
+pub(super) fn statistics(
     p: &Prepared,
     recipe: &Recipe,
     data: &Dataset,
@@ -83,7 +107,11 @@ fn statistics(
     let b = bar("calibrating", indices.len(), how.quiet);
     let values = timed(&mut log.timings, "calibrate", || {
         let model = validate::validate(&p.model)?;
-        Ok(observe(model, data, indices, &watches, how.threads, &|n| b.set_position(n as u64))?)
+        let seen = observe(model, data, indices, &watches, how.threads, &|n| b.set_position(n as u64));
+        Ok(seen.map_err(|e| match e {
+            CalibrateError::Runtime(e) => format!("the float model does not run: {e}"),
+            other => other.to_string(),
+        })?)
     })?;
     b.finish_and_clear();
     let n = indices.len() as u64 * data.batch() as u64;
@@ -94,7 +122,7 @@ fn statistics(
     Ok(s)
 }
 
-fn planned(
+pub(super) fn planned(
     p: &Prepared,
     recipe: &Recipe,
     stats: &IndexMap<String, Stats>,
@@ -132,19 +160,32 @@ fn fitted(
 pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let model_path = a.model.as_deref().ok_or("give the model to compile")?;
     let output = a.output.as_deref().ok_or("give the output with -o")?;
-    let mut log = Log::default();
-    let (float, recipe, p) = prepared(model_path, &a.prepare, &mut log)?;
+    distinct(&[
+        ("MODEL", Some(model_path)),
+        ("--calibrate", a.data.calibrate.as_deref()),
+        ("-o", Some(output)),
+        ("--plan", a.plan.as_deref()),
+        ("--stats", a.stats.as_deref()),
+        ("--json", a.report.json.as_deref()),
+        ("--html", a.report.html.as_deref()),
+    ])?;
     writable(output)?;
+    a.report.writable()?;
+    for f in [&a.plan, &a.stats].into_iter().flatten().filter(|f| !f.exists()) {
+        writable(f)?;
+    }
+    let mut log =
+        Log { journal: if a.verify_each { Journal::keeping_models() } else { Journal::default() }, ..Log::default() };
+    let (float, recipe, p) = prepared(model_path, &a.prepare, &mut log)?;
+    let before = file_bytes(model_path, &float);
     let (Some(p), Some(_)) = (p, &recipe.quantize) else {
-        // Import and export, nothing else.
-        onnx::save(validate::validate(&float)?, output, &SaveOptions::default())?;
-        return Ok(true);
+        return unchanged(a, (model_path, before), output, &float, &recipe, log);
     };
     let how = Running { threads: threads(a.prepare.threads), quiet: a.report.quiet };
     let data = open(&a.data, &p.model, &mut log)?;
     let all: Vec<usize> = (0..data.len()).collect();
-    let (calib, held) =
-        if a.verify.is_some() || a.report.no_verify { (all, Vec::new()) } else { split_holdout(data.len()) };
+    let measured = (a.verify.is_none() && !a.report.no_verify) || a.keep.asked();
+    let (calib, held) = if measured { split_holdout(data.len()) } else { (all, Vec::new()) };
     let given = a.plan.as_deref().filter(|f| f.exists());
     let (plan, calibration, samples) = match given {
         Some(f) => {
@@ -158,10 +199,17 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             (fitted(&p, &recipe, plan, (&data, &calib, &what), how, &mut log)?, what, samples)
         }
     };
-    let quantized = timed(&mut log.timings, "rewrite", || Ok(apply(&p, &plan)?))?;
-    if let (Some(f), None) = (a.plan.as_deref(), given) {
-        write_text(f, &plan.to_yaml())?;
-    }
+    let plan = if a.keep.asked() { kept(&p, plan, (&data, &held), &a.keep, how, &mut log)? } else { plan };
+    let journal = &mut log.journal;
+    let quantized = timed(&mut log.timings, "rewrite", || {
+        // The plan may have come from a file.
+        Ok(apply(&p, &plan, journal).map_err(|e| match given {
+            Some(f) => format!("{}: {e}", f.display()),
+            None => e.to_string(),
+        })?)
+    })?;
+    log.gather();
+    let passes = if a.verify_each { each_pass(&data, &mut log)? } else { Vec::new() };
     let compared = if a.report.no_verify {
         None
     } else {
@@ -179,8 +227,10 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         let c = side_by_side((&p.model, &quantized), &vdata, &indices, &taps, how, &mut log)?;
         Some((c, vdata.description().to_owned(), indices.len() as u64 * vdata.batch() as u64))
     };
-    let before = file_bytes(model_path, &float);
     onnx::save(validate::validate(&quantized)?, output, &SaveOptions::default())?;
+    if let (Some(f), None) = (a.plan.as_deref(), given) {
+        file::write(f, plan.to_yaml().as_bytes())?;
+    }
     let (c, verification, vsamples) = match compared {
         Some((c, d, n)) => (Some(c), d, n),
         None => (None, "none".to_owned(), 0),
@@ -197,6 +247,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         ModelFile { name: output.display().to_string(), bytes: file_bytes(output, &quantized) },
     );
     let mut report = report(files, data_report, c, &quantized, &a.report, Some(&recipe), log);
+    report.passes = passes;
     report.islands.extend(plan.islands.iter().cloned());
     for x in &plan.activations {
         let kind = if x.params.is_ptf() { "PTF" } else { "one scale" };
@@ -206,6 +257,65 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         *report.decisions.entry(format!("{} folded", f.role.name())).or_default() += 1;
     }
     deliver(&report, &a.report)
+}
+
+/// Import and export, nothing else.
+fn unchanged(
+    a: &CompileArgs,
+    (path, before): (&Path, u64),
+    output: &Path,
+    model: &Model,
+    recipe: &Recipe,
+    log: Log,
+) -> Result<bool, Failure> {
+    let valid = validate::validate(model).map_err(|e| format!("{}: {e}", path.display()))?;
+    onnx::save(valid, output, &SaveOptions::default())?;
+    let files = (
+        ModelFile { name: path.display().to_string(), bytes: before },
+        ModelFile { name: output.display().to_string(), bytes: file_bytes(output, model) },
+    );
+    let none = || "none".to_owned();
+    let data = DataReport {
+        calibration: none(),
+        calibration_samples: 0,
+        verification: none(),
+        verification_samples: 0,
+        synthetic: false,
+    };
+    deliver(&report(files, data, None, model, &a.report, Some(recipe), log), &a.report)
+}
+
+/// Holds every pass to what it declares, on the first sample.
+fn each_pass(data: &Dataset, log: &mut Log) -> Result<Vec<PassReport>, Failure> {
+    let Log { timings, journal, .. } = log;
+    let moved =
+        timed(timings, "verify-each", || Ok(verify_each(&journal.steps, &data.sample(0)?.inputs, data.batch())?))?;
+    let declares = |n: Numerics| match n {
+        Numerics::BitExact => "bit-exact".to_owned(),
+        Numerics::Close { rel } => format!("within {rel:e}"),
+        Numerics::Quantizes => "quantizes".to_owned(),
+    };
+    if let Some(m) = moved.iter().find(|m| !m.kept) {
+        return Err(format!(
+            "pass {} declares `{}`, but on one sample it moved output `{}` by {:e} of its largest value; nothing was \
+             written. This is a fault in the pass: please report it",
+            m.pass,
+            declares(m.numerics),
+            m.output,
+            m.distance
+        )
+        .into());
+    }
+    let row = |m: &Moved| PassReport {
+        pass: m.pass.clone(),
+        changes: m.changes as u64,
+        declares: declares(m.numerics),
+        output: m.output.clone(),
+        distance: m.distance.into(),
+        sqnr_db: m.sqnr_db,
+        total_db: m.total_db,
+    };
+    Ok(moved.iter().map(row).collect())
 }
 
 /// Values that stand for the model's progress: sums of the residual stream and attention outputs.
@@ -271,6 +381,7 @@ fn report(
         coverage,
         islands,
         decisions: IndexMap::new(),
+        passes: Vec::new(),
         timings: log.timings,
         checks,
         notes: log.notes,
@@ -279,6 +390,7 @@ fn report(
 
 pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
+    distinct(&[("MODEL", Some(&a.model)), ("--calibrate", a.data.calibrate.as_deref()), ("--stats", Some(&a.stats))])?;
     writable(&a.stats)?;
     if !a.join.is_empty() {
         let mut files = a.join.iter();
@@ -288,7 +400,7 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
             all = all.join(StatsFile::read(f)?, f)?;
         }
         all.write(&a.stats)?;
-        println!("{} samples joined into {}", all.samples, a.stats.display());
+        say!("{} samples joined into {}", all.samples, a.stats.display());
         return Ok(true);
     }
     let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut log)?;
@@ -303,22 +415,28 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
             .ok_or_else(|| format!("--shard {s}: write it as 2/4, the second of four parts"))?;
         indices.retain(|k| k % n == i - 1);
     }
-    let fresh = if a.stats.exists() { std::fs::remove_file(&a.stats).err() } else { None };
-    if let Some(e) = fresh {
-        return Err(format!("{}: {e}", a.stats.display()).into());
-    }
     let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
-    let s = statistics(&p, &recipe, &data, &indices, Some(&a.stats), how, &mut log)?;
+    let s = statistics(&p, &recipe, &data, &indices, None, how, &mut log)?;
+    s.write(&a.stats)?;
     for n in &log.notes {
-        println!("note: {n}");
+        say!("note: {n}");
     }
-    println!("{} values over {} samples written to {}", s.values.len(), s.samples, a.stats.display());
+    say!("{} values over {} samples written to {}", s.values.len(), s.samples, a.stats.display());
     Ok(true)
 }
 
 pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
+    distinct(&[
+        ("MODEL", Some(&a.model)),
+        ("--calibrate", a.data.calibrate.as_deref()),
+        ("--plan", Some(&a.plan)),
+        ("--stats", a.stats.as_deref()),
+    ])?;
     writable(&a.plan)?;
+    if let Some(f) = a.stats.as_deref().filter(|f| !f.exists()) {
+        writable(f)?;
+    }
     let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut log)?;
     let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to plan", recipe.name))?;
     let data = open(&a.data, &p.model, &mut log)?;
@@ -328,11 +446,11 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let what = s.data.clone();
     let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
     let plan = fitted(&p, &recipe, plan, (&data, &indices, &what), how, &mut log)?;
-    write_text(&a.plan, &plan.to_yaml())?;
+    file::write(&a.plan, plan.to_yaml().as_bytes())?;
     for n in &log.notes {
-        println!("note: {n}");
+        say!("note: {n}");
     }
-    println!(
+    say!(
         "{} activations, {} layers, {} attentions, {} folds planned in {}",
         plan.activations.len(),
         plan.layers.len(),
@@ -345,11 +463,20 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
 
 pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
-    let float = load(&a.float, &mut log.notes)?;
-    let quantized = load(&a.quantized, &mut log.notes)?;
+    distinct(&[
+        ("the float model", Some(&a.float)),
+        ("--data", a.data.calibrate.as_deref()),
+        ("--outputs", a.outputs.as_deref()),
+        ("--json", a.report.json.as_deref()),
+        ("--html", a.report.html.as_deref()),
+    ])?;
     if let Some(p) = &a.outputs {
+        distinct(&[("the quantized model", Some(&a.quantized)), ("--outputs", Some(p))])?;
         writable(p)?;
     }
+    a.report.writable()?;
+    let float = onnx::inline_functions(&load(&a.float, &mut log.notes)?)?;
+    let quantized = onnx::inline_functions(&load(&a.quantized, &mut log.notes)?)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.threads), quiet: a.report.quiet };
@@ -388,9 +515,8 @@ fn shared_sums(float: &Model, quantized: &Model) -> Vec<String> {
 }
 
 fn write_outputs(path: &Path, outputs: &IndexMap<String, Array>) -> Result<(), Failure> {
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let f = tempfile::NamedTempFile::new_in(dir)?;
-    let mut w = NpzWriter::new(f.reopen()?);
+    let f = Pending::create(path)?;
+    let mut w = NpzWriter::new(f.file().try_clone()?);
     for (name, a) in outputs {
         match a {
             Array::I64(x) => w.add_array(name.as_str(), x)?,
@@ -402,6 +528,5 @@ fn write_outputs(path: &Path, outputs: &IndexMap<String, Array>) -> Result<(), F
         }
     }
     w.finish()?;
-    f.persist(path).map_err(|e| format!("{} can not be written: {}", path.display(), e.error))?;
-    Ok(())
+    Ok(f.commit()?)
 }

@@ -2,8 +2,19 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+/// Prints a line to standard output.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::put(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints to standard output, without an end of line.
+macro_rules! say_raw {
+    ($($text:tt)*) => { $crate::cli::put(format_args!($($text)*)) };
+}
+
 mod args;
 mod compile;
+mod sensitivity;
 mod tools;
 
 use std::ffi::OsString;
@@ -14,6 +25,7 @@ use std::time::Instant;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::file::{self, Pending};
 use crate::ir::Model;
 use crate::onnx;
 use crate::pattern::RuleSet;
@@ -40,6 +52,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Inspect(a)) => tools::inspect(&a),
         Some(Command::Calibrate(a)) => compile::calibrate(&a),
         Some(Command::Plan(a)) => compile::plan(&a),
+        Some(Command::Sensitivity(a)) => sensitivity::sensitivity(&a),
         Some(Command::Verify(a)) => compile::verify(&a),
         Some(Command::Explain(a)) => tools::explain(&a),
         Some(Command::Recipes) => tools::recipes(),
@@ -48,10 +61,35 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(MISSED),
         Err(e) => {
-            eprintln!("error: {e}");
+            eprintln!("error: {}", readable(&e.to_string()));
             ExitCode::from(1)
         }
     }
+}
+
+/// Prints. A reader that has gone, as in `| head`, ends the program quietly; everything else is written by then.
+fn put(text: std::fmt::Arguments<'_>) {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) => {
+            eprintln!("error: standard output can not be written: {e}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// A message of hundreds of faults hides the first one.
+fn readable(message: &str) -> String {
+    const LINES: usize = 20;
+    let n = message.lines().count();
+    if n <= LINES + 2 {
+        return message.to_owned();
+    }
+    let first: Vec<&str> = message.lines().take(LINES).collect();
+    format!("{}\n... and {} lines more", first.join("\n"), n - LINES)
 }
 
 /// Reads a model and tells what the reader did not understand.
@@ -87,6 +125,11 @@ fn bar(what: &'static str, n: usize, quiet: bool) -> ProgressBar {
     b
 }
 
+/// Width of the terminal, as far as it says so.
+fn columns() -> u16 {
+    std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100)
+}
+
 /// Runs a stage and keeps its time.
 fn timed<T>(timings: &mut Vec<Timing>, stage: &str, f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let t = Instant::now();
@@ -97,28 +140,29 @@ fn timed<T>(timings: &mut Vec<Timing>, stage: &str, f: impl FnOnce() -> Result<T
 
 /// Fails early, before minutes of work, if a file could not be written later.
 fn writable(path: &Path) -> Result<(), Failure> {
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if path.is_dir() {
-        return Err(format!("{} is a folder; give the name of a file to write", path.display()).into());
+    Ok(Pending::create(path).map(drop)?)
+}
+
+/// Refuses a command line on which two things have one file: the later would destroy the earlier.
+fn distinct(paths: &[(&str, Option<&Path>)]) -> Result<(), Failure> {
+    let mut seen: Vec<(&str, PathBuf)> = Vec::new();
+    for (what, path) in paths {
+        let Some(path) = path.filter(|p| *p != Path::new("-")) else { continue };
+        let place = place(path);
+        if let Some((other, _)) = seen.iter().find(|(_, p)| *p == place) {
+            return Err(format!("{what} and {other} are the same file, {}; give another name", path.display()).into());
+        }
+        seen.push((what, place));
     }
-    tempfile::Builder::new()
-        .prefix(".fqvit-opt")
-        .tempfile_in(dir)
-        .map_err(|e| format!("{} can not be written: {e}; choose another folder with -o", path.display()))?;
     Ok(())
 }
 
-/// Writes text whole or not at all.
-fn write_text(path: &Path, text: &str) -> Result<(), Failure> {
-    use std::io::Write;
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut f = tempfile::NamedTempFile::new_in(dir)?;
-        f.write_all(text.as_bytes())?;
-        f.persist(path).map_err(|e| e.error)?;
-        Ok(())
-    };
-    write().map_err(|e| format!("{} can not be written: {e}", path.display()).into())
+/// Where a path leads, whether the file exists or not.
+fn place(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| {
+        let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        dir.canonicalize().unwrap_or(dir.to_owned()).join(path.file_name().unwrap_or_default())
+    })
 }
 
 /// Bytes of a model with its external data.
@@ -142,20 +186,27 @@ fn file_bytes(path: &Path, m: &Model) -> u64 {
     size(path.to_owned()) + files.into_iter().map(|f| size(dir.join(f))).sum::<u64>()
 }
 
+impl ReportArgs {
+    /// Files that will be written, checked before the work begins.
+    fn writable(&self) -> Result<(), Failure> {
+        let json = self.json.as_deref().filter(|p| *p != Path::new("-"));
+        json.into_iter().chain(self.html.as_deref()).try_for_each(writable)
+    }
+}
+
 /// Sends the report where it was asked for; `false` if a threshold was missed.
 fn deliver(report: &Report, how: &ReportArgs) -> Result<bool, Failure> {
     let to_stdout = how.json.as_deref() == Some(Path::new("-"));
     match &how.json {
-        Some(_) if to_stdout => println!("{}", report.to_json()?),
-        Some(p) => write_text(p, &report.to_json()?)?,
+        Some(_) if to_stdout => say!("{}", report.to_json()?),
+        Some(p) => file::write(p, report.to_json()?.as_bytes())?,
         None => {}
     }
     if let Some(p) = &how.html {
-        write_text(p, &report.to_html())?;
+        file::write(p, report.to_html().as_bytes())?;
     }
     if !to_stdout {
-        let width = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100);
-        println!("{}", report.to_terminal(width));
+        say!("{}", report.to_terminal(columns()));
     }
     Ok(report.passes())
 }

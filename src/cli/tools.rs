@@ -2,7 +2,7 @@
 
 use super::args::{ExplainArgs, InspectArgs};
 use super::{Failure, load, rules};
-use crate::compile;
+use crate::compile::{self, Journal};
 use crate::ir::{Op, validate};
 use crate::passes::Pass;
 use crate::passes::clean_up::CleanUp;
@@ -14,34 +14,36 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
     let m = load(&a.model, &mut notes)?;
     if a.text {
-        print!("{}", print_model(&m, Elide::default()));
+        say_raw!("{}", print_model(&m, Elide::default()));
         return Ok(true);
     }
     let rules = rules(a.prepare.passes_dir.as_deref())?;
-    println!("{}: opset {}, {} nodes", a.model.display(), m.opset(), m.graph.node_count());
+    say!("{}: opset {}, {} nodes", a.model.display(), m.opset(), m.graph.node_count());
     let mut ops: std::collections::BTreeMap<&Op, usize> = Default::default();
     for (_, n) in m.graph.nodes() {
         *ops.entry(&n.op).or_default() += 1;
     }
     let list: Vec<String> = ops.iter().map(|(o, n)| format!("{o} {n}")).collect();
-    println!("  operators: {}", list.join(", "));
-    validate::validate(&m)?;
+    say!("  operators: {}", list.join(", "));
+    validate::validate(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
     let recipe = Recipe::find(&a.prepare.recipe, a.prepare.passes_dir.as_deref())?;
     let how = recipe.prepare.unwrap_or(Prepare { opset: 17 });
     let mut clean = m.clone();
     CleanUp.run(&mut clean)?;
-    println!("recognised as written:");
+    say!("recognised as written:");
     for (what, sites) in [("LayerNorm", layer_norms(&clean, &rules)), ("GELU", gelus(&clean, &rules))] {
         let mut by: std::collections::BTreeMap<&str, usize> = Default::default();
         for s in &sites {
             *by.entry(s.rule.as_str()).or_default() += 1;
         }
         let forms: Vec<String> = by.iter().map(|(r, n)| format!("{n} by {r}")).collect();
-        println!("  {what}: {} ({})", sites.len(), if forms.is_empty() { "none".into() } else { forms.join(", ") });
+        say!("  {what}: {} ({})", sites.len(), if forms.is_empty() { "none".into() } else { forms.join(", ") });
     }
-    let p = compile::prepare(&m, &how, &rules, a.prepare.keep_opset)?;
-    println!("in canonical form (opset {}, {} nodes):", p.model.opset(), p.model.graph.node_count());
-    println!(
+    let mut journal = Journal::default();
+    let p = compile::prepare(&m, &how, &rules, a.prepare.keep_opset, &mut journal)
+        .map_err(|e| format!("{}: {e}", a.model.display()))?;
+    say!("in canonical form (opset {}, {} nodes):", p.model.opset(), p.model.graph.node_count());
+    say!(
         "  {} attentions, {} LayerNorms, {} GELUs, {} linear layers, {} values to quantize",
         p.sites.attentions.len(),
         p.sites.norms.len(),
@@ -53,13 +55,13 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
         let name = p.model.graph.name_of(at.out);
         let scale = at.scale.map_or(String::new(), |(_, f)| format!(", scale {f}"));
         let masks = if at.masks.is_empty() { String::new() } else { format!(", {} mask(s)", at.masks.len()) };
-        println!("  attention at {name} by {}{scale}{masks}", at.rule);
+        say!("  attention at {name} by {}{scale}{masks}", at.rule);
     }
     for (n, why) in &p.sites.islands {
-        println!("  stays float: {} ({why})", p.model.graph.node(*n).name);
+        say!("  stays float: {} ({why})", p.model.graph.node(*n).name);
     }
-    for n in notes.iter().chain(&p.notes) {
-        println!("  note: {n}");
+    for n in notes.iter().chain(&journal.notes) {
+        say!("  note: {n}");
     }
     Ok(true)
 }
@@ -67,7 +69,7 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
 pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
     let mut m = load(&a.model, &mut notes)?;
-    validate::validate(&m)?;
+    validate::validate(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
     CleanUp.run(&mut m)?;
     let rules = rules(a.passes_dir.as_deref())?;
     if let Some(id) = &a.rule
@@ -77,14 +79,14 @@ pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
         return Err(format!("there is no rule `{id}`; there are {}", known.join(", ")).into());
     }
     for r in rules.iter().filter(|r| a.rule.as_deref().is_none_or(|id| id == r.id)) {
-        println!("{}", explain_rule(&m, r));
+        say!("{}", explain_rule(&m, r));
     }
     Ok(true)
 }
 
 pub fn recipes() -> Result<bool, Failure> {
     for name in Recipe::shipped() {
-        println!("{name:14} {}", Recipe::find(&name, None)?.summary);
+        say!("{name:14} {}", Recipe::find(&name, None)?.summary);
     }
     Ok(true)
 }

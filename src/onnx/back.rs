@@ -1,11 +1,11 @@
 //! Back end: a model becomes a message again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::attr::attr_proto;
 use super::tensor::{declaration, put_str, rest, tensor_proto};
 use super::{proto, scope};
-use crate::ir::{Def, Graph, Model, Node, Opset, ValueId};
+use crate::ir::{Def, Graph, Model, Node, NodeId, Opset, Origin, ValueId};
 
 /// The message of a model. Weights are handles to the model's own bytes.
 pub(super) fn model(m: &Model) -> proto::ModelProto {
@@ -34,11 +34,31 @@ fn graph(g: &Graph) -> proto::GraphProto {
     let mut p: proto::GraphProto = rest(&g.rider);
     put_str(&mut p.name, &g.name);
     p.node = g.schedule().into_iter().map(|id| node(g, g.node(id))).collect();
+    name_apart(g, &mut p.node);
     p.initializer = g.initializers().iter().filter_map(|v| initializer(g, *v)).collect();
     p.input = g.inputs().iter().map(|v| declared(g, *v)).collect();
     p.output = with_kept(g, g.outputs(), std::mem::take(&mut p.output));
     p.value_info = with_kept(g, g.declared(), std::mem::take(&mut p.value_info));
     p
+}
+
+/// Nodes of a rewrite are called like what they make, and some exporters call theirs so too. onnxruntime refuses a file in
+/// which two nodes have one name: the file's own keep theirs, the others get a number.
+fn name_apart(g: &Graph, nodes: &mut [proto::NodeProto]) {
+    let order = g.schedule();
+    let imported = |id: &NodeId| g.node(*id).origin == Origin::Imported;
+    let mut taken: BTreeSet<String> =
+        order.iter().filter(|id| imported(id)).map(|id| g.node(*id).name.clone()).collect();
+    for (id, p) in order.iter().zip(nodes) {
+        let Some(name) = p.name.clone().filter(|s| !s.is_empty() && !imported(id)) else { continue };
+        let mut own = name.clone();
+        let mut i = 1;
+        while !taken.insert(own.clone()) {
+            i += 1;
+            own = format!("{name}_{i}");
+        }
+        p.name = Some(own);
+    }
 }
 
 fn declared(g: &Graph, v: ValueId) -> proto::ValueInfoProto {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::file::WriteError;
+
 /// Why a file could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -52,12 +54,8 @@ fn place(path: &str, missing: usize) -> String {
 /// Why a model could not be written. The file that stood under the output's name, if any, is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    #[error("cannot write into the folder {folder}: {source}; choose a folder that exists and may be written to")]
-    Folder { folder: PathBuf, source: std::io::Error },
-    #[error("cannot write {path}: it is a folder; give the name of a file")]
-    IsFolder { path: PathBuf },
-    #[error("cannot write {path}: {source}; nothing was changed")]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Write(#[from] WriteError),
     #[error("`{location}` can not hold the external data: give a plain file name other than the model's own")]
     Location { location: String },
     #[error("the data of tensor `{tensor}` was not loaded (it lies in `{location}`): load the model from its folder")]

@@ -14,6 +14,7 @@ mod back;
 mod error;
 mod external;
 mod front;
+mod inline;
 mod proto;
 mod save;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use prost::Message;
 
 pub use error::{LoadError, SaveError};
+pub use inline::{InlineError, inline_functions};
 pub use save::{External, SaveOptions, save};
 
 use crate::ir::{Model, Validated};

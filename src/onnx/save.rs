@@ -2,16 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
 use prost::Message;
-use tempfile::NamedTempFile;
 
 use super::external::{self, Folder};
 use super::{SaveError, back};
+use crate::file::{Pending, WriteError};
 use crate::ir::{Attr, AttrValue, Def, External as Far, Model, Payload, Rider, Tensor, Validated};
 
 /// Above this encoded size [`External::Auto`] puts the weights into a file of their own. One protobuf message can not
@@ -56,9 +56,7 @@ pub fn save(m: Validated<'_>, path: &Path, opt: &SaveOptions) -> Result<(), Save
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    if path.is_dir() {
-        return Err(SaveError::IsFolder { path: path.to_owned() });
-    }
+    let out = Pending::create(path)?;
     let own = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let beside = format!("{own}.data");
     // Clones handles, not weights.
@@ -73,13 +71,13 @@ pub fn save(m: Validated<'_>, path: &Path, opt: &SaveOptions) -> Result<(), Save
             if !plain || *location == own || location.contains(['/', '\\']) {
                 return Err(SaveError::Location { location: location.clone() });
             }
-            Some(Data::write(&mut model, dir, location, |t| t.byte_len() >= SMALL)?)
+            Some(write_data(&mut model, dir, location, |t| t.byte_len() >= SMALL)?)
         }
         External::Auto => {
             if !far_data_stands(&model, dir)? {
-                Some(Data::write(&mut model, dir, &beside, |t| matches!(t.data, Payload::External(_)))?)
+                Some(write_data(&mut model, dir, &beside, |t| matches!(t.data, Payload::External(_)))?)
             } else if back::model(&model).encoded_len() > INLINE_LIMIT {
-                Some(Data::write(&mut model, dir, &beside, |t| t.byte_len() >= SMALL)?)
+                Some(write_data(&mut model, dir, &beside, |t| t.byte_len() >= SMALL)?)
             } else {
                 None
             }
@@ -90,54 +88,16 @@ pub fn save(m: Validated<'_>, path: &Path, opt: &SaveOptions) -> Result<(), Save
     if size > MESSAGE_LIMIT {
         return Err(SaveError::TooLarge { bytes: size });
     }
-    let temp = temp_in(dir)?;
-    let mut out = Sink::new(temp.as_file());
+    let mut sink = Sink::new(out.file());
     // The sink has no end, so encoding can only fail by a write error, which the sink remembers.
-    let encoded = p.encode(&mut out).map_err(io::Error::other);
-    out.finish().and(encoded).map_err(|source| SaveError::Io { path: path.to_owned(), source })?;
-    commit(temp, path, data)
-}
-
-/// Both renames, or neither.
-fn commit(model: NamedTempFile, path: &Path, data: Option<Data>) -> Result<(), SaveError> {
-    let fail = |path: &Path, source| SaveError::Io { path: path.to_owned(), source };
-    let Some(data) = data else {
-        return model.persist(path).map(|_| ()).map_err(|e| fail(path, e.error));
-    };
-    // The data goes first: a model that points to data not yet there would be worse than data nobody reads yet. What
-    // stood under its name steps aside until the model is in place as well.
-    let aside = if data.path.exists() {
-        let aside = temp_in(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
-        let aside = aside.into_temp_path();
-        std::fs::rename(&data.path, &aside).map_err(|e| fail(&data.path, e))?;
-        Some(aside)
-    } else {
-        None
-    };
-    let restore = || match &aside {
-        Some(a) => std::fs::rename(a, &data.path),
-        None => std::fs::remove_file(&data.path),
-    };
-    if let Err(e) = data.temp.persist(&data.path) {
-        if aside.is_some() {
-            restore().map_err(|e| fail(&data.path, e))?;
-        }
-        return Err(fail(&data.path, e.error));
-    }
-    if let Err(e) = model.persist(path) {
-        restore().map_err(|e| fail(&data.path, e))?;
-        return Err(fail(path, e.error));
+    let encoded = p.encode(&mut sink).map_err(io::Error::other);
+    sink.finish().and(encoded).map_err(|source| WriteError::Io { path: path.to_owned(), source })?;
+    match data {
+        // The data goes first: a model that points to data not yet there would be worse than data nobody reads yet.
+        Some(data) => data.commit_with(out)?,
+        None => out.commit()?,
     }
     Ok(())
-}
-
-fn temp_in(dir: &Path) -> Result<NamedTempFile, SaveError> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".fqvit-opt-").suffix(".tmp");
-    // Temporary files are private by default; an output has the permissions any new file has.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(dir).map_err(|source| SaveError::Folder { folder: dir.to_owned(), source })
 }
 
 /// Every tensor of the graph outside nested graphs, with what to call it.
@@ -243,55 +203,48 @@ fn far_data_stands(m: &Model, dir: &Path) -> Result<bool, SaveError> {
     Ok(stands)
 }
 
-/// A data file written, waiting for its name.
-struct Data {
-    temp: NamedTempFile,
-    path: PathBuf,
-}
-
-impl Data {
-    /// Streams the chosen tensors into a new data file and makes them point there. Tensors that were external before
-    /// always move: their old file need not lie beside the output.
-    fn write(m: &mut Model, dir: &Path, location: &str, choose: impl Fn(&Tensor) -> bool) -> Result<Data, SaveError> {
-        nested_external(m)?;
-        let path = dir.join(location);
-        if path.is_dir() {
-            return Err(SaveError::IsFolder { path });
-        }
-        let temp = temp_in(dir)?;
-        let mut out = io::BufWriter::with_capacity(1 << 16, temp.as_file());
-        let mut at = 0u64;
-        let fail = |source| SaveError::Io { path: path.clone(), source };
-        tensors_mut(m, |name, t| {
-            if let Payload::External(e) = &t.data {
-                // Small ones come home, the others move.
-                t.data = Payload::Raw(e.bytes.clone().ok_or_else(|| missing(name, e))?);
-                t.rider = unplaced(&t.rider);
-                if t.byte_len() < SMALL {
-                    return Ok(());
-                }
-            } else if !choose(t) {
+/// Streams the chosen tensors into a new data file and makes them point there. Tensors that were external before
+/// always move: their old file need not lie beside the output.
+fn write_data(
+    m: &mut Model,
+    dir: &Path,
+    location: &str,
+    choose: impl Fn(&Tensor) -> bool,
+) -> Result<Pending, SaveError> {
+    nested_external(m)?;
+    let data = Pending::create(&dir.join(location))?;
+    let mut out = io::BufWriter::with_capacity(1 << 16, data.file());
+    let mut at = 0u64;
+    let fail = |source| WriteError::Io { path: data.path().to_owned(), source };
+    tensors_mut(m, |name, t| {
+        if let Payload::External(e) = &t.data {
+            // Small ones come home, the others move.
+            t.data = Payload::Raw(e.bytes.clone().ok_or_else(|| missing(name, e))?);
+            t.rider = unplaced(&t.rider);
+            if t.byte_len() < SMALL {
                 return Ok(());
             }
-            let Some(b) = t.to_le_bytes() else { return Ok(()) };
-            let pad = at.next_multiple_of(PAGE) - at;
-            io::copy(&mut io::Read::take(io::repeat(0), pad), &mut out).map_err(fail)?;
-            out.write_all(&b).map_err(fail)?;
-            let offset = at + pad;
-            at = offset + b.len() as u64;
-            let entries: Arc<[(String, String)]> = [
-                ("location".to_owned(), location.to_owned()),
-                ("offset".to_owned(), offset.to_string()),
-                ("length".to_owned(), b.len().to_string()),
-            ]
-            .into();
-            t.data = Payload::External(Far { entries, bytes: None });
-            Ok(())
-        })?;
-        out.flush().map_err(fail)?;
-        drop(out);
-        Ok(Data { temp, path })
-    }
+        } else if !choose(t) {
+            return Ok(());
+        }
+        let Some(b) = t.to_le_bytes() else { return Ok(()) };
+        let pad = at.next_multiple_of(PAGE) - at;
+        io::copy(&mut io::Read::take(io::repeat(0), pad), &mut out).map_err(fail)?;
+        out.write_all(&b).map_err(fail)?;
+        let offset = at + pad;
+        at = offset + b.len() as u64;
+        let entries: Arc<[(String, String)]> = [
+            ("location".to_owned(), location.to_owned()),
+            ("offset".to_owned(), offset.to_string()),
+            ("length".to_owned(), b.len().to_string()),
+        ]
+        .into();
+        t.data = Payload::External(Far { entries, bytes: None });
+        Ok(())
+    })?;
+    out.flush().map_err(fail)?;
+    drop(out);
+    Ok(data)
 }
 
 /// A file as an encoder's buffer: small pieces are gathered, large ones go straight through, the first error is kept

@@ -6,6 +6,7 @@ use tempfile::tempdir;
 use super::proto::*;
 use super::tests::{s, small, weight};
 use super::{External, LoadError, SaveError, SaveOptions, load, save};
+use crate::file::WriteError;
 use crate::ir::validate::validate;
 use crate::ir::{Model, Payload, Tensor};
 
@@ -166,7 +167,10 @@ fn failures_leave_what_was_there() {
     let m = loaded(&path);
     let nowhere = dir.path().join("no/such/folder/m.onnx");
     assert!(saved(&m, &nowhere, External::Auto).is_err_and(|e| e.to_string().contains("cannot write into the folder")));
-    assert!(saved(&m, dir.path(), External::Auto).is_err_and(|e| matches!(e, SaveError::IsFolder { .. })));
+    assert!(
+        saved(&m, dir.path(), External::Auto)
+            .is_err_and(|e| matches!(e, SaveError::Write(WriteError::IsFolder { .. })))
+    );
     for bad in ["", "../x", "/x", "a/b", "m.onnx", ".."] {
         let e = saved(&m, &path, External::Always { location: bad.into() });
         assert!(matches!(e, Err(SaveError::Location { .. })), "{bad:?} was accepted");

@@ -69,19 +69,30 @@ impl Cse {
             }
             let Some(bytes) = t.to_le_bytes() else { continue };
             let key = (t.dtype, t.dims.clone(), bytes.into_owned());
-            match first.get(&key) {
-                Some(keep) if is_read(g, v) => {
-                    let mut patch = Patch::new(self.id());
-                    patch.replace(v, Ref::Old(*keep));
-                    commit(patch, model, out)?;
-                }
-                Some(_) => {}
-                None => {
-                    first.insert(key, v);
-                }
-            }
+            self.share(model, &mut first, key, v, out)?;
         }
         Ok(())
+    }
+
+    /// Lets the readers of `v` read the value first seen under this key instead.
+    fn share<K: Ord>(
+        &self,
+        model: &mut Model,
+        first: &mut BTreeMap<K, ValueId>,
+        key: K,
+        v: ValueId,
+        out: &mut Outcome,
+    ) -> Result<(), PassError> {
+        let Some(keep) = first.get(&key) else {
+            first.insert(key, v);
+            return Ok(());
+        };
+        if model.graph.is_output(v) || !is_read(&model.graph, v) {
+            return Ok(());
+        }
+        let mut patch = Patch::new(self.id());
+        patch.replace(v, Ref::Old(*keep));
+        commit(patch, model, out).map(drop)
     }
 
     fn nodes(&self, model: &mut Model, out: &mut Outcome) -> Result<(), PassError> {
@@ -127,19 +138,8 @@ impl Cse {
         let mut first: BTreeMap<(DType, Vec<Size>, Vec<Size>), ValueId> = BTreeMap::new();
         for id in model.graph.schedule() {
             for v in model.graph.node(id).outputs.clone().into_iter().flatten() {
-                let g = &model.graph;
                 let Some(key) = contents(&map, v) else { continue };
-                match first.get(&key) {
-                    Some(keep) if !g.is_output(v) && is_read(g, v) => {
-                        let mut patch = Patch::new(self.id());
-                        patch.replace(v, Ref::Old(*keep));
-                        commit(patch, model, out)?;
-                    }
-                    Some(_) => {}
-                    None => {
-                        first.insert(key, v);
-                    }
-                }
+                self.share(model, &mut first, key, v, out)?;
             }
         }
         Ok(())

@@ -9,7 +9,9 @@ pub mod constant_masks;
 pub mod constant_nodes;
 pub mod cse;
 pub mod dead;
+pub mod decompose_attention;
 pub mod direct_shapes;
+pub mod fix_defaults;
 pub mod fold_constants;
 pub mod fuse_transpose;
 pub mod identity;
@@ -20,6 +22,7 @@ pub mod registry;
 pub mod reshape_static;
 pub mod rules;
 pub mod scale_after_product;
+pub mod split_projection;
 
 use crate::ir::Model;
 use crate::rewrite::PatchError;

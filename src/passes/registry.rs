@@ -6,13 +6,22 @@ use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
 use super::cse::Cse;
 use super::dead::Dead;
+use super::decompose_attention::DecomposeAttention;
 use super::direct_shapes::DirectShapes;
+use super::fix_defaults::FixDefaults;
 use super::fold_constants::FoldConstants;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
+use super::quantize::integer_norm::IntegerNorm;
+use super::quantize::lower::codes_first::CodesFirst;
+use super::quantize::lower::patches::PatchesAsRows;
+use super::quantize::lower::per_channel::PerChannel;
+use super::quantize::lower::products::IntegerProducts;
+use super::quantize::lower::sums::IntegerSums;
 use super::raise_opset::RaiseOpset;
 use super::reshape_static::ReshapeStatic;
 use super::rules::ApplyRules;
+use super::split_projection::SplitProjection;
 
 /// Every pass, in the order help lists them.
 pub fn all() -> Vec<Box<dyn Pass>> {
@@ -27,8 +36,17 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(Cse),
         Box::new(ConstantMasks),
         Box::new(FuseTranspose),
+        Box::new(FixDefaults),
+        Box::new(DecomposeAttention),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),
+        Box::new(SplitProjection),
+        Box::new(PatchesAsRows),
+        Box::new(CodesFirst),
+        Box::new(IntegerSums),
+        Box::new(IntegerProducts),
+        Box::new(IntegerNorm),
+        Box::new(PerChannel),
     ]
 }
 

@@ -71,10 +71,13 @@ pub fn recognise_with(model: &Model, rules: &RuleSet, what: &str) -> (Vec<Recogn
 /// What a mask is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskKind {
-    /// An added constant of ordinary size: a relative-position bias.
+    /// An added constant of ordinary size, a relative-position bias; or a factor a head. It hides nothing.
     Bias,
-    /// Added; a constant of zeros and very negative numbers, or not constant.
+    /// Added; a constant of zeros and very negative numbers.
     Additive,
+    /// Added; not constant, or a constant with entries of ordinary size as well as very negative ones. A bias whose very
+    /// negative entries hide.
+    Mixed,
     /// A condition; entries with this truth value are kept, the others get no weight.
     Boolean { keep: bool },
 }
@@ -127,6 +130,8 @@ pub fn attentions(model: &Model, rules: &RuleSet) -> Vec<Attention> {
 
 /// A score this far down gets no weight after Softmax whatever the others are; models write -100, -1e4, -1e9, -inf.
 const MASKED: f32 = -50.0;
+/// At or below this an added constant does nothing but hide.
+const HIDING: f32 = -60.0;
 
 fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     let g = f.graph();
@@ -147,17 +152,21 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
         None => None,
     };
     let mut masks = Vec::new();
-    for role in ["bias", "mask"] {
+    if let Some(v) = value("factors") {
+        masks.push(Mask { node: reader(v)?, value: v, kind: MaskKind::Bias });
+    }
+    for (role, fill) in [("bias", "fill"), ("mask", "fill2"), ("mask2", "fill3")] {
         let Some(v) = value(role) else { continue };
         let node = reader(v)?;
         let n = g.node(node);
         let kind = if n.op.is("Where") {
             // Where(condition, kept, fill): the fill is the constant of the two.
-            MaskKind::Boolean { keep: value("fill").is_some_and(|fill| n.input(2) == Some(fill)) }
+            MaskKind::Boolean { keep: value(fill).is_some_and(|fill| n.input(2) == Some(fill)) }
         } else {
             match f.constant(v).and_then(|t| t.to_f32s()) {
                 Some(x) if x.iter().all(|x| *x > MASKED) => MaskKind::Bias,
-                _ => MaskKind::Additive,
+                Some(x) if x.iter().all(|x| *x == 0.0 || *x <= HIDING) => MaskKind::Additive,
+                _ => MaskKind::Mixed,
             }
         };
         masks.push(Mask { node, value: v, kind });

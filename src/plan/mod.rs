@@ -2,8 +2,11 @@
 //!
 //! Calibration and the planner write it; the rewriting passes do what it says and decide nothing.
 
+mod hidden;
+pub mod parts;
 pub mod planner;
 pub mod recipe;
+pub mod scores;
 pub mod sites;
 
 use serde::{Deserialize, Serialize};
@@ -36,9 +39,9 @@ pub struct QuantPlan {
     pub layers: Vec<Layer>,
     #[serde(default)]
     pub attentions: Vec<AttentionPlan>,
-    /// Statistics of LayerNorm in exact integers instead of a float LayerNormalization.
+    /// How the arithmetic between codes is written.
     #[serde(default)]
-    pub integer_norm: bool,
+    pub form: Form,
     /// What stays in float, and why.
     #[serde(default)]
     pub islands: Vec<Island>,
@@ -75,6 +78,17 @@ pub struct Activation {
 pub struct Constant {
     pub value: String,
     pub params: QParams,
+}
+
+/// How the arithmetic between codes is written. Both forms mean the same numbers, up to rounding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Float operators between DequantizeLinear and QuantizeLinear, the convention that compilers for accelerators read.
+    #[default]
+    Qdq,
+    /// Exact integer sums and element-wise arithmetic in a fixed order: the same bits in every runtime.
+    Integer,
 }
 
 /// Which readers of a value a decision is for.

@@ -10,7 +10,8 @@ use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
-use super::sites::{Linear, Site, Sites, reading_nodes, score_site, trace_back};
+use super::scores::score_site;
+use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
 use super::{Activation, AttentionPlan, Constant, Fold, Island, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Graph, Model, ValueId};
 use crate::quant::hist::Moments;
@@ -20,6 +21,7 @@ use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::{Code, QParams};
 
 mod scores;
+mod ties;
 mod weights;
 
 /// Why no plan could be made.
@@ -27,10 +29,6 @@ mod weights;
 pub enum PlanningError {
     #[error("the statistics do not hold `{value}` ({role}); make new ones with `fqvit-opt calibrate`")]
     Missing { value: String, role: &'static str },
-    #[error(
-        "weight `{weight}` of `{layer}` holds {what} at element {at}; a model with such weights can not be quantized"
-    )]
-    Weight { weight: String, layer: String, what: &'static str, at: usize },
     #[error("the recipe names no candidate for {role} values such as `{value}`; add one, or a `default`")]
     NoCandidate { role: &'static str, value: String },
     #[error("attention at `{output}`: {message}")]
@@ -45,7 +43,9 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
         w.insert(g.name_of(s.value).to_owned(), Watch::Channels { axis: s.axis });
     }
     for a in &sites.attentions {
-        w.insert(g.name_of(score_site(g, a).value).to_owned(), Watch::Scores);
+        if let Ok(s) = score_site(g, a) {
+            w.insert(g.name_of(s.value).to_owned(), Watch::Scores);
+        }
     }
     let _ = recipe;
     w
@@ -116,7 +116,6 @@ pub fn plan(
     fingerprint: &str,
 ) -> Result<QuantPlan, PlanningError> {
     let g = &m.graph;
-    check_weights(g, sites)?;
     let mut plan = QuantPlan {
         version: VERSION,
         recipe: recipe_name.to_owned(),
@@ -126,7 +125,7 @@ pub fn plan(
         constants: constants(g, sites, recipe),
         layers: Vec::new(),
         attentions: Vec::new(),
-        integer_norm: recipe.integer_norm,
+        form: recipe.form,
         islands: Vec::new(),
     };
     let by_x: BTreeMap<ValueId, Vec<&Linear>> = sites.linears.iter().fold(BTreeMap::new(), |mut m, l| {
@@ -154,18 +153,20 @@ pub fn plan(
         plan.folds.extend(fold);
         plan.activations.extend(acts);
     }
+    ties::separate(g, sites, &mut plan);
     for (i, l) in sites.linears.iter().enumerate() {
         let code = recipe.weights.code_of(i, sites.linears.len());
         plan.layers.push(weights::layer(g, l, stats, recipe, &plan.folds, code));
     }
     if !recipe.linear_only {
         for a in &sites.attentions {
-            let site = score_site(g, a);
+            let output = g.name_of(a.out).to_owned();
+            let site =
+                score_site(g, a).map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
             let name = g.name_of(site.value);
             let st = stats
                 .get(name)
                 .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: Role::Scores.name() })?;
-            let output = g.name_of(a.out).to_owned();
             let (params, form, reason) = scores::decide(st, site.factor, &recipe.attention)
                 .map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
             plan.activations.push(Activation {
@@ -248,36 +249,31 @@ fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
             .activations
             .iter()
             .enumerate()
-            .filter(|(_, x)| g.find(&x.value).is_some_and(|v| trace_back(g, v) == out || v == out))
+            .filter(|(_, x)| g.find(&x.value).is_some_and(|v| moved_from(g, v) == out || v == out))
             .map(|(i, _)| i)
             .collect();
         let code = |i: usize| plan.activations[i].params.code();
         let wide = |i: usize| plan.activations[i].params.axis().is_some();
         let clash = code(a) == code(b) && made.iter().any(|o| code(*o) == code(a));
-        if clash && (wide(a) || wide(b) || made.iter().any(|o| wide(*o))) {
-            for o in made {
-                let p = plan.activations[o].params.clone();
-                plan.activations[o].params = p.recoded();
-            }
+        if !clash || !(wide(a) || wide(b) || made.iter().any(|o| wide(*o))) {
+            continue;
+        }
+        // A result of one scale would be brought back: onnxruntime turns int8 pairs without channels into uint8 ones. Then
+        // an operand changes, one that does not come out of another sum if there is such a one.
+        let from_sum = |i: usize| {
+            let p = g.find(&plan.activations[i].value).and_then(|v| g.producer(v)).map(|p| g.node(p));
+            p.is_some_and(|n| n.op.is("Add") || n.op.is("Mul"))
+        };
+        let operands = [b, a].into_iter().filter(|i| wide(*i));
+        let change = match made.iter().all(|o| wide(*o)) {
+            true => made,
+            false => operands.min_by_key(|i| from_sum(*i)).map_or(made, |i| vec![i]),
+        };
+        for o in change {
+            let p = plan.activations[o].params.clone();
+            plan.activations[o].params = p.recoded();
         }
     }
-}
-
-fn check_weights(g: &Graph, sites: &Sites) -> Result<(), PlanningError> {
-    for l in &sites.linears {
-        for v in [Some(l.weight), l.bias.as_ref().map(|b| b.value)].into_iter().flatten() {
-            let data = g.constant(v).and_then(|t| t.to_f32s()).unwrap_or_default();
-            if let Some(at) = data.iter().position(|x| !x.is_finite()) {
-                return Err(PlanningError::Weight {
-                    weight: g.name_of(v).to_owned(),
-                    layer: g.name_of(l.out).to_owned(),
-                    what: if data[at].is_nan() { "NaN" } else { "infinity" },
-                    at,
-                });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// dB of signal over error, for reasons.

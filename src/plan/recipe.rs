@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Role, Rounding};
+use super::{Form, Role, Rounding};
 use crate::quant::Code;
 use crate::quant::lis::LisSpec;
 use crate::quant::ptf::{PtfRule, Range};
@@ -22,9 +22,9 @@ pub struct QuantRecipe {
     /// Shift the bias by the mean error that rounding the weights makes.
     #[serde(default)]
     pub bias_correction: bool,
-    /// Statistics of LayerNorm in integers instead of a float LayerNormalization.
+    /// How the arithmetic between codes is written.
     #[serde(default)]
-    pub integer_norm: bool,
+    pub form: Form,
     /// Roles that stay in float.
     #[serde(default)]
     pub keep_float: Vec<Role>,
@@ -143,6 +143,9 @@ pub enum AttentionRecipe {
         #[serde(default)]
         spec: LisSpec,
         scores: ScoreRange,
+        /// Numbers of half-octave steps to choose from, head by head; none: what `spec` says.
+        #[serde(default)]
+        fine: Vec<u8>,
     },
     /// Softmax between codes; the weights are uniform 8-bit codes.
     Uniform { scores: ScoreRange },

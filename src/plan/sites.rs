@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::hidden::hidden;
+use super::scores::score_site;
 use crate::ir::{DType, Def, Graph, Model, Node, NodeId, ValueId};
-use crate::pattern::{Attention, Mask, MaskKind};
+use crate::pattern::Attention;
 
 /// What a value is for, which decides how a recipe treats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -182,6 +184,14 @@ pub fn trace_back(g: &Graph, mut v: ValueId) -> ValueId {
     v
 }
 
+/// As [`trace_back`], through outputs of the graph too.
+pub fn moved_from(g: &Graph, mut v: ValueId) -> ValueId {
+    while let Some(x) = g.producer(v).map(|p| g.node(p)).filter(|n| is_whole_move(n)).and_then(|n| n.input(0)) {
+        v = x;
+    }
+    v
+}
+
 fn float_value(g: &Graph, v: ValueId) -> bool {
     g.value(v).ty.as_ref().is_none_or(|t| t.dtype == DType::FLOAT)
 }
@@ -191,7 +201,7 @@ fn is_const(g: &Graph, v: ValueId) -> bool {
 }
 
 /// The linear layer at a node, if it is one.
-fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> Option<Linear> {
+pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> Option<Linear> {
     let n = g.node(id);
     if !n.op.is_onnx() {
         return None;
@@ -245,38 +255,19 @@ fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> Opti
     Some(l)
 }
 
-/// Where the scores of an attention become codes.
-#[derive(Clone, Debug)]
-pub struct ScoreSite<'a> {
-    /// The value that is quantized: the product, or the product with its relative-position bias.
-    pub value: ValueId,
-    /// What it is still multiplied with on the way to the Softmax.
-    pub factor: f32,
-    /// What still hides entries.
-    pub masks: Vec<&'a Mask>,
-    /// Nodes from the value to the Softmax.
-    pub chain: &'a [NodeId],
-}
-
-/// The codes of the scores lie as early as nothing but one factor and masks follow.
-pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> ScoreSite<'a> {
-    let last_bias = a.masks.iter().rev().find(|m| m.kind == MaskKind::Bias);
-    let from = last_bias.and_then(|m| a.chain.iter().position(|n| *n == m.node)).map_or(0, |i| i + 1);
-    let chain = &a.chain[from..];
-    let value = match from {
-        0 => a.scores_product,
-        i => g.node(a.chain[i - 1]).out().unwrap_or(a.scores_product),
-    };
-    let factor = a.scale.filter(|(n, _)| chain.contains(n)).map_or(1.0, |(_, f)| f);
-    ScoreSite { value, factor, masks: a.masks.iter().filter(|m| chain.contains(&m.node)).collect(), chain }
-}
-
 /// Finds every site of a canonical model (LayerNorm, GELU and attention recognised, constants folded).
 pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let g = &m.graph;
     let order = g.schedule();
-    let mut s = Sites { attentions, ..Sites::default() };
+    let mut s = Sites::default();
+    for a in attentions {
+        match score_site(g, &a) {
+            Ok(_) => s.attentions.push(a),
+            Err(why) => s.islands.push((a.softmax, format!("its weights stay as they are: {why}"))),
+        }
+    }
     let constant = |v: ValueId| is_const(g, v);
+    let masked = hidden(g);
     // Nodes inside an attention core or between a linear layer and its bias make no sites of their own.
     let mut inner: BTreeSet<NodeId> = BTreeSet::new();
     let mut core_of: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -315,7 +306,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let mut sites: IndexMap<ValueId, Site> = IndexMap::new();
     let want = |v: ValueId, role: Option<Role>, contracted: bool, sites: &mut IndexMap<ValueId, Site>| {
         let at = trace_back(g, v);
-        if constant(at) || !float_value(g, at) {
+        if constant(at) || !float_value(g, at) || masked.contains(&at) {
             return;
         }
         let axis = channel_axis(at);
@@ -359,6 +350,10 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
         } else if n.op.is_onnx() && ELEMENTWISE.contains(&n.op.name.as_str()) {
             let float_out = n.out().is_some_and(|v| float_value(g, v));
             if !float_out {
+                continue;
+            }
+            if n.inputs.iter().chain(&n.outputs).flatten().any(|v| masked.contains(v)) {
+                s.islands.push((*id, "it carries a mask".into()));
                 continue;
             }
             let operands = match n.op.name.as_str() {
@@ -409,7 +404,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     }
     for o in g.outputs() {
         let from_node = matches!(g.value(trace_back(g, *o)).def, Def::Node { .. });
-        if from_node && float_value(g, *o) {
+        if from_node && float_value(g, *o) && !masked.contains(o) {
             // At the output itself, so that it keeps its name and what is in front of it its codes.
             let at = if sites.contains_key(&trace_back(g, *o)) { trace_back(g, *o) } else { *o };
             if at == *o {

@@ -11,5 +11,6 @@ pub mod lis;
 pub mod observe;
 pub mod ptf;
 pub mod qparams;
+pub mod ties;
 
 pub use qparams::{Code, QParams};

@@ -115,8 +115,12 @@ pub struct Stats {
     pub gram: Vec<ExactSum>,
 }
 
-/// Scores at or below this are masks, not measurements: an additive mask of -100, -1e9 or minus infinity ends here.
+/// What an additive mask adds at or below this hides: -100, -1e4, -1e9, minus infinity.
 pub const MASKED_BELOW: f32 = -60.0;
+
+/// Scores at or below this are masks, not measurements. Much lower than [`MASKED_BELOW`], because products of queries and
+/// keys before their scale reach some hundreds.
+pub const HIDDEN_BELOW: f32 = -3000.0;
 
 fn mix(mut x: u64) -> u64 {
     // splitmix64's finalizer: a fixed, well-spread choice of rows.
@@ -153,10 +157,8 @@ impl Stats {
     pub fn observe(&mut self, x: &[f32], dims: &[usize], sample: u64) -> Result<(), ObserveError> {
         let layout = match self.axis() {
             None => Layout::whole(x.len()),
-            Some(axis) if dims.len() == 2 && self.watch == Watch::Scores => {
-                let _ = axis;
-                Layout::whole(x.len())
-            }
+            // One head, without an axis for heads.
+            Some(_) if dims.len() == 2 && self.watch == Watch::Scores => Layout::whole(x.len()),
             Some(axis) => Layout::of(dims, axis).ok_or(ObserveError::Axis { rank: dims.len(), axis })?,
         };
         if self.channels.is_empty() {
@@ -169,7 +171,7 @@ impl Stats {
             return Ok(());
         }
         let scores = self.watch == Watch::Scores;
-        let skip = |v: f32| scores && v <= MASKED_BELOW;
+        let skip = |v: f32| scores && v <= HIDDEN_BELOW;
         // First the ranges, then the counts: each histogram makes room once a sample.
         let n = layout.channels;
         let (mut lo, mut hi) = (vec![f32::INFINITY; n], vec![f32::NEG_INFINITY; n]);
@@ -235,7 +237,7 @@ impl Stats {
         for (i, row) in x.chunks(keys).enumerate() {
             let head = (i / queries) % heads;
             let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            if top > MASKED_BELOW {
+            if top > HIDDEN_BELOW {
                 self.row_max_min[head] = self.row_max_min[head].min(top);
                 let key = mix(mix(sample.wrapping_add(1)).wrapping_add(i as u64));
                 self.keep(KeptRow { key, head: head as u32, values: Vec::new() }, Some(row));
@@ -429,7 +431,7 @@ mod tests {
     #[test]
     fn masked_scores_do_not_enter_the_range() {
         let mut s = Stats::new(Watch::Scores);
-        s.observe(&[1.0, f32::NEG_INFINITY, 2.0, -100.0], &[1, 1, 2, 2], 0).unwrap();
+        s.observe(&[1.0, f32::NEG_INFINITY, 2.0, -1e4], &[1, 1, 2, 2], 0).unwrap();
         assert_eq!(s.range(), (0.0, 2.0));
         assert_eq!(s.row_max_min, vec![1.0]);
     }

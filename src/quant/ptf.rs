@@ -35,6 +35,26 @@ pub struct PtfRule {
     /// `true`: the published base scale `(max - min) / 255 / 2^K`; `false`: the best of a search.
     #[serde(default)]
     pub published_base: bool,
+    /// Count an error relative to the variance of the token it happens in, as a LayerNorm behind divides by it. A few
+    /// tokens with one massive channel then no longer dictate that channel's step to all the others.
+    #[serde(default)]
+    pub normalised: bool,
+}
+
+/// Distributions of the channels, each value counted with what an error in it costs under the rule.
+///
+/// Which values stood in one token is not recorded; a value `x` of `n` channels is taken to stand in a token of
+/// variance `v + x^2 / n`, with `v` the median variance of a channel.
+fn distributions(stats: &Stats, rule: PtfRule) -> Vec<Moments> {
+    if !rule.normalised {
+        return stats.channels.iter().map(|c| Moments::new(&c.hist)).collect();
+    }
+    let n = stats.channels.len();
+    let mut variances: Vec<f64> = (0..n).map(|c| (stats.mean_square(c) - stats.mean(c).powi(2)).max(0.0)).collect();
+    variances.sort_by(f64::total_cmp);
+    let v = variances.get(n / 2).copied().unwrap_or(0.0).max(1e-24);
+    let weighed = |(x, count): (f64, u32)| (x, f64::from(count) * v / (v + x * x / n as f64));
+    stats.channels.iter().map(|c| Moments::from_bins(c.hist.bins().map(weighed))).collect()
 }
 
 /// Parameters for one scale a tensor.
@@ -138,7 +158,7 @@ fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bo
 /// (0..=K) and zero point of least error.
 pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(usize) -> f64) -> QParams {
     let n = stats.channels.len();
-    let moments: Vec<Moments> = stats.channels.iter().map(|c| Moments::new(&c.hist)).collect();
+    let moments = distributions(stats, rule);
     let ranges: Vec<(f64, f64)> = (0..n).map(|c| stats.channel_range(c)).map(|(a, b)| (a as f64, b as f64)).collect();
     let (lo, hi) = stats.range();
     let (lo, hi) = (lo as f64, hi as f64);
@@ -163,13 +183,26 @@ pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(
             v
         }
     };
-    let choose = |base: f64, zero: Option<i32>| -> (f64, Vec<u8>, Vec<i32>) {
+    // Bases stand sixteen to the octave, so that base i with shift a has the step of base i - 16 a: each step's best zero
+    // point is searched once.
+    const PER_OCTAVE: i32 = 16;
+    let span = i32::from(k) * PER_OCTAVE;
+    let step_of = |j: i32| top * f64::powf(2.0, -f64::from(j) / f64::from(PER_OCTAVE));
+    let known: Vec<Vec<Option<(i32, f64)>>> = if rule.channel_zeros && clip && !rule.published_base {
+        let all =
+            |c: usize| (-span..=span).map(|j| best_zero(&moments[c], ranges[c], step_of(j), code, true)).collect();
+        (0..n).map(all).collect()
+    } else {
+        Vec::new()
+    };
+    let choose = |i: i32, base: f64, zero: Option<i32>| -> (f64, Vec<u8>, Vec<i32>) {
         let (mut total, mut shifts, mut zeros) = (0.0, Vec::with_capacity(n), Vec::with_capacity(n));
         for c in 0..n {
             let mut best: Option<(f64, u8, i32)> = None;
             for a in 0..=k {
                 let s = base * f64::powi(2.0, a as i32);
                 let found = match zero {
+                    None if !known.is_empty() => known[c][(i - i32::from(a) * PER_OCTAVE + span) as usize],
                     None => best_zero(&moments[c], ranges[c], s, code, clip || a == k),
                     Some(z) => {
                         let (qmin, qmax) = code.range();
@@ -195,14 +228,14 @@ pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(
         vec![top / f64::powi(2.0, k as i32)]
     } else {
         // Octaves: the widest channel at shift K, K-1, ... as low as the K allows; sixteen steps an octave.
-        (0..=(k as i32 * 16)).map(|i| top * f64::powf(2.0, -(i as f64) / 16.0)).collect()
+        (0..=span).map(step_of).collect()
     };
     let mut best: Option<(f64, f64, Vec<u8>, Vec<i32>)> = None;
     let zs: Vec<Option<i32>> =
         if rule.channel_zeros { vec![None] } else { shared_zeros.into_iter().map(Some).collect() };
     for z in &zs {
-        for b in &bases {
-            let (e, shifts, zeros) = choose(*b, *z);
+        for (i, b) in bases.iter().enumerate() {
+            let (e, shifts, zeros) = choose(i as i32, *b, *z);
             if best.as_ref().is_none_or(|x| e < x.0) {
                 best = Some((e, *b, shifts, zeros));
             }
@@ -255,7 +288,13 @@ mod tests {
     fn factors_save_the_small_channels() {
         let (x, dims, s) = sample();
         let flat = error(&x, &dims, &affine(Code::U8, &s, Range::MinMax));
-        let rule = |k, cz| PtfRule { max_shift: k, channel_zeros: cz, range: Range::Mse, published_base: false };
+        let rule = |k, cz| PtfRule {
+            max_shift: k,
+            channel_zeros: cz,
+            range: Range::Mse,
+            published_base: false,
+            normalised: false,
+        };
         // Weighted so that every channel's relative error counts the same.
         let w = |c: usize| 1.0 / s.mean_square(c).max(1e-3);
         let total = |p: &QParams| expected_error(&s, p, w);
@@ -277,7 +316,13 @@ mod tests {
             Code::U8,
             &s,
             -1,
-            PtfRule { max_shift: 3, channel_zeros: false, range: Range::MinMax, published_base: true },
+            PtfRule {
+                max_shift: 3,
+                channel_zeros: false,
+                range: Range::MinMax,
+                published_base: true,
+                normalised: false,
+            },
             |_| 1.0,
         );
         let (base, shifts) = p.shifts().unwrap();
@@ -294,7 +339,7 @@ mod tests {
             Code::U8,
             &s,
             -1,
-            PtfRule { max_shift: 7, channel_zeros: true, range: Range::Mse, published_base: false },
+            PtfRule { max_shift: 7, channel_zeros: true, range: Range::Mse, published_base: false, normalised: false },
             |_| 1.0,
         );
         let mut y = x.clone();
@@ -311,7 +356,13 @@ mod tests {
             Code::U8,
             &s,
             -1,
-            PtfRule { max_shift: 7, channel_zeros: true, range: Range::MinMax, published_base: false },
+            PtfRule {
+                max_shift: 7,
+                channel_zeros: true,
+                range: Range::MinMax,
+                published_base: false,
+                normalised: false,
+            },
             |_| 1.0,
         );
         let mut y = x.clone();
@@ -319,5 +370,27 @@ mod tests {
         for (i, (a, b)) in x.iter().zip(&y).enumerate() {
             assert!((a - b).abs() <= 1.02 * p.scale(i % 6), "{i} {a} {b}");
         }
+    }
+
+    #[test]
+    fn a_massive_channel_is_clipped_when_errors_count_relative_to_their_token() {
+        // Channel 0 is -500 in one token of a hundred and small in all others.
+        let (rows, n) = (400usize, 64usize);
+        let x: Vec<f32> = (0..rows * n)
+            .map(|i| {
+                let (r, c) = (i / n, i % n);
+                let t = ((r * 37 + c * 11) % 101) as f32 / 50.0 - 1.0;
+                if c == 0 && r % 100 == 0 { -500.0 } else { 3.0 * t }
+            })
+            .collect();
+        let mut s = Stats::new(Watch::Channels { axis: -1 });
+        s.observe(&x, &[rows, n], 0).unwrap();
+        let rule =
+            PtfRule { max_shift: 7, channel_zeros: true, range: Range::Mse, published_base: false, normalised: false };
+        let plain = ptf(Code::U8, &s, -1, rule, |_| 1.0);
+        let relative = ptf(Code::U8, &s, -1, PtfRule { normalised: true, ..rule }, |_| 1.0);
+        assert!(plain.reach(0).0 < -480.0, "{:?}", plain.reach(0));
+        assert!(relative.scale(0) < 0.9 * plain.scale(0), "{} {}", relative.scale(0), plain.scale(0));
+        assert!((1..n).all(|c| relative.scale(c) < 0.05), "ordinary channels keep their steps");
     }
 }

@@ -3,6 +3,10 @@
 //! A [`Patch`] is a little graph with taps into the old one. It can add nodes and constants, redirect readers of old
 //! values to new ones, and erase nodes; nothing of it shows in the model until [`Patch::commit`] has checked all of it.
 
+mod widen;
+
+pub use widen::{WidenError, has_narrow_floats, widen_floats};
+
 use crate::ir::{
     AttrValue, Attrs, DType, Def, Dim, Graph, Model, Node, NodeId, Op, Origin, Tensor, TensorType, ValueId, ops,
 };
@@ -59,6 +63,10 @@ enum Step {
     },
     Opset {
         version: i64,
+    },
+    /// An input with a default becomes the constant.
+    FixDefault {
+        input: ValueId,
     },
 }
 
@@ -210,6 +218,11 @@ impl Patch {
         self.steps.push(Step::Opset { version });
     }
 
+    /// A graph input with a default becomes a constant and is an input no more.
+    pub fn fix_default(&mut self, input: ValueId) {
+        self.steps.push(Step::FixDefault { input });
+    }
+
     fn name_of(g: &Graph, n: NodeId) -> String {
         match g.try_node(n) {
             Some(x) if !x.name.is_empty() => x.name.clone(),
@@ -283,6 +296,13 @@ impl Patch {
                 }
                 Step::SetAttr { node, .. } | Step::Erase { node } => {
                     g.try_node(*node).ok_or_else(|| stale(format!("{node:?}")))?;
+                }
+                Step::FixDefault { input } => {
+                    live(&Ref::Old(*input))?;
+                    if !matches!(g.value(*input).def, Def::InputWithDefault(_)) || g.is_output(*input) {
+                        let what = format!("`{}` is no input with a default, or an output too", g.name_of(*input));
+                        return Err(PatchError::Malformed { by: by(), what });
+                    }
                 }
                 Step::Opset { .. } => {}
             }
@@ -475,6 +495,12 @@ impl Patch {
                     Some(v) => g.node_mut(*node).attrs.set(name, v.clone()),
                     None => g.node_mut(*node).attrs.remove(name),
                 },
+                Step::FixDefault { input } => {
+                    if let Def::InputWithDefault(t) = g.value(*input).def.clone() {
+                        g.value_mut(*input).def = Def::Init(t);
+                        g.inputs.retain(|v| v != input);
+                    }
+                }
                 Step::Erase { .. } | Step::Opset { .. } => {}
             }
         }

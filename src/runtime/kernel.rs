@@ -3,12 +3,9 @@
 //! `Q(x) = clamp(round_half_even(x / s) + z, min, max)` and `DQ(q) = (q - z) * s` in f32 (ONNX operator reference,
 //! opsets 10 to 24). NaN quantizes to the lowest code, as onnxruntime's vector code has it.
 //!
-//! Rounding adds and subtracts nothing in integer arithmetic: after the quotient is clamped to the codes' range (less
-//! than 2^17 wide), `v + 1.5 * 2^23` has the rounded integer, half to even, in its low mantissa bits. That is one add
-//! per element, and vectorises on every target, which `f32::round_ties_even` does not.
+//! What one code is, [`quant::kernel`](crate::quant::kernel) defines; here are the loops over whole tensors.
 
-/// `1.5 * 2^23`: a float this large has a unit in the last place of exactly 1, over `±2^22` around it.
-const MAGIC: f32 = 12_582_912.0;
+use crate::quant::kernel::{dequantize, rounded};
 
 /// An integer type that codes are stored in.
 pub trait Code: Copy + Send + Sync + 'static {
@@ -197,12 +194,7 @@ enum Span {
 
 #[inline(always)]
 fn code<C: Code>(x: f32, scale: f32, zero: i32, low: f32, high: f32) -> C {
-    let v = x / scale;
-    // Written as comparisons, not `f32::max`: a NaN must fall to `low`, and this form is one instruction.
-    let v = if v > low { v } else { low };
-    let v = if v < high { v } else { high };
-    let rounded = ((v + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
-    C::narrow(rounded.wrapping_add(zero))
+    C::narrow(rounded(x, scale, low, high).wrapping_add(zero))
 }
 
 fn q_one<C: Code>(x: &[f32], y: &mut [C], scale: f32, zero: i32, low: f32, high: f32) {
@@ -222,7 +214,7 @@ fn q_each<C: Code>(x: &[f32], y: &mut [C], [scale, low, high]: [&[f32]; 3], zero
 
 fn dq_one<C: Code>(q: &[C], y: &mut [f32], scale: f32, zero: i32) {
     for (q, y) in q.iter().zip(y) {
-        *y = q.wide().wrapping_sub(zero) as f32 * scale;
+        *y = dequantize(q.wide(), scale, zero);
     }
 }
 
@@ -230,7 +222,7 @@ fn dq_each<C: Code>(q: &[C], y: &mut [f32], scale: &[f32], zero: &[i32]) {
     let n = y.len();
     let (q, scale, zero) = (&q[..n], &scale[..n], &zero[..n]);
     for i in 0..n {
-        y[i] = q[i].wide().wrapping_sub(zero[i]) as f32 * scale[i];
+        y[i] = dequantize(q[i].wide(), scale[i], zero[i]);
     }
 }
 

@@ -85,6 +85,12 @@ pub fn variants() -> Vec<(String, LisSpec)> {
             out.push((format!("{anchor:?}-4-{name}-{}", base[0].steps()), spec));
         }
     }
+    for (name, fine) in [("fine8", vec![8]), ("fine-mixed", vec![14, 2]), ("fine-mixed", vec![0, 6])] {
+        for (bits, tail) in [(4, Tail::Zero), (4, Tail::Saturate), (4, Tail::Levels17), (3, Tail::Zero)] {
+            let spec = LisSpec::new(Anchor::Max, bits).and_then(|s| s.with_tail(tail).with_fine(fine.clone()));
+            out.push((format!("{name}-{}-{bits}-{tail:?}", fine[0]), spec.expect("half octaves have a meaning")));
+        }
+    }
     out
 }
 

@@ -19,7 +19,7 @@ pub enum DataError {
     EmptyFolder { path: PathBuf },
     #[error("{}: no .jpg, .jpeg or .png file in it (folders inside it are not searched)", path.display())]
     NoImages { path: PathBuf },
-    #[error("{}: can not be decoded: {reason}", path.display())]
+    #[error("{}: can not be decoded: {reason}; remove or repair the file", path.display())]
     Decode { path: PathBuf, reason: String },
     #[error("{}: {width}x{height} pixels{} can not be cropped to {crop_width}x{crop_height}: resize the short side with --resize {}",
         path.display(), if *.resized { " after resizing" } else { "" }, crop_width.max(crop_height))]
@@ -30,6 +30,8 @@ pub enum DataError {
     Labels { path: PathBuf, reason: String },
     #[error("{}, array {array:?}: {reason}", path.display())]
     Malformed { path: PathBuf, array: String, reason: String },
+    #[error("{}: no whole .npz file ({reason}); was it cut short? Write it again with numpy.savez", path.display())]
+    Archive { path: PathBuf, reason: String },
     #[error("{}: no array named {input:?} for that input of the model; it has {}", path.display(), have.join(", "))]
     MissingArray { path: PathBuf, input: String, have: Vec<String> },
     #[error("{}: an .npy file feeds a model of one input, this one has {}: use an .npz with these names", path.display(), inputs.join(", "))]

@@ -212,10 +212,11 @@ pub(super) fn map(path: &Path) -> Result<Bytes, DataError> {
 pub(super) fn read_npz(path: &Path, bytes: &Bytes) -> Result<Vec<(String, Npy)>, DataError> {
     let malformed =
         |array: &str, reason: String| DataError::Malformed { path: path.into(), array: array.into(), reason };
-    let mut zip = zip::ZipArchive::new(Cursor::new(bytes.clone())).map_err(|e| malformed("", e.to_string()))?;
+    let broken = |e: zip::result::ZipError| DataError::Archive { path: path.into(), reason: e.to_string() };
+    let mut zip = zip::ZipArchive::new(Cursor::new(bytes.clone())).map_err(broken)?;
     let mut arrays = Vec::new();
     for i in 0..zip.len() {
-        let mut member = zip.by_index(i).map_err(|e| malformed("", e.to_string()))?;
+        let mut member = zip.by_index(i).map_err(broken)?;
         let Some(name) = member.name().strip_suffix(".npy").map(str::to_string) else { continue };
         let data = if member.compression() == zip::CompressionMethod::Stored {
             let start = usize::try_from(member.data_start()).ok();

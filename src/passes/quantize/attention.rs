@@ -16,7 +16,8 @@
 use crate::ir::{Attrs, DType, Dim, Graph, Model, Tensor};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::pattern::{Attention, Mask, MaskKind};
-use crate::plan::sites::{Sites, score_site, trace_back};
+use crate::plan::scores::score_site;
+use crate::plan::sites::{Sites, trace_back};
 use crate::plan::{AttentionForm, AttentionPlan, QuantPlan};
 use crate::quant::lis::{LisFacts, LisSite, emit};
 use crate::quant::observe::MASKED_BELOW;
@@ -65,7 +66,7 @@ impl QuantizeAttention<'_> {
             pass: self.id().into(),
             message: format!("attention `{}`: {message}", plan.output),
         };
-        let site = score_site(g, a);
+        let site = score_site(g, a).map_err(failed)?;
         let raw = site.value;
         let scores = self
             .plan
@@ -75,13 +76,18 @@ impl QuantizeAttention<'_> {
         let mut p = Patch::new(self.id()).made_from([plan.output.clone()]).before(a.softmax);
         match &plan.form {
             AttentionForm::Uniform { params } => {
-                let d = super::round_trip(&mut p, raw.into(), &scores.params, &name);
+                let mut d = super::round_trip(&mut p, raw.into(), &scores.params, &name);
+                // What was hidden before the codes were made has the lowest code now, not none.
+                if let Some(keep) = keep_mask(g, &site.masks[..site.early], &mut p).map_err(failed)? {
+                    let hidden = p.constant(&format!("{name}_hidden"), Tensor::scalar_f32(HIDDEN));
+                    d = p.node("Where", &format!("{name}_kept"), &[keep, d, hidden], Attrs::new());
+                }
                 p.replace(raw, d);
                 let w = super::round_trip(&mut p, a.probs.into(), params, g.name_of(a.probs));
                 p.replace(a.probs, w);
             }
             AttentionForm::Lis { spec } => {
-                let codes = super::quantize_linear(&mut p, raw.into(), &scores.params, &name);
+                let mut codes = super::quantize_linear(&mut p, raw.into(), &scores.params, &name);
                 let at = trace_back(g, a.v);
                 let v = self
                     .plan
@@ -94,6 +100,16 @@ impl QuantizeAttention<'_> {
                     inputs[0] = Some(vq);
                     let hint = format!("{}_q", n.out().map_or("", |v| g.name_of(v)));
                     vq = p.node_with(n.op.clone(), &inputs, &[&hint], n.attrs.clone())[0];
+                }
+                let reshape = |p: &mut Patch, x: Ref, to: &[i64], hint: String| {
+                    let to = p.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
+                    p.node("Reshape", &hint, &[x, to], Attrs::new())
+                };
+                if let Some(view) = &site.view {
+                    vq = reshape(&mut p, vq, &view.values, format!("{}_q_view", g.name_of(a.v)));
+                    if let Some(to) = &view.scores {
+                        codes = reshape(&mut p, codes, to, format!("{name}_q_view"));
+                    }
                 }
                 let shape = |v| g.value(v).ty.as_ref().and_then(|t| t.shape.as_ref());
                 let scores_shape = shape(raw).or_else(|| shape(a.scores));
@@ -112,11 +128,14 @@ impl QuantizeAttention<'_> {
                             _ => None,
                         }),
                     },
-                    rank: scores_shape.map_or(4, Vec::len),
+                    rank: site.view.as_ref().map_or(scores_shape.map_or(4, Vec::len), |v| v.rank),
                     opset,
                     hint: plan.output.clone(),
                 };
-                let y = emit(&mut p, spec, &lis).map_err(|e| failed(e.to_string()))?;
+                let mut y = emit(&mut p, spec, &lis).map_err(|e| failed(e.to_string()))?;
+                if let Some(view) = &site.view {
+                    y = reshape(&mut p, y, &view.result, format!("{}_whole", plan.output));
+                }
                 p.typed(y, DType::FLOAT, g.value(a.out).ty.as_ref().and_then(|t| t.shape.clone()));
                 p.succeed(a.out, y);
             }
@@ -124,6 +143,9 @@ impl QuantizeAttention<'_> {
         Ok(p)
     }
 }
+
+/// Instead of a score that gets no weight.
+const HIDDEN: f32 = -1e9;
 
 /// The masks as one condition, true where an entry counts.
 fn keep_mask(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, String> {
@@ -134,16 +156,18 @@ fn keep_mask(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, S
             MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
             MaskKind::Boolean { keep: true } => m.value.into(),
             MaskKind::Boolean { keep: false } => p.node("Not", &name, &[m.value.into()], Attrs::new()),
-            MaskKind::Additive => match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
-                Some((dims, data)) => {
-                    let keep: Vec<bool> = data.iter().map(|x| *x > MASKED_BELOW).collect();
-                    p.constant(&name, Tensor::bool(&dims, &keep))
+            MaskKind::Additive | MaskKind::Mixed => {
+                match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
+                    Some((dims, data)) => {
+                        let keep: Vec<bool> = data.iter().map(|x| *x > MASKED_BELOW).collect();
+                        p.constant(&name, Tensor::bool(&dims, &keep))
+                    }
+                    None => {
+                        let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(MASKED_BELOW));
+                        p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
+                    }
                 }
-                None => {
-                    let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(MASKED_BELOW));
-                    p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
-                }
-            },
+            }
         };
         keep = Some(match keep {
             None => one,

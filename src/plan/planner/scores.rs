@@ -5,22 +5,27 @@ use crate::plan::AttentionForm;
 use crate::plan::recipe::{AttentionRecipe, ScoreRange};
 use crate::quant::kernel::quantize;
 use crate::quant::lis::{LisFacts, LisPlan, LisSpec, Normalise, reference};
-use crate::quant::observe::{MASKED_BELOW, Stats};
+use crate::quant::observe::{HIDDEN_BELOW, Stats};
 use crate::quant::ptf::{self, Range};
 use crate::quant::{Code, QParams};
 
 /// Parameters for the raw product of queries and keys (`scale` times it enters the softmax), and the attention's form.
 pub fn decide(st: &Stats, scale: f32, recipe: &AttentionRecipe) -> Result<(QParams, AttentionForm, String), String> {
-    let (range, lis) = match recipe {
-        AttentionRecipe::Lis { spec, scores } => (*scores, Some(spec)),
-        AttentionRecipe::Uniform { scores } => (*scores, None),
+    let (range, specs) = match recipe {
+        AttentionRecipe::Lis { spec, scores, fine } if fine.is_empty() => (*scores, vec![spec.clone()]),
+        AttentionRecipe::Lis { spec, scores, fine } => {
+            let each = |n: &u8| spec.clone().with_fine(vec![*n]).map_err(|e| e.to_string());
+            (*scores, fine.iter().map(each).collect::<Result<_, _>>()?)
+        }
+        AttentionRecipe::Uniform { scores } => (*scores, Vec::new()),
     };
-    let (params, reason) = match range {
-        ScoreRange::MinMax => (ptf::affine(Code::U8, st, Range::MinMax), "all scores seen".to_owned()),
-        ScoreRange::Weights => by_weights(st, scale, lis)?,
+    let tries = match range {
+        ScoreRange::MinMax => vec![(ptf::affine(Code::U8, st, Range::MinMax), "all scores seen".to_owned())],
+        ScoreRange::Weights => ranges(st, scale),
     };
+    let (params, lis, reason) = best(st, scale, tries, &specs)?;
     let form = match lis {
-        Some(spec) => AttentionForm::Lis { spec: spec.clone() },
+        Some(spec) => AttentionForm::Lis { spec },
         None => {
             AttentionForm::Uniform { params: QParams::affine(Code::U8, 1.0 / 255.0, 0).expect("a constant in range") }
         }
@@ -30,7 +35,7 @@ pub fn decide(st: &Stats, scale: f32, recipe: &AttentionRecipe) -> Result<(QPara
 
 /// Candidates: the full range, and ranges whose lower end is cut where even the row with the smallest maximum gives
 /// no weight any more, and a little further.
-fn by_weights(st: &Stats, scale: f32, lis: Option<&LisSpec>) -> Result<(QParams, String), String> {
+fn ranges(st: &Stats, scale: f32) -> Vec<(QParams, String)> {
     let (lo, hi) = st.range();
     let seen_lo = st.channels.iter().map(|c| c.min).fold(f32::INFINITY, f32::min).max(lo);
     let top_min = st.row_max_min.iter().copied().fold(f32::INFINITY, f32::min);
@@ -47,20 +52,51 @@ fn by_weights(st: &Stats, scale: f32, lis: Option<&LisSpec>) -> Result<(QParams,
             tries.push((window(lo * cut, hi * cut), format!("{cut} of the range")));
         }
     }
+    tries
+}
+
+/// The range and, head by head, the codes of least error.
+fn best(
+    st: &Stats,
+    scale: f32,
+    mut tries: Vec<(QParams, String)>,
+    specs: &[LisSpec],
+) -> Result<(QParams, Option<LisSpec>, String), String> {
     if st.rows.is_empty() {
-        return Ok(tries.swap_remove(0));
+        let (p, what) = tries.swap_remove(0);
+        return Ok((p, specs.first().cloned(), what));
     }
-    let mut best: Option<(f64, usize)> = None;
-    let power: f64 = st.rows.iter().map(|r| softmax(&r.values, scale).iter().map(|p| p * p).sum::<f64>()).sum();
+    let heads = st.channels.len();
+    let truth: Vec<Vec<f64>> = st.rows.iter().map(|r| softmax(&r.values, scale)).collect();
+    let power: f64 = truth.iter().flatten().map(|p| p * p).sum();
+    let forms: Vec<Option<&LisSpec>> = if specs.is_empty() { vec![None] } else { specs.iter().map(Some).collect() };
+    let mut best: Option<(f64, usize, Vec<usize>)> = None;
     for (i, (p, _)) in tries.iter().enumerate() {
-        let e = weights_error(st, scale, p, lis)?;
-        if best.is_none_or(|b| e < b.0) {
-            best = Some((e, i));
+        let errors: Vec<Vec<f64>> =
+            forms.iter().map(|f| weights_error(st, &truth, scale, p, *f)).collect::<Result<_, _>>()?;
+        let choice: Vec<usize> = (0..heads)
+            .map(|h| (0..forms.len()).min_by(|a, b| errors[*a][h].total_cmp(&errors[*b][h])).unwrap_or(0))
+            .collect();
+        let e = (0..heads).map(|h| errors[choice[h]][h]).sum::<f64>();
+        if best.as_ref().is_none_or(|b| e < b.0) {
+            best = Some((e, i, choice));
         }
     }
-    let (e, i) = best.expect("one candidate at least");
+    let (e, i, choice) = best.expect("one candidate at least");
     let (p, what) = tries.swap_remove(i);
-    Ok((p, format!("{what}: attention weights at {}", super::db(power, e))))
+    let mut reason = format!("{what}: attention weights at {}", super::db(power, e));
+    let Some(first) = specs.first() else { return Ok((p, None, reason)) };
+    let mut fine: Vec<u8> = choice.iter().flat_map(|k| specs[*k].fine()).copied().collect();
+    if fine.len() != heads {
+        return Ok((p, Some(first.clone()), reason));
+    }
+    let words: Vec<String> = fine.iter().map(u8::to_string).collect();
+    reason.push_str(&format!(", half-octave steps {}", words.join(" ")));
+    if fine.iter().all(|f| *f == fine[0]) {
+        fine.truncate(1);
+    }
+    let spec = first.clone().with_fine(fine).map_err(|e| e.to_string())?;
+    Ok((p, Some(spec), reason))
 }
 
 /// A window that need not hold 0: the zero point of scores cancels, so it may lie outside the codes' range only as far
@@ -70,14 +106,21 @@ fn window(lo: f32, hi: f32) -> QParams {
 }
 
 fn softmax(row: &[f32], scale: f32) -> Vec<f64> {
-    let top = row.iter().copied().filter(|v| *v > MASKED_BELOW).fold(f32::NEG_INFINITY, f32::max);
+    let top = row.iter().copied().filter(|v| *v > HIDDEN_BELOW).fold(f32::NEG_INFINITY, f32::max);
     let e: Vec<f64> =
-        row.iter().map(|v| if *v > MASKED_BELOW { ((v - top) as f64 * scale as f64).exp() } else { 0.0 }).collect();
+        row.iter().map(|v| if *v > HIDDEN_BELOW { ((v - top) as f64 * scale as f64).exp() } else { 0.0 }).collect();
     let s: f64 = e.iter().sum();
     e.into_iter().map(|e| e / s.max(1e-300)).collect()
 }
 
-fn weights_error(st: &Stats, scale: f32, p: &QParams, lis: Option<&LisSpec>) -> Result<f64, String> {
+/// Squared error of the attention weights of the kept rows, head by head.
+fn weights_error(
+    st: &Stats,
+    truth: &[Vec<f64>],
+    scale: f32,
+    p: &QParams,
+    lis: Option<&LisSpec>,
+) -> Result<Vec<f64>, String> {
     let (lo, hi) = p.code().range();
     let plan = lis
         .map(|spec| {
@@ -92,10 +135,9 @@ fn weights_error(st: &Stats, scale: f32, p: &QParams, lis: Option<&LisSpec>) -> 
         })
         .transpose()
         .map_err(|e| e.to_string())?;
-    let mut error = 0.0;
-    for r in &st.rows {
-        let truth = softmax(&r.values, scale);
-        let mask: Vec<bool> = r.values.iter().map(|v| *v > MASKED_BELOW).collect();
+    let mut error = vec![0.0; st.channels.len()];
+    for (r, truth) in st.rows.iter().zip(truth) {
+        let mask: Vec<bool> = r.values.iter().map(|v| *v > HIDDEN_BELOW).collect();
         let codes: Vec<i32> = r.values.iter().map(|v| quantize(*v, p.scale(0), p.zero(0), lo, hi)).collect();
         let got: Vec<f64> = match &plan {
             Some(plan) => {
@@ -114,7 +156,7 @@ fn weights_error(st: &Stats, scale: f32, p: &QParams, lis: Option<&LisSpec>) -> 
                 softmax(&back, scale).into_iter().map(|v| (v * 255.0).round() / 255.0).collect()
             }
         };
-        error += truth.iter().zip(&got).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+        error[r.head as usize] += truth.iter().zip(&got).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
     }
     Ok(error)
 }

@@ -202,6 +202,9 @@ impl Emitter<'_> {
         if let Weights::Ratio { one, floor } = self.plan.weights {
             return self.ratio_weights(x, max, one, floor);
         }
+        if let Weights::Knee { fine, a, b, zero, clip } = &self.plan.weights {
+            return self.knee_weights(x, max, fine, (*a, *b), *zero, *clip);
+        }
         let (k, bits) = (&self.plan.k, self.plan.bits);
         let near = self.scaled("max_position", max, k, bits);
         let half = self.constant("half", Tensor::scalar_f32(0.5));
@@ -268,8 +271,53 @@ impl Emitter<'_> {
                 let w = self.gather("weight", t, each, c);
                 Weight::Float(self.keep("kept_weight", w, Tensor::scalar_f32(0.0)))
             }
-            Weights::Ratio { .. } => unreachable!("handled above"),
+            Weights::Ratio { .. } | Weights::Knee { .. } => unreachable!("handled above"),
         }
+    }
+
+    /// Half octaves up to the knee, octaves from there: with `t` octaves of distance the code is
+    /// `c = floor(t + min(t, knee) + 0.5)`, its half octaves are `k = c + max(c - fine, 0)`, and the weight is the sum of
+    /// two shifts. `k + fine` is made instead of `k`, which no subtraction can take below 0; the units are larger by as much.
+    fn knee_weights(
+        &mut self,
+        x: Ref,
+        max: Ref,
+        fine: &[u32],
+        (a, b): (u32, u32),
+        zero: Option<u32>,
+        clip: u32,
+    ) -> Weight {
+        let (k, bits) = (&self.plan.k, self.plan.bits);
+        let near = self.scaled("max_position", max, k, bits);
+        let quarter = self.constant("quarter", Tensor::scalar_f32(0.25));
+        let row = self.op("Add", "row", &[near, quarter]);
+        let far = self.scaled("position", x, k, bits);
+        let t = self.op("Sub", "octaves", &[row, far]);
+        let knee = self.heads_f32("knee", &fine.iter().map(|n| (n / 2) as f32 + 0.25).collect::<Vec<_>>());
+        let near = self.op("Min", "octaves_near", &[t, knee]);
+        let pos = self.op("Add", "code", &[t, near]);
+        let c = self.clip("clipped", pos, clip as f32);
+        let c = self.cast("code_u32", c, DType::UINT32);
+        let fine_u32 = self.heads_u32("fine", fine);
+        let behind = self.op("Max", "code_behind", &[c, fine_u32]);
+        let s = self.op("Add", "half_octaves", &[c, behind]);
+        let one = self.constant("one_u32", Tensor::u32(&[], &[1]));
+        let up = self.op("Add", "half_octaves_up", &[s, one]);
+        let term = |e: &mut Self, part: &str, s: Ref, unit: u32| {
+            let by = e.shift(&format!("{part}_by"), s, one, "RIGHT");
+            let unit = e.heads_u32(&format!("{part}_unit"), &fine.iter().map(|n| unit << (n / 2)).collect::<Vec<_>>());
+            e.shift(part, unit, by, "RIGHT")
+        };
+        let a = term(self, "weight_a", up, a);
+        let b = term(self, "weight_b", s, b);
+        let mut w = self.op("Add", "weight", &[a, b]);
+        if let Some(z) = zero {
+            let z = self.constant("zero_from", Tensor::scalar_f32(z as f32));
+            let counts = self.op("Less", "counts", &[pos, z]);
+            let none = self.constant("nothing_u32", Tensor::u32(&[], &[0]));
+            w = self.op("Where", "weight_cut", &[counts, w, none]);
+        }
+        Weight::Int(self.keep("kept_weight", w, Tensor::u32(&[], &[0])))
     }
 
     /// Positions from int32 exponentials: `(max - x) k + offset + 0.5`.

@@ -53,6 +53,9 @@ pub(crate) enum Weights {
     Shift { one: u32, clip: u32 },
     /// `table[head][min(c, clip)]`; all tables have `clip + 1` entries.
     Table { tables: Vec<Vec<u32>>, clip: u32 },
+    /// Steps of half an octave up to code `fine[head]`, of an octave from there; from code `zero` on nothing. A weight is
+    /// `(a >> (k + 1) / 2) + (b >> k / 2)` for `k` half octaves: `a + b` is 1, `a / 2 + b` the root of a half.
+    Knee { fine: Vec<u32>, a: u32, b: u32, zero: Option<u32>, clip: u32 },
     /// From the ratio of row sum and exponential, no code position in between (sum anchor, paper rounding): with
     /// `R = (S + e/2) / e` snapped to a power of two P at 1.5 times a power, `max(floor(one / P), floor)`.
     Ratio { one: u32, floor: u32 },
@@ -129,9 +132,12 @@ impl LisPlan {
     /// Checks the facts against the spec and works out the constants. `hint` names the site in errors.
     pub fn new(spec: &LisSpec, facts: &LisFacts, hint: &str) -> Result<LisPlan, LisError> {
         check(spec, facts, hint)?;
-        let heads = [facts.score_scale.len(), facts.v_scale.len(), spec.bases().len()].into_iter().max().unwrap_or(1);
+        let heads = [facts.score_scale.len(), facts.v_scale.len(), spec.bases().len(), spec.fine().len()]
+            .into_iter()
+            .max()
+            .unwrap_or(1);
         // Vectors longer than 1 only where they differ, so that graphs stay per-tensor where they can.
-        let alike = facts.score_scale.len() == 1 && spec.bases().len() <= 1;
+        let alike = facts.score_scale.len() == 1 && spec.bases().len() <= 1 && spec.fine().len() <= 1;
         let n = if alike { 1 } else { heads };
         let scale = |h: usize| f64::from(facts.score_scale[h.min(facts.score_scale.len() - 1)]);
         let steps: Vec<u32> = (0..n).map(|h| spec.base_of(h).steps()).collect();
@@ -144,7 +150,14 @@ impl LisPlan {
         };
         let past = f64::from(spec.levels() + 1);
         // A sum adds at most 31 octaves to a position.
-        let extra = if spec.anchor().is_sum() { 31.0 * f64::from(*steps.iter().max().unwrap_or(&1)) } else { 0.0 };
+        let extra = if spec.anchor().is_sum() {
+            31.0 * f64::from(*steps.iter().max().unwrap_or(&1))
+        } else if spec.fine().is_empty() {
+            0.0
+        } else {
+            // Half octaves up to the knee, and the borders.
+            8.0
+        };
         let (k, bits) = fixed(&rates, if by_distance { 1.0 } else { past }, extra);
         let exps = match spec.anchor() {
             Anchor::Max => Exps::None,
@@ -195,6 +208,7 @@ impl LisPlan {
         match &self.weights {
             Weights::Shift { one, .. } | Weights::Ratio { one, .. } => *one,
             Weights::Table { tables, .. } => tables[0][0],
+            Weights::Knee { a, b, .. } => a + b,
         }
     }
 
@@ -249,6 +263,11 @@ impl LisPlan {
             }
             return Ok(Product::Planes);
         }
+        // Products of uint8 and int8 are what processors multiply fastest.
+        let fast = self.facts.v_type == DType::INT8 && self.facts.keys.is_some();
+        if self.spec.form() == Form::Auto && fast && bound <= f64::from(i32::MAX) {
+            return Ok(Product::Planes);
+        }
         if bound <= EXACT {
             return Ok(Product::Float);
         }
@@ -296,8 +315,9 @@ impl LisPlan {
 
 fn check(spec: &LisSpec, facts: &LisFacts, hint: &str) -> Result<(), LisError> {
     let (s, v, b) = (facts.score_scale.len(), facts.v_scale.len(), spec.bases().len());
-    let heads = s.max(v).max(b).max(1);
-    for (what, found) in [("the score scale", s), ("V's scale", v), ("`base`", b.max(1))] {
+    let fine = spec.fine().len();
+    let heads = s.max(v).max(b).max(fine).max(1);
+    for (what, found) in [("the score scale", s), ("V's scale", v), ("`base`", b.max(1)), ("`fine`", fine.max(1))] {
         if found != 1 && found != heads {
             return Err(LisError::Heads { what, found, heads });
         }
@@ -333,6 +353,13 @@ fn fixed(rates: &[f64], past: f64, extra: f64) -> (Vec<u32>, u32) {
 fn weights(spec: &LisSpec, facts: &LisFacts, n: usize) -> Weights {
     let levels = spec.levels();
     let saturate = spec.tail() == Tail::Saturate;
+    if spec.fine().iter().any(|f| *f > 0) {
+        let fine = (0..n).map(|h| u32::from(spec.fine()[h.min(spec.fine().len() - 1)])).collect();
+        let one = f64::from(1u32 << (levels - 1).max(14));
+        let a = ((2.0 - std::f64::consts::SQRT_2) * one).round() as u32;
+        let clip = if saturate { levels - 1 } else { 31 };
+        return Weights::Knee { fine, a, b: one as u32 - a, zero: (!saturate).then_some(levels), clip };
+    }
     let two = (0..n).all(|h| spec.base_of(h).steps() == 1);
     if two && spec.bits() <= 4 {
         // The weight of the last code is 1: one step further the shift itself gives 0.

@@ -88,6 +88,14 @@ fn positions(plan: &LisPlan, head: usize, ds: &[Option<u8>]) -> Vec<Option<u32>>
     }
     let offset = offset(plan, head, ds);
     let half = (1u32 << plan.bits) >> 1;
+    if let Weights::Knee { fine, .. } = &plan.weights {
+        let knee = at(fine, head) / 2 << plan.bits;
+        let code = |d: u8| {
+            let t = at(&plan.k, head) * u32::from(d);
+            (t + t.min(knee) + half) >> plan.bits
+        };
+        return ds.iter().map(|d| d.map(code)).collect();
+    }
     ds.iter().map(|d| d.map(|d| (offset + at(&plan.k, head) * u32::from(d) + half) >> plan.bits)).collect()
 }
 
@@ -106,6 +114,11 @@ pub fn weights(plan: &LisPlan, head: usize, row: &[u8], mask: Option<&[bool]>) -
     let weight = |c: u32| match &plan.weights {
         Weights::Shift { one, clip } => one >> c.min(*clip),
         Weights::Table { tables, clip } => at(tables, head)[c.min(*clip) as usize],
+        Weights::Knee { fine, a, b, zero, clip } => {
+            let c = c.min(*clip);
+            let k = c + c.saturating_sub(*at(fine, head));
+            if zero.is_some_and(|z| c >= z) { 0 } else { (a >> k.div_ceil(2)) + (b >> (k / 2)) }
+        }
         Weights::Ratio { one, floor } => (one >> c.min(31)).max(*floor),
     };
     positions(plan, head, &distances(row, mask)).into_iter().map(|c| c.map_or(0, weight)).collect()

@@ -97,6 +97,10 @@ pub enum LisError {
     Unnormalised,
     #[error("rounding `paper` is defined on base 2: use at most 4 bits and leave `base` empty")]
     PaperBase,
+    #[error(
+        "`fine: {0}`: give even numbers up to 14; they need anchor `max`, rounding `geometric`, base 2 and at most 4 bits"
+    )]
+    Fine(u8),
     #[error("rounding `paper` needs a ratio of integers: use anchor `max` or `sum-table`")]
     PaperSum,
     #[error("{what} has {found} entries; the attention has {heads} head(s): give 1 or {heads}")]
@@ -136,6 +140,8 @@ struct Raw {
     form: Form,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     base: Vec<LogBase>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fine: Vec<u8>,
 }
 
 impl Default for Raw {
@@ -148,6 +154,7 @@ impl Default for Raw {
             normalise: Normalise::Renormalised,
             form: Form::Auto,
             base: Vec::new(),
+            fine: Vec::new(),
         }
     }
 }
@@ -168,6 +175,13 @@ impl TryFrom<Raw> for LisSpec {
             }
             if matches!(raw.anchor, Anchor::SumPoly | Anchor::SumIexp) {
                 return Err(LisError::PaperSum);
+            }
+        }
+        if let Some(most) = raw.fine.iter().copied().max() {
+            let base_two = raw.base.iter().all(|b| *b == LogBase::Two);
+            let plain = raw.anchor == Anchor::Max && raw.rounding == Rounding::Geometric && base_two && raw.bits <= 4;
+            if !plain || most > 14 || raw.fine.iter().any(|n| n % 2 != 0) {
+                return Err(LisError::Fine(most));
             }
         }
         Ok(LisSpec { raw })
@@ -224,6 +238,20 @@ impl LisSpec {
     /// One base for all heads, one per head, or none: then the width decides (see [`LisSpec::base_of`]).
     pub fn with_base(self, base: Vec<LogBase>) -> Result<LisSpec, LisError> {
         Raw { base, ..self.raw }.try_into()
+    }
+
+    /// How many of the first steps between codes are half octaves, for all heads or per head; the steps behind them are
+    /// octaves. Even, at most 14; none given: every step is one of the base.
+    ///
+    /// Most of a row's error comes from its large weights, which the codes of one base know no better than the small ones:
+    /// half octaves near the maximum and octaves far from it cost the same bits.
+    pub fn with_fine(self, fine: Vec<u8>) -> Result<LisSpec, LisError> {
+        Raw { fine, ..self.raw }.try_into()
+    }
+
+    /// The numbers of half-octave steps given: empty, one, or one per head.
+    pub fn fine(&self) -> &[u8] {
+        &self.raw.fine
     }
 
     pub fn bits(&self) -> u8 {

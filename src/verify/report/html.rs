@@ -92,6 +92,15 @@ pub(super) fn render(r: &Report) -> String {
             r.decisions.iter().map(|(k, n)| vec![esc(k), n.to_string()]).collect(),
         );
     }
+    if !r.passes.is_empty() {
+        h += "<h2>Passes, on one sample</h2>\n";
+        let rows = r.passes.iter().map(|p| {
+            let moved = if p.distance == 0.0 { "same bits".to_owned() } else { number(p.distance) };
+            vec![code(&p.pass), p.changes.to_string(), esc(&p.declares), moved, db(p.sqnr_db), db(p.total_db)]
+        });
+        let head = ["pass", "rewrites", "declares", "moved by", "SQNR of the step", "of all so far"];
+        table(&mut h, &head, 3, rows.collect());
+    }
     if !r.timings.is_empty() {
         h += "<h2>Time</h2>\n";
         let rows = r.timings.iter().map(|t| vec![esc(&t.stage), format!("{:.1} s", t.seconds)]);

@@ -9,6 +9,9 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cli")]
+pub(crate) use terminal::table;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +43,9 @@ pub struct Report {
     pub islands: Vec<Island>,
     /// How often each kind of decision was taken.
     pub decisions: IndexMap<String, u64>,
+    /// What each pass did to the outputs, where that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passes: Vec<PassReport>,
     /// In the order the stages ran.
     pub timings: Vec<Timing>,
     /// The thresholds that were set.
@@ -81,6 +87,23 @@ pub struct Coverage {
 pub struct OpCoverage {
     pub covered: u64,
     pub total: u64,
+}
+
+/// What one pass did to the outputs on one sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PassReport {
+    pub pass: String,
+    pub changes: u64,
+    /// What the pass says it does to the numbers.
+    pub declares: String,
+    /// The output that moved most.
+    pub output: String,
+    /// Largest difference to the model before the pass, as a share of the largest magnitude.
+    pub distance: f64,
+    /// Against the model before the pass, in dB; 999 without any error.
+    pub sqnr_db: f64,
+    /// Against the model before the first pass.
+    pub total_db: f64,
 }
 
 /// How long a stage took.

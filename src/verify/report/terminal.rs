@@ -46,6 +46,18 @@ pub(super) fn render(r: &Report, width: u16) -> String {
         let rows = r.decisions.iter().map(|(what, n)| vec![what.clone(), n.to_string()]);
         out.table(&["decision", "count"], rows.collect(), 1);
     }
+    if !r.passes.is_empty() {
+        out.heading("Passes, on one sample");
+        let rows = r.passes.iter().map(|p| {
+            let moved = if p.distance == 0.0 { "same bits".to_owned() } else { number(p.distance) };
+            vec![p.pass.clone(), p.changes.to_string(), p.declares.clone(), moved, db(p.sqnr_db), db(p.total_db)]
+        });
+        out.table(
+            &["pass", "rewrites", "declares", "moved by", "SQNR of the step", "of all so far"],
+            rows.collect(),
+            3,
+        );
+    }
     if !r.timings.is_empty() {
         let times: Vec<String> = r.timings.iter().map(|t| format!("{} {:.1} s", t.stage, t.seconds)).collect();
         out.line("");
@@ -98,21 +110,24 @@ impl Page {
 
     /// A table whose columns from number `right` on are aligned to the right.
     fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>, right: usize) {
-        if rows.is_empty() {
-            return;
+        if !rows.is_empty() {
+            table(header, rows, right, self.width).lines().for_each(|l| self.line(l));
         }
-        let mut t = Table::new();
-        let rule = LineStyle::none().fill('\u{2500}').junction('\u{2500}');
-        t.load_style(TableStyle::new().header_separator(rule));
-        t.force_no_tty();
-        t.set_content_arrangement(ContentArrangement::Dynamic);
-        t.set_width(self.width);
-        t.set_header(header.iter().map(|h| h.to_string()).collect::<Vec<_>>());
-        t.add_rows(rows);
-        for c in t.column_iter_mut().skip(right) {
-            c.set_cell_alignment(CellAlignment::Right);
-        }
-        let text = t.to_string();
-        text.lines().for_each(|l| self.line(l));
     }
+}
+
+/// A table `width` columns wide whose columns from number `right` on are aligned to the right.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, right: usize, width: u16) -> String {
+    let mut t = Table::new();
+    let rule = LineStyle::none().fill('\u{2500}').junction('\u{2500}');
+    t.load_style(TableStyle::new().header_separator(rule));
+    t.force_no_tty();
+    t.set_content_arrangement(ContentArrangement::Dynamic);
+    t.set_width(width);
+    t.set_header(header.iter().map(|h| h.to_string()).collect::<Vec<_>>());
+    t.add_rows(rows);
+    for c in t.column_iter_mut().skip(right) {
+        c.set_cell_alignment(CellAlignment::Right);
+    }
+    t.to_string().lines().map(|l| format!("{}\n", l.trim_end())).collect()
 }

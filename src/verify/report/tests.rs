@@ -67,6 +67,7 @@ fn report() -> Report {
             .map(|(k, n)| (k.to_string(), n))
             .into_iter()
             .collect(),
+        passes: vec![],
         timings: vec![
             Timing { stage: "calibrate".into(), seconds: 12.34 },
             Timing { stage: "verify".into(), seconds: 3.0 },
@@ -139,6 +140,7 @@ fn an_empty_report_renders() {
         coverage: Coverage::default(),
         islands: vec![],
         decisions: IndexMap::new(),
+        passes: vec![],
         timings: vec![],
         checks: vec![],
         notes: vec![],

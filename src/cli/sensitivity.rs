@@ -1,0 +1,217 @@
+//! `sensitivity`, and what the main job takes from it: parts to keep in float.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::args::{KeepArgs, KeepFloat, SensitivityArgs};
+use super::compile::{Log, Running, open, planned, prepared, statistics};
+use super::{Failure, bar, distinct, threads, writable};
+use crate::calibrate::data::{Dataset, split_holdout};
+use crate::compile::Prepared;
+use crate::compile::sensitivity::{Bench, Choice, Sensitivity};
+use crate::file;
+use crate::plan::QuantPlan;
+use crate::plan::parts::{Part, divide, named};
+use crate::verify::report::table;
+
+/// What the subcommand found, for programs.
+#[derive(Serialize)]
+struct Findings {
+    version: u32,
+    tool: String,
+    model: String,
+    recipe: String,
+    /// How the model was divided.
+    by: &'static str,
+    /// Samples measured on.
+    samples: usize,
+    /// With everything quantized.
+    whole_db: f64,
+    /// The one that costs most comes first.
+    parts: Vec<Row>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_in_float: Option<Kept>,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    alone_db: f64,
+    without_db: Option<f64>,
+    activations: usize,
+    layers: usize,
+    attentions: usize,
+    constants: usize,
+}
+
+#[derive(Serialize)]
+struct Kept {
+    parts: Vec<String>,
+    sqnr_db: f64,
+}
+
+/// Version of the JSON form.
+const VERSION: u32 = 1;
+
+pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
+    distinct(&[
+        ("MODEL", Some(&a.model)),
+        ("--calibrate", a.data.calibrate.as_deref()),
+        ("--stats", a.stats.as_deref()),
+        ("--json", a.json.as_deref()),
+    ])?;
+    let to_stdout = a.json.as_deref() == Some(Path::new("-"));
+    for f in a.json.as_deref().filter(|_| !to_stdout).into_iter().chain(a.stats.as_deref().filter(|f| !f.exists())) {
+        writable(f)?;
+    }
+    let mut log = Log::default();
+    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut log)?;
+    let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to measure", recipe.name))?;
+    let data = open(&a.data, &p.model, &mut log)?;
+    let (calib, held) = split_holdout(data.len());
+    let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
+    let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;
+    let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
+    let bench = Bench::new(&p, &plan, &data, &held, how.threads)?;
+    let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by.into());
+    let ranked = ranked(&bench, &parts, !a.alone_only, how)?;
+    let whole_db = bench.whole()?;
+    let kept = chosen(&bench, &p, &plan, Some(ranked.clone()), &a.keep, how, &mut log)?;
+    let found = Findings {
+        version: VERSION,
+        tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
+        model: a.model.display().to_string(),
+        recipe: recipe.name.clone(),
+        by: crate::plan::parts::By::from(a.keep.by).name(),
+        samples: held.len() * data.batch(),
+        whole_db,
+        parts: ranked
+            .iter()
+            .map(|s| Row {
+                name: s.part.name.clone(),
+                alone_db: s.alone_db,
+                without_db: s.without_db,
+                activations: s.part.activations.len(),
+                layers: s.part.layers.len(),
+                attentions: s.part.attentions.len(),
+                constants: s.part.constants.len(),
+            })
+            .collect(),
+        kept_in_float: kept.map(|c| Kept { parts: c.parts.into_iter().map(|p| p.name).collect(), sqnr_db: c.sqnr_db }),
+        notes: log.notes,
+    };
+    let mut json = serde_json::to_string_pretty(&found)?;
+    json.push('\n');
+    match &a.json {
+        Some(_) if to_stdout => say_raw!("{json}"),
+        Some(f) => file::write(f, json.as_bytes())?,
+        None => {}
+    }
+    if !to_stdout {
+        say_raw!("{}", readable(&found));
+    }
+    let missed = a.keep.target_sqnr.is_some_and(|t| found.kept_in_float.is_some_and(|k| k.sqnr_db < t));
+    Ok(!missed)
+}
+
+fn readable(f: &Findings) -> String {
+    let db = |x: f64| if x >= 999.0 { "exact".to_owned() } else { format!("{x:.2} dB") };
+    let mut out = format!(
+        "{}, recipe {}: {} with everything quantized, {} samples held back\n\n",
+        f.model,
+        f.recipe,
+        db(f.whole_db),
+        f.samples
+    );
+    let rows = f.parts.iter().map(|r| {
+        let mut row = vec![r.name.clone(), db(r.alone_db)];
+        if let Some(x) = r.without_db {
+            row.extend([db(x), format!("{:+.2} dB", x - f.whole_db)]);
+        }
+        row.extend([r.activations, r.layers, r.attentions].map(|n| n.to_string()));
+        row
+    });
+    let with: &[&str] = if f.parts.iter().any(|r| r.without_db.is_some()) { &["all but it", "gain"] } else { &[] };
+    let head = [&[f.by, "alone"], with, &["activations", "layers", "attentions"]].concat();
+    out += &table(&head, rows.collect(), 1, super::columns());
+    if let Some(k) = &f.kept_in_float {
+        out += &format!("\n{} with {} kept in float", db(k.sqnr_db), k.parts.len());
+        out += &if k.parts.is_empty() { ".\n".to_owned() } else { format!(": {}.\n", k.parts.join(", ")) };
+    }
+    f.notes.iter().for_each(|n| out += &format!("note: {n}\n"));
+    out
+}
+
+fn ranked(bench: &Bench<'_>, parts: &[Part], all_but: bool, how: Running) -> Result<Vec<Sensitivity>, Failure> {
+    let b = bar("measuring", parts.len(), how.quiet);
+    let r = bench.rank(parts, all_but, &|n| b.set_position(n as u64))?;
+    b.finish_and_clear();
+    Ok(r)
+}
+
+/// What the flags want kept in float; `None` if they want nothing. `known` saves a second measurement.
+pub fn chosen(
+    bench: &Bench<'_>,
+    p: &Prepared,
+    plan: &QuantPlan,
+    known: Option<Vec<Sensitivity>>,
+    keep: &KeepArgs,
+    how: Running,
+    log: &mut Log,
+) -> Result<Option<Choice>, Failure> {
+    let (g, sites) = (&p.model.graph, &p.sites);
+    if let Some(KeepFloat::Names(names)) = &keep.keep_float {
+        let parts = named(g, sites, plan, names).map_err(|name| {
+            let known: Vec<String> = divide(g, sites, plan, keep.by.into()).into_iter().map(|p| p.name).collect();
+            format!(
+                "--keep-float: nothing in this model is called `{name}`; there are {} (and with --by others), and the \
+                 names of values in the plan",
+                known.join(", ")
+            )
+        })?;
+        return Ok(Some(bench.keep(parts.iter().map(|p| (p, "kept in float: asked for".to_owned())).collect())?));
+    }
+    if keep.keep_float.is_none() && keep.target_sqnr.is_none() {
+        return Ok(None);
+    }
+    let ranked = match known {
+        Some(r) => r,
+        None => ranked(bench, &divide(g, sites, plan, keep.by.into()), false, how)?,
+    };
+    let choice = match (&keep.keep_float, keep.target_sqnr) {
+        (Some(KeepFloat::Worst(n)), _) => bench.keep_worst(&ranked, *n)?,
+        (_, Some(target)) => {
+            let c = bench.reach(&ranked, target)?;
+            if c.sqnr_db < target {
+                log.notes.push(format!(
+                    "{target} dB are out of reach: {:.2} dB with every part in float that could be kept so",
+                    c.sqnr_db
+                ));
+            }
+            c
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(choice))
+}
+
+/// Measures on samples held back, and returns the plan that the main job shall carry out.
+pub fn kept(
+    p: &Prepared,
+    plan: QuantPlan,
+    (data, held): (&Dataset, &[usize]),
+    keep: &KeepArgs,
+    how: Running,
+    log: &mut Log,
+) -> Result<QuantPlan, Failure> {
+    let bench = Bench::new(p, &plan, data, held, how.threads)?;
+    let Some(c) = chosen(&bench, p, &plan, None, keep, how, log)? else { return Ok(plan) };
+    let names: Vec<&str> = c.parts.iter().map(|p| p.name.as_str()).collect();
+    log.notes.push(match names.len() {
+        0 => format!("nothing had to stay in float: {:.2} dB on {} samples held back", c.sqnr_db, held.len()),
+        _ => format!("kept in float: {}; {:.2} dB on {} samples held back", names.join(", "), c.sqnr_db, held.len()),
+    });
+    Ok(c.plan)
+}

@@ -1,0 +1,232 @@
+//! Holds every pass to what it declares: the model runs before and after it, on one sample.
+
+use super::Step;
+use crate::ir::{Invalid, Model, validate};
+use crate::onnx;
+use crate::passes::Numerics;
+use crate::runtime::{Array, Outputs, RuntimeError, Session, SessionOptions};
+use crate::verify::metrics::{Deviation, EXACT_DB, Site, decibels};
+
+/// What one pass did to the outputs.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    pub pass: String,
+    /// Number of rewrites.
+    pub changes: usize,
+    pub numerics: Numerics,
+    /// The output that moved most; empty for a model without outputs.
+    pub output: String,
+    /// `max |after - before| / max |before|` of that output; infinite if types or shapes differ or NaN came in.
+    pub distance: f32,
+    /// Signal to noise ratio against the output before the pass, in dB; -999 where `distance` is infinite.
+    pub sqnr_db: f64,
+    /// The same against the model before the first pass.
+    pub total_db: f64,
+    /// Whether the pass kept to its declaration.
+    pub kept: bool,
+}
+
+/// Why passes could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum EachError {
+    #[error("pass {pass} left a model that does not run: {source}")]
+    Runtime { pass: String, source: RuntimeError },
+    #[error("the model does not run: {0}")]
+    Start(RuntimeError),
+    #[error("pass {pass}: {source}")]
+    Invalid { pass: String, source: Invalid },
+    #[error("the journal holds no models; use Journal::keeping_models")]
+    NoModels,
+}
+
+/// Runs `inputs` through the models of a journal, as they are written (without tract's own rewriting), and measures what
+/// each pass moved. `batch` is what an open first size of an input becomes.
+///
+/// A pass without a rewrite is not run. A quantizing pass keeps to its declaration as long as its outputs have their
+/// types and shapes and stay finite; how much it loses is what the figures are for.
+///
+/// Behind a quantizing pass, [`Numerics::Close`] holds up to the next rounding only: a value within the bound of a tie may
+/// take the neighbouring code, and what follows is moved by a step of its codes. Such a pass keeps to its declaration as
+/// long as it moves the outputs by less than quantization has.
+pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> Result<Vec<Moved>, EachError> {
+    let mut first: Option<Outputs> = None;
+    let mut last: Option<Outputs> = None;
+    let mut out: Vec<Moved> = Vec::new();
+    // Error of quantization so far, once there is one.
+    let mut quantized: Option<f64> = None;
+    for step in steps {
+        let [before, after] = step.models.as_ref().ok_or(EachError::NoModels)?;
+        let old = match last.take() {
+            Some(o) => o,
+            None => run(before, "", inputs, batch)?,
+        };
+        let origin = first.get_or_insert_with(|| old.clone());
+        let new = if step.changes == 0 { old.clone() } else { run(after, &step.pass, inputs, batch)? };
+        let mut m = moved(step, after, &old, &new, origin);
+        if let (Numerics::Close { .. }, Some(db)) = (step.numerics, quantized) {
+            m.kept |= m.distance.is_finite() && m.sqnr_db >= db;
+        }
+        if step.numerics == Numerics::Quantizes && step.changes > 0 || quantized.is_some() {
+            quantized = Some(quantized.map_or(m.total_db, |q: f64| q.min(m.total_db)));
+        }
+        out.push(m);
+        last = Some(new);
+    }
+    Ok(out)
+}
+
+fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Result<Outputs, EachError> {
+    let valid = validate::validate(m).map_err(|source| EachError::Invalid { pass: pass.to_owned(), source })?;
+    let options = SessionOptions { batch, optimize: false, ..SessionOptions::default() };
+    let given: Vec<(&str, Array)> = inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
+    Session::new(&onnx::encode(valid), None, &options).and_then(|s| s.run(&given)).map_err(|source| {
+        if pass.is_empty() { EachError::Start(source) } else { EachError::Runtime { pass: pass.to_owned(), source } }
+    })
+}
+
+fn moved(step: &Step, model: &Model, old: &Outputs, new: &Outputs, origin: &Outputs) -> Moved {
+    let names = model.graph.outputs().iter().map(|v| model.graph.name_of(*v));
+    let mut worst = Moved {
+        pass: step.pass.clone(),
+        changes: step.changes,
+        numerics: step.numerics,
+        output: String::new(),
+        distance: -1.0,
+        sqnr_db: EXACT_DB,
+        total_db: EXACT_DB,
+        kept: true,
+    };
+    let (old, new, origin) = (&old.outputs, &new.outputs, &origin.outputs);
+    for (name, (a, (b, o))) in names.zip(old.iter().zip(new.iter().zip(origin))) {
+        let distance = distance(a, b);
+        worst.kept &= match step.numerics {
+            Numerics::BitExact => distance == 0.0,
+            Numerics::Close { rel } => distance <= rel,
+            Numerics::Quantizes => distance.is_finite(),
+        };
+        if distance > worst.distance {
+            let site = Site { tensor: name, sample: "", items: 1, labels: None };
+            let db = |a: &Array, b: &Array| {
+                Deviation::between(site, a, b).map_or(-EXACT_DB, |d| decibels(d.signal, d.noise))
+            };
+            worst.output = name.to_owned();
+            (worst.distance, worst.sqnr_db, worst.total_db) = (distance, db(a, b), db(o, b));
+        }
+    }
+    worst.distance = worst.distance.max(0.0);
+    worst
+}
+
+/// Largest difference as a share of the largest magnitude; 0 for equal bits, infinite where the arrays can not be
+/// compared or the second holds NaN or infinity that the first does not.
+fn distance(a: &Array, b: &Array) -> f32 {
+    if a.dtype() != b.dtype() || a.dims() != b.dims() {
+        return f32::INFINITY;
+    }
+    let (a, b) = (a.f32s(), b.f32s());
+    let (mut peak, mut most) = (0f32, 0f32);
+    for (x, y) in a.iter().zip(b.iter()) {
+        if x.to_bits() == y.to_bits() || x == y {
+            peak = peak.max(x.abs());
+            continue;
+        }
+        if !(x - y).is_finite() {
+            return f32::INFINITY;
+        }
+        peak = peak.max(x.abs());
+        most = most.max((x - y).abs());
+    }
+    if most == 0.0 { 0.0 } else { most / peak.max(f32::MIN_POSITIVE) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::{Journal, run as run_pass};
+    use crate::ir::Tensor;
+    use crate::passes::{Outcome, Pass, PassError};
+    use crate::rewrite::Patch;
+    use crate::text::parse_model;
+
+    /// Multiplies the weight by a factor, whatever it declares.
+    struct Scale {
+        by: f32,
+        says: Numerics,
+    }
+
+    impl Pass for Scale {
+        fn id(&self) -> &'static str {
+            "scale-weight"
+        }
+
+        fn summary(&self) -> &'static str {
+            "a pass that changes what the model computes"
+        }
+
+        fn numerics(&self) -> Numerics {
+            self.says
+        }
+
+        fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+            let (_, product) = m.graph.nodes().next().expect("a node");
+            let w = product.input(1).expect("a weight");
+            let t = m.graph.constant(w).expect("a constant");
+            let data: Vec<f32> = t.to_f32s().expect("floats").iter().map(|x| x * self.by).collect();
+            let mut p = Patch::new(self.id());
+            let c = p.constant("scaled", Tensor::f32(&t.dims.clone(), &data));
+            p.replace(w, c);
+            p.commit(m)?;
+            Ok(Outcome { changes: 1, notes: vec![] })
+        }
+    }
+
+    fn after(passes: &[Scale]) -> Vec<Moved> {
+        let text = "<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[1, 2] x) => (float[1, 2] y)\n\
+                    <float[2, 2] w = {1, 2, 3, 4}> { y = MatMul (x, w) }";
+        let mut m = parse_model(text).expect("a model");
+        let mut journal = Journal::keeping_models();
+        passes.iter().for_each(|p| run_pass(p, &mut m, &mut journal).expect("runs"));
+        let x = Array::new(&[1, 2], vec![1.0f32, -0.5]).expect("fits");
+        verify_each(&journal.steps, &[("x".into(), x)], 1).expect("runs")
+    }
+
+    #[test]
+    fn a_pass_that_breaks_its_word_is_named() {
+        let says = Numerics::BitExact;
+        let m = after(&[Scale { by: 1.0, says }, Scale { by: 1.001, says }, Scale { by: 1.0, says }]);
+        assert_eq!(m.iter().map(|m| m.kept).collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(m[1].output, "y");
+        assert!((m[1].distance - 0.001).abs() < 1e-6, "{:?}", m[1]);
+        assert!((m[1].sqnr_db - 60.0).abs() < 0.01 && (m[2].total_db - 60.0).abs() < 0.01, "{m:?}");
+    }
+
+    #[test]
+    fn each_is_held_to_its_own_declaration() {
+        let kept = |by, says| after(&[Scale { by, says }])[0].kept;
+        assert!(kept(1.001, Numerics::Close { rel: 0.002 }));
+        assert!(!kept(1.003, Numerics::Close { rel: 0.002 }));
+        assert!(kept(3.0, Numerics::Quantizes));
+        assert!(!kept(f32::NAN, Numerics::Quantizes));
+        assert!(!kept(f32::INFINITY, Numerics::Quantizes));
+    }
+
+    #[test]
+    fn behind_quantization_codes_may_fall_the_other_way() {
+        let close = Numerics::Close { rel: 1e-6 };
+        let kept = |coarse, by| {
+            let m = after(&[Scale { by: coarse, says: Numerics::Quantizes }, Scale { by, says: close }]);
+            m[1].kept
+        };
+        // The first pass leaves 40 dB; the second moves the output by 60, 40.9 and 39.2 dB.
+        assert!(kept(1.01, 1.001) && kept(1.01, 1.009));
+        assert!(!kept(1.01, 1.011));
+        // Without quantization before it, the bound is the bound.
+        assert!(!after(&[Scale { by: 1.001, says: close }])[0].kept);
+    }
+
+    #[test]
+    fn a_journal_without_models_says_so() {
+        let step = Step { pass: "p".into(), changes: 1, numerics: Numerics::BitExact, models: None };
+        assert!(matches!(verify_each(&[step], &[], 1), Err(EachError::NoModels)));
+    }
+}

@@ -1,0 +1,252 @@
+//! Model-local functions, written out where they are called.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::external::Folder;
+use super::{LoadError, back, front, proto, scope};
+use crate::ir::{Def, Model, ops};
+
+/// How deep functions may call functions.
+const DEEPEST: usize = 64;
+
+/// Why functions could not be written out.
+#[derive(Debug, thiserror::Error)]
+pub enum InlineError {
+    #[error("function `{function}` calls itself, directly or through others")]
+    Recursive { function: String },
+    #[error(
+        "function `{function}` is written in opset {has} and its {op} means something else in the model's opset {model}; \
+         export the model with one opset"
+    )]
+    Opset { function: String, op: String, has: i64, model: i64 },
+    #[error(
+        "function `{function}` hands attribute `{attribute}` on to a nested graph, which is not done here; inline it first"
+    )]
+    Nested { function: String, attribute: String },
+    #[error("with its functions written out the model is malformed: {0}")]
+    Malformed(#[from] LoadError),
+}
+
+type Key = (String, String, String);
+
+fn text(s: &Option<String>) -> String {
+    s.clone().unwrap_or_default()
+}
+
+/// The domain as a key: the standard one has two names.
+fn domain(s: &Option<String>) -> String {
+    let d = text(s);
+    if d == "ai.onnx" { String::new() } else { d }
+}
+
+fn called(n: &proto::NodeProto) -> Key {
+    (domain(&n.domain), text(&n.op_type), text(&n.overload))
+}
+
+fn standard(list: &[proto::OperatorSetIdProto]) -> Option<i64> {
+    list.iter().find(|o| domain(&o.domain).is_empty()).and_then(|o| o.version)
+}
+
+/// A model without functions: each call is replaced by the function's nodes. Weights are not copied. A model that has
+/// none comes back as it is; functions that only nested graphs call stay.
+///
+/// # Errors
+/// If a function is recursive, is written for an operator set in which an operator it uses means something else, or
+/// hands an attribute on to a nested graph.
+pub fn inline_functions(m: &Model) -> Result<Model, InlineError> {
+    if m.functions.is_empty() {
+        return Ok(m.clone());
+    }
+    let mut p = back::model(m);
+    let functions: BTreeMap<Key, proto::FunctionProto> = std::mem::take(&mut p.functions)
+        .into_iter()
+        .map(|f| ((domain(&f.domain), text(&f.name), text(&f.overload)), f))
+        .collect();
+    let opset = standard(&p.opset_import);
+    for f in functions.values() {
+        check(f, opset)?;
+    }
+    let mut graph = p.graph.take().unwrap_or_default();
+    let mut names = Names::of(&graph);
+    let mut nodes = Vec::with_capacity(graph.node.len());
+    for n in std::mem::take(&mut graph.node) {
+        expand(n, &functions, &mut names, &mut nodes, 0)?;
+    }
+    graph.node = nodes;
+    let mut nested = BTreeSet::new();
+    graph.node.iter().for_each(|n| calls_below(n, &mut nested));
+    // What a nested graph calls stays, with all it calls in turn.
+    loop {
+        let before = nested.len();
+        let more: Vec<&proto::FunctionProto> =
+            functions.iter().filter(|(k, _)| nested.contains(*k)).map(|(_, f)| f).collect();
+        for n in more.iter().flat_map(|f| &f.node) {
+            nested.insert(called(n));
+            calls_below(n, &mut nested);
+        }
+        if nested.len() == before {
+            break;
+        }
+    }
+    let gone: BTreeSet<String> = functions.keys().map(|k| k.0.clone()).filter(|d| !d.is_empty()).collect();
+    p.functions = functions.into_iter().filter(|(k, _)| nested.contains(k)).map(|(_, f)| f).collect();
+    let used: BTreeSet<String> =
+        graph.node.iter().map(|n| domain(&n.domain)).chain(nested.into_iter().map(|k| k.0)).collect();
+    p.opset_import.retain(|o| !gone.contains(&domain(&o.domain)) || used.contains(&domain(&o.domain)));
+    p.graph = Some(graph);
+    let mut out = front::model(p, Folder::new(None), "the model")?;
+    // Weights in other files are only named by the message: the mapped bytes come from the old model.
+    for (_, v) in m.graph.values() {
+        if let (Def::Init(t) | Def::InputWithDefault(t), Some(id)) = (&v.def, out.graph.find(&v.name)) {
+            match &mut out.graph.value_mut(id).def {
+                Def::Init(new) | Def::InputWithDefault(new) => new.clone_from(t),
+                _ => {}
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Names of values and nodes that are taken.
+struct Names {
+    taken: BTreeSet<String>,
+}
+
+impl Names {
+    fn of(g: &proto::GraphProto) -> Names {
+        let mut taken = BTreeSet::new();
+        collect(g, &mut taken);
+        Names { taken }
+    }
+
+    fn fresh(&mut self, hint: &str) -> String {
+        let mut name = hint.to_owned();
+        let mut i = 1;
+        while name.is_empty() || !self.taken.insert(name.clone()) {
+            i += 1;
+            name = format!("{hint}_{i}");
+        }
+        name
+    }
+}
+
+fn collect(g: &proto::GraphProto, taken: &mut BTreeSet<String>) {
+    taken.extend(g.input.iter().chain(&g.output).filter_map(|v| v.name.clone()));
+    taken.extend(g.initializer.iter().filter_map(|t| t.name.clone()));
+    taken.extend(g.sparse_initializer.iter().filter_map(|t| t.values.as_ref()?.name.clone()));
+    for n in &g.node {
+        taken.extend(n.output.iter().chain(&n.name).cloned());
+        n.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).for_each(|b| collect(b, taken));
+    }
+}
+
+/// Functions called in the nested graphs of a node.
+fn calls_below(n: &proto::NodeProto, out: &mut BTreeSet<Key>) {
+    for inner in n.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).flat_map(|g| &g.node) {
+        out.insert(called(inner));
+        calls_below(inner, out);
+    }
+}
+
+fn check(f: &proto::FunctionProto, model: Option<i64>) -> Result<(), InlineError> {
+    let (Some(has), Some(model)) = (standard(&f.opset_import), model) else { return Ok(()) };
+    for n in f.node.iter().filter(|n| has != model && domain(&n.domain).is_empty()) {
+        let op = text(&n.op_type);
+        if ops::changed_between(&op, has, model) {
+            return Err(InlineError::Opset { function: text(&f.name), op, has, model });
+        }
+    }
+    Ok(())
+}
+
+/// Appends a node, or what it calls.
+fn expand(
+    n: proto::NodeProto,
+    functions: &BTreeMap<Key, proto::FunctionProto>,
+    names: &mut Names,
+    out: &mut Vec<proto::NodeProto>,
+    depth: usize,
+) -> Result<(), InlineError> {
+    let Some(f) = functions.get(&called(&n)) else {
+        out.push(n);
+        return Ok(());
+    };
+    let function = || text(&f.name);
+    if depth > DEEPEST {
+        return Err(InlineError::Recursive { function: function() });
+    }
+    // What the function's names become.
+    let mut map: BTreeMap<String, String> = BTreeMap::new();
+    for (formal, given) in [(&f.input, &n.input), (&f.output, &n.output)] {
+        for (i, name) in formal.iter().enumerate() {
+            map.insert(name.clone(), given.get(i).cloned().unwrap_or_default());
+        }
+    }
+    let prefix = match text(&n.name) {
+        name if name.is_empty() => text(&n.op_type),
+        name => name,
+    };
+    // An output the caller leaves out may still be read inside.
+    for name in f.node.iter().flat_map(|n| &n.output).chain(&f.output).filter(|s| !s.is_empty()) {
+        if map.get(name).is_none_or(|s| s.is_empty()) {
+            map.insert(name.clone(), names.fresh(&format!("{prefix}/{name}")));
+        }
+    }
+    let values: BTreeMap<&str, &proto::AttributeProto> =
+        f.attribute_proto.iter().chain(&n.attribute).filter_map(|a| Some((a.name.as_deref()?, a))).collect();
+    // An input that the function hands on as its output has no node to make it.
+    for (formal, given) in f.output.iter().zip(&n.output) {
+        if let Some(i) = f.input.iter().position(|x| x == formal).filter(|_| !given.is_empty()) {
+            let from = n.input.get(i).cloned().unwrap_or_default();
+            map.insert(formal.clone(), from.clone());
+            out.push(proto::NodeProto {
+                name: Some(names.fresh(&format!("{prefix}/{formal}"))),
+                op_type: Some("Identity".into()),
+                input: vec![from],
+                output: vec![given.clone()],
+                ..Default::default()
+            });
+        }
+    }
+    for inner in &f.node {
+        let mut inner = inner.clone();
+        let rename = |s: &mut String| {
+            if let Some(new) = map.get(s) {
+                s.clone_from(new);
+            }
+        };
+        inner.input.iter_mut().for_each(rename);
+        inner.output.iter_mut().for_each(rename);
+        let own = text(&inner.name);
+        let own = if own.is_empty() { text(&inner.op_type) } else { own };
+        inner.name = Some(names.fresh(&format!("{prefix}/{own}")));
+        let mut attributes = Vec::with_capacity(inner.attribute.len());
+        for mut a in std::mem::take(&mut inner.attribute) {
+            if let Some(from) = a.ref_attr_name.clone().filter(|s| !s.is_empty()) {
+                // Without a value the operator's own default holds.
+                if let Some(v) = values.get(from.as_str()) {
+                    attributes.push(proto::AttributeProto { name: a.name.clone(), ..(*v).clone() });
+                }
+                continue;
+            }
+            for body in a.g.iter_mut().chain(&mut a.graphs) {
+                if let Some(attribute) = refers(body) {
+                    return Err(InlineError::Nested { function: function(), attribute });
+                }
+                scope::rename_free(body, &map);
+            }
+            attributes.push(a);
+        }
+        inner.attribute = attributes;
+        expand(inner, functions, names, out, depth + 1)?;
+    }
+    Ok(())
+}
+
+/// An attribute of the function that a nested graph refers to.
+fn refers(g: &proto::GraphProto) -> Option<String> {
+    g.node.iter().flat_map(|n| &n.attribute).find_map(|a| {
+        let own = a.ref_attr_name.clone().filter(|s| !s.is_empty());
+        own.or_else(|| a.g.iter().chain(&a.graphs).find_map(refers))
+    })
+}

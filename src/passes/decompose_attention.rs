@@ -1,0 +1,286 @@
+use super::common::commit;
+use super::{Numerics, Outcome, Pass, PassError};
+use crate::infer::{self, ShapeMap};
+use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::rewrite::{Patch, Ref};
+
+/// # What it does
+/// Writes the standard operator `Attention` (opset 23 and later) out as the operators it stands for: MatMul, scale,
+/// mask, Softmax, MatMul, with the heads split off and joined where its inputs have three axes. Then the rules for
+/// attention see it, and so do runtimes that lack the operator.
+///
+/// # When it fires
+/// On every `Attention` over float32 whose head counts and head size are known. One that keeps a cache of keys and
+/// values, hands out more than its first output, caps scores softly as well as masking them, or counts the keys of each
+/// sample is left alone, with a note that says which.
+///
+/// # Why it is correct
+/// It is the operator's definition. The standard multiplies queries and keys by the root of the scale each; here their
+/// product is multiplied once. Query head `h` of `H` reads head `h / (H / G)` of `G` key and value heads: a Gather
+/// repeats them (a single head broadcasts). A boolean mask of false and the upper triangle of a causal attention put
+/// minus infinity in place of the score; where a mask computed at run time may hide a whole row, the row's weights are
+/// zeros, as the standard has it.
+///
+/// # Numerics
+/// Close: the scale is rounded in another place.
+///
+/// # Before / after
+/// ```text
+/// y = Attention (q, k, v, mask)       kt = Transpose <perm = [0, 1, 3, 2]> (k)
+///                                     s = Mul (MatMul (q, kt), 0.125)
+///                                     y = MatMul (Softmax (Add (s, mask)), v)
+/// ```
+///
+/// # Source
+/// ONNX operator documentation, Attention, versions 23 to 25.
+pub struct DecomposeAttention;
+
+impl Pass for DecomposeAttention {
+    fn id(&self) -> &'static str {
+        "decompose-attention"
+    }
+
+    fn summary(&self) -> &'static str {
+        "the Attention operator is written out as products and a Softmax"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-5 }
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        let found: Vec<NodeId> = model.graph.nodes().filter(|(_, n)| n.op.is("Attention")).map(|(id, _)| id).collect();
+        if found.is_empty() {
+            return Ok(out);
+        }
+        let map = infer::shapes(model);
+        for id in found {
+            match Site::of(&model.graph, &map, id, model.opset()) {
+                Ok(site) => {
+                    commit(site.patch(&model.graph, id), model, &mut out)?;
+                }
+                Err(why) => {
+                    let name = model.graph.node(id).out().map_or("", |v| model.graph.name_of(v));
+                    out.notes.push(format!("the Attention that makes `{name}` stays as it is: {why}"));
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Which keys a query may look at.
+enum Causal {
+    No,
+    /// Number of queries and keys.
+    Known(i64, i64),
+    Computed,
+}
+
+/// What is known of one `Attention`.
+struct Site {
+    q: ValueId,
+    k: ValueId,
+    v: ValueId,
+    y: ValueId,
+    /// The mask, and whether it is boolean.
+    mask: Option<(ValueId, bool)>,
+    /// A row can lose all its keys, which is not known before run time.
+    may_hide_rows: bool,
+    causal: Causal,
+    q_heads: i64,
+    kv_heads: i64,
+    /// Heads are an axis of the inputs.
+    split: bool,
+    head_size: i64,
+    scale: f32,
+    /// `c` of `c tanh(scores / c)`.
+    softcap: Option<f32>,
+}
+
+impl Site {
+    fn of(g: &Graph, map: &ShapeMap, id: NodeId, opset: i64) -> Result<Site, String> {
+        let n = g.node(id);
+        let (Some(q), Some(k), Some(v), Some(y)) = (n.input(0), n.input(1), n.input(2), n.out()) else {
+            return Err("it lacks an input or its output".into());
+        };
+        if n.input(4).is_some() || n.input(5).is_some() {
+            return Err("it continues a cache of keys and values".into());
+        }
+        if n.input(6).is_some() {
+            return Err("it counts the keys of each sample".into());
+        }
+        if n.outputs.iter().skip(1).flatten().any(|v| g.use_count(*v) > 0) {
+            return Err("its present keys, values or scores are read".into());
+        }
+        let softcap = n.attrs.float("softcap").filter(|c| *c > 0.0);
+        if softcap.is_some() && (n.input(3).is_some() || n.attrs.int("is_causal").unwrap_or(0) != 0) {
+            // Versions of the standard disagree on which of the two comes first.
+            return Err("it caps its scores softly and masks them".into());
+        }
+        let window = |name| n.attrs.int(name).unwrap_or(-1) >= 0;
+        if window("left_window_size") || window("right_window_size") {
+            return Err("its keys lie in a sliding window".into());
+        }
+        if let Some(t) = [q, k, v].iter().filter_map(|x| map.dtype(*x)).find(|t| *t != DType::FLOAT) {
+            return Err(format!("it computes in {t}"));
+        }
+        let dims = |v: ValueId| map.dims(v).filter(|d| d.len() == 3 || d.len() == 4);
+        let (Some(dq), Some(dk), Some(dv)) = (dims(q), dims(k), dims(v)) else {
+            return Err("the number of axes of its inputs is not known".into());
+        };
+        if dq.len() != dk.len() || dq.len() != dv.len() {
+            return Err("its inputs differ in their number of axes".into());
+        }
+        let split = dq.len() == 4;
+        let heads = |name: &str, v: ValueId| match n.attrs.int(name) {
+            Some(h) if !split => Some(h),
+            _ => dims(v).filter(|_| split)?[1].known(),
+        };
+        let (Some(q_heads), Some(kv_heads)) = (heads("q_num_heads", q), heads("kv_num_heads", k)) else {
+            return Err("its number of heads is not known".into());
+        };
+        if q_heads < 1 || kv_heads < 1 || q_heads % kv_heads != 0 || q_heads > 1 << 16 {
+            return Err(format!("{q_heads} query heads can not share {kv_heads} heads of keys"));
+        }
+        let width = dq.last().and_then(|d| d.known()).filter(|w| *w > 0);
+        let head_size = width.map(|w| if split { w } else { w / q_heads }).ok_or("its head size is not known")?;
+        let scale = n.attrs.float("scale").unwrap_or_else(|| (1.0 / (head_size as f64).sqrt()) as f32);
+        let mask = match n.input(3) {
+            None => None,
+            Some(m) => match map.dtype(m) {
+                Some(DType::BOOL) => Some((m, true)),
+                Some(DType::FLOAT) => Some((m, false)),
+                _ => return Err("its mask is neither boolean nor float32".into()),
+            },
+        };
+        let keys = &dk[dk.len() - 2];
+        if let (Some((m, _)), true) = (mask, opset >= 24)
+            && let Some(Some(last)) = map.dims(m).map(|d| d.last().and_then(|d| d.known()))
+            && keys.known().is_some_and(|k| k != last)
+        {
+            return Err("its mask is shorter than its keys".into());
+        }
+        let causal = match (n.attrs.int("is_causal").unwrap_or(0), dq[dq.len() - 2].known(), keys.known()) {
+            (0, ..) => Causal::No,
+            (_, Some(s), Some(t)) if s * t <= 1 << 26 => Causal::Known(s, t),
+            _ => Causal::Computed,
+        };
+        let may_hide_rows = mask.is_some_and(|(m, boolean)| match map.constant(m) {
+            None => true,
+            Some(t) => {
+                let last = t.dims.last().copied().unwrap_or(1).max(1) as usize;
+                let kept: Option<Vec<bool>> = if boolean {
+                    t.to_i64s().map(|x| x.iter().map(|x| *x != 0).collect())
+                } else {
+                    t.to_f32s().map(|x| x.iter().map(|x| *x != f32::NEG_INFINITY).collect())
+                };
+                !matches!(causal, Causal::No) || kept.is_none_or(|k| k.chunks(last).any(|row| row.iter().all(|x| !x)))
+            }
+        });
+        Ok(Site { q, k, v, y, mask, may_hide_rows, causal, q_heads, kv_heads, split, head_size, scale, softcap })
+    }
+
+    fn patch(&self, g: &Graph, id: NodeId) -> Patch {
+        let name = g.name_of(self.y).to_owned();
+        let mut p = Patch::new("decompose-attention").before(id).made_from([name.clone()]);
+        let q = self.heads(&mut p, self.q, self.q_heads, Some(self.head_size), &[0, 2, 1, 3], &format!("{name}_q"));
+        let k = self.repeated(&mut p, self.k, &format!("{name}_k"));
+        let v = self.repeated(&mut p, self.v, &format!("{name}_v"));
+        let perm = |p: &mut Patch, x: Ref, perm: &[i64], part: &str| {
+            p.node("Transpose", &format!("{name}_{part}"), &[x], Attrs::new().with_ints("perm", perm))
+        };
+        let kt = perm(&mut p, k, &[0, 1, 3, 2], "k_transposed");
+        let s = p.node("MatMul", &format!("{name}_product"), &[q, kt], Attrs::new());
+        let scale = p.constant(&format!("{name}_scale"), Tensor::scalar_f32(self.scale));
+        let mut s = p.node("Mul", &format!("{name}_scores"), &[s, scale], Attrs::new());
+        if let Some(c) = self.softcap {
+            let c = p.constant(&format!("{name}_cap"), Tensor::scalar_f32(c));
+            let t = p.node("Div", &format!("{name}_uncapped"), &[s, c], Attrs::new());
+            let t = p.node("Tanh", &format!("{name}_bent"), &[t], Attrs::new());
+            s = p.node("Mul", &format!("{name}_capped"), &[t, c], Attrs::new());
+        }
+        let mut keep = self.causal(&mut p, &name);
+        match self.mask {
+            Some((m, true)) => {
+                keep = Some(match keep {
+                    Some(k) => p.node("And", &format!("{name}_keep"), &[m.into(), k], Attrs::new()),
+                    None => m.into(),
+                });
+            }
+            Some((m, false)) => s = p.node("Add", &format!("{name}_masked"), &[s, m.into()], Attrs::new()),
+            None => {}
+        }
+        if let Some(k) = keep {
+            let hidden = p.constant(&format!("{name}_hidden"), Tensor::scalar_f32(f32::NEG_INFINITY));
+            s = p.node("Where", &format!("{name}_kept"), &[k, s, hidden], Attrs::new());
+        }
+        let mut w = p.node("Softmax", &format!("{name}_weights"), &[s], Attrs::new().with_int("axis", -1));
+        if self.may_hide_rows {
+            let nan = p.node("IsNaN", &format!("{name}_no_keys"), &[w], Attrs::new());
+            let zero = p.constant(&format!("{name}_no_weight"), Tensor::scalar_f32(0.0));
+            w = p.node("Where", &format!("{name}_guarded"), &[nan, zero, w], Attrs::new());
+        }
+        let y = if self.split {
+            p.node("MatMul", &name, &[w, v], Attrs::new())
+        } else {
+            let y = p.node("MatMul", &format!("{name}_by_head"), &[w, v], Attrs::new());
+            let y = perm(&mut p, y, &[0, 2, 1, 3], "by_token");
+            let to = p.constant(&format!("{name}_shape"), Tensor::i64(&[3], &[0, 0, -1]));
+            p.node("Reshape", &name, &[y, to], Attrs::new())
+        };
+        p.succeed(self.y, y);
+        p.erase(id);
+        p
+    }
+
+    /// The input with its heads on axis 1.
+    fn heads(&self, p: &mut Patch, x: ValueId, heads: i64, size: Option<i64>, perm: &[i64], hint: &str) -> Ref {
+        if self.split {
+            return x.into();
+        }
+        let to = p.constant(&format!("{hint}_shape"), Tensor::i64(&[4], &[0, 0, heads, size.unwrap_or(-1)]));
+        let x = p.node("Reshape", &format!("{hint}_split"), &[x.into(), to], Attrs::new());
+        p.node("Transpose", &format!("{hint}_heads"), &[x], Attrs::new().with_ints("perm", perm))
+    }
+
+    /// Keys or values, one head for each query head, or one for all.
+    fn repeated(&self, p: &mut Patch, x: ValueId, hint: &str) -> Ref {
+        let x = self.heads(p, x, self.kv_heads, None, &[0, 2, 1, 3], hint);
+        if self.kv_heads == self.q_heads || self.kv_heads == 1 {
+            return x;
+        }
+        let group = self.q_heads / self.kv_heads;
+        let which: Vec<i64> = (0..self.q_heads).map(|h| h / group).collect();
+        let which = p.constant(&format!("{hint}_of_head"), Tensor::i64(&[self.q_heads], &which));
+        p.node("Gather", &format!("{hint}_repeated"), &[x, which], Attrs::new().with_int("axis", 1))
+    }
+
+    /// True where a query may look at a key that is not behind it.
+    fn causal(&self, p: &mut Patch, name: &str) -> Option<Ref> {
+        match self.causal {
+            Causal::No => None,
+            Causal::Known(s, t) => {
+                let keep: Vec<bool> = (0..s).flat_map(|i| (0..t).map(move |j| j <= i)).collect();
+                Some(p.constant(&format!("{name}_causal"), Tensor::bool(&[s, t], &keep)))
+            }
+            Causal::Computed => {
+                let axis = if self.split { 2 } else { 1 };
+                let mut count = |x: ValueId, part: &str| {
+                    let range = Attrs::new().with_int("start", axis).with_int("end", axis + 1);
+                    let n = p.node("Shape", &format!("{name}_{part}s"), &[x.into()], range);
+                    let none = p.constant(&format!("{name}_scalar"), Tensor::i64(&[0], &[]));
+                    let n = p.node("Reshape", &format!("{name}_{part}_count"), &[n, none], Attrs::new());
+                    let from = p.constant(&format!("{name}_first"), Tensor::i64(&[], &[0]));
+                    let step = p.constant(&format!("{name}_step"), Tensor::i64(&[], &[1]));
+                    p.node("Range", &format!("{name}_{part}"), &[from, n, step], Attrs::new())
+                };
+                let (i, j) = (count(self.q, "query"), count(self.k, "key"));
+                let last = p.constant(&format!("{name}_last_axis"), Tensor::i64(&[1], &[-1]));
+                let i = p.node("Unsqueeze", &format!("{name}_query_column"), &[i, last], Attrs::new());
+                Some(p.node("LessOrEqual", &format!("{name}_causal"), &[j, i], Attrs::new()))
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Lowering: the same numbers from integer operators.
+//!
+//! A graph between QuantizeLinear and DequantizeLinear leaves it to each runtime how a product of codes is summed,
+//! scaled and rounded, and no two agree: a code that falls the other way at a tie moves the codes of every later layer.
+//! These passes spell the arithmetic out so that nothing is left to choose. Products become MatMulInteger and
+//! ConvInteger, whose sums are exact; everything else becomes element-wise IEEE arithmetic in a fixed order. The result
+//! has the same bits in every runtime, at every optimization level, and is the form that runs fastest: per-channel
+//! QuantizeLinear and DequantizeLinear are slow in all runtimes that have them.
+//!
+//! Order: [`patches`], [`codes_first`], [`sums`], [`products`], [`integer_norm`](super::integer_norm), [`per_channel`].
+
+pub mod codes_first;
+pub mod patches;
+pub mod per_channel;
+pub mod products;
+pub mod sums;
+
+use crate::ir::{DType, Graph, NodeId, Tensor, ValueId};
+
+/// A QuantizeLinear or DequantizeLinear with constant parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct Coding {
+    pub node: NodeId,
+    /// What it reads.
+    pub x: ValueId,
+    /// What it makes.
+    pub y: ValueId,
+    /// One, or one a channel.
+    pub scales: Vec<f32>,
+    /// As many as there are scales.
+    pub zeros: Vec<i64>,
+    /// Type of the codes.
+    pub dtype: DType,
+    /// Axis of the channels as the attribute has it.
+    pub axis: i64,
+}
+
+impl Coding {
+    /// The node at `id`, if it is one of the two and its parameters are constant. Blocked scales are left alone.
+    pub fn of(g: &Graph, id: NodeId) -> Option<Coding> {
+        let n = g.node(id);
+        if !(n.op.is("QuantizeLinear") || n.op.is("DequantizeLinear")) || n.attrs.int("block_size").unwrap_or(0) != 0 {
+            return None;
+        }
+        let (x, y) = (n.input(0)?, n.out()?);
+        let scales = g.constant(n.input(1)?)?.to_f32s()?.into_owned();
+        let zero = g.constant(n.input(2)?)?;
+        let zeros = zero.to_i64s().filter(|z| z.len() == scales.len() && !z.is_empty())?;
+        Some(Coding { node: id, x, y, scales, zeros, dtype: zero.dtype, axis: n.attrs.int("axis").unwrap_or(1) })
+    }
+
+    /// The DequantizeLinear that makes `v`.
+    pub fn read_back(g: &Graph, v: ValueId) -> Option<Coding> {
+        Coding::of(g, g.producer_is(v, "DequantizeLinear")?)
+    }
+
+    /// The one scale and zero point of the tensor, if there is only one.
+    pub fn whole(&self) -> Option<(f32, i64)> {
+        match (&self.scales[..], &self.zeros[..]) {
+            ([s], [z]) => Some((*s, *z)),
+            _ => None,
+        }
+    }
+
+    /// True if the channels are the last axis of `v`.
+    pub fn is_last_axis(&self, g: &Graph, v: ValueId) -> bool {
+        self.axis == -1 || rank(g, v).is_some_and(|r| self.axis == r as i64 - 1)
+    }
+
+    /// True for codes of 8 bits.
+    pub fn is_byte(&self) -> bool {
+        matches!(self.dtype, DType::UINT8 | DType::INT8)
+    }
+}
+
+/// Rank of a value, where its type is known.
+pub(crate) fn rank(g: &Graph, v: ValueId) -> Option<usize> {
+    Some(g.value(v).ty.as_ref()?.shape.as_ref()?.len())
+}
+
+/// A zero point as a scalar of the codes' type.
+pub(crate) fn zero_scalar(dtype: DType, z: i64) -> Tensor {
+    if dtype == DType::INT8 { Tensor::i8(&[], &[z as i8]) } else { Tensor::u8(&[], &[z as u8]) }
+}

@@ -1,0 +1,137 @@
+//! `patches-as-rows`: a Conv whose windows do not overlap becomes a MatMul.
+//!
+//! *What it does.* The image is cut into its windows by Reshape, Transpose and Reshape, one row a window, and the weight
+//! `[O, C, kh, kw]` becomes a matrix `[C kh kw, O]`. Where the exporter flattens and transposes the result right away, as
+//! patch embeddings do, that falls away: the MatMul's rows are in this order already.
+//!
+//! *When it fires.* For a Conv of constant int8 weight whose strides are its kernel's sizes, without padding, dilation or
+//! groups, over an image of known height and width that the kernel divides.
+//!
+//! *Why it is correct.* Every output element is the sum of products of one window with one kernel; a row holds exactly
+//! that window in the kernel's order.
+//!
+//! *Numerics.* Close: the order of float sums may change. (Of integer sums it does not matter.)
+//!
+//! *Before / after.* `Transpose(Reshape(Conv(x, w, b)))` becomes `Add(MatMul(Reshape(Transpose(Reshape(x))), w'), b)`.
+//!
+//! *Source.* Patch embedding as the vision transformer paper describes it, arXiv 2010.11929, section 3.1.
+
+use super::{Coding, rank};
+use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
+use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::quant::QParams;
+use crate::rewrite::{Patch, Ref, sweep};
+
+/// The pass.
+pub struct PatchesAsRows;
+
+impl Pass for PatchesAsRows {
+    fn id(&self) -> &'static str {
+        "patches-as-rows"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Makes a MatMul of a Conv whose windows do not overlap."
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-4 }
+    }
+
+    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        for id in m.graph.schedule() {
+            if let Some(p) = m.graph.node(id).op.is("Conv").then(|| patch(&m.graph, id)).flatten() {
+                p.commit(m)?;
+                out.changes += 1;
+            }
+        }
+        sweep(m);
+        Ok(out)
+    }
+}
+
+fn known(g: &Graph, v: ValueId, axis: usize) -> Option<i64> {
+    match g.value(v).ty.as_ref()?.shape.as_ref()?.get(axis)? {
+        Dim::Known(n) => Some(*n),
+        _ => None,
+    }
+}
+
+/// The value behind `Reshape [B, O, -1] -> Transpose [0, 2, 1]`, if `y` goes nowhere else.
+fn flattened(g: &Graph, y: ValueId, outs: i64, windows: i64) -> Option<ValueId> {
+    let only = |v: ValueId, op: &str| match g.uses(v)[..] {
+        [(n, 0)] if g.node(n).op.is(op) && !g.is_output(v) => Some(n),
+        _ => None,
+    };
+    let reshape = only(y, "Reshape").or_else(|| only(y, "Flatten"))?;
+    let flat = g.node(reshape).out()?;
+    if rank(g, flat) != Some(3) || known(g, flat, 1) != Some(outs) || known(g, flat, 2) != Some(windows) {
+        return None;
+    }
+    let transpose = only(flat, "Transpose")?;
+    let rows = g.node(transpose).out()?;
+    (g.node(transpose).attrs.ints("perm") == Some(&[0, 2, 1])).then_some(rows)
+}
+
+fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
+    let n = g.node(id);
+    let (x, y) = (n.input(0)?, n.out()?);
+    let w = Coding::read_back(g, n.input(1)?)?;
+    let codes = g.constant(w.x).filter(|t| t.dtype == DType::INT8 && t.dims.len() == 4)?;
+    Coding::read_back(g, x)?.whole()?;
+    let [o, c, kh, kw] = codes.dims[..] else { return None };
+    let list = |name: &str, default: i64| n.attrs.ints(name).map_or(vec![default; 2], <[i64]>::to_vec);
+    let plain = list("strides", 1) == [kh, kw]
+        && list("dilations", 1) == [1, 1]
+        && n.attrs.ints("pads").is_none_or(|p| p.iter().all(|p| *p == 0))
+        && n.attrs.str("auto_pad").is_none_or(|a| matches!(a, "NOTSET" | "VALID"))
+        && n.attrs.int("group").unwrap_or(1) == 1;
+    let (h, wd) = (known(g, x, 2)?, known(g, x, 3)?);
+    if !plain || known(g, x, 1) != Some(c) || kh * kw <= 1 || h % kh != 0 || wd % kw != 0 {
+        return None;
+    }
+    let (rows, cols, depth) = (h / kh, wd / kw, c * kh * kw);
+    let name = g.name_of(y);
+    let mut p = Patch::new("patches-as-rows").made_from([n.name.clone()]).before(id);
+    let shape =
+        |p: &mut Patch, part: &str, d: &[i64]| p.constant(&format!("{name}_{part}"), Tensor::i64(&[d.len() as i64], d));
+    let cut = shape(&mut p, "cut", &[-1, c, rows, kh, cols, kw]);
+    let a = p.node("Reshape", &format!("{name}_windows"), &[x.into(), cut], Attrs::new());
+    let order = Attrs::new().with_ints("perm", &[0, 2, 4, 1, 3, 5]);
+    let a = p.node("Transpose", &format!("{name}_in_order"), &[a], order);
+    let flat = shape(&mut p, "flat", &[-1, rows * cols, depth]);
+    let a = p.node("Reshape", &format!("{name}_rows"), &[a, flat], Attrs::new());
+    // [O, C kh kw] to [C kh kw, O].
+    let bytes = codes.to_le_bytes()?;
+    let (outs, deep) = (o as usize, depth as usize);
+    let mut matrix = vec![0i8; outs * deep];
+    for i in 0..outs {
+        for j in 0..deep {
+            matrix[j * outs + i] = bytes[i * deep + j] as i8;
+        }
+    }
+    let wname = g.name_of(w.x).to_owned();
+    let m = p.constant(&format!("{wname}_matrix"), Tensor::i8(&[depth, o], &matrix));
+    let scales = if w.scales.len() == 1 { vec![w.scales[0]; outs] } else { w.scales.clone() };
+    let params = QParams::per_axis(crate::quant::Code::I8, 1, scales, vec![0; outs]).ok()?;
+    let m = crate::passes::quantize::dequantize_linear(&mut p, m, &params, &format!("{wname}_matrix"));
+    let mut r: Ref = p.node("MatMul", &format!("{name}_product"), &[a, m], Attrs::new());
+    if let Some(b) = n.input(2) {
+        r = p.node("Add", &format!("{name}_rows_out"), &[r, b.into()], Attrs::new());
+    }
+    let batch = g.value(x).ty.as_ref()?.shape.as_ref()?.first()?.clone();
+    p.typed(r, DType::FLOAT, Some(vec![batch, Dim::Known(rows * cols), Dim::Known(o)]));
+    match flattened(g, y, o, rows * cols) {
+        Some(v) => p.succeed(v, r),
+        None => {
+            let back = Attrs::new().with_ints("perm", &[0, 2, 1]);
+            let t = p.node("Transpose", &format!("{name}_columns"), &[r], back);
+            let s = shape(&mut p, "image", &[-1, o, rows, cols]);
+            let t = p.node("Reshape", name, &[t, s], Attrs::new());
+            p.typed(t, DType::FLOAT, g.value(y).ty.as_ref().and_then(|t| t.shape.clone()));
+            p.succeed(y, t);
+        }
+    }
+    Some(p)
+}

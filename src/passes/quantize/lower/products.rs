@@ -1,0 +1,344 @@
+//! `integer-products`: MatMul, Gemm and Conv of codes become MatMulInteger and ConvInteger.
+//!
+//! *What it does.* The codes are multiplied and summed in int32, the int32 bias is added there, and one Mul by
+//! `s_x s_w[c] / s_y[c]` brings the sum to the scale of the result's codes, which a QuantizeLinear of scale 1 rounds.
+//! Zero points of the result that differ between channels go into the bias. Where the result is not quantized right
+//! behind the layer, the Mul is by `s_x s_w[c]` and the result stays float.
+//!
+//! *When it fires.* For a MatMul, Gemm or Conv whose operands come from DequantizeLinear: the first with one scale, the
+//! second constant with one scale an output channel, or computed with one scale. A Conv must not be padded or grouped. A
+//! float bias stays an Add of floats.
+//!
+//! *Why it is correct.* `sum (s_x (q_x - z_x)) (s_w q_w) + s_x s_w b = s_x s_w (sum (q_x - z_x) q_w + b)`.
+//!
+//! *Numerics.* Close: the sum is exact, where a float product rounds each step; zero points in the bias are rounded to
+//! its unit, which is some hundred-thousandths of a code.
+//!
+//! *Before / after.*
+//! ```text
+//! y = Add (MatMul (DequantizeLinear (q), DequantizeLinear (w)), DequantizeLinear (b))
+//! c = QuantizeLinear (y, s, z)
+//! ```
+//! becomes
+//! ```text
+//! a = Add (MatMulInteger (q, w, zq), b)
+//! c = QuantizeLinear (Mul (Cast (a), sq sw / s), 1, z)
+//! ```
+//!
+//! *Source.* Integer-only inference, Jacob et al., arXiv 1712.05877, section 2.2, with a float multiplier.
+
+use super::{Coding, zero_scalar};
+use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId};
+use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::rewrite::{Patch, Ref, sweep};
+
+/// Longest sum of products of two 8-bit codes that int32 holds, with room for a bias of half the range.
+const LONGEST: usize = (1 << 30) / (255 * 128);
+/// Largest bias in the sum's units.
+const BIAS_LIMIT: f64 = (1u32 << 30) as f64;
+
+/// The pass.
+pub struct IntegerProducts;
+
+impl Pass for IntegerProducts {
+    fn id(&self) -> &'static str {
+        "integer-products"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Multiplies codes in MatMulInteger and ConvInteger, and scales the exact sums."
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-4 }
+    }
+
+    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        for id in m.graph.schedule() {
+            let n = m.graph.node(id);
+            if !n.op.is_onnx() || !matches!(&n.op.name[..], "MatMul" | "Gemm" | "Conv") {
+                continue;
+            }
+            match Product::of(&m.graph, id) {
+                Ok(Some(p)) => {
+                    p.patch(&m.graph).commit(m)?;
+                    out.changes += 1;
+                }
+                Ok(None) => {}
+                Err(why) => out.notes.push(format!("`{}` stays a float operator: {why}", n.name)),
+            }
+        }
+        sweep(m);
+        Ok(out)
+    }
+}
+
+/// What is added to the sums.
+enum Bias {
+    None,
+    /// In the sum's own units.
+    Codes(Vec<i64>),
+    Float(ValueId),
+}
+
+struct Product {
+    node: NodeId,
+    conv: bool,
+    x: Coding,
+    w: Coding,
+    /// The second operand, constant: codes in the order the integer operator wants.
+    weight: Option<Tensor>,
+    /// `s_x s_w`, one number or one a channel.
+    unit: Vec<f64>,
+    bias: Bias,
+    /// The result, bias included.
+    y: ValueId,
+    /// The result's only reader, if that makes its codes.
+    q: Option<Coding>,
+}
+
+/// `[K, N]` from `[N, K]`, or the other way.
+fn transposed(t: &Tensor) -> Option<Tensor> {
+    let ([r, c], bytes) = (&t.dims[..], t.to_le_bytes()?) else { return None };
+    let (r, c) = (*r as usize, *c as usize);
+    let mut out = vec![0i8; r * c];
+    for i in 0..r {
+        for j in 0..c {
+            out[j * r + i] = bytes[i * c + j] as i8;
+        }
+    }
+    Some(Tensor::i8(&[c as i64, r as i64], &out))
+}
+
+impl Product {
+    /// `None`: not a product of codes. `Err`: one that has no integer form here, and why.
+    fn of(g: &Graph, id: NodeId) -> Result<Option<Product>, String> {
+        let n = g.node(id);
+        let (Some(a), Some(b), Some(mut y)) = (n.input(0), n.input(1), n.out()) else { return Ok(None) };
+        let (Some(x), Some(w)) = (Coding::read_back(g, a), Coding::read_back(g, b)) else { return Ok(None) };
+        let Some((sx, _)) = x.whole() else { return Err("its input has a scale a channel".into()) };
+        if !x.is_byte() || !w.is_byte() {
+            return Err("its codes have not 8 bits".into());
+        }
+        let conv = n.op.is("Conv");
+        let weight = match g.constant(w.x) {
+            None if w.whole().is_some() && n.op.is("MatMul") => None,
+            None => return Err("its second operand has a scale a channel".into()),
+            Some(t) => {
+                let gemm_back = n.op.is("Gemm") && n.attrs.int("transB").unwrap_or(0) != 0;
+                let out_axis = if conv || gemm_back { 0 } else { t.dims.len() as i64 - 1 };
+                let along = w.axis == out_axis || w.axis == out_axis - t.dims.len() as i64;
+                if w.zeros.iter().any(|z| *z != 0) || w.dtype != DType::INT8 {
+                    return Err("its weight is not symmetric int8".into());
+                }
+                if !(w.whole().is_some() || along) {
+                    return Err("its weight's scales do not run along the output channels".into());
+                }
+                let outs = t.dims[out_axis as usize].max(1) as usize;
+                if t.len() / outs > LONGEST {
+                    return Err("its sums do not fit 32 bits".into());
+                }
+                if !conv && t.dims.len() != 2 && w.whole().is_none() {
+                    return Err("its weight has a batch".into());
+                }
+                Some(if gemm_back { transposed(t).ok_or("its weight can not be read")? } else { t.clone() })
+            }
+        };
+        match &n.op.name[..] {
+            "Gemm"
+                if n.attrs.int("transA").unwrap_or(0) != 0
+                    || n.attrs.float("alpha").unwrap_or(1.0) != 1.0
+                    || n.attrs.float("beta").unwrap_or(1.0) != 1.0 =>
+            {
+                return Err("it scales or transposes its operands".into());
+            }
+            "Conv" => {
+                let padded = n.attrs.ints("pads").is_some_and(|p| p.iter().any(|p| *p != 0))
+                    || n.attrs.str("auto_pad").is_some_and(|a| !matches!(a, "NOTSET" | "VALID"));
+                if padded || n.attrs.int("group").unwrap_or(1) != 1 {
+                    return Err("it is padded or grouped".into());
+                }
+            }
+            _ => {}
+        }
+        let unit: Vec<f64> = w.scales.iter().map(|s| f64::from(sx) * f64::from(*s)).collect();
+        let channels = weight.as_ref().map(|t| if conv { t.dims[0] } else { *t.dims.last().unwrap_or(&1) });
+        // The bias: an input of its own, or the Add that alone reads the product.
+        let mut bias = Bias::None;
+        if let Some(c) = n.input(2) {
+            bias = Self::bias(g, c, &unit, channels).ok_or("its bias is computed")?;
+        } else if let [(add, slot)] = g.uses(y)[..]
+            && slot <= 1
+            && g.node(add).op.is("Add")
+            && !g.is_output(y)
+            && !conv
+            && weight.is_some()
+            && let Some(other) = g.node(add).input(1 - slot)
+            && let Some(b) = Self::bias(g, other, &unit, channels)
+        {
+            bias = b;
+            y = g.node(add).out().ok_or("its Add is malformed")?;
+        }
+        let q = match g.uses(y)[..] {
+            [(q, 0)] if g.node(q).op.is("QuantizeLinear") && !g.is_output(y) => Coding::of(g, q),
+            _ => None,
+        };
+        // Channels of the result's codes must be those of the layer.
+        let q = q.filter(|q| {
+            q.is_byte()
+                && (q.whole().is_some()
+                    || (channels == Some(q.scales.len() as i64)
+                        && if conv { q.axis == 1 } else { q.is_last_axis(g, q.x) }))
+        });
+        Ok(Some(Product { node: id, conv, x, w, weight, unit, bias, y, q }))
+    }
+
+    /// A constant vector over the output channels, behind a DequantizeLinear or not.
+    fn bias(g: &Graph, v: ValueId, unit: &[f64], channels: Option<i64>) -> Option<Bias> {
+        if let Some(d) = Coding::read_back(g, v)
+            && let Some(t) = g.constant(d.x)
+        {
+            let q = t.to_i64s().filter(|q| Some(q.len() as i64) == channels)?;
+            let own = |i: usize, v: &[f32]| f64::from(if v.len() == 1 { v[0] } else { v[i] });
+            let at = |i: usize| if unit.len() == 1 { unit[0] } else { unit[i] };
+            let zero = |i: usize| if d.zeros.len() == 1 { d.zeros[0] } else { d.zeros[i] };
+            // Its scale is the product of the two, rounded: the same unit, up to that rounding.
+            let same = (0..q.len()).all(|i| (own(i, &d.scales) / at(i) - 1.0).abs() < 1e-5);
+            return Some(if same {
+                Bias::Codes(q.iter().enumerate().map(|(i, q)| q - zero(i)).collect())
+            } else {
+                Bias::Float(v)
+            });
+        }
+        let t = g.constant(v)?;
+        let vector = Some(t.len() as i64) == channels && t.dims.last().copied() == channels;
+        (vector && t.dtype == DType::FLOAT).then_some(Bias::Float(v))
+    }
+
+    /// What one code of the result is worth in the sum's units, and what its zero point is.
+    fn patch(&self, g: &Graph) -> Patch {
+        let name = g.name_of(self.y).to_owned();
+        let mut p = Patch::new("integer-products").made_from([g.node(self.node).name.clone()]).before(self.node);
+        let channels = match (&self.weight, self.conv) {
+            (Some(t), true) => t.dims[0] as usize,
+            (Some(t), false) => *t.dims.last().unwrap_or(&1) as usize,
+            (None, _) => 1,
+        };
+        let wide = |v: &[f32]| -> Tensor {
+            let v = if v.iter().all(|x| *x == v[0]) { &v[..1] } else { v };
+            match (v.len(), self.conv) {
+                (1, _) => Tensor::scalar_f32(v[0]),
+                (n, true) => Tensor::f32(&[n as i64, 1, 1], v),
+                (n, false) => Tensor::f32(&[n as i64], v),
+            }
+        };
+        let at = |v: &[f64], i: usize| if v.len() == 1 { v[0] } else { v[i] };
+        // Multipliers from sums to codes (or to the float result).
+        let factors: Vec<f64> = (0..channels)
+            .map(|c| {
+                let s = self.q.as_ref().map_or(1.0, |q| f64::from(q.scales[c.min(q.scales.len() - 1)]));
+                at(&self.unit, c) / s
+            })
+            .collect();
+        let mut codes = match &self.bias {
+            Bias::Codes(b) => Some(b.clone()),
+            Bias::None => None,
+            Bias::Float(_) => None,
+        };
+        // Zero points that differ go into the bias, if it can hold them.
+        let mut zeros_late: Option<Vec<f32>> = None;
+        let mut zero = 0;
+        if let Some(q) = &self.q {
+            if q.zeros.iter().all(|z| *z == q.zeros[0]) {
+                zero = q.zeros[0];
+            } else {
+                let b = codes.clone().unwrap_or_else(|| vec![0; channels]);
+                let sum: Vec<f64> =
+                    b.iter().zip(&q.zeros).zip(&factors).map(|((b, z), f)| *b as f64 + *z as f64 / f).collect();
+                if sum.iter().all(|s| s.abs() < BIAS_LIMIT) {
+                    codes = Some(sum.iter().map(|s| s.round_ties_even() as i64).collect());
+                } else {
+                    zeros_late = Some(q.zeros.iter().map(|z| *z as f32).collect());
+                }
+            }
+        }
+        let fits = codes.as_ref().is_none_or(|b| b.iter().all(|b| (*b as f64).abs() < BIAS_LIMIT));
+        let x: Ref = self.x.x.into();
+        let w: Ref = match &self.weight {
+            Some(t) => {
+                let mut hint = g.name_of(self.w.x).to_owned();
+                if Some(t) != g.constant(self.w.x) {
+                    hint.push_str("_transposed");
+                    p.constant(&hint, t.clone())
+                } else {
+                    self.w.x.into()
+                }
+            }
+            None => self.w.x.into(),
+        };
+        let mut inputs = vec![Some(x), Some(w)];
+        let (_, zx) = self.x.whole().expect("checked when it was found");
+        let zw = self.w.zeros[0];
+        if zx != 0 || zw != 0 {
+            inputs.push(Some(p.constant(&format!("{name}_x_zero"), zero_scalar(self.x.dtype, zx))));
+        }
+        if zw != 0 {
+            inputs.push(Some(p.constant(&format!("{name}_w_zero"), zero_scalar(self.w.dtype, zw))));
+        }
+        let node = g.node(self.node);
+        let (op, attrs) = if self.conv { ("ConvInteger", node.attrs.clone()) } else { ("MatMulInteger", Attrs::new()) };
+        let shape = g.value(self.y).ty.as_ref().and_then(|t| t.shape.clone());
+        let mut a = p.node_with(Op::onnx(op), &inputs, &[&format!("{name}_sum")], attrs)[0];
+        p.typed(a, DType::INT32, shape.clone());
+        if fits && let Some(b) = &codes {
+            let b: Vec<i32> = b.iter().map(|b| *b as i32).collect();
+            let dims: &[i64] = if self.conv { &[channels as i64, 1, 1] } else { &[channels as i64] };
+            let b = p.constant(&format!("{name}_bias"), Tensor::i32(dims, &b));
+            a = p.node("Add", &format!("{name}_biased"), &[a, b], Attrs::new());
+        }
+        let to_float = Attrs::new().with_int("to", DType::FLOAT.0.into());
+        a = p.node("Cast", &format!("{name}_units"), &[a], to_float);
+        let f: Vec<f32> = factors.iter().map(|f| *f as f32).collect();
+        let f = p.constant(&format!("{name}_factor"), wide(&f));
+        let scaled_name = if self.q.is_some() { format!("{name}_scaled") } else { name.clone() };
+        a = p.node("Mul", &scaled_name, &[a, f], Attrs::new());
+        // What did not go into the sum is added in the units of the result.
+        let mut late = zeros_late.unwrap_or_else(|| vec![0.0; channels]);
+        if !fits && let Some(b) = &codes {
+            late.iter_mut().zip(b).zip(&factors).for_each(|((l, b), f)| *l += (*b as f64 * f) as f32);
+        }
+        if let Bias::Float(v) = self.bias {
+            let values = g.constant(v).and_then(|t| t.to_f32s()).map(|b| b.into_owned());
+            let values = values.or_else(|| {
+                let d = Coding::read_back(g, v)?;
+                let q = g.constant(d.x)?.to_i64s()?;
+                let at = |i: usize| if d.scales.len() == 1 { 0 } else { i };
+                Some(q.iter().enumerate().map(|(i, q)| (*q - d.zeros[at(i)]) as f32 * d.scales[at(i)]).collect())
+            });
+            let scale = |c: usize| self.q.as_ref().map_or(1.0, |q| q.scales[c.min(q.scales.len() - 1)]);
+            for (c, b) in values.unwrap_or_default().iter().enumerate() {
+                late[c] += b / scale(c);
+            }
+        }
+        if late.iter().any(|l| *l != 0.0) {
+            let l = p.constant(&format!("{name}_offset"), wide(&late));
+            a = p.node("Add", &format!("{name}_shifted"), &[a, l], Attrs::new());
+        }
+        match &self.q {
+            Some(q) => {
+                let codes = g.name_of(q.y);
+                let s = p.constant(&format!("{codes}_unit"), Tensor::scalar_f32(1.0));
+                let z = p.constant(&format!("{codes}_zero"), zero_scalar(q.dtype, zero));
+                let y = p.node("QuantizeLinear", codes, &[a, s, z], Attrs::new());
+                p.typed(y, q.dtype, shape);
+                p.succeed(q.y, y);
+            }
+            None => {
+                p.typed(a, DType::FLOAT, shape);
+                p.succeed(self.y, a);
+            }
+        }
+        p
+    }
+}

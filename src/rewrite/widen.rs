@@ -1,0 +1,114 @@
+//! Half-precision models compute in float32 from here on.
+
+use crate::ir::{AttrValue, Attrs, DType, Def, Model, Node, Op, Origin, TensorType, ValueId};
+
+/// Why a model's arithmetic could not be widened. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WidenError {
+    #[error(
+        "node `{node}` ({op}) computes in half precision in a nested graph or an operator of its own; export the model in \
+         float32"
+    )]
+    Opaque { node: String, op: String },
+}
+
+fn narrow(t: DType) -> bool {
+    t == DType::FLOAT16 || t == DType::BFLOAT16
+}
+
+fn code(t: DType) -> i64 {
+    i64::from(t.0)
+}
+
+/// True if some value or weight of the model is float16 or bfloat16.
+pub fn has_narrow_floats(m: &Model) -> bool {
+    m.graph.values().any(|(_, v)| match &v.def {
+        Def::Init(t) | Def::InputWithDefault(t) => narrow(t.dtype),
+        _ => v.ty.as_ref().is_some_and(|t| narrow(t.dtype)),
+    })
+}
+
+/// Makes every float16 and bfloat16 value of a model float32: weights are widened, which is exact, conversions to a
+/// narrow type convert to float32, and inputs and outputs keep their type behind a Cast. Returns how many weights were
+/// widened.
+///
+/// # Errors
+/// If a nested graph or an operator of another domain would read or make a value whose type changes. Nothing is changed.
+pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
+    let g = &m.graph;
+    for (_, n) in g.nodes() {
+        if n.has_subgraph() || !n.op.is_onnx() {
+            return Err(WidenError::Opaque { node: n.name.clone(), op: n.op.to_string() });
+        }
+    }
+    let origin = Origin::Made { by: "widen-floats".into(), from: Vec::new() };
+    let made = |v: ValueId| !matches!(g.value(v).def, Def::Input | Def::InputWithDefault(_));
+    let mut outputs: Vec<(ValueId, TensorType)> = Vec::new();
+    for v in g.outputs() {
+        let ty = g.value(*v).ty.clone().filter(|t| narrow(t.dtype) && made(*v));
+        if let Some(ty) = ty
+            && outputs.iter().all(|(o, _)| o != v)
+        {
+            outputs.push((*v, ty));
+        }
+    }
+    let ids: Vec<ValueId> = g.values().map(|(v, _)| v).collect();
+    let g = &mut m.graph;
+    let mut weights = 0;
+    for v in ids {
+        let x = g.value_mut(v);
+        if let Def::Init(t) = &x.def
+            && narrow(t.dtype)
+        {
+            let wide = t.widened();
+            x.def = Def::Init(wide);
+            weights += 1;
+        }
+        if matches!(x.def, Def::Input | Def::InputWithDefault(_)) {
+            continue;
+        }
+        if let Some(ty) = x.ty.as_mut().filter(|t| narrow(t.dtype)) {
+            ty.dtype = DType::FLOAT;
+        }
+    }
+    let nodes: Vec<_> = g.nodes().map(|(id, _)| id).collect();
+    for id in nodes {
+        for a in &mut g.node_mut(id).attrs.0 {
+            match &mut a.value {
+                AttrValue::Int(t)
+                    if matches!(a.name.as_str(), "to" | "dtype" | "output_dtype" | "softmax_precision") =>
+                {
+                    if [DType::FLOAT16, DType::BFLOAT16].iter().any(|n| code(*n) == *t) {
+                        *t = code(DType::FLOAT);
+                    }
+                }
+                AttrValue::Tensor(t) if narrow(t.dtype) => *t = t.widened(),
+                _ => {}
+            }
+        }
+    }
+    let cast = |x: ValueId, y: ValueId, to: DType, name: &str| {
+        let mut n = Node::new(Op::onnx("Cast"), vec![Some(x)], vec![Some(y)], Attrs::new().with_int("to", code(to)));
+        n.name = name.to_owned();
+        n.origin = origin.clone();
+        n
+    };
+    for v in g.inputs().to_vec() {
+        let Some(ty) = g.value(v).ty.clone().filter(|t| narrow(t.dtype)) else { continue };
+        let name = g.fresh_name(&format!("{}_wide", g.name_of(v)));
+        let wide = TensorType { dtype: DType::FLOAT, ..ty };
+        let y = g.add_value(&name, Def::Nothing, Some(wide)).expect("fresh name");
+        for (n, slot) in g.uses(v) {
+            g.set_input(n, slot, Some(y));
+        }
+        g.add_node(cast(v, y, DType::FLOAT, &name), None);
+    }
+    for (v, ty) in outputs {
+        let name = g.fresh_name(&format!("{}_narrow", g.name_of(v)));
+        let to = ty.dtype;
+        let y = g.add_value(&name, Def::Nothing, Some(ty)).expect("fresh name");
+        g.add_node(cast(v, y, to, &name), None);
+        g.take_name(v, y);
+    }
+    Ok(weights)
+}

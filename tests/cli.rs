@@ -1,0 +1,442 @@
+//! The program from the outside: what it says, what it writes, and what it leaves alone when something is wrong.
+
+#![cfg(all(feature = "cli", feature = "tract"))]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use fqvit_opt::ir::validate::validate;
+use fqvit_opt::ir::{Model, Tensor};
+use fqvit_opt::onnx;
+use fqvit_opt::rewrite::Patch;
+use tempfile::TempDir;
+
+fn digits(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/digits").join(name)
+}
+
+fn text(p: &Path) -> &str {
+    p.to_str().expect("a plain path")
+}
+
+/// A folder to work in, with an older output that must survive every failure.
+struct Place {
+    dir: TempDir,
+}
+
+const OLD: &[u8] = b"the older output";
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        fs::write(dir.path().join("out.onnx"), OLD).expect("writable");
+        Place { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> String {
+        fs::write(self.path(name), bytes).expect("writable");
+        text(&self.path(name)).to_owned()
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut c = Command::cargo_bin("fqvit-opt").expect("the program is built");
+        c.current_dir(self.dir.path()).env("COLUMNS", "120").args(args).output().expect("it runs")
+    }
+
+    /// Compiles `model` with more arguments, to `out.onnx`.
+    fn compile(&self, model: &str, more: &[&str]) -> Output {
+        self.run(&[&[model, "-o", "out.onnx", "--quiet"], more].concat())
+    }
+
+    /// One error that says all of `words`, exit status 1, nothing written beside what the test wrote.
+    #[track_caller]
+    fn refused(&self, args: &[&str], words: &[&str]) {
+        let before = self.names();
+        let o = self.run(args);
+        let (out, err) = (String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
+        assert_eq!(o.status.code(), Some(1), "{args:?}: {out}{err}");
+        assert!(out.is_empty(), "{args:?} printed {out}");
+        assert_eq!(err.matches("error:").count(), 1, "{args:?}: {err}");
+        for w in words {
+            assert!(err.contains(w), "{args:?}: no `{w}` in: {err}");
+        }
+        assert_eq!(fs::read(self.path("out.onnx")).expect("still there"), OLD, "{args:?}");
+        assert_eq!(self.names(), before, "{args:?}");
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).expect("readable");
+        let mut v: Vec<String> =
+            entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        v.sort();
+        v
+    }
+}
+
+/// The arguments of a whole compilation of the digits.
+fn whole<'a>(model: &'a str, data: &'a str) -> Vec<&'a str> {
+    vec![model, "-o", "out.onnx", "--calibrate", data, "--samples", "16", "--quiet"]
+}
+
+fn edited(name: &str, place: &Place, edit: impl FnOnce(&mut Model)) -> String {
+    let mut m = onnx::load(&digits("digits_vit.onnx")).expect("the digits").model;
+    edit(&mut m);
+    let to = place.path(name);
+    onnx::save(validate(&m).unwrap_or_else(|e| panic!("{e}")), &to, &Default::default()).expect("writable");
+    text(&to).to_owned()
+}
+
+/// The digits with one weight changed in one element.
+fn with_weight(name: &str, place: &Place, weight: &str, value: f32) -> String {
+    edited(name, place, |m| {
+        let v = m.graph.find(weight).expect("a weight of the digits");
+        let t = m.graph.constant(v).expect("a constant");
+        let mut data = t.to_f32s().expect("floats").into_owned();
+        data[5] = value;
+        let mut p = Patch::new("test");
+        let c = p.constant(&format!("{weight}_new"), Tensor::f32(&t.dims.clone(), &data));
+        p.replace(v, c);
+        p.commit(m).expect("a valid model");
+    })
+}
+
+/// Arrays as numpy would store them in an `.npz`.
+fn npz(place: &Place, name: &str, arrays: &[(&str, &[usize], f32)]) -> String {
+    let mut w = ndarray_npy::NpzWriter::new(fs::File::create(place.path(name)).expect("writable"));
+    for (array, dims, value) in arrays {
+        w.add_array(*array, &ndarray::ArrayD::from_elem(dims.to_vec(), *value)).expect("writable");
+    }
+    w.finish().expect("writable");
+    text(&place.path(name)).to_owned()
+}
+
+#[test]
+fn models_that_can_not_be_compiled() {
+    let p = Place::new();
+    let calib = digits("digits_calib.npz");
+    let refused = |model: &str, words: &[&str]| p.refused(&whole(model, text(&calib)), words);
+    let bytes = fs::read(digits("digits_vit.onnx")).expect("the digits");
+
+    refused("missing.onnx", &["missing.onnx", "No such file"]);
+    refused(&p.write("text.onnx", b"hello, I am no model\n"), &["text.onnx", "not an ONNX model"]);
+    refused(&p.write("empty.onnx", b""), &["empty.onnx", "is empty"]);
+    refused(&p.write("short.onnx", &bytes[..bytes.len() / 2]), &["short.onnx", "cut short"]);
+    refused(text(p.dir.path()), &["is a folder"]);
+
+    let weight = "head.weight";
+    let w = with_weight("nan.onnx", &p, weight, f32::NAN);
+    refused(&w, &["nan.onnx", weight, "/head/Gemm", "NaN at element 5"]);
+    let w = with_weight("inf.onnx", &p, weight, f32::NEG_INFINITY);
+    refused(&w, &["inf.onnx", weight, "infinity at element 5"]);
+
+    let op = |name: &str, from: &str, to: &str| {
+        edited(name, &p, |m| {
+            let nodes: Vec<_> = m.graph.nodes().filter(|(_, n)| n.op.is(from)).map(|(id, _)| id).collect();
+            for n in nodes {
+                let x = m.graph.node(n).input(0).expect("an input");
+                let y = m.graph.node(n).out().expect("an output");
+                let mut patch = Patch::new("test");
+                let new = patch.node(to, "new", &[x.into()], Default::default());
+                patch.succeed(y, new);
+                patch.commit(m).expect("a valid model");
+            }
+        })
+    };
+    let m = op("no_attention.onnx", "Softmax", "Sigmoid");
+    let o = p.compile(&m, &["--calibrate", text(&calib), "--samples", "16"]);
+    assert_ne!(o.status.code(), Some(1), "what is no attention is quantized as what it is");
+    let told = String::from_utf8_lossy(&o.stdout);
+    assert!(told.contains("no attention was found"), "{told}");
+    fs::remove_file(p.path("out.onnx")).expect("it was written");
+
+    // The number of the operator set, behind the empty name of its domain, is the last field of the file.
+    let opset = bytes.iter().rposition(|b| *b == 17).expect("the digits have opset 17");
+    let with = |n: u8| [&bytes[..opset], &[n], &bytes[opset + 1..]].concat();
+    refused(&p.write("new.onnx", &with(99)), &["new.onnx", "operator set is 99", "up to"]);
+    refused(&p.write("old.onnx", &with(5)), &["old.onnx", "begins with opset", "lines more"]);
+
+    // A name of the same length keeps the file whole.
+    let swap = |to: &str| {
+        let at = bytes.windows(8).position(|w| w == b"\x22\x06Conv\x2a".as_slice()).unwrap_or(0);
+        let at =
+            if at == 0 { bytes.windows(6).position(|w| w == b"\x22\x04Conv").expect("a Conv") + 2 } else { at + 2 };
+        [&bytes[..at], to.as_bytes(), &bytes[at + 4..]].concat()
+    };
+    refused(&p.write("op.onnx", &swap("Cnov")), &["op.onnx", "no operator Cnov"]);
+
+    // A quantized model is no float model.
+    let o = p.run(&whole(text(&digits("digits_vit.onnx")), text(&calib)));
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    fs::rename(p.path("out.onnx"), p.path("q.onnx")).expect("renamed");
+    p.write("out.onnx", OLD);
+    refused("q.onnx", &["q.onnx", "quantized already"]);
+}
+
+#[test]
+fn data_that_does_not_fit() {
+    let p = Place::new();
+    let m = digits("digits_vit.onnx");
+    let refused = |data: &str, words: &[&str]| p.refused(&whole(text(&m), data), words);
+
+    refused("missing.npz", &["missing.npz", "no such file"]);
+    refused(&npz(&p, "name.npz", &[("pixels", &[4, 1, 8, 8], 1.0)]), &["name.npz", "\"input\"", "it has pixels"]);
+    refused(
+        &npz(&p, "shape.npz", &[("input", &[4, 1, 8, 5], 1.0)]),
+        &["shape.npz", "[4, 1, 8, 5]", "[samples, 1, 8, 8]"],
+    );
+    refused(&npz(&p, "nan.npz", &[("input", &[4, 1, 8, 8], f32::NAN)]), &["nan.npz", "sample 0", "NaN"]);
+    refused(&npz(&p, "none.npz", &[("input", &[0, 1, 8, 8], 1.0)]), &["none.npz", "no sample"]);
+    let labels = npz(&p, "labels.npz", &[("input", &[4, 1, 8, 8], 1.0), ("labels", &[3], 1.0)]);
+    refused(&labels, &["labels.npz", "3 samples", "has 4"]);
+    let bytes = fs::read(digits("digits_calib.npz")).expect("the digits");
+    refused(&p.write("short.npz", &bytes[..100]), &["short.npz", "cut short"]);
+    refused(&p.write("photo.jpg", b"no photo"), &["photo.jpg", "the folder that holds the image"]);
+
+    for d in ["empty", "texts", "images"] {
+        fs::create_dir(p.path(d)).expect("writable");
+    }
+    p.write("texts/readme.txt", b"hello");
+    p.write("images/a.jpg", b"hello");
+    refused("empty", &["empty", "folder is empty"]);
+    refused("texts", &["texts", "no .jpg, .jpeg or .png"]);
+    refused("images", &["images/a.jpg", "can not be decoded"]);
+
+    // The float model itself overflows: an activation, not a weight.
+    let big = with_weight("big.onnx", &p, "patch_embed.proj.weight", 3e38);
+    let bright = npz(&p, "bright.npz", &[("input", &[4, 1, 8, 8], 3e38)]);
+    p.refused(&whole(&big, &bright), &["sample bright.npz[0]", "value `", "does not stay finite"]);
+}
+
+#[test]
+fn options_that_can_not_be_followed() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let refused = |more: &[&str], words: &[&str]| p.refused(&[&whole(text(&m), text(&c))[..], more].concat(), words);
+
+    refused(&["--recipe", "fq-vitt"], &["no recipe `fq-vitt`", "fq-vit-paper", "minmax-w8a8"]);
+    refused(&["--recipe", "no.yaml"], &["no.yaml", "No such file"]);
+    p.write("bad.yaml", b"name: x\nsummary: y\nquantise: {}\n");
+    refused(&["--recipe", "bad.yaml"], &["bad.yaml", "quantise"]);
+    refused(&["--passes-dir", "nowhere"], &["nowhere", "no such folder"]);
+    for flag in ["--json", "--html", "--plan", "--stats"] {
+        refused(&[flag, "no/such/file"], &["folder no/such", "No such file or directory (os error 2);"]);
+        refused(&[flag, "out.onnx"], &[flag, "-o", "the same file"]);
+        refused(&[flag, text(&m)], &[flag, "MODEL", "the same file"]);
+    }
+    refused(&["--verify", "no.npz"], &["no.npz", "no such file"]);
+    p.write("plan.yaml", b"version: 77\n");
+    refused(&["--plan", "plan.yaml"], &["plan.yaml"]);
+    p.write("stats", b"no statistics at all");
+    refused(&["--stats", "stats"], &["stats", "no statistics file"]);
+    refused(&["--preset", "imagenette"], &["imagenette"]);
+    refused(&["--threads", "many"], &["many", "--threads"]);
+    refused(&["--frobnicate"], &["--frobnicate"]);
+
+    // Outputs that are no files.
+    let to = |out: &str, words: &[&str]| p.refused(&[text(&m), "-o", out, "--calibrate", text(&c), "--quiet"], words);
+    to(".", &["it is a folder"]);
+    to("no/such/out.onnx", &["folder no/such"]);
+    if cfg!(unix) {
+        to("/dev/null", &["a device"]);
+    }
+}
+
+#[test]
+fn the_model_itself_is_never_overwritten() {
+    let p = Place::new();
+    let c = digits("digits_calib.npz");
+    let bytes = fs::read(digits("digits_vit.onnx")).expect("the digits");
+    p.write("m.onnx", &bytes);
+    p.refused(&["m.onnx", "-o", "./m.onnx", "--calibrate", text(&c)], &["-o and MODEL", "another name"]);
+    p.refused(&["calibrate", "m.onnx", "--stats", "m.onnx", "--calibrate", text(&c)], &["--stats and MODEL"]);
+    p.refused(&["plan", "m.onnx", "--plan", "m.onnx", "--calibrate", text(&c)], &["--plan and MODEL"]);
+    p.refused(&["verify", "m.onnx", "m.onnx", "--outputs", "m.onnx", "--data", text(&c)], &["--outputs"]);
+    assert_eq!(fs::read(p.path("m.onnx")).expect("still there"), bytes);
+}
+
+#[test]
+fn plans_and_statistics_of_another_model() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let (m, c) = (text(&m), text(&c));
+    let o = p.run(&["plan", m, "--plan", "p.yaml", "--stats", "s", "--calibrate", c, "--samples", "16", "-q"]);
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    let other = with_weight("other.onnx", &p, "head.weight", 0.25);
+    let args = whole(&other, c);
+    p.refused(&[&args[..], &["--plan", "p.yaml"]].concat(), &["p.yaml", "another model", "fqvit-opt plan"]);
+    p.refused(&[&args[..], &["--stats", "s"]].concat(), &["s was made for another model"]);
+
+    // A failed calibration leaves the statistics that were there.
+    let before = fs::read(p.path("s")).expect("statistics");
+    let bad = npz(&p, "nan.npz", &[("input", &[4, 1, 8, 8], f32::NAN)]);
+    p.refused(&["calibrate", m, "--stats", "s", "--calibrate", &bad, "-q"], &["NaN"]);
+    assert_eq!(fs::read(p.path("s")).expect("statistics"), before);
+
+    let mut damaged = before;
+    *damaged.last_mut().expect("not empty") ^= 1;
+    p.write("damaged", &damaged);
+    p.refused(&[&whole(m, c)[..], &["--stats", "damaged"]].concat(), &["damaged", "checksum"]);
+
+    // A plan that names what the model does not have.
+    let plan = fs::read_to_string(p.path("p.yaml")).expect("a plan");
+    p.write("p2.yaml", plan.replace("value: logits", "value: nonsense").as_bytes());
+    p.refused(&[&whole(m, c)[..], &["--plan", "p2.yaml"]].concat(), &["p2.yaml", "`nonsense`"]);
+}
+
+#[test]
+fn json_is_alone_on_standard_output() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    // Without --quiet: progress goes to standard error.
+    let args = [text(&m), "-o", "out.onnx", "--calibrate", text(&c), "--samples", "16", "--json", "-", "--verify-each"];
+    let o = p.run(&args);
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&o.stdout).expect("nothing but JSON");
+    assert_eq!(report["coverage"]["covered"], report["coverage"]["total"]);
+    assert_eq!(report["data"]["calibration_samples"], 14);
+    let passes: Vec<&str> =
+        report["passes"].as_array().expect("a list").iter().filter_map(|p| p["pass"].as_str()).collect();
+    assert_eq!(passes.first(), Some(&"fix-defaults"));
+    assert!(passes.contains(&"quantize-weights"), "{passes:?}");
+    let total =
+        report["passes"].as_array().and_then(|p| p.last()).and_then(|p| p["total_db"].as_f64()).expect("a figure");
+    assert!((5.0..60.0).contains(&total), "{total} dB");
+}
+
+#[test]
+fn a_missed_threshold_is_told_from_an_error() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let o = p.compile(text(&m), &["--calibrate", text(&c), "--samples", "16", "--min-sqnr", "80"]);
+    assert_eq!(o.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&o.stdout).contains("FAIL sqnr_db"));
+    assert_ne!(fs::read(p.path("out.onnx")).expect("written"), OLD);
+}
+
+#[test]
+fn what_the_reader_did_not_know_is_told_by_every_recipe() {
+    let p = Place::new();
+    let mut bytes = fs::read(digits("digits_vit.onnx")).expect("the digits");
+    // Field 999 of the model, a string.
+    bytes.write_all(&[0xba, 0x3e, 3, b'a', b'b', b'c']).expect("memory");
+    let m = p.write("strange.onnx", &bytes);
+    let o = p.compile(&m, &["--recipe", "none"]);
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    let said = String::from_utf8_lossy(&o.stdout);
+    assert!(said.contains("note: ") && said.contains("unknown field") && said.contains("999"), "{said}");
+    let o = p.compile(&m, &["--recipe", "none", "--json", "-"]);
+    let report: serde_json::Value = serde_json::from_slice(&o.stdout).expect("JSON");
+    assert!(report["notes"][0].as_str().is_some_and(|n| n.contains("999")), "{report}");
+}
+
+#[test]
+fn none_gives_the_file_back() {
+    let p = Place::new();
+    let m = digits("digits_vit.onnx");
+    let o = p.compile(text(&m), &["--recipe", "none"]);
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    assert_eq!(fs::read(p.path("out.onnx")).expect("written"), fs::read(&m).expect("the digits"));
+}
+
+/// What `sensitivity` says of the digits, on 24 samples of which three are held back.
+fn sensitivity(p: &Place, more: &[&str]) -> serde_json::Value {
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let args = ["sensitivity", text(&m), "--calibrate", text(&c), "--samples", "24", "--stats", "s", "--json", "-"];
+    let o = p.run(&[&args[..], &["--alone-only"], more].concat());
+    assert!(o.status.code() != Some(1), "{}", String::from_utf8_lossy(&o.stderr));
+    serde_json::from_slice(&o.stdout).expect("nothing but JSON")
+}
+
+#[test]
+fn every_division_of_a_plan_holds_each_decision_once() {
+    let p = Place::new();
+    let counts = |by: &str| -> (Vec<String>, Vec<u64>) {
+        let found = sensitivity(&p, &["--by", by]);
+        let parts = found["parts"].as_array().expect("a list").clone();
+        let alone: Vec<f64> = parts.iter().filter_map(|x| x["alone_db"].as_f64()).collect();
+        assert!(alone.is_sorted(), "{alone:?}");
+        let sum = |k: &str| parts.iter().filter_map(|x| x[k].as_u64()).sum();
+        let mut names: Vec<String> = parts.iter().filter_map(|x| x["name"].as_str().map(str::to_owned)).collect();
+        names.sort();
+        (names, ["activations", "layers", "attentions", "constants"].map(sum).to_vec())
+    };
+    let (parts, by_part) = counts("part");
+    let (blocks, by_block) = counts("block");
+    let (roles, by_role) = counts("role");
+    assert_eq!(by_part, by_block);
+    assert_eq!(by_part, by_role);
+    // Four blocks: queries, keys, values, projection, fc1 and fc2 in each; patches, head.
+    assert_eq!((by_part[1], by_part[2]), (26, 4));
+    let of = |k: usize| [format!("block {k} attention"), format!("block {k} mlp")];
+    let want: Vec<String> = (0..4).flat_map(of).chain(["embedding".into(), "head".into()]).collect();
+    assert_eq!(parts, want);
+    assert_eq!(blocks, ["block 0", "block 1", "block 2", "block 3", "embedding", "head"]);
+    assert!(
+        ["attention", "weights", "residual", "constants"].iter().all(|r| roles.iter().any(|x| x == r)),
+        "{roles:?}"
+    );
+}
+
+#[test]
+fn the_fewest_parts_reach_the_target() {
+    let p = Place::new();
+    let whole = sensitivity(&p, &[])["whole_db"].as_f64().expect("a figure");
+    let target = (whole + 5.0).to_string();
+    let found = sensitivity(&p, &["--target-sqnr", &target]);
+    let kept = found["kept_in_float"]["parts"].as_array().expect("parts").len();
+    let reached = found["kept_in_float"]["sqnr_db"].as_f64().expect("a figure");
+    assert!(kept > 0 && kept < 10 && reached >= whole + 5.0, "{kept} parts, {reached} dB of {target}");
+    let fewer = sensitivity(&p, &["--keep-float", &(kept - 1).to_string()]);
+    assert!(fewer["kept_in_float"]["sqnr_db"].as_f64().expect("a figure") < whole + 5.0);
+    // Everything in float is exact; more than that nobody can reach.
+    let all = sensitivity(&p, &["--keep-float", "10"]);
+    assert_eq!(all["kept_in_float"]["sqnr_db"], 999.0);
+    let m = digits("digits_vit.onnx");
+    p.refused(&["sensitivity", text(&m), "--keep-float", "1", "--target-sqnr", "9"], &["cannot be used with"]);
+    let args = ["sensitivity", text(&m), "--stats", "s", "-q", "--samples", "24"];
+    p.refused(&[&args[..], &["--keep-float", "hed"]].concat(), &["`hed`", "head", "block 0 mlp"]);
+}
+
+#[test]
+fn what_is_kept_in_float_is_in_the_plan_and_in_the_report() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let data = ["--calibrate", text(&c), "--samples", "24", "--stats", "s"];
+    let run = |more: &[&str]| -> serde_json::Value {
+        let o = p.compile(text(&m), &[&data[..], &["--json", "-"], more].concat());
+        assert!(o.status.code() != Some(1), "{}", String::from_utf8_lossy(&o.stderr));
+        serde_json::from_slice(&o.stdout).expect("nothing but JSON")
+    };
+    let sqnr = |r: &serde_json::Value| r["outputs"][0]["sqnr_db"].as_f64().expect("a figure");
+    let whole = run(&[]);
+    let less = run(&["--keep-float", "block 0 attention,head", "--plan", "p.yaml"]);
+    assert!(sqnr(&less) > sqnr(&whole) + 0.1, "{} and {}", sqnr(&less), sqnr(&whole));
+    assert_eq!(whole["coverage"]["covered"], whole["coverage"]["total"]);
+    assert_ne!(less["coverage"]["covered"], less["coverage"]["total"]);
+    let islands = less["islands"].as_array().expect("a list");
+    assert!(islands.iter().any(|i| i["node"] == "block 0 attention" && i["op"] == "part"), "{islands:?}");
+    // The plan alone gives the same file.
+    let bytes = fs::read(p.path("out.onnx")).expect("written");
+    run(&["--plan", "p.yaml"]);
+    assert_eq!(fs::read(p.path("out.onnx")).expect("written"), bytes);
+    // The first of the ranking is what a number keeps.
+    let worst = sensitivity(&p, &[])["parts"][0]["name"].clone();
+    let one = run(&["--keep-float", "1"]);
+    assert!(one["islands"].as_array().expect("a list").iter().any(|i| i["node"] == worst), "{one}");
+}
+
+#[test]
+fn help_and_recipes() {
+    let p = Place::new();
+    for args in [&["--help"][..], &["recipes"], &["verify", "--help"], &["--version"]] {
+        let o = p.run(args);
+        assert!(o.status.success() && o.stderr.is_empty() && !o.stdout.is_empty(), "{args:?}");
+    }
+}
