@@ -6,6 +6,7 @@ use std::path::Path;
 
 use fqvit_opt::calibrate::data::{DataOptions, Dataset, InputSpec};
 use fqvit_opt::calibrate::run;
+use fqvit_opt::compile::refine::{FitData, refine};
 use fqvit_opt::compile::{self, Journal};
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::onnx::{self, SaveOptions};
@@ -35,6 +36,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Decide, then do.
     let plan = compile::make_plan(&prepared, &stats, &recipe)?;
+    // Where the recipe asks for it (this one does not), weights are fitted on the data once more.
+    let fit = FitData { data: &data, indices: &samples, threads: 2 };
+    let plan = refine(&prepared, &plan, &quantize.weights, fit, &|_| ())?;
     std::fs::write(format!("{out}.plan.yaml"), plan.to_yaml())?;
     let quantized = compile::apply(&prepared, &plan, &mut journal)?;
     onnx::save(validate(&quantized)?, Path::new(out), &SaveOptions::default())?;

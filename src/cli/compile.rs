@@ -131,19 +131,24 @@ pub(super) fn planned(
     timed(&mut log.timings, "plan", || Ok(make_plan(p, stats, recipe)?))
 }
 
-/// The plan with weights fitted to the quantized model, where the recipe wants that.
+/// The plan with weights fitted to the codes they read, where the recipe wants that and there is data for it: with
+/// statistics from a file and no data beside them, weights keep nearest rounding. `what` says what the statistics are of.
 fn fitted(
     p: &Prepared,
     recipe: &Recipe,
     plan: QuantPlan,
-    data: &Dataset,
-    indices: &[usize],
+    (data, indices, what): (&Dataset, &[usize], &str),
     how: Running,
     log: &mut Log,
 ) -> Result<QuantPlan, Failure> {
     let Some(weights) = recipe.quantize.as_ref().map(|q| &q.weights).filter(|w| w.rounding == Rounding::Gptq) else {
         return Ok(plan);
     };
+    if data.is_synthetic() && what != data.description() {
+        let data = "give the data the statistics were made from (--calibrate) to have them fitted";
+        log.notes.push(format!("weights are rounded to the nearest code; {data}"));
+        return Ok(plan);
+    }
     let b = bar("fitting weights", indices.len(), how.quiet);
     let fit = FitData { data, indices, threads: how.threads };
     let plan =
@@ -191,7 +196,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;
             let (what, samples) = (s.data.clone(), s.samples);
             let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
-            (fitted(&p, &recipe, plan, &data, &calib, how, &mut log)?, what, samples)
+            (fitted(&p, &recipe, plan, (&data, &calib, &what), how, &mut log)?, what, samples)
         }
     };
     let plan = if a.keep.asked() { kept(&p, plan, (&data, &held), &a.keep, how, &mut log)? } else { plan };
@@ -438,8 +443,9 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
     let s = statistics(&p, &recipe, &data, &indices, a.stats.as_deref(), how, &mut log)?;
+    let what = s.data.clone();
     let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
-    let plan = fitted(&p, &recipe, plan, &data, &indices, how, &mut log)?;
+    let plan = fitted(&p, &recipe, plan, (&data, &indices, &what), how, &mut log)?;
     file::write(&a.plan, plan.to_yaml().as_bytes())?;
     for n in &log.notes {
         say!("note: {n}");
