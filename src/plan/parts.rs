@@ -156,12 +156,12 @@ pub fn named(g: &Graph, sites: &Sites, plan: &QuantPlan, names: &[String]) -> Re
 impl QuantPlan {
     /// The decisions of `part` and no others.
     pub fn only(&self, g: &Graph, sites: &Sites, part: &Part) -> QuantPlan {
-        self.keeping(g, sites, &|set: fn(&Part) -> &BTreeSet<String>, name: &str| set(part).contains(name))
+        self.keeping(g, sites, &|set: Names, name: &str| set(part).contains(name))
     }
 
     /// All decisions but those of `part`, which stays in float. Each kept part is named among the islands with `reason`.
     pub fn without(&self, g: &Graph, sites: &Sites, part: &Part) -> QuantPlan {
-        self.keeping(g, sites, &|set: fn(&Part) -> &BTreeSet<String>, name: &str| !set(part).contains(name))
+        self.keeping(g, sites, &|set: Names, name: &str| !set(part).contains(name))
     }
 
     /// Writes down that a part was left in float.
@@ -171,12 +171,7 @@ impl QuantPlan {
 
     /// What stays must still fit together: an attention that stays keeps the codes of its scores and values, and a fold
     /// stays where its value or a layer that reads it does.
-    fn keeping(
-        &self,
-        g: &Graph,
-        sites: &Sites,
-        keep: &dyn Fn(fn(&Part) -> &BTreeSet<String>, &str) -> bool,
-    ) -> QuantPlan {
+    fn keeping(&self, g: &Graph, sites: &Sites, keep: &dyn Fn(Names, &str) -> bool) -> QuantPlan {
         let mut p = self.clone();
         p.attentions.retain(|a| keep(|p| &p.attentions, &a.output));
         let needed: BTreeSet<&str> = sites
@@ -196,6 +191,9 @@ impl QuantPlan {
         p
     }
 }
+
+/// One of the sets of names a part has.
+type Names = fn(&Part) -> &BTreeSet<String>;
 
 /// Where in the model a value is: block 0 is the embedding, block `n + 1` behind `n` blocks the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

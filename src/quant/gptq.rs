@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn independent_inputs_leave_nothing_to_compensate() {
         let (_, _, w) = setting(2);
-        let mut c = sums(&vec![0.0; N * 2], &vec![0.0; OUTS * 2]).centred();
+        let mut c = sums(&[0.0; N * 2], &[0.0; OUTS * 2]).centred();
         (0..N).for_each(|i| c.xx[i * N + i] = 1.0 + i as f64);
         let least = [0.0; OUTS];
         let r = round(&c, &w, &Search { top: 127, clips: &[1.0], least: &least, damp: 0.0 }).unwrap();

@@ -76,11 +76,10 @@ pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
         for a in &mut g.node_mut(id).attrs.0 {
             match &mut a.value {
                 AttrValue::Int(t)
-                    if matches!(a.name.as_str(), "to" | "dtype" | "output_dtype" | "softmax_precision") =>
+                    if matches!(a.name.as_str(), "to" | "dtype" | "output_dtype" | "softmax_precision")
+                        && [DType::FLOAT16, DType::BFLOAT16].iter().any(|n| code(*n) == *t) =>
                 {
-                    if [DType::FLOAT16, DType::BFLOAT16].iter().any(|n| code(*n) == *t) {
-                        *t = code(DType::FLOAT);
-                    }
+                    *t = code(DType::FLOAT);
                 }
                 AttrValue::Tensor(t) if narrow(t.dtype) => *t = t.widened(),
                 _ => {}

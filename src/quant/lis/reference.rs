@@ -89,7 +89,7 @@ fn positions(plan: &LisPlan, head: usize, ds: &[Option<u8>]) -> Vec<Option<u32>>
     let offset = offset(plan, head, ds);
     let half = (1u32 << plan.bits) >> 1;
     if let Weights::Knee { fine, .. } = &plan.weights {
-        let knee = at(fine, head) / 2 << plan.bits;
+        let knee = (at(fine, head) / 2) << plan.bits;
         let code = |d: u8| {
             let t = at(&plan.k, head) * u32::from(d);
             (t + t.min(knee) + half) >> plan.bits
