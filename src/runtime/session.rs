@@ -12,6 +12,23 @@ use tract_onnx::tract_hir::internal::DimLike;
 use super::{Array, Element, RuntimeError, prepare, qdq};
 use crate::ir::{DType, Dim};
 
+/// Takes tract's AMX kernel for 8-bit products out of its choice, before tract asks the processor what it has.
+///
+/// `avx512amx_mmm_i32_8x8` of tract-linalg 0.23.9 loads whole tiles of the second operand, up to 480 bytes past the end of
+/// what was packed where the sum is not a multiple of 64 long. Now and then that is past the end of the heap of a thread,
+/// and the process dies. (The AVX-512 VNNI kernel gives the same sums.)
+fn leave_amx_alone() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use tract_linalg::knobs::TRACT_CPU_ISA;
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            let own = TRACT_CPU_ISA.get().map_or(String::new(), |s| s + ",");
+            TRACT_CPU_ISA.set(Some(format!("{own}-amx-int8")));
+        });
+    }
+}
+
 /// How to load a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
@@ -67,6 +84,7 @@ pub struct Session {
 impl Session {
     /// Loads an encoded ONNX file. `dir` is where its external data lie, if it has any.
     pub fn new(model: &[u8], dir: Option<&Path>, options: &SessionOptions) -> Result<Session, RuntimeError> {
+        leave_amx_alone();
         let mut onnx = tract_onnx::onnx();
         qdq::register(&mut onnx);
         Session::with_operators(&onnx, model, dir, options)

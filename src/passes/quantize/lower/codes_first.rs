@@ -1,12 +1,16 @@
 //! `codes-first`: moves carry codes instead of floats.
 //!
-//! *What it does.* QuantizeLinear goes in front of the moves that lead to it, DequantizeLinear behind the moves that
-//! follow it.
+//! *What it does.* QuantizeLinear goes in front of the moves that lead to it, with the scales and zero points that its
+//! channels have there, and DequantizeLinear behind the moves that follow it.
 //!
-//! *When it fires.* For QuantizeLinear with one scale behind a Reshape, Transpose, Squeeze, Unsqueeze or Flatten nobody
-//! else reads, and for DequantizeLinear with one scale in front of one of these, of a Slice or of a Gather.
+//! *When it fires.* For QuantizeLinear behind a move nobody else reads: Reshape, Transpose, Squeeze, Unsqueeze, Flatten,
+//! Expand, Concat, Pad, and Slice where all of what is sliced is read by Slices (windows that are rolled). With a scale a
+//! channel the channels must be found again on the other side: an axis that Transpose moves, the last axis of a Reshape
+//! that keeps it, the channels one after the other of a Concat along them. Pad needs one zero point, because it then pads
+//! with that code: the one that means 0. For DequantizeLinear with one scale in front of a Reshape, Transpose, Squeeze,
+//! Unsqueeze, Flatten, Slice or Gather.
 //!
-//! *Why it is correct.* Both work element by element; a move keeps elements.
+//! *Why it is correct.* Both work element by element; a move keeps elements, and an element keeps its channel.
 //!
 //! *Numerics.* Bit-exact.
 //!
@@ -14,8 +18,8 @@
 //!
 //! *Source.* The definition of the operators; runtimes know the same transformation as moving Q and DQ.
 
-use super::Coding;
-use crate::ir::{Graph, Model, Node};
+use super::{Coding, rank, zero_scalar};
+use crate::ir::{Attrs, DType, Dim, Graph, Model, Node, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
 
@@ -44,9 +48,12 @@ impl Pass for CodesFirst {
                 if m.graph.try_node(id).is_none() {
                     continue;
                 }
-                let Some(c) = Coding::of(&m.graph, id).filter(|c| c.whole().is_some()) else { continue };
-                let p = if m.graph.node(id).op.is("QuantizeLinear") { up(&m.graph, &c) } else { down(&m.graph, &c) };
-                for p in p {
+                let Some(c) = Coding::of(&m.graph, id) else { continue };
+                let patches = match m.graph.node(id).op.is("QuantizeLinear") {
+                    true => up(&m.graph, &c).into_iter().collect(),
+                    false => down(&m.graph, &c),
+                };
+                for p in patches {
                     p.commit(m)?;
                     out.changes += 1;
                     changed = true;
@@ -66,27 +73,146 @@ fn keeps_elements(n: &Node) -> bool {
         && n.outputs.len() == 1
 }
 
+/// Scales and zero points in front of a move. `axis` counts from the end; it means nothing with one scale.
+#[derive(Clone, Debug, PartialEq)]
+struct Params {
+    scales: Vec<f32>,
+    zeros: Vec<i64>,
+    axis: i64,
+}
+
+fn size(g: &Graph, v: ValueId, axis_from_end: i64) -> Option<i64> {
+    let shape = g.value(v).ty.as_ref()?.shape.as_ref()?;
+    match shape.get(usize::try_from(shape.len() as i64 + axis_from_end).ok()?)? {
+        Dim::Known(n) => Some(*n),
+        _ => None,
+    }
+}
+
+fn list(g: &Graph, n: &Node, slot: usize, attr: &str) -> Option<Vec<i64>> {
+    match n.input(slot) {
+        Some(v) => g.constant(v)?.to_i64s(),
+        None => n.attrs.ints(attr).map(<[i64]>::to_vec),
+    }
+}
+
+/// What each data operand of a move is quantized with, so that the move's result has the codes of `p`; `None` where codes
+/// can not go through.
+fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
+    let (x, y) = (n.input(0)?, n.out()?);
+    let one = p.scales.len() == 1;
+    let channels = p.scales.len() as i64;
+    let same = || Some(vec![(0, p.clone())]);
+    // Behind a change of shape only a last axis that stays is known to be the channels.
+    let keeps_last = || one || (p.axis == -1 && size(g, x, -1) == Some(channels) && size(g, y, -1) == Some(channels));
+    let from_end = |axis: i64| -> Option<i64> { if axis < 0 { Some(axis) } else { Some(axis - rank(g, y)? as i64) } };
+    match &n.op.name[..] {
+        "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Expand" => keeps_last().then(same).flatten(),
+        "Transpose" if one => same(),
+        "Transpose" => {
+            let perm = n.attrs.ints("perm")?;
+            let at = usize::try_from(perm.len() as i64 + p.axis).ok()?;
+            let axis = perm.get(at)? - perm.len() as i64;
+            Some(vec![(0, Params { axis, ..p.clone() })])
+        }
+        "Slice" => {
+            let all = g.uses(x);
+            let rolled = all.len() > 1 && all.iter().all(|(u, slot)| *slot == 0 && g.node(*u).op.is("Slice"));
+            let clear = one || list(g, n, 3, "axes")?.iter().all(|a| from_end(*a).is_some_and(|a| a != p.axis));
+            (rolled && clear && !g.is_output(x)).then(same).flatten()
+        }
+        "Pad" => {
+            let constant = n.attrs.str("mode").unwrap_or("constant") == "constant";
+            let zero = n.input(2).is_none_or(|v| g.constant(v).and_then(Tensor::as_scalar) == Some(0.0));
+            let none = n.attrs.float("value").unwrap_or(0.0) == 0.0 && n.attrs.get("pads").is_none();
+            let common = p.zeros.iter().all(|z| *z == p.zeros[0]);
+            // Padding the channel axis would need scales for what is not there.
+            let clear = one || {
+                let pads = list(g, n, 1, "pads")?;
+                let r = pads.len() / 2;
+                let at = usize::try_from(r as i64 + p.axis).ok()?;
+                n.input(3).is_none() && pads.get(at) == Some(&0) && pads.get(at + r) == Some(&0)
+            };
+            (none && clear && (!constant || (zero && common))).then(same).flatten()
+        }
+        "Concat" => {
+            let axis = if one { 0 } else { from_end(n.attrs.int("axis")?)? };
+            let mut at = 0;
+            let mut out = Vec::new();
+            for (slot, v) in n.inputs.iter().enumerate() {
+                let own = if one || axis != p.axis {
+                    p.clone()
+                } else {
+                    let n = usize::try_from(size(g, (*v)?, axis)?).ok()?;
+                    let part = Params {
+                        scales: p.scales.get(at..at + n)?.to_vec(),
+                        zeros: p.zeros.get(at..at + n)?.to_vec(),
+                        axis,
+                    };
+                    at += n;
+                    part
+                };
+                out.push((slot, own));
+            }
+            Some(out)
+        }
+        _ => None,
+    }
+}
+
 /// QuantizeLinear in front of the move that makes its input.
-fn up(g: &Graph, c: &Coding) -> Vec<Patch> {
-    let Some(mv) = g.producer(c.x).filter(|n| keeps_elements(g.node(*n))) else { return Vec::new() };
-    if g.use_count(c.x) != 1 || g.is_output(c.x) || g.is_output(c.y) {
-        return Vec::new();
+fn up(g: &Graph, c: &Coding) -> Option<Patch> {
+    let mv = g.producer(c.x).filter(|n| g.node(*n).op.is_onnx() && g.node(*n).outputs.len() == 1)?;
+    if g.use_count(c.x) != 1 || g.is_output(c.x) || !c.is_byte() {
+        return None;
     }
     let (node, q) = (g.node(mv), g.node(c.node));
-    let Some(x) = node.input(0) else { return Vec::new() };
+    let axis = match (c.scales.len(), c.axis) {
+        (1, _) => -1,
+        (_, a) if a < 0 => a,
+        (_, a) => a - rank(g, c.x)? as i64,
+    };
+    let params = Params { scales: c.scales.clone(), zeros: c.zeros.clone(), axis };
+    let operands = through(g, node, &params)?;
     let mut p = Patch::new("codes-first").made_from([g.name_of(c.y).to_owned()]).before(mv);
-    let mut inputs: Vec<Option<Ref>> = q.inputs.iter().map(|v| v.map(Ref::from)).collect();
-    inputs[0] = Some(x.into());
-    let codes = p.node_with(q.op.clone(), &inputs, &[&format!("{}_q", g.name_of(x))], q.attrs.clone())[0];
-    p.typed(codes, c.dtype, g.value(x).ty.as_ref().and_then(|t| t.shape.clone()));
-    let moved = moved(&mut p, g, node, codes, g.name_of(c.y), c);
+    let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
+    for (slot, own) in &operands {
+        let x = node.input(*slot)?;
+        let hint = format!("{}_q", g.name_of(x));
+        let n = own.scales.len() as i64;
+        let (s, z, attrs) = if *own == params && n == 1 {
+            (q.input(1)?.into(), q.input(2)?.into(), Attrs::new())
+        } else if n == 1 {
+            let s = p.constant(&format!("{hint}_scale"), Tensor::scalar_f32(own.scales[0]));
+            let z = p.constant(&format!("{hint}_zero_point"), zero_scalar(c.dtype, own.zeros[0]));
+            (s, z, Attrs::new())
+        } else {
+            let s = p.constant(&format!("{hint}_scale"), Tensor::f32(&[n], &own.scales));
+            let z = match c.dtype {
+                DType::INT8 => Tensor::i8(&[n], &own.zeros.iter().map(|z| *z as i8).collect::<Vec<_>>()),
+                _ => Tensor::u8(&[n], &own.zeros.iter().map(|z| *z as u8).collect::<Vec<_>>()),
+            };
+            let z = p.constant(&format!("{hint}_zero_point"), z);
+            (s, z, Attrs::new().with_int("axis", own.axis))
+        };
+        let codes = p.node("QuantizeLinear", &hint, &[x.into(), s, z], attrs);
+        p.typed(codes, c.dtype, g.value(x).ty.as_ref().and_then(|t| t.shape.clone()));
+        inputs[*slot] = Some(codes);
+    }
+    if node.op.is("Pad") && node.attrs.str("mode").unwrap_or("constant") == "constant" {
+        let zero = p.constant(&format!("{}_nothing", g.name_of(c.y)), zero_scalar(c.dtype, c.zeros[0]));
+        inputs.resize(inputs.len().max(3), None);
+        inputs[2] = Some(zero);
+    }
+    let moved = p.node_with(node.op.clone(), &inputs, &[g.name_of(c.y)], node.attrs.clone())[0];
+    p.typed(moved, c.dtype, node.out().and_then(|v| g.value(v).ty.as_ref()?.shape.clone()));
     p.succeed(c.y, moved);
-    vec![p]
+    Some(p)
 }
 
 /// DequantizeLinear behind the moves that read it, each with its own.
 fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
-    if g.constant(c.x).is_some() || g.is_output(c.y) {
+    if c.whole().is_none() || g.constant(c.x).is_some() || g.is_output(c.y) {
         return Vec::new();
     }
     let dq = g.node(c.node);
@@ -102,22 +228,17 @@ fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
             let node = g.node(n);
             let y = node.out()?;
             let mut p = Patch::new("codes-first").made_from([g.name_of(y).to_owned()]).before(n);
-            let moved = moved(&mut p, g, node, c.x.into(), &format!("{}_q", g.name_of(y)), c);
+            let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
+            inputs[0] = Some(c.x.into());
+            let moved = p.node_with(node.op.clone(), &inputs, &[&format!("{}_q", g.name_of(y))], node.attrs.clone())[0];
+            let shape = g.value(y).ty.as_ref().and_then(|t| t.shape.clone());
+            p.typed(moved, c.dtype, shape.clone());
             let mut inputs: Vec<Option<Ref>> = dq.inputs.iter().map(|v| v.map(Ref::from)).collect();
             inputs[0] = Some(moved);
             let back = p.node_with(dq.op.clone(), &inputs, &[g.name_of(y)], dq.attrs.clone())[0];
-            p.typed(back, crate::ir::DType::FLOAT, g.value(y).ty.as_ref().and_then(|t| t.shape.clone()));
+            p.typed(back, DType::FLOAT, shape);
             p.succeed(y, back);
             Some(p)
         })
         .collect()
-}
-
-/// The move, reading codes.
-fn moved(p: &mut Patch, g: &Graph, node: &Node, codes: Ref, name: &str, c: &Coding) -> Ref {
-    let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
-    inputs[0] = Some(codes);
-    let r = p.node_with(node.op.clone(), &inputs, &[name], node.attrs.clone())[0];
-    let shape = node.out().and_then(|v| g.value(v).ty.as_ref()?.shape.clone());
-    p.typed(r, c.dtype, shape)
 }
