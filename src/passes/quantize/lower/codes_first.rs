@@ -117,7 +117,9 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
         }
         "Slice" => {
             let all = g.uses(x);
-            let rolled = all.len() > 1 && all.iter().all(|(u, slot)| *slot == 0 && g.node(*u).op.is("Slice"));
+            // The first of the windows may have been turned already.
+            let taken = |op: &str| matches!(op, "Slice" | "QuantizeLinear");
+            let rolled = all.len() > 1 && all.iter().all(|(u, slot)| *slot == 0 && taken(&g.node(*u).op.name));
             let clear = one || list(g, n, 3, "axes")?.iter().all(|a| from_end(*a).is_some_and(|a| a != p.axis));
             (rolled && clear && !g.is_output(x)).then(same).flatten()
         }
