@@ -33,6 +33,7 @@ use crate::plan::{Form, PlanError, QuantPlan};
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
 use crate::rewrite::{WidenError, has_narrow_floats, sweep, widen_floats};
+use crate::text::{Elide, print_model};
 
 use indexmap::IndexMap;
 
@@ -188,8 +189,23 @@ pub fn prepare(
     infer::annotate(&mut m);
     let sites = sites::find(&m, attentions(&m, rules));
     finite(&m.graph, &sites)?;
-    let fingerprint = blake3::hash(&onnx::encode(validate::validate(&m)?)).to_hex()[..16].to_owned();
+    let fingerprint = fingerprint(&m)?;
     Ok(Prepared { model: m, sites, fingerprint })
+}
+
+/// Sixteen hexadecimal digits of a hash over the model's text and, apart, the bytes of its weights where they lie: encoding
+/// the model would copy them.
+fn fingerprint(m: &Model) -> Result<String, CompileError> {
+    validate::validate(m)?;
+    let mut h = blake3::Hasher::new();
+    h.update(print_model(m, Elide::default()).as_bytes());
+    for v in m.graph.initializers() {
+        h.update(m.graph.name_of(*v).as_bytes());
+        if let Some(bytes) = m.graph.try_init(*v).and_then(|t| t.to_le_bytes()) {
+            h.update(&bytes);
+        }
+    }
+    Ok(h.finalize().to_hex()[..16].to_owned())
 }
 
 /// Refuses constants that would make every result NaN: NaN or infinity in weights, biases and norms, NaN in constants of
