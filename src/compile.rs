@@ -189,14 +189,13 @@ pub fn prepare(
     infer::annotate(&mut m);
     let sites = sites::find(&m, attentions(&m, rules));
     finite(&m.graph, &sites)?;
-    let fingerprint = fingerprint(&m)?;
+    let fingerprint = fingerprint(&m);
     Ok(Prepared { model: m, sites, fingerprint })
 }
 
 /// Sixteen hexadecimal digits of a hash over the model's text and, apart, the bytes of its weights where they lie: encoding
 /// the model would copy them.
-fn fingerprint(m: &Model) -> Result<String, CompileError> {
-    validate::validate(m)?;
+fn fingerprint(m: &Model) -> String {
     let mut h = blake3::Hasher::new();
     h.update(print_model(m, Elide::default()).as_bytes());
     for v in m.graph.initializers() {
@@ -205,7 +204,7 @@ fn fingerprint(m: &Model) -> Result<String, CompileError> {
             h.update(&bytes);
         }
     }
-    Ok(h.finalize().to_hex()[..16].to_owned())
+    h.finalize().to_hex()[..16].to_owned()
 }
 
 /// Refuses constants that would make every result NaN: NaN or infinity in weights, biases and norms, NaN in constants of
@@ -293,7 +292,6 @@ pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Mo
         for pass in lowering {
             run(pass, &mut m, journal)?;
         }
-        sweep(&mut m);
     }
     run(&Cse, &mut m, journal)?;
     sweep(&mut m);

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indexmap::IndexMap;
 
-use super::data::{DataError, Dataset, Sample};
+use super::data::{DataError, Dataset};
 use crate::ir::{Dim, Graph, Model, Validated};
 use crate::onnx;
 use crate::quant::observe::{ObserveError, Stats, Watch};
-use crate::runtime::{RuntimeError, Session, SessionOptions};
+use crate::runtime::{Array, RuntimeError, Session, SessionOptions};
 
 /// Why calibration stopped.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub fn observe(
     let m: &Model = model.model();
     let is_input = |name: &str| m.graph.find(name).is_some_and(|v| m.graph.inputs().contains(&v));
     let taps: Vec<String> = watches.keys().filter(|k| !is_input(k)).cloned().collect();
-    let shapes = open_shapes(&m.graph, &data.sample(indices[0])?);
+    let shapes = open_shapes(&m.graph, &data.sample(indices[0])?.inputs);
     let options = SessionOptions { batch: data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
     let session = Session::new(&onnx::encode(model), None, &options)?;
     let next = AtomicUsize::new(0);
@@ -55,8 +55,7 @@ pub fn observe(
         || -> IndexMap<String, Stats> { watches.iter().map(|(k, w)| (k.clone(), Stats::new(w.clone()))).collect() };
     let one = |stats: &mut IndexMap<String, Stats>, index: usize| -> Result<(), CalibrateError> {
         let sample = data.sample(index)?;
-        let given: Vec<(&str, _)> = sample.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
-        let out = session.run(&given)?;
+        let out = session.run(&sample.inputs)?;
         let wrap = |value: &str, source| CalibrateError::Observe {
             sample: sample.name.clone(),
             value: value.to_owned(),
@@ -109,12 +108,12 @@ pub fn observe(
 }
 
 /// Shapes of the inputs that leave more open than the batch, as this sample has them.
-pub fn open_shapes(g: &Graph, sample: &Sample) -> Vec<(String, Vec<usize>)> {
+pub fn open_shapes(g: &Graph, inputs: &[(String, Array)]) -> Vec<(String, Vec<usize>)> {
     let open = |name: &str| {
         let shape = g.find(name).and_then(|v| g.value(v).ty.as_ref()?.shape.as_deref());
         shape.is_none_or(|s| s.iter().skip(1).any(|d| !matches!(d, Dim::Known(_))))
     };
-    sample.inputs.iter().filter(|(n, _)| open(n)).map(|(n, a)| (n.clone(), a.dims().to_vec())).collect()
+    inputs.iter().filter(|(n, _)| open(n)).map(|(n, a)| (n.clone(), a.dims().to_vec())).collect()
 }
 
 /// Joins statistics of another shard into `into`.

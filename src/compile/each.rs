@@ -1,6 +1,7 @@
 //! Holds every pass to what it declares: the model runs before and after it, on one sample.
 
 use super::Step;
+use crate::calibrate::run::open_shapes;
 use crate::ir::{Invalid, Model, validate};
 use crate::onnx;
 use crate::passes::Numerics;
@@ -77,9 +78,9 @@ pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> 
 
 fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Result<Outputs, EachError> {
     let valid = validate::validate(m).map_err(|source| EachError::Invalid { pass: pass.to_owned(), source })?;
-    let options = SessionOptions { batch, optimize: false, ..SessionOptions::default() };
-    let given: Vec<(&str, Array)> = inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
-    Session::new(&onnx::encode(valid), None, &options).and_then(|s| s.run(&given)).map_err(|source| {
+    let shapes = open_shapes(&m.graph, inputs);
+    let options = SessionOptions { batch, optimize: false, shapes, ..SessionOptions::default() };
+    Session::new(&onnx::encode(valid), None, &options).and_then(|s| s.run(inputs)).map_err(|source| {
         if pass.is_empty() { EachError::Start(source) } else { EachError::Runtime { pass: pass.to_owned(), source } }
     })
 }

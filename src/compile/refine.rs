@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use super::{CompileError, Prepared};
 use crate::calibrate::data::{DataError, Dataset};
+use crate::calibrate::run::open_shapes;
 use crate::ir::{Graph, Node, ValueId, validate};
 use crate::onnx;
 use crate::passes::Pass;
@@ -184,7 +185,8 @@ fn sums(
         }
     }
     let codes: Vec<InputCodes<'_>> = jobs.iter().map(|j| InputCodes::of(g, plan, j.linear)).collect();
-    let options = SessionOptions { batch: fit.data.batch(), taps: taps.clone(), ..SessionOptions::default() };
+    let shapes = open_shapes(g, &fit.data.sample(fit.indices[0])?.inputs);
+    let options = SessionOptions { batch: fit.data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
     let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
     let session = Session::new(&onnx::encode(valid), None, &options)?;
     let mut all: Vec<[Normal; 2]> =
@@ -194,8 +196,7 @@ fn sums(
         fit.threads,
         |i| {
             let s = fit.data.sample(fit.indices[i])?;
-            let given: Vec<(&str, Array)> = s.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
-            let out = session.run(&given)?;
+            let out = session.run(&s.inputs)?;
             let mut values: BTreeMap<String, Array> = s.inputs.into_iter().collect();
             values.extend(taps.iter().cloned().zip(out.taps));
             match values.iter().find(|(_, a)| a.f32s().iter().any(|v| !v.is_finite())) {

@@ -5,6 +5,7 @@
 
 use super::{CompileError, Journal, Prepared, apply};
 use crate::calibrate::data::{DataError, Dataset};
+use crate::calibrate::run::open_shapes;
 use crate::ir::{Invalid, Model, validate};
 use crate::onnx;
 use crate::plan::QuantPlan;
@@ -90,12 +91,10 @@ impl<'a> Bench<'a> {
         fold: impl FnMut(usize, Vec<Array>) -> Result<(), SensitivityError>,
     ) -> Result<(), SensitivityError> {
         let failed = |source| SensitivityError::Runtime { what: what.to_owned(), source };
-        let options = SessionOptions { batch: self.batch, ..SessionOptions::default() };
+        let shapes = open_shapes(&m.graph, &self.inputs[0]);
+        let options = SessionOptions { batch: self.batch, shapes, ..SessionOptions::default() };
         let session = Session::new(&onnx::encode(validate::validate(m)?), None, &options).map_err(failed)?;
-        let one = |i: usize| {
-            let given: Vec<(&str, Array)> = self.inputs[i].iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
-            Ok(session.run(&given).map_err(failed)?.outputs)
-        };
+        let one = |i: usize| Ok(session.run(&self.inputs[i]).map_err(failed)?.outputs);
         fold_samples(self.inputs.len(), self.threads, one, fold)
     }
 

@@ -169,19 +169,20 @@ impl Session {
     }
 
     /// Runs the model on the calling thread. Every input must be given once, in any order.
-    pub fn run(&self, given: &[(&str, Array)]) -> Result<Outputs, RuntimeError> {
+    pub fn run<N: AsRef<str>>(&self, given: &[(N, Array)]) -> Result<Outputs, RuntimeError> {
         for (i, (name, _)) in given.iter().enumerate() {
-            if !self.inputs.iter().any(|p| p.name == *name) {
+            let name = name.as_ref();
+            if !self.inputs.iter().any(|p| p.name == name) {
                 let known = self.inputs.iter().map(|p| p.name.clone()).collect();
                 return Err(RuntimeError::UnknownInput { name: name.to_string(), known });
             }
-            if given[..i].iter().any(|(n, _)| n == name) {
+            if given[..i].iter().any(|(n, _)| n.as_ref() == name) {
                 return Err(RuntimeError::RepeatedInput(name.to_string()));
             }
         }
         let mut tensors = TVec::new();
         for port in &self.inputs {
-            let array = given.iter().find(|(n, _)| *n == port.name).map(|(_, a)| a);
+            let array = given.iter().find(|(n, _)| n.as_ref() == port.name).map(|(_, a)| a);
             let array = array.ok_or_else(|| RuntimeError::MissingInput(port.name.clone()))?;
             if array.dtype() != port.dtype {
                 return Err(RuntimeError::InputType {

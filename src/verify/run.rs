@@ -51,7 +51,7 @@ pub fn compare(
     let both =
         |name: &&String| quantized.model().graph.find(name).is_some() && float.model().graph.find(name).is_some();
     let taps: Vec<String> = taps.iter().filter(both).cloned().collect();
-    let shapes = open_shapes(&float.model().graph, &data.sample(indices[0])?);
+    let shapes = open_shapes(&float.model().graph, &data.sample(indices[0])?.inputs);
     let options = SessionOptions { batch: data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
     let open = |model: Validated<'_>, what| {
         Session::new(&onnx::encode(model), None, &options)
@@ -67,9 +67,8 @@ pub fn compare(
         threads,
         |i| -> Result<(Vec<Deviation>, Vec<Array>), VerifyError> {
             let s = data.sample(indices[i])?;
-            let given: Vec<(&str, Array)> = s.inputs.iter().map(|(n, a)| (n.as_str(), a.clone())).collect();
-            let a = f.run(&given).map_err(|source| VerifyError::Runtime { model: "float", source })?;
-            let b = q.run(&given).map_err(|source| VerifyError::Runtime { model: "quantized", source })?;
+            let a = f.run(&s.inputs).map_err(|source| VerifyError::Runtime { model: "float", source })?;
+            let b = q.run(&s.inputs).map_err(|source| VerifyError::Runtime { model: "quantized", source })?;
             let outs = names.iter().zip(a.outputs.iter().zip(&b.outputs)).map(|(n, p)| (n, p, true));
             let mids = taps.iter().zip(a.taps.iter().zip(&b.taps)).map(|(n, p)| (n, p, false));
             let devs = outs
