@@ -611,7 +611,7 @@ fn wrong_inputs_are_named() {
     assert_eq!(session.inputs()[0].declared, [Dim::Symbol("batch".into()), Dim::Known(4)]);
     assert_eq!(session.inputs()[0].dims.as_deref(), Some(&[2usize, 4][..]));
     let good = f32s(&[2, 4], &[0.0; 8]);
-    assert!(matches!(session.run(&[]), Err(RuntimeError::MissingInput(n)) if n == "x"));
+    assert!(matches!(session.run::<String>(&[]), Err(RuntimeError::MissingInput(n)) if n == "x"));
     assert!(matches!(session.run(&[("z", good.clone())]), Err(RuntimeError::UnknownInput { .. })));
     assert!(matches!(session.run(&[("x", good.clone()), ("x", good)]), Err(RuntimeError::RepeatedInput(_))));
     assert!(matches!(session.run(&[("x", f32s(&[1, 4], &[0.0; 4]))]), Err(RuntimeError::InputShape { .. })));
