@@ -20,6 +20,7 @@ use crate::passes::quantize::lower::patches::PatchesAsRows;
 use crate::passes::quantize::lower::per_channel::PerChannel;
 use crate::passes::quantize::lower::products::IntegerProducts;
 use crate::passes::quantize::lower::sums::IntegerSums;
+use crate::passes::quantize::lower::wide_codes::WideCodes;
 use crate::passes::quantize::weights::QuantizeWeights;
 use crate::passes::raise_opset::RaiseOpset;
 use crate::passes::rules::{ApplyRules, opset_wanted};
@@ -287,8 +288,8 @@ pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Mo
     if plan.form == Form::Integer {
         run(&Cse, &mut m, journal)?;
         infer::annotate(&mut m);
-        let lowering: [&dyn Pass; 6] =
-            [&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel];
+        let lowering: [&dyn Pass; 7] =
+            [&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel, &WideCodes];
         for pass in lowering {
             run(pass, &mut m, journal)?;
         }

@@ -68,6 +68,14 @@ impl Recipe {
         Recipe::parse(&text, &path)
     }
 
+    /// The recipe for statistics from synthetic data.
+    pub fn without_data(mut self) -> Recipe {
+        if let Some(q) = &mut self.quantize {
+            q.activations.extend(std::mem::take(&mut q.without_data));
+        }
+        self
+    }
+
     /// Reads a recipe's text; `path` is for error messages.
     pub fn parse(text: &str, path: &str) -> Result<Recipe, RecipeError> {
         serde_yaml::from_str(text).map_err(|e| RecipeError::Read { path: path.to_owned(), message: e.to_string() })

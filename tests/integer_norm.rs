@@ -182,7 +182,7 @@ mod numbers {
         name: String,
         channels: usize,
         base: f32,
-        shifts: Vec<u32>,
+        factors: Vec<u32>,
         /// int8 codes instead of uint8.
         signed: bool,
         zeros: Vec<i32>,
@@ -198,9 +198,9 @@ mod numbers {
         fn new(name: &str, channels: usize, shift: u32, worst: bool, spread: bool, signed: bool) -> Case {
             let mut r = ChaCha8Rng::seed_from_u64(channels as u64 + u64::from(shift));
             let low = if signed { -128 } else { 0 };
-            let shifts = (0..channels)
+            let factors = (0..channels)
                 // One channel without a shift: otherwise the common factor goes into the base and nothing is wide.
-                .map(|c| if worst { if c == 0 { 0 } else { shift } } else { r.random_range(0..=shift) })
+                .map(|c| 1 << if worst { if c == 0 { 0 } else { shift } } else { r.random_range(0..=shift) })
                 .collect();
             let one = low + 117;
             let zeros: Vec<i32> = (0..channels)
@@ -228,7 +228,7 @@ mod numbers {
                 name: name.to_owned(),
                 channels,
                 base: 0.0137,
-                shifts,
+                factors,
                 signed,
                 zeros,
                 gamma: (0..channels).map(|_| r.random_range(-3.0..3.0)).collect(),
@@ -237,11 +237,20 @@ mod numbers {
             }
         }
 
+        /// The same with any whole factors up to the largest, whose products with the base are exact.
+        fn whole(mut self) -> Case {
+            let mut r = ChaCha8Rng::seed_from_u64(self.channels as u64);
+            let top = self.factors.iter().copied().max().unwrap_or(1);
+            self.factors.iter_mut().skip(1).for_each(|f| *f = r.random_range(1..=top));
+            self.base = f32::from_bits(self.base.to_bits() & !0xff);
+            self
+        }
+
         fn text(&self) -> String {
             let list = |v: Vec<String>| v.join(", ");
             let floats = |v: &[f32]| list(v.iter().map(|x| format!("{x:?}")).collect());
             let ints = |v: &[i32]| list(v.iter().map(i32::to_string).collect());
-            let scales: Vec<f32> = self.shifts.iter().map(|a| self.base * f32::powi(2.0, *a as i32)).collect();
+            let scales: Vec<f32> = self.factors.iter().map(|f| self.base * *f as f32).collect();
             let (c, ty) = (self.channels, if self.signed { "int8" } else { "uint8" });
             format!(
                 "{HEAD}g ({ty}[n,{c}] q) => (float[n,{c}] y, uint8[n,{c}] k, float[n,{c}] r)
@@ -271,7 +280,7 @@ mod numbers {
                 let x: Vec<f64> = row
                     .iter()
                     .enumerate()
-                    .map(|(c, q)| f64::from(self.base) * f64::from((q - self.zeros[c]) << self.shifts[c]))
+                    .map(|(c, q)| f64::from(self.base) * f64::from((q - self.zeros[c]) * self.factors[c] as i32))
                     .collect();
                 let mean = x.iter().sum::<f64>() / n;
                 let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
@@ -301,6 +310,8 @@ mod numbers {
             Case::new("c192_k8_worst_spread", 192, 8, true, true, false),
             Case::new("c1024_k7_worst_spread", 1024, 7, true, true, false),
             Case::new("c3072_k7_worst", 3072, 7, true, true, true),
+            Case::new("c192_whole_zeros_u8", 192, 7, false, true, false).whole(),
+            Case::new("c1024_whole_zeros_i8", 1024, 8, false, true, true).whole(),
         ];
         for channels in [192, 768] {
             for shift in [3, 7] {

@@ -1,6 +1,6 @@
 //! The statistics file: what calibration saw, to be used again or joined with other shards.
 //!
-//! Layout: 8 bytes `FQVSTAT1`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
+//! Layout: 8 bytes `FQVSTAT2`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::run::{CalibrateError, merge};
 use crate::file::{self, WriteError};
 use crate::quant::observe::Stats;
 
-const MAGIC: &[u8; 8] = b"FQVSTAT1";
+const MAGIC: &[u8; 8] = b"FQVSTAT2";
 
 /// Statistics with where they come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct StatsFile {
     pub model: String,
     /// What data they were made from.
     pub data: String,
+    /// Whether any of the data were made up, not given.
+    pub synthetic: bool,
     pub samples: u64,
     pub values: Vec<(String, Stats)>,
 }
@@ -42,8 +44,13 @@ pub enum StatsError {
 }
 
 impl StatsFile {
-    pub fn new(model: String, data: String, samples: u64, values: IndexMap<String, Stats>) -> StatsFile {
-        StatsFile { model, data, samples, values: values.into_iter().collect() }
+    pub fn new(
+        model: String,
+        (data, synthetic): (String, bool),
+        samples: u64,
+        values: IndexMap<String, Stats>,
+    ) -> StatsFile {
+        StatsFile { model, data, synthetic, samples, values: values.into_iter().collect() }
     }
 
     /// The statistics by value name.
@@ -75,10 +82,11 @@ impl StatsFile {
     pub fn join(self, other: StatsFile, path: &Path) -> Result<StatsFile, StatsError> {
         other.check(path, &self.model)?;
         let (model, data, samples) = (self.model.clone(), self.data.clone(), self.samples + other.samples);
+        let synthetic = self.synthetic || other.synthetic;
         let mut all = self.into_map();
         merge(&mut all, &other.into_map())
             .map_err(|e| StatsError::Merge { path: path.display().to_string(), source: Box::new(e) })?;
-        Ok(StatsFile::new(model, data, samples, all))
+        Ok(StatsFile::new(model, (data, synthetic), samples, all))
     }
 
     /// Writes the file whole or not at all.
@@ -98,7 +106,7 @@ mod tests {
     fn file() -> StatsFile {
         let mut s = Stats::new(Watch::Channels { axis: -1 });
         s.observe(&[1.0, -2.0, 3.0, 4.0], &[2, 2], 0).unwrap();
-        StatsFile::new("m".into(), "d".into(), 1, [("x".to_owned(), s)].into_iter().collect())
+        StatsFile::new("m".into(), ("d".into(), false), 1, [("x".to_owned(), s)].into_iter().collect())
     }
 
     #[test]

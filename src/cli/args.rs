@@ -98,7 +98,8 @@ pub struct KeepArgs {
     /// Leave as few of the worst parts in float as reach this SQNR
     #[arg(long, value_name = "DB", conflicts_with = "keep_float")]
     pub target_sqnr: Option<f64>,
-    /// What a part is: attention and MLP of each block, whole blocks, or one kind of value in all blocks
+    /// What a part is: attention and MLP of each block, whole blocks, one kind of value in all blocks, or
+    /// every value and weight on its own
     #[arg(long, value_enum, default_value_t)]
     pub by: ByArg,
 }
@@ -136,6 +137,7 @@ pub enum ByArg {
     Part,
     Block,
     Role,
+    Site,
 }
 
 impl From<ByArg> for By {
@@ -144,6 +146,7 @@ impl From<ByArg> for By {
             ByArg::Part => By::Part,
             ByArg::Block => By::Block,
             ByArg::Role => By::Role,
+            ByArg::Site => By::Site,
         }
     }
 }

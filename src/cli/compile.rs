@@ -19,7 +19,6 @@ use crate::ir::{Def, Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::passes::Numerics;
 use crate::plan::{QuantPlan, Rounding, planner, sites};
-use crate::quant::observe::Stats;
 use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::coverage;
@@ -115,20 +114,16 @@ pub(super) fn statistics(
     })?;
     b.finish_and_clear();
     let n = indices.len() as u64 * data.batch() as u64;
-    let s = StatsFile::new(p.fingerprint.clone(), data.description().to_owned(), n, values);
+    let s = StatsFile::new(p.fingerprint.clone(), (data.description().to_owned(), data.is_synthetic()), n, values);
     if let Some(f) = file {
         s.write(f)?;
     }
     Ok(s)
 }
 
-pub(super) fn planned(
-    p: &Prepared,
-    recipe: &Recipe,
-    stats: &IndexMap<String, Stats>,
-    log: &mut Log,
-) -> Result<QuantPlan, Failure> {
-    timed(&mut log.timings, "plan", || Ok(make_plan(p, stats, recipe)?))
+pub(super) fn planned(p: &Prepared, recipe: &Recipe, stats: StatsFile, log: &mut Log) -> Result<QuantPlan, Failure> {
+    let recipe = if stats.synthetic { recipe.clone().without_data() } else { recipe.clone() };
+    timed(&mut log.timings, "plan", || Ok(make_plan(p, &stats.into_map(), &recipe)?))
 }
 
 /// The plan with weights fitted to the codes they read, where the recipe wants that and there is data for it: with
@@ -195,7 +190,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         None => {
             let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;
             let (what, samples) = (s.data.clone(), s.samples);
-            let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
+            let plan = planned(&p, &recipe, s, &mut log)?;
             (fitted(&p, &recipe, plan, (&data, &calib, &what), how, &mut log)?, what, samples)
         }
     };
@@ -250,8 +245,15 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     report.passes = passes;
     report.islands.extend(plan.islands.iter().cloned());
     for x in &plan.activations {
-        let kind = if x.params.is_ptf() { "PTF" } else { "one scale" };
+        let kind = match x.params.factors() {
+            Some(_) if x.params.is_ptf() => "PTF",
+            Some(_) => "factors",
+            None => "one scale",
+        };
         *report.decisions.entry(format!("{} {kind}", x.role.name())).or_default() += 1;
+    }
+    if !plan.sums.is_empty() {
+        report.decisions.insert("branch sums".into(), plan.sums.len() as u64);
     }
     for f in &plan.folds {
         *report.decisions.entry(format!("{} folded", f.role.name())).or_default() += 1;
@@ -444,7 +446,7 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
     let s = statistics(&p, &recipe, &data, &indices, a.stats.as_deref(), how, &mut log)?;
     let what = s.data.clone();
-    let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
+    let plan = planned(&p, &recipe, s, &mut log)?;
     let plan = fitted(&p, &recipe, plan, (&data, &indices, &what), how, &mut log)?;
     file::write(&a.plan, plan.to_yaml().as_bytes())?;
     for n in &log.notes {

@@ -73,7 +73,7 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     let (calib, held) = split_holdout(data.len());
     let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
     let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;
-    let plan = planned(&p, &recipe, &s.into_map(), &mut log)?;
+    let plan = planned(&p, &recipe, s, &mut log)?;
     let bench = Bench::new(&p, &plan, &data, &held, how.threads)?;
     let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by.into());
     let ranked = ranked(&bench, &parts, !a.alone_only, how)?;

@@ -18,6 +18,7 @@ use super::quantize::lower::patches::PatchesAsRows;
 use super::quantize::lower::per_channel::PerChannel;
 use super::quantize::lower::products::IntegerProducts;
 use super::quantize::lower::sums::IntegerSums;
+use super::quantize::lower::wide_codes::WideCodes;
 use super::raise_opset::RaiseOpset;
 use super::reshape_static::ReshapeStatic;
 use super::rules::ApplyRules;
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(IntegerProducts),
         Box::new(IntegerNorm),
         Box::new(PerChannel),
+        Box::new(WideCodes),
     ]
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Calibration and the planner write it; the rewriting passes do what it says and decide nothing.
 
+mod head_rows;
 mod hidden;
 pub mod parts;
 pub mod planner;
@@ -32,6 +33,9 @@ pub struct QuantPlan {
     pub folds: Vec<Fold>,
     #[serde(default)]
     pub activations: Vec<Activation>,
+    /// Results of linear layers that go into a sum as they are, in the layer's own integer units, and are rounded with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sums: Vec<String>,
     /// Constant operands of elementwise operators.
     #[serde(default)]
     pub constants: Vec<Constant>,

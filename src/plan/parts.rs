@@ -24,16 +24,19 @@ pub enum By {
     Block,
     /// Roles of activations, weights, attention weights, constants.
     Role,
+    /// Every decision on its own, by the name of its value.
+    Site,
 }
 
 impl By {
-    pub const ALL: [By; 3] = [By::Part, By::Block, By::Role];
+    pub const ALL: [By; 4] = [By::Part, By::Block, By::Role, By::Site];
 
     pub fn name(self) -> &'static str {
         match self {
             By::Part => "part",
             By::Block => "block",
             By::Role => "role",
+            By::Site => "site",
         }
     }
 }
@@ -86,21 +89,24 @@ pub fn divide(g: &Graph, sites: &Sites, plan: &QuantPlan, by: By) -> Vec<Part> {
         sites.attentions.iter().enumerate().map(|(i, a)| (g.name_of(score_value(g, a)), i)).collect();
     let core = |i: usize| Home { block: map.rank[i] + 1, mlp: false };
     let mut parts: BTreeMap<Key, Part> = BTreeMap::new();
-    let named = |home: Home, role: &str| -> (Key, String) {
+    let named = |home: Home, role: &str, value: &str| -> (Key, String) {
         let key = match by {
             By::Part => (home.block, home.mlp, String::new()),
             By::Block => (home.block, false, String::new()),
             By::Role => (0, false, role.to_owned()),
+            By::Site => (home.block, home.mlp, format!("{value} {role}")),
         };
         let name = match by {
             By::Part => home.name(map.rank.len(), true),
             By::Block => home.name(map.rank.len(), false),
             By::Role => role.to_owned(),
+            By::Site if role == "weights" => format!("{value} (weights)"),
+            By::Site => value.to_owned(),
         };
         (key, name)
     };
     let mut at = |home: Home, role: &str, set: fn(&mut Part) -> &mut BTreeSet<String>, value: &str| {
-        let (key, name) = named(home, role);
+        let (key, name) = named(home, role, value);
         set(parts.entry(key).or_insert_with(|| Part { name, ..Part::default() })).insert(value.to_owned());
     };
     for a in &plan.activations {

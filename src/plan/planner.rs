@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
+use super::head_rows::rows_read;
 use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
-use super::{Activation, AttentionPlan, Constant, Fold, Island, QuantPlan, Readers, Role, VERSION};
+use super::{Activation, AttentionPlan, Constant, Fold, Form, Island, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Graph, Model, ValueId};
 use crate::quant::hist::Moments;
 use crate::quant::observe::{Stats, Watch};
@@ -39,15 +40,21 @@ pub enum PlanningError {
 pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<String, Watch> {
     let g = &m.graph;
     let mut w: IndexMap<String, Watch> = IndexMap::new();
+    let read = rows_read(g, &sites.attentions.iter().map(|a| a.weighted).collect());
     for s in sites.sites.values() {
-        w.insert(g.name_of(s.value).to_owned(), Watch::Channels { axis: s.axis });
+        let by_token =
+            recipe.candidates(s.role).iter().any(|c| matches!(c, Candidate::Ptf { rule, .. } if rule.normalised));
+        let watch = match by_token {
+            true => Watch::Tokens { axis: s.axis, read: read.clone() },
+            false => Watch::Channels { axis: s.axis },
+        };
+        w.insert(g.name_of(s.value).to_owned(), watch);
     }
     for a in &sites.attentions {
         if let Ok(s) = score_site(g, a) {
             w.insert(g.name_of(s.value).to_owned(), Watch::Scores);
         }
     }
-    let _ = recipe;
     w
 }
 
@@ -104,7 +111,34 @@ impl<'g> Matrix<'g> {
 }
 
 /// What one site comes to.
-type Decided = (Option<Fold>, Vec<Activation>);
+enum Decided {
+    Float,
+    /// The sums of the layer that makes it; see [`Candidate::Sums`].
+    Sums(String),
+    Codes(Option<Fold>, Vec<Activation>),
+}
+
+/// True if a value can stay the sums of the linear layers that make it, and the recipe wants that: it is read by Adds
+/// alone, and made by layers, with moves and constants joined to them between.
+fn summed(g: &Graph, s: &Site, sites: &Sites, recipe: &QuantRecipe) -> bool {
+    let wanted = recipe.form == Form::Integer && recipe.candidates(s.role).contains(&Candidate::Sums);
+    let made = |v: ValueId| sites.linears.iter().any(|l| l.out == trace_back(g, v));
+    let from_layers = made(s.value)
+        || g.producer_is(s.value, "Concat").is_some_and(|n| {
+            let parts: Vec<ValueId> = g.node(n).inputs.iter().flatten().copied().collect();
+            let fixed = |v: ValueId| repeats_constant(g, v);
+            parts.iter().any(|v| made(*v)) && parts.iter().all(|v| made(*v) || fixed(*v))
+        });
+    let added = reading_nodes(g, s.value).iter().all(|n| g.node(*n).op.is("Add"));
+    wanted && from_layers && added && s.elementwise && !s.contracted && !g.is_output(s.value)
+}
+
+/// A constant, repeated or not: a class token for each image of a batch.
+fn repeats_constant(g: &Graph, v: ValueId) -> bool {
+    let v = trace_back(g, v);
+    let source = g.producer_is(v, "Expand").and_then(|n| g.node(n).input(0)).unwrap_or(v);
+    g.constant(trace_back(g, source)).is_some()
+}
 
 /// Makes the plan.
 pub fn plan(
@@ -122,6 +156,7 @@ pub fn plan(
         model: fingerprint.to_owned(),
         folds: Vec::new(),
         activations: Vec::new(),
+        sums: Vec::new(),
         constants: constants(g, sites, recipe),
         layers: Vec::new(),
         attentions: Vec::new(),
@@ -139,9 +174,12 @@ pub fn plan(
         .par_iter()
         .map(|s| {
             if recipe.keep_float.contains(&s.role) || (recipe.linear_only && !by_x.contains_key(&s.value)) {
-                return Ok((None, Vec::new()));
+                return Ok(Decided::Float);
             }
             let name = g.name_of(s.value);
+            if summed(g, s, sites, recipe) {
+                return Ok(Decided::Sums(name.to_owned()));
+            }
             let st = stats
                 .get(name)
                 .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: s.role.name() })?;
@@ -149,9 +187,14 @@ pub fn plan(
         })
         .collect();
     for d in decided {
-        let (fold, acts) = d?;
-        plan.folds.extend(fold);
-        plan.activations.extend(acts);
+        match d? {
+            Decided::Float => {}
+            Decided::Sums(value) => plan.sums.push(value),
+            Decided::Codes(fold, acts) => {
+                plan.folds.extend(fold);
+                plan.activations.extend(acts);
+            }
+        }
     }
     ties::separate(g, sites, &mut plan);
     for (i, l) in sites.linears.iter().enumerate() {
@@ -290,14 +333,14 @@ fn decide(
 ) -> Result<Decided, PlanningError> {
     let name = g.name_of(s.value).to_owned();
     let candidates = recipe.candidates(s.role);
-    if candidates.is_empty() {
+    if candidates.iter().all(|c| *c == Candidate::Sums) {
         return Err(PlanningError::NoCandidate { role: s.role.name(), value: name });
     }
     let act = |readers, params, reason| Activation { value: name.clone(), role: s.role, readers, params, reason };
     if let Some(f) = recipe.folds.get(&s.role)
         && let Some((fold, params, reason)) = folded(g, s, st, f, candidates, linears, recipe.weights.code)
     {
-        return Ok((fold, vec![act(Readers::All, params, reason)]));
+        return Ok(Decided::Codes(fold, vec![act(Readers::All, params, reason)]));
     }
     let affine: Vec<Candidate> = candidates.iter().filter(|c| matches!(c, Candidate::Affine { .. })).copied().collect();
     let fallback = [Candidate::Affine { code: Code::U8, range: Range::Mse }];
@@ -307,11 +350,13 @@ fn decide(
         let mut best: Option<(f64, QParams, String)> = None;
         for c in cands {
             let (p, what) = match *c {
+                Candidate::Sums => continue,
                 Candidate::Affine { code, range } => (ptf::affine(code, st, range), format!("one scale, {range:?}")),
                 Candidate::Ptf { code, rule } => {
                     let p = ptf::ptf(code, st, s.axis, rule, |_| 1.0);
-                    let k = p.shifts().map_or(0, |(_, s)| s.iter().copied().max().unwrap_or(0));
-                    (p, format!("PTF up to 2^{k}, {:?}", rule.range))
+                    let widest = p.factors().map_or(1, |(_, f)| f.iter().copied().max().unwrap_or(1));
+                    let kind = if p.is_ptf() { "PTF" } else { "factors" };
+                    (p, format!("{kind} up to {widest}, {:?}", rule.range))
                 }
             };
             let e = ptf::expected_error(st, &p, |_| 1.0);
@@ -323,7 +368,7 @@ fn decide(
         (p, format!("{what}: {}", db(signal, e)))
     };
     let needs_tensor = s.contracted || !linears.is_empty();
-    Ok((
+    Ok(Decided::Codes(
         None,
         if needs_tensor && s.elementwise && affine.len() < candidates.len() {
             let (p, r) = best(per_tensor);

@@ -15,6 +15,9 @@ pub struct QuantRecipe {
     pub weights: WeightRecipe,
     /// Candidates for each role; `default` is for roles not named. The planner takes the one of least expected error.
     pub activations: IndexMap<ActivationKey, Vec<Candidate>>,
+    /// Candidates in place of these where statistics come from synthetic data, which do not reach as far as real ones.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub without_data: IndexMap<ActivationKey, Vec<Candidate>>,
     /// Factors moved from a value into the weights behind it.
     #[serde(default)]
     pub folds: IndexMap<Role, FoldRecipe>,
@@ -107,6 +110,9 @@ pub enum Candidate {
         #[serde(flatten)]
         rule: PtfRule,
     },
+    /// No codes of its own: the layer's int32 sums, at their scale `s_x s_w[c]`, go into the Add that alone reads them, and
+    /// the result is rounded once. Taken wherever it is possible, which is in the integer form only.
+    Sums,
 }
 
 fn u8_code() -> Code {

@@ -89,9 +89,15 @@ impl Hist {
     /// Counts values for which [`Hist::prepare`] has made room.
     #[inline]
     pub fn count(&mut self, inverse_width: f64, x: f32) {
+        self.count_times(inverse_width, x, 1);
+    }
+
+    /// As [`Hist::count`], as if the value came `times` times.
+    #[inline]
+    pub fn count_times(&mut self, inverse_width: f64, x: f32, times: u32) {
         let i = (x as f64 * inverse_width).floor() as i32 - self.first;
         if let Some(c) = self.counts.get_mut(i as usize) {
-            *c = c.saturating_add(1);
+            *c = c.saturating_add(times);
         }
     }
 

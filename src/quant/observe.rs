@@ -37,6 +37,8 @@ pub struct Channel {
     pub sum: ExactSum,
     pub square_sum: ExactSum,
     pub hist: Hist,
+    /// [`Watch::Tokens`] only: each value counted with the weight of its token.
+    pub weighted: Hist,
 }
 
 impl Default for Channel {
@@ -47,6 +49,7 @@ impl Default for Channel {
             sum: ExactSum::default(),
             square_sum: ExactSum::default(),
             hist: Hist::default(),
+            weighted: Hist::default(),
         }
     }
 }
@@ -58,6 +61,7 @@ impl Channel {
         self.sum.merge(o.sum);
         self.square_sum.merge(o.square_sum);
         self.hist.merge(&o.hist);
+        self.weighted.merge(&o.weighted);
     }
 }
 
@@ -69,12 +73,14 @@ pub enum Watch {
     Tensor,
     /// One for each index along the axis (negative: from the end).
     Channels { axis: i64 },
+    /// As `Channels`, and each value counted once more with the weight of its token, the vector of all channels at one
+    /// place: the inverse of the token's variance over the channels, which is what a LayerNorm behind makes of an error.
+    /// `read`: the tokens of the second last axis that the outputs read (negative: from the end); together they weigh as
+    /// much as all the others of the same variance.
+    Tokens { axis: i64, read: Vec<i64> },
     /// Attention scores `[.., heads, queries, keys]`: one for each head, the smallest row maximum, and a bounded sample
     /// of whole rows.
     Scores,
-    /// As `Channels` along the last axis, and the second-moment matrix of the channels (`sum x x^T`), which
-    /// error-compensating weight rounding needs.
-    Gram,
 }
 
 /// Why a value could not be observed.
@@ -111,8 +117,6 @@ pub struct Stats {
     /// Scores only: for each head, the smallest maximum of a row, over unmasked entries.
     pub row_max_min: Vec<f32>,
     pub rows: Vec<KeptRow>,
-    /// Gram only: row-major upper triangle of `sum x x^T`.
-    pub gram: Vec<ExactSum>,
 }
 
 /// What an additive mask adds at or below this hides: -100, -1e4, -1e9, minus infinity.
@@ -129,26 +133,52 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
+/// Which of `rows` tokens are meant, counted from the front.
+fn places(read: &[i64], rows: usize) -> Vec<usize> {
+    let at = |i: &i64| usize::try_from(if *i < 0 { i + rows as i64 } else { *i }).ok().filter(|i| *i < rows);
+    read.iter().filter_map(at).collect()
+}
+
+/// Weight of a token of median variance.
+const TOKEN: f64 = 4096.0;
+
+/// The weight of each token of one sample: `TOKEN` times the median variance of a token over its own, between 1 and
+/// `256 TOKEN`. `rows` tokens stand in a row one after the other, and `read` are those the outputs read.
+fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &[i64]) -> Vec<u32> {
+    let tokens = layout.outer * layout.inner;
+    let (mut s1, mut s2) = (vec![0f64; tokens], vec![0f64; tokens]);
+    for (r, run) in x.chunks(layout.inner).enumerate() {
+        let first = r / layout.channels * layout.inner;
+        for (k, v) in run.iter().enumerate() {
+            s1[first + k] += f64::from(*v);
+            s2[first + k] += f64::from(*v).powi(2);
+        }
+    }
+    let n = layout.channels as f64;
+    let variances: Vec<f64> = s1.iter().zip(&s2).map(|(a, b)| (b / n - (a / n).powi(2)).max(0.0)).collect();
+    let mut sorted = variances.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(tokens / 2).copied().unwrap_or(0.0);
+    let read = places(read, rows);
+    let more = if read.is_empty() { 1.0 } else { (rows as f64 / read.len() as f64).max(1.0) };
+    let one = |(t, v): (usize, &f64)| {
+        let w = if *v > 0.0 { (TOKEN * median / v).clamp(1.0, 256.0 * TOKEN) } else { TOKEN };
+        (w * if rows > 0 && read.contains(&(t % rows)) { more } else { 1.0 }).round() as u32
+    };
+    variances.iter().enumerate().map(one).collect()
+}
+
 impl Stats {
     pub fn new(watch: Watch) -> Stats {
-        Stats {
-            watch,
-            dims: Vec::new(),
-            channels: Vec::new(),
-            count: 0,
-            row_max_min: Vec::new(),
-            rows: Vec::new(),
-            gram: Vec::new(),
-        }
+        Stats { watch, dims: Vec::new(), channels: Vec::new(), count: 0, row_max_min: Vec::new(), rows: Vec::new() }
     }
 
     /// The axis channels run along, if there is one.
     pub fn axis(&self) -> Option<i64> {
         match self.watch {
             Watch::Tensor => None,
-            Watch::Channels { axis } => Some(axis),
+            Watch::Channels { axis } | Watch::Tokens { axis, .. } => Some(axis),
             Watch::Scores => Some(-3),
-            Watch::Gram => Some(-1),
         }
     }
 
@@ -219,9 +249,13 @@ impl Stats {
             }
         }
         self.count += (x.len() / n) as u64;
-        match self.watch {
+        match &self.watch {
             Watch::Scores => self.keep_rows(x, dims, sample),
-            Watch::Gram => self.add_gram(x, n),
+            Watch::Tokens { read, .. } => {
+                let rows = if layout.inner == 1 && dims.len() >= 2 { dims[dims.len() - 2] } else { 0 };
+                let weights = token_weights(x, layout, rows, read);
+                self.count_tokens(x, layout, &weights);
+            }
             _ => {}
         }
         Ok(())
@@ -273,19 +307,18 @@ impl Stats {
         }
     }
 
-    fn add_gram(&mut self, x: &[f32], n: usize) {
-        if self.gram.is_empty() {
-            self.gram = vec![ExactSum::default(); n * (n + 1) / 2];
+    /// Counts what stands in each channel with the weights of the tokens.
+    fn count_tokens(&mut self, x: &[f32], layout: Layout, weights: &[u32]) {
+        let ranges: Vec<(f32, f32)> = self.channels.iter().map(|c| (c.min, c.max)).collect();
+        let mut inv = Vec::with_capacity(ranges.len());
+        for (ch, (lo, hi)) in self.channels.iter_mut().zip(ranges) {
+            ch.weighted.prepare(lo, hi);
+            inv.push(ch.weighted.inverse_width());
         }
-        let rows = x.len() / n;
-        let m = ndarray::ArrayView2::from_shape((rows, n), x).expect("channels are the last axis");
-        // In f32: a sample has a few hundred rows, and the sums over samples are exact.
-        let g = m.t().dot(&m);
-        let mut k = 0;
-        for i in 0..n {
-            for j in i..n {
-                self.gram[k].add(g[[i, j]] as f64);
-                k += 1;
+        for (r, run) in x.chunks(layout.inner).enumerate() {
+            let (o, c) = (r / layout.channels, r % layout.channels);
+            for (v, w) in run.iter().zip(&weights[o * layout.inner..]) {
+                self.channels[c].weighted.count_times(inv[c], *v, *w);
             }
         }
     }
@@ -311,9 +344,6 @@ impl Stats {
         }
         for r in &o.rows {
             self.keep(KeptRow { key: r.key, head: r.head, values: Vec::new() }, Some(&r.values));
-        }
-        for (a, b) in self.gram.iter_mut().zip(&o.gram) {
-            a.merge(*b);
         }
         Ok(())
     }
@@ -372,25 +402,6 @@ impl Stats {
         let n = self.channels.len().max(1);
         (0..self.channels.len()).map(|c| self.mean_square(c)).sum::<f64>() / n as f64
     }
-
-    /// The second-moment matrix `mean x x^T`, row-major; `None` unless it was watched for.
-    pub fn second_moments(&self) -> Option<Vec<f64>> {
-        if self.gram.is_empty() {
-            return None;
-        }
-        let n = self.channels.len();
-        let mut m = vec![0f64; n * n];
-        let mut k = 0;
-        for i in 0..n {
-            for j in i..n {
-                let v = self.gram[k].get() / self.count.max(1) as f64;
-                m[i * n + j] = v;
-                m[j * n + i] = v;
-                k += 1;
-            }
-        }
-        Some(m)
-    }
 }
 
 #[cfg(test)]
@@ -409,7 +420,7 @@ mod tests {
                 0 => (Watch::Tensor, vec![1, 24]),
                 1 => (Watch::Channels { axis: -1 }, vec![1, 6, 4]),
                 2 => (Watch::Scores, vec![1, 2, 3, 4]),
-                _ => (Watch::Gram, vec![1, 6, 4]),
+                _ => (Watch::Tokens { axis: -1, read: vec![0] }, vec![1, 6, 4]),
             };
             let run = |ids: &mut dyn Iterator<Item = usize>| {
                 let mut s = Stats::new(watch.clone());
@@ -422,7 +433,7 @@ mod tests {
             let mut joined = run(&mut (cut..samples.len()));
             joined.merge(&run(&mut (0..cut))).unwrap();
             whole.finish(); back.finish(); joined.finish();
-            let bytes = |s: &Stats| serde_json::to_string(&(&s.channels, s.count, &s.row_max_min, &s.rows, &s.gram)).unwrap();
+            let bytes = |s: &Stats| serde_json::to_string(&(&s.channels, s.count, &s.row_max_min, &s.rows)).unwrap();
             prop_assert_eq!(bytes(&whole), bytes(&back));
             prop_assert_eq!(bytes(&whole), bytes(&joined));
         }
@@ -443,9 +454,18 @@ mod tests {
     }
 
     #[test]
-    fn gram_is_the_second_moment() {
-        let mut s = Stats::new(Watch::Gram);
-        s.observe(&[1.0, 2.0, 3.0, 4.0], &[2, 2], 0).unwrap();
-        assert_eq!(s.second_moments().unwrap(), vec![5.0, 7.0, 7.0, 10.0]);
+    fn tokens_count_by_the_inverse_of_their_variance() {
+        // Variances 1, 1, 16 and 4; the first token is read.
+        let x = [-1.0, 1.0, -1.0, 1.0, -4.0, 4.0, -2.0, 2.0];
+        let layout = Layout::of(&[1, 4, 2], -1).unwrap();
+        let w = |read: &[i64]| token_weights(&x, layout, 4, read);
+        let unit = TOKEN as u32;
+        assert_eq!(w(&[]), [4 * unit, 4 * unit, unit / 4, unit]);
+        assert_eq!(w(&[0]), [16 * unit, 4 * unit, unit / 4, unit]);
+        assert_eq!(w(&[0]), w(&[-4]));
+        let mut s = Stats::new(Watch::Tokens { axis: -1, read: vec![] });
+        s.observe(&x, &[1, 4, 2], 0).unwrap();
+        let at_four: u32 = s.channels[1].weighted.bins().filter(|(x, _)| *x > 3.0).map(|(_, n)| n).sum();
+        assert_eq!(at_four, unit / 4);
     }
 }

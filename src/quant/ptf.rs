@@ -6,28 +6,98 @@
 use serde::{Deserialize, Serialize};
 
 use super::hist::Moments;
-use super::observe::Stats;
+use super::observe::{Stats, Watch};
 use super::qparams::SCALE_FLOOR;
 use super::{Code, QParams};
 
-/// How a range is chosen.
+/// How a range is chosen. In a recipe: `min-max`, `mse`, `{ headroom: 1.25 }`, `{ percentile: 0.9999 }`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(try_from = "RangeText", into = "RangeText")]
 pub enum Range {
     /// All that was seen.
     MinMax,
+    /// All that was seen and this many times as far: room for what calibration did not see. Values with heavy tails need
+    /// it where each channel has its own range.
+    Headroom(f32),
     /// The central fraction of the observations, such as 0.9999.
     Percentile(f64),
     /// The range of least squared error.
     Mse,
 }
 
-/// How Power-of-Two Factors are chosen.
+/// A [`Range`] as recipes write it: serde_yaml's tags do not work inside a tagged candidate.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum RangeText {
+    Plain(PlainRange),
+    Headroom { headroom: f32 },
+    Percentile { percentile: f64 },
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum PlainRange {
+    MinMax,
+    Mse,
+}
+
+impl TryFrom<RangeText> for Range {
+    type Error = String;
+    fn try_from(t: RangeText) -> Result<Range, String> {
+        match t {
+            RangeText::Plain(PlainRange::MinMax) => Ok(Range::MinMax),
+            RangeText::Plain(PlainRange::Mse) => Ok(Range::Mse),
+            RangeText::Headroom { headroom: h } if h.is_finite() && h > 0.0 => Ok(Range::Headroom(h)),
+            RangeText::Headroom { headroom } => Err(format!("headroom {headroom} is not a positive number")),
+            RangeText::Percentile { percentile: p } if p > 0.0 && p <= 1.0 => Ok(Range::Percentile(p)),
+            RangeText::Percentile { percentile } => {
+                Err(format!("percentile {percentile} is not a fraction in 0..1, such as 0.9999"))
+            }
+        }
+    }
+}
+
+impl From<Range> for RangeText {
+    fn from(r: Range) -> RangeText {
+        match r {
+            Range::MinMax => RangeText::Plain(PlainRange::MinMax),
+            Range::Mse => RangeText::Plain(PlainRange::Mse),
+            Range::Headroom(headroom) => RangeText::Headroom { headroom },
+            Range::Percentile(percentile) => RangeText::Percentile { percentile },
+        }
+    }
+}
+
+/// What the factors of the channels may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Factors {
+    /// Powers of two, as published.
+    #[default]
+    Powers,
+    /// Whole numbers: a step within some percent of the best one, where a power of two may be off by half an octave.
+    Whole,
+}
+
+impl Factors {
+    /// What a factor up to `2^k` may be. Beyond 32 whole numbers lie closer than a step needs, so some are left out.
+    fn up_to(self, k: u8) -> Vec<u32> {
+        let top = 1u32 << k.min(15);
+        match self {
+            Factors::Powers => (0..=k.min(15)).map(|a| 1 << a).collect(),
+            Factors::Whole => (1..=top).filter(|f| f % (f / 16).max(1).next_power_of_two() == 0).collect(),
+        }
+    }
+}
+
+/// How factors of the channels are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PtfRule {
-    /// Largest shift K.
+    /// The largest factor is 2^K.
     pub max_shift: u8,
+    #[serde(default)]
+    pub factors: Factors,
     /// One zero point a channel instead of one a tensor.
     pub channel_zeros: bool,
     /// `min-max`: no value seen in calibration is clipped. `mse`: least squared error.
@@ -35,26 +105,17 @@ pub struct PtfRule {
     /// `true`: the published base scale `(max - min) / 255 / 2^K`; `false`: the best of a search.
     #[serde(default)]
     pub published_base: bool,
-    /// Count an error relative to the variance of the token it happens in, as a LayerNorm behind divides by it. A few
-    /// tokens with one massive channel then no longer dictate that channel's step to all the others.
+    /// Count an error relative to the variance of the token it happens in, as a LayerNorm behind divides by it, and more in
+    /// the tokens that the outputs read ([`Watch::Tokens`]). A few tokens with one massive channel then no longer dictate
+    /// that channel's step to all the others.
     #[serde(default)]
     pub normalised: bool,
 }
 
 /// Distributions of the channels, each value counted with what an error in it costs under the rule.
-///
-/// Which values stood in one token is not recorded; a value `x` of `n` channels is taken to stand in a token of
-/// variance `v + x^2 / n`, with `v` the median variance of a channel.
 fn distributions(stats: &Stats, rule: PtfRule) -> Vec<Moments> {
-    if !rule.normalised {
-        return stats.channels.iter().map(|c| Moments::new(&c.hist)).collect();
-    }
-    let n = stats.channels.len();
-    let mut variances: Vec<f64> = (0..n).map(|c| (stats.mean_square(c) - stats.mean(c).powi(2)).max(0.0)).collect();
-    variances.sort_by(f64::total_cmp);
-    let v = variances.get(n / 2).copied().unwrap_or(0.0).max(1e-24);
-    let weighed = |(x, count): (f64, u32)| (x, f64::from(count) * v / (v + x * x / n as f64));
-    stats.channels.iter().map(|c| Moments::from_bins(c.hist.bins().map(weighed))).collect()
+    let weighted = rule.normalised && matches!(stats.watch, Watch::Tokens { .. });
+    stats.channels.iter().map(|c| Moments::new(if weighted { &c.weighted } else { &c.hist })).collect()
 }
 
 /// Parameters for one scale a tensor.
@@ -67,6 +128,7 @@ pub fn affine_of(code: Code, m: &Moments, seen: (f32, f32), range: Range) -> QPa
     let (lo, hi) = (seen.0.min(0.0), seen.1.max(0.0));
     match range {
         Range::MinMax => QParams::covering(code, lo, hi),
+        Range::Headroom(h) => QParams::covering(code, lo * h, hi * h),
         Range::Percentile(p) => {
             let (a, b) = m.central(p);
             QParams::covering(code, (a as f32).max(lo), (b as f32).min(hi))
@@ -152,20 +214,22 @@ fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bo
     Some(best)
 }
 
-/// Power-of-Two Factors for the channels of `stats` along `axis`, each channel's error weighted by `weight(c)`.
+/// Factors for the channels of `stats` along `axis`, each channel's error weighted by `weight(c)`.
 ///
-/// The base scale is searched over one octave and all octaves that matter; for each base every channel takes the shift
-/// (0..=K) and zero point of least error.
+/// The base scale is searched over one octave and all octaves that matter; for each base every channel takes the factor
+/// and zero point of least error.
 pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(usize) -> f64) -> QParams {
     let n = stats.channels.len();
     let moments = distributions(stats, rule);
-    let ranges: Vec<(f64, f64)> = (0..n).map(|c| stats.channel_range(c)).map(|(a, b)| (a as f64, b as f64)).collect();
-    let (lo, hi) = stats.range();
-    let (lo, hi) = (lo as f64, hi as f64);
+    let room = if let Range::Headroom(h) = rule.range { f64::from(h) } else { 1.0 };
+    let wider = |(a, b): (f32, f32)| (f64::from(a) * room, f64::from(b) * room);
+    let ranges: Vec<(f64, f64)> = (0..n).map(|c| wider(stats.channel_range(c))).collect();
+    let (lo, hi) = wider(stats.range());
     let steps = code.steps();
     let k = rule.max_shift;
+    let factors = rule.factors.up_to(k);
     let top = ((hi - lo) / steps).max(SCALE_FLOOR as f64);
-    let clip = !matches!(rule.range, Range::MinMax);
+    let clip = !matches!(rule.range, Range::MinMax | Range::Headroom(_));
     // With one zero point the largest scale fixes it: all channels share `z`, and each gets the range `(0-z, 255-z)`
     // times its own scale.
     let shared_zeros: Vec<i32> = if rule.channel_zeros {
@@ -183,9 +247,11 @@ pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(
             v
         }
     };
-    // Bases stand sixteen to the octave, so that base i with shift a has the step of base i - 16 a: each step's best zero
-    // point is searched once.
+    // Bases stand sixteen to the octave, so that base i with factor 2^a has the step of base i - 16 a: each step's best
+    // zero point is searched once. Other factors take the nearest.
     const PER_OCTAVE: i32 = 16;
+    let offsets: Vec<i32> =
+        factors.iter().map(|f| (f64::from(*f).log2() * f64::from(PER_OCTAVE)).round() as i32).collect();
     let span = i32::from(k) * PER_OCTAVE;
     let step_of = |j: i32| top * f64::powf(2.0, -f64::from(j) / f64::from(PER_OCTAVE));
     let known: Vec<Vec<Option<(i32, f64)>>> = if rule.channel_zeros && clip && !rule.published_base {
@@ -195,57 +261,69 @@ pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(
     } else {
         Vec::new()
     };
-    let choose = |i: i32, base: f64, zero: Option<i32>| -> (f64, Vec<u8>, Vec<i32>) {
-        let (mut total, mut shifts, mut zeros) = (0.0, Vec::with_capacity(n), Vec::with_capacity(n));
+    let choose = |i: i32, base: f64, zero: Option<i32>| -> (f64, Vec<u32>, Vec<i32>) {
+        let (mut total, mut chosen, mut zeros) = (0.0, Vec::with_capacity(n), Vec::with_capacity(n));
         for c in 0..n {
-            let mut best: Option<(f64, u8, i32)> = None;
-            for a in 0..=k {
-                let s = base * f64::powi(2.0, a as i32);
+            let mut best: Option<(f64, u32, i32)> = None;
+            for (f, offset) in factors.iter().zip(&offsets) {
+                let s = base * f64::from(*f);
+                let widest = *f == 1 << k;
                 let found = match zero {
-                    None if !known.is_empty() => known[c][(i - i32::from(a) * PER_OCTAVE + span) as usize],
-                    None => best_zero(&moments[c], ranges[c], s, code, clip || a == k),
+                    None if !known.is_empty() => known[c][(i - offset + span) as usize],
+                    None => best_zero(&moments[c], ranges[c], s, code, clip || widest),
                     Some(z) => {
                         let (qmin, qmax) = code.range();
                         let (l, h) = ((qmin - z) as f64 * s, (qmax - z) as f64 * s);
                         let fits = l <= ranges[c].0 + 0.51 * s && h >= ranges[c].1 - 0.51 * s;
-                        (clip || a == k || fits || rule.published_base).then(|| (z, moments[c].error(l, h, s)))
+                        (clip || widest || fits || rule.published_base).then(|| (z, moments[c].error(l, h, s)))
                     }
                 };
                 if let Some((z, e)) = found
                     && best.is_none_or(|b| e < b.0)
                 {
-                    best = Some((e, a, z));
+                    best = Some((e, *f, z));
                 }
             }
-            let (e, a, z) = best.expect("the largest shift is always a candidate");
+            let (e, f, z) = best.expect("the largest factor is always a candidate");
             total += weight(c) * e;
-            shifts.push(a);
+            chosen.push(f);
             zeros.push(z);
         }
-        (total, shifts, zeros)
+        (total, chosen, zeros)
     };
     let bases: Vec<f64> = if rule.published_base {
         vec![top / f64::powi(2.0, k as i32)]
     } else {
-        // Octaves: the widest channel at shift K, K-1, ... as low as the K allows; sixteen steps an octave.
+        // Octaves: the widest channel at factor 2^K, 2^(K-1), ... as low as the K allows; sixteen steps an octave.
         (0..=span).map(step_of).collect()
     };
-    let mut best: Option<(f64, f64, Vec<u8>, Vec<i32>)> = None;
     let zs: Vec<Option<i32>> =
         if rule.channel_zeros { vec![None] } else { shared_zeros.into_iter().map(Some).collect() };
-    for z in &zs {
-        for (i, b) in bases.iter().enumerate() {
-            let (e, shifts, zeros) = choose(i as i32, *b, *z);
-            if best.as_ref().is_none_or(|x| e < x.0) {
-                best = Some((e, *b, shifts, zeros));
-            }
+    let found: Vec<(f64, f64, Vec<u32>, Vec<i32>)> = zs
+        .iter()
+        .flat_map(|z| bases.iter().enumerate().map(move |(i, b)| (i, *b, *z)))
+        .map(|(i, base, z)| {
+            let (e, chosen, zeros) = choose(i as i32, base, z);
+            (e, base, chosen, zeros)
+        })
+        .collect();
+    let least = found.iter().map(|f| f.0).fold(f64::INFINITY, f64::min);
+    // A finer base always gives whole factors a little more choice, and makes the numbers they stand for longer.
+    let enough = if rule.factors == Factors::Whole { least * 1.01 } else { least };
+    let (_, base, chosen, mut zeros) = found.into_iter().find(|f| f.0 <= enough).expect("at least one base");
+    let mut base = (base as f32).max(SCALE_FLOOR);
+    if rule.factors == Factors::Whole {
+        // Sixteen bits, so that its multiples are exact.
+        base = f32::from_bits(base.to_bits() & !0xff);
+        for c in (0..n).filter(|_| rule.channel_zeros) {
+            let s = f64::from(base) * f64::from(chosen[c]);
+            zeros[c] = best_zero(&moments[c], ranges[c], s, code, true).map_or(zeros[c], |z| z.0);
         }
     }
-    let (_, base, shifts, mut zeros) = best.expect("at least one base");
     if !rule.channel_zeros {
         zeros.truncate(1);
     }
-    QParams::ptf(code, axis, (base as f32).max(SCALE_FLOOR), shifts, zeros).expect("searched values are in range")
+    QParams::factored(code, axis, base, chosen, zeros).expect("searched values are in range")
 }
 
 #[cfg(test)]
@@ -285,6 +363,27 @@ mod tests {
     }
 
     #[test]
+    fn ranges_are_read_as_recipes_write_them() {
+        use crate::plan::recipe::Candidate;
+        for (text, range) in [
+            ("min-max", Range::MinMax),
+            ("mse", Range::Mse),
+            ("{ headroom: 1.25 }", Range::Headroom(1.25)),
+            ("{ percentile: 0.9999 }", Range::Percentile(0.9999)),
+        ] {
+            let c: Candidate = serde_yaml::from_str(&format!("{{ kind: affine, range: {text} }}")).unwrap();
+            assert_eq!(c, Candidate::Affine { code: Code::U8, range });
+            assert_eq!(serde_yaml::from_str::<Candidate>(&serde_yaml::to_string(&c).unwrap()).unwrap(), c);
+        }
+        for text in ["{ headroom: 0 }", "{ percentile: 99.9 }", "widest"] {
+            assert!(
+                serde_yaml::from_str::<Candidate>(&format!("{{ kind: affine, range: {text} }}")).is_err(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn factors_save_the_small_channels() {
         let (x, dims, s) = sample();
         let flat = error(&x, &dims, &affine(Code::U8, &s, Range::MinMax));
@@ -293,6 +392,7 @@ mod tests {
             channel_zeros: cz,
             range: Range::Mse,
             published_base: false,
+            factors: Factors::Powers,
             normalised: false,
         };
         // Weighted so that every channel's relative error counts the same.
@@ -321,15 +421,44 @@ mod tests {
                 channel_zeros: false,
                 range: Range::MinMax,
                 published_base: true,
+                factors: Factors::Powers,
                 normalised: false,
             },
             |_| 1.0,
         );
-        let (base, shifts) = p.shifts().unwrap();
+        let (base, factors) = p.factors().unwrap();
         let (lo, hi) = s.range();
         assert!((base - (hi - lo) / 255.0 / 8.0).abs() < 1e-6 * base);
-        assert_eq!(shifts[3], 3);
-        assert_eq!(shifts[0], 0);
+        assert_eq!(factors[3], 8);
+        assert_eq!(factors[0], 1);
+    }
+
+    #[test]
+    fn whole_factors_come_closer_than_powers_of_two() {
+        // Channels of all widths within an octave and a half, where powers of two are half an octave off at worst.
+        let (rows, n) = (200usize, 24usize);
+        let x: Vec<f32> = (0..rows * n)
+            .map(|i| (1.0 + (i % n) as f32 / 12.0) * (((i / n * 37 + i % n * 11) % 101) as f32 / 50.0 - 1.0))
+            .collect();
+        let mut s = Stats::new(Watch::Channels { axis: -1 });
+        s.observe(&x, &[rows, n], 0).unwrap();
+        let w = |c: usize| 1.0 / s.mean_square(c).max(1e-3);
+        let rule = |factors| PtfRule {
+            max_shift: 7,
+            channel_zeros: true,
+            range: Range::Mse,
+            published_base: false,
+            factors,
+            normalised: false,
+        };
+        let error = |p: &QParams| expected_error(&s, p, w);
+        let (powers, whole) =
+            (ptf(Code::U8, &s, -1, rule(Factors::Powers), w), ptf(Code::U8, &s, -1, rule(Factors::Whole), w));
+        assert!(error(&whole) < 0.95 * error(&powers), "{} {}", error(&whole), error(&powers));
+        let (base, factors) = whole.factors().unwrap();
+        assert!(factors.iter().any(|f| !f.is_power_of_two()), "{factors:?}");
+        // A channel's scale is the exact product, which is what exact integer statistics rest on.
+        assert!(factors.iter().all(|f| f64::from(base * *f as f32) == f64::from(base) * f64::from(*f)));
     }
 
     #[test]
@@ -339,7 +468,14 @@ mod tests {
             Code::U8,
             &s,
             -1,
-            PtfRule { max_shift: 7, channel_zeros: true, range: Range::Mse, published_base: false, normalised: false },
+            PtfRule {
+                max_shift: 7,
+                channel_zeros: true,
+                range: Range::Mse,
+                published_base: false,
+                factors: Factors::Powers,
+                normalised: false,
+            },
             |_| 1.0,
         );
         let mut y = x.clone();
@@ -361,6 +497,7 @@ mod tests {
                 channel_zeros: true,
                 range: Range::MinMax,
                 published_base: false,
+                factors: Factors::Powers,
                 normalised: false,
             },
             |_| 1.0,
@@ -383,10 +520,16 @@ mod tests {
                 if c == 0 && r % 100 == 0 { -500.0 } else { 3.0 * t }
             })
             .collect();
-        let mut s = Stats::new(Watch::Channels { axis: -1 });
+        let mut s = Stats::new(Watch::Tokens { axis: -1, read: vec![] });
         s.observe(&x, &[rows, n], 0).unwrap();
-        let rule =
-            PtfRule { max_shift: 7, channel_zeros: true, range: Range::Mse, published_base: false, normalised: false };
+        let rule = PtfRule {
+            max_shift: 7,
+            channel_zeros: true,
+            range: Range::Mse,
+            published_base: false,
+            factors: Factors::Powers,
+            normalised: false,
+        };
         let plain = ptf(Code::U8, &s, -1, rule, |_| 1.0);
         let relative = ptf(Code::U8, &s, -1, PtfRule { normalised: true, ..rule }, |_| 1.0);
         assert!(plain.reach(0).0 < -480.0, "{:?}", plain.reach(0));

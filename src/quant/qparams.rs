@@ -72,6 +72,8 @@ pub enum ParamError {
     Empty,
     #[error("shift {0} is outside 0..=15")]
     Shift(u8),
+    #[error("factor {0} is outside 1..=32768")]
+    Factor(u32),
 }
 
 /// How a real tensor maps to codes: `x ~ scale[c] * (q - zero[c])`.
@@ -84,9 +86,22 @@ pub struct QParams {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Form {
-    Affine { scale: f32, zero: i32 },
-    PerAxis { axis: i64, scales: Vec<f32>, zeros: Vec<i32> },
-    Ptf { axis: i64, base: f32, shifts: Vec<u8>, zeros: Vec<i32> },
+    Affine {
+        scale: f32,
+        zero: i32,
+    },
+    PerAxis {
+        axis: i64,
+        scales: Vec<f32>,
+        zeros: Vec<i32>,
+    },
+    /// Scale `base * factors[c]`: whole numbers, powers of two with Power-of-Two Factors.
+    Factors {
+        axis: i64,
+        base: f32,
+        factors: Vec<u32>,
+        zeros: Vec<i32>,
+    },
 }
 
 /// The readable form: vectors as space-separated text, so that a plan stays one line a tensor.
@@ -109,6 +124,14 @@ enum Raw {
         axis: i64,
         scale: f32,
         shifts: String,
+        /// One number, or one a channel.
+        zero_points: String,
+    },
+    Factors {
+        code: Code,
+        axis: i64,
+        scale: f32,
+        factors: String,
         /// One number, or one a channel.
         zero_points: String,
     },
@@ -141,8 +164,14 @@ impl From<QParams> for Raw {
             Form::PerAxis { axis, scales, zeros } => {
                 Raw::PerAxis { code, axis, scales: join(&scales), zero_points: join(&zeros) }
             }
-            Form::Ptf { axis, base, shifts, zeros } => {
-                Raw::Ptf { code, axis, scale: base, shifts: join(&shifts), zero_points: join(&zeros) }
+            Form::Factors { axis, base, factors, zeros } => {
+                let zero_points = join(&zeros);
+                if factors.iter().all(|f| f.is_power_of_two()) {
+                    let shifts: Vec<u32> = factors.iter().map(|f| f.trailing_zeros()).collect();
+                    Raw::Ptf { code, axis, scale: base, shifts: join(&shifts), zero_points }
+                } else {
+                    Raw::Factors { code, axis, scale: base, factors: join(&factors), zero_points }
+                }
             }
         }
     }
@@ -158,6 +187,9 @@ impl TryFrom<Raw> for QParams {
             }
             Raw::Ptf { code, axis, scale, shifts, zero_points } => {
                 QParams::ptf(code, axis, scale, split(&shifts)?, split(&zero_points)?)
+            }
+            Raw::Factors { code, axis, scale, factors, zero_points } => {
+                QParams::factored(code, axis, scale, split(&factors)?, split(&zero_points)?)
             }
         }
         .map_err(|e| e.to_string())
@@ -199,21 +231,37 @@ impl QParams {
     ///
     /// Source: FQ-ViT, arXiv 2111.13824, section 3.2; the zero point a channel is this project's.
     pub fn ptf(code: Code, axis: i64, base: f32, shifts: Vec<u8>, zeros: Vec<i32>) -> Result<QParams, ParamError> {
-        if shifts.is_empty() {
+        if let Some(s) = shifts.iter().find(|s| **s > 15) {
+            return Err(ParamError::Shift(*s));
+        }
+        QParams::factored(code, axis, base, shifts.iter().map(|s| 1 << s).collect(), zeros)
+    }
+
+    /// As [`QParams::ptf`] with any whole factors up to 2^15: channel `c` has scale `base * factors[c]`. What needs
+    /// channels on one grid, such as exact statistics of a LayerNorm, works on `(q - zero[c]) * factors[c]` as it does on
+    /// shifted codes.
+    pub fn factored(
+        code: Code,
+        axis: i64,
+        base: f32,
+        factors: Vec<u32>,
+        zeros: Vec<i32>,
+    ) -> Result<QParams, ParamError> {
+        if factors.is_empty() {
             return Err(ParamError::Empty);
         }
-        if zeros.len() != 1 && zeros.len() != shifts.len() {
-            return Err(ParamError::Lengths { scales: shifts.len(), zeros: zeros.len() });
+        if zeros.len() != 1 && zeros.len() != factors.len() {
+            return Err(ParamError::Lengths { scales: factors.len(), zeros: zeros.len() });
         }
         check_scale(base)?;
-        for s in &shifts {
-            if *s > 15 {
-                return Err(ParamError::Shift(*s));
+        for f in &factors {
+            if !(1..=1 << 15).contains(f) {
+                return Err(ParamError::Factor(*f));
             }
-            check_scale(base * f32::powi(2.0, *s as i32))?;
+            check_scale(base * *f as f32)?;
         }
         zeros.iter().try_for_each(|z| check_zero(code, *z))?;
-        Ok(QParams { code, form: Form::Ptf { axis, base, shifts, zeros } })
+        Ok(QParams { code, form: Form::Factors { axis, base, factors, zeros } })
     }
 
     /// The affine parameters that cover `lo..=hi` (widened to hold 0) with every code of an unsigned type, or
@@ -242,7 +290,7 @@ impl QParams {
         self.code = code;
         match &mut self.form {
             Form::Affine { zero, .. } => *zero += by,
-            Form::PerAxis { zeros, .. } | Form::Ptf { zeros, .. } => zeros.iter_mut().for_each(|z| *z += by),
+            Form::PerAxis { zeros, .. } | Form::Factors { zeros, .. } => zeros.iter_mut().for_each(|z| *z += by),
         }
         self
     }
@@ -255,21 +303,21 @@ impl QParams {
     pub fn axis(&self) -> Option<i64> {
         match self.form {
             Form::Affine { .. } => None,
-            Form::PerAxis { axis, .. } | Form::Ptf { axis, .. } => Some(axis),
+            Form::PerAxis { axis, .. } | Form::Factors { axis, .. } => Some(axis),
+        }
+    }
+
+    /// Base scale and whole factors of the channels; powers of two for Power-of-Two Factors.
+    pub fn factors(&self) -> Option<(f32, &[u32])> {
+        match &self.form {
+            Form::Factors { base, factors, .. } => Some((*base, factors)),
+            _ => None,
         }
     }
 
     /// True for Power-of-Two Factors.
     pub fn is_ptf(&self) -> bool {
-        matches!(self.form, Form::Ptf { .. })
-    }
-
-    /// Base scale and shifts of Power-of-Two Factors.
-    pub fn shifts(&self) -> Option<(f32, &[u8])> {
-        match &self.form {
-            Form::Ptf { base, shifts, .. } => Some((*base, shifts)),
-            _ => None,
-        }
+        self.factors().is_some_and(|(_, f)| f.iter().all(|f| f.is_power_of_two()))
     }
 
     /// Number of channels; 1 for one scale a tensor.
@@ -277,7 +325,7 @@ impl QParams {
         match &self.form {
             Form::Affine { .. } => 1,
             Form::PerAxis { scales, .. } => scales.len(),
-            Form::Ptf { shifts, .. } => shifts.len(),
+            Form::Factors { factors, .. } => factors.len(),
         }
     }
 
@@ -286,7 +334,7 @@ impl QParams {
         match &self.form {
             Form::Affine { scale, .. } => *scale,
             Form::PerAxis { scales, .. } => scales[c],
-            Form::Ptf { base, shifts, .. } => base * f32::powi(2.0, shifts[c] as i32),
+            Form::Factors { base, factors, .. } => base * factors[c] as f32,
         }
     }
 
@@ -295,7 +343,7 @@ impl QParams {
         match &self.form {
             Form::Affine { zero, .. } => *zero,
             Form::PerAxis { zeros, .. } => zeros[c],
-            Form::Ptf { zeros, .. } => zeros[if zeros.len() == 1 { 0 } else { c }],
+            Form::Factors { zeros, .. } => zeros[if zeros.len() == 1 { 0 } else { c }],
         }
     }
 
@@ -303,7 +351,7 @@ impl QParams {
     pub fn with_axis(mut self, new: i64) -> QParams {
         match &mut self.form {
             Form::Affine { .. } => {}
-            Form::PerAxis { axis, .. } | Form::Ptf { axis, .. } => *axis = new,
+            Form::PerAxis { axis, .. } | Form::Factors { axis, .. } => *axis = new,
         }
         self
     }
@@ -368,6 +416,7 @@ mod tests {
         assert!(QParams::per_axis(Code::I8, 0, vec![1.0, 2.0], vec![0]).is_err());
         assert!(QParams::ptf(Code::U8, -1, 1.0, vec![16], vec![0]).is_err());
         assert!(QParams::ptf(Code::U8, -1, 1.0, vec![], vec![0]).is_err());
+        assert_eq!(QParams::factored(Code::U8, -1, 1.0, vec![0], vec![0]), Err(ParamError::Factor(0)));
     }
 
     #[test]
@@ -388,6 +437,7 @@ mod tests {
             QParams::per_axis(Code::I8, 1, vec![0.1, 1.0 / 3.0], vec![0, 0]).unwrap(),
             QParams::ptf(Code::U8, -1, 0.017, vec![0, 3, 7], vec![128]).unwrap(),
             QParams::ptf(Code::U8, -1, 0.017, vec![0, 0, 0], vec![1, 2, 3]).unwrap(),
+            QParams::factored(Code::U8, -1, 0.017, vec![1, 3, 100], vec![1, 2, 3]).unwrap(),
         ];
         for p in all {
             let y = serde_yaml::to_string(&p).unwrap();

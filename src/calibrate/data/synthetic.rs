@@ -1,8 +1,10 @@
 //! Inputs out of nothing: seeded images with the statistics of photographs, for users without data.
 //!
-//! Photographs have an amplitude spectrum that falls like 1/f (Field 1987), and colour channels that go up and down
-//! together. A model sees its usual statistics at every patch: flat regions beside contrast at all scales, which white noise
-//! does not give. Edges and objects are missing, so ranges from synthetic data are a fallback and the report says so.
+//! Photographs have an amplitude spectrum that falls like 1/f (Field 1987), colour channels that go up and down together,
+//! and things that hide each other, with edges between: the dead leaves model (Matheron 1968; Lee, Mumford and Huang 2001).
+//! Shapes whose sizes have density 1/r^3, each with its colour and its share of a 1/f texture, are laid over a 1/f
+//! background. Edges matter: with the textures alone a vision transformer hardly reaches the ranges it has on photographs.
+//! Ranges from synthetic data remain a fallback, and the report says so.
 //!
 //! The same seed gives the same bytes on every machine. Phases come from a point in a disc, scaled by a square root, not
 //! from a sine; the transform is the scalar one in f64, so it does not depend on the processor; and pixels are rounded to
@@ -23,6 +25,9 @@ use crate::runtime::Array;
 
 /// What a size left open by the model becomes in an input that is no image.
 const OPEN_SIZE: usize = 16;
+
+/// Things in a picture.
+const LEAVES: usize = 250;
 
 /// Integer inputs are uniform over `0..INTEGERS`: valid token ids for any vocabulary of that size.
 const INTEGERS: i64 = 50;
@@ -137,13 +142,78 @@ impl Synthetic {
     }
 }
 
+/// One thing in a picture: an ellipse or a box, turned, with a colour and a share of texture.
+struct Leaf {
+    centre: (f64, f64),
+    /// Half axes, in pixels.
+    half: (f64, f64),
+    turn: Complex<f64>,
+    is_box: bool,
+    colour: [f64; 3],
+    texture: f64,
+    /// Where in the texture it is cut out.
+    from: (usize, usize),
+}
+
+impl Leaf {
+    fn new(height: usize, width: usize, rng: &mut ChaCha8Rng) -> Leaf {
+        let side = height.max(width) as f64;
+        // Density ~ 1 / r^3 between the two bounds, which makes a scene look alike at all distances.
+        let (small, large) = (side / 40.0, side / 1.6);
+        let (a, b) = (1.0 / (small * small), 1.0 / (large * large));
+        let r = 1.0 / (a + (b - a) * rng.random::<f64>()).sqrt();
+        Leaf {
+            centre: (rng.random::<f64>() * height as f64, rng.random::<f64>() * width as f64),
+            half: (r, r * (0.3 + 0.7 * rng.random::<f64>())),
+            turn: unit(rng),
+            is_box: rng.random::<f64>() < 0.4,
+            colour: std::array::from_fn(|_| normal(rng)),
+            texture: 0.05 + 0.75 * rng.random::<f64>() * rng.random::<f64>(),
+            from: (rng.random_range(0..height), rng.random_range(0..width)),
+        }
+    }
+
+    fn covers(&self, y: f64, x: f64) -> bool {
+        let (dy, dx) = (y - self.centre.0, x - self.centre.1);
+        let u = (dy * self.turn.re + dx * self.turn.im) / self.half.0;
+        let v = (dx * self.turn.re - dy * self.turn.im) / self.half.1;
+        if self.is_box { u.abs().max(v.abs()) <= 1.0 } else { u * u + v * v <= 1.0 }
+    }
+}
+
+/// A normal number on a grid that absorbs the last place of the sampler's logarithm.
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.sample::<f64, _>(StandardNormal) * 4096.0).round_ties_even() / 4096.0
+}
+
+/// Lays things over each other on three textures, from the back to the front.
+fn leaves(fields: &mut [Vec<f64>], height: usize, width: usize, rng: &mut ChaCha8Rng) {
+    let texture = fields.to_vec();
+    for _ in 0..LEAVES {
+        let leaf = Leaf::new(height, width, rng);
+        let reach = (leaf.half.0.powi(2) + leaf.half.1.powi(2)).sqrt();
+        let span = |c: f64, n: usize| (c - reach).max(0.0) as usize..((c + reach + 1.0).min(n as f64) as usize);
+        for y in span(leaf.centre.0, height) {
+            for x in span(leaf.centre.1, width).filter(|x| leaf.covers(y as f64, *x as f64)) {
+                let cut = (y + leaf.from.0) % height * width + (x + leaf.from.1) % width;
+                for (f, (t, colour)) in fields.iter_mut().zip(texture.iter().zip(leaf.colour)) {
+                    f[y * width + x] = colour + leaf.texture * t[cut];
+                }
+            }
+        }
+    }
+}
+
 /// Interleaved 8-bit pixels of one picture.
 fn picture(channels: usize, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
     let level = |z: f64, (mean, std): (f64, f64)| ((mean + std * z).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     if channels == 1 {
-        return field(height, width, rng).into_iter().map(|z| level(z, LUMA)).collect();
+        let mut luma = [field(height, width, rng)];
+        leaves(&mut luma, height, width, rng);
+        return luma[0].iter().map(|z| level(*z, LUMA)).collect();
     }
-    let fields: [Vec<f64>; 3] = std::array::from_fn(|_| field(height, width, rng));
+    let mut fields: [Vec<f64>; 3] = std::array::from_fn(|_| field(height, width, rng));
+    leaves(&mut fields, height, width, rng);
     (0..height * width)
         .flat_map(|i| {
             let fields = &fields;

@@ -1,7 +1,7 @@
 //! `integer-norm`: LayerNormalization whose statistics are computed on codes, in exact integers.
 //!
-//! *What it does.* With `v[c] = (q[c] - z[c]) << a[c]`, the integers that Power-of-Two Factors stand for, and `C`
-//! channels:
+//! *What it does.* With `v[c] = (q[c] - z[c]) f[c]`, the integers that Power-of-Two Factors and whole factors stand for,
+//! and `C` channels:
 //!
 //! 1. `S1 = sum v`, exact; `m = round(S1 / C)`, an integer; `delta = (S1 - C m) / C`, the rest of the mean;
 //! 2. `u = v - m`, exact; `S2 = sum u^2`, exact: `u = h + l` with `h` the nearest multiple of `B` (a power of two), and
@@ -14,8 +14,9 @@
 //! codes are; otherwise that one sum is accumulated in int32. Which of the two is known when the pass runs: with
 //! `R = max v - min v` over all channels and codes, the squares about the mean sum to `C (R/2)^2` at most.
 //!
-//! *When it fires.* For each LayerNormalization over the last axis that reads a DequantizeLinear of 8-bit codes directly,
-//! with scales `s 2^a[c]`, `0 <= a <= 8`, or with one scale (all `a` are 0). Other readers of the DequantizeLinear, the
+//! *When it fires.* For each LayerNormalization over the last axis that reads a DequantizeLinear of 8-bit or 16-bit codes directly,
+//! with scales `s f[c]`, `f` whole numbers up to 256 (powers of two are the published
+//! case), or with one scale (all `f` are 1). Other readers of the DequantizeLinear, the
 //! residual Add among them, keep it.
 //!
 //! *Why it is correct.* `x = s v`, so the mean of `x` is `s (m + delta)` and its variance is `s^2 (S2 / C - delta^2)`.
@@ -39,8 +40,8 @@ use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
 
-/// Largest shift the error bound is stated for; the planner uses up to 7.
-const MAX_SHIFT: i32 = 8;
+/// Largest factor the error bound is stated for; the planner uses up to 2^7.
+const MAX_FACTOR: u32 = 256;
 /// Integers up to this magnitude are exact in float32.
 const F32_EXACT: f64 = 16_777_216.0;
 /// Adding and taking away this many times `B` leaves the nearest multiple of `B`.
@@ -135,6 +136,19 @@ impl Squares {
     }
 }
 
+/// The largest scale that all are exact multiples of, with the multiples.
+fn common_base(scales: &[f32]) -> Option<(f32, Vec<f32>)> {
+    let least = scales.iter().copied().fold(f32::INFINITY, f32::min);
+    let multiples = |base: f32| -> Option<Vec<f32>> {
+        let whole = |s: &f32| {
+            let f = (s / base).round();
+            (f <= MAX_FACTOR as f32 && base * f == *s).then_some(f)
+        };
+        scales.iter().map(whole).collect()
+    };
+    (1..=MAX_FACTOR).map(|k| least / k as f32).filter(|b| b.is_normal()).find_map(|b| Some((b, multiples(b)?)))
+}
+
 /// A LayerNormalization over codes.
 #[derive(Debug)]
 struct Norm {
@@ -144,7 +158,7 @@ struct Norm {
     zero: Option<ValueId>,
     /// Of the DequantizeLinear.
     attrs: Attrs,
-    /// `2^a[c]`, shaped like the scales.
+    /// `f[c]`, shaped like the scales.
     factors: Tensor,
     channels: usize,
     sum: Held,
@@ -187,7 +201,9 @@ impl Norm {
         let (lo, hi) = match code {
             Some(DType::UINT8) => (0, 255),
             Some(DType::INT8) => (-128, 127),
-            _ => return Err("its codes are not known to have 8 bits".into()),
+            Some(DType::UINT16) => (0, 65535),
+            Some(DType::INT16) => (-32768, 32767),
+            _ => return Err("its codes are not known to have 8 or 16 bits".into()),
         };
         let channels = match st.dims.len() {
             0 => g.constant(gamma).map(Tensor::len).ok_or("its number of channels is not known")?,
@@ -195,13 +211,8 @@ impl Norm {
             _ => return Err("its scales do not run along the last axis".into()),
         };
 
-        let base = scales.iter().copied().fold(f32::INFINITY, f32::min);
-        let factors = scales
-            .iter()
-            .map(|s| (0..=MAX_SHIFT).map(|k| f32::powi(2.0, k)).find(|f| base * f == *s))
-            .collect::<Option<Vec<f32>>>()
-            .filter(|_| base > 0.0)
-            .ok_or_else(|| format!("its scales are not one scale times powers of two up to 2^{MAX_SHIFT}"))?;
+        let (base, factors) = common_base(&scales)
+            .ok_or_else(|| format!("its scales are not one scale times whole numbers up to {MAX_FACTOR}"))?;
         let eps = f64::from(n.attrs.float("epsilon").unwrap_or(1e-5));
         let epsilon = (eps / f64::from(base).powi(2)) as f32;
         if !(epsilon.is_normal() || eps == 0.0) {

@@ -7,13 +7,15 @@
 //! has the same bits in every runtime, at every optimization level, and is the form that runs fastest: per-channel
 //! QuantizeLinear and DequantizeLinear are slow in all runtimes that have them.
 //!
-//! Order: [`patches`], [`codes_first`], [`sums`], [`products`], [`integer_norm`](super::integer_norm), [`per_channel`].
+//! Order: [`patches`], [`codes_first`], [`sums`], [`products`], [`integer_norm`](super::integer_norm), [`per_channel`],
+//! [`wide_codes`].
 
 pub mod codes_first;
 pub mod patches;
 pub mod per_channel;
 pub mod products;
 pub mod sums;
+pub mod wide_codes;
 
 use crate::ir::{DType, Graph, NodeId, Tensor, ValueId};
 
@@ -67,6 +69,11 @@ impl Coding {
         self.axis == -1 || rank(g, v).is_some_and(|r| self.axis == r as i64 - 1)
     }
 
+    /// True for codes of 16 bits.
+    pub fn is_wide(&self) -> bool {
+        matches!(self.dtype, DType::UINT16 | DType::INT16)
+    }
+
     /// True for codes of 8 bits.
     pub fn is_byte(&self) -> bool {
         matches!(self.dtype, DType::UINT8 | DType::INT8)
@@ -80,5 +87,10 @@ pub(crate) fn rank(g: &Graph, v: ValueId) -> Option<usize> {
 
 /// A zero point as a scalar of the codes' type.
 pub(crate) fn zero_scalar(dtype: DType, z: i64) -> Tensor {
-    if dtype == DType::INT8 { Tensor::i8(&[], &[z as i8]) } else { Tensor::u8(&[], &[z as u8]) }
+    match dtype {
+        DType::INT8 => Tensor::i8(&[], &[z as i8]),
+        DType::UINT16 => Tensor::u16(&[], &[z as u16]),
+        DType::INT16 => Tensor::raw(dtype, &[], (z as i16).to_le_bytes().to_vec()),
+        _ => Tensor::u8(&[], &[z as u8]),
+    }
 }

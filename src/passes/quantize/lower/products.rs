@@ -3,7 +3,8 @@
 //! *What it does.* The codes are multiplied and summed in int32, the int32 bias is added there, and one Mul by
 //! `s_x s_w[c] / s_y[c]` brings the sum to the scale of the result's codes, which a QuantizeLinear of scale 1 rounds.
 //! Zero points of the result that differ between channels go into the bias. Where the result is not quantized right
-//! behind the layer, the Mul is by `s_x s_w[c]` and the result stays float.
+//! behind the layer, the Mul is by `s_x s_w[c]` and the result stays float; a constant factor a channel that alone reads
+//! it is joined with that Mul.
 //!
 //! *When it fires.* For a MatMul, Gemm or Conv whose operands come from DequantizeLinear: the first with one scale, the
 //! second constant with one scale an output channel, or computed with one scale. A Conv must not be padded or grouped. A
@@ -96,6 +97,8 @@ struct Product {
     y: ValueId,
     /// The result's only reader, if that makes its codes.
     q: Option<Coding>,
+    /// What the result is multiplied by, one number a channel, where that is already part of `y`.
+    gain: Option<Vec<f32>>,
 }
 
 /// `[K, N]` from `[N, K]`, or the other way.
@@ -180,6 +183,11 @@ impl Product {
             bias = b;
             y = g.node(add).out().ok_or("its Add is malformed")?;
         }
+        let gain = if conv { None } else { Self::gain(g, y, channels) };
+        if let Some((_, scaled)) = gain {
+            y = scaled;
+        }
+        let gain = gain.map(|(f, _)| f);
         let q = match g.uses(y)[..] {
             [(q, 0)] if g.node(q).op.is("QuantizeLinear") && !g.is_output(y) => Coding::of(g, q),
             _ => None,
@@ -191,7 +199,16 @@ impl Product {
                     || (channels == Some(q.scales.len() as i64)
                         && if conv { q.axis == 1 } else { q.is_last_axis(g, q.x) }))
         });
-        Ok(Some(Product { node: id, conv, x, w, weight, unit, bias, y, q }))
+        Ok(Some(Product { node: id, conv, x, w, weight, unit, bias, y, q, gain }))
+    }
+
+    /// The constant factors of a Mul that alone reads `y`, with its result.
+    fn gain(g: &Graph, y: ValueId, channels: Option<i64>) -> Option<(Vec<f32>, ValueId)> {
+        let [(mul, slot @ 0..=1)] = g.uses(y)[..] else { return None };
+        let n = g.node(mul);
+        let t = g.constant(n.input(1 - slot)?).filter(|t| n.op.is("Mul") && t.dtype == DType::FLOAT)?;
+        let along = t.len() == 1 || (Some(t.len() as i64) == channels && t.dims.last().copied() == channels);
+        (along && !g.is_output(y)).then_some((t.to_f32s()?.into_owned(), n.out()?))
     }
 
     /// A constant vector over the output channels, behind a DequantizeLinear or not.
@@ -216,7 +233,10 @@ impl Product {
         (vector && t.dtype == DType::FLOAT).then_some(Bias::Float(v))
     }
 
-    /// What one code of the result is worth in the sum's units, and what its zero point is.
+    fn gain_of(&self, c: usize) -> f32 {
+        self.gain.as_ref().map_or(1.0, |f| f[c.min(f.len() - 1)])
+    }
+
     fn patch(&self, g: &Graph) -> Patch {
         let name = g.name_of(self.y).to_owned();
         let mut p = Patch::new("integer-products").made_from([g.node(self.node).name.clone()]).before(self.node);
@@ -238,7 +258,7 @@ impl Product {
         let factors: Vec<f64> = (0..channels)
             .map(|c| {
                 let s = self.q.as_ref().map_or(1.0, |q| f64::from(q.scales[c.min(q.scales.len() - 1)]));
-                at(&self.unit, c) / s
+                at(&self.unit, c) * f64::from(self.gain_of(c)) / s
             })
             .collect();
         let mut codes = match &self.bias {
@@ -318,7 +338,7 @@ impl Product {
             });
             let scale = |c: usize| self.q.as_ref().map_or(1.0, |q| q.scales[c.min(q.scales.len() - 1)]);
             for (c, b) in values.unwrap_or_default().iter().enumerate() {
-                late[c] += b / scale(c);
+                late[c] += b * self.gain_of(c) / scale(c);
             }
         }
         if late.iter().any(|l| *l != 0.0) {

@@ -2,10 +2,11 @@
 //!
 //! *What it does.* With operands `s_i[c] (q_i - z_i[c])` and a result at scale `s[c]`, zero point `z[c]`:
 //! `q = round(q_1 A_1[c] + q_2 A_2[c] + C[c])`, where `A_i = s_i / s` and `C = z - A_1 z_1 - A_2 z_2`. The codes are held
-//! as numbers in float32.
+//! as numbers in float32. An operand that is the result of a linear layer, without codes of its own, is brought to the
+//! result's scale the same way (`A = 1 / s`); [`products`](super::products) then joins that factor with the layer's own.
 //!
-//! *When it fires.* For an Add of two DequantizeLinear outputs of computed 8-bit codes, read by one QuantizeLinear only,
-//! with one scale or one a channel of the last axis.
+//! *When it fires.* For an Add read by one QuantizeLinear only, of DequantizeLinear outputs of computed 8-bit or 16-bit codes, or of
+//! one such and the result of a linear layer over codes, with one scale or one a channel of the last axis.
 //!
 //! *Why it is correct.* Algebra.
 //!
@@ -17,7 +18,7 @@
 //! *Source.* Algebra; it saves three of seven passes over the residual stream.
 
 use super::{Coding, zero_scalar};
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor};
+use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
 
@@ -50,18 +51,55 @@ impl Pass for IntegerSums {
     }
 }
 
+/// What is added.
+enum Term {
+    Codes(Coding),
+    /// The result of a linear layer.
+    Layer(ValueId),
+}
+
+impl Term {
+    fn of(g: &Graph, v: ValueId) -> Option<Term> {
+        if let Some(c) = Coding::read_back(g, v) {
+            return (g.constant(c.x).is_none() && (c.is_byte() || c.is_wide())).then_some(Term::Codes(c));
+        }
+        let n = g.node(g.producer(v)?);
+        // Behind its bias, if that is an Add.
+        let constant =
+            |x: ValueId| g.constant(x).is_some() || Coding::read_back(g, x).is_some_and(|c| g.constant(c.x).is_some());
+        let n = match (n.op.is("Add"), n.input(0), n.input(1)) {
+            (true, Some(a), Some(b)) if constant(b) => g.node(g.producer(a)?),
+            (true, Some(a), Some(b)) if constant(a) => g.node(g.producer(b)?),
+            _ => n,
+        };
+        let coded = |slot: usize| n.input(slot).is_some_and(|x| Coding::read_back(g, x).is_some());
+        let layer = (n.op.is("MatMul") || n.op.is("Gemm")) && coded(0) && coded(1);
+        (layer && g.use_count(v) == 1 && !g.is_output(v)).then_some(Term::Layer(v))
+    }
+
+    fn coding(&self) -> Option<&Coding> {
+        match self {
+            Term::Codes(c) => Some(c),
+            Term::Layer(_) => None,
+        }
+    }
+}
+
 fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let n = g.node(id);
     let y = n.out()?;
-    let codes = |slot: usize| Coding::read_back(g, n.input(slot)?).filter(|c| g.constant(c.x).is_none() && c.is_byte());
-    let (a, b) = (codes(0)?, codes(1)?);
+    let terms = [Term::of(g, n.input(0)?)?, Term::of(g, n.input(1)?)?];
+    if terms.iter().all(|t| t.coding().is_none()) {
+        return None;
+    }
     let q = match g.uses(y)[..] {
         [(q, 0)] if g.node(q).op.is("QuantizeLinear") && !g.is_output(y) => Coding::of(g, q)?,
         _ => return None,
     };
-    let channels = [&a, &b, &q].iter().map(|c| c.scales.len()).max()?;
+    let codings = || terms.iter().filter_map(Term::coding).chain([&q]);
+    let channels = codings().map(|c| c.scales.len()).max()?;
     let lined_up = |c: &Coding| c.whole().is_some() || (c.scales.len() == channels && c.is_last_axis(g, y));
-    if ![&a, &b, &q].into_iter().all(lined_up) || !q.is_byte() {
+    if !codings().all(lined_up) || !(q.is_byte() || q.is_wide()) {
         return None;
     }
     let at = |c: &Coding, i: usize| -> (f64, f64) {
@@ -73,8 +111,8 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     for c in 0..channels {
         let (s, z) = at(&q, c);
         let mut offset = z;
-        for (f, x) in factors.iter_mut().zip([&a, &b]) {
-            let (sx, zx) = at(x, c);
+        for (f, x) in factors.iter_mut().zip(&terms) {
+            let (sx, zx) = x.coding().map_or((1.0, 0.0), |x| at(x, c));
             let r = (sx / s) as f32;
             offset -= f64::from(r) * zx;
             f.push(r);
@@ -87,16 +125,21 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
         let t = if v.iter().all(|x| *x == v[0]) { Tensor::scalar_f32(v[0]) } else { Tensor::f32(&[v.len() as i64], v) };
         p.constant(&format!("{name}_{part}"), t)
     };
-    let mut terms: Vec<Ref> = Vec::new();
-    for (x, (f, which)) in [&a, &b].into_iter().zip(factors.iter().zip(["first", "second"])) {
-        let one = p.constant(&format!("{}_unit", g.name_of(x.x)), Tensor::scalar_f32(1.0));
-        let zero = p.constant(&format!("{}_none", g.name_of(x.x)), zero_scalar(x.dtype, 0));
-        let number =
-            p.node("DequantizeLinear", &format!("{}_number", g.name_of(x.x)), &[x.x.into(), one, zero], Attrs::new());
+    let mut scaled: Vec<Ref> = Vec::new();
+    for (x, (f, which)) in terms.iter().zip(factors.iter().zip(["first", "second"])) {
+        let number = match x {
+            Term::Layer(v) => Ref::from(*v),
+            Term::Codes(x) => {
+                let one = p.constant(&format!("{}_unit", g.name_of(x.x)), Tensor::scalar_f32(1.0));
+                let zero = p.constant(&format!("{}_none", g.name_of(x.x)), zero_scalar(x.dtype, 0));
+                let hint = format!("{}_number", g.name_of(x.x));
+                p.node("DequantizeLinear", &hint, &[x.x.into(), one, zero], Attrs::new())
+            }
+        };
         let f = vector(&mut p, &format!("{which}_factor"), f);
-        terms.push(p.node("Mul", &format!("{name}_{which}"), &[number, f], Attrs::new()));
+        scaled.push(p.node("Mul", &format!("{name}_{which}"), &[number, f], Attrs::new()));
     }
-    let sum = p.node("Add", &format!("{name}_sum"), &terms, Attrs::new());
+    let sum = p.node("Add", &format!("{name}_sum"), &scaled, Attrs::new());
     let offset = vector(&mut p, "offset", &offsets);
     let sum = p.node("Add", &format!("{name}_shifted"), &[sum, offset], Attrs::new());
     let one = p.constant(&format!("{name}_unit"), Tensor::scalar_f32(1.0));

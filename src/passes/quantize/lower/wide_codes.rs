@@ -1,0 +1,106 @@
+//! `wide-codes`: codes of 16 bits, held as whole numbers in float32.
+//!
+//! *What it does.* QuantizeLinear to uint16 or int16 becomes Mul by `1 / s`, Round, Add of `z` and Clip to the type's range;
+//! DequantizeLinear of such codes becomes Sub of `z` and Mul by `s`. Factors of 1 and zero points of 0 fall away.
+//!
+//! *When it fires.* For QuantizeLinear of 16-bit codes that only DequantizeLinear reads, with one scale or one a channel of
+//! the last axis, and for these readers.
+//!
+//! *Why it is correct.* Every 16-bit code is exact in float32, and Round rounds half to even, as QuantizeLinear does.
+//!
+//! *Numerics.* Close: `x (1/s)` for `x / s`.
+//!
+//! *Before / after.* `y = DequantizeLinear (QuantizeLinear (x, s, z), s, z)` becomes
+//! `y = Mul (Sub (Clip (Add (Round (Mul (x, 1/s)), z), 0, 65535), z), s)`.
+//!
+//! *Source.* ONNX operator documentation. Needed because QuantizeLinear has 16-bit codes from operator set 21 only, and
+//! tract has none.
+
+use super::Coding;
+use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor};
+use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::rewrite::{Patch, Ref, sweep};
+
+/// The pass.
+pub struct WideCodes;
+
+impl Pass for WideCodes {
+    fn id(&self) -> &'static str {
+        "wide-codes"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Holds 16-bit codes as whole numbers in float32."
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-4 }
+    }
+
+    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        for id in m.graph.schedule() {
+            if let Some(p) = patch(&m.graph, id) {
+                p.commit(m)?;
+                out.changes += 1;
+            }
+        }
+        sweep(m);
+        Ok(out)
+    }
+}
+
+fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
+    let q = Coding::of(g, id).filter(|c| c.is_wide() && g.node(id).op.is("QuantizeLinear"))?;
+    let plain = |c: &Coding| c.whole().is_some() || c.is_last_axis(g, c.x);
+    let readers: Vec<Coding> = g
+        .uses(q.y)
+        .into_iter()
+        .map(|(n, _)| Coding::of(g, n).filter(|c| g.node(n).op.is("DequantizeLinear") && plain(c)))
+        .collect::<Option<_>>()?;
+    if readers.is_empty() || g.is_output(q.y) || !plain(&q) {
+        return None;
+    }
+    let name = g.name_of(q.y).to_owned();
+    let mut p = Patch::new("wide-codes").made_from([name.clone()]).before(id);
+    let mut x: Ref = q.x.into();
+    if q.scales.iter().any(|s| *s != 1.0) {
+        let inverse: Vec<f32> = q.scales.iter().map(|s| (1.0 / f64::from(*s)) as f32).collect();
+        let k = p.constant(&format!("{name}_inverse_scale"), vector(&inverse));
+        x = p.node("Mul", &format!("{name}_scaled"), &[x, k], Attrs::new());
+    }
+    x = p.node("Round", &format!("{name}_rounded"), &[x], Attrs::new());
+    if q.zeros.iter().any(|z| *z != 0) {
+        let z = p.constant(&format!("{name}_zeros"), numbers(&q.zeros));
+        x = p.node("Add", &format!("{name}_shifted"), &[x, z], Attrs::new());
+    }
+    let (low, high) = if q.dtype == DType::UINT16 { (0.0, 65535.0) } else { (-32768.0, 32767.0) };
+    let low = p.constant(&format!("{name}_low"), Tensor::scalar_f32(low));
+    let high = p.constant(&format!("{name}_high"), Tensor::scalar_f32(high));
+    let codes =
+        p.node_with(Op::onnx("Clip"), &[Some(x), Some(low), Some(high)], &[&format!("{name}_held")], Attrs::new())[0];
+    p.typed(codes, DType::FLOAT, g.value(q.y).ty.as_ref().and_then(|t| t.shape.clone()));
+    for r in &readers {
+        let back = g.name_of(r.y).to_owned();
+        let mut y = codes;
+        if r.zeros.iter().any(|z| *z != 0) {
+            let z = p.constant(&format!("{back}_zeros"), numbers(&r.zeros));
+            y = p.node("Sub", &format!("{back}_shifted"), &[y, z], Attrs::new());
+        }
+        if r.scales.iter().any(|s| *s != 1.0) {
+            let s = p.constant(&format!("{back}_scale"), vector(&r.scales));
+            y = p.node("Mul", &format!("{back}_scaled"), &[y, s], Attrs::new());
+        }
+        p.replace(r.y, y);
+    }
+    Some(p)
+}
+
+/// One number where all are the same.
+fn vector(v: &[f32]) -> Tensor {
+    if v.iter().all(|x| *x == v[0]) { Tensor::scalar_f32(v[0]) } else { Tensor::f32(&[v.len() as i64], v) }
+}
+
+fn numbers(v: &[i64]) -> Tensor {
+    vector(&v.iter().map(|z| *z as f32).collect::<Vec<_>>())
+}
