@@ -69,11 +69,12 @@ impl Recipe {
     }
 
     /// The recipe for statistics from synthetic data.
-    pub fn without_data(mut self) -> Recipe {
-        if let Some(q) = &mut self.quantize {
+    pub fn without_data(&self) -> Recipe {
+        let mut r = self.clone();
+        if let Some(q) = &mut r.quantize {
             q.activations.extend(std::mem::take(&mut q.without_data));
         }
-        self
+        r
     }
 
     /// Reads a recipe's text; `path` is for error messages.

@@ -46,7 +46,8 @@ pub enum StatsError {
 impl StatsFile {
     pub fn new(
         model: String,
-        (data, synthetic): (String, bool),
+        data: String,
+        synthetic: bool,
         samples: u64,
         values: IndexMap<String, Stats>,
     ) -> StatsFile {
@@ -86,7 +87,7 @@ impl StatsFile {
         let mut all = self.into_map();
         merge(&mut all, &other.into_map())
             .map_err(|e| StatsError::Merge { path: path.display().to_string(), source: Box::new(e) })?;
-        Ok(StatsFile::new(model, (data, synthetic), samples, all))
+        Ok(StatsFile::new(model, data, synthetic, samples, all))
     }
 
     /// Writes the file whole or not at all.
@@ -106,7 +107,7 @@ mod tests {
     fn file() -> StatsFile {
         let mut s = Stats::new(Watch::Channels { axis: -1 });
         s.observe(&[1.0, -2.0, 3.0, 4.0], &[2, 2], 0).unwrap();
-        StatsFile::new("m".into(), ("d".into(), false), 1, [("x".to_owned(), s)].into_iter().collect())
+        StatsFile::new("m".into(), "d".into(), false, 1, [("x".to_owned(), s)].into_iter().collect())
     }
 
     #[test]

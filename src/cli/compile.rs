@@ -114,7 +114,7 @@ pub(super) fn statistics(
     })?;
     b.finish_and_clear();
     let n = indices.len() as u64 * data.batch() as u64;
-    let s = StatsFile::new(p.fingerprint.clone(), (data.description().to_owned(), data.is_synthetic()), n, values);
+    let s = StatsFile::new(p.fingerprint.clone(), data.description().to_owned(), data.is_synthetic(), n, values);
     if let Some(f) = file {
         s.write(f)?;
     }
@@ -122,8 +122,8 @@ pub(super) fn statistics(
 }
 
 pub(super) fn planned(p: &Prepared, recipe: &Recipe, stats: StatsFile, log: &mut Log) -> Result<QuantPlan, Failure> {
-    let recipe = if stats.synthetic { recipe.clone().without_data() } else { recipe.clone() };
-    timed(&mut log.timings, "plan", || Ok(make_plan(p, &stats.into_map(), &recipe)?))
+    let alone = stats.synthetic.then(|| recipe.without_data());
+    timed(&mut log.timings, "plan", || Ok(make_plan(p, &stats.into_map(), alone.as_ref().unwrap_or(recipe))?))
 }
 
 /// The plan with weights fitted to the codes they read, where the recipe wants that and there is data for it: with
@@ -245,12 +245,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     report.passes = passes;
     report.islands.extend(plan.islands.iter().cloned());
     for x in &plan.activations {
-        let kind = match x.params.factors() {
-            Some(_) if x.params.is_ptf() => "PTF",
-            Some(_) => "factors",
-            None => "one scale",
-        };
-        *report.decisions.entry(format!("{} {kind}", x.role.name())).or_default() += 1;
+        *report.decisions.entry(format!("{} {}", x.role.name(), x.params.kind())).or_default() += 1;
     }
     if !plan.sums.is_empty() {
         report.decisions.insert("branch sums".into(), plan.sums.len() as u64);

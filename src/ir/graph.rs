@@ -383,6 +383,14 @@ impl Graph {
         }
     }
 
+    /// Integers that a node takes as a constant input, or as an attribute in older operator sets.
+    pub fn ints(&self, n: &Node, slot: usize, attr: &str) -> Option<Vec<i64>> {
+        match n.input(slot) {
+            Some(v) => self.constant(v)?.to_i64s(),
+            None => n.attrs.ints(attr).map(<[i64]>::to_vec),
+        }
+    }
+
     /// A name not yet taken: `hint`, or `hint_2`, `hint_3`, ... (the lowest free number, unless numbers were given back).
     pub fn fresh_name(&self, hint: &str) -> String {
         if !hint.is_empty() && !self.names.contains_key(hint) {

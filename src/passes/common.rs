@@ -2,7 +2,7 @@
 
 use super::{Outcome, PassError};
 use crate::ir::{Graph, Model, NodeId, ValueId};
-use crate::rewrite::{Patch, PatchError, Ref};
+use crate::rewrite::{Patch, PatchError, Ref, sweep};
 
 /// True if some node reads the value in a place that can be redirected (a nested graph's reading can not).
 pub(super) fn is_read(g: &Graph, v: ValueId) -> bool {
@@ -18,6 +18,33 @@ pub(super) fn is_captured(g: &Graph, v: ValueId) -> bool {
 pub(super) fn is_plain(g: &Graph, n: NodeId) -> bool {
     let node = g.node(n);
     node.op.is_onnx() && !node.has_subgraph()
+}
+
+/// The only reader of a value, at slot 0; an output of the graph is read by others.
+pub(super) fn sole_reader(g: &Graph, v: ValueId) -> Option<NodeId> {
+    match g.uses(v)[..] {
+        [(n, 0)] if !g.is_output(v) && g.node(n).op.is_onnx() => Some(n),
+        _ => None,
+    }
+}
+
+/// Commits what `patch` makes of each node, in the order of the model, and sweeps what became dead.
+pub(super) fn patch_nodes(
+    m: &mut Model,
+    patch: impl Fn(&Graph, NodeId) -> Option<Patch>,
+) -> Result<Outcome, PassError> {
+    let mut out = Outcome::default();
+    for id in m.graph.schedule() {
+        // An earlier patch may have taken the node.
+        if m.graph.try_node(id).is_some()
+            && let Some(p) = patch(&m.graph, id)
+        {
+            p.commit(m)?;
+            out.changes += 1;
+        }
+    }
+    sweep(m);
+    Ok(out)
 }
 
 /// Commits the patch and counts it. A patch that contradicts a shape the file declares is left out with a note: the

@@ -1,9 +1,10 @@
 //! One projection for queries, keys and values becomes one for each.
 
+use super::common::{patch_nodes, sole_reader};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
 use crate::plan::sites::{self, Linear};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::rewrite::{Patch, Ref};
 
 /// # What it does
 /// A MatMul whose result is reshaped, transposed and taken apart becomes one MatMul a part, with the part's columns of
@@ -44,40 +45,14 @@ impl Pass for SplitProjection {
     }
 
     fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
-        let mut out = Outcome::default();
-        for id in m.graph.schedule() {
-            if m.graph.try_node(id).is_none() {
-                continue;
-            }
-            if let Some(p) = patch(&m.graph, id) {
-                p.commit(m)?;
-                out.changes += 1;
-            }
-        }
-        sweep(m);
-        Ok(out)
-    }
-}
-
-/// The only reader of a value, at slot 0.
-fn only(g: &Graph, v: ValueId) -> Option<NodeId> {
-    match g.uses(v)[..] {
-        [(n, 0)] if !g.is_output(v) && g.node(n).op.is_onnx() => Some(n),
-        _ => None,
-    }
-}
-
-fn ints(g: &Graph, n: NodeId, slot: usize, attr: &str) -> Option<Vec<i64>> {
-    match g.node(n).input(slot) {
-        Some(v) => g.constant(v)?.to_i64s(),
-        None => g.node(n).attrs.ints(attr).map(<[i64]>::to_vec),
+        patch_nodes(m, patch)
     }
 }
 
 /// The value behind a Squeeze of `axis`, which alone reads `v`.
 fn squeezed(g: &Graph, v: ValueId, axis: usize, rank: usize) -> Option<ValueId> {
-    let n = only(g, v).filter(|n| g.node(*n).op.is("Squeeze"))?;
-    let axes = ints(g, n, 1, "axes")?;
+    let n = sole_reader(g, v).filter(|n| g.node(*n).op.is("Squeeze"))?;
+    let axes = g.ints(g.node(n), 1, "axes")?;
     let [a] = axes[..] else { return None };
     (a == axis as i64 || a == axis as i64 - rank as i64).then(|| g.node(n).out()).flatten()
 }
@@ -85,12 +60,12 @@ fn squeezed(g: &Graph, v: ValueId, axis: usize, rank: usize) -> Option<ValueId> 
 /// The parts along `axis`, in their order, without that axis; `None` unless all `count` are there.
 fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize) -> Option<Vec<ValueId>> {
     let is_axis = |a: i64| a == axis as i64 || a == axis as i64 - rank as i64;
-    if let Some(n) = only(g, v).filter(|n| g.node(*n).op.is("Split")) {
+    if let Some(n) = sole_reader(g, v).filter(|n| g.node(*n).op.is("Split")) {
         let node = g.node(n);
         if !is_axis(node.attrs.int("axis").unwrap_or(0)) || node.outputs.len() != count {
             return None;
         }
-        if ints(g, n, 1, "split").is_some_and(|s| s.iter().any(|s| *s != 1)) {
+        if g.ints(g.node(n), 1, "split").is_some_and(|s| s.iter().any(|s| *s != 1)) {
             return None;
         }
         return (0..count).map(|i| squeezed(g, node.output(i)?, axis, rank)).collect();
@@ -110,9 +85,9 @@ fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize) -> Optio
                 (index.to_i64s()?[0], node.out()?)
             }
             "Slice" => {
-                let (from, to) = (ints(g, n, 1, "starts")?, ints(g, n, 2, "ends")?);
-                let axes = ints(g, n, 3, "axes")?;
-                let steps = ints(g, n, 4, "steps").unwrap_or(vec![1]);
+                let (from, to) = (g.ints(g.node(n), 1, "starts")?, g.ints(g.node(n), 2, "ends")?);
+                let axes = g.ints(g.node(n), 3, "axes")?;
+                let steps = g.ints(g.node(n), 4, "steps").unwrap_or(vec![1]);
                 let ([from], [to], [a], [1]) = (&from[..], &to[..], &axes[..], &steps[..]) else { return None };
                 // The last part may be written as "to the end".
                 let end = (*to).min(count as i64);
@@ -143,13 +118,13 @@ struct Parts {
 }
 
 fn find(g: &Graph, l: &Linear, columns: i64) -> Option<Parts> {
-    let first = only(g, l.out)?;
+    let first = sole_reader(g, l.out)?;
     let node = g.node(first);
     if node.op.is("Split") {
         let count = node.outputs.len() as i64;
         let rank = g.value(l.out).ty.as_ref()?.shape.as_ref()?.len() as i64;
         let axis = node.attrs.int("axis").unwrap_or(0);
-        let even = ints(g, first, 1, "split").is_none_or(|s| s.iter().all(|s| *s * count == columns));
+        let even = g.ints(g.node(first), 1, "split").is_none_or(|s| s.iter().all(|s| *s * count == columns));
         let values: Vec<ValueId> = node.outputs.iter().copied().collect::<Option<_>>()?;
         let fits = count > 1 && (axis == -1 || axis == rank - 1) && even && columns % count == 0;
         return (fits && !values.iter().any(|v| g.is_output(*v))).then_some(Parts {
@@ -167,7 +142,7 @@ fn find(g: &Graph, l: &Linear, columns: i64) -> Option<Parts> {
         .find(|p| target[*p..].iter().all(|d| *d > 0) && target[*p..].iter().product::<i64>() == columns)?;
     let count = usize::try_from(target[at]).ok().filter(|n| *n > 1 && *n <= 8)?;
     let rank = target.len();
-    let transpose = only(g, node.out()?).filter(|n| g.node(*n).op.is("Transpose"))?;
+    let transpose = sole_reader(g, node.out()?).filter(|n| g.node(*n).op.is("Transpose"))?;
     let perm = g.node(transpose).attrs.ints("perm")?.to_vec();
     if perm.len() != rank {
         return None;

@@ -36,15 +36,14 @@ pub fn rows_read(g: &Graph, mixing: &BTreeSet<NodeId>) -> Vec<i64> {
 fn chosen(g: &Graph, n: &Node) -> Option<Vec<i64>> {
     let rank = g.value(n.input(0)?).ty.as_ref()?.shape.as_ref()?.len() as i64;
     let rows = |axis: i64| rank >= 3 && (axis == rank - 2 || axis == -2);
-    let list = |slot: usize| g.constant(n.input(slot)?)?.to_i64s();
     if n.op.is("Gather") && rows(n.attrs.int("axis").unwrap_or(0)) {
-        return list(1).filter(|r| r.len() as i64 <= FEW);
+        return g.constant(n.input(1)?)?.to_i64s().filter(|r| r.len() as i64 <= FEW);
     }
     if !n.op.is("Slice") {
         return None;
     }
-    let (starts, ends, axes) = (list(1)?, list(2)?, list(3)?);
-    let step = n.input(4).map_or(Some(vec![1]), |_| list(4))?;
+    let (starts, ends, axes) = (g.ints(n, 1, "starts")?, g.ints(n, 2, "ends")?, g.ints(n, 3, "axes")?);
+    let step = if n.input(4).is_some() { g.ints(n, 4, "steps")? } else { vec![1] };
     match (&starts[..], &ends[..], &axes[..], &step[..]) {
         ([a], [b], [axis], [1]) if rows(*axis) && (*a < 0) == (*b < 0) && (1..=FEW).contains(&(b - a)) => {
             Some((*a..*b).collect())

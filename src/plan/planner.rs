@@ -121,16 +121,17 @@ enum Decided {
 /// True if a value can stay the sums of the linear layers that make it, and the recipe wants that: it is read by Adds
 /// alone, and made by layers, with moves and constants joined to them between.
 fn summed(g: &Graph, s: &Site, sites: &Sites, recipe: &QuantRecipe) -> bool {
-    let wanted = recipe.form == Form::Integer && recipe.candidates(s.role).contains(&Candidate::Sums);
+    if recipe.form != Form::Integer || !recipe.candidates(s.role).contains(&Candidate::Sums) {
+        return false;
+    }
     let made = |v: ValueId| sites.linears.iter().any(|l| l.out == trace_back(g, v));
     let from_layers = made(s.value)
         || g.producer_is(s.value, "Concat").is_some_and(|n| {
             let parts: Vec<ValueId> = g.node(n).inputs.iter().flatten().copied().collect();
-            let fixed = |v: ValueId| repeats_constant(g, v);
-            parts.iter().any(|v| made(*v)) && parts.iter().all(|v| made(*v) || fixed(*v))
+            parts.iter().any(|v| made(*v)) && parts.iter().all(|v| made(*v) || repeats_constant(g, *v))
         });
     let added = reading_nodes(g, s.value).iter().all(|n| g.node(*n).op.is("Add"));
-    wanted && from_layers && added && s.elementwise && !s.contracted && !g.is_output(s.value)
+    from_layers && added && s.elementwise && !s.contracted && !g.is_output(s.value)
 }
 
 /// A constant, repeated or not: a class token for each image of a batch.
@@ -355,8 +356,8 @@ fn decide(
                 Candidate::Ptf { code, rule } => {
                     let p = ptf::ptf(code, st, s.axis, rule, |_| 1.0);
                     let widest = p.factors().map_or(1, |(_, f)| f.iter().copied().max().unwrap_or(1));
-                    let kind = if p.is_ptf() { "PTF" } else { "factors" };
-                    (p, format!("{kind} up to {widest}, {:?}", rule.range))
+                    let what = format!("{} up to {widest}, {:?}", p.kind(), rule.range);
+                    (p, what)
                 }
             };
             let e = ptf::expected_error(st, &p, |_| 1.0);

@@ -75,16 +75,6 @@ impl WeightRecipe {
     }
 }
 
-/// How weights are fitted to the quantized model's values.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct RefitRecipe {
-    /// Added to the variance of every input channel, as a share of their mean.
-    pub ridge: f64,
-    /// How often the model is run again with the weights found so far.
-    pub rounds: usize,
-}
-
 fn nearest() -> Rounding {
     Rounding::Nearest
 }

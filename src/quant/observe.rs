@@ -309,12 +309,11 @@ impl Stats {
 
     /// Counts what stands in each channel with the weights of the tokens.
     fn count_tokens(&mut self, x: &[f32], layout: Layout, weights: &[u32]) {
-        let ranges: Vec<(f32, f32)> = self.channels.iter().map(|c| (c.min, c.max)).collect();
-        let mut inv = Vec::with_capacity(ranges.len());
-        for (ch, (lo, hi)) in self.channels.iter_mut().zip(ranges) {
-            ch.weighted.prepare(lo, hi);
-            inv.push(ch.weighted.inverse_width());
-        }
+        let room = |ch: &mut Channel| {
+            ch.weighted.prepare(ch.min, ch.max);
+            ch.weighted.inverse_width()
+        };
+        let inv: Vec<f64> = self.channels.iter_mut().map(room).collect();
         for (r, run) in x.chunks(layout.inner).enumerate() {
             let (o, c) = (r / layout.channels, r % layout.channels);
             for (v, w) in run.iter().zip(&weights[o * layout.inner..]) {

@@ -332,6 +332,16 @@ mod tests {
     use super::super::observe::Watch;
     use super::*;
 
+    /// Least squared error with a zero point a channel; tests change what they are about.
+    const RULE: PtfRule = PtfRule {
+        max_shift: 7,
+        channel_zeros: true,
+        range: Range::Mse,
+        published_base: false,
+        factors: Factors::Powers,
+        normalised: false,
+    };
+
     fn sample() -> (Vec<f32>, Vec<usize>, Stats) {
         // Channels of very different width, one lopsided and massive, one dead.
         let (rows, n) = (200usize, 6usize);
@@ -387,14 +397,7 @@ mod tests {
     fn factors_save_the_small_channels() {
         let (x, dims, s) = sample();
         let flat = error(&x, &dims, &affine(Code::U8, &s, Range::MinMax));
-        let rule = |k, cz| PtfRule {
-            max_shift: k,
-            channel_zeros: cz,
-            range: Range::Mse,
-            published_base: false,
-            factors: Factors::Powers,
-            normalised: false,
-        };
+        let rule = |k, cz| PtfRule { max_shift: k, channel_zeros: cz, ..RULE };
         // Weighted so that every channel's relative error counts the same.
         let w = |c: usize| 1.0 / s.mean_square(c).max(1e-3);
         let total = |p: &QParams| expected_error(&s, p, w);
@@ -416,14 +419,7 @@ mod tests {
             Code::U8,
             &s,
             -1,
-            PtfRule {
-                max_shift: 3,
-                channel_zeros: false,
-                range: Range::MinMax,
-                published_base: true,
-                factors: Factors::Powers,
-                normalised: false,
-            },
+            PtfRule { max_shift: 3, channel_zeros: false, range: Range::MinMax, published_base: true, ..RULE },
             |_| 1.0,
         );
         let (base, factors) = p.factors().unwrap();
@@ -443,14 +439,7 @@ mod tests {
         let mut s = Stats::new(Watch::Channels { axis: -1 });
         s.observe(&x, &[rows, n], 0).unwrap();
         let w = |c: usize| 1.0 / s.mean_square(c).max(1e-3);
-        let rule = |factors| PtfRule {
-            max_shift: 7,
-            channel_zeros: true,
-            range: Range::Mse,
-            published_base: false,
-            factors,
-            normalised: false,
-        };
+        let rule = |factors| PtfRule { factors, ..RULE };
         let error = |p: &QParams| expected_error(&s, p, w);
         let (powers, whole) =
             (ptf(Code::U8, &s, -1, rule(Factors::Powers), w), ptf(Code::U8, &s, -1, rule(Factors::Whole), w));
@@ -464,20 +453,7 @@ mod tests {
     #[test]
     fn expected_error_is_close_to_the_real_one() {
         let (x, dims, s) = sample();
-        let p = ptf(
-            Code::U8,
-            &s,
-            -1,
-            PtfRule {
-                max_shift: 7,
-                channel_zeros: true,
-                range: Range::Mse,
-                published_base: false,
-                factors: Factors::Powers,
-                normalised: false,
-            },
-            |_| 1.0,
-        );
+        let p = ptf(Code::U8, &s, -1, RULE, |_| 1.0);
         let mut y = x.clone();
         fake_quantize(&mut y, &dims, &p).unwrap();
         let real: f64 = x.iter().zip(&y).map(|(a, b)| ((a - b) as f64).powi(2)).sum();
@@ -488,20 +464,7 @@ mod tests {
     #[test]
     fn min_max_clips_nothing_by_more_than_half_a_step() {
         let (x, dims, s) = sample();
-        let p = ptf(
-            Code::U8,
-            &s,
-            -1,
-            PtfRule {
-                max_shift: 7,
-                channel_zeros: true,
-                range: Range::MinMax,
-                published_base: false,
-                factors: Factors::Powers,
-                normalised: false,
-            },
-            |_| 1.0,
-        );
+        let p = ptf(Code::U8, &s, -1, PtfRule { range: Range::MinMax, ..RULE }, |_| 1.0);
         let mut y = x.clone();
         fake_quantize(&mut y, &dims, &p).unwrap();
         for (i, (a, b)) in x.iter().zip(&y).enumerate() {
@@ -522,14 +485,7 @@ mod tests {
             .collect();
         let mut s = Stats::new(Watch::Tokens { axis: -1, read: vec![] });
         s.observe(&x, &[rows, n], 0).unwrap();
-        let rule = PtfRule {
-            max_shift: 7,
-            channel_zeros: true,
-            range: Range::Mse,
-            published_base: false,
-            factors: Factors::Powers,
-            normalised: false,
-        };
+        let rule = RULE;
         let plain = ptf(Code::U8, &s, -1, rule, |_| 1.0);
         let relative = ptf(Code::U8, &s, -1, PtfRule { normalised: true, ..rule }, |_| 1.0);
         assert!(plain.reach(0).0 < -480.0, "{:?}", plain.reach(0));

@@ -320,6 +320,16 @@ impl QParams {
         self.factors().is_some_and(|(_, f)| f.iter().all(|f| f.is_power_of_two()))
     }
 
+    /// How scales are given, for people.
+    pub fn kind(&self) -> &'static str {
+        match &self.form {
+            Form::Affine { .. } => "one scale",
+            Form::PerAxis { .. } => "a scale a channel",
+            Form::Factors { .. } if self.is_ptf() => "PTF",
+            Form::Factors { .. } => "factors",
+        }
+    }
+
     /// Number of channels; 1 for one scale a tensor.
     pub fn channels(&self) -> usize {
         match &self.form {

@@ -121,10 +121,7 @@ impl Synthetic {
                 let n: usize = item.iter().product();
                 let v = items.iter().flat_map(|i| {
                     let mut rng = rng(*i);
-                    (0..n).map(move |_| {
-                        // The sampler's tail calls a logarithm; a grid of 2^-12 absorbs its last place.
-                        (rng.sample::<f64, _>(StandardNormal) * 4096.0).round_ties_even() / 4096.0
-                    })
+                    (0..n).map(move |_| normal(&mut rng))
                 });
                 to_array(Numbers::Float(v.collect()), spec.dtype, &InputSpec::batched(items.len(), item))
                     .map_err(refused)
@@ -181,12 +178,12 @@ impl Leaf {
     }
 }
 
-/// A normal number on a grid that absorbs the last place of the sampler's logarithm.
+/// A normal number. The sampler's tail calls a logarithm; a grid of 2^-12 absorbs its last place.
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
     (rng.sample::<f64, _>(StandardNormal) * 4096.0).round_ties_even() / 4096.0
 }
 
-/// Lays things over each other on three textures, from the back to the front.
+/// Lays things over each other on textures, one a colour, from the back to the front.
 fn leaves(fields: &mut [Vec<f64>], height: usize, width: usize, rng: &mut ChaCha8Rng) {
     let texture = fields.to_vec();
     for _ in 0..LEAVES {
@@ -229,7 +226,7 @@ fn picture(channels: usize, height: usize, width: usize, rng: &mut ChaCha8Rng) -
 /// pixels so that it is isotropic on any format.
 ///
 /// Opposite frequencies get conjugate values, which makes the field real without throwing half of it away.
-fn field(height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
+pub(super) fn field(height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
     let side = height.max(width) as f64;
     let cycles = |k: usize, n: usize| if k <= n / 2 { k as f64 } else { k as f64 - n as f64 } * side / n as f64;
     let mut spectrum = vec![Complex::new(0.0, 0.0); height * width];

@@ -352,6 +352,46 @@ fn synthetic_bytes_are_pinned() {
     assert_eq!(&h.finalize().to_hex()[..16], "fc75447ed858ed60");
 }
 
+/// Adds the amplitude spectrum of an `n` by `n` plane to the bins, by rows and columns, with another planner than the
+/// generator's.
+fn add_spectrum(bins: &mut [(f64, usize)], plane: impl Iterator<Item = f64>, n: usize) {
+    let mut fft = rustfft::FftPlanner::<f64>::new();
+    let mut z: Vec<_> = plane.map(|x| rustfft::num_complex::Complex::new(x, 0.0)).collect();
+    fft.plan_fft_forward(n).process(&mut z);
+    let mut t: Vec<_> = (0..n * n).map(|k| z[k % n * n + k / n]).collect();
+    fft.plan_fft_forward(n).process(&mut t);
+    for (k, z) in t.iter().enumerate() {
+        let signed = |k: usize| if k > n / 2 { n - k } else { k } as f64;
+        let f = (signed(k % n).powi(2) + signed(k / n).powi(2)).sqrt().round() as usize;
+        if (1..n / 2).contains(&f) {
+            bins[f].0 += z.norm();
+            bins[f].1 += 1;
+        }
+    }
+}
+
+/// Exponent of the spectrum's fall.
+fn slope(bins: &[(f64, usize)]) -> f64 {
+    let points: Vec<(f64, f64)> = (2..40).map(|f| ((f as f64).ln(), (bins[f].0 / bins[f].1 as f64).ln())).collect();
+    let k = points.len() as f64;
+    let (mx, my) = (points.iter().map(|p| p.0).sum::<f64>() / k, points.iter().map(|p| p.1).sum::<f64>() / k);
+    points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum::<f64>() / points.iter().map(|p| (p.0 - mx).powi(2)).sum::<f64>()
+}
+
+#[test]
+fn synthetic_textures_fall_like_one_over_frequency() {
+    use rand::SeedableRng;
+    let n = 128usize;
+    let mut bins = vec![(0.0f64, 0usize); n / 2];
+    for seed in 0..6 {
+        let field = super::synthetic::field(n, n, &mut rand_chacha::ChaCha8Rng::seed_from_u64(seed));
+        let (mean, power) = (field.iter().sum::<f64>(), field.iter().map(|z| z * z).sum::<f64>() / (n * n) as f64);
+        assert!(mean.abs() < 1e-6 && (power - 1.0).abs() < 1e-9, "{mean} {power}");
+        add_spectrum(&mut bins, field.into_iter(), n);
+    }
+    assert!((slope(&bins) + 1.0).abs() < 0.02, "slope {}", slope(&bins));
+}
+
 #[test]
 fn synthetic_pictures_have_the_statistics_of_photographs() {
     let n = 128usize;
@@ -362,7 +402,6 @@ fn synthetic_pictures_have_the_statistics_of_photographs() {
     .unwrap();
     let mut bins = vec![(0.0f64, 0usize); n / 2];
     let (mut cov, mut var, mut means) = ([0.0f64; 3], [0.0f64; 3], [0.0f64; 3]);
-    let mut fft = rustfft::FftPlanner::<f64>::new();
     // Second and fourth moments of the steps between neighbours.
     let (mut m2, mut m4) = (0.0f64, 0.0f64);
     for i in 0..d.len() {
@@ -383,25 +422,9 @@ fn synthetic_pictures_have_the_statistics_of_photographs() {
                 m4 += s.powi(4);
             }
         }
-        // Amplitude spectrum of the green plane, by rows and columns, with another planner than the generator's.
-        let mut z: Vec<_> = planes[1].iter().map(|x| rustfft::num_complex::Complex::new(x - mean[1], 0.0)).collect();
-        fft.plan_fft_forward(n).process(&mut z);
-        let mut t: Vec<_> = (0..n * n).map(|k| z[k % n * n + k / n]).collect();
-        fft.plan_fft_forward(n).process(&mut t);
-        for (k, z) in t.iter().enumerate() {
-            let signed = |k: usize| if k > n / 2 { n - k } else { k } as f64;
-            let f = (signed(k % n).powi(2) + signed(k / n).powi(2)).sqrt().round() as usize;
-            if (1..n / 2).contains(&f) {
-                bins[f].0 += z.norm();
-                bins[f].1 += 1;
-            }
-        }
+        add_spectrum(&mut bins, planes[1].iter().map(|x| x - mean[1]), n);
     }
-    let points: Vec<(f64, f64)> = (2..40).map(|f| ((f as f64).ln(), (bins[f].0 / bins[f].1 as f64).ln())).collect();
-    let k = points.len() as f64;
-    let (mx, my) = (points.iter().map(|p| p.0).sum::<f64>() / k, points.iter().map(|p| p.1).sum::<f64>() / k);
-    let slope = points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum::<f64>()
-        / points.iter().map(|p| (p.0 - mx).powi(2)).sum::<f64>();
+    let slope = slope(&bins);
     assert!((slope + 1.0).abs() < 0.4, "slope {slope}");
     // Edges: few steps are large, most are small. Gaussian steps would give 3.
     let kurtosis = m4 * ((n - 1) * n * d.len()) as f64 / m2.powi(2);

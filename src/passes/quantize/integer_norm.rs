@@ -14,9 +14,9 @@
 //! codes are; otherwise that one sum is accumulated in int32. Which of the two is known when the pass runs: with
 //! `R = max v - min v` over all channels and codes, the squares about the mean sum to `C (R/2)^2` at most.
 //!
-//! *When it fires.* For each LayerNormalization over the last axis that reads a DequantizeLinear of 8-bit or 16-bit codes directly,
-//! with scales `s f[c]`, `f` whole numbers up to 256 (powers of two are the published
-//! case), or with one scale (all `f` are 1). Other readers of the DequantizeLinear, the
+//! *When it fires.* For each LayerNormalization over the last axis that reads a DequantizeLinear of 8-bit or 16-bit codes
+//! directly, with scales `s f[c]`, `f` whole numbers up to 256 (powers of two are the published case), or with one scale
+//! (all `f` are 1). Other readers of the DequantizeLinear, the
 //! residual Add among them, keep it.
 //!
 //! *Why it is correct.* `x = s v`, so the mean of `x` is `s (m + delta)` and its variance is `s^2 (S2 / C - delta^2)`.

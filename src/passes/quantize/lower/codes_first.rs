@@ -18,8 +18,8 @@
 //!
 //! *Source.* The definition of the operators; runtimes know the same transformation as moving Q and DQ.
 
-use super::{Coding, rank, zero_scalar};
-use crate::ir::{Attrs, DType, Dim, Graph, Model, Node, Tensor, ValueId};
+use super::{Coding, rank, size, zero_scalar, zero_tensor};
+use crate::ir::{Attrs, DType, Graph, Model, Node, Tensor};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
 
@@ -81,21 +81,6 @@ struct Params {
     axis: i64,
 }
 
-fn size(g: &Graph, v: ValueId, axis_from_end: i64) -> Option<i64> {
-    let shape = g.value(v).ty.as_ref()?.shape.as_ref()?;
-    match shape.get(usize::try_from(shape.len() as i64 + axis_from_end).ok()?)? {
-        Dim::Known(n) => Some(*n),
-        _ => None,
-    }
-}
-
-fn list(g: &Graph, n: &Node, slot: usize, attr: &str) -> Option<Vec<i64>> {
-    match n.input(slot) {
-        Some(v) => g.constant(v)?.to_i64s(),
-        None => n.attrs.ints(attr).map(<[i64]>::to_vec),
-    }
-}
-
 /// What each data operand of a move is quantized with, so that the move's result has the codes of `p`; `None` where codes
 /// can not go through.
 fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
@@ -120,7 +105,7 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
             // The first of the windows may have been turned already.
             let taken = |op: &str| matches!(op, "Slice" | "QuantizeLinear");
             let rolled = all.len() > 1 && all.iter().all(|(u, slot)| *slot == 0 && taken(&g.node(*u).op.name));
-            let clear = one || list(g, n, 3, "axes")?.iter().all(|a| from_end(*a).is_some_and(|a| a != p.axis));
+            let clear = one || g.ints(n, 3, "axes")?.iter().all(|a| from_end(*a).is_some_and(|a| a != p.axis));
             (rolled && clear && !g.is_output(x)).then(same).flatten()
         }
         "Pad" => {
@@ -130,7 +115,7 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
             let common = p.zeros.iter().all(|z| *z == p.zeros[0]);
             // Padding the channel axis would need scales for what is not there.
             let clear = one || {
-                let pads = list(g, n, 1, "pads")?;
+                let pads = g.ints(n, 1, "pads")?;
                 let r = pads.len() / 2;
                 let at = usize::try_from(r as i64 + p.axis).ok()?;
                 n.input(3).is_none() && pads.get(at) == Some(&0) && pads.get(at + r) == Some(&0)
@@ -190,11 +175,7 @@ fn up(g: &Graph, c: &Coding) -> Option<Patch> {
             (s, z, Attrs::new())
         } else {
             let s = p.constant(&format!("{hint}_scale"), Tensor::f32(&[n], &own.scales));
-            let z = match c.dtype {
-                DType::INT8 => Tensor::i8(&[n], &own.zeros.iter().map(|z| *z as i8).collect::<Vec<_>>()),
-                _ => Tensor::u8(&[n], &own.zeros.iter().map(|z| *z as u8).collect::<Vec<_>>()),
-            };
-            let z = p.constant(&format!("{hint}_zero_point"), z);
+            let z = p.constant(&format!("{hint}_zero_point"), zero_tensor(c.dtype, &[n], &own.zeros));
             (s, z, Attrs::new().with_int("axis", own.axis))
         };
         let codes = p.node("QuantizeLinear", &hint, &[x.into(), s, z], attrs);

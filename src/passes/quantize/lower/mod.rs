@@ -17,7 +17,11 @@ pub mod products;
 pub mod sums;
 pub mod wide_codes;
 
-use crate::ir::{DType, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
+use crate::passes::common::sole_reader;
+use crate::quant::Code;
+use crate::quant::qparams::code_tensor;
+use crate::rewrite::{Patch, Ref};
 
 /// A QuantizeLinear or DequantizeLinear with constant parameters.
 #[derive(Clone, Debug)]
@@ -56,6 +60,11 @@ impl Coding {
         Coding::of(g, g.producer_is(v, "DequantizeLinear")?)
     }
 
+    /// The QuantizeLinear that alone reads `v`.
+    pub fn written(g: &Graph, v: ValueId) -> Option<Coding> {
+        Coding::of(g, sole_reader(g, v).filter(|q| g.node(*q).op.is("QuantizeLinear"))?)
+    }
+
     /// The one scale and zero point of the tensor, if there is only one.
     pub fn whole(&self) -> Option<(f32, i64)> {
         match (&self.scales[..], &self.zeros[..]) {
@@ -67,6 +76,11 @@ impl Coding {
     /// True if the channels are the last axis of `v`.
     pub fn is_last_axis(&self, g: &Graph, v: ValueId) -> bool {
         self.axis == -1 || rank(g, v).is_some_and(|r| self.axis == r as i64 - 1)
+    }
+
+    /// True for codes of 8 or 16 bits.
+    pub fn is_code(&self) -> bool {
+        self.is_byte() || self.is_wide()
     }
 
     /// True for codes of 16 bits.
@@ -85,12 +99,53 @@ pub(crate) fn rank(g: &Graph, v: ValueId) -> Option<usize> {
     Some(g.value(v).ty.as_ref()?.shape.as_ref()?.len())
 }
 
+/// Size of an axis counted from the end (-1 is the last), or from the front; `None` unless it is known.
+pub(crate) fn size(g: &Graph, v: ValueId, axis: i64) -> Option<i64> {
+    let shape = g.value(v).ty.as_ref()?.shape.as_ref()?;
+    let at = if axis < 0 { axis + shape.len() as i64 } else { axis };
+    match shape.get(usize::try_from(at).ok()?)? {
+        Dim::Known(n) => Some(*n),
+        _ => None,
+    }
+}
+
 /// A zero point as a scalar of the codes' type.
 pub(crate) fn zero_scalar(dtype: DType, z: i64) -> Tensor {
-    match dtype {
-        DType::INT8 => Tensor::i8(&[], &[z as i8]),
-        DType::UINT16 => Tensor::u16(&[], &[z as u16]),
-        DType::INT16 => Tensor::raw(dtype, &[], (z as i16).to_le_bytes().to_vec()),
-        _ => Tensor::u8(&[], &[z as u8]),
+    zero_tensor(dtype, &[], &[z])
+}
+
+/// Zero points in the codes' type.
+pub(crate) fn zero_tensor(dtype: DType, dims: &[i64], zeros: &[i64]) -> Tensor {
+    let code = match dtype {
+        DType::INT8 => Code::S8,
+        DType::UINT16 => Code::U16,
+        DType::INT16 => Code::I16,
+        _ => Code::U8,
+    };
+    code_tensor(code, dims, &zeros.iter().map(|z| *z as i32).collect::<Vec<_>>())
+}
+
+/// One number a channel, along the last axis; a scalar where all are the same.
+pub(crate) fn factors(v: &[f32]) -> Tensor {
+    if v.iter().all(|x| *x == v[0]) { Tensor::scalar_f32(v[0]) } else { Tensor::f32(&[v.len() as i64], v) }
+}
+
+/// QuantizeLinear or DequantizeLinear with a scale of 1, by the name `name`.
+pub(crate) fn at_unit_scale(p: &mut Patch, op: &str, name: &str, x: Ref, dtype: DType, zero: i64) -> Ref {
+    let s = p.constant(&format!("{name}_unit"), Tensor::scalar_f32(1.0));
+    let z = p.constant(&format!("{name}_zero"), zero_scalar(dtype, zero));
+    p.node(op, name, &[x, s, z], Attrs::new())
+}
+
+/// An int8 tensor as a matrix of `rows` rows, transposed.
+pub(crate) fn transposed(t: &Tensor, rows: usize) -> Option<Tensor> {
+    let bytes = t.to_le_bytes()?;
+    let cols = bytes.len() / rows.max(1);
+    let mut out = vec![0i8; rows * cols];
+    for i in 0..rows {
+        for j in 0..cols {
+            out[j * rows + i] = bytes[i * cols + j] as i8;
+        }
     }
+    Some(Tensor::i8(&[cols as i64, rows as i64], &out))
 }

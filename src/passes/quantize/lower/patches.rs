@@ -16,11 +16,12 @@
 //!
 //! *Source.* Patch embedding as the vision transformer paper describes it, arXiv 2010.11929, section 3.1.
 
-use super::{Coding, rank};
+use super::{Coding, rank, size, transposed};
 use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
+use crate::passes::common::{patch_nodes, sole_reader};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::quant::QParams;
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::rewrite::{Patch, Ref};
 
 /// The pass.
 pub struct PatchesAsRows;
@@ -39,34 +40,16 @@ impl Pass for PatchesAsRows {
     }
 
     fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
-        let mut out = Outcome::default();
-        for id in m.graph.schedule() {
-            if let Some(p) = m.graph.node(id).op.is("Conv").then(|| patch(&m.graph, id)).flatten() {
-                p.commit(m)?;
-                out.changes += 1;
-            }
-        }
-        sweep(m);
-        Ok(out)
-    }
-}
-
-fn known(g: &Graph, v: ValueId, axis: usize) -> Option<i64> {
-    match g.value(v).ty.as_ref()?.shape.as_ref()?.get(axis)? {
-        Dim::Known(n) => Some(*n),
-        _ => None,
+        patch_nodes(m, patch)
     }
 }
 
 /// The value behind `Reshape [B, O, -1] -> Transpose [0, 2, 1]`, if `y` goes nowhere else.
 fn flattened(g: &Graph, y: ValueId, outs: i64, windows: i64) -> Option<ValueId> {
-    let only = |v: ValueId, op: &str| match g.uses(v)[..] {
-        [(n, 0)] if g.node(n).op.is(op) && !g.is_output(v) => Some(n),
-        _ => None,
-    };
+    let only = |v: ValueId, op: &str| sole_reader(g, v).filter(|n| g.node(*n).op.is(op));
     let reshape = only(y, "Reshape").or_else(|| only(y, "Flatten"))?;
     let flat = g.node(reshape).out()?;
-    if rank(g, flat) != Some(3) || known(g, flat, 1) != Some(outs) || known(g, flat, 2) != Some(windows) {
+    if rank(g, flat) != Some(3) || size(g, flat, 1) != Some(outs) || size(g, flat, 2) != Some(windows) {
         return None;
     }
     let transpose = only(flat, "Transpose")?;
@@ -76,6 +59,9 @@ fn flattened(g: &Graph, y: ValueId, outs: i64, windows: i64) -> Option<ValueId> 
 
 fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let n = g.node(id);
+    if !n.op.is("Conv") {
+        return None;
+    }
     let (x, y) = (n.input(0)?, n.out()?);
     let w = Coding::read_back(g, n.input(1)?)?;
     let codes = g.constant(w.x).filter(|t| t.dtype == DType::INT8 && t.dims.len() == 4)?;
@@ -87,8 +73,8 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
         && n.attrs.ints("pads").is_none_or(|p| p.iter().all(|p| *p == 0))
         && n.attrs.str("auto_pad").is_none_or(|a| matches!(a, "NOTSET" | "VALID"))
         && n.attrs.int("group").unwrap_or(1) == 1;
-    let (h, wd) = (known(g, x, 2)?, known(g, x, 3)?);
-    if !plain || known(g, x, 1) != Some(c) || kh * kw <= 1 || h % kh != 0 || wd % kw != 0 {
+    let (h, wd) = (size(g, x, 2)?, size(g, x, 3)?);
+    if !plain || size(g, x, 1) != Some(c) || kh * kw <= 1 || h % kh != 0 || wd % kw != 0 {
         return None;
     }
     let (rows, cols, depth) = (h / kh, wd / kw, c * kh * kw);
@@ -103,16 +89,9 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let flat = shape(&mut p, "flat", &[-1, rows * cols, depth]);
     let a = p.node("Reshape", &format!("{name}_rows"), &[a, flat], Attrs::new());
     // [O, C kh kw] to [C kh kw, O].
-    let bytes = codes.to_le_bytes()?;
-    let (outs, deep) = (o as usize, depth as usize);
-    let mut matrix = vec![0i8; outs * deep];
-    for i in 0..outs {
-        for j in 0..deep {
-            matrix[j * outs + i] = bytes[i * deep + j] as i8;
-        }
-    }
+    let outs = o as usize;
     let wname = g.name_of(w.x).to_owned();
-    let m = p.constant(&format!("{wname}_matrix"), Tensor::i8(&[depth, o], &matrix));
+    let m = p.constant(&format!("{wname}_matrix"), transposed(codes, outs)?);
     let scales = if w.scales.len() == 1 { vec![w.scales[0]; outs] } else { w.scales.clone() };
     let params = QParams::per_axis(crate::quant::Code::I8, 1, scales, vec![0; outs]).ok()?;
     let m = crate::passes::quantize::dequantize_linear(&mut p, m, &params, &format!("{wname}_matrix"));

@@ -16,10 +16,10 @@
 //!
 //! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime's per-axis operators take 20 ns an element.
 
-use super::{Coding, rank, zero_scalar};
+use super::{Coding, at_unit_scale, rank};
 use crate::ir::{Attrs, DType, Graph, Model, Tensor};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::rewrite::{Patch, sweep};
 
 /// The pass.
 pub struct PerChannel;
@@ -77,12 +77,6 @@ fn one_zero(c: &Coding) -> Option<i64> {
     c.zeros.iter().all(|z| *z == c.zeros[0]).then_some(c.zeros[0])
 }
 
-fn unit(p: &mut Patch, op: &str, name: &str, x: Ref, dtype: DType, zero: i64) -> Ref {
-    let s = p.constant(&format!("{name}_unit"), Tensor::scalar_f32(1.0));
-    let z = p.constant(&format!("{name}_zero"), zero_scalar(dtype, zero));
-    p.node(op, name, &[x, s, z], Attrs::new())
-}
-
 fn quantize(g: &Graph, c: &Coding, dims: &[i64]) -> Patch {
     let name = g.name_of(c.y);
     let mut p = Patch::new("per-channel").made_from([name.to_owned()]).before(c.node);
@@ -95,7 +89,7 @@ fn quantize(g: &Graph, c: &Coding, dims: &[i64]) -> Patch {
         let z = p.constant(&format!("{name}_zeros"), Tensor::f32(dims, &z));
         x = p.node("Add", &format!("{name}_shifted"), &[x, z], Attrs::new());
     }
-    let q = unit(&mut p, "QuantizeLinear", name, x, c.dtype, zero.unwrap_or(0));
+    let q = at_unit_scale(&mut p, "QuantizeLinear", name, x, c.dtype, zero.unwrap_or(0));
     p.typed(q, c.dtype, g.value(c.y).ty.as_ref().and_then(|t| t.shape.clone()));
     p.succeed(c.y, q);
     p
@@ -105,8 +99,14 @@ fn read(g: &Graph, c: &Coding, dims: &[i64]) -> Patch {
     let name = g.name_of(c.y);
     let mut p = Patch::new("per-channel").made_from([name.to_owned()]).before(c.node);
     let zero = one_zero(c);
-    let mut y =
-        unit(&mut p, "DequantizeLinear", &format!("{}_number", g.name_of(c.x)), c.x.into(), c.dtype, zero.unwrap_or(0));
+    let mut y = at_unit_scale(
+        &mut p,
+        "DequantizeLinear",
+        &format!("{}_number", g.name_of(c.x)),
+        c.x.into(),
+        c.dtype,
+        zero.unwrap_or(0),
+    );
     // A factor of 1 changes nothing.
     if c.scales.iter().any(|s| *s != 1.0) {
         let s = p.constant(&format!("{name}_scale"), Tensor::f32(dims, &c.scales));

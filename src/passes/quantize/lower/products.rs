@@ -28,7 +28,7 @@
 //!
 //! *Source.* Integer-only inference, Jacob et al., arXiv 1712.05877, section 2.2, with a float multiplier.
 
-use super::{Coding, zero_scalar};
+use super::{Coding, at_unit_scale, factors, transposed, zero_scalar};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
@@ -101,17 +101,9 @@ struct Product {
     gain: Option<Vec<f32>>,
 }
 
-/// `[K, N]` from `[N, K]`, or the other way.
-fn transposed(t: &Tensor) -> Option<Tensor> {
-    let ([r, c], bytes) = (&t.dims[..], t.to_le_bytes()?) else { return None };
-    let (r, c) = (*r as usize, *c as usize);
-    let mut out = vec![0i8; r * c];
-    for i in 0..r {
-        for j in 0..c {
-            out[j * r + i] = bytes[i * c + j] as i8;
-        }
-    }
-    Some(Tensor::i8(&[c as i64, r as i64], &out))
+/// The number of channel `c`: one a channel, or one for all.
+fn each<T: Copy>(v: &[T], c: usize) -> T {
+    v[c.min(v.len() - 1)]
 }
 
 impl Product {
@@ -145,7 +137,7 @@ impl Product {
                 if !conv && t.dims.len() != 2 && w.whole().is_none() {
                     return Err("its weight has a batch".into());
                 }
-                Some(if gemm_back { transposed(t).ok_or("its weight can not be read")? } else { t.clone() })
+                Some(if gemm_back { transposed(t, outs).ok_or("its weight can not be read")? } else { t.clone() })
             }
         };
         match &n.op.name[..] {
@@ -188,12 +180,8 @@ impl Product {
             y = scaled;
         }
         let gain = gain.map(|(f, _)| f);
-        let q = match g.uses(y)[..] {
-            [(q, 0)] if g.node(q).op.is("QuantizeLinear") && !g.is_output(y) => Coding::of(g, q),
-            _ => None,
-        };
         // Channels of the result's codes must be those of the layer.
-        let q = q.filter(|q| {
+        let q = Coding::written(g, y).filter(|q| {
             q.is_byte()
                 && (q.whole().is_some()
                     || (channels == Some(q.scales.len() as i64)
@@ -217,13 +205,10 @@ impl Product {
             && let Some(t) = g.constant(d.x)
         {
             let q = t.to_i64s().filter(|q| Some(q.len() as i64) == channels)?;
-            let own = |i: usize, v: &[f32]| f64::from(if v.len() == 1 { v[0] } else { v[i] });
-            let at = |i: usize| if unit.len() == 1 { unit[0] } else { unit[i] };
-            let zero = |i: usize| if d.zeros.len() == 1 { d.zeros[0] } else { d.zeros[i] };
             // Its scale is the product of the two, rounded: the same unit, up to that rounding.
-            let same = (0..q.len()).all(|i| (own(i, &d.scales) / at(i) - 1.0).abs() < 1e-5);
+            let same = (0..q.len()).all(|i| (f64::from(each(&d.scales, i)) / each(unit, i) - 1.0).abs() < 1e-5);
             return Some(if same {
-                Bias::Codes(q.iter().enumerate().map(|(i, q)| q - zero(i)).collect())
+                Bias::Codes(q.iter().enumerate().map(|(i, q)| q - each(&d.zeros, i)).collect())
             } else {
                 Bias::Float(v)
             });
@@ -234,7 +219,7 @@ impl Product {
     }
 
     fn gain_of(&self, c: usize) -> f32 {
-        self.gain.as_ref().map_or(1.0, |f| f[c.min(f.len() - 1)])
+        self.gain.as_ref().map_or(1.0, |f| each(f, c))
     }
 
     fn patch(&self, g: &Graph) -> Patch {
@@ -246,26 +231,18 @@ impl Product {
             (None, _) => 1,
         };
         let wide = |v: &[f32]| -> Tensor {
-            let v = if v.iter().all(|x| *x == v[0]) { &v[..1] } else { v };
-            match (v.len(), self.conv) {
-                (1, _) => Tensor::scalar_f32(v[0]),
-                (n, true) => Tensor::f32(&[n as i64, 1, 1], v),
-                (n, false) => Tensor::f32(&[n as i64], v),
+            let mut t = factors(v);
+            if self.conv && !t.dims.is_empty() {
+                t.dims.extend([1, 1]);
             }
+            t
         };
-        let at = |v: &[f64], i: usize| if v.len() == 1 { v[0] } else { v[i] };
+        // What one code of the result is worth.
+        let scale = |c: usize| self.q.as_ref().map_or(1.0, |q| each(&q.scales, c));
         // Multipliers from sums to codes (or to the float result).
-        let factors: Vec<f64> = (0..channels)
-            .map(|c| {
-                let s = self.q.as_ref().map_or(1.0, |q| f64::from(q.scales[c.min(q.scales.len() - 1)]));
-                at(&self.unit, c) * f64::from(self.gain_of(c)) / s
-            })
-            .collect();
-        let mut codes = match &self.bias {
-            Bias::Codes(b) => Some(b.clone()),
-            Bias::None => None,
-            Bias::Float(_) => None,
-        };
+        let to_codes: Vec<f64> =
+            (0..channels).map(|c| each(&self.unit, c) * f64::from(self.gain_of(c)) / f64::from(scale(c))).collect();
+        let mut codes = if let Bias::Codes(b) = &self.bias { Some(b.clone()) } else { None };
         // Zero points that differ go into the bias, if it can hold them.
         let mut zeros_late: Option<Vec<f32>> = None;
         let mut zero = 0;
@@ -275,7 +252,7 @@ impl Product {
             } else {
                 let b = codes.clone().unwrap_or_else(|| vec![0; channels]);
                 let sum: Vec<f64> =
-                    b.iter().zip(&q.zeros).zip(&factors).map(|((b, z), f)| *b as f64 + *z as f64 / f).collect();
+                    b.iter().zip(&q.zeros).zip(&to_codes).map(|((b, z), f)| *b as f64 + *z as f64 / f).collect();
                 if sum.iter().all(|s| s.abs() < BIAS_LIMIT) {
                     codes = Some(sum.iter().map(|s| s.round_ties_even() as i64).collect());
                 } else {
@@ -319,24 +296,22 @@ impl Product {
         }
         let to_float = Attrs::new().with_int("to", DType::FLOAT.0.into());
         a = p.node("Cast", &format!("{name}_units"), &[a], to_float);
-        let f: Vec<f32> = factors.iter().map(|f| *f as f32).collect();
+        let f: Vec<f32> = to_codes.iter().map(|f| *f as f32).collect();
         let f = p.constant(&format!("{name}_factor"), wide(&f));
         let scaled_name = if self.q.is_some() { format!("{name}_scaled") } else { name.clone() };
         a = p.node("Mul", &scaled_name, &[a, f], Attrs::new());
         // What did not go into the sum is added in the units of the result.
         let mut late = zeros_late.unwrap_or_else(|| vec![0.0; channels]);
         if !fits && let Some(b) = &codes {
-            late.iter_mut().zip(b).zip(&factors).for_each(|((l, b), f)| *l += (*b as f64 * f) as f32);
+            late.iter_mut().zip(b).zip(&to_codes).for_each(|((l, b), f)| *l += (*b as f64 * f) as f32);
         }
         if let Bias::Float(v) = self.bias {
             let values = g.constant(v).and_then(|t| t.to_f32s()).map(|b| b.into_owned());
             let values = values.or_else(|| {
                 let d = Coding::read_back(g, v)?;
                 let q = g.constant(d.x)?.to_i64s()?;
-                let at = |i: usize| if d.scales.len() == 1 { 0 } else { i };
-                Some(q.iter().enumerate().map(|(i, q)| (*q - d.zeros[at(i)]) as f32 * d.scales[at(i)]).collect())
+                Some(q.iter().enumerate().map(|(i, q)| (*q - each(&d.zeros, i)) as f32 * each(&d.scales, i)).collect())
             });
-            let scale = |c: usize| self.q.as_ref().map_or(1.0, |q| q.scales[c.min(q.scales.len() - 1)]);
             for (c, b) in values.unwrap_or_default().iter().enumerate() {
                 late[c] += b * self.gain_of(c) / scale(c);
             }
@@ -348,9 +323,7 @@ impl Product {
         match &self.q {
             Some(q) => {
                 let codes = g.name_of(q.y);
-                let s = p.constant(&format!("{codes}_unit"), Tensor::scalar_f32(1.0));
-                let z = p.constant(&format!("{codes}_zero"), zero_scalar(q.dtype, zero));
-                let y = p.node("QuantizeLinear", codes, &[a, s, z], Attrs::new());
+                let y = at_unit_scale(&mut p, "QuantizeLinear", codes, a, q.dtype, zero);
                 p.typed(y, q.dtype, shape);
                 p.succeed(q.y, y);
             }

@@ -17,10 +17,11 @@
 //!
 //! *Source.* Algebra; it saves three of seven passes over the residual stream.
 
-use super::{Coding, zero_scalar};
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use super::{Coding, at_unit_scale, factors};
+use crate::ir::{Attrs, Graph, Model, NodeId, ValueId};
+use crate::passes::common::patch_nodes;
 use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::rewrite::{Patch, Ref};
 
 /// The pass.
 pub struct IntegerSums;
@@ -39,15 +40,7 @@ impl Pass for IntegerSums {
     }
 
     fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
-        let mut out = Outcome::default();
-        for id in m.graph.schedule() {
-            if let Some(p) = m.graph.node(id).op.is("Add").then(|| patch(&m.graph, id)).flatten() {
-                p.commit(m)?;
-                out.changes += 1;
-            }
-        }
-        sweep(m);
-        Ok(out)
+        patch_nodes(m, patch)
     }
 }
 
@@ -61,7 +54,7 @@ enum Term {
 impl Term {
     fn of(g: &Graph, v: ValueId) -> Option<Term> {
         if let Some(c) = Coding::read_back(g, v) {
-            return (g.constant(c.x).is_none() && (c.is_byte() || c.is_wide())).then_some(Term::Codes(c));
+            return (g.constant(c.x).is_none() && c.is_code()).then_some(Term::Codes(c));
         }
         let n = g.node(g.producer(v)?);
         // Behind its bias, if that is an Add.
@@ -87,31 +80,31 @@ impl Term {
 
 fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let n = g.node(id);
+    if !n.op.is("Add") {
+        return None;
+    }
     let y = n.out()?;
     let terms = [Term::of(g, n.input(0)?)?, Term::of(g, n.input(1)?)?];
     if terms.iter().all(|t| t.coding().is_none()) {
         return None;
     }
-    let q = match g.uses(y)[..] {
-        [(q, 0)] if g.node(q).op.is("QuantizeLinear") && !g.is_output(y) => Coding::of(g, q)?,
-        _ => return None,
-    };
+    let q = Coding::written(g, y)?;
     let codings = || terms.iter().filter_map(Term::coding).chain([&q]);
     let channels = codings().map(|c| c.scales.len()).max()?;
     let lined_up = |c: &Coding| c.whole().is_some() || (c.scales.len() == channels && c.is_last_axis(g, y));
-    if !codings().all(lined_up) || !(q.is_byte() || q.is_wide()) {
+    if !codings().all(lined_up) || !q.is_code() {
         return None;
     }
     let at = |c: &Coding, i: usize| -> (f64, f64) {
         let i = if c.scales.len() == 1 { 0 } else { i };
         (f64::from(c.scales[i]), c.zeros[i] as f64)
     };
-    let mut factors = [Vec::new(), Vec::new()];
+    let mut ratios = [Vec::new(), Vec::new()];
     let mut offsets = Vec::with_capacity(channels);
     for c in 0..channels {
         let (s, z) = at(&q, c);
         let mut offset = z;
-        for (f, x) in factors.iter_mut().zip(&terms) {
+        for (f, x) in ratios.iter_mut().zip(&terms) {
             let (sx, zx) = x.coding().map_or((1.0, 0.0), |x| at(x, c));
             let r = (sx / s) as f32;
             offset -= f64::from(r) * zx;
@@ -121,30 +114,22 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     }
     let name = g.name_of(q.y);
     let mut p = Patch::new("integer-sums").made_from([g.name_of(y).to_owned()]).before(id);
-    let vector = |p: &mut Patch, part: &str, v: &[f32]| {
-        let t = if v.iter().all(|x| *x == v[0]) { Tensor::scalar_f32(v[0]) } else { Tensor::f32(&[v.len() as i64], v) };
-        p.constant(&format!("{name}_{part}"), t)
-    };
     let mut scaled: Vec<Ref> = Vec::new();
-    for (x, (f, which)) in terms.iter().zip(factors.iter().zip(["first", "second"])) {
+    for (x, (f, which)) in terms.iter().zip(ratios.iter().zip(["first", "second"])) {
         let number = match x {
             Term::Layer(v) => Ref::from(*v),
             Term::Codes(x) => {
-                let one = p.constant(&format!("{}_unit", g.name_of(x.x)), Tensor::scalar_f32(1.0));
-                let zero = p.constant(&format!("{}_none", g.name_of(x.x)), zero_scalar(x.dtype, 0));
                 let hint = format!("{}_number", g.name_of(x.x));
-                p.node("DequantizeLinear", &hint, &[x.x.into(), one, zero], Attrs::new())
+                at_unit_scale(&mut p, "DequantizeLinear", &hint, x.x.into(), x.dtype, 0)
             }
         };
-        let f = vector(&mut p, &format!("{which}_factor"), f);
+        let f = p.constant(&format!("{name}_{which}_factor"), factors(f));
         scaled.push(p.node("Mul", &format!("{name}_{which}"), &[number, f], Attrs::new()));
     }
     let sum = p.node("Add", &format!("{name}_sum"), &scaled, Attrs::new());
-    let offset = vector(&mut p, "offset", &offsets);
+    let offset = p.constant(&format!("{name}_offset"), factors(&offsets));
     let sum = p.node("Add", &format!("{name}_shifted"), &[sum, offset], Attrs::new());
-    let one = p.constant(&format!("{name}_unit"), Tensor::scalar_f32(1.0));
-    let zero = p.constant(&format!("{name}_none"), zero_scalar(q.dtype, 0));
-    let r = p.node("QuantizeLinear", name, &[sum, one, zero], Attrs::new());
+    let r = at_unit_scale(&mut p, "QuantizeLinear", name, sum, q.dtype, 0);
     p.typed(r, q.dtype, g.value(q.y).ty.as_ref().and_then(|t| t.shape.clone()));
     p.succeed(q.y, r);
     Some(p)

@@ -16,10 +16,11 @@
 //! *Source.* ONNX operator documentation. Needed because QuantizeLinear has 16-bit codes from operator set 21 only, and
 //! tract has none.
 
-use super::Coding;
+use super::{Coding, factors};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor};
+use crate::passes::common::patch_nodes;
 use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::rewrite::{Patch, Ref};
 
 /// The pass.
 pub struct WideCodes;
@@ -38,15 +39,7 @@ impl Pass for WideCodes {
     }
 
     fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
-        let mut out = Outcome::default();
-        for id in m.graph.schedule() {
-            if let Some(p) = patch(&m.graph, id) {
-                p.commit(m)?;
-                out.changes += 1;
-            }
-        }
-        sweep(m);
-        Ok(out)
+        patch_nodes(m, patch)
     }
 }
 
@@ -66,7 +59,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let mut x: Ref = q.x.into();
     if q.scales.iter().any(|s| *s != 1.0) {
         let inverse: Vec<f32> = q.scales.iter().map(|s| (1.0 / f64::from(*s)) as f32).collect();
-        let k = p.constant(&format!("{name}_inverse_scale"), vector(&inverse));
+        let k = p.constant(&format!("{name}_inverse_scale"), factors(&inverse));
         x = p.node("Mul", &format!("{name}_scaled"), &[x, k], Attrs::new());
     }
     x = p.node("Round", &format!("{name}_rounded"), &[x], Attrs::new());
@@ -88,7 +81,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
             y = p.node("Sub", &format!("{back}_shifted"), &[y, z], Attrs::new());
         }
         if r.scales.iter().any(|s| *s != 1.0) {
-            let s = p.constant(&format!("{back}_scale"), vector(&r.scales));
+            let s = p.constant(&format!("{back}_scale"), factors(&r.scales));
             y = p.node("Mul", &format!("{back}_scaled"), &[y, s], Attrs::new());
         }
         p.replace(r.y, y);
@@ -96,11 +89,6 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     Some(p)
 }
 
-/// One number where all are the same.
-fn vector(v: &[f32]) -> Tensor {
-    if v.iter().all(|x| *x == v[0]) { Tensor::scalar_f32(v[0]) } else { Tensor::f32(&[v.len() as i64], v) }
-}
-
 fn numbers(v: &[i64]) -> Tensor {
-    vector(&v.iter().map(|z| *z as f32).collect::<Vec<_>>())
+    factors(&v.iter().map(|z| *z as f32).collect::<Vec<_>>())
 }
