@@ -14,7 +14,7 @@ use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
 use super::{Activation, AttentionPlan, Constant, Fold, Form, Island, QuantPlan, Readers, Role, VERSION};
-use crate::ir::{Graph, Model, ValueId};
+use crate::ir::{Dim, Graph, Model, ValueId};
 use crate::quant::hist::Moments;
 use crate::quant::observe::{Stats, Watch};
 use crate::quant::ptf::{self, Range};
@@ -52,10 +52,16 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
     }
     for a in &sites.attentions {
         if let Ok(s) = score_site(g, a) {
-            w.insert(g.name_of(s.value).to_owned(), Watch::Scores);
+            w.insert(g.name_of(s.value).to_owned(), Watch::Scores { by_head: heads_apart(g, s.value) });
         }
     }
     w
+}
+
+/// True if the third last axis of the scores has a size that is known: heads, and not heads times batch.
+fn heads_apart(g: &Graph, scores: ValueId) -> bool {
+    let shape = g.value(scores).ty.as_ref().and_then(|t| t.shape.as_ref());
+    shape.is_some_and(|s| s.len() >= 3 && matches!(s[s.len() - 3], Dim::Known(_)))
 }
 
 /// A constant weight read as a matrix: what the scores need of it.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::channels::channel_axis;
 use super::hidden::hidden;
 use super::scores::score_site;
 use crate::ir::{DType, Def, Graph, Model, Node, NodeId, ValueId};
@@ -290,26 +291,13 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let linear_out: BTreeMap<ValueId, usize> = s.linears.iter().enumerate().map(|(i, l)| (l.out, i)).collect();
     let core_out: BTreeMap<ValueId, usize> = s.attentions.iter().enumerate().map(|(i, a)| (a.out, i)).collect();
 
-    let channel_axis = |v: ValueId| -> i64 {
-        let p = g.producer(v).map(|p| g.node(p));
-        let rank = g.value(v).ty.as_ref().and_then(|t| t.shape.as_ref()).map(Vec::len);
-        match p {
-            Some(n)
-                if matches!(n.op.name.as_str(), "Conv" | "BatchNormalization" | "GroupNormalization" | "MaxPool") =>
-            {
-                1
-            }
-            None if rank == Some(4) => 1,
-            _ => -1,
-        }
-    };
     let mut sites: IndexMap<ValueId, Site> = IndexMap::new();
     let want = |v: ValueId, role: Option<Role>, contracted: bool, sites: &mut IndexMap<ValueId, Site>| {
         let at = trace_back(g, v);
         if constant(at) || !float_value(g, at) || masked.contains(&at) {
             return;
         }
-        let axis = channel_axis(at);
+        let axis = channel_axis(g, at);
         let e = sites.entry(at).or_insert(Site {
             value: at,
             role: Role::Other,
@@ -411,7 +399,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
                 sites.entry(at).or_insert(Site {
                     value: at,
                     role: Role::Output,
-                    axis: channel_axis(at),
+                    axis: channel_axis(g, at),
                     contracted: false,
                     elementwise: false,
                 });

@@ -79,8 +79,9 @@ pub enum Watch {
     /// much as all the others of the same variance.
     Tokens { axis: i64, read: Vec<i64> },
     /// Attention scores `[.., heads, queries, keys]`: one for each head, the smallest row maximum, and a bounded sample
-    /// of whole rows.
-    Scores,
+    /// of whole rows. Without `by_head` all heads are one: their axis holds the batch as well, so that its size is not
+    /// that of the next batch.
+    Scores { by_head: bool },
 }
 
 /// Why a value could not be observed.
@@ -178,7 +179,7 @@ impl Stats {
         match self.watch {
             Watch::Tensor => None,
             Watch::Channels { axis } | Watch::Tokens { axis, .. } => Some(axis),
-            Watch::Scores => Some(-3),
+            Watch::Scores { by_head } => by_head.then_some(-3),
         }
     }
 
@@ -188,7 +189,7 @@ impl Stats {
         let layout = match self.axis() {
             None => Layout::whole(x.len()),
             // One head, without an axis for heads.
-            Some(_) if dims.len() == 2 && self.watch == Watch::Scores => Layout::whole(x.len()),
+            Some(_) if dims.len() == 2 && matches!(self.watch, Watch::Scores { .. }) => Layout::whole(x.len()),
             Some(axis) => Layout::of(dims, axis).ok_or(ObserveError::Axis { rank: dims.len(), axis })?,
         };
         if self.channels.is_empty() {
@@ -200,7 +201,7 @@ impl Stats {
         if x.is_empty() {
             return Ok(());
         }
-        let scores = self.watch == Watch::Scores;
+        let scores = matches!(self.watch, Watch::Scores { .. });
         let skip = |v: f32| scores && v <= HIDDEN_BELOW;
         // First the ranges, then the counts: each histogram makes room once a sample.
         let n = layout.channels;
@@ -250,7 +251,7 @@ impl Stats {
         }
         self.count += (x.len() / n) as u64;
         match &self.watch {
-            Watch::Scores => self.keep_rows(x, dims, sample),
+            Watch::Scores { .. } => self.keep_rows(x, dims, sample),
             Watch::Tokens { read, .. } => {
                 let rows = if layout.inner == 1 && dims.len() >= 2 { dims[dims.len() - 2] } else { 0 };
                 let weights = token_weights(x, layout, rows, read);
@@ -418,7 +419,7 @@ mod tests {
             let (watch, dims) = match which {
                 0 => (Watch::Tensor, vec![1, 24]),
                 1 => (Watch::Channels { axis: -1 }, vec![1, 6, 4]),
-                2 => (Watch::Scores, vec![1, 2, 3, 4]),
+                2 => (Watch::Scores { by_head: true }, vec![1, 2, 3, 4]),
                 _ => (Watch::Tokens { axis: -1, read: vec![0] }, vec![1, 6, 4]),
             };
             let run = |ids: &mut dyn Iterator<Item = usize>| {
@@ -440,7 +441,7 @@ mod tests {
 
     #[test]
     fn masked_scores_do_not_enter_the_range() {
-        let mut s = Stats::new(Watch::Scores);
+        let mut s = Stats::new(Watch::Scores { by_head: true });
         s.observe(&[1.0, f32::NEG_INFINITY, 2.0, -1e4], &[1, 1, 2, 2], 0).unwrap();
         assert_eq!(s.range(), (0.0, 2.0));
         assert_eq!(s.row_max_min, vec![1.0]);

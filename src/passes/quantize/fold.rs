@@ -60,7 +60,10 @@ impl Pass for FoldFactors<'_> {
                 message: PlanError::Missing { what: fold.value.clone(), kind: "value" }.to_string(),
             })?;
             let linears: Vec<&Linear> = self.sites.linears.iter().filter(|l| l.x == v).collect();
-            if linears.is_empty() || linears.len() != m.graph.use_count(v) {
+            // Its shape is not changed by a fold.
+            let readers =
+                m.graph.uses(v).into_iter().filter(|(n, slot)| *slot == usize::MAX || !m.graph.node(*n).op.is("Shape"));
+            if linears.is_empty() || linears.len() != readers.count() || m.graph.is_output(v) {
                 return Err(self.failed(fold, "not all its readers are linear layers"));
             }
             if fold.factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {

@@ -205,11 +205,12 @@ impl Norm {
             Some(DType::INT16) => (-32768, 32767),
             _ => return Err("its codes are not known to have 8 or 16 bits".into()),
         };
-        let channels = match st.dims.len() {
-            0 => g.constant(gamma).map(Tensor::len).ok_or("its number of channels is not known")?,
-            1 if last(dq.attrs.int("axis").unwrap_or(1)) => scales.len(),
-            _ => return Err("its scales do not run along the last axis".into()),
-        };
+        // Gamma has one element a channel, whatever the scales have.
+        let channels = g.constant(gamma).map(Tensor::len).ok_or("its number of channels is not known")?;
+        let along = scales.len() == channels && last(dq.attrs.int("axis").unwrap_or(1));
+        if !(st.dims.is_empty() || scales.len() == 1 || (st.dims.len() == 1 && along)) {
+            return Err("its scales do not run along the last axis".into());
+        }
 
         let (base, factors) = common_base(&scales)
             .ok_or_else(|| format!("its scales are not one scale times whole numbers up to {MAX_FACTOR}"))?;

@@ -230,10 +230,12 @@ impl Product {
             (Some(t), false) => *t.dims.last().unwrap_or(&1) as usize,
             (None, _) => 1,
         };
+        // A channel of a Conv has as many axes behind it as its kernel has.
+        let spatial = vec![1i64; self.weight.as_ref().map_or(0, |t| t.dims.len().saturating_sub(2))];
         let wide = |v: &[f32]| -> Tensor {
             let mut t = factors(v);
             if self.conv && !t.dims.is_empty() {
-                t.dims.extend([1, 1]);
+                t.dims.extend(&spatial);
             }
             t
         };
@@ -290,8 +292,11 @@ impl Product {
         p.typed(a, DType::INT32, shape.clone());
         if fits && let Some(b) = &codes {
             let b: Vec<i32> = b.iter().map(|b| *b as i32).collect();
-            let dims: &[i64] = if self.conv { &[channels as i64, 1, 1] } else { &[channels as i64] };
-            let b = p.constant(&format!("{name}_bias"), Tensor::i32(dims, &b));
+            let mut dims = vec![channels as i64];
+            if self.conv {
+                dims.extend(&spatial);
+            }
+            let b = p.constant(&format!("{name}_bias"), Tensor::i32(&dims, &b));
             a = p.node("Add", &format!("{name}_biased"), &[a, b], Attrs::new());
         }
         let to_float = Attrs::new().with_int("to", DType::FLOAT.0.into());
