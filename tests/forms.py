@@ -927,15 +927,22 @@ def stored_narrow():
     return c
 
 
-@case("sparse-initializer")
-def sparse():
+def sparse(make=lambda i: i, dims=lambda d: d):
+    """Weights as lists of elements that are not zero: one by place, the next by row and column."""
     c = encoder()
-    t = next(t for t in c.model.graph.initializer if len(t.dims) == 2)
-    a = numpy_helper.to_array(t).copy()
-    a[np.abs(a) < 0.1] = 0
-    where = np.flatnonzero(a)
-    values = numpy_helper.from_array(a.flatten()[where], t.name)
-    s = helper.make_sparse_tensor(values, numpy_helper.from_array(where.astype(np.int64), t.name + "_where"), a.shape)
-    c.model.graph.initializer.remove(t)
-    c.model.graph.sparse_initializer.append(s)
+    g = c.model.graph
+    for by_axis, t in enumerate([t for t in g.initializer if len(t.dims) == 2][:2]):
+        a = numpy_helper.to_array(t).copy()
+        a[np.abs(a) < 0.1] = 0
+        where = np.argwhere(a) if by_axis else np.flatnonzero(a)
+        values = numpy_helper.from_array(a[a != 0], t.name)
+        where = numpy_helper.from_array(make(where.astype(np.int64)), t.name + "_where")
+        g.initializer.remove(t)
+        g.sparse_initializer.append(helper.make_sparse_tensor(values, where, dims(a.shape)))
     return c
+
+
+CASES["sparse-initializers"] = sparse
+# Refused: an element named twice, sizes that ask for any amount of memory.
+CASES["sparse-twice"] = lambda: sparse(lambda i: np.where(i == i[1], i[0], i))
+CASES["sparse-hostile"] = lambda: sparse(dims=lambda d: [1 << 40, *d])

@@ -11,6 +11,7 @@
 
 mod attr;
 mod back;
+mod dense;
 mod error;
 mod external;
 mod front;
@@ -32,6 +33,7 @@ use std::path::Path;
 use bytes::Bytes;
 use prost::Message;
 
+pub use dense::{SparseError, dense_weights};
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
 pub use save::{External, SaveOptions, save};
