@@ -16,6 +16,7 @@ mod error;
 mod external;
 mod front;
 mod inline;
+mod nested;
 mod proto;
 mod save;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use prost::Message;
 pub use dense::{SparseError, dense_weights};
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
+pub use nested::{map_bodies, open_body};
 pub use save::{External, SaveOptions, save};
 
 use crate::ir::{Model, Validated};
