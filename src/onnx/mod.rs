@@ -38,7 +38,7 @@ pub use dense::{SparseError, dense_weights};
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
 pub use nested::{map_bodies, open_body};
-pub use save::{External, SaveOptions, save};
+pub use save::{External, SaveOptions, encode_whole, save};
 
 use crate::ir::{Model, Validated};
 
