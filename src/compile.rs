@@ -5,7 +5,7 @@
 //! value in between can be written to a file, edited and read again.
 
 use crate::infer;
-use crate::ir::{Def, Graph, Invalid, Model, Op, ops, validate};
+use crate::ir::{Graph, Invalid, Model, Op, ops, validate};
 use crate::onnx;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
@@ -65,11 +65,8 @@ pub enum CompileError {
     Inline(#[from] onnx::InlineError),
     #[error(transparent)]
     Widen(#[from] WidenError),
-    #[error(
-        "weight `{value}` is a sparse initializer, which is not read here; store it densely (onnxruntime's offline \
-         optimizer does)"
-    )]
-    Sparse { value: String },
+    #[error(transparent)]
+    Sparse(#[from] onnx::SparseError),
     #[error(
         "the model's operator set is {found}; this program knows them up to {newest}: export the model at an older one"
     )]
@@ -141,7 +138,7 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
 ///
 /// # Errors
 /// If a pass fails, or a weight holds NaN or infinity: no statistics could mend that; if the model is quantized already,
-/// has sparse weights, or functions or half precision in a form that is not taken apart here.
+/// has malformed sparse weights, or functions or half precision in a form that is not taken apart here.
 pub fn prepare(
     model: &Model,
     how: &Prepare,
@@ -152,14 +149,14 @@ pub fn prepare(
     if let Some((_, n)) = model.graph.nodes().find(|(_, n)| is_quantized(&n.op)) {
         return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
     }
-    if let Some((_, v)) = model.graph.values().find(|(_, v)| matches!(v.def, Def::Sparse)) {
-        return Err(CompileError::Sparse { value: v.name.clone() });
-    }
     let (found, newest) = (model.opset(), ops::newest_opset());
     if found > newest {
         return Err(CompileError::Opset { found, newest });
     }
-    let mut m = onnx::inline_functions(model)?;
+    let (mut m, sparse) = onnx::dense_weights(&onnx::inline_functions(model)?)?;
+    if sparse > 0 {
+        journal.notes.push(format!("{sparse} sparse weights are dense now"));
+    }
     validate::validate(&m)?;
     run(&FixDefaults, &mut m, journal)?;
     if has_narrow_floats(&m) {

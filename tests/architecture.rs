@@ -17,7 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("pattern", &["ir", "text", "infer", "rewrite"]),
     ("quant", &["ir", "rewrite"]),
     ("plan", &["ir", "infer", "pattern", "quant"]),
-    ("passes", &["ir", "infer", "rewrite", "pattern", "quant", "plan"]),
+    ("passes", &["ir", "infer", "rewrite", "onnx", "pattern", "quant", "plan"]),
     ("runtime", &["ir", "onnx", "quant"]),
     ("calibrate", &["file", "ir", "onnx", "quant", "runtime"]),
     ("verify", &["ir", "infer", "onnx", "quant", "plan", "runtime", "calibrate"]),

@@ -857,8 +857,69 @@ def if_body():
     other = helper.make_graph([helper.make_node("Add", [x, x], ["e"])], "else", [], [out("e")])
     y = g.op("If", cond, then_branch=then, else_branch=other)
     g.output(block(g, y), [N, D])
-    # The operator set can not be raised to 20 for the GELUs: what stands in the branches would change.
+    # The operator set is raised to 20 for the GELUs, and the branches with it.
+    return g.case(2, 4, 2)
+
+
+@case("if-converted")
+def if_converted():
+    """Branches whose operators are written in another way in a newer operator set."""
+    g = Graph(11)
+    x = block(g, g.input("x", [N, D]), norm="div")
+    total = g.op("ReduceSum", x, keepdims=0)
+    out = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, None)
+    sum_axis = lambda y: helper.make_node("ReduceSum", [x], [y], axes=[1], keepdims=1)
+    then = helper.make_graph([sum_axis("t"), helper.make_node("Add", [x, "t"], ["t2"])], "then", [], [out("t2")])
+    # Softmax over tokens and features together, until opset 12.
+    soft = helper.make_node("Softmax", [x], ["s"], axis=1)
+    other = helper.make_graph([soft, sum_axis("e"), helper.make_node("Add", ["s", "e"], ["e2"])], "else", [], [out("e2")])
+    y = g.op("If", g.op("Greater", total, g.const(0.0)), then_branch=then, else_branch=other)
+    g.output(block(g, y, norm="div"), [N, D])
+    return g.case(2, 4, 2)
+
+
+@case("if-not-converted")
+def if_not_converted():
+    """A branch that no newer operator set can say: the model keeps its own."""
+    g = Graph(17)
+    x = block(g, g.input("x", [N, D]))
+    out = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, None)
+    pool = helper.make_node("AveragePool", [x], ["t"], kernel_shape=[3], pads=[1, 1], ceil_mode=1)
+    then = helper.make_graph([pool], "then", [], [out("t")])
+    other = helper.make_graph([helper.make_node("Neg", [x], ["e"])], "else", [], [out("e")])
+    total = g.op("ReduceSum", x, keepdims=0)
+    y = g.op("If", g.op("Greater", total, g.const(0.0)), then_branch=then, else_branch=other)
+    g.output(block(g, y), [N, D])
     return g.case(2, 4, 0)
+
+
+@case("if-constant")
+def if_constant():
+    """As TorchScript writes a squeeze: a branch that the shape decides, with a whole block in it."""
+    g = Graph(18)
+    x = g.unsqueeze(g.input("x", [N, D]), 1)
+    size = g.op("Gather", g.op("Shape", x), g.ints(1), axis=0)
+    cond = g.op("Squeeze", g.op("Equal", size, g.ints(1)))
+    inner = Graph(18, seed=7)
+    inner.inits = [numpy_helper.from_array(np.asarray([1], np.int64), "axis")]
+    y = block(inner, inner.op("Squeeze", x, "axis"))
+    out = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, None)
+    then = helper.make_graph(inner.nodes, "then", [], [out(y)], inner.inits)
+    other = helper.make_graph([helper.make_node("Identity", [x], ["same"])], "else", [], [out("same")])
+    for n in inner.nodes:
+        n.name = "inner_" + n.name
+    prefix(then, {x})
+    g.output(block(g, g.op("If", cond, then_branch=then, else_branch=other)), [N, D])
+    return g.case(2, 4, 2)
+
+
+def prefix(graph, outer):
+    """Gives a body names of its own."""
+    own = lambda n: n if n in outer or not n else "inner_" + n
+    for n in graph.node:
+        n.input[:], n.output[:] = map(own, n.input), map(own, n.output)
+    for v in [*graph.initializer, *graph.output]:
+        v.name = own(v.name)
 
 
 @case("several-outputs")
@@ -927,15 +988,22 @@ def stored_narrow():
     return c
 
 
-@case("sparse-initializer")
-def sparse():
+def sparse(make=lambda i: i, dims=lambda d: d):
+    """Weights as lists of elements that are not zero: one by place, the next by row and column."""
     c = encoder()
-    t = next(t for t in c.model.graph.initializer if len(t.dims) == 2)
-    a = numpy_helper.to_array(t).copy()
-    a[np.abs(a) < 0.1] = 0
-    where = np.flatnonzero(a)
-    values = numpy_helper.from_array(a.flatten()[where], t.name)
-    s = helper.make_sparse_tensor(values, numpy_helper.from_array(where.astype(np.int64), t.name + "_where"), a.shape)
-    c.model.graph.initializer.remove(t)
-    c.model.graph.sparse_initializer.append(s)
+    g = c.model.graph
+    for by_axis, t in enumerate([t for t in g.initializer if len(t.dims) == 2][:2]):
+        a = numpy_helper.to_array(t).copy()
+        a[np.abs(a) < 0.1] = 0
+        where = np.argwhere(a) if by_axis else np.flatnonzero(a)
+        values = numpy_helper.from_array(a[a != 0], t.name)
+        where = numpy_helper.from_array(make(where.astype(np.int64)), t.name + "_where")
+        g.initializer.remove(t)
+        g.sparse_initializer.append(helper.make_sparse_tensor(values, where, dims(a.shape)))
     return c
+
+
+CASES["sparse-initializers"] = sparse
+# Refused: an element named twice, sizes that ask for any amount of memory.
+CASES["sparse-twice"] = lambda: sparse(lambda i: np.where(i == i[1], i[0], i))
+CASES["sparse-hostile"] = lambda: sparse(dims=lambda d: [1 << 40, *d])

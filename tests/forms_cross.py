@@ -26,7 +26,8 @@ LEAST_DB = 12.0
 LEAST_DB_BETWEEN = 25.0
 HELD = 8
 REFUSED = {
-    "sparse-initializer": "sparse initializer",
+    "sparse-twice": "names element",
+    "sparse-hostile": "larger than 2 GB",
     "already-quantized": "quantized already",
     "loop": "Loop",
     "foreign-operator": "com.microsoft",
@@ -81,7 +82,8 @@ def judge(program, name, folder):
     dim = case.model.graph.input[0].type.tensor_type.shape.dim[0]
     batch = dim.dim_value or 1
     if name not in REFUSED:
-        onnx.checker.check_model(str(model), full_check=True)
+        # onnx's shape inference takes sparse weights for tensors of rank 0.
+        onnx.checker.check_model(str(model), full_check=not case.model.graph.sparse_initializer)
         onnx.save(case.reference or case.model, str(folder / "reference.onnx"))
         reference = outputs(folder / "reference.onnx", held, none, batch)
     np.savez(folder / "calib.npz", **{k: v[HELD:] for k, v in case.feed.items()})

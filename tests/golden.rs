@@ -1,7 +1,7 @@
 //! File tests: a small program, what is done to it, and what must come out, in one text file.
 //!
 //! ```text
-//! # pass: fold-constants      (one line for each pass, run in this order; or `# parse`, or `# validate`)
+//! # pass: fold-constants      (one line for each pass, or widen-floats, run in this order; or `# parse`, `# validate`)
 //! # Anything else on a line with `#` is a remark.
 //! <ir_version: 8, opset_import: ["" : 17]>
 //! g (float[2] x) => (float[2] y) { y = Relu (x) }
@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use fqvit_opt::ir::Model;
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::passes::registry;
+use fqvit_opt::rewrite::widen_floats;
 use fqvit_opt::text::{Elide, parse_model, print_model};
 
 const RULE: &str = "---\n";
@@ -87,6 +88,15 @@ fn outcome(input: &str) -> Result<String, String> {
             validate(&m).map_err(|e| format!("the program is invalid: {e}"))?;
             let mut notes = String::new();
             for id in ids {
+                // A step of preparation that is no pass, because it changes what the model computes with.
+                if id == "widen-floats" {
+                    notes.push_str(&match widen_floats(&mut m) {
+                        Ok(n) => format!("# {id}: {n} weights\n"),
+                        Err(e) => format!("# {id} failed: {e}\n"),
+                    });
+                    validate(&m).map_err(|e| format!("`{id}` left an invalid model: {e}"))?;
+                    continue;
+                }
                 let pass = registry::pass(&id).ok_or_else(|| {
                     let known: Vec<&str> = registry::all().iter().map(|p| p.id()).collect();
                     format!("there is no pass `{id}`; there are: {}", known.join(", "))

@@ -472,8 +472,8 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         writable(p)?;
     }
     a.report.writable()?;
-    let float = onnx::inline_functions(&load(&a.float, &mut log.notes)?)?;
-    let quantized = onnx::inline_functions(&load(&a.quantized, &mut log.notes)?)?;
+    let (float, _) = onnx::dense_weights(&onnx::inline_functions(&load(&a.float, &mut log.notes)?)?)?;
+    let (quantized, _) = onnx::dense_weights(&onnx::inline_functions(&load(&a.quantized, &mut log.notes)?)?)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.threads), quiet: a.report.quiet };

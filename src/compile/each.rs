@@ -80,7 +80,7 @@ fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Resul
     let valid = validate::validate(m).map_err(|source| EachError::Invalid { pass: pass.to_owned(), source })?;
     let shapes = open_shapes(&m.graph, inputs);
     let options = SessionOptions { batch, optimize: false, shapes, ..SessionOptions::default() };
-    Session::new(&onnx::encode(valid), None, &options).and_then(|s| s.run(inputs)).map_err(|source| {
+    Session::new(&onnx::encode_whole(valid), None, &options).and_then(|s| s.run(inputs)).map_err(|source| {
         if pass.is_empty() { EachError::Start(source) } else { EachError::Runtime { pass: pass.to_owned(), source } }
     })
 }

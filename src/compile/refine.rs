@@ -188,7 +188,7 @@ fn sums(
     let shapes = open_shapes(g, &fit.data.sample(fit.indices[0])?.inputs);
     let options = SessionOptions { batch: fit.data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
     let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
-    let session = Session::new(&onnx::encode(valid), None, &options)?;
+    let session = Session::new(&onnx::encode_whole(valid), None, &options)?;
     let mut all: Vec<[Normal; 2]> =
         jobs.iter().map(|j| [Normal::new(j.ins, j.outs), Normal::new(j.ins, j.outs)]).collect();
     fold_samples(

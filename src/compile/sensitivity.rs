@@ -93,7 +93,7 @@ impl<'a> Bench<'a> {
         let failed = |source| SensitivityError::Runtime { what: what.to_owned(), source };
         let shapes = open_shapes(&m.graph, &self.inputs[0]);
         let options = SessionOptions { batch: self.batch, shapes, ..SessionOptions::default() };
-        let session = Session::new(&onnx::encode(validate::validate(m)?), None, &options).map_err(failed)?;
+        let session = Session::new(&onnx::encode_whole(validate::validate(m)?), None, &options).map_err(failed)?;
         let one = |i: usize| Ok(session.run(&self.inputs[i]).map_err(failed)?.outputs);
         fold_samples(self.inputs.len(), self.threads, one, fold)
     }

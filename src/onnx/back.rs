@@ -30,7 +30,8 @@ fn opset(o: &Opset, i: usize, kept: &[proto::OperatorSetIdProto]) -> proto::Oper
     p
 }
 
-fn graph(g: &Graph) -> proto::GraphProto {
+/// The message of a graph.
+pub(super) fn graph(g: &Graph) -> proto::GraphProto {
     let mut p: proto::GraphProto = rest(&g.rider);
     put_str(&mut p.name, &g.name);
     p.node = g.schedule().into_iter().map(|id| node(g, g.node(id))).collect();

@@ -45,6 +45,11 @@ pub(super) fn model(mut p: proto::ModelProto, folder: Folder<'_>, file: &str) ->
     Ok(Model { ir_version, opsets, graph, functions, rider: rider(&p) })
 }
 
+/// Reads a nested graph out of its message. All it reads must be defined in it.
+pub(super) fn body(p: proto::GraphProto, attr: &str) -> Result<Graph, LoadError> {
+    Front { file: attr, folder: Folder::new(None), declared: BTreeSet::new() }.graph(p)
+}
+
 /// How an error message calls a node.
 fn call(n: &proto::NodeProto, index: usize) -> String {
     let op = n.op_type.as_deref().unwrap_or("?");

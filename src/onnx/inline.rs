@@ -250,3 +250,143 @@ fn refers(g: &proto::GraphProto) -> Option<String> {
         own.or_else(|| a.g.iter().chain(&a.graphs).find_map(refers))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::super::tests::{info, node, s};
+    use super::*;
+    use crate::ir::validate::validate;
+    use crate::onnx::parse;
+    use crate::text::{Elide, print_model};
+
+    fn opset(domain: &str, version: i64) -> proto::OperatorSetIdProto {
+        proto::OperatorSetIdProto { domain: s(domain).filter(|d| !d.is_empty()), version: Some(version) }
+    }
+
+    fn function(name: &str, input: &[&str], output: &[&str], nodes: Vec<proto::NodeProto>) -> proto::FunctionProto {
+        let names = |v: &[&str]| v.iter().map(|x| (*x).to_owned()).collect();
+        proto::FunctionProto {
+            name: s(name),
+            domain: s("own"),
+            input: names(input),
+            output: names(output),
+            node: nodes,
+            opset_import: vec![opset("", 17), opset("own", 1)],
+            ..Default::default()
+        }
+    }
+
+    fn call(name: &str, label: &str, input: &[&str], output: &[&str]) -> proto::NodeProto {
+        proto::NodeProto { domain: s("own"), ..node(name, label, input, output) }
+    }
+
+    fn model(functions: Vec<proto::FunctionProto>, nodes: Vec<proto::NodeProto>) -> Model {
+        let p = proto::ModelProto {
+            ir_version: Some(8),
+            opset_import: vec![opset("", 17), opset("own", 1)],
+            functions,
+            graph: Some(proto::GraphProto {
+                name: s("g"),
+                node: nodes,
+                input: vec![info("x", &[2])],
+                output: vec![proto::ValueInfoProto { name: s("y"), ..Default::default() }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        parse(p.encode_to_vec().into(), None, "test").expect("a model").model
+    }
+
+    /// The nodes of the model without its functions, as text.
+    fn inlined(m: &Model) -> String {
+        let m = inline_functions(m).expect("functions that can be written out");
+        assert!(m.functions.is_empty() && m.opsets.iter().all(|o| o.domain != "own"));
+        validate(&m).expect("a valid model");
+        let text = print_model(&m, Elide::Full);
+        text[text.find('{').expect("a body")..].trim().to_owned()
+    }
+
+    fn attribute(name: &str, f: Option<f32>, refers: Option<&str>) -> proto::AttributeProto {
+        proto::AttributeProto {
+            name: s(name),
+            r#type: Some(proto::attribute_proto::AttributeType::Float as i32),
+            f,
+            ref_attr_name: refers.map(str::to_owned),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn every_call_gets_values_of_its_own() {
+        let twice = function(
+            "Twice",
+            &["v"],
+            &["w"],
+            vec![node("Neg", "", &["v"], &["h"]), node("Add", "sum", &["h", "v"], &["w"])],
+        );
+        let m = model(vec![twice], vec![call("Twice", "a", &["x"], &["h"]), call("Twice", "", &["h"], &["y"])]);
+        let want = "{
+   [\"a/Neg\"] \"a/h\" = Neg (x)
+   [\"a/sum\"] h = Add (\"a/h\", x)
+   [\"Twice/Neg\"] \"Twice/h\" = Neg (h)
+   [\"Twice/sum\"] y = Add (\"Twice/h\", h)
+}";
+        assert_eq!(inlined(&m), want);
+    }
+
+    #[test]
+    fn functions_call_functions_and_hand_attributes_on() {
+        let inner = function(
+            "Inner",
+            &["v"],
+            &["w"],
+            vec![proto::NodeProto {
+                attribute: vec![attribute("alpha", None, Some("slope"))],
+                ..node("LeakyRelu", "leaky", &["v"], &["w"])
+            }],
+        );
+        let outer = function(
+            "Outer",
+            &["v"],
+            &["w"],
+            vec![proto::NodeProto {
+                attribute: vec![attribute("slope", None, Some("s"))],
+                ..call("Inner", "in", &["v"], &["w"])
+            }],
+        );
+        let given = |f| proto::NodeProto { attribute: f, ..call("Outer", "o", &["x"], &["y"]) };
+        let with = model(vec![inner.clone(), outer.clone()], vec![given(vec![attribute("s", Some(0.5), None)])]);
+        assert_eq!(inlined(&with), "{\n   [\"o/in/leaky\"] y = LeakyRelu <alpha = 0.5> (x)\n}");
+        // Nobody gives one: the operator's own default holds.
+        let without = model(vec![inner, outer], vec![given(vec![])]);
+        assert_eq!(inlined(&without), "{\n   [\"o/in/leaky\"] y = LeakyRelu (x)\n}");
+    }
+
+    #[test]
+    fn inputs_may_be_left_out_or_handed_on() {
+        let clip =
+            function("Bound", &["v", "low", "high"], &["w"], vec![node("Clip", "c", &["v", "low", "high"], &["w"])]);
+        let m = model(vec![clip], vec![call("Bound", "b", &["x", "", "x"], &["y"])]);
+        assert_eq!(inlined(&m), "{\n   [\"b/c\"] y = Clip (x, \"\", x)\n}");
+        let same = function("Same", &["v"], &["v"], vec![]);
+        let m = model(vec![same], vec![call("Same", "i", &["x"], &["y"])]);
+        assert_eq!(inlined(&m), "{\n   [\"i/v\"] y = Identity (x)\n}");
+    }
+
+    #[test]
+    fn what_can_not_be_written_out_is_refused() {
+        let refused =
+            |f| inline_functions(&model(vec![f], vec![call("F", "f", &["x"], &["y"])])).expect_err("no").to_string();
+        let again = function("F", &["v"], &["w"], vec![call("F", "", &["v"], &["w"])]);
+        assert!(refused(again).contains("function `F` calls itself"));
+        let mut old = function("F", &["v"], &["w"], vec![node("Softmax", "", &["v"], &["w"])]);
+        old.opset_import[0].version = Some(12);
+        assert!(refused(old.clone()).contains("function `F` is written in opset 12 and its Softmax"));
+        // An operator that has not changed since is the same in both.
+        old.node[0].op_type = s("Sign");
+        old.opset_import[0].version = Some(13);
+        assert!(inline_functions(&model(vec![old], vec![call("F", "f", &["x"], &["y"])])).is_ok());
+    }
+}

@@ -11,10 +11,12 @@
 
 mod attr;
 mod back;
+mod dense;
 mod error;
 mod external;
 mod front;
 mod inline;
+mod nested;
 mod proto;
 mod save;
 #[cfg(test)]
@@ -32,9 +34,11 @@ use std::path::Path;
 use bytes::Bytes;
 use prost::Message;
 
+pub use dense::{SparseError, dense_weights};
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
-pub use save::{External, SaveOptions, save};
+pub use nested::{map_bodies, open_body};
+pub use save::{External, SaveOptions, encode_whole, save};
 
 use crate::ir::{Model, Validated};
 

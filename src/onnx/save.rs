@@ -150,6 +150,21 @@ fn inline(m: &mut Model) -> Result<(), SaveError> {
     })
 }
 
+/// The encoded model with all its data in it, wherever its file keeps them: what a runtime is given. Tensors whose data were
+/// not loaded keep pointing to them.
+pub fn encode_whole(m: Validated<'_>) -> Vec<u8> {
+    let mut model = m.model().clone();
+    let moved = tensors_mut(&mut model, |_, t| {
+        if let Payload::External(Far { bytes: Some(b), .. }) = &t.data {
+            t.data = Payload::Raw(b.clone());
+            t.rider = unplaced(&t.rider);
+        }
+        Ok(())
+    });
+    debug_assert!(moved.is_ok());
+    back::model(&model).encode_to_vec()
+}
+
 /// Nested graphs are carried undecoded, so their external tensors can not move.
 fn nested_external(m: &Model) -> Result<(), SaveError> {
     fn far(g: &super::proto::GraphProto) -> bool {

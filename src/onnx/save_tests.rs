@@ -5,7 +5,7 @@ use tempfile::tempdir;
 
 use super::proto::*;
 use super::tests::{s, small, weight};
-use super::{External, LoadError, SaveError, SaveOptions, load, save};
+use super::{External, LoadError, SaveError, SaveOptions, encode_whole, load, parse, save};
 use crate::file::WriteError;
 use crate::ir::validate::validate;
 use crate::ir::{Model, Payload, Tensor};
@@ -194,4 +194,18 @@ fn what_is_no_file_is_told() {
     assert!(load(&dir.path().join("none.onnx")).is_err_and(|e| e.to_string().contains("cannot read")));
     std::fs::write(dir.path().join("empty.onnx"), b"").expect("temp");
     assert!(load(&dir.path().join("empty.onnx")).is_err_and(|e| matches!(e, LoadError::Empty { .. })));
+}
+
+#[test]
+fn a_runtime_is_given_the_data_of_other_files_too() {
+    let dir = tempdir().expect("temp");
+    let from = dir.path().join("in.onnx");
+    write(&from, &far("w.bin"));
+    std::fs::write(dir.path().join("w.bin"), data()).expect("a temporary folder");
+    let m = loaded(&from);
+    let whole = encode_whole(validate(&m).unwrap_or_else(|e| panic!("{e}")));
+    let again = parse(whole.into(), None, "whole").unwrap_or_else(|e| panic!("{e}")).model;
+    assert_eq!(big(&again).data, Payload::Raw(data()[64..].to_vec().into()));
+    // The model itself still points to its file.
+    assert!(matches!(big(&m).data, Payload::External(_)));
 }

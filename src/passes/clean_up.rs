@@ -1,3 +1,4 @@
+use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
 use super::cse::Cse;
@@ -14,8 +15,8 @@ use crate::ir::Model;
 const MAX_ROUNDS: usize = 12;
 
 /// # What it does
-/// Runs the clean-up passes in turn until none of them finds anything: `constant-nodes`, `dead`, `identity`,
-/// `fold-constants`, `reshape-static`, `direct-shapes`, `cse`, `constant-masks`, `fuse-transpose`.
+/// Runs the clean-up passes in turn until none of them finds anything: `constant-nodes`, `constant-branches`, `dead`,
+/// `identity`, `fold-constants`, `reshape-static`, `direct-shapes`, `cse`, `constant-masks`, `fuse-transpose`.
 ///
 /// # When it fires
 /// On every model, before anything else looks at it.
@@ -47,8 +48,9 @@ impl Pass for CleanUp {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let passes: [&dyn Pass; 9] = [
+        let passes: [&dyn Pass; 10] = [
             &ConstantNodes,
+            &ConstantBranches,
             &Dead,
             &Identity,
             &FoldConstants,

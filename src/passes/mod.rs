@@ -5,6 +5,7 @@
 
 pub mod clean_up;
 mod common;
+pub mod constant_branches;
 pub mod constant_masks;
 pub mod constant_nodes;
 pub mod cse;

@@ -1,8 +1,9 @@
 use super::opset::{self, Job};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer;
-use crate::ir::Model;
-use crate::rewrite::Patch;
+use crate::ir::{Model, ValueId};
+use crate::onnx;
+use crate::rewrite::{Patch, PatchError};
 
 /// # What it does
 /// Converts a model to a newer operator set, so that `LayerNormalization` (17) and `Gelu` (20) can be written.
@@ -17,8 +18,9 @@ use crate::rewrite::Patch;
 /// models that were valid before (a table compared with ONNX's schemas), or has a conversion here, or is refused.
 /// Converted: axes of Squeeze, Unsqueeze and Reduce* and parts of Split become inputs, Split counts its outputs, Softmax
 /// and its kin over several axes become Flatten, Softmax, Reshape, Dropout and BatchNormalization drop their training
-/// form, RoiAlign and GridSample spell their modes as before, GroupNormalization gets a scale per channel. The file's IR
-/// version rises to what the operator set needs.
+/// form, RoiAlign and GridSample spell their modes as before, GroupNormalization gets a scale per channel. Bodies of If,
+/// Loop and Scan are of the model's operator set and go the same way, node by node. The file's IR version rises to what
+/// the operator set needs.
 ///
 /// # Numerics
 /// Bit-exact.
@@ -72,16 +74,7 @@ impl Pass for RaiseOpset {
         if from < 11 {
             return failed(format!("the model is of opset {from}; conversions are known from 11 on. Export it anew"));
         }
-        let map = infer::shapes(model);
-        let mut patch = Patch::new(RaiseOpset::ID);
-        patch.set_opset(self.to);
-        let mut bad = Vec::new();
-        for id in model.graph.schedule() {
-            let job = Job { g: &model.graph, map: &map, id, from, to: self.to };
-            if let Err(why) = opset::convert(&job, &mut patch) {
-                bad.push(format!("{}: {why}", opset::describe(&model.graph, id)));
-            }
-        }
+        let bad = raise(model, self.to)?;
         if !bad.is_empty() {
             return failed(format!(
                 "the model can not be raised from opset {from} to {}:\n  {}\nkeep its opset instead (keep-opset)",
@@ -89,8 +82,39 @@ impl Pass for RaiseOpset {
                 bad.join("\n  ")
             ));
         }
-        patch.commit(model)?;
-        model.ir_version = model.ir_version.max(opset::ir_version(self.to));
         Ok(Outcome { changes: 1, notes: Vec::new() })
     }
+}
+
+/// Raises a model, or says of each node that stands in the way why it does; the model is then as it was. Nested graphs are
+/// of their model's operator set and are raised with it.
+fn raise(model: &mut Model, to: i64) -> Result<Vec<String>, PatchError> {
+    let from = model.opset();
+    let map = infer::shapes(model);
+    let mut patch = Patch::new(RaiseOpset::ID);
+    patch.set_opset(to);
+    let mut bad = Vec::new();
+    let g = &model.graph;
+    for id in g.schedule() {
+        let job = Job { g, map: &map, id, from, to };
+        let node = g.node(id);
+        let mut done = opset::convert(&job, &mut patch);
+        if done.is_ok() && node.has_subgraph() {
+            let known = |v: ValueId| map.ty(v);
+            let raised = onnx::map_bodies(model, node, &known, &mut |body| match raise(body, to) {
+                Ok(bad) if bad.is_empty() => Ok(()),
+                Ok(bad) => Err(bad.join("; ")),
+                Err(e) => Err(e.to_string()),
+            });
+            done = raised.map(|new| new.into_iter().for_each(|(name, value)| patch.set_attr(id, &name, Some(value))));
+        }
+        if let Err(why) = done {
+            bad.push(format!("{}: {why}", opset::describe(g, id)));
+        }
+    }
+    if bad.is_empty() {
+        patch.commit(model)?;
+        model.ir_version = model.ir_version.max(opset::ir_version(to));
+    }
+    Ok(bad)
 }

@@ -2,6 +2,7 @@
 
 use super::Pass;
 use super::clean_up::CleanUp;
+use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
 use super::cse::Cse;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
     vec![
         Box::new(CleanUp),
         Box::new(ConstantNodes),
+        Box::new(ConstantBranches),
         Box::new(Dead),
         Box::new(Identity),
         Box::new(FoldConstants),

@@ -54,7 +54,7 @@ pub fn compare(
     let shapes = open_shapes(&float.model().graph, &data.sample(indices[0])?.inputs);
     let options = SessionOptions { batch: data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
     let open = |model: Validated<'_>, what| {
-        Session::new(&onnx::encode(model), None, &options)
+        Session::new(&onnx::encode_whole(model), None, &options)
             .map_err(|source| VerifyError::Runtime { model: what, source })
     };
     let (f, q) = (open(float, "float")?, open(quantized, "quantized")?);

@@ -7,6 +7,8 @@ use crate::ir::{AttrValue, Attrs, Graph, NodeId, Op, Tensor, ValueId, ops};
 use crate::rewrite::{Patch, Ref};
 use unchanged::UNCHANGED;
 
+use super::common::is_captured;
+
 /// Newest operator set the conversions are known for.
 pub(super) const NEWEST: i64 = 23;
 
@@ -36,9 +38,6 @@ pub(super) fn convert(job: &Job, patch: &mut Patch) -> Result<(), String> {
     let node = job.g.node(job.id);
     if !node.op.is_onnx() {
         return Ok(());
-    }
-    if node.has_subgraph() {
-        return Err("its nested graphs would have to be converted as well, which is not done".to_owned());
     }
     let op = &node.op.name[..];
     let Some(versions) = ops::versions(op) else { return Err("the standard has no such operator".to_owned()) };
@@ -146,16 +145,19 @@ impl Job<'_> {
         let soft = patch.node(op, &format!("{name}_rows"), &[flat], Attrs::new().with_int("axis", -1));
         let shape = patch.node("Shape", &format!("{name}_shape"), &[x.into()], Attrs::new());
         let new = patch.node("Reshape", &name, &[soft, shape], Attrs::new());
-        self.replace(y, new, patch);
-        Ok(())
+        self.replace(y, new, patch)
     }
 
-    fn replace(&self, y: ValueId, new: Ref, patch: &mut Patch) {
+    fn replace(&self, y: ValueId, new: Ref, patch: &mut Patch) -> Result<(), String> {
+        if is_captured(self.g, y) {
+            return Err("a nested graph reads what it makes, which would be made in another way".to_owned());
+        }
         if let Some(ty) = self.map.ty(y) {
             patch.typed(new, ty.dtype, ty.shape);
         }
         patch.replace(y, new);
         patch.erase(self.id);
+        Ok(())
     }
 
     /// Opset 14 has no saved mean and variance any more; whoever reads them trains.
@@ -171,8 +173,7 @@ impl Job<'_> {
         let (_, y) = self.ends()?;
         let inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::Old)).collect();
         let new = patch.node_with(node.op.clone(), &inputs, &[&self.name()], node.attrs.clone())[0];
-        self.replace(y, new, patch);
-        Ok(())
+        self.replace(y, new, patch)
     }
 
     /// Opset 18 has one scale and bias per group, opset 21 one per channel.

@@ -4,11 +4,12 @@
 //! channels have there, and DequantizeLinear behind the moves that follow it.
 //!
 //! *When it fires.* For QuantizeLinear behind a move nobody else reads: Reshape, Transpose, Squeeze, Unsqueeze, Flatten,
-//! Expand, Concat, Pad, and Slice where all of what is sliced is read by Slices (windows that are rolled). With a scale a
+//! Expand, Concat, Pad, Slice where all of what is sliced is read by Slices (windows that are rolled), Gather that makes no
+//! less than it reads, and Split all of whose parts are quantized alike. With a scale a
 //! channel the channels must be found again on the other side: an axis that Transpose moves, the last axis of a Reshape
 //! that keeps it, the channels one after the other of a Concat along them. Pad needs one zero point, because it then pads
 //! with that code: the one that means 0. For DequantizeLinear with one scale in front of a Reshape, Transpose, Squeeze,
-//! Unsqueeze, Flatten, Slice or Gather.
+//! Unsqueeze, Flatten, Slice, Gather or Split.
 //!
 //! *Why it is correct.* Both work element by element; a move keeps elements, and an element keeps its channel.
 //!
@@ -19,7 +20,7 @@
 //! *Source.* The definition of the operators; runtimes know the same transformation as moving Q and DQ.
 
 use super::{Coding, rank, size, zero_scalar, zero_tensor};
-use crate::ir::{Attrs, DType, Graph, Model, Node, Tensor};
+use crate::ir::{Attrs, DType, Graph, Model, Node, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
 
@@ -50,7 +51,7 @@ impl Pass for CodesFirst {
                 }
                 let Some(c) = Coding::of(&m.graph, id) else { continue };
                 let patches = match m.graph.node(id).op.is("QuantizeLinear") {
-                    true => up(&m.graph, &c).into_iter().collect(),
+                    true => up(&m.graph, &c).or_else(|| up_split(&m.graph, &c)).into_iter().collect(),
                     false => down(&m.graph, &c),
                 };
                 for p in patches {
@@ -107,6 +108,24 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
             let rolled = all.len() > 1 && all.iter().all(|(u, slot)| *slot == 0 && taken(&g.node(*u).op.name));
             let clear = one || g.ints(n, 3, "axes")?.iter().all(|a| from_end(*a).is_some_and(|a| a != p.axis));
             (rolled && clear && !g.is_output(x)).then(same).flatten()
+        }
+        "Gather" => {
+            let axis = n.attrs.int("axis").unwrap_or(0);
+            let ids = n.input(1)?;
+            // Quantizing what is not taken would cost more than it saves.
+            let taken = (0..rank(g, ids)? as i64).try_fold(1i64, |a, i| a.checked_mul(size(g, ids, i)?))?;
+            let (rx, k) = (rank(g, x)? as i64, rank(g, ids)? as i64);
+            let at = if axis < 0 { axis + rx } else { axis };
+            if taken < size(g, x, axis)? {
+                return None;
+            }
+            let channel = rx - 1 + k + p.axis;
+            match () {
+                // Axes behind the one that is gathered keep their place from the end, those before it from the front.
+                _ if one || channel >= at + k => same(),
+                _ if channel < at => Some(vec![(0, Params { axis: channel - rx, ..p.clone() })]),
+                _ => None,
+            }
         }
         "Pad" => {
             let constant = n.attrs.str("mode").unwrap_or("constant") == "constant";
@@ -193,6 +212,41 @@ fn up(g: &Graph, c: &Coding) -> Option<Patch> {
     Some(p)
 }
 
+/// QuantizeLinear in front of the Split that makes its input, if every part goes into one with the same parameters.
+fn up_split(g: &Graph, c: &Coding) -> Option<Patch> {
+    let mv = g.producer_is(c.x, "Split")?;
+    let node = g.node(mv);
+    let x = node.input(0)?;
+    let from_end =
+        |axis: i64, v| -> Option<i64> { if axis < 0 { Some(axis) } else { Some(axis - rank(g, v)? as i64) } };
+    let clear = c.whole().is_some() || from_end(node.attrs.int("axis").unwrap_or(0), x)? != from_end(c.axis, c.x)?;
+    if !c.is_byte() || !clear {
+        return None;
+    }
+    let alike = |v: &Option<ValueId>| {
+        let own = Coding::written(g, (*v)?)?;
+        let same = (own.dtype, &own.scales, &own.zeros) == (c.dtype, &c.scales, &c.zeros)
+            && (c.whole().is_some() || own.axis == c.axis);
+        // One that nobody reads has been turned already.
+        (same && g.use_count(own.y) > 0).then_some(own.y)
+    };
+    let parts: Vec<ValueId> = node.outputs.iter().map(alike).collect::<Option<_>>()?;
+    let q = g.node(c.node);
+    let mut p = Patch::new("codes-first").made_from([g.name_of(c.y).to_owned()]).before(mv);
+    let codes = [x.into(), q.input(1)?.into(), q.input(2)?.into()];
+    let codes = p.node("QuantizeLinear", &format!("{}_q", g.name_of(x)), &codes, q.attrs.clone());
+    p.typed(codes, c.dtype, g.value(x).ty.as_ref().and_then(|t| t.shape.clone()));
+    let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
+    inputs[0] = Some(codes);
+    let names: Vec<&str> = parts.iter().map(|v| g.name_of(*v)).collect();
+    let moved = p.node_with(node.op.clone(), &inputs, &names, node.attrs.clone());
+    for ((old, new), v) in parts.iter().zip(moved).zip(node.outputs.iter().flatten()) {
+        p.typed(new, c.dtype, g.value(*v).ty.as_ref().and_then(|t| t.shape.clone()));
+        p.succeed(*old, new);
+    }
+    Some(p)
+}
+
 /// DequantizeLinear behind the moves that read it, each with its own.
 fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
     if c.whole().is_none() || g.constant(c.x).is_some() || g.is_output(c.y) {
@@ -204,23 +258,28 @@ fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
         .filter(|(n, slot)| {
             let node = g.node(*n);
             *slot == 0
-                && (keeps_elements(node) || (node.op.is_onnx() && matches!(&node.op.name[..], "Slice" | "Gather")))
-                && node.out().is_some_and(|v| !g.is_output(v))
+                && (keeps_elements(node)
+                    || (node.op.is_onnx() && matches!(&node.op.name[..], "Slice" | "Gather" | "Split")))
+                && node.outputs.iter().all(|v| v.is_some_and(|v| !g.is_output(v)))
         })
         .filter_map(|(n, _)| {
             let node = g.node(n);
-            let y = node.out()?;
-            let mut p = Patch::new("codes-first").made_from([g.name_of(y).to_owned()]).before(n);
+            let made: Vec<ValueId> = node.outputs.iter().flatten().copied().collect();
+            let mut p = Patch::new("codes-first").made_from([g.name_of(*made.first()?).to_owned()]).before(n);
             let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
             inputs[0] = Some(c.x.into());
-            let moved = p.node_with(node.op.clone(), &inputs, &[&format!("{}_q", g.name_of(y))], node.attrs.clone())[0];
-            let shape = g.value(y).ty.as_ref().and_then(|t| t.shape.clone());
-            p.typed(moved, c.dtype, shape.clone());
-            let mut inputs: Vec<Option<Ref>> = dq.inputs.iter().map(|v| v.map(Ref::from)).collect();
-            inputs[0] = Some(moved);
-            let back = p.node_with(dq.op.clone(), &inputs, &[g.name_of(y)], dq.attrs.clone())[0];
-            p.typed(back, DType::FLOAT, shape);
-            p.succeed(y, back);
+            let names: Vec<String> = made.iter().map(|v| format!("{}_q", g.name_of(*v))).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let moved = p.node_with(node.op.clone(), &inputs, &names, node.attrs.clone());
+            for (y, codes) in made.into_iter().zip(moved) {
+                let shape = g.value(y).ty.as_ref().and_then(|t| t.shape.clone());
+                p.typed(codes, c.dtype, shape.clone());
+                let mut inputs: Vec<Option<Ref>> = dq.inputs.iter().map(|v| v.map(Ref::from)).collect();
+                inputs[0] = Some(codes);
+                let back = p.node_with(dq.op.clone(), &inputs, &[g.name_of(y)], dq.attrs.clone())[0];
+                p.typed(back, DType::FLOAT, shape);
+                p.succeed(y, back);
+            }
             Some(p)
         })
         .collect()

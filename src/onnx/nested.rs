@@ -1,0 +1,316 @@
+//! Nested graphs, opened for a rewrite and closed again.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::attr::body;
+use super::{back, front, proto, scope};
+use crate::ir::{AttrValue, Attrs, Graph, Model, Node, TensorType, ValueId};
+
+/// What the bodies of a node become when each is handed to `change` as a model of its own: the attributes that hold them,
+/// by name. The node itself is not touched.
+///
+/// In such a model the outer values that the body reads are inputs, of the types that `known` tells. The operator sets
+/// are the outer model's before `change`.
+///
+/// # Errors
+/// What `change` says, or that a body would no longer read the same outer values in the same order: a node finds them by
+/// their place.
+pub fn map_bodies(
+    m: &Model,
+    node: &Node,
+    known: &dyn Fn(ValueId) -> Option<TensorType>,
+    change: &mut dyn FnMut(&mut Model) -> Result<(), String>,
+) -> Result<Vec<(String, AttrValue)>, String> {
+    let outer = free(&node.attrs);
+    let mut one = |encoded: &Bytes, attr: &str| -> Result<Bytes, String> {
+        let (mut graph, names) = open(encoded, attr)?;
+        for name in &names {
+            let from = outer.iter().zip(&node.captures).find(|(n, _)| *n == name).and_then(|(_, v)| known(*v));
+            if let (Some(ty), Some(v)) = (from, graph.find(name)) {
+                graph.value_mut(v).ty = Some(ty);
+            }
+        }
+        let mut inner = Model { graph, opsets: m.opsets.clone(), ir_version: m.ir_version, ..Model::default() };
+        change(&mut inner).map_err(|e| format!("{e} (in {attr})"))?;
+        Ok(close(&inner.graph, &names))
+    };
+    let mut new = Attrs::new();
+    for a in &node.attrs.0 {
+        let value = match &a.value {
+            AttrValue::Graph(b) => AttrValue::Graph(one(b, &a.name)?),
+            AttrValue::Graphs(all) => AttrValue::Graphs(all.iter().map(|b| one(b, &a.name)).collect::<Result<_, _>>()?),
+            _ => continue,
+        };
+        new.set(&a.name, value);
+    }
+    if free(&new) != outer {
+        return Err("its nested graphs would read other values of the graph around them".to_owned());
+    }
+    Ok(new.0.into_iter().map(|a| (a.name, a.value)).collect())
+}
+
+/// One body of a node as a graph of its own. What it reads from outside is among its inputs; the list pairs each such
+/// input with the outer value.
+///
+/// # Errors
+/// If the node has no such body, or it is malformed.
+pub fn open_body(node: &Node, attr: &str) -> Result<(Graph, Vec<(ValueId, ValueId)>), String> {
+    let Some(AttrValue::Graph(b)) = node.attrs.get(attr) else { return Err(format!("it has no {attr}")) };
+    let (graph, names) = open(b, attr)?;
+    let outer = free(&node.attrs);
+    let pair = |name: &String| {
+        let at = outer.iter().position(|o| o == name)?;
+        Some((graph.find(name)?, *node.captures.get(at)?))
+    };
+    let pairs: Option<Vec<_>> = names.iter().map(pair).collect();
+    let pairs = pairs.ok_or_else(|| format!("what {attr} reads from outside is not known"))?;
+    Ok((graph, pairs))
+}
+
+/// A body, and the names it reads from outside, which are put among its inputs.
+fn open(encoded: &Bytes, attr: &str) -> Result<(Graph, Vec<String>), String> {
+    let mut p = body(encoded);
+    let mut names = Vec::new();
+    scope::free_names(&p, &mut names);
+    p.input.extend(names.iter().map(|n| proto::ValueInfoProto { name: Some(n.clone()), ..Default::default() }));
+    Ok((front::body(p, attr).map_err(|e| e.to_string())?, names))
+}
+
+/// Names that the bodies among the attributes read from outside, in the order of a node's captures.
+fn free(attrs: &Attrs) -> Vec<String> {
+    let mut names = Vec::new();
+    for a in &attrs.0 {
+        match &a.value {
+            AttrValue::Graph(b) => scope::free_names(&body(b), &mut names),
+            AttrValue::Graphs(all) => all.iter().for_each(|b| scope::free_names(&body(b), &mut names)),
+            _ => {}
+        }
+    }
+    names
+}
+
+fn close(g: &Graph, outer: &[String]) -> Bytes {
+    let mut p = back::graph(g);
+    p.input.retain(|i| i.name.as_ref().is_none_or(|n| !outer.contains(n)));
+    p.encode_to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::attribute_proto::AttributeType as Kind;
+    use super::super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+    use super::super::tests::{info, node, s};
+    use super::*;
+    use crate::ir::Tensor;
+    use crate::ir::validate::validate;
+    use crate::onnx::{encode, parse};
+    use crate::passes::Pass;
+    use crate::passes::constant_branches::ConstantBranches;
+    use crate::passes::raise_opset::RaiseOpset;
+    use crate::rewrite::Patch;
+    use crate::text::{Elide, print_model};
+
+    fn ints(name: &str, v: &[i64]) -> AttributeProto {
+        AttributeProto { name: s(name), r#type: Some(Kind::Ints as i32), ints: v.to_vec(), ..Default::default() }
+    }
+
+    fn int(name: &str, v: i64) -> AttributeProto {
+        AttributeProto { name: s(name), r#type: Some(Kind::Int as i32), i: Some(v), ..Default::default() }
+    }
+
+    fn with(n: NodeProto, attribute: Vec<AttributeProto>) -> NodeProto {
+        NodeProto { attribute, ..n }
+    }
+
+    /// A body without inputs whose output is what its last node makes.
+    fn branch(nodes: Vec<NodeProto>) -> GraphProto {
+        let name = nodes.last().map(|n| n.output[0].clone());
+        GraphProto {
+            name: s("b"),
+            node: nodes,
+            output: name.into_iter().map(|n| ValueInfoProto { name: Some(n), ..Default::default() }).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn choose(out: &str, then: GraphProto, other: GraphProto) -> NodeProto {
+        let graph = |name: &str, g| AttributeProto {
+            name: s(name),
+            r#type: Some(Kind::Graph as i32),
+            g: Some(g),
+            ..Default::default()
+        };
+        with(node("If", "choice", &["c"], &[out]), vec![graph("then_branch", then), graph("else_branch", other)])
+    }
+
+    fn model(opset: i64, nodes: Vec<NodeProto>) -> Model {
+        let last = nodes.iter().find(|n| n.op_type == s("If")).map(|n| n.output[0].clone());
+        let mut c = info("c", &[]);
+        c.r#type.as_mut().and_then(|t| t.tensor_type.as_mut()).expect("a tensor").elem_type = Some(9);
+        let p = ModelProto {
+            ir_version: Some(6),
+            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(opset) }],
+            graph: Some(GraphProto {
+                name: s("g"),
+                node: nodes,
+                input: vec![c, info("x", &[2, 3, 4])],
+                output: vec![ValueInfoProto { name: last, ..Default::default() }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        parse(p.encode_to_vec().into(), None, "test").expect("a model").model
+    }
+
+    /// The bodies of the model's `If`, after a way through a file.
+    fn bodies(m: &Model) -> Vec<GraphProto> {
+        let bytes = encode(validate(m).expect("a valid model"));
+        parse(bytes.clone().into(), None, "test").expect("what was written reads again");
+        let p = ModelProto::decode(&bytes[..]).expect("a model");
+        let n = p.graph.expect("a graph").node.into_iter().find(|n| n.op_type == s("If")).expect("an If");
+        n.attribute.into_iter().filter_map(|a| a.g).collect()
+    }
+
+    fn ops(g: &GraphProto) -> Vec<&str> {
+        g.node.iter().map(|n| n.op_type.as_deref().unwrap_or("")).collect()
+    }
+
+    #[test]
+    fn bodies_are_raised_with_their_model() {
+        let sum = |x: &str, y: &str| with(node("ReduceSum", "", &[x], &[y]), vec![ints("axes", &[1])]);
+        // The second body knows the rank of x from outside, and so that its softmax runs over two axes.
+        let soft = with(node("Softmax", "", &["x"], &["s"]), vec![int("axis", 1)]);
+        let mut m = model(11, vec![choose("y", branch(vec![sum("x", "t")]), branch(vec![soft, sum("s", "e")]))]);
+        RaiseOpset { to: 17 }.run(&mut m).expect("everything has a conversion");
+        assert_eq!(m.opset(), 17);
+        let b = bodies(&m);
+        assert_eq!(b[0].node[0].input, ["x", "t_axes"]);
+        assert!(b[0].node[0].attribute.is_empty());
+        assert_eq!(b[0].initializer.iter().map(|t| t.name.as_deref()).collect::<Vec<_>>(), [Some("t_axes")]);
+        assert_eq!(ops(&b[1]), ["Flatten", "Softmax", "Shape", "Reshape", "ReduceSum"]);
+        // What they read from outside is theirs no more than before.
+        assert!(b.iter().all(|b| b.input.is_empty()));
+        let n = m.graph.nodes().next().expect("the If").1;
+        assert_eq!(n.captures.iter().map(|v| m.graph.name_of(*v)).collect::<Vec<_>>(), ["x"]);
+    }
+
+    #[test]
+    fn a_body_in_a_body_is_raised_as_well() {
+        let squeeze = with(node("Unsqueeze", "", &["x"], &["i"]), vec![ints("axes", &[0])]);
+        let inner = choose("t", branch(vec![squeeze]), branch(vec![node("Identity", "", &["x"], &["j"])]));
+        let mut m = model(12, vec![choose("y", branch(vec![inner]), branch(vec![node("Neg", "", &["x"], &["e"])]))]);
+        RaiseOpset { to: 13 }.run(&mut m).expect("everything has a conversion");
+        let deep = bodies(&m)[0].node[0].attribute[0].g.clone().expect("the inner body");
+        assert_eq!(deep.node[0].input, ["x", "i_axes"]);
+    }
+
+    #[test]
+    fn a_body_that_can_not_be_raised_keeps_the_whole_model() {
+        let pool =
+            with(node("AveragePool", "pool", &["x"], &["t"]), vec![ints("kernel_shape", &[2]), int("ceil_mode", 1)]);
+        let sum = with(node("ReduceMean", "", &["x"], &["e"]), vec![ints("axes", &[1])]);
+        let mut m = model(17, vec![choose("y", branch(vec![sum]), branch(vec![pool]))]);
+        let before = bodies(&m);
+        let e = RaiseOpset { to: 19 }.run(&mut m).expect_err("AveragePool means another thing").to_string();
+        assert!(
+            e.contains("If `choice`: AveragePool `pool`: opset 19 counts") && e.contains("(in else_branch)"),
+            "{e}"
+        );
+        assert_eq!((m.opset(), bodies(&m)), (17, before));
+    }
+
+    #[test]
+    fn what_a_body_reads_is_not_made_in_another_way() {
+        let soft = with(node("Softmax", "soft", &["x"], &["s"]), vec![int("axis", 1)]);
+        let read = |out: &str| branch(vec![node("Neg", "", &["s"], &[out])]);
+        let mut m = model(11, vec![soft, choose("y", read("t"), read("e"))]);
+        let e = RaiseOpset { to: 17 }.run(&mut m).expect_err("s would be another value");
+        assert!(
+            matches!(e, crate::passes::PassError::Failed { .. }) && e.to_string().contains("Softmax `soft`"),
+            "{e}"
+        );
+    }
+
+    #[test]
+    fn a_change_of_what_a_body_reads_is_refused() {
+        let m = model(17, vec![choose("y", branch(vec![node("Add", "", &["x", "c"], &["t"])]), branch(vec![]))]);
+        let n = m.graph.nodes().next().expect("the If").1;
+        let swap = |to: &'static str| {
+            map_bodies(&m, n, &|_| None, &mut |inner| {
+                let (Some(v), Some((add, _))) = (inner.graph.find(to), inner.graph.nodes().next()) else {
+                    return Ok(());
+                };
+                let mut p = Patch::new("test");
+                p.set_input(add, 0, Some(v.into()));
+                p.commit(inner).map(|_| ()).map_err(|e| e.to_string())
+            })
+        };
+        assert!(swap("x").is_ok());
+        assert!(swap("c").is_err_and(|e| e.contains("would read other values")));
+    }
+
+    /// The model with a condition of its own that is constant.
+    fn decided(taken: bool, outs: &[&str], then: GraphProto, other: GraphProto) -> Model {
+        let mut n = choose("y", then, other);
+        n.input = vec!["k".to_owned()];
+        n.output = outs.iter().map(|s| (*s).to_owned()).collect();
+        let mut m = model(17, vec![node("Constant", "", &[], &["k"]), n, node("Relu", "", &["x"], &["t"])]);
+        let k = m.graph.producer(m.graph.find("k").expect("k")).expect("a Constant");
+        m.graph.node_mut(k).attrs.set("value", AttrValue::Tensor(Tensor::bool(&[], &[taken])));
+        m
+    }
+
+    fn without_branches(mut m: Model) -> (usize, String) {
+        let changes = ConstantBranches.run(&mut m).expect("no patch fails").changes;
+        validate(&m).expect("a valid model");
+        (changes, print_model(&m, Elide::Full))
+    }
+
+    fn passed_on(name: &str) -> GraphProto {
+        GraphProto { output: vec![ValueInfoProto { name: s(name), ..Default::default() }], ..Default::default() }
+    }
+
+    #[test]
+    fn a_decided_branch_stands_where_its_if_stood() {
+        // `t` and `w` are names of the outer graph or of the other branch as well.
+        let then = || {
+            let mut b = branch(vec![node("Add", "", &["x", "w"], &["t"]), node("Neg", "", &["t"], &["u"])]);
+            b.initializer = vec![super::super::tensor::tensor_proto(&Tensor::f32(&[1], &[3.0]))];
+            b.initializer[0].name = s("w");
+            b
+        };
+        let other = || branch(vec![node("Abs", "", &["x"], &["w"])]);
+        let (changes, text) = without_branches(decided(true, &["y"], then(), other()));
+        assert_eq!(changes, 1);
+        assert!(!text.contains("If") && text.contains("w = {3.0}"), "{text}");
+        assert!(text.contains("t_2 = Add (x, w)") && text.contains("y = Neg (t_2)"), "{text}");
+        let (_, text) = without_branches(decided(false, &["y"], then(), other()));
+        assert!(text.contains("y = Abs (x)") && !text.contains("Neg"), "{text}");
+    }
+
+    #[test]
+    fn a_branch_may_hand_an_outer_value_on() {
+        let (changes, text) = without_branches(decided(true, &["y"], passed_on("x"), passed_on("x")));
+        assert!(changes == 1 && text.contains("y = Identity (x)"), "{text}");
+    }
+
+    #[test]
+    fn ifs_that_are_not_decided_or_not_plain_stay() {
+        let neg = |y: &str| branch(vec![node("Neg", "", &["x"], &[y])]);
+        let open = model(17, vec![choose("y", neg("t"), neg("e"))]);
+        assert_eq!(without_branches(open).0, 0);
+        let deep = branch(vec![choose("i", neg("t"), neg("e"))]);
+        assert_eq!(without_branches(decided(true, &["y"], deep.clone(), neg("e"))).0, 0);
+        // The other branch is none of its concern.
+        assert_eq!(without_branches(decided(false, &["y"], deep, neg("e"))).0, 1);
+        // A nested graph reads what the If makes.
+        let mut reader = decided(true, &["h"], neg("t"), neg("e"));
+        let n = choose("y", branch(vec![node("Neg", "", &["h"], &["t"])]), neg("e"));
+        let mut p = back::model(&reader);
+        let g = p.graph.as_mut().expect("a graph");
+        g.node.push(n);
+        reader = parse(p.encode_to_vec().into(), None, "test").expect("a model").model;
+        assert_eq!(without_branches(reader).0, 0);
+    }
+}
