@@ -118,7 +118,7 @@ mod tests {
     use crate::text::parse_model;
 
     fn axis_of(value: &str) -> i64 {
-        let m = parse_model(
+        let mut m = parse_model(
             "<ir_version: 8, opset_import: [\"\" : 17]>
              g (float[1,3,8,8] x, float[1,7,6] t) => (float[1,6,1,1] pooled, float[1,8,8,6] last, float[1,7,6] s)
              <float[6,3,1,1] w, float[1,6,1,1] gamma>
@@ -135,8 +135,7 @@ mod tests {
              }",
         )
         .expect("parses");
-        let mut m = m;
-        crate::infer::infer(&mut m);
+        crate::infer::annotate(&mut m);
         channel_axis(&m.graph, m.graph.find(value).expect("is there"))
     }
 

@@ -13,7 +13,7 @@ use super::head_rows::rows_read;
 use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
-use super::{Activation, AttentionPlan, Constant, Fold, Form, Island, QuantPlan, Readers, Role, VERSION};
+use super::{Activation, AttentionPlan, Constant, Fold, Form, Island, Outlier, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Dim, Graph, Model, ValueId};
 use crate::quant::hist::Moments;
 use crate::quant::observe::{Stats, Watch};
@@ -21,6 +21,7 @@ use crate::quant::ptf::{self, Range};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::{Code, QParams};
 
+mod outliers;
 mod scores;
 mod ties;
 mod weights;
@@ -224,6 +225,7 @@ pub fn plan(
                 role: Role::Scores,
                 readers: Readers::All,
                 params,
+                outliers: Vec::new(),
                 reason: reason.clone(),
             });
             plan.attentions.push(AttentionPlan { output, form, reason });
@@ -343,47 +345,66 @@ fn decide(
     if candidates.iter().all(|c| *c == Candidate::Sums) {
         return Err(PlanningError::NoCandidate { role: s.role.name(), value: name });
     }
-    let act = |readers, params, reason| Activation { value: name.clone(), role: s.role, readers, params, reason };
+    let coded = |readers, params, outliers, reason| Activation {
+        value: name.clone(),
+        role: s.role,
+        readers,
+        params,
+        outliers,
+        reason,
+    };
     if let Some(f) = recipe.folds.get(&s.role)
         && let Some((fold, params, reason)) = folded(g, s, st, f, candidates, linears, recipe.weights.code)
     {
-        return Ok(Decided::Codes(fold, vec![act(Readers::All, params, reason)]));
+        return Ok(Decided::Codes(fold, vec![coded(Readers::All, params, Vec::new(), reason)]));
     }
     let affine: Vec<Candidate> = candidates.iter().filter(|c| matches!(c, Candidate::Affine { .. })).copied().collect();
     let fallback = [Candidate::Affine { code: Code::U8, range: Range::Mse }];
     let per_tensor: &[Candidate] = if affine.is_empty() { &fallback } else { &affine };
     let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
-    let best = |cands: &[Candidate]| -> (QParams, String) {
-        let mut best: Option<(f64, QParams, String)> = None;
+    let best = |cands: &[Candidate]| -> (QParams, Vec<Outlier>, String) {
+        let mut best: Option<(f64, QParams, Vec<Outlier>, String)> = None;
         for c in cands {
-            let (p, what) = match *c {
+            let (p, outliers, what) = match *c {
                 Candidate::Sums => continue,
-                Candidate::Affine { code, range } => (ptf::affine(code, st, range), format!("one scale, {range:?}")),
-                Candidate::Ptf { code, rule } => {
-                    let p = ptf::ptf(code, st, s.axis, rule, |_| 1.0);
+                Candidate::Affine { code, range } => {
+                    (ptf::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
+                }
+                Candidate::Ptf { code, rule, second_code_beyond } => {
+                    let second = second_code_beyond
+                        .filter(|_| recipe.form == Form::Integer && rule.splits() && code == Code::U8 && s.axis == -1);
+                    let (p, outliers) = match second {
+                        Some(beyond) => outliers::split(st, s.axis, rule, beyond),
+                        None => (ptf::ptf(code, st, s.axis, rule, |_| 1.0), Vec::new()),
+                    };
                     let widest = p.factors().map_or(1, |(_, f)| f.iter().copied().max().unwrap_or(1));
-                    let what = format!("{} up to {widest}, {:?}", p.kind(), rule.range);
-                    (p, what)
+                    let mut what = format!("{} up to {widest}, {:?}", p.kind(), rule.range);
+                    for o in &outliers {
+                        what.push_str(&format!(", channel {} in two codes", o.channel));
+                    }
+                    (p, outliers, what)
                 }
             };
-            let e = ptf::expected_error(st, &p, |_| 1.0);
+            let fine = |c: usize| outliers.iter().any(|o| o.channel == c);
+            let mut e = ptf::expected_error(st, &p, |c| if fine(c) { 0.0 } else { 1.0 });
+            e += outliers.iter().map(|o| f64::from(p.scale(o.channel)).powi(2) / 12.0 * st.count as f64).sum::<f64>();
             if best.as_ref().is_none_or(|b| e < b.0) {
-                best = Some((e, p, what));
+                best = Some((e, p, outliers, what));
             }
         }
-        let (e, p, what) = best.expect("checked above");
-        (p, format!("{what}: {}", db(signal, e)))
+        let (e, p, outliers, what) = best.expect("checked above");
+        (p, outliers, format!("{what}: {}", db(signal, e)))
     };
     let needs_tensor = s.contracted || !linears.is_empty();
     Ok(Decided::Codes(
         None,
         if needs_tensor && s.elementwise && affine.len() < candidates.len() {
-            let (p, r) = best(per_tensor);
-            let (q, t) = best(candidates);
-            vec![act(Readers::Contracting, p, r), act(Readers::Elementwise, q, t)]
+            let (p, o, r) = best(per_tensor);
+            let (q, more, t) = best(candidates);
+            vec![coded(Readers::Contracting, p, o, r), coded(Readers::Elementwise, q, more, t)]
         } else {
-            let (p, r) = best(if needs_tensor { per_tensor } else { candidates });
-            vec![act(Readers::All, p, r)]
+            let (p, o, r) = best(if needs_tensor { per_tensor } else { candidates });
+            vec![coded(Readers::All, p, o, r)]
         },
     ))
 }

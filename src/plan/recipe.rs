@@ -99,6 +99,10 @@ pub enum Candidate {
         code: Code,
         #[serde(flatten)]
         rule: PtfRule,
+        /// A channel that makes more than this share of the value's error gets a second, coarser code. With whole factors,
+        /// a zero point a channel and uint8 codes, in the integer form.
+        #[serde(default, rename = "second-code-beyond", skip_serializing_if = "Option::is_none")]
+        second_code_beyond: Option<f64>,
     },
     /// No codes of its own: the layer's int32 sums, at their scale `s_x s_w[c]`, go into the Add that alone reads them, and
     /// the result is rounded once. Taken wherever it is possible, which is in the integer form only.

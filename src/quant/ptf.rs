@@ -112,8 +112,15 @@ pub struct PtfRule {
     pub normalised: bool,
 }
 
+impl PtfRule {
+    /// True if a channel can have a second code beside its own: a zero point of its own, and a step the others' base has.
+    pub fn splits(&self) -> bool {
+        self.factors == Factors::Whole && self.channel_zeros
+    }
+}
+
 /// Distributions of the channels, each value counted with what an error in it costs under the rule.
-fn distributions(stats: &Stats, rule: PtfRule) -> Vec<Moments> {
+pub fn distributions(stats: &Stats, rule: PtfRule) -> Vec<Moments> {
     let weighted = rule.normalised && matches!(stats.watch, Watch::Tokens { .. });
     stats.channels.iter().map(|c| Moments::new(if weighted { &c.weighted } else { &c.hist })).collect()
 }

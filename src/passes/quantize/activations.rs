@@ -1,7 +1,8 @@
 //! `quantize-activations`: QuantizeLinear and DequantizeLinear at every planned value.
 //!
 //! *What it does.* Each planned value is read through its codes. A fold's Mul is absorbed: codes are made with the scale
-//! vector `s f[c]` and read back with the one scale `s`.
+//! vector `s f[c]` and read back with the one scale `s`. Outlier channels have coarse codes of their own, which are taken
+//! away before the others are made and added again behind them.
 //!
 //! *When it fires.* For each `activations` entry whose value still has float readers; scores and attention values were
 //! taken by [`attention`](super::attention).
@@ -16,11 +17,11 @@
 use std::collections::BTreeSet;
 
 use super::fold::folded_name;
-use crate::ir::{Graph, Model, NodeId, ValueId};
+use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Sites, is_move};
 use crate::plan::{Activation, QuantPlan, Readers, Role};
-use crate::quant::QParams;
+use crate::quant::{Code, QParams};
 use crate::rewrite::{Patch, Ref};
 
 /// The pass, for one plan.
@@ -140,7 +141,10 @@ impl QuantizeActivations<'_> {
         if users.is_empty() && !g.is_output(v) {
             return Ok(None);
         }
-        let d: Ref = super::round_trip(&mut p, v.into(), &a.params, &hint);
+        let d = match &a.outliers[..] {
+            [] => super::round_trip(&mut p, v.into(), &a.params, &hint),
+            _ => self.two_codes(&mut p, v, a, &hint)?,
+        };
         if g.is_output(v) && a.readers != Readers::Contracting {
             p.replace(v, d);
         } else {
@@ -149,6 +153,46 @@ impl QuantizeActivations<'_> {
             }
         }
         Ok(Some(p))
+    }
+}
+
+impl QuantizeActivations<'_> {
+    /// The value from the coarse codes of its outlier channels and the codes of what these leave.
+    fn two_codes(&self, p: &mut Patch, v: ValueId, a: &Activation, hint: &str) -> Result<Ref, PassError> {
+        let channels = a.params.channels();
+        let failed = |message: String| PassError::Failed {
+            pass: self.id().into(),
+            message: format!("outlier channels of `{}`: {message}", a.value),
+        };
+        let mut coarse: Option<Ref> = None;
+        for (i, o) in a.outliers.iter().enumerate() {
+            if o.channel >= channels || a.params.axis() != Some(-1) {
+                return Err(failed(format!(
+                    "channel {} is none of the {channels} that have scales along the last axis",
+                    o.channel
+                )));
+            }
+            let q = QParams::affine(Code::U8, o.scale, o.zero_point).map_err(|e| failed(e.to_string()))?;
+            let name = format!("{hint}_outlier_{i}");
+            let at = |c: usize| Tensor::i64(&[1], &[c as i64]);
+            let bounds = [("first", at(o.channel)), ("end", at(o.channel + 1)), ("axis", Tensor::i64(&[1], &[-1]))];
+            let mut inputs = vec![v.into()];
+            inputs.extend(bounds.into_iter().map(|(what, t)| p.constant(&format!("{name}_{what}"), t)));
+            let x = p.node("Slice", &name, &inputs, Attrs::new());
+            let x = super::round_trip(p, x, &q, &name);
+            let mut place = vec![0f32; channels];
+            place[o.channel] = 1.0;
+            let place = p.constant(&format!("{name}_place"), Tensor::f32(&[channels as i64], &place));
+            let x = p.node("Mul", &format!("{name}_placed"), &[x, place], Attrs::new());
+            coarse = Some(match coarse {
+                Some(c) => p.node("Add", &format!("{name}_joined"), &[c, x], Attrs::new()),
+                None => x,
+            });
+        }
+        let coarse = coarse.expect("asked for with outliers only");
+        let left = p.node("Sub", &format!("{hint}_left"), &[v.into(), coarse], Attrs::new());
+        let left = super::round_trip(p, left, &a.params, hint);
+        Ok(p.node("Add", &format!("{hint}_whole"), &[left, coarse], Attrs::new()))
     }
 }
 

@@ -16,7 +16,8 @@
 //!
 //! *When it fires.* For each LayerNormalization over the last axis that reads a DequantizeLinear of 8-bit or 16-bit codes
 //! directly, with scales `s f[c]`, `f` whole numbers up to 256 (powers of two are the published case), or with one scale
-//! (all `f` are 1). Other readers of the DequantizeLinear, the
+//! (all `f` are 1). Second codes of single channels that are added to the first ones, at a whole number of their steps, are
+//! part of `v`. Other readers of the DequantizeLinear, the
 //! residual Add among them, keep it.
 //!
 //! *Why it is correct.* `x = s v`, so the mean of `x` is `s (m + delta)` and its variance is `s^2 (S2 / C - delta^2)`.
@@ -36,6 +37,7 @@
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.2 (statistics of shifted codes); the centring by an integer and the
 //! digits are this project's.
 
+use super::lower::Coding;
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
@@ -149,6 +151,62 @@ fn common_base(scales: &[f32]) -> Option<(f32, Vec<f32>)> {
     (1..=MAX_FACTOR).map(|k| least / k as f32).filter(|b| b.is_normal()).find_map(|b| Some((b, multiples(b)?)))
 }
 
+/// The second code of one channel, as [`activations`](super::activations) adds it: codes of one scale times a vector that
+/// is 1 at the channel and 0 elsewhere.
+#[derive(Clone, Debug)]
+struct Coarse {
+    codes: ValueId,
+    scale: f32,
+    zero: i64,
+    zero_point: ValueId,
+    place: ValueId,
+    channel: usize,
+}
+
+impl Coarse {
+    /// The two operands of an Add that makes `x`: codes a channel, and second codes.
+    fn beside(g: &Graph, x: ValueId) -> Option<(ValueId, Vec<Coarse>)> {
+        let n = g.node(g.producer_is(x, "Add")?);
+        let (a, b) = (n.input(0)?, n.input(1)?);
+        Coarse::of(g, b).map(|c| (a, c)).or_else(|| Coarse::of(g, a).map(|c| (b, c)))
+    }
+
+    /// `v` as second codes, one channel or a sum of several.
+    fn of(g: &Graph, v: ValueId) -> Option<Vec<Coarse>> {
+        let n = g.node(g.producer(v)?);
+        let (a, b) = (n.input(0)?, n.input(1)?);
+        if n.op.is("Add") {
+            let mut all = Coarse::of(g, a)?;
+            all.extend(Coarse::of(g, b)?);
+            return Some(all);
+        }
+        if !n.op.is("Mul") {
+            return None;
+        }
+        let place = g.constant(b)?.to_f32s()?;
+        let channel = place.iter().position(|p| *p == 1.0)?;
+        let single = place.iter().enumerate().all(|(c, p)| *p == 0.0 || c == channel);
+        let dq = Coding::read_back(g, a).filter(|c| single && c.is_byte())?;
+        let (scale, zero) = dq.whole()?;
+        let zero_point = g.node(dq.node).input(2)?;
+        Some(vec![Coarse { codes: dq.x, scale, zero, zero_point, place: b, channel }])
+    }
+
+    /// With the scale as a whole number of steps of `base`, if it is one and all its codes are exact.
+    fn in_units_of(mut self, base: f32) -> Option<Coarse> {
+        let steps = (self.scale / base).round();
+        let exact = base * steps == self.scale && f64::from(steps) * 256.0 <= F32_EXACT;
+        self.scale = steps;
+        exact.then_some(self)
+    }
+
+    /// The smallest and the largest number the codes stand for. Signed codes reach less far.
+    fn reach(&self) -> (f64, f64) {
+        let at = |q: i64| f64::from(self.scale) * (q - self.zero) as f64;
+        (at(-128).min(at(0)), at(255))
+    }
+}
+
 /// A LayerNormalization over codes.
 #[derive(Debug)]
 struct Norm {
@@ -156,6 +214,8 @@ struct Norm {
     out: ValueId,
     codes: ValueId,
     zero: Option<ValueId>,
+    /// Second codes of single channels.
+    coarse: Vec<Coarse>,
     /// Of the DequantizeLinear.
     attrs: Attrs,
     /// `f[c]`, shaped like the scales.
@@ -184,7 +244,8 @@ impl Norm {
         if !last(n.attrs.int("axis").unwrap_or(-1)) {
             return Err("it does not normalise the last axis alone".into());
         }
-        let Some(dq) = g.producer_is(x, "DequantizeLinear").map(|d| g.node(d)) else {
+        let (left, coarse) = Coarse::beside(g, x).unwrap_or((x, Vec::new()));
+        let Some(dq) = g.producer_is(left, "DequantizeLinear").map(|d| g.node(d)) else {
             return Err(format!("its input `{}` does not come from codes directly", g.name_of(x)));
         };
         let (Some(codes), Some(scale)) = (dq.input(0), dq.input(1)) else { return Err("it is malformed".into()) };
@@ -220,12 +281,25 @@ impl Norm {
             return Err(format!("epsilon / scale^2 = {eps} / {base}^2 is no normal float32"));
         }
 
+        let coarse: Vec<Coarse> = coarse
+            .into_iter()
+            .map(|c| c.in_units_of(base).filter(|c| c.channel < channels))
+            .collect::<Option<_>>()
+            .ok_or("a second code of a channel is no whole number of steps of the first")?;
         // Bounds over all codes there can be.
-        let ends: Vec<(f64, f64)> = factors
+        let mut ends: Vec<(f64, f64)> = factors
             .iter()
             .zip(&zeros)
             .map(|(f, z)| (f64::from(*f) * (lo - z) as f64, f64::from(*f) * (hi - z) as f64))
             .collect();
+        if !coarse.is_empty() {
+            ends = (0..channels).map(|c| ends[if ends.len() == 1 { 0 } else { c }]).collect();
+        }
+        for c in &coarse {
+            let (lo, hi) = c.reach();
+            ends[c.channel].0 += lo;
+            ends[c.channel].1 += hi;
+        }
         let each = (channels / ends.len()) as f64;
         let total: f64 = ends.iter().map(|(a, b)| a.abs().max(b.abs())).sum::<f64>() * each;
         let low = ends.iter().fold(f64::INFINITY, |m, e| m.min(e.0));
@@ -241,6 +315,7 @@ impl Norm {
             out,
             codes,
             zero,
+            coarse,
             attrs: dq.attrs.clone(),
             factors: Tensor::f32(&st.dims, &factors),
             channels,
@@ -259,6 +334,13 @@ impl Norm {
         let factors = e.constant("factors", self.factors.clone());
         let inputs: Vec<Option<Ref>> = [Some(self.codes.into()), Some(factors), self.zero.map(Ref::from)].to_vec();
         let v = e.p.node_with(crate::ir::Op::onnx("DequantizeLinear"), &inputs, &[&e.part("v")], self.attrs.clone())[0];
+        let v = self.coarse.iter().enumerate().fold(v, |v, (i, c)| {
+            let f = e.scalar(&format!("coarse_factor_{i}"), c.scale);
+            let zero = c.zero_point.into();
+            let h = e.op("DequantizeLinear", &format!("coarse_{i}"), &[c.codes.into(), f, zero]);
+            let h = e.op("Mul", &format!("coarse_placed_{i}"), &[h, c.place.into()]);
+            e.op("Add", &format!("v_with_coarse_{i}"), &[v, h])
+        });
         let (m, delta) = e.mean(v, self.channels, self.sum);
         let u = e.op("Sub", "centred", &[v, m]);
         let squares = e.squares(u, self.squares);
