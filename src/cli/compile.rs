@@ -20,6 +20,7 @@ use crate::onnx::{self, SaveOptions};
 use crate::passes::Numerics;
 use crate::plan::{QuantPlan, Rounding, planner, sites};
 use crate::recipe::Recipe;
+use crate::rewrite::{has_narrow_floats, widen_floats};
 use crate::runtime::Array;
 use crate::verify::coverage;
 use crate::verify::report::{DataReport, ModelFile, PassReport, Report, Timing, VERSION};
@@ -472,7 +473,11 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         writable(p)?;
     }
     a.report.writable()?;
-    let float = onnx::inline_functions(&load(&a.float, &mut log.notes)?)?;
+    let mut float = onnx::inline_functions(&load(&a.float, &mut log.notes)?)?;
+    // As `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it is.
+    if has_narrow_floats(&float) && widen_floats(&mut float).is_ok() {
+        log.notes.push("the float model computes in half precision; it is run in float32".into());
+    }
     let quantized = onnx::inline_functions(&load(&a.quantized, &mut log.notes)?)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
