@@ -50,7 +50,12 @@ pub(super) struct Running {
 
 /// Opens a data set and refuses data that does not fit the model.
 pub(super) fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
-    let d = Dataset::open(options, &InputSpec::of(&m.graph)?)?;
+    let mut specs = InputSpec::of(&m.graph)?;
+    for v in sites::mask_inputs(&m.graph) {
+        let name = m.graph.name_of(v);
+        specs.iter_mut().filter(|s| s.name == name).for_each(|s| s.mask = true);
+    }
+    let d = Dataset::open(options, &specs)?;
     log.notes.extend(d.notes().iter().cloned());
     Ok(d)
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apart::apart;
 use super::hidden::hidden;
+pub use super::hidden::mask_inputs;
 use super::scores::score_site;
 use crate::ir::{DType, Def, Graph, Model, Node, NodeId, ValueId};
 use crate::pattern::Attention;
