@@ -10,7 +10,9 @@ use crate::onnx;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
 use crate::passes::decompose_attention::DecomposeAttention;
+use crate::passes::einsum::EinsumAsProduct;
 use crate::passes::fix_defaults::FixDefaults;
+use crate::passes::fold_close::FoldClose;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
 use crate::passes::quantize::fold::FoldFactors;
@@ -175,6 +177,8 @@ pub fn prepare(
     }
     run(&CleanUp, &mut m, journal)?;
     run(&DecomposeAttention, &mut m, journal)?;
+    run(&EinsumAsProduct, &mut m, journal)?;
+    run(&FoldClose, &mut m, journal)?;
     if !keep_opset {
         raise(&mut m, how.opset, rules, journal)?;
     }

@@ -224,6 +224,11 @@ def mask(g, s, kind, n=N, m=N):
         if "bias" not in g.feed:
             g.input("bias", [1, n, m], lambda r, sh: 2 * r.standard_normal(sh))
         return g.op("Add", s, "bias")
+    if kind == "input-mask":
+        # PyTorch's additive mask, fed: minus infinity where a key is hidden.
+        if "mask" not in g.feed:
+            g.input("mask", [n, m], lambda r, sh: np.where(r.random(sh) + np.eye(n) < 0.3, -np.inf, 0))
+        return g.op("Add", s, g.unsqueeze("mask", 1))
     if kind == "softcap":
         return g.op("Mul", g.op("Tanh", g.op("Div", s, g.const(5.0))), g.const(5.0))
     if kind == "flat-masked":
@@ -348,7 +353,7 @@ for q in ["packed-split", "packed-gather", "packed-last"]:
         CASES[f"qkv-{q}-opset{o}"] = lambda q=q, o=o: encoder(opset=o, qkv=q, norm="pow" if o < 17 else "node",
                                                              scale="q-mul", softmax_axis=3 if o < 13 else -1)
 for m in ["bias", "bias-first", "additive", "additive-inf", "additive-100", "bias-and-mask", "causal-where", "hidden-where",
-          "padding", "padding-where", "input-bias"]:
+          "padding", "padding-where", "input-bias", "input-mask"]:
     CASES[f"mask-{m}"] = lambda m=m: encoder(masks=[m])
 for ms in [["bias", "additive"], ["additive", "bias"], ["causal-where", "padding"], ["padding", "causal-where"],
            ["bias", "padding"], ["causal-where", "bias"], ["bias", "causal-where", "padding"]]:
@@ -576,6 +581,121 @@ def cosine():
         x = g.op("Add", x, layer_norm(g, linear(g, gelu(g, linear(g, x, D, 2 * D)), 2 * D, D)))
     g.output(x, [N, D])
     return g.case(2, 4, 2)
+
+
+@case("swin-v2")
+def swin_v2():
+    """Windows whose bias a small network makes of their places, cosine attention with a learned temperature."""
+    g = Graph(17)
+    x = g.input("x", [4 * N, D])
+    for shift in [0, 1]:
+        y = g.reshape(x, -1, N, D)
+        q, k, v = (g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3))
+        s = g.op("MatMul", normal(g, q), g.transpose(normal(g, k), 0, 1, 3, 2))
+        t = g.op("Clip", g.const(1.6 + g.rng.random((H, 1, 1))), "", g.const(4.6052))
+        s = g.op("Mul", s, g.op("Exp", t))
+        far = np.sign(np.arange(2 * N - 1) - N + 1) * np.log2(1 + np.abs(np.arange(2 * N - 1) - N + 1))
+        table = g.op("MatMul", g.const(far[:, None]), g.weight(1, 64))
+        table = g.op("MatMul", g.op("Relu", g.op("Add", table, g.weight(64, scale=0.5))), g.weight(64, H))
+        place = np.arange(N)[:, None] - np.arange(N)[None] + N - 1
+        bias = g.op("Gather", table, g.const(place.reshape(-1), np.int64), axis=0)
+        bias = g.transpose(g.reshape(bias, N, N, H), 2, 0, 1)
+        s = g.op("Add", s, g.unsqueeze(g.op("Mul", g.op("Sigmoid", bias), g.const(16.0)), 0))
+        if shift:
+            m = np.where(g.rng.random((4, N, N)) + np.eye(N) < 0.5, -100, 0)
+            s = g.op("Add", g.reshape(s, -1, 4, H, N, N), g.const(m[None, :, None]))
+            s = g.reshape(s, -1, H, N, N)
+        y = g.op("MatMul", g.op("Softmax", s, axis=-1), v)
+        y = g.reshape(g.transpose(y, 0, 2, 1, 3), -1, 4 * N, D)
+        x = g.op("Add", x, layer_norm(g, linear(g, y, D, D)))
+        x = g.op("Add", x, layer_norm(g, linear(g, gelu(g, linear(g, x, D, 2 * D)), 2 * D, D)))
+    g.output(x, [4 * N, D])
+    return g.case(2, 4, 2)
+
+
+def bucket(g, far, like):
+    """The bucket of a distance: itself up to 4, then by its logarithm, as T5 has it. Of 0 that is minus infinity."""
+    f = g.op("Log", g.op("Div", g.op("Cast", far, to=TensorProto.FLOAT), g.const(4.0)))
+    f = g.op("Mul", g.op("Div", f, g.const(math.log(32.0))), g.const(4.0))
+    b = g.op("Add", g.op("Cast", f, to=like), g.const(4, np.int64))
+    return g.op("Where", g.op("Less", far, g.const(4, np.int64)), far, g.op("Min", b, g.const(7, np.int64)))
+
+
+@case("buckets")
+def buckets():
+    """Relative positions: of tokens, known beforehand; of boxes, fed; and the row's largest score taken off (CogView)."""
+    g = Graph(17)
+    x = g.input("x", [N, D])
+    boxes = g.input("boxes", [N], lambda r, sh: r.integers(0, 100, sh), np.int64)
+    steps = g.op("Range", g.const(0, np.int64), g.const(N, np.int64), g.const(1, np.int64))
+    away = lambda p: g.op("Abs", g.op("Sub", g.unsqueeze(p, -1), g.unsqueeze(p, -2)))
+    bias = g.op("Gather", g.weight(8, H, scale=1), bucket(g, away(steps), TensorProto.INT64), axis=0)
+    bias = g.unsqueeze(g.transpose(bias, 2, 0, 1), 0)
+    other = g.op("Gather", g.weight(8, H, scale=1), bucket(g, away(boxes), TensorProto.INT64), axis=0)
+    bias = g.op("Add", bias, g.transpose(other, 0, 3, 1, 2))
+    for _ in range(2):
+        y = layer_norm(g, x)
+        q, k, v = (g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3))
+        s = g.op("Add", g.op("MatMul", g.op("Mul", q, g.const(0.35)), g.transpose(k, 0, 1, 3, 2)), bias)
+        alpha = g.const(32.0)
+        s = g.op("Div", s, alpha)
+        s = g.op("Sub", s, g.unsqueeze(g.op("ReduceMax", s, axes=[-1], keepdims=0), -1))
+        w = g.op("Softmax", g.op("Mul", s, alpha), axis=-1)
+        y = g.reshape(g.transpose(g.op("MatMul", w, v), 0, 2, 1, 3), -1, N, D)
+        x = g.op("Add", x, linear(g, y, D, D))
+        x = g.op("Add", x, linear(g, gelu(g, linear(g, layer_norm(g, x), D, 2 * D)), 2 * D, D))
+    g.output(layer_norm(g, x), [N, D])
+    return g.case(2, 5, 2)
+
+
+@case("temperature")
+def temperature():
+    """Single numbers computed when the model runs: a scale by Pow from a size, and the exponential of a weight."""
+    g = Graph(17)
+    x = g.input("x", [N, D])
+    y = layer_norm(g, x)
+    q, k, v = (g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3))
+    size = g.op("Cast", g.op("Gather", g.op("Shape", q), g.const(3, np.int64), axis=0), to=TensorProto.FLOAT)
+    q = g.op("Mul", q, g.op("Pow", size, g.const(-0.5)))
+    w = g.op("Softmax", g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2)), axis=-1)
+    y = g.reshape(g.transpose(g.op("MatMul", w, v), 0, 2, 1, 3), -1, N, D)
+    x = block(g, g.op("Add", x, linear(g, y, D, D)))
+    # Of the batch, so that no constant comes of it.
+    n = g.op("Cast", g.op("Gather", g.op("Shape", x), g.const(0, np.int64), axis=0), to=TensorProto.FLOAT)
+    x = g.op("Mul", x, g.op("Sqrt", g.op("Div", n, n)))
+    g.output(g.op("Mul", x, g.op("Exp", g.const(1.5))), [N, D])
+    return g.case(2, 3, 1)
+
+
+@case("learned-queries")
+def learned_queries():
+    """Queries that are weights, the same for each sample: their projection is a constant."""
+    g = Graph(17, batch=2)
+    x = block(g, g.input("x", [N, D]))
+    ask = g.op("Expand", g.weight(1, 5, D, scale=1), g.ints(2, 1, 1))
+    y = attention(g, layer_norm(g, ask), context=layer_norm(g, x), n=5, m=N)
+    g.output(layer_norm(g, block(g, g.op("Add", ask, y), n=5, m=5)), [5, D])
+    return g.case(3, 6, 2)
+
+
+@case("einsum")
+def einsum():
+    """Projections to heads and both products of attention as Einsum."""
+    g = Graph(17)
+    x = g.input("x", [N, D])
+    d = D // H
+    sum_ = lambda text, *x: g.op("Einsum", *x, equation=text)
+    for form in range(2):
+        y = layer_norm(g, x)
+        q, k, v = (sum_("bnd,dhe->bnhe", y, g.weight(D, H, d)) for _ in range(3))
+        q, k, v = (g.op("Add", t, g.const(g.rng.standard_normal((H, d)))) for t in (q, k, v))
+        s = sum_("bihd,bjhd->bhij", q, k) if form else sum_("bjhd,bihd->bhij", k, q)
+        w = g.op("Softmax", g.op("Mul", s, g.const(d ** -0.5)), axis=-1)
+        y = sum_("bhij,bjhd->bihd", w, v)
+        x = g.op("Add", x, sum_("bihd,hdo->bio", y, g.weight(H, d, D, scale=D ** -0.5)))
+        x = g.op("Add", x, linear(g, gelu(g, linear(g, layer_norm(g, x), D, 2 * D)), 2 * D, D))
+    g.output(layer_norm(g, x), [N, D])
+    return g.case(2, 5, 2)
 
 
 @case("talking-heads")
@@ -961,6 +1081,17 @@ def narrow(c, kind):
 
 
 CASES["float16"] = lambda: narrow(encoder(), TensorProto.FLOAT16)
+
+
+@case("float16-declared")
+def declared_narrow():
+    """As dynamo writes it: the types of weights are declared once more, with remarks."""
+    c = narrow(encoder(lin="gemm"), TensorProto.FLOAT16)
+    for t in c.model.graph.initializer:
+        v = c.model.graph.value_info.add()
+        v.CopyFrom(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+        v.doc_string = "a weight"
+    return c
 
 
 @case("bfloat16")

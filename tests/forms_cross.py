@@ -110,6 +110,11 @@ def judge(program, name, folder):
     else:
         t = np.load(folder / "tract.npz")
         out["tract"] = [t[v.name] for v in case.model.graph.output]
+    if "float16" in name:
+        # The float model too is run in float32.
+        status, said = run(program, "verify", model, quantized, "--data", folder / "held.npz", "--quiet", "--min-sqnr=12")
+        if status != 0:
+            wrong.append(f"verify: {said[:300]}")
     for key, o in out.items():
         db[key] = sqnr(reference, o)
         if db[key] < LEAST_DB:

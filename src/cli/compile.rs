@@ -20,6 +20,7 @@ use crate::onnx::{self, SaveOptions};
 use crate::passes::Numerics;
 use crate::plan::{QuantPlan, Rounding, planner, sites};
 use crate::recipe::Recipe;
+use crate::rewrite::{has_narrow_floats, widen_floats};
 use crate::runtime::Array;
 use crate::verify::coverage;
 use crate::verify::report::{DataReport, ModelFile, PassReport, Report, Timing, VERSION};
@@ -49,7 +50,12 @@ pub(super) struct Running {
 
 /// Opens a data set and refuses data that does not fit the model.
 pub(super) fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
-    let d = Dataset::open(options, &InputSpec::of(&m.graph)?)?;
+    let mut specs = InputSpec::of(&m.graph)?;
+    for v in sites::mask_inputs(&m.graph) {
+        let name = m.graph.name_of(v);
+        specs.iter_mut().filter(|s| s.name == name).for_each(|s| s.mask = true);
+    }
+    let d = Dataset::open(options, &specs)?;
     log.notes.extend(d.notes().iter().cloned());
     Ok(d)
 }
@@ -472,7 +478,11 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         writable(p)?;
     }
     a.report.writable()?;
-    let (float, _) = onnx::dense_weights(&onnx::inline_functions(&load(&a.float, &mut log.notes)?)?)?;
+    let (mut float, _) = onnx::dense_weights(&onnx::inline_functions(&load(&a.float, &mut log.notes)?)?)?;
+    // As `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it is.
+    if has_narrow_floats(&float) && widen_floats(&mut float).is_ok() {
+        log.notes.push("the float model computes in half precision; it is run in float32".into());
+    }
     let (quantized, _) = onnx::dense_weights(&onnx::inline_functions(&load(&a.quantized, &mut log.notes)?)?)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();

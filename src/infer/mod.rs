@@ -11,6 +11,7 @@
 //! What the file declares is used only for graph inputs and for operators this module does not know, and of the latter
 //! only the element type and sizes that are numbers.
 
+mod approximate;
 mod arith;
 mod moves;
 mod rules;
@@ -50,6 +51,8 @@ pub struct ShapeMap {
     facts: Vec<Fact>,
     /// Names of the atoms; `None` for an unnamed run-time size.
     atoms: Vec<Option<String>>,
+    /// Constants are computed where runtimes differ in the last bit, too.
+    approximate: bool,
 }
 
 impl ShapeMap {
@@ -125,8 +128,17 @@ impl ShapeMap {
 
 /// Infers what can be proved of every value.
 pub fn shapes(model: &Model) -> ShapeMap {
+    infer(model, ShapeMap::default())
+}
+
+/// As [`shapes`], and constants also where they are the results of operators that libraries approximate: those are right
+/// up to rounding.
+pub fn approximate_constants(model: &Model) -> ShapeMap {
+    infer(model, ShapeMap { approximate: true, ..ShapeMap::default() })
+}
+
+fn infer(model: &Model, mut map: ShapeMap) -> ShapeMap {
     let g = &model.graph;
-    let mut map = ShapeMap::default();
     let count = g.values().last().map_or(0, |(v, _)| v.0 as usize + 1);
     map.facts.resize(count, Fact::default());
     let mut names: Vec<(String, Size)> = Vec::new();
@@ -258,6 +270,9 @@ fn node_facts(view: &View) -> Option<Vec<Draft>> {
     }
     if let [first, ..] = &mut out[..] {
         arith::evaluate(view, first);
+        if view.approximates() && first.constant.is_none() {
+            first.constant = approximate::evaluate(view, first);
+        }
     }
     Some(out)
 }

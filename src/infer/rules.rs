@@ -95,6 +95,7 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
         "MatMulInteger" => one(Some(DType::INT32), matmul(view.dims(0), view.dims(1))),
         "QLinearMatMul" => one(view.dtype(7), matmul(view.dims(0), view.dims(3))),
         "Gemm" => one(ty, gemm(view)),
+        "Einsum" => one(ty, einsum(view)),
         "Conv" => one(ty, spatial::conv(view, 1)),
         "ConvInteger" => one(Some(DType::INT32), spatial::conv(view, 1)),
         "QLinearConv" => one(view.dtype(7), spatial::conv(view, 3)),
@@ -229,6 +230,23 @@ fn gemm(view: &View) -> Option<Dims> {
     }
     let (ta, tb) = (view.int("transA", 0) != 0, view.int("transB", 0) != 0);
     Some(vec![Some(a[ta as usize].clone()), Some(b[!tb as usize].clone())])
+}
+
+/// Einsum with an arrow and letters alone.
+fn einsum(view: &View) -> Option<Dims> {
+    let equation: String = view.node.attrs.str("equation")?.chars().filter(|c| *c != ' ').collect();
+    let (operands, result) = equation.split_once("->")?;
+    let mut sizes: Vec<(char, Option<Size>)> = Vec::new();
+    for (i, letters) in operands.split(',').enumerate() {
+        let d = view.dims(i).filter(|d| d.len() == letters.chars().count())?;
+        for (c, d) in letters.chars().zip(d) {
+            match sizes.iter_mut().find(|(x, _)| *x == c) {
+                Some((_, known)) => *known = broadcast_dim(known.as_ref(), Some(d)),
+                None => sizes.push((c, Some(d.clone()))),
+            }
+        }
+    }
+    result.chars().map(|c| sizes.iter().find(|(x, _)| *x == c).map(|(_, d)| d.clone())).collect()
 }
 
 /// The contents of input `i` as a shape: its rank at least.

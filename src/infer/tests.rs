@@ -207,3 +207,63 @@ fn a_hostile_file_overflows_nothing() {
     let conv = "w = Constant <value = float[1,1,1] {1.0}> () y = Conv <strides = [9223372036854775807], auto_pad = \"SAME_UPPER\"> (x, w)";
     assert_eq!(infer(conv, 17, &["y"]).len(), 1);
 }
+
+#[test]
+fn an_einsum_has_the_sizes_of_its_letters() {
+    let body = r#"
+        a = Einsum <equation = "b n d, bmd -> bnm"> (x, x)
+        o = Einsum <equation = "bnd,k->nkb"> (x, k)
+        e = Einsum <equation = "...d,...d->..."> (x, x)
+        f = Einsum <equation = "bn,bm->nm"> (x, x)"#;
+    let known = ["float[batch,197,197]", "float[197,n,batch]", "float[]", "float[]"];
+    assert_eq!(infer(body, 17, &["a", "o", "e", "f"]), known);
+}
+
+#[test]
+fn constants_up_to_the_last_bit_are_right() {
+    let value = |body: &str| -> Option<Vec<f32>> {
+        let text = format!(
+            "<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[1] x) => (y)\n<float[2,3] a = {{0.5, -1.0, 2.0, 0.25, 3.0, -0.5}}, float[3] v = {{1.0, -2.0, 0.5}}, float two = {{2.0}}, float zero = {{0.0}}>\n{{ {body} }}"
+        );
+        let m = parse_model(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let y = m.graph.find("y").unwrap();
+        assert!(shapes(&m).constant(y).is_none(), "exact evaluation does not know {body}");
+        Some(approximate_constants(&m).constant(y)?.to_f32s()?.to_vec())
+    };
+    let cases: &[(&str, &[f32])] = &[
+        ("y = Exp (v)", &[1f32.exp(), (-2f32).exp(), 0.5f32.exp()]),
+        ("l = Log (two) y = Neg (l)", &[-std::f32::consts::LN_2]),
+        ("y = Log (zero)", &[f32::NEG_INFINITY]),
+        ("y = Pow (two, v)", &[2.0, 0.25, 2f32.sqrt()]),
+        ("y = Clip (v, zero, two)", &[1.0, 0.0, 0.5]),
+        ("y = Max (v, zero)", &[1.0, 0.0, 0.5]),
+        ("y = Min (v, zero, two)", &[0.0, -2.0, 0.0]),
+        ("y = Sum (v, two)", &[3.0, 0.0, 2.5]),
+        ("y = Mean (v, two)", &[1.5, 0.0, 1.25]),
+        ("y = Sign (v)", &[1.0, -1.0, 1.0]),
+        ("y = ReduceSum <keepdims = 0> (a, o) o = Constant <value_ints = [1]> ()", &[1.5, 2.75]),
+        ("y = ReduceMean <axes = [0], keepdims = 0> (a)", &[0.375, 1.0, 0.75]),
+        ("y = ReduceMax <axes = [1]> (a)", &[2.0, 3.0]),
+        ("y = ReduceMin <axes = [0, 1]> (a)", &[-1.0]),
+        ("y = ReduceL2 <axes = [-1]> (v)", &[5.25f32.sqrt()]),
+        ("y = ReduceLogSumExp <axes = [-1]> (v)", &[1.504_597]),
+        ("y = MatMul (a, t) t = Unsqueeze (v, o) o = Constant <value_ints = [1]> ()", &[3.5, -6.0]),
+        ("y = Gemm <transA = 1> (a, b) b = Constant <value = float[2,1] {1.0, -1.0}> ()", &[0.25, -4.0, 2.5]),
+        (
+            "y = Gemm <transB = 1, alpha = 2.0, beta = 0.5> (a, b, two) b = Constant <value = float[1,3] {1.0, 0.0, -1.0}> ()",
+            &[-2.0, 2.5],
+        ),
+        ("y = Softmax <axis = -1> (v)", &[0.603_748_9, 0.030_058_89, 0.366_192_22]),
+        ("y = LayerNormalization <epsilon = 0.0> (v, v)", &[0.889_000_9, 2.794_002_8, 0.254_000_25]),
+        ("y = Sigmoid (two)", &[0.880_797_1]),
+        ("y = Tanh (two)", &[0.964_027_6]),
+        ("y = Erf (two)", &[0.995_322_3]),
+    ];
+    for (body, want) in cases {
+        let got = value(body);
+        let got = got.unwrap_or_else(|| panic!("not computed: {body}"));
+        let near = |(a, b): (&f32, &f32)| a == b || (a - b).abs() <= 3e-7 * b.abs();
+        assert!(got.len() == want.len() && got.iter().zip(*want).all(near), "{body}: {got:?}, not {want:?}");
+    }
+    assert_eq!(value("m = Neg (two) y = Log (m)"), None, "a NaN is the runtime's");
+}

@@ -36,6 +36,11 @@ impl<'a> View<'a> {
         View { node, opset, map }
     }
 
+    /// Whether constants may be computed that are only right up to rounding.
+    pub fn approximates(&self) -> bool {
+        self.map.approximate
+    }
+
     pub fn op(&self) -> &'a str {
         &self.node.op.name
     }

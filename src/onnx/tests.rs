@@ -540,3 +540,22 @@ fn long_chains_load_fast_and_need_no_deep_stack() {
     assert!(took.as_secs() < 10, "loading took {took:?}");
     assert!(super::back::model(&l.model).encode_to_vec() == bytes);
 }
+
+#[test]
+fn no_declaration_contradicts_a_weight_that_was_widened() {
+    let mut p = small();
+    let g = graph(&mut p);
+    g.initializer[0] = TensorProto { data_type: Some(10), raw_data: Some(vec![0; 4].into()), ..weight("w", 2) };
+    // Declared once more, in words of its own.
+    g.value_info.push(ValueInfoProto { doc_string: s("a weight"), ..info("w", &[2]) });
+    for v in g.value_info.iter_mut().chain(&mut g.input).chain(&mut g.output) {
+        v.r#type.as_mut().and_then(|t| t.tensor_type.as_mut()).expect("a tensor").elem_type = Some(10);
+    }
+    let bytes = p.encode_to_vec();
+    let mut m = parse(bytes.clone().into(), None, "t").unwrap().model;
+    assert_eq!(encode(validate(&m).unwrap()), bytes, "it comes back as it was");
+    assert_eq!(crate::rewrite::widen_floats(&mut m), Ok(1));
+    let g = ModelProto::decode(&encode(validate(&m).unwrap())[..]).unwrap().graph.unwrap();
+    assert_eq!(g.initializer[0].data_type, Some(1));
+    assert!(g.value_info.iter().all(|v| v.name != s("w")), "{:?}", g.value_info);
+}

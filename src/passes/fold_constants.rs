@@ -21,7 +21,7 @@ const TINY: usize = 1 << 16;
 ///
 /// # Why it is correct
 /// The evaluator computes only what IEEE 754 or the standard fixes to the bit; Exp, Erf, Pow, sums and matrix products
-/// are left to the runtime. DequantizeLinear is not folded: it is what makes a weight an integer weight.
+/// are left to `fold-close`. DequantizeLinear is not folded: it is what makes a weight an integer weight.
 ///
 /// # Numerics
 /// Bit-exact.
@@ -53,38 +53,43 @@ impl Pass for FoldConstants {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let mut out = Outcome::default();
         let map = infer::shapes(model);
-        let g = &model.graph;
-        let order = g.schedule();
-        let folded: BTreeSet<NodeId> = order.iter().copied().filter(|n| foldable(g, *n, &map)).collect();
-        // Values inside a folded region vanish with it; only those that something outside reads become initializers.
-        let wanted: Vec<(NodeId, ValueId)> = order
-            .iter()
-            .filter(|n| folded.contains(n))
-            .flat_map(|n| g.node(*n).outputs.iter().flatten().map(|v| (*n, *v)))
-            .filter(|(_, v)| g.uses(*v).iter().any(|(u, slot)| *slot != usize::MAX && !folded.contains(u)))
-            .collect();
-        for (n, v) in wanted {
-            let Some(t) = map.constant(v) else { continue };
-            let mut patch = Patch::new(self.id());
-            let new = patch.constant(model.graph.name_of(v), t.clone());
-            patch.replace(v, new);
-            if erasable(&model.graph, n, &[v]) {
-                patch.erase(n);
-            }
+        fold(self.id(), model, &map)
+    }
+}
+
+/// Replaces what the map knows as a constant.
+pub(super) fn fold(by: &str, model: &mut Model, map: &ShapeMap) -> Result<Outcome, PassError> {
+    let mut out = Outcome::default();
+    let g = &model.graph;
+    let order = g.schedule();
+    let folded: BTreeSet<NodeId> = order.iter().copied().filter(|n| foldable(g, *n, map)).collect();
+    // Values inside a folded region vanish with it; only those that something outside reads become initializers.
+    let wanted: Vec<(NodeId, ValueId)> = order
+        .iter()
+        .filter(|n| folded.contains(n))
+        .flat_map(|n| g.node(*n).outputs.iter().flatten().map(|v| (*n, *v)))
+        .filter(|(_, v)| g.uses(*v).iter().any(|(u, slot)| *slot != usize::MAX && !folded.contains(u)))
+        .collect();
+    for (n, v) in wanted {
+        let Some(t) = map.constant(v) else { continue };
+        let mut patch = Patch::new(by);
+        let new = patch.constant(model.graph.name_of(v), t.clone());
+        patch.replace(v, new);
+        if erasable(&model.graph, n, &[v]) {
+            patch.erase(n);
+        }
+        commit(patch, model, &mut out)?;
+    }
+    // The rest of the folded regions has lost its last reader.
+    for n in order.iter().rev().filter(|n| folded.contains(n)) {
+        if model.graph.try_node(*n).is_some() && erasable(&model.graph, *n, &[]) {
+            let mut patch = Patch::new(by);
+            patch.erase(*n);
             commit(patch, model, &mut out)?;
         }
-        // The rest of the folded regions has lost its last reader.
-        for n in order.iter().rev().filter(|n| folded.contains(n)) {
-            if model.graph.try_node(*n).is_some() && erasable(&model.graph, *n, &[]) {
-                let mut patch = Patch::new(self.id());
-                patch.erase(*n);
-                commit(patch, model, &mut out)?;
-            }
-        }
-        Ok(out)
     }
+    Ok(out)
 }
 
 /// True if all outputs of the node that are read are constants worth storing.

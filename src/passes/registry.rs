@@ -9,7 +9,9 @@ use super::cse::Cse;
 use super::dead::Dead;
 use super::decompose_attention::DecomposeAttention;
 use super::direct_shapes::DirectShapes;
+use super::einsum::EinsumAsProduct;
 use super::fix_defaults::FixDefaults;
+use super::fold_close::FoldClose;
 use super::fold_constants::FoldConstants;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
@@ -34,6 +36,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(Dead),
         Box::new(Identity),
         Box::new(FoldConstants),
+        Box::new(FoldClose),
         Box::new(ReshapeStatic),
         Box::new(DirectShapes),
         Box::new(Cse),
@@ -41,6 +44,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(FuseTranspose),
         Box::new(FixDefaults),
         Box::new(DecomposeAttention),
+        Box::new(EinsumAsProduct),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),
         Box::new(SplitProjection),

@@ -31,9 +31,52 @@ fn carried(n: &Node) -> &[Option<ValueId>] {
     &n.inputs[..data.min(n.inputs.len())]
 }
 
+/// Float inputs that are only ever added to what a Softmax reads, moved or converted before: masks, in which minus infinity
+/// hides.
+pub fn mask_inputs(g: &Graph) -> Vec<ValueId> {
+    let float = |v: &ValueId| g.value(*v).ty.as_ref().is_some_and(|t| t.dtype.is_float());
+    g.inputs().iter().copied().filter(float).filter(|v| hides_only(g, *v)).collect()
+}
+
+/// True if a value goes nowhere but into the scores of attention.
+fn hides_only(g: &Graph, v: ValueId) -> bool {
+    let (mut todo, mut seen, mut added) = (vec![v], BTreeSet::new(), false);
+    while let Some(v) = todo.pop() {
+        if g.is_output(v) {
+            return false;
+        }
+        for (id, slot) in g.uses(v) {
+            if slot == usize::MAX {
+                return false;
+            }
+            if !seen.insert(id) {
+                continue;
+            }
+            let n = g.node(id);
+            match n.op.name.as_str() {
+                _ if !n.op.is_onnx() => return false,
+                // Of a quantized model: the codes of scores.
+                "Softmax" | "QuantizeLinear" => {}
+                // Its size may be asked for, and a mask may be compared.
+                "Shape" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Equal" | "IsInf" => continue,
+                "Attention" if slot == 3 => added = true,
+                "Add" => {
+                    added = true;
+                    todo.extend(n.outputs.iter().flatten());
+                }
+                "Cast" => todo.extend(n.outputs.iter().flatten()),
+                "Where" if slot > 0 => todo.extend(n.outputs.iter().flatten()),
+                _ if is_move(n) && (slot == 0 || n.op.is("Concat")) => todo.extend(n.outputs.iter().flatten()),
+                _ => return false,
+            }
+        }
+    }
+    added
+}
+
 /// The values that may hold a mask, alone or added to something.
 pub(super) fn hidden(g: &Graph) -> BTreeSet<ValueId> {
-    let mut found = BTreeSet::new();
+    let mut found: BTreeSet<ValueId> = mask_inputs(g).into_iter().collect();
     for id in g.schedule() {
         let n = g.node(id);
         // A maximum is not lowered by a bound.
@@ -43,4 +86,57 @@ pub(super) fn hidden(g: &Graph) -> BTreeSet<ValueId> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::parse_model;
+
+    #[test]
+    fn inputs_that_only_mask_are_told_from_others() {
+        let m = parse_model(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[1,4] s, float[4] mask, float[4] read, float[4] scaled, float[4] given, int64[4] whole) => (float[1,4] p, float[4] given_out, float[1,4] r)
+            <int64[1] zero = {0}>
+            {
+                row = Unsqueeze (mask, zero)
+                both = Concat <axis = 0> (row)
+                a = Add (s, both)
+                b = Add (a, read)
+                c = Mul (b, scaled)
+                cast = Cast <to = 1> (whole)
+                d = Add (c, cast)
+                e = Add (d, given)
+                given_out = Identity (given)
+                r = Relu (read)
+                p = Softmax <axis = -1> (e)
+            }"#,
+        )
+        .unwrap();
+        let names = |m: &crate::ir::Model| {
+            mask_inputs(&m.graph).into_iter().map(|v| m.graph.name_of(v).to_owned()).collect::<Vec<_>>()
+        };
+        // All that is added is multiplied behind, but for the last ones.
+        assert!(names(&m).is_empty(), "{:?}", names(&m));
+        let plain = parse_model(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[1,4] s, float[4] mask, float[4] read, float[4] given) => (float[1,4] p, float[4] given_out, float[1,4] r)
+            <int64[1] zero = {0}, bool[4] keep = {1, 1, 1, 0}, float two = {2.0}>
+            {
+                q = Mul (s, two)
+                row = Unsqueeze (mask, zero)
+                a = Add (q, row)
+                b = Add (a, read)
+                e = Add (given, b)
+                w = Where (keep, e, two)
+                given_out = Identity (given)
+                r = Relu (read)
+                p = Softmax <axis = -1> (w)
+            }"#,
+        )
+        .unwrap();
+        assert_eq!(names(&plain), ["mask"]);
+        assert!(hidden(&plain.graph).contains(&plain.graph.find("a").unwrap()));
+    }
 }

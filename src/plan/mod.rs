@@ -2,6 +2,7 @@
 //!
 //! Calibration and the planner write it; the rewriting passes do what it says and decide nothing.
 
+pub(crate) mod apart;
 mod channels;
 mod head_rows;
 mod hidden;

@@ -14,7 +14,7 @@ use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
 use super::{Activation, AttentionPlan, Constant, Fold, Form, Island, Outlier, QuantPlan, Readers, Role, VERSION};
-use crate::ir::{Dim, Graph, Model, ValueId};
+use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
 use crate::quant::hist::Moments;
 use crate::quant::observe::{Stats, Watch};
 use crate::quant::ptf::{self, Range};
@@ -240,7 +240,7 @@ pub fn plan(
 }
 
 /// Constant operands of elementwise operators (position embeddings): int8 with one scale for each index of the last
-/// axis.
+/// axis, or with one scale where a product reads them (learned queries).
 fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
     let mut out: Vec<Constant> = Vec::new();
     if recipe.linear_only {
@@ -259,9 +259,17 @@ fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
             let r = &mut reach[i % *last as usize];
             *r = r.max(x.abs());
         }
+        let product = |x: &(NodeId, usize)| g.node(x.0).input(x.1) == Some(v) && g.node(x.0).op.is("MatMul");
+        if sites.constants.iter().any(product) {
+            reach = vec![reach.iter().copied().fold(0.0, f32::max)];
+        }
         let scales: Vec<f32> = reach.iter().map(|r| (r / 127.0).max(SCALE_FLOOR)).collect();
         let zeros = vec![0; scales.len()];
-        if let Ok(params) = QParams::per_axis(Code::I8, t.dims.len() as i64 - 1, scales, zeros) {
+        let params = match scales[..] {
+            [scale] => QParams::affine(Code::I8, scale, 0),
+            _ => QParams::per_axis(Code::I8, t.dims.len() as i64 - 1, scales, zeros),
+        };
+        if let Ok(params) = params {
             out.push(Constant { value: name.to_owned(), params });
         }
     }
@@ -395,10 +403,11 @@ fn decide(
         let (e, p, outliers, what) = best.expect("checked above");
         (p, outliers, format!("{what}: {}", db(signal, e)))
     };
-    let needs_tensor = s.contracted || !linears.is_empty();
+    // A single number has no axis either.
+    let needs_tensor = s.contracted || !linears.is_empty() || st.dims.is_empty();
     Ok(Decided::Codes(
         None,
-        if needs_tensor && s.elementwise && affine.len() < candidates.len() {
+        if needs_tensor && s.elementwise && affine.len() < candidates.len() && !st.dims.is_empty() {
             let (p, o, r) = best(per_tensor);
             let (q, more, t) = best(candidates);
             vec![coded(Readers::Contracting, p, o, r), coded(Readers::Elementwise, q, more, t)]

@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::apart::apart;
 use super::channels::channel_axis;
 use super::hidden::hidden;
+pub use super::hidden::mask_inputs;
 use super::scores::score_site;
 use crate::ir::{DType, Def, Graph, Model, Node, NodeId, ValueId};
 use crate::pattern::Attention;
@@ -111,7 +113,8 @@ pub struct Sites {
     pub sites: IndexMap<ValueId, Site>,
     /// Compute nodes left in float with the reason.
     pub islands: Vec<(NodeId, String)>,
-    /// Constant float operands of elementwise nodes, stored as codes: `(node, slot)`.
+    /// Constant float operands of elementwise nodes and of products that are no linear layers, stored as codes: `(node,
+    /// slot)`.
     pub constants: Vec<(NodeId, usize)>,
 }
 
@@ -166,6 +169,10 @@ const ELEMENTWISE: &[&str] = &[
 /// True for a move, which changes no value.
 pub fn is_move(n: &Node) -> bool {
     n.op.is_onnx() && (WHOLE_MOVES.contains(&n.op.name.as_str()) || OTHER_MOVES.contains(&n.op.name.as_str()))
+}
+
+fn is_product(n: &Node) -> bool {
+    n.op.is_onnx() && matches!(n.op.name.as_str(), "MatMul" | "Gemm" | "Conv" | "ConvTranspose")
 }
 
 fn is_whole_move(n: &Node) -> bool {
@@ -261,7 +268,16 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let g = &m.graph;
     let order = g.schedule();
     let mut s = Sites::default();
+    let apart = apart(g);
     for a in attentions {
+        if is_const(g, trace_back(g, a.v)) {
+            s.islands.push((a.softmax, "its values are constants".to_owned()));
+            continue;
+        }
+        if let Some(why) = apart.get(&a.product).filter(|_| apart.contains_key(&a.softmax)) {
+            s.islands.push((a.softmax, (*why).to_owned()));
+            continue;
+        }
         match score_site(g, &a) {
             Ok(_) => s.attentions.push(a),
             Err(why) => s.islands.push((a.softmax, format!("its weights stay as they are: {why}"))),
@@ -279,7 +295,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
         }
     }
     for id in &order {
-        if inner.contains(id) {
+        if inner.contains(id) || apart.contains_key(id) {
             continue;
         }
         if let Some(l) = linear(g, *id, &constant) {
@@ -324,13 +340,23 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
                 want(a.q, Some(Role::Query), true, &mut sites);
                 want(a.k, Some(Role::Key), true, &mut sites);
                 want(a.v, Some(Role::Value), true, &mut sites);
+                s.constants.extend((0..2).filter(|i| n.input(*i).is_some_and(constant)).map(|i| (*id, i)));
             }
         } else if inner.contains(id) || is_move(n) || n.has_subgraph() {
             continue;
-        } else if n.op.is("MatMul") || n.op.is("Gemm") || n.op.is("Conv") || n.op.is("ConvTranspose") {
+        } else if let Some(why) = apart.get(id) {
+            let computes = n.op.is_onnx() && (ELEMENTWISE.contains(&n.op.name.as_str()) || is_product(n));
+            if computes && n.out().is_some_and(|v| float_value(g, v)) {
+                s.islands.push((*id, (*why).to_owned()));
+            }
+        } else if is_product(n) {
             // A product of two activations, or a weight the linear form does not cover: per tensor on both sides.
             let slots: Vec<ValueId> = n.inputs.iter().take(2).flatten().copied().collect();
-            if slots.iter().any(|v| constant(*v)) {
+            let fixed = slots.iter().position(|v| constant(*v));
+            if let (Some(i), true) = (fixed, n.op.is("MatMul")) {
+                want(slots[1 - i], None, true, &mut sites);
+                s.constants.push((*id, i));
+            } else if fixed.is_some() {
                 s.islands.push((*id, "its weight has a form without a quantized counterpart".into()));
             } else {
                 slots.into_iter().for_each(|v| want(v, None, true, &mut sites));

@@ -188,6 +188,8 @@ impl Stats {
     pub fn observe(&mut self, x: &[f32], dims: &[usize], sample: u64) -> Result<(), ObserveError> {
         let layout = match self.axis() {
             None => Layout::whole(x.len()),
+            // A single number has one channel.
+            Some(_) if dims.is_empty() => Layout::whole(x.len()),
             // One head, without an axis for heads.
             Some(_) if dims.len() == 2 && matches!(self.watch, Watch::Scores { .. }) => Layout::whole(x.len()),
             Some(axis) => Layout::of(dims, axis).ok_or(ObserveError::Axis { rank: dims.len(), axis })?,
@@ -445,6 +447,16 @@ mod tests {
         s.observe(&[1.0, f32::NEG_INFINITY, 2.0, -1e4], &[1, 1, 2, 2], 0).unwrap();
         assert_eq!(s.range(), (0.0, 2.0));
         assert_eq!(s.row_max_min, vec![1.0]);
+    }
+
+    #[test]
+    fn a_single_number_has_one_channel() {
+        for watch in [Watch::Channels { axis: -1 }, Watch::Tokens { axis: -1, read: vec![] }] {
+            let mut s = Stats::new(watch);
+            s.observe(&[3.0], &[], 0).unwrap();
+            s.observe(&[-1.0], &[], 1).unwrap();
+            assert_eq!((s.channels.len(), s.range(), s.count), (1, (-1.0, 3.0), 2));
+        }
     }
 
     #[test]

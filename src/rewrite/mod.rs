@@ -483,6 +483,10 @@ impl Patch {
                             copy
                         };
                         g.take_name(*old, taker);
+                        // What the file promises of its output, names of sizes included, may be more than the patch knows.
+                        if let Some(ty) = g.value(*old).ty.clone() {
+                            g.value_mut(taker).ty = Some(ty);
+                        }
                     } else if *named && !g.is_output(new) {
                         g.take_name(*old, new);
                     }
@@ -620,5 +624,27 @@ mod tests {
         sweep(&mut m);
         let text = print_model(&m, Elide::Full);
         assert!(text.contains("y = Abs (x)") && !text.contains("Relu"), "{text}");
+    }
+
+    #[test]
+    fn an_output_keeps_the_names_of_its_sizes() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[batch,2] x) => (float[batch,2] z) { z = Relu (x) }"#;
+        for succeed in [false, true] {
+            let mut m = parse_model(text).unwrap();
+            let (x, z) = (m.graph.find("x").unwrap(), m.graph.find("z").unwrap());
+            let mut p = Patch::new("test");
+            let n = p.node("Abs", "other", &[x.into()], Attrs::new());
+            p.typed(n, DType::FLOAT, Some(vec![Dim::Unknown, Dim::Known(2)]));
+            if succeed {
+                p.succeed(z, n)
+            } else {
+                p.replace(z, n)
+            }
+            p.commit(&mut m).unwrap();
+            sweep(&mut m);
+            let text = print_model(&m, Elide::Full);
+            assert!(text.contains("=> (float[batch,2] z)") && text.contains("z = Abs (x)"), "{text}");
+        }
     }
 }

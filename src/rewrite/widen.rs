@@ -54,7 +54,7 @@ pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
     }
     let ids: Vec<ValueId> = g.values().map(|(v, _)| v).collect();
     let g = &mut m.graph;
-    let mut weights = 0;
+    let mut weights = Vec::new();
     for v in ids {
         let x = g.value_mut(v);
         if let Def::Init(t) = &x.def
@@ -62,7 +62,7 @@ pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
         {
             let wide = t.widened();
             x.def = Def::Init(wide);
-            weights += 1;
+            weights.push(v);
         }
         if matches!(x.def, Def::Input | Def::InputWithDefault(_)) {
             continue;
@@ -71,6 +71,8 @@ pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
             ty.dtype = DType::FLOAT;
         }
     }
+    // What the file says of a weight's type a second time says nothing, and is wrong now.
+    g.declared.retain(|v| !weights.contains(v));
     let nodes: Vec<_> = g.nodes().map(|(id, _)| id).collect();
     for id in nodes {
         for a in &mut g.node_mut(id).attrs.0 {
@@ -109,5 +111,5 @@ pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
         g.add_node(cast(v, y, to, &name), None);
         g.take_name(v, y);
     }
-    Ok(weights)
+    Ok(weights.len())
 }

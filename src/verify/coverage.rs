@@ -2,11 +2,13 @@
 //!
 //! A MatMul, Gemm, Conv or attention product is covered when both operands come from DequantizeLinear (moves between do
 //! not matter) or from integer codes (Log-Int-Softmax weights held in float). Integer operators are covered as they are.
+//! What does not depend on what the model is fed is not counted.
 
 use super::report::{Coverage, OpCoverage};
 use crate::infer;
 use crate::ir::{Graph, Model, ValueId};
 use crate::plan::Island;
+use crate::plan::apart::unfed;
 use crate::plan::sites::is_move;
 
 /// Counts covered compute operators and names the others.
@@ -15,7 +17,8 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
     let shapes = infer::shapes(model);
     let mut c = Coverage::default();
     let mut islands = Vec::new();
-    for id in g.schedule() {
+    let unfed = unfed(g);
+    for id in g.schedule().into_iter().filter(|id| !unfed.contains(id)) {
         let n = g.node(id);
         let name = n.op.name.as_str();
         let operands: &[usize] = match name {

@@ -135,7 +135,7 @@ impl ArrayFile {
         let (name, array) = &self.arrays[input];
         let dims = InputSpec::batched(rows.len(), &array.shape[array.shape.len().min(1)..]);
         let per_row = array.shape.iter().skip(1).product::<usize>().max(1);
-        to_array(array.gather(rows), spec.dtype, &dims).map_err(|e| match e {
+        to_array(array.gather(rows), spec.dtype, &dims, spec.mask).map_err(|e| match e {
             Refused::NonFinite { at, value } => {
                 DataError::NonFinite { path: self.path.clone(), array: name.clone(), sample: rows[at / per_row], value }
             }

@@ -21,9 +21,11 @@ pub(super) enum Refused {
 
 /// Elements as an array of `dtype` and `shape`. Floats become narrower floats by rounding; every other change of type has to
 /// keep every value exactly.
-pub(super) fn to_array(numbers: Numbers, dtype: DType, shape: &[usize]) -> Result<Array, Refused> {
+///
+/// `mask`: minus infinity is a value as any other.
+pub(super) fn to_array(numbers: Numbers, dtype: DType, shape: &[usize], mask: bool) -> Result<Array, Refused> {
     if let Numbers::Float(v) = &numbers
-        && let Some(at) = v.iter().position(|x| !x.is_finite())
+        && let Some(at) = v.iter().position(|x| !(x.is_finite() || mask && *x == f64::NEG_INFINITY))
     {
         return Err(Refused::NonFinite { at, value: v[at] });
     }
@@ -78,7 +80,11 @@ pub(super) fn to_array(numbers: Numbers, dtype: DType, shape: &[usize]) -> Resul
 fn narrow<T: Copy>(v: &[f64], from: impl Fn(f64) -> T, back: impl Fn(T) -> f64) -> Result<Vec<T>, Refused> {
     v.iter()
         .enumerate()
-        .map(|(at, x)| Some(from(*x)).filter(|y| back(*y).is_finite()).ok_or(Refused::NonFinite { at, value: *x }))
+        .map(|(at, x)| {
+            Some(from(*x))
+                .filter(|y| back(*y).is_finite() || !x.is_finite())
+                .ok_or(Refused::NonFinite { at, value: *x })
+        })
         .collect()
 }
 
@@ -94,32 +100,60 @@ mod tests {
     fn floats_narrow_but_integers_must_fit() {
         let third = Numbers::Float(vec![1.0 / 3.0]);
         assert_eq!(
-            to_array(third.clone(), DType::FLOAT, &[1]).map(|a| matches!(a, Array::F32(v) if v[0] == 1.0 / 3.0)),
+            to_array(third.clone(), DType::FLOAT, &[1], false).map(|a| matches!(a, Array::F32(v) if v[0] == 1.0 / 3.0)),
             Ok(true)
         );
         assert_eq!(
-            to_array(third, DType::INT64, &[1]),
+            to_array(third, DType::INT64, &[1], false),
             Err(Refused::Lossy { at: 0, value: (1.0f64 / 3.0).to_string() })
         );
-        assert!(matches!(to_array(Numbers::Float(vec![-4.0]), DType::INT8, &[1]), Ok(Array::I8(v)) if v[0] == -4));
-        assert!(matches!(to_array(Numbers::Int(vec![0, 256]), DType::UINT8, &[2]), Err(Refused::Lossy { at: 1, .. })));
-        assert!(matches!(to_array(Numbers::Int(vec![255]), DType::FLOAT, &[1]), Ok(Array::F32(v)) if v[0] == 255.0));
+        assert!(
+            matches!(to_array(Numbers::Float(vec![-4.0]), DType::INT8, &[1], false), Ok(Array::I8(v)) if v[0] == -4)
+        );
+        assert!(matches!(
+            to_array(Numbers::Int(vec![0, 256]), DType::UINT8, &[2], false),
+            Err(Refused::Lossy { at: 1, .. })
+        ));
+        assert!(
+            matches!(to_array(Numbers::Int(vec![255]), DType::FLOAT, &[1], false), Ok(Array::F32(v)) if v[0] == 255.0)
+        );
         // 2^24 + 1 is the first integer without a float32.
-        assert!(matches!(to_array(Numbers::Int(vec![1 << 24]), DType::FLOAT, &[1]), Ok(Array::F32(_))));
-        assert!(matches!(to_array(Numbers::Int(vec![(1 << 24) + 1]), DType::FLOAT, &[1]), Err(Refused::Lossy { .. })));
-        assert!(matches!(to_array(Numbers::Int(vec![2]), DType::BOOL, &[1]), Err(Refused::Lossy { .. })));
+        assert!(matches!(to_array(Numbers::Int(vec![1 << 24]), DType::FLOAT, &[1], false), Ok(Array::F32(_))));
+        assert!(matches!(
+            to_array(Numbers::Int(vec![(1 << 24) + 1]), DType::FLOAT, &[1], false),
+            Err(Refused::Lossy { .. })
+        ));
+        assert!(matches!(to_array(Numbers::Int(vec![2]), DType::BOOL, &[1], false), Err(Refused::Lossy { .. })));
     }
 
     #[test]
     fn nan_infinity_and_overflow_are_found() {
-        let nan = to_array(Numbers::Float(vec![0.0, f64::NAN]), DType::FLOAT, &[2]);
+        let nan = to_array(Numbers::Float(vec![0.0, f64::NAN]), DType::FLOAT, &[2], false);
         assert!(matches!(nan, Err(Refused::NonFinite { at: 1, value }) if value.is_nan()));
         assert!(matches!(
-            to_array(Numbers::Float(vec![1e300]), DType::FLOAT, &[1]),
+            to_array(Numbers::Float(vec![1e300]), DType::FLOAT, &[1], false),
             Err(Refused::NonFinite { at: 0, .. })
         ));
-        assert!(matches!(to_array(Numbers::Float(vec![7e4]), DType::FLOAT16, &[1]), Err(Refused::NonFinite { .. })));
-        assert_eq!(to_array(Numbers::Float(vec![0.0]), DType::STRING, &[1]), Err(Refused::Type));
-        assert_eq!(to_array(Numbers::Float(vec![0.0]), DType::FLOAT, &[2]), Err(Refused::Length));
+        assert!(matches!(
+            to_array(Numbers::Float(vec![7e4]), DType::FLOAT16, &[1], false),
+            Err(Refused::NonFinite { .. })
+        ));
+        assert_eq!(to_array(Numbers::Float(vec![0.0]), DType::STRING, &[1], false), Err(Refused::Type));
+        assert_eq!(to_array(Numbers::Float(vec![0.0]), DType::FLOAT, &[2], false), Err(Refused::Length));
+    }
+
+    #[test]
+    fn minus_infinity_is_a_value_of_masks_alone() {
+        let hidden = || Numbers::Float(vec![0.0, f64::NEG_INFINITY]);
+        let get = |n, ty, mask| to_array(n, ty, &[2], mask);
+        assert!(matches!(get(hidden(), DType::FLOAT, false), Err(Refused::NonFinite { at: 1, .. })));
+        assert!(matches!(get(hidden(), DType::FLOAT, true), Ok(Array::F32(v)) if v[1] == f32::NEG_INFINITY));
+        assert!(matches!(get(hidden(), DType::FLOAT16, true), Ok(Array::F16(v)) if v[1] == f16::NEG_INFINITY));
+        for bad in [f64::NAN, f64::INFINITY, -1e300] {
+            assert!(matches!(
+                get(Numbers::Float(vec![0.0, bad]), DType::FLOAT, true),
+                Err(Refused::NonFinite { at: 1, .. })
+            ));
+        }
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! *Sources.* A folder of JPEG/PNG files, an `.npy` file for a model of one input, an `.npz` file with arrays named as the
 //! inputs, or, with none given, seeded synthetic inputs ([`DataOptions`] has the flags). Values are checked as samples
-//! are made: NaN, infinity, and numbers that the input's type can not hold are errors that name the sample and the array.
+//! are made: NaN, infinity (minus infinity in a mask is none), and numbers that the input's type can not hold are errors that name the sample and the array.
 
 mod arrays;
 mod convert;
@@ -43,6 +43,8 @@ pub struct InputSpec {
     pub dtype: DType,
     /// Sizes, the batch first; what is not [`Dim::Known`] is taken from the data.
     pub dims: Vec<Dim>,
+    /// It is added to attention scores and read for nothing else: minus infinity hides.
+    pub mask: bool,
 }
 
 /// One run's worth of inputs.
@@ -298,7 +300,7 @@ impl InputSpec {
         let free = graph.inputs().iter().map(|id| graph.value(*id)).filter(|v| matches!(v.def, Def::Input));
         free.map(|v| match &v.ty {
             Some(TensorType { dtype, shape: Some(dims) }) => {
-                Ok(InputSpec { name: v.name.clone(), dtype: *dtype, dims: dims.clone() })
+                Ok(InputSpec { name: v.name.clone(), dtype: *dtype, dims: dims.clone(), mask: false })
             }
             ty => Err(DataError::Input {
                 input: v.name.clone(),

@@ -123,7 +123,7 @@ impl Synthetic {
                     let mut rng = rng(*i);
                     (0..n).map(move |_| normal(&mut rng))
                 });
-                to_array(Numbers::Float(v.collect()), spec.dtype, &InputSpec::batched(items.len(), item))
+                to_array(Numbers::Float(v.collect()), spec.dtype, &InputSpec::batched(items.len(), item), false)
                     .map_err(refused)
             }
             Fill::Integers { item } => {
@@ -133,7 +133,8 @@ impl Synthetic {
                     let mut rng = rng(*i);
                     (0..n).map(move |_| i128::from(rng.random_range(0..top)))
                 });
-                to_array(Numbers::Int(v.collect()), spec.dtype, &InputSpec::batched(items.len(), item)).map_err(refused)
+                to_array(Numbers::Int(v.collect()), spec.dtype, &InputSpec::batched(items.len(), item), false)
+                    .map_err(refused)
             }
         }
     }

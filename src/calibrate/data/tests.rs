@@ -19,7 +19,7 @@ fn spec(name: &str, dtype: DType, dims: &[i64]) -> InputSpec {
     if dims[0] == Dim::Known(0) {
         dims[0] = Dim::Symbol("batch".into());
     }
-    InputSpec { name: name.into(), dtype, dims }
+    InputSpec { name: name.into(), dtype, dims, mask: false }
 }
 
 fn from(path: &Path) -> DataOptions {
@@ -104,6 +104,7 @@ fn layout_and_type_follow_the_input() {
         name: "x".into(),
         dtype: DType::FLOAT,
         dims: vec![Dim::Unknown, Dim::Known(3), Dim::Unknown, Dim::Unknown],
+        mask: false,
     };
     let d = Dataset::open(&DataOptions { crop: Some(2), ..options.clone() }, &[open]).unwrap();
     assert_eq!(d.sample(0).unwrap().inputs[0].1.dims(), [1, 3, 2, 2]);
@@ -444,14 +445,15 @@ fn synthetic_inputs_without_a_size_get_one() {
         name: "x".into(),
         dtype: DType::FLOAT,
         dims: vec![Dim::Unknown, Dim::Known(3), Dim::Symbol("h".into()), Dim::Symbol("w".into())],
+        mask: false,
     };
     let d = Dataset::open(&DataOptions { samples: Some(1), ..DataOptions::default() }, &[open]).unwrap();
     assert_eq!(d.sample(0).unwrap().inputs[0].1.dims(), [1, 3, 224, 224]);
     assert!(d.notes()[0].contains("224x224"));
-    let seq = InputSpec { name: "t".into(), dtype: DType::BOOL, dims: vec![Dim::Unknown, Dim::Unknown] };
+    let seq = InputSpec { name: "t".into(), dtype: DType::BOOL, dims: vec![Dim::Unknown, Dim::Unknown], mask: false };
     let d = Dataset::open(&DataOptions::default(), &[seq]).unwrap();
     assert_eq!((d.len(), d.sample(0).unwrap().inputs[0].1.dims()), (64, &[1usize, 16][..]));
-    let text = InputSpec { name: "s".into(), dtype: DType::STRING, dims: vec![Dim::Unknown] };
+    let text = InputSpec { name: "s".into(), dtype: DType::STRING, dims: vec![Dim::Unknown], mask: false };
     assert!(open_err(&DataOptions::default(), &[text]).contains("string[?]"));
 }
 

@@ -1,0 +1,286 @@
+use super::common::commit;
+use super::{Numerics, Outcome, Pass, PassError};
+use crate::infer::{self, ShapeMap};
+use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::rewrite::{Patch, Ref};
+
+/// # What it does
+/// Writes an `Einsum` of two operands as the batched product of matrices that it is: Transpose, MatMul, Transpose, with
+/// axes put in or joined where an operand lacks or shares several. Then the rules for attention see it.
+///
+/// # When it fires
+/// On every `Einsum` of two float32 operands without an ellipsis, in which no operand names an axis twice or sums one up
+/// alone. An axis that only one operand has, besides the rows and columns of the product, becomes an axis of the batch.
+///
+/// # Why it is correct
+/// Axes that both operands and the result have are the batch, those that the result lacks are summed, and the others are
+/// rows and columns: the definition of MatMul. `A B = (B' A')'`, so that the operand with the last axis of the result
+/// comes second and the result needs no Transpose behind it. Without an axis to sum over it is a Mul under broadcasting.
+///
+/// # Numerics
+/// Close: sums may be taken in another order.
+///
+/// # Before / after
+/// ```text
+/// y = Einsum <equation = "bhid,bhjd->bhij"> (q, k)     kt = Transpose <perm = [0, 1, 3, 2]> (k)
+///                                                      y = MatMul (q, kt)
+/// ```
+///
+/// # Source
+/// ONNX operator documentation, Einsum; attention as MaxViT and many others write it.
+pub struct EinsumAsProduct;
+
+impl Pass for EinsumAsProduct {
+    fn id(&self) -> &'static str {
+        "einsum"
+    }
+
+    fn summary(&self) -> &'static str {
+        "an Einsum of two operands is written as a product of matrices"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-4 }
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        let g = &model.graph;
+        // From the outputs to the inputs: what a later one reads is still the value that the map knows.
+        let found: Vec<NodeId> = g.schedule().into_iter().rev().filter(|n| g.node(*n).op.is("Einsum")).collect();
+        if found.is_empty() {
+            return Ok(out);
+        }
+        let map = infer::shapes(model);
+        for id in found {
+            match Einsum::of(&model.graph, &map, id) {
+                Ok(e) => {
+                    let patch = e.patch(&model.graph, id, model.opset());
+                    commit(patch, model, &mut out)?;
+                }
+                Err(why) => {
+                    let name = model.graph.node(id).out().map_or("", |v| model.graph.name_of(v));
+                    out.notes.push(format!("the Einsum that makes `{name}` stays as it is: {why}"));
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// One product. Axes go by their letters.
+#[derive(Debug)]
+struct Einsum {
+    a: ValueId,
+    b: ValueId,
+    of_a: Vec<char>,
+    of_b: Vec<char>,
+    result: Vec<char>,
+    /// What both operands and the result have, or only one operand besides its row or column.
+    batch: Vec<char>,
+    summed: Vec<char>,
+    row: Option<char>,
+    column: Option<char>,
+    /// The sizes of the columns, where the second operand is a weight: a constant without an axis of the batch.
+    weight: Option<Vec<i64>>,
+    y: ValueId,
+}
+
+impl Einsum {
+    fn of(g: &Graph, map: &ShapeMap, id: NodeId) -> Result<Einsum, String> {
+        let n = g.node(id);
+        let (Some(mut a), Some(mut b), None, Some(y)) = (n.input(0), n.input(1), n.input(2), n.out()) else {
+            return Err("it has not two operands".into());
+        };
+        if [a, b].iter().any(|v| map.dtype(*v) != Some(DType::FLOAT)) {
+            return Err("it does not compute in float32".into());
+        }
+        let equation = n.attrs.str("equation").unwrap_or("");
+        let [mut of_a, mut of_b, result] = letters(equation)?;
+        let fits = |v: ValueId, l: &[char]| map.rank(v).is_none_or(|r| r == l.len());
+        if !fits(a, &of_a) || !fits(b, &of_b) {
+            return Err("its equation does not fit its operands".into());
+        }
+        let shared = result.iter().any(|c| of_a.contains(c) && of_b.contains(c));
+        let is_weight = |v: ValueId| !shared && map.constant(v).is_some();
+        let last = |of: &[char]| result.last().is_some_and(|c| of.contains(c));
+        if is_weight(a) && !is_weight(b) || !is_weight(b) && last(&of_a) && !last(&of_b) {
+            std::mem::swap(&mut a, &mut b);
+            std::mem::swap(&mut of_a, &mut of_b);
+        }
+        let only = |x: &[char], y: &[char]| -> Vec<char> {
+            result.iter().copied().filter(|c| x.contains(c) && !y.contains(c)).collect()
+        };
+        let (row, column) = (only(&of_a, &of_b).pop(), only(&of_b, &of_a).pop());
+        let batch = result.iter().copied().filter(|c| Some(*c) != row && Some(*c) != column).collect();
+        let summed: Vec<char> = of_a.iter().copied().filter(|c| !result.contains(c)).collect();
+        let own = |c: &char, x: &[char]| !x.contains(c) && !result.contains(c);
+        if of_a.iter().any(|c| own(c, &of_b)) || of_b.iter().any(|c| own(c, &of_a)) {
+            return Err("it sums up an axis of one operand alone".into());
+        }
+        let sizes = || -> Option<Vec<i64>> {
+            let dims = map.known_dims(b)?;
+            only(&of_b, &of_a).iter().map(|c| dims.get(of_b.iter().position(|x| x == c)?).copied()).collect()
+        };
+        let weight = if is_weight(b) && !summed.is_empty() { sizes() } else { None };
+        Ok(Einsum { a, b, of_a, of_b, result, batch, summed, row, column, weight, y })
+    }
+
+    fn patch(&self, g: &Graph, id: NodeId, opset: i64) -> Patch {
+        let name = g.name_of(self.y).to_owned();
+        let mut w = Writer { p: Patch::new("einsum").before(id).made_from([name.clone()]), name, opset };
+        let y = if self.summed.is_empty() {
+            // The letters in the order of the result.
+            let a = w.laid(self.a, &self.of_a, &self.result, "first");
+            let b = w.laid(self.b, &self.of_b, &self.result, "second");
+            let name = w.name.clone();
+            w.p.node("Mul", &name, &[a, b], Attrs::new())
+        } else if let Some(sizes) = &self.weight {
+            self.layer(&mut w, sizes)
+        } else {
+            // An axis of size 1 where there is no row or column.
+            let one = |c: Option<char>| c.map_or(vec![' '], |c| vec![c]);
+            let order = |mid: &[char], last: &[char]| [&self.batch[..], mid, last].concat();
+            let (row, column) = (one(self.row), one(self.column));
+            let a = w.laid(self.a, &self.of_a, &order(&row, &self.summed), "first");
+            let a = w.joined(a, self.batch.len() + 1, self.summed.len(), "first");
+            let b = if self.summed.len() == 1 {
+                w.laid(self.b, &self.of_b, &order(&self.summed, &column), "second")
+            } else {
+                let b = w.laid(self.b, &self.of_b, &order(&column, &self.summed), "second");
+                let b = w.joined(b, self.batch.len() + 1, self.summed.len(), "second");
+                let mut perm: Vec<i64> = (0..self.batch.len() as i64 + 2).collect();
+                perm.swap(self.batch.len(), self.batch.len() + 1);
+                w.transposed(b, &perm, "second_turned")
+            };
+            let made = order(&row, &column);
+            let name = w.name.clone();
+            let plain = made == self.result;
+            let product = if plain { name } else { format!("{name}_product") };
+            let y = w.p.node("MatMul", &product, &[a, b], Attrs::new());
+            if plain { y } else { w.taken(y, &made, &self.result) }
+        };
+        w.p.succeed(self.y, y);
+        w.p.erase(id);
+        w.p
+    }
+}
+
+impl Einsum {
+    /// The product with a weight as a linear layer writes it: the weight has two axes.
+    fn layer(&self, w: &mut Writer, sizes: &[i64]) -> Ref {
+        let only = |x: &[char], y: &[char]| -> Vec<char> {
+            self.result.iter().copied().filter(|c| x.contains(c) && !y.contains(c)).collect()
+        };
+        let (rows, columns) = (only(&self.of_a, &self.of_b), only(&self.of_b, &self.of_a));
+        let a = w.laid(self.a, &self.of_a, &[&rows[..], &self.summed].concat(), "first");
+        let a = w.joined(a, rows.len(), self.summed.len(), "first");
+        let b = w.laid(self.b, &self.of_b, &[&self.summed[..], &columns].concat(), "second");
+        let width: i64 = sizes.iter().product();
+        let b = w.reshaped(b, &[-1, width], "second_matrix");
+        let made = [rows.clone(), columns.clone()].concat();
+        let (name, plain) = (w.name.clone(), made == self.result);
+        let split = columns.len() != 1;
+        let product = if plain && !split { name } else { format!("{name}_product") };
+        let mut y = w.p.node("MatMul", &product, &[a, b], Attrs::new());
+        if split {
+            let to: Vec<i64> = rows.iter().map(|_| 0).chain(sizes.iter().copied()).collect();
+            y = w.reshaped(y, &to, if plain { "" } else { "split" });
+        }
+        if plain { y } else { w.taken(y, &made, &self.result) }
+    }
+}
+
+/// The letters of both operands and the result.
+fn letters(equation: &str) -> Result<[Vec<char>; 3], String> {
+    let plain: String = equation.chars().filter(|c| *c != ' ').collect();
+    let (operands, result) = match plain.split_once("->") {
+        Some((l, r)) => (l, Some(r)),
+        None => (plain.as_str(), None),
+    };
+    let (a, b) = operands.split_once(',').ok_or("it has not two operands")?;
+    let result: Vec<char> = match result {
+        Some(r) => r.chars().collect(),
+        // Without an arrow: every letter that stands once, in the order of the alphabet.
+        None => {
+            let mut all: Vec<char> = operands.chars().filter(|c| *c != ',').collect();
+            all.sort_unstable();
+            all.iter().copied().filter(|c| all.iter().filter(|x| *x == c).count() == 1).collect()
+        }
+    };
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    for part in [&a, &b, &result] {
+        if !part.iter().all(char::is_ascii_alphabetic) {
+            return Err(format!("its equation `{equation}` has more than letters for axes"));
+        }
+        if part.iter().enumerate().any(|(i, c)| part[..i].contains(c)) {
+            return Err("it names an axis twice".into());
+        }
+    }
+    if !result.iter().all(|c| a.contains(c) || b.contains(c)) {
+        return Err("its equation is broken".into());
+    }
+    Ok([a, b, result])
+}
+
+/// Writes the nodes of one product.
+struct Writer {
+    p: Patch,
+    name: String,
+    opset: i64,
+}
+
+impl Writer {
+    /// The operand with its axes in the order of `to`, and axes of size 1 for letters it has not.
+    fn laid(&mut self, x: ValueId, has: &[char], to: &[char], which: &str) -> Ref {
+        let perm: Vec<i64> = to.iter().filter_map(|c| has.iter().position(|h| h == c)).map(|i| i as i64).collect();
+        let x = self.transposed(x.into(), &perm, which);
+        let lacks: Vec<i64> = to.iter().enumerate().filter(|(_, c)| !has.contains(c)).map(|(i, _)| i as i64).collect();
+        self.with_axes("Unsqueeze", x, &lacks, &format!("{}_{which}_wide", self.name.clone()))
+    }
+
+    fn transposed(&mut self, x: Ref, perm: &[i64], which: &str) -> Ref {
+        if perm.is_sorted() {
+            return x;
+        }
+        self.p.node("Transpose", &format!("{}_{which}", self.name), &[x], Attrs::new().with_ints("perm", perm))
+    }
+
+    /// The last `n` axes as one.
+    fn joined(&mut self, x: Ref, kept: usize, n: usize, which: &str) -> Ref {
+        if n == 1 {
+            return x;
+        }
+        let shape: Vec<i64> = (0..kept).map(|_| 0).chain([-1]).collect();
+        self.reshaped(x, &shape, &format!("{which}_joined"))
+    }
+
+    /// Without a word on what it is, it is the result.
+    fn reshaped(&mut self, x: Ref, to: &[i64], what: &str) -> Ref {
+        let hint = if what.is_empty() { self.name.clone() } else { format!("{}_{what}", self.name) };
+        let to = self.p.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
+        self.p.node("Reshape", &hint, &[x, to], Attrs::new())
+    }
+
+    fn with_axes(&mut self, op: &str, x: Ref, axes: &[i64], hint: &str) -> Ref {
+        if axes.is_empty() {
+            return x;
+        }
+        if self.opset < 13 {
+            return self.p.node(op, hint, &[x], Attrs::new().with_ints("axes", axes));
+        }
+        let list = self.p.constant(&format!("{hint}_axes"), Tensor::i64(&[axes.len() as i64], axes));
+        self.p.node(op, hint, &[x, list], Attrs::new())
+    }
+
+    /// The product without the axes it was given, in the order of the result.
+    fn taken(&mut self, y: Ref, made: &[char], result: &[char]) -> Ref {
+        let given: Vec<i64> = made.iter().enumerate().filter(|(_, c)| **c == ' ').map(|(i, _)| i as i64).collect();
+        let left: Vec<char> = made.iter().copied().filter(|c| *c != ' ').collect();
+        let perm: Vec<i64> = result.iter().filter_map(|c| left.iter().position(|l| l == c)).map(|i| i as i64).collect();
+        let name = self.name.clone();
+        let last = if perm.is_sorted() { name.clone() } else { format!("{name}_narrow") };
+        let y = self.with_axes("Squeeze", y, &given, &last);
+        if perm.is_sorted() { y } else { self.p.node("Transpose", &name, &[y], Attrs::new().with_ints("perm", &perm)) }
+    }
+}
