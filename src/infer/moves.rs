@@ -50,6 +50,7 @@ fn sources(view: &View) -> Option<Vec<usize>> {
         "Concat" => (0..view.node.inputs.len()).collect(),
         "Pad" if view.node.attrs.str("mode").unwrap_or("constant") == "constant" && view.has(2) => vec![0, 2],
         "Where" if view.constant(0).is_some() => vec![1, 2],
+        "GatherND" if view.int("batch_dims", 0) == 0 => vec![0],
         "ScatterND" if view.node.attrs.str("reduction").unwrap_or("none") == "none" => vec![0, 2],
         _ => return None,
     })
@@ -216,6 +217,7 @@ fn moved(view: &View, slot: usize, out: &[i64]) -> Option<Moved> {
             }
             Moved::From(list)
         }
+        "GatherND" => gather_nd(view, &x?)?,
         "Pad" => pad(view, &x?, out)?,
         "ScatterND" => scatter(view, &x?, out)?,
         _ => return None,
@@ -255,6 +257,31 @@ fn pad(view: &View, x: &[i64], out: &[i64]) -> Option<Moved> {
     Some(Moved::From((0..count).map(at).collect()))
 }
 
+/// Where the elements start that the first indices of a place name.
+fn start_of(at: &[i64], x: &[i64], own: &[i64]) -> Option<i64> {
+    let mut start = 0;
+    for (i, a) in at.iter().enumerate() {
+        let a = if *a < 0 { a + x[i] } else { *a };
+        if !(0..x[i]).contains(&a) {
+            return None;
+        }
+        start += a * own[i];
+    }
+    Some(start)
+}
+
+fn gather_nd(view: &View, x: &[i64]) -> Option<Moved> {
+    let (shape, index) = (view.known_dims(1)?, view.ints(1)?);
+    let deep = usize::try_from(*shape.last()?).ok().filter(|d| *d <= x.len() && *d > 0)?;
+    let (own, run) = (strides(x), x[deep..].iter().product::<i64>());
+    let mut list = Vec::new();
+    for at in index.chunks_exact(deep) {
+        let start = start_of(at, x, &own)?;
+        list.extend((start..start + run).map(|e| e as usize));
+    }
+    Some(of_first(list))
+}
+
 fn scatter(view: &View, x: &[i64], out: &[i64]) -> Option<Moved> {
     let (shape, index) = (view.known_dims(1)?, view.ints(1)?);
     let deep = usize::try_from(*shape.last()?).ok().filter(|d| *d <= x.len() && *d > 0)?;
@@ -262,14 +289,7 @@ fn scatter(view: &View, x: &[i64], out: &[i64]) -> Option<Moved> {
     let run: i64 = x[deep..].iter().product();
     let mut list: Vec<(u8, usize)> = (0..out.iter().product::<i64>()).map(|e| (0, e as usize)).collect();
     for (n, at) in index.chunks_exact(deep).enumerate() {
-        let mut start = 0;
-        for (i, a) in at.iter().enumerate() {
-            let a = if *a < 0 { a + x[i] } else { *a };
-            if !(0..x[i]).contains(&a) {
-                return None;
-            }
-            start += a * own[i];
-        }
+        let start = start_of(at, x, &own)?;
         for r in 0..run {
             *list.get_mut((start + r) as usize)? = (2, n * run as usize + r as usize);
         }
