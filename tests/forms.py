@@ -476,6 +476,33 @@ def convnext():
     return g.case(0, 2, 2)
 
 
+@case("pooled-norm")
+def pooled_norm():
+    """A LayerNorm behind a global pool, channels in front and last: the head of ConvNeXt in torchvision."""
+    g = Graph(17)
+    x = gelu(g, conv(g, g.input("image", [3, 16, 16]), 3, D, 4, 4))
+    x = g.op("Mul", g.op("Add", x, conv(g, x, D, D, 1)), g.const(g.rng.uniform(0.2, 4, (D, 1, 1))))
+    x = g.op("GlobalAveragePool", x)
+    x = layer_norm(g, g.transpose(x, 0, 2, 3, 1))
+    x = g.op("Flatten", g.transpose(x, 0, 3, 1, 2))
+    g.output(g.op("Add", g.op("MatMul", x, g.weight(D, 10)), g.const(np.zeros(10))), [10])
+    return g.case(0, 1, 1)
+
+
+@case("shape-of-norm")
+def shape_of_norm():
+    """The batch size is read from what layers read: a probe is repeated as often, as attention pooling does."""
+    g = Graph(17)
+    x = g.input("x", [N, D])
+    y = layer_norm(g, g.op("Mul", x, g.const(np.geomspace(0.1, 8, D))))
+    batch = g.op("Gather", g.op("Shape", y), g.ints(0), axis=0)
+    probe = g.op("Expand", g.weight(1, 1, D), g.op("Concat", batch, g.ints(1), g.ints(D), axis=0))
+    z = g.op("Concat", linear(g, y, D, D), probe, axis=1)
+    z = g.mean(layer_norm(g, z), 1, keep=0)
+    g.output(g.op("Add", g.op("MatMul", z, g.weight(D, 10)), g.const(np.zeros(10))), [10])
+    return g.case(0, 2, 0)
+
+
 @case("levit")
 def levit():
     """Attention with BatchNorm and HardSwish, biases from a table, fewer queries than keys in the second block."""

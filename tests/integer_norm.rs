@@ -47,6 +47,20 @@ fn wide_factors_become_digits() {
 }
 
 #[test]
+fn channels_are_counted_by_gamma_whatever_the_scales_run_along() {
+    // One scale, given as a vector of one along another axis: a pooled image in front of a classifier.
+    let (m, notes) = apply(&format!(
+        "{HEAD}g (uint8[b,1,3] q) => (float[b,1,3] y) <float[1] s = {{0.5}}, uint8[1] z = {{100}},
+         float[3] gamma = {{1.0, 2.0, 3.0}}> {{
+         d = DequantizeLinear <axis = 1> (q, s, z)
+         y = LayerNormalization (d, gamma) }}"
+    ));
+    assert!(notes.is_empty(), "{notes:?}");
+    let count = m.graph.find("y/channels").and_then(|v| m.graph.constant(v)?.to_f32s().map(|c| c.into_owned()));
+    assert_eq!(count, Some(vec![3.0]));
+}
+
+#[test]
 fn what_it_can_not_do_it_leaves_and_says_why() {
     let model = |scales: &str, dq: &str, norm: &str| {
         format!(

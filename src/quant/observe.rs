@@ -450,6 +450,14 @@ mod tests {
     }
 
     #[test]
+    fn heads_that_the_batch_is_part_of_are_one() {
+        let mut s = Stats::new(Watch::Scores { by_head: false });
+        s.observe(&[1.0; 8], &[2, 2, 2], 0).unwrap();
+        s.observe(&[2.0; 12], &[3, 2, 2], 1).unwrap();
+        assert_eq!((s.channels.len(), s.count, s.row_max_min.len()), (1, 20, 1));
+    }
+
+    #[test]
     fn a_single_number_has_one_channel() {
         for watch in [Watch::Channels { axis: -1 }, Watch::Tokens { axis: -1, read: vec![] }] {
             let mut s = Stats::new(watch);
