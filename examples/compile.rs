@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use fqvit_opt::calibrate::data::{DataOptions, Dataset, InputSpec};
+use fqvit_opt::calibrate::data::{DataOptions, Dataset};
 use fqvit_opt::calibrate::run;
 use fqvit_opt::compile::refine::{FitData, refine};
 use fqvit_opt::compile::{self, Journal};
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Calibrate: the float model runs, observers watch. The result does not depend on the number of threads.
     let options = DataOptions { calibrate: Some(data.into()), ..DataOptions::default() };
-    let data = Dataset::open(&options, &InputSpec::of(&prepared.model.graph)?)?;
+    let data = Dataset::open(&options, &compile::inputs(&prepared.model.graph)?)?;
     let samples: Vec<usize> = (0..data.len()).collect();
     let watches = planner::watches(&prepared.model, &prepared.sites, quantize);
     let stats = run::observe(validate(&prepared.model)?, &data, &samples, &watches, 2, &|_| ())?;

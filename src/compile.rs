@@ -4,6 +4,7 @@
 //! [`make_plan`] decides; [`apply`] carries the plan out. Each step returns a value that the next one takes, and every
 //! value in between can be written to a file, edited and read again.
 
+use crate::calibrate::data::{DataError, InputSpec};
 use crate::infer;
 use crate::ir::{Graph, Invalid, Model, Op, ops, validate};
 use crate::onnx;
@@ -134,6 +135,28 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
     Ok(())
 }
 
+/// What brings a model into the form that rules are written for.
+pub const BEFORE_RULES: [&dyn Pass; 4] = [&CleanUp, &DecomposeAttention, &EinsumAsProduct, &FoldClose];
+
+/// The model with its functions written out and its sparse weights dense, and how many of these there were: what every
+/// other step takes.
+///
+/// # Errors
+/// If a function can not be written out, or a sparse weight is malformed.
+pub fn unpacked(model: &Model) -> Result<(Model, usize), CompileError> {
+    Ok(onnx::dense_weights(&onnx::inline_functions(model)?)?)
+}
+
+/// What a data set must hold to feed the model.
+///
+/// # Errors
+/// If an input has a type that no data can be made for.
+pub fn inputs(g: &Graph) -> Result<Vec<InputSpec>, DataError> {
+    let masks = sites::mask_inputs(g);
+    let mask = |name: &str| masks.iter().any(|v| g.name_of(*v) == name);
+    Ok(InputSpec::of(g)?.into_iter().map(|s| InputSpec { mask: mask(&s.name), ..s }).collect())
+}
+
 /// Canonical form: constants folded, LayerNorm and GELU as one node each, attention with its scale behind the product.
 ///
 /// `keep_opset` forbids raising the operator set; LayerNorm and GELU that it lacks then stay decomposed.
@@ -155,7 +178,7 @@ pub fn prepare(
     if found > newest {
         return Err(CompileError::Opset { found, newest });
     }
-    let (mut m, sparse) = onnx::dense_weights(&onnx::inline_functions(model)?)?;
+    let (mut m, sparse) = unpacked(model)?;
     if sparse > 0 {
         journal.notes.push(format!("{sparse} sparse weights are dense now"));
     }
@@ -175,10 +198,9 @@ pub fn prepare(
         ));
         validate::validate(&m)?;
     }
-    run(&CleanUp, &mut m, journal)?;
-    run(&DecomposeAttention, &mut m, journal)?;
-    run(&EinsumAsProduct, &mut m, journal)?;
-    run(&FoldClose, &mut m, journal)?;
+    for pass in BEFORE_RULES {
+        run(pass, &mut m, journal)?;
+    }
     if !keep_opset {
         raise(&mut m, how.opset, rules, journal)?;
     }

@@ -179,6 +179,16 @@ def linear(g, x, ins, outs, form="matmul", rows=N):
 # ---- attention -----------------------------------------------------------------------------------------------------------
 
 
+def projected(g, x):
+    """Queries, keys and values, head by head."""
+    return [g.transpose(g.reshape(linear(g, x, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3)]
+
+
+def joined(g, y):
+    """What the heads make, side by side."""
+    return g.reshape(g.transpose(y, 0, 2, 1, 3), -1, N, D)
+
+
 def runtime_root(g, q, axis=-1):
     """sqrt(head size), computed from the shape when the model runs."""
     size = g.op("Slice", g.op("Shape", q), g.ints(-1), g.ints(9223372036854775807))
@@ -599,11 +609,11 @@ def cosine():
     g = Graph(17)
     x = g.input("x", [N, D])
     for _ in range(2):
-        q, k, v = (g.transpose(g.reshape(linear(g, x, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3))
+        q, k, v = projected(g, x)
         s = g.op("MatMul", normal(g, q), g.transpose(normal(g, k), 0, 1, 3, 2))
         s = g.op("Mul", s, g.const(5 + 5 * g.rng.random((H, 1, 1))))
         w = g.op("Softmax", mask(g, s, "bias"), axis=-1)
-        y = g.reshape(g.transpose(g.op("MatMul", w, v), 0, 2, 1, 3), -1, N, D)
+        y = joined(g, g.op("MatMul", w, v))
         x = g.op("Add", x, layer_norm(g, linear(g, y, D, D)))
         x = g.op("Add", x, layer_norm(g, linear(g, gelu(g, linear(g, x, D, 2 * D)), 2 * D, D)))
     g.output(x, [N, D])
@@ -617,7 +627,7 @@ def swin_v2():
     x = g.input("x", [4 * N, D])
     for shift in [0, 1]:
         y = g.reshape(x, -1, N, D)
-        q, k, v = (g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3))
+        q, k, v = projected(g, y)
         s = g.op("MatMul", normal(g, q), g.transpose(normal(g, k), 0, 1, 3, 2))
         t = g.op("Clip", g.const(1.6 + g.rng.random((H, 1, 1))), "", g.const(4.6052))
         s = g.op("Mul", s, g.op("Exp", t))
@@ -662,13 +672,13 @@ def buckets():
     bias = g.op("Add", bias, g.transpose(other, 0, 3, 1, 2))
     for _ in range(2):
         y = layer_norm(g, x)
-        q, k, v = (g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3))
+        q, k, v = projected(g, y)
         s = g.op("Add", g.op("MatMul", g.op("Mul", q, g.const(0.35)), g.transpose(k, 0, 1, 3, 2)), bias)
         alpha = g.const(32.0)
         s = g.op("Div", s, alpha)
         s = g.op("Sub", s, g.unsqueeze(g.op("ReduceMax", s, axes=[-1], keepdims=0), -1))
         w = g.op("Softmax", g.op("Mul", s, alpha), axis=-1)
-        y = g.reshape(g.transpose(g.op("MatMul", w, v), 0, 2, 1, 3), -1, N, D)
+        y = joined(g, g.op("MatMul", w, v))
         x = g.op("Add", x, linear(g, y, D, D))
         x = g.op("Add", x, linear(g, gelu(g, linear(g, layer_norm(g, x), D, 2 * D)), 2 * D, D))
     g.output(layer_norm(g, x), [N, D])
@@ -681,11 +691,11 @@ def temperature():
     g = Graph(17)
     x = g.input("x", [N, D])
     y = layer_norm(g, x)
-    q, k, v = (g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3))
+    q, k, v = projected(g, y)
     size = g.op("Cast", g.op("Gather", g.op("Shape", q), g.const(3, np.int64), axis=0), to=TensorProto.FLOAT)
     q = g.op("Mul", q, g.op("Pow", size, g.const(-0.5)))
     w = g.op("Softmax", g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2)), axis=-1)
-    y = g.reshape(g.transpose(g.op("MatMul", w, v), 0, 2, 1, 3), -1, N, D)
+    y = joined(g, g.op("MatMul", w, v))
     x = block(g, g.op("Add", x, linear(g, y, D, D)))
     # Of the batch, so that no constant comes of it.
     n = g.op("Cast", g.op("Gather", g.op("Shape", x), g.const(0, np.int64), axis=0), to=TensorProto.FLOAT)
@@ -731,11 +741,11 @@ def talking():
     g = Graph(17)
     x = g.input("x", [N, D])
     y = layer_norm(g, x)
-    q, k, v = (g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3))
+    q, k, v = projected(g, y)
     s = g.op("MatMul", g.op("Mul", q, g.const(0.35)), g.transpose(k, 0, 1, 3, 2))
     over = lambda t: g.transpose(linear(g, g.transpose(t, 0, 2, 3, 1), H, H), 0, 3, 1, 2)
     w = over(g.op("Softmax", over(s), axis=-1))
-    y = g.reshape(g.transpose(g.op("MatMul", w, v), 0, 2, 1, 3), -1, N, D)
+    y = joined(g, g.op("MatMul", w, v))
     g.output(block(g, g.op("Add", x, linear(g, y, D, D))), [N, D])
     return g.case(1, 3, 1)
 
@@ -773,11 +783,11 @@ def qk_norm():
     x = g.input("x", [N, D])
     for _ in range(2):
         y = layer_norm(g, x)
-        q, k, v = (g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, D // H), 0, 2, 1, 3) for _ in range(3))
+        q, k, v = projected(g, y)
         q, k = layer_norm(g, q, size=D // H), layer_norm(g, k, size=D // H)
         s = g.op("MatMul", g.op("Mul", q, g.const(0.35)), g.transpose(k, 0, 1, 3, 2))
         y = g.op("MatMul", g.op("Softmax", s, axis=-1), v)
-        y = linear(g, g.reshape(g.transpose(y, 0, 2, 1, 3), -1, N, D), D, D)
+        y = linear(g, joined(g, y), D, D)
         x = g.op("Add", x, g.op("Mul", y, g.const(g.rng.random(D))))
     g.output(x, [N, D])
     return g.case(2, 6, 0)
@@ -799,7 +809,7 @@ def rotary():
         q, k, v = (g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, d), 0, 2, 1, 3) for _ in range(3))
         s = g.op("Div", g.op("MatMul", turn(q), g.transpose(turn(k), 0, 1, 3, 2)), g.const(math.sqrt(d)))
         y = g.op("MatMul", g.op("Softmax", s, axis=-1), v)
-        x = g.op("Add", x, linear(g, g.reshape(g.transpose(y, 0, 2, 1, 3), -1, N, D), D, D))
+        x = g.op("Add", x, linear(g, joined(g, y), D, D))
     g.output(x, [N, D])
     return g.case(2, 2, 0)
 
@@ -943,7 +953,7 @@ def attention_multi():
     q = g.transpose(g.reshape(linear(g, y, D, D), -1, N, H, 8), 0, 2, 1, 3)
     k, v = (g.transpose(g.reshape(linear(g, y, D, 8), -1, N, 1, 8), 0, 2, 1, 3) for _ in range(2))
     y = g.op("Attention", q, k, v, keep, scale=0.3)
-    y = g.reshape(g.transpose(y, 0, 2, 1, 3), -1, N, D)
+    y = joined(g, y)
     g.output(g.op("Add", x, linear(g, y, D, D)), [N, D])
     return g.case(1, 1, 0)
 

@@ -7,7 +7,6 @@ use indexmap::IndexMap;
 
 use super::data::{DataError, Dataset};
 use crate::ir::{Dim, Graph, Model, Validated};
-use crate::onnx;
 use crate::quant::observe::{ObserveError, Stats, Watch};
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions};
 
@@ -46,7 +45,7 @@ pub fn observe(
     let taps: Vec<String> = watches.keys().filter(|k| !is_input(k)).cloned().collect();
     let shapes = open_shapes(&m.graph, &data.sample(indices[0])?.inputs);
     let options = SessionOptions { batch: data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
-    let session = Session::new(&onnx::encode_whole(model), None, &options)?;
+    let session = Session::of(model, &options)?;
     let next = AtomicUsize::new(0);
     let done = AtomicUsize::new(0);
     // The error of the earliest sample wins, so that the message does not depend on timing.

@@ -8,12 +8,12 @@ use ndarray_npy::NpzWriter;
 use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, ReportArgs, VerifyArgs};
 use super::sensitivity::kept;
 use super::{Failure, bar, deliver, distinct, file_bytes, load, rules, threads, timed, writable};
-use crate::calibrate::data::{DataOptions, Dataset, InputSpec, split_holdout};
+use crate::calibrate::data::{DataOptions, Dataset, split_holdout};
 use crate::calibrate::run::{CalibrateError, observe};
 use crate::calibrate::stats::StatsFile;
 use crate::compile::each::{Moved, verify_each};
 use crate::compile::refine::{FitData, refine};
-use crate::compile::{CompileError, Journal, Prepared, apply, make_plan, prepare};
+use crate::compile::{CompileError, Journal, Prepared, apply, inputs, make_plan, prepare, unpacked};
 use crate::file::{self, Pending};
 use crate::ir::{Def, Model, validate};
 use crate::onnx::{self, SaveOptions};
@@ -50,12 +50,7 @@ pub(super) struct Running {
 
 /// Opens a data set and refuses data that does not fit the model.
 pub(super) fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
-    let mut specs = InputSpec::of(&m.graph)?;
-    for v in sites::mask_inputs(&m.graph) {
-        let name = m.graph.name_of(v);
-        specs.iter_mut().filter(|s| s.name == name).for_each(|s| s.mask = true);
-    }
-    let d = Dataset::open(options, &specs)?;
+    let d = Dataset::open(options, &inputs(&m.graph)?)?;
     log.notes.extend(d.notes().iter().cloned());
     Ok(d)
 }
@@ -478,12 +473,12 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         writable(p)?;
     }
     a.report.writable()?;
-    let (mut float, _) = onnx::dense_weights(&onnx::inline_functions(&load(&a.float, &mut log.notes)?)?)?;
+    let (mut float, _) = unpacked(&load(&a.float, &mut log.notes)?)?;
     // As `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it is.
     if has_narrow_floats(&float) && widen_floats(&mut float).is_ok() {
         log.notes.push("the float model computes in half precision; it is run in float32".into());
     }
-    let (quantized, _) = onnx::dense_weights(&onnx::inline_functions(&load(&a.quantized, &mut log.notes)?)?)?;
+    let (quantized, _) = unpacked(&load(&a.quantized, &mut log.notes)?)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.threads), quiet: a.report.quiet };

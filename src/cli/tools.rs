@@ -6,9 +6,6 @@ use crate::compile::{self, Journal};
 use crate::ir::{Op, validate};
 use crate::passes::Pass;
 use crate::passes::clean_up::CleanUp;
-use crate::passes::decompose_attention::DecomposeAttention;
-use crate::passes::einsum::EinsumAsProduct;
-use crate::passes::fold_close::FoldClose;
 use crate::pattern::{explain as explain_rule, gelus, layer_norms};
 use crate::recipe::{Prepare, Recipe};
 use crate::text::{Elide, print_model};
@@ -73,9 +70,7 @@ pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
     let mut m = load(&a.model, &mut notes)?;
     validate::validate(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
-    // As compilation brings it before the rules.
-    let before: [&dyn Pass; 4] = [&CleanUp, &DecomposeAttention, &EinsumAsProduct, &FoldClose];
-    for pass in before {
+    for pass in compile::BEFORE_RULES {
         pass.run(&mut m)?;
     }
     let rules = rules(a.passes_dir.as_deref())?;

@@ -3,7 +3,6 @@
 use super::Step;
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Invalid, Model, validate};
-use crate::onnx;
 use crate::passes::Numerics;
 use crate::runtime::{Array, Outputs, RuntimeError, Session, SessionOptions};
 use crate::verify::metrics::{Deviation, EXACT_DB, Site, decibels};
@@ -80,7 +79,7 @@ fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Resul
     let valid = validate::validate(m).map_err(|source| EachError::Invalid { pass: pass.to_owned(), source })?;
     let shapes = open_shapes(&m.graph, inputs);
     let options = SessionOptions { batch, optimize: false, shapes, ..SessionOptions::default() };
-    Session::new(&onnx::encode_whole(valid), None, &options).and_then(|s| s.run(inputs)).map_err(|source| {
+    Session::of(valid, &options).and_then(|s| s.run(inputs)).map_err(|source| {
         if pass.is_empty() { EachError::Start(source) } else { EachError::Runtime { pass: pass.to_owned(), source } }
     })
 }

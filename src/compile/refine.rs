@@ -14,7 +14,6 @@ use super::{CompileError, Prepared};
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Graph, Node, ValueId, validate};
-use crate::onnx;
 use crate::passes::Pass;
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::weights::least_scale;
@@ -188,7 +187,7 @@ fn sums(
     let shapes = open_shapes(g, &fit.data.sample(fit.indices[0])?.inputs);
     let options = SessionOptions { batch: fit.data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
     let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
-    let session = Session::new(&onnx::encode_whole(valid), None, &options)?;
+    let session = Session::of(valid, &options)?;
     let mut all: Vec<[Normal; 2]> =
         jobs.iter().map(|j| [Normal::new(j.ins, j.outs), Normal::new(j.ins, j.outs)]).collect();
     fold_samples(

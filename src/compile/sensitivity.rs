@@ -7,7 +7,6 @@ use super::{CompileError, Journal, Prepared, apply};
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Invalid, Model, validate};
-use crate::onnx;
 use crate::plan::QuantPlan;
 use crate::plan::parts::Part;
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
@@ -93,7 +92,7 @@ impl<'a> Bench<'a> {
         let failed = |source| SensitivityError::Runtime { what: what.to_owned(), source };
         let shapes = open_shapes(&m.graph, &self.inputs[0]);
         let options = SessionOptions { batch: self.batch, shapes, ..SessionOptions::default() };
-        let session = Session::new(&onnx::encode_whole(validate::validate(m)?), None, &options).map_err(failed)?;
+        let session = Session::of(validate::validate(m)?, &options).map_err(failed)?;
         let one = |i: usize| Ok(session.run(&self.inputs[i]).map_err(failed)?.outputs);
         fold_samples(self.inputs.len(), self.threads, one, fold)
     }

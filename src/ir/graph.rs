@@ -383,6 +383,16 @@ impl Graph {
         }
     }
 
+    /// The sizes of a value, where its rank is known.
+    pub fn shape(&self, v: ValueId) -> Option<&[Dim]> {
+        self.try_value(v)?.ty.as_ref()?.shape.as_deref()
+    }
+
+    /// The number of axes of a value, where it is known.
+    pub fn rank(&self, v: ValueId) -> Option<usize> {
+        Some(self.shape(v)?.len())
+    }
+
     /// Integers that a node takes as a constant input, or as an attribute in older operator sets.
     pub fn ints(&self, n: &Node, slot: usize, attr: &str) -> Option<Vec<i64>> {
         match n.input(slot) {

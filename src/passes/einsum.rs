@@ -108,10 +108,8 @@ impl Einsum {
             std::mem::swap(&mut a, &mut b);
             std::mem::swap(&mut of_a, &mut of_b);
         }
-        let only = |x: &[char], y: &[char]| -> Vec<char> {
-            result.iter().copied().filter(|c| x.contains(c) && !y.contains(c)).collect()
-        };
-        let (row, column) = (only(&of_a, &of_b).pop(), only(&of_b, &of_a).pop());
+        let columns = only(&result, &of_b, &of_a);
+        let (row, column) = (only(&result, &of_a, &of_b).pop(), columns.last().copied());
         let batch = result.iter().copied().filter(|c| Some(*c) != row && Some(*c) != column).collect();
         let summed: Vec<char> = of_a.iter().copied().filter(|c| !result.contains(c)).collect();
         let own = |c: &char, x: &[char]| !x.contains(c) && !result.contains(c);
@@ -120,7 +118,7 @@ impl Einsum {
         }
         let sizes = || -> Option<Vec<i64>> {
             let dims = map.known_dims(b)?;
-            only(&of_b, &of_a).iter().map(|c| dims.get(of_b.iter().position(|x| x == c)?).copied()).collect()
+            columns.iter().map(|c| dims.get(of_b.iter().position(|x| x == c)?).copied()).collect()
         };
         let weight = if is_weight(b) && !summed.is_empty() { sizes() } else { None };
         Ok(Einsum { a, b, of_a, of_b, result, batch, summed, row, column, weight, y })
@@ -164,15 +162,11 @@ impl Einsum {
         w.p.erase(id);
         w.p
     }
-}
 
-impl Einsum {
     /// The product with a weight as a linear layer writes it: the weight has two axes.
     fn layer(&self, w: &mut Writer, sizes: &[i64]) -> Ref {
-        let only = |x: &[char], y: &[char]| -> Vec<char> {
-            self.result.iter().copied().filter(|c| x.contains(c) && !y.contains(c)).collect()
-        };
-        let (rows, columns) = (only(&self.of_a, &self.of_b), only(&self.of_b, &self.of_a));
+        let rows = only(&self.result, &self.of_a, &self.of_b);
+        let columns = only(&self.result, &self.of_b, &self.of_a);
         let a = w.laid(self.a, &self.of_a, &[&rows[..], &self.summed].concat(), "first");
         let a = w.joined(a, rows.len(), self.summed.len(), "first");
         let b = w.laid(self.b, &self.of_b, &[&self.summed[..], &columns].concat(), "second");
@@ -189,6 +183,11 @@ impl Einsum {
         }
         if plain { y } else { w.taken(y, &made, &self.result) }
     }
+}
+
+/// The letters of the result that one operand has and the other has not.
+fn only(result: &[char], one: &[char], other: &[char]) -> Vec<char> {
+    result.iter().copied().filter(|c| one.contains(c) && !other.contains(c)).collect()
 }
 
 /// The letters of both operands and the result.

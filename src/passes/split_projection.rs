@@ -122,7 +122,7 @@ fn find(g: &Graph, l: &Linear, columns: i64) -> Option<Parts> {
     let node = g.node(first);
     if node.op.is("Split") {
         let count = node.outputs.len() as i64;
-        let rank = g.value(l.out).ty.as_ref()?.shape.as_ref()?.len() as i64;
+        let rank = g.rank(l.out)? as i64;
         let axis = node.attrs.int("axis").unwrap_or(0);
         let even = g.ints(g.node(first), 1, "split").is_none_or(|s| s.iter().all(|s| *s * count == columns));
         let values: Vec<ValueId> = node.outputs.iter().copied().collect::<Option<_>>()?;
@@ -195,7 +195,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
             None => None,
         };
         let part = format!("{name}_part{i}");
-        let shape = g.value(l.out).ty.as_ref().and_then(|t| t.shape.clone()).map(|mut s| {
+        let shape = g.shape(l.out).map(<[_]>::to_vec).map(|mut s| {
             if let Some(last) = s.last_mut() {
                 *last = Dim::Known(each as i64);
             }
@@ -218,7 +218,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
             let t = p.constant(&format!("{part}_shape"), Tensor::i64(&[parts.target.len() as i64], &parts.target));
             y = p.node("Reshape", &format!("{part}_heads"), &[y, t], Attrs::new());
             y = p.node("Transpose", g.name_of(*v), &[y], Attrs::new().with_ints("perm", &parts.perm));
-            p.typed(y, DType::FLOAT, g.value(*v).ty.as_ref().and_then(|t| t.shape.clone()));
+            p.typed(y, DType::FLOAT, g.shape(*v).map(<[_]>::to_vec));
         }
         p.succeed(*v, y);
     }

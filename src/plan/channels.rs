@@ -68,9 +68,7 @@ const FAR: usize = 64;
 
 /// The axis of a value's channels: -1 for the last, otherwise counted from the front.
 pub(crate) fn channel_axis(g: &Graph, v: ValueId) -> i64 {
-    let rank = |v: ValueId| g.value(v).ty.as_ref().and_then(|t| t.shape.as_ref()).map(Vec::len);
-    let mut seen = Vec::new();
-    match (place(g, v, &rank, &mut seen), rank(v)) {
+    match (place(g, v, &mut Vec::new()), g.rank(v)) {
         (Some(a), Some(r)) if a + 1 < r => a as i64,
         // Of unknown rank, only what has them second by definition is known not to have them last.
         (Some(a), None) => a as i64,
@@ -79,12 +77,12 @@ pub(crate) fn channel_axis(g: &Graph, v: ValueId) -> i64 {
 }
 
 /// The axis from the front, if what makes the value says so.
-fn place(g: &Graph, v: ValueId, rank: &impl Fn(ValueId) -> Option<usize>, seen: &mut Vec<ValueId>) -> Option<usize> {
+fn place(g: &Graph, v: ValueId, seen: &mut Vec<ValueId>) -> Option<usize> {
     if seen.contains(&v) || seen.len() >= FAR {
         return None;
     }
     seen.push(v);
-    let Some(p) = g.producer(v) else { return (rank(v) == Some(4) && g.constant(v).is_none()).then_some(1) };
+    let Some(p) = g.producer(v) else { return (g.rank(v) == Some(4) && g.constant(v).is_none()).then_some(1) };
     let n: &Node = g.node(p);
     if !n.op.is_onnx() {
         return None;
@@ -96,17 +94,17 @@ fn place(g: &Graph, v: ValueId, rank: &impl Fn(ValueId) -> Option<usize>, seen: 
     let x = n.input(0)?;
     match op {
         "Transpose" => {
-            let from = place(g, x, rank, seen)?;
+            let from = place(g, x, seen)?;
             match n.attrs.ints("perm") {
                 Some(perm) => perm.iter().position(|a| *a == from as i64),
-                None => Some(rank(x)? - 1 - from),
+                None => Some(g.rank(x)? - 1 - from),
             }
         }
-        _ if op.starts_with("Reduce") && n.attrs.int("keepdims").unwrap_or(1) != 0 => place(g, x, rank, seen),
+        _ if op.starts_with("Reduce") && n.attrs.int("keepdims").unwrap_or(1) != 0 => place(g, x, seen),
         _ if KEEPING.contains(&op) => {
-            let here = rank(v)?;
-            let alike = n.inputs.iter().flatten().filter(|x| rank(**x) == Some(here) && g.constant(**x).is_none());
-            alike.copied().find_map(|x| place(g, x, rank, seen))
+            let here = g.rank(v)?;
+            let alike = n.inputs.iter().flatten().filter(|x| g.rank(**x) == Some(here) && g.constant(**x).is_none());
+            alike.copied().find_map(|x| place(g, x, seen))
         }
         _ => None,
     }

@@ -34,7 +34,7 @@ pub fn rows_read(g: &Graph, mixing: &BTreeSet<NodeId>) -> Vec<i64> {
 
 /// The rows a Gather or Slice along the second last axis keeps, if they are few and constant.
 fn chosen(g: &Graph, n: &Node) -> Option<Vec<i64>> {
-    let rank = g.value(n.input(0)?).ty.as_ref()?.shape.as_ref()?.len() as i64;
+    let rank = g.rank(n.input(0)?)? as i64;
     let rows = |axis: i64| rank >= 3 && (axis == rank - 2 || axis == -2);
     if n.op.is("Gather") && rows(n.attrs.int("axis").unwrap_or(0)) {
         return g.constant(n.input(1)?)?.to_i64s().filter(|r| r.len() as i64 <= FEW);

@@ -61,8 +61,7 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
 
 /// True if the third last axis of the scores has a size that is known: heads, and not heads times batch.
 fn heads_apart(g: &Graph, scores: ValueId) -> bool {
-    let shape = g.value(scores).ty.as_ref().and_then(|t| t.shape.as_ref());
-    shape.is_some_and(|s| s.len() >= 3 && matches!(s[s.len() - 3], Dim::Known(_)))
+    g.shape(scores).is_some_and(|s| s.len() >= 3 && matches!(s[s.len() - 3], Dim::Known(_)))
 }
 
 /// A constant weight read as a matrix: what the scores need of it.

@@ -77,7 +77,7 @@ pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> Result<ScoreSite<'a>, Stri
     if inside < site.masks.len() {
         return Err("its masks lie in different shapes".into());
     }
-    let shape = |v: ValueId| g.value(v).ty.as_ref().and_then(|t| t.shape.clone());
+    let shape = |v: ValueId| g.shape(v).map(<[_]>::to_vec);
     let inner = g.node(a.chain[open]).out().and_then(shape).ok_or("the shape of its scores is not known")?;
     let outer = shape(a.scores).ok_or("the shape of its scores is not known")?;
     let values = shape(a.v).ok_or("the shape of its values is not known")?;

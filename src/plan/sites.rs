@@ -313,11 +313,10 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
         if constant(at) || !float_value(g, at) || masked.contains(&at) {
             return;
         }
-        let axis = channel_axis(g, at);
-        let e = sites.entry(at).or_insert(Site {
+        let e = sites.entry(at).or_insert_with(|| Site {
             value: at,
             role: Role::Other,
-            axis,
+            axis: channel_axis(g, at),
             contracted: false,
             elementwise: false,
         });

@@ -10,7 +10,8 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::DimLike;
 
 use super::{Array, Element, RuntimeError, prepare, qdq};
-use crate::ir::{DType, Dim};
+use crate::ir::{DType, Dim, Validated};
+use crate::onnx;
 
 /// Takes tract's AMX kernel for 8-bit products out of its choice, before tract asks the processor what it has.
 ///
@@ -82,6 +83,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// Loads a model, whatever file its weights lie in.
+    pub fn of(model: Validated<'_>, options: &SessionOptions) -> Result<Session, RuntimeError> {
+        Session::new(&onnx::encode_whole(model), None, options)
+    }
+
     /// Loads an encoded ONNX file. `dir` is where its external data lie, if it has any.
     pub fn new(model: &[u8], dir: Option<&Path>, options: &SessionOptions) -> Result<Session, RuntimeError> {
         leave_amx_alone();

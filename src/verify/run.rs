@@ -6,7 +6,6 @@ use super::metrics::{Deviation, MetricError, Site, Tally, TensorMetrics};
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::run::open_shapes;
 use crate::ir::Validated;
-use crate::onnx;
 use crate::runtime::{Array, ArrayError, RuntimeError, Session, SessionOptions, fold_samples};
 
 /// Why verification stopped.
@@ -54,8 +53,7 @@ pub fn compare(
     let shapes = open_shapes(&float.model().graph, &data.sample(indices[0])?.inputs);
     let options = SessionOptions { batch: data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
     let open = |model: Validated<'_>, what| {
-        Session::new(&onnx::encode_whole(model), None, &options)
-            .map_err(|source| VerifyError::Runtime { model: what, source })
+        Session::of(model, &options).map_err(|source| VerifyError::Runtime { model: what, source })
     };
     let (f, q) = (open(float, "float")?, open(quantized, "quantized")?);
     let names: Vec<String> = f.outputs().iter().map(|p| p.name.clone()).collect();

@@ -8,7 +8,8 @@
 //!
 //! *Sources.* A folder of JPEG/PNG files, an `.npy` file for a model of one input, an `.npz` file with arrays named as the
 //! inputs, or, with none given, seeded synthetic inputs ([`DataOptions`] has the flags). Values are checked as samples
-//! are made: NaN, infinity (minus infinity in a mask is none), and numbers that the input's type can not hold are errors that name the sample and the array.
+//! are made: NaN, infinity (minus infinity in a mask is none), and numbers that the input's type can not hold are errors
+//! that name the sample and the array.
 
 mod arrays;
 mod convert;

@@ -154,9 +154,7 @@ impl QuantizeActivations<'_> {
         }
         Ok(Some(p))
     }
-}
 
-impl QuantizeActivations<'_> {
     /// The value from the coarse codes of its outlier channels and the codes of what these leave.
     fn two_codes(&self, p: &mut Patch, v: ValueId, a: &Activation, hint: &str) -> Result<Ref, PassError> {
         let channels = a.params.channels();

@@ -111,8 +111,7 @@ impl QuantizeAttention<'_> {
                         codes = reshape(&mut p, codes, to, format!("{name}_q_view"));
                     }
                 }
-                let shape = |v| g.value(v).ty.as_ref().and_then(|t| t.shape.as_ref());
-                let scores_shape = shape(raw).or_else(|| shape(a.scores));
+                let scores_shape = g.shape(raw).or_else(|| g.shape(a.scores));
                 let mask = keep_mask(g, &site.masks, &mut p).map_err(failed)?;
                 let lis = LisSite {
                     codes,
@@ -128,7 +127,7 @@ impl QuantizeAttention<'_> {
                             _ => None,
                         }),
                     },
-                    rank: site.view.as_ref().map_or(scores_shape.map_or(4, Vec::len), |v| v.rank),
+                    rank: site.view.as_ref().map_or(scores_shape.map_or(4, <[_]>::len), |v| v.rank),
                     opset,
                     hint: plan.output.clone(),
                 };
@@ -136,7 +135,7 @@ impl QuantizeAttention<'_> {
                 if let Some(view) = &site.view {
                     y = reshape(&mut p, y, &view.result, format!("{}_whole", plan.output));
                 }
-                p.typed(y, DType::FLOAT, g.value(a.out).ty.as_ref().and_then(|t| t.shape.clone()));
+                p.typed(y, DType::FLOAT, g.shape(a.out).map(<[_]>::to_vec));
                 p.succeed(a.out, y);
             }
         }

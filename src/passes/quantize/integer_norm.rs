@@ -239,7 +239,7 @@ impl Norm {
         if (1..n.outputs.len()).any(|i| n.output(i).is_some_and(|v| g.use_count(v) > 0)) {
             return Err("its mean or deviation is read".into());
         }
-        let rank = [out, x].into_iter().find_map(|v| Some(g.value(v).ty.as_ref()?.shape.as_ref()?.len() as i64));
+        let rank = [out, x].into_iter().find_map(|v| g.rank(v)).map(|r| r as i64);
         let last = |axis: i64| axis == -1 || rank.is_some_and(|r| axis == r - 1);
         if !last(n.attrs.int("axis").unwrap_or(-1)) {
             return Err("it does not normalise the last axis alone".into());

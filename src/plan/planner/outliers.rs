@@ -24,30 +24,27 @@ pub(super) fn split(stats: &Stats, axis: i64, rule: PtfRule, beyond: f64) -> (QP
     let moments = ptf::distributions(stats, rule);
     let mut rest = stats.clone();
     let mut apart: Vec<usize> = Vec::new();
-    let mut p = ptf::ptf(Code::U8, stats, axis, rule, |_| 1.0);
-    loop {
+    let plain = ptf::ptf(Code::U8, stats, axis, rule, |_| 1.0);
+    let mut p = plain.clone();
+    while apart.len() < MOST {
         let errors: Vec<f64> = (0..moments.len())
             .map(|c| if apart.contains(&c) { 0.0 } else { ptf::window_error(&moments[c], &p, c) })
             .collect();
         let all: f64 = errors.iter().sum();
         let Some((worst, most)) = errors.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)) else { break };
-        if apart.len() == MOST || most <= beyond * all {
+        if most <= beyond * all {
             break;
         }
         // The others choose their base and factors as if it were one of them.
         let Some(typical) = typical(stats, &apart, worst) else { break };
         apart.push(worst);
-        rest.channels[worst] = stats.channels[typical].clone();
         for c in &apart {
             rest.channels[*c] = stats.channels[typical].clone();
         }
         p = ptf::ptf(Code::U8, &rest, axis, rule, |_| 1.0);
     }
     apart.sort_unstable();
-    match second_codes(stats, &p, &apart) {
-        Some(found) => found,
-        None => (ptf::ptf(Code::U8, stats, axis, rule, |_| 1.0), Vec::new()),
-    }
+    second_codes(stats, &p, &apart).unwrap_or((plain, Vec::new()))
 }
 
 /// The channel with the median range among the others.
@@ -73,7 +70,7 @@ fn second_codes(stats: &Stats, p: &QParams, apart: &[usize]) -> Option<(QParams,
         // The finest step with which the coarse codes still reach from one end to the other.
         let finest = (hi - lo) / (STEPS as f32 * 255.0);
         let f = (finest / base).ceil().max(1.0);
-        if f * STEPS as f32 > (WIDEST * STEPS as u32) as f32 {
+        if f > WIDEST as f32 {
             return None;
         }
         factors[*c] = f as u32;

@@ -19,7 +19,7 @@
 //!
 //! *Source.* The definition of the operators; runtimes know the same transformation as moving Q and DQ.
 
-use super::{Coding, rank, size, zero_scalar, zero_tensor};
+use super::{Coding, size, zero_scalar, zero_tensor};
 use crate::ir::{Attrs, DType, Graph, Model, Node, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
@@ -82,6 +82,11 @@ struct Params {
     axis: i64,
 }
 
+/// An axis of `v`, counted from the end.
+fn from_end(g: &Graph, axis: i64, v: ValueId) -> Option<i64> {
+    if axis < 0 { Some(axis) } else { Some(axis - g.rank(v)? as i64) }
+}
+
 /// What each data operand of a move is quantized with, so that the move's result has the codes of `p`; `None` where codes
 /// can not go through.
 fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
@@ -91,7 +96,6 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
     let same = || Some(vec![(0, p.clone())]);
     // Behind a change of shape only a last axis that stays is known to be the channels.
     let keeps_last = || one || (p.axis == -1 && size(g, x, -1) == Some(channels) && size(g, y, -1) == Some(channels));
-    let from_end = |axis: i64| -> Option<i64> { if axis < 0 { Some(axis) } else { Some(axis - rank(g, y)? as i64) } };
     match &n.op.name[..] {
         "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Expand" => keeps_last().then(same).flatten(),
         "Transpose" if one => same(),
@@ -106,15 +110,15 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
             // The first of the windows may have been turned already.
             let taken = |op: &str| matches!(op, "Slice" | "QuantizeLinear");
             let rolled = all.len() > 1 && all.iter().all(|(u, slot)| *slot == 0 && taken(&g.node(*u).op.name));
-            let clear = one || g.ints(n, 3, "axes")?.iter().all(|a| from_end(*a).is_some_and(|a| a != p.axis));
+            let clear = one || g.ints(n, 3, "axes")?.iter().all(|a| from_end(g, *a, y).is_some_and(|a| a != p.axis));
             (rolled && clear && !g.is_output(x)).then(same).flatten()
         }
         "Gather" => {
             let axis = n.attrs.int("axis").unwrap_or(0);
             let ids = n.input(1)?;
             // Quantizing what is not taken would cost more than it saves.
-            let taken = (0..rank(g, ids)? as i64).try_fold(1i64, |a, i| a.checked_mul(size(g, ids, i)?))?;
-            let (rx, k) = (rank(g, x)? as i64, rank(g, ids)? as i64);
+            let taken = (0..g.rank(ids)? as i64).try_fold(1i64, |a, i| a.checked_mul(size(g, ids, i)?))?;
+            let (rx, k) = (g.rank(x)? as i64, g.rank(ids)? as i64);
             let at = if axis < 0 { axis + rx } else { axis };
             if taken < size(g, x, axis)? {
                 return None;
@@ -142,7 +146,7 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
             (none && clear && (!constant || (zero && common))).then(same).flatten()
         }
         "Concat" => {
-            let axis = if one { 0 } else { from_end(n.attrs.int("axis")?)? };
+            let axis = if one { 0 } else { from_end(g, n.attrs.int("axis")?, y)? };
             let mut at = 0;
             let mut out = Vec::new();
             for (slot, v) in n.inputs.iter().enumerate() {
@@ -176,7 +180,7 @@ fn up(g: &Graph, c: &Coding) -> Option<Patch> {
     let axis = match (c.scales.len(), c.axis) {
         (1, _) => -1,
         (_, a) if a < 0 => a,
-        (_, a) => a - rank(g, c.x)? as i64,
+        (_, a) => a - g.rank(c.x)? as i64,
     };
     let params = Params { scales: c.scales.clone(), zeros: c.zeros.clone(), axis };
     let operands = through(g, node, &params)?;
@@ -198,7 +202,7 @@ fn up(g: &Graph, c: &Coding) -> Option<Patch> {
             (s, z, Attrs::new().with_int("axis", own.axis))
         };
         let codes = p.node("QuantizeLinear", &hint, &[x.into(), s, z], attrs);
-        p.typed(codes, c.dtype, g.value(x).ty.as_ref().and_then(|t| t.shape.clone()));
+        p.typed(codes, c.dtype, g.shape(x).map(<[_]>::to_vec));
         inputs[*slot] = Some(codes);
     }
     if node.op.is("Pad") && node.attrs.str("mode").unwrap_or("constant") == "constant" {
@@ -207,7 +211,7 @@ fn up(g: &Graph, c: &Coding) -> Option<Patch> {
         inputs[2] = Some(zero);
     }
     let moved = p.node_with(node.op.clone(), &inputs, &[g.name_of(c.y)], node.attrs.clone())[0];
-    p.typed(moved, c.dtype, node.out().and_then(|v| g.value(v).ty.as_ref()?.shape.clone()));
+    p.typed(moved, c.dtype, node.out().and_then(|v| g.shape(v).map(<[_]>::to_vec)));
     p.succeed(c.y, moved);
     Some(p)
 }
@@ -217,9 +221,8 @@ fn up_split(g: &Graph, c: &Coding) -> Option<Patch> {
     let mv = g.producer_is(c.x, "Split")?;
     let node = g.node(mv);
     let x = node.input(0)?;
-    let from_end =
-        |axis: i64, v| -> Option<i64> { if axis < 0 { Some(axis) } else { Some(axis - rank(g, v)? as i64) } };
-    let clear = c.whole().is_some() || from_end(node.attrs.int("axis").unwrap_or(0), x)? != from_end(c.axis, c.x)?;
+    let clear =
+        c.whole().is_some() || from_end(g, node.attrs.int("axis").unwrap_or(0), x)? != from_end(g, c.axis, c.x)?;
     if !c.is_byte() || !clear {
         return None;
     }
@@ -235,13 +238,13 @@ fn up_split(g: &Graph, c: &Coding) -> Option<Patch> {
     let mut p = Patch::new("codes-first").made_from([g.name_of(c.y).to_owned()]).before(mv);
     let codes = [x.into(), q.input(1)?.into(), q.input(2)?.into()];
     let codes = p.node("QuantizeLinear", &format!("{}_q", g.name_of(x)), &codes, q.attrs.clone());
-    p.typed(codes, c.dtype, g.value(x).ty.as_ref().and_then(|t| t.shape.clone()));
+    p.typed(codes, c.dtype, g.shape(x).map(<[_]>::to_vec));
     let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
     inputs[0] = Some(codes);
     let names: Vec<&str> = parts.iter().map(|v| g.name_of(*v)).collect();
     let moved = p.node_with(node.op.clone(), &inputs, &names, node.attrs.clone());
     for ((old, new), v) in parts.iter().zip(moved).zip(node.outputs.iter().flatten()) {
-        p.typed(new, c.dtype, g.value(*v).ty.as_ref().and_then(|t| t.shape.clone()));
+        p.typed(new, c.dtype, g.shape(*v).map(<[_]>::to_vec));
         p.succeed(*old, new);
     }
     Some(p)
@@ -272,7 +275,7 @@ fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let moved = p.node_with(node.op.clone(), &inputs, &names, node.attrs.clone());
             for (y, codes) in made.into_iter().zip(moved) {
-                let shape = g.value(y).ty.as_ref().and_then(|t| t.shape.clone());
+                let shape = g.shape(y).map(<[_]>::to_vec);
                 p.typed(codes, c.dtype, shape.clone());
                 let mut inputs: Vec<Option<Ref>> = dq.inputs.iter().map(|v| v.map(Ref::from)).collect();
                 inputs[0] = Some(codes);

@@ -75,7 +75,7 @@ impl Coding {
 
     /// True if the channels are the last axis of `v`.
     pub fn is_last_axis(&self, g: &Graph, v: ValueId) -> bool {
-        self.axis == -1 || rank(g, v).is_some_and(|r| self.axis == r as i64 - 1)
+        self.axis == -1 || g.rank(v).is_some_and(|r| self.axis == r as i64 - 1)
     }
 
     /// True for codes of 8 or 16 bits.
@@ -94,14 +94,9 @@ impl Coding {
     }
 }
 
-/// Rank of a value, where its type is known.
-pub(crate) fn rank(g: &Graph, v: ValueId) -> Option<usize> {
-    Some(g.value(v).ty.as_ref()?.shape.as_ref()?.len())
-}
-
 /// Size of an axis counted from the end (-1 is the last), or from the front; `None` unless it is known.
 pub(crate) fn size(g: &Graph, v: ValueId, axis: i64) -> Option<i64> {
-    let shape = g.value(v).ty.as_ref()?.shape.as_ref()?;
+    let shape = g.shape(v)?;
     let at = if axis < 0 { axis + shape.len() as i64 } else { axis };
     match shape.get(usize::try_from(at).ok()?)? {
         Dim::Known(n) => Some(*n),

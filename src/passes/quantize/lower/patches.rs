@@ -16,7 +16,7 @@
 //!
 //! *Source.* Patch embedding as the vision transformer paper describes it, arXiv 2010.11929, section 3.1.
 
-use super::{Coding, rank, size, transposed};
+use super::{Coding, size, transposed};
 use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
 use crate::passes::common::{patch_nodes, sole_reader};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
@@ -49,7 +49,7 @@ fn flattened(g: &Graph, y: ValueId, outs: i64, windows: i64) -> Option<ValueId> 
     let only = |v: ValueId, op: &str| sole_reader(g, v).filter(|n| g.node(*n).op.is(op));
     let reshape = only(y, "Reshape").or_else(|| only(y, "Flatten"))?;
     let flat = g.node(reshape).out()?;
-    if rank(g, flat) != Some(3) || size(g, flat, 1) != Some(outs) || size(g, flat, 2) != Some(windows) {
+    if g.rank(flat) != Some(3) || size(g, flat, 1) != Some(outs) || size(g, flat, 2) != Some(windows) {
         return None;
     }
     let transpose = only(flat, "Transpose")?;
@@ -99,7 +99,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     if let Some(b) = n.input(2) {
         r = p.node("Add", &format!("{name}_rows_out"), &[r, b.into()], Attrs::new());
     }
-    let batch = g.value(x).ty.as_ref()?.shape.as_ref()?.first()?.clone();
+    let batch = g.shape(x)?.first()?.clone();
     p.typed(r, DType::FLOAT, Some(vec![batch, Dim::Known(rows * cols), Dim::Known(o)]));
     match flattened(g, y, o, rows * cols) {
         Some(v) => p.succeed(v, r),
@@ -108,7 +108,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
             let t = p.node("Transpose", &format!("{name}_columns"), &[r], back);
             let s = shape(&mut p, "image", &[-1, o, rows, cols]);
             let t = p.node("Reshape", name, &[t, s], Attrs::new());
-            p.typed(t, DType::FLOAT, g.value(y).ty.as_ref().and_then(|t| t.shape.clone()));
+            p.typed(t, DType::FLOAT, g.shape(y).map(<[_]>::to_vec));
             p.succeed(y, t);
         }
     }

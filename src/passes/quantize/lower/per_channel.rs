@@ -16,7 +16,7 @@
 //!
 //! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime's per-axis operators take 20 ns an element.
 
-use super::{Coding, at_unit_scale, rank};
+use super::{Coding, at_unit_scale};
 use crate::ir::{Attrs, DType, Graph, Model, Tensor};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, sweep};
@@ -66,7 +66,7 @@ fn dims(g: &Graph, c: &Coding) -> Option<Vec<i64>> {
     }
     let behind = match c.axis {
         a if a < 0 => -a - 1,
-        a => (rank(g, c.x).or_else(|| rank(g, c.y))? as i64) - a - 1,
+        a => (g.rank(c.x).or_else(|| g.rank(c.y))? as i64) - a - 1,
     };
     let mut d = vec![n];
     d.extend(std::iter::repeat_n(1, usize::try_from(behind).ok()?));
@@ -90,7 +90,7 @@ fn quantize(g: &Graph, c: &Coding, dims: &[i64]) -> Patch {
         x = p.node("Add", &format!("{name}_shifted"), &[x, z], Attrs::new());
     }
     let q = at_unit_scale(&mut p, "QuantizeLinear", name, x, c.dtype, zero.unwrap_or(0));
-    p.typed(q, c.dtype, g.value(c.y).ty.as_ref().and_then(|t| t.shape.clone()));
+    p.typed(q, c.dtype, g.shape(c.y).map(<[_]>::to_vec));
     p.succeed(c.y, q);
     p
 }
@@ -117,7 +117,7 @@ fn read(g: &Graph, c: &Coding, dims: &[i64]) -> Patch {
         let o = p.constant(&format!("{name}_offset"), Tensor::f32(dims, &o));
         y = p.node("Add", &format!("{name}_shifted"), &[y, o], Attrs::new());
     }
-    p.typed(y, DType::FLOAT, g.value(c.y).ty.as_ref().and_then(|t| t.shape.clone()));
+    p.typed(y, DType::FLOAT, g.shape(c.y).map(<[_]>::to_vec));
     p.succeed(c.y, y);
     p
 }

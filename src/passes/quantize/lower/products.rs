@@ -287,7 +287,7 @@ impl Product {
         }
         let node = g.node(self.node);
         let (op, attrs) = if self.conv { ("ConvInteger", node.attrs.clone()) } else { ("MatMulInteger", Attrs::new()) };
-        let shape = g.value(self.y).ty.as_ref().and_then(|t| t.shape.clone());
+        let shape = g.shape(self.y).map(<[_]>::to_vec);
         let mut a = p.node_with(Op::onnx(op), &inputs, &[&format!("{name}_sum")], attrs)[0];
         p.typed(a, DType::INT32, shape.clone());
         if fits && let Some(b) = &codes {

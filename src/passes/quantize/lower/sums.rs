@@ -130,7 +130,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let offset = p.constant(&format!("{name}_offset"), factors(&offsets));
     let sum = p.node("Add", &format!("{name}_shifted"), &[sum, offset], Attrs::new());
     let r = at_unit_scale(&mut p, "QuantizeLinear", name, sum, q.dtype, 0);
-    p.typed(r, q.dtype, g.value(q.y).ty.as_ref().and_then(|t| t.shape.clone()));
+    p.typed(r, q.dtype, g.shape(q.y).map(<[_]>::to_vec));
     p.succeed(q.y, r);
     Some(p)
 }

@@ -72,7 +72,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let high = p.constant(&format!("{name}_high"), Tensor::scalar_f32(high));
     let codes =
         p.node_with(Op::onnx("Clip"), &[Some(x), Some(low), Some(high)], &[&format!("{name}_held")], Attrs::new())[0];
-    p.typed(codes, DType::FLOAT, g.value(q.y).ty.as_ref().and_then(|t| t.shape.clone()));
+    p.typed(codes, DType::FLOAT, g.shape(q.y).map(<[_]>::to_vec));
     for r in &readers {
         let back = g.name_of(r.y).to_owned();
         let mut y = codes;
