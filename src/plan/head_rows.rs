@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ir::{Graph, Node, NodeId};
+use crate::ir::{Graph, Node, NodeId, ValueId};
 
 /// More rows than these are not a choice of special tokens.
 const FEW: i64 = 4;
@@ -30,6 +30,20 @@ pub fn rows_read(g: &Graph, mixing: &BTreeSet<NodeId>) -> Vec<i64> {
         }
     }
     rows.into_iter().collect()
+}
+
+/// Values that some of the nodes `mixing` tokens depend on: an error in any of their tokens reaches others.
+pub fn values_before(g: &Graph, mixing: &BTreeSet<NodeId>) -> BTreeSet<ValueId> {
+    let mut seen: BTreeSet<ValueId> = BTreeSet::new();
+    let mut todo: Vec<NodeId> = mixing.iter().copied().collect();
+    while let Some(id) = todo.pop() {
+        for v in g.node(id).inputs.iter().flatten() {
+            if seen.insert(*v) {
+                todo.extend(g.producer(*v));
+            }
+        }
+    }
+    seen
 }
 
 /// The rows a Gather or Slice along the second last axis keeps, if they are few and constant.
@@ -76,6 +90,18 @@ mod tests {
         assert_eq!(rows("y = Gather <axis = 1> (h, first)"), [0]);
         assert_eq!(rows("s = Slice (h, zero, one, one) y = Exp (s)"), [0]);
         assert_eq!(rows("a = Gather <axis = 1> (h, first) b = Gather <axis = -2> (h, two) y = Add (a, b)"), [0, 1]);
+    }
+
+    #[test]
+    fn what_attention_depends_on_is_before_it() {
+        let m = parse_model(
+            "<ir_version: 8, opset_import: [\"\" : 17]>
+             g (float[2,9,4] x) => (y) { a = Sqrt (x) h = Relu (a) s = Add (a, h) y = Exp (s) }",
+        )
+        .unwrap();
+        let mixing = m.graph.nodes().filter(|(_, n)| n.op.is("Relu")).map(|(i, _)| i).collect();
+        let names: Vec<&str> = values_before(&m.graph, &mixing).into_iter().map(|v| m.graph.name_of(v)).collect();
+        assert_eq!(names, ["x", "a"]);
     }
 
     #[test]

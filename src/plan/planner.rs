@@ -9,18 +9,18 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
-use super::head_rows::rows_read;
-use super::recipe::{Candidate, FoldRecipe, QuantRecipe};
+use super::head_rows::{rows_read, values_before};
+use super::recipe::{Candidate, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
 use super::{Activation, AttentionPlan, Constant, Fold, Form, Island, Outlier, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
-use crate::quant::hist::Moments;
-use crate::quant::observe::{Stats, Watch};
+use crate::quant::observe::{Read, Stats, Watch};
 use crate::quant::ptf::{self, Range};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::{Code, QParams};
 
+mod folds;
 mod outliers;
 mod scores;
 mod ties;
@@ -41,12 +41,19 @@ pub enum PlanningError {
 pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<String, Watch> {
     let g = &m.graph;
     let mut w: IndexMap<String, Watch> = IndexMap::new();
-    let read = rows_read(g, &sites.attentions.iter().map(|a| a.weighted).collect());
+    let mixing = sites.attentions.iter().map(|a| a.weighted).collect();
+    let tokens = rows_read(g, &mixing);
+    let mixed = values_before(g, &mixing);
     for s in sites.sites.values() {
+        let folded = recipe.folds.contains_key(&s.role);
         let by_token =
             recipe.candidates(s.role).iter().any(|c| matches!(c, Candidate::Ptf { rule, .. } if rule.normalised));
-        let watch = match by_token {
-            true => Watch::Tokens { axis: s.axis, read: read.clone() },
+        let watch = match by_token || folded {
+            // Where single tokens choose steps channel by channel, they are too few for that alone.
+            true => Watch::Tokens {
+                axis: s.axis,
+                read: Read { tokens: tokens.clone(), alone: folded && !mixed.contains(&s.value) },
+            },
             false => Watch::Channels { axis: s.axis },
         };
         w.insert(g.name_of(s.value).to_owned(), watch);
@@ -361,7 +368,7 @@ fn decide(
         reason,
     };
     if let Some(f) = recipe.folds.get(&s.role)
-        && let Some((fold, params, reason)) = folded(g, s, st, f, candidates, linears, recipe.weights.code)
+        && let Some((fold, params, reason)) = folds::folded(g, s, st, f, candidates, linears, recipe)
     {
         return Ok(Decided::Codes(fold, vec![coded(Readers::All, params, Vec::new(), reason)]));
     }
@@ -415,99 +422,4 @@ fn decide(
             vec![coded(Readers::All, p, o, r)]
         },
     ))
-}
-
-/// The best folding of a value into the linear layers that read it; `None` where a reader forbids folding.
-fn folded(
-    g: &Graph,
-    s: &Site,
-    st: &Stats,
-    rule: &FoldRecipe,
-    candidates: &[Candidate],
-    linears: &[&Linear],
-    weight_code: Code,
-) -> Option<(Option<Fold>, QParams, String)> {
-    // Every reader must be a linear layer that reads the value itself and contracts its last axis.
-    let readers = reading_nodes(g, s.value);
-    let direct = linears.iter().all(|l| l.x == s.value && !l.is_conv);
-    if linears.is_empty() || !direct || readers.len() != linears.len() || g.is_output(s.value) || s.axis != -1 {
-        return None;
-    }
-    let mats: Vec<Matrix> = linears.iter().map(|l| Matrix::of(g, l)).collect::<Option<_>>()?;
-    let n = st.channels.len();
-    if mats.iter().any(|m| m.ins != n) {
-        return None;
-    }
-    let power: Vec<f64> = mats.iter().map(Matrix::in_power).fold(vec![0.0; n], |mut a, p| {
-        a.iter_mut().zip(p).for_each(|(a, p)| *a += p);
-        a
-    });
-    let wide: Vec<f64> = (0..n).map(|c| st.channel_range(c)).map(|(a, b)| (b - a) as f64).collect();
-    let mut sorted = wide.clone();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted[n / 2].max(SCALE_FLOOR as f64);
-    let floor = rule.floor;
-    let mut tries: Vec<(Vec<f32>, String)> = vec![(vec![1.0; n], "no folding".into())];
-    let snap = |f: f64| if rule.power_of_two { f64::powi(2.0, f.log2().round() as i32) } else { f };
-    for a in &rule.strengths {
-        if *a != 0.0 {
-            let f = wide.iter().map(|w| snap((w / median).max(floor).powf(*a)) as f32).collect();
-            tries.push((f, format!("folding at strength {a}")));
-        }
-    }
-    for b in &rule.beyond {
-        let f: Vec<f32> = wide.iter().map(|w| snap((w / median / b).max(1.0)) as f32).collect();
-        if f.iter().any(|f| *f != 1.0) {
-            tries.push((f, format!("folding beyond {b}x the median range")));
-        }
-    }
-    let moments: Vec<Moments> = st.channels.iter().map(|c| Moments::new(&c.hist)).collect();
-    let signal: f64 = (0..n).map(|c| st.mean_square(c) * st.count as f64 * power[c]).sum();
-    let (_, whi) = weight_code.range();
-    let mut best: Option<(f64, usize, QParams)> = None;
-    for (t, (f, _)) in tries.iter().enumerate() {
-        // Weight rounding: its error meets the mean square of the (divided) input.
-        let input: f64 = (0..n).map(|c| st.mean_square(c) * st.count as f64 / (f[c] as f64).powi(2)).sum();
-        let weights: f64 = mats
-            .iter()
-            .map(|m| {
-                m.out_reach(|i| f[i] as f64)
-                    .iter()
-                    .map(|r| (r / whi as f64).powi(2) / 12.0 * m.inner as f64)
-                    .sum::<f64>()
-            })
-            .sum::<f64>()
-            * input;
-        let pooled = st.pooled(|c| 1.0 / f[c] as f64);
-        let seen = (0..n).fold((0f32, 0f32), |(a, b), c| {
-            let (l, h) = st.channel_range(c);
-            (a.min(l / f[c]), b.max(h / f[c]))
-        });
-        for cand in candidates {
-            let Candidate::Affine { code, range } = *cand else { continue };
-            let p = ptf::affine_of(code, &pooled, seen, range);
-            let (lo, hi) = p.reach(0);
-            let step = p.scale(0) as f64;
-            let act: f64 = (0..n)
-                .map(|c| {
-                    let k = f[c] as f64;
-                    power[c] * moments[c].error(lo as f64 * k, hi as f64 * k, step * k)
-                })
-                .sum();
-            let e = act + weights;
-            if best.as_ref().is_none_or(|b| e < b.0) {
-                best = Some((e, t, p));
-            }
-        }
-    }
-    let (e, t, p) = best?;
-    let (factors, what) = tries.swap_remove(t);
-    let reason = format!("{what}: {} at the consumers' output", db(signal, e));
-    let fold = factors.iter().any(|f| *f != 1.0).then(|| Fold {
-        value: g.name_of(s.value).to_owned(),
-        role: s.role,
-        factors,
-        reason: reason.clone(),
-    });
-    Some((fold, p, reason))
 }

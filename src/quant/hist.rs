@@ -6,11 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Bins on each side of zero.
-const HALF: i32 = 512;
-
+/// `HALF` is the number of bins on each side of zero, a power of two.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hist {
+pub struct Hist<const HALF: i32 = 512> {
     /// Bin width is `2^exp`; meaningless while empty.
     exp: i32,
     /// Number of the first stored bin.
@@ -22,14 +20,14 @@ fn width(exp: i32) -> f64 {
     f64::powi(2.0, exp)
 }
 
-impl Hist {
+impl<const HALF: i32> Hist<HALF> {
     /// Smallest exponent at which `x` falls into the bins.
     fn exponent_for(x: f32) -> i32 {
         if x == 0.0 {
             return -140;
         }
         // HALF * 2^e > |x|  (a negative x may equal -HALF * 2^e; one exponent more is harmless and keeps it simple)
-        let e = (x.abs() as f64).log2().floor() as i32 - 8;
+        let e = (x.abs() as f64).log2().floor() as i32 + 1 - HALF.ilog2() as i32;
         // log2 may round up at a power of two; start low and correct.
         (e - 1..).find(|e| (x.abs() as f64) < HALF as f64 * width(*e)).expect("some exponent fits")
     }
@@ -102,7 +100,7 @@ impl Hist {
     }
 
     /// Adds all counts of another histogram.
-    pub fn merge(&mut self, other: &Hist) {
+    pub fn merge(&mut self, other: &Hist<HALF>) {
         if other.counts.is_empty() {
             return;
         }
@@ -119,6 +117,12 @@ impl Hist {
             let at = (other.first + i as i32 - self.first) as usize;
             self.counts[at] = self.counts[at].saturating_add(*c);
         }
+    }
+
+    /// The same bins in a histogram that could hold finer ones.
+    pub fn with_room<const MORE: i32>(&self) -> Hist<MORE> {
+        const { assert!(MORE >= HALF) };
+        Hist { exp: self.exp, first: self.first, counts: self.counts.clone() }
     }
 
     pub fn total(&self) -> u64 {
@@ -168,7 +172,7 @@ pub struct Moments {
 }
 
 impl Moments {
-    pub fn new(h: &Hist) -> Moments {
+    pub fn new<const HALF: i32>(h: &Hist<HALF>) -> Moments {
         Moments::from_bins(h.bins().map(|(x, n)| (x, n as f64)))
     }
 
@@ -206,6 +210,12 @@ impl Moments {
     /// Sum of squares.
     pub fn power(&self) -> f64 {
         *self.s2.last().unwrap_or(&0.0)
+    }
+
+    /// Sum of squared distances from the mean.
+    pub fn variance(&self) -> f64 {
+        let s1 = *self.s1.last().unwrap_or(&0.0);
+        (self.power() - s1 * s1 / self.total().max(f64::MIN_POSITIVE)).max(0.0)
     }
 
     /// Expected sum of squared errors when values are rounded to multiples of `step` inside `lo..=hi` and clipped
@@ -260,7 +270,7 @@ mod tests {
 
         #[test]
         fn size_is_bounded(v in prop::collection::vec(any::<f32>().prop_filter("finite", |x| x.is_finite()), 1..50)) {
-            prop_assert!(of(&v).counts.len() <= 2 * HALF as usize + 2);
+            prop_assert!(of(&v).counts.len() <= 2 * 512 + 2);
         }
 
         #[test]

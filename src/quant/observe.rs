@@ -37,8 +37,26 @@ pub struct Channel {
     pub sum: ExactSum,
     pub square_sum: ExactSum,
     pub hist: Hist,
-    /// [`Watch::Tokens`] only: each value counted with the weight of its token.
-    pub weighted: Hist,
+    /// [`Watch::Tokens`] only: what each quarter of the samples saw.
+    pub quarters: Vec<Quarter>,
+}
+
+/// Into how many parts samples are divided, by their number.
+pub const QUARTERS: usize = 4;
+
+/// What one quarter of the samples saw of a channel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quarter {
+    pub min: f32,
+    pub max: f32,
+    /// Each value counted with the weight of its token.
+    pub weighted: Hist<256>,
+}
+
+impl Default for Quarter {
+    fn default() -> Quarter {
+        Quarter { min: f32::INFINITY, max: f32::NEG_INFINITY, weighted: Hist::default() }
+    }
 }
 
 impl Default for Channel {
@@ -49,7 +67,7 @@ impl Default for Channel {
             sum: ExactSum::default(),
             square_sum: ExactSum::default(),
             hist: Hist::default(),
-            weighted: Hist::default(),
+            quarters: Vec::new(),
         }
     }
 }
@@ -61,7 +79,43 @@ impl Channel {
         self.sum.merge(o.sum);
         self.square_sum.merge(o.square_sum);
         self.hist.merge(&o.hist);
-        self.weighted.merge(&o.weighted);
+        if self.quarters.is_empty() {
+            self.quarters.clone_from(&o.quarters);
+        } else {
+            for (a, b) in self.quarters.iter_mut().zip(&o.quarters) {
+                a.min = a.min.min(b.min);
+                a.max = a.max.max(b.max);
+                a.weighted.merge(&b.weighted);
+            }
+        }
+    }
+
+    /// [`Watch::Tokens`] only: each value counted with the weight of its token.
+    pub fn weighted(&self) -> Hist {
+        let mut h = Hist::<256>::default();
+        for q in &self.quarters {
+            h.merge(&q.weighted);
+        }
+        h.with_room()
+    }
+
+    /// Its distribution. Middles of bins that lie outside of what was seen are moved to its ends.
+    pub fn moments(&self) -> Moments {
+        let (lo, hi) = (f64::from(self.min), f64::from(self.max));
+        let inside = |x: f64| if lo <= hi { x.clamp(lo, hi) } else { x };
+        Moments::from_bins(self.hist.bins().map(|(x, n)| (inside(x), f64::from(n))))
+    }
+
+    /// What the chosen quarters alone saw, every value counted with the weight of its token; `None` if that is nothing.
+    fn part(&self, keep: impl Fn(usize) -> bool) -> Option<Channel> {
+        let mut ch = Channel::default();
+        for (_, q) in self.quarters.iter().enumerate().filter(|(i, q)| keep(*i) && q.min <= q.max) {
+            ch.min = ch.min.min(q.min);
+            ch.max = ch.max.max(q.max);
+            ch.quarters.push(q.clone());
+        }
+        ch.hist = ch.weighted();
+        (ch.min <= ch.max).then_some(ch)
     }
 }
 
@@ -73,15 +127,23 @@ pub enum Watch {
     Tensor,
     /// One for each index along the axis (negative: from the end).
     Channels { axis: i64 },
-    /// As `Channels`, and each value counted once more with the weight of its token, the vector of all channels at one
-    /// place: the inverse of the token's variance over the channels, which is what a LayerNorm behind makes of an error.
-    /// `read`: the tokens of the second last axis that the outputs read (negative: from the end); together they weigh as
-    /// much as all the others of the same variance.
-    Tokens { axis: i64, read: Vec<i64> },
+    /// As `Channels`, and for each quarter of the samples every value counted with the weight of its token, the vector of
+    /// all channels at one place: the inverse of the token's variance over the channels, which is what a LayerNorm behind makes of an error.
+    Tokens { axis: i64, read: Read },
     /// Attention scores `[.., heads, queries, keys]`: one for each head, the smallest row maximum, and a bounded sample
     /// of whole rows. Without `by_head` all heads are one: their axis holds the batch as well, so that its size is not
     /// that of the next batch.
     Scores { by_head: bool },
+}
+
+/// Which tokens of a value the outputs read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    /// Their places on the second last axis (negative: from the end). Together they weigh as much as all the others of
+    /// the same variance. None: all tokens are alike.
+    pub tokens: Vec<i64>,
+    /// Nothing behind the value mixes tokens, so that the others weigh nothing.
+    pub alone: bool,
 }
 
 /// Why a value could not be observed.
@@ -144,8 +206,8 @@ fn places(read: &[i64], rows: usize) -> Vec<usize> {
 const TOKEN: f64 = 4096.0;
 
 /// The weight of each token of one sample: `TOKEN` times the median variance of a token over its own, between 1 and
-/// `256 TOKEN`. `rows` tokens stand in a row one after the other, and `read` are those the outputs read.
-fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &[i64]) -> Vec<u32> {
+/// `256 TOKEN`. `rows` tokens stand in a row one after the other.
+fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &Read) -> Vec<u32> {
     let tokens = layout.outer * layout.inner;
     let (mut s1, mut s2) = (vec![0f64; tokens], vec![0f64; tokens]);
     for (r, run) in x.chunks(layout.inner).enumerate() {
@@ -160,11 +222,14 @@ fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &[i64]) -> Vec<u3
     let mut sorted = variances.clone();
     sorted.sort_by(f64::total_cmp);
     let median = sorted.get(tokens / 2).copied().unwrap_or(0.0);
-    let read = places(read, rows);
-    let more = if read.is_empty() { 1.0 } else { (rows as f64 / read.len() as f64).max(1.0) };
+    let places = places(&read.tokens, rows);
+    let (more, less) = match places.len() {
+        0 => (1.0, 1.0),
+        n => ((rows as f64 / n as f64).max(1.0), if read.alone { 0.0 } else { 1.0 }),
+    };
     let one = |(t, v): (usize, &f64)| {
         let w = if *v > 0.0 { (TOKEN * median / v).clamp(1.0, 256.0 * TOKEN) } else { TOKEN };
-        (w * if rows > 0 && read.contains(&(t % rows)) { more } else { 1.0 }).round() as u32
+        (w * if rows > 0 && places.contains(&(t % rows)) { more } else { less }).round() as u32
     };
     variances.iter().enumerate().map(one).collect()
 }
@@ -255,9 +320,9 @@ impl Stats {
         match &self.watch {
             Watch::Scores { .. } => self.keep_rows(x, dims, sample),
             Watch::Tokens { read, .. } => {
-                let rows = if layout.inner == 1 && dims.len() >= 2 { dims[dims.len() - 2] } else { 0 };
+                let rows = if layout.inner == 1 && dims.len() >= 3 { dims[dims.len() - 2] } else { 0 };
                 let weights = token_weights(x, layout, rows, read);
-                self.count_tokens(x, layout, &weights);
+                self.count_tokens(x, layout, &weights, (&lo, &hi), sample);
             }
             _ => {}
         }
@@ -310,17 +375,24 @@ impl Stats {
         }
     }
 
-    /// Counts what stands in each channel with the weights of the tokens.
-    fn count_tokens(&mut self, x: &[f32], layout: Layout, weights: &[u32]) {
-        let room = |ch: &mut Channel| {
-            ch.weighted.prepare(ch.min, ch.max);
-            ch.weighted.inverse_width()
-        };
-        let inv: Vec<f64> = self.channels.iter_mut().map(room).collect();
+    /// Counts what stands in each channel with the weights of the tokens, for the quarter that `sample` belongs to.
+    /// `range`: what the sample holds, channel by channel.
+    fn count_tokens(&mut self, x: &[f32], layout: Layout, weights: &[u32], range: (&[f32], &[f32]), sample: u64) {
+        let which = (sample % QUARTERS as u64) as usize;
+        let mut inv = vec![0f64; layout.channels];
+        for (c, ch) in self.channels.iter_mut().enumerate() {
+            ch.quarters.resize(QUARTERS, Quarter::default());
+            let q = &mut ch.quarters[which];
+            q.min = q.min.min(range.0[c]);
+            q.max = q.max.max(range.1[c]);
+            q.weighted.prepare(range.0[c], range.1[c]);
+            inv[c] = q.weighted.inverse_width();
+        }
         for (r, run) in x.chunks(layout.inner).enumerate() {
             let (o, c) = (r / layout.channels, r % layout.channels);
+            let h = &mut self.channels[c].quarters[which].weighted;
             for (v, w) in run.iter().zip(&weights[o * layout.inner..]) {
-                self.channels[c].weighted.count_times(inv[c], *v, *w);
+                h.count_times(inv[c], *v, *w);
             }
         }
     }
@@ -353,6 +425,18 @@ impl Stats {
     /// Puts what has no natural order into a fixed one, so that equal statistics are equal bytes.
     pub fn finish(&mut self) {
         self.rows.sort_by_key(|r| (r.head, r.key));
+    }
+
+    /// For each quarter, what the other three saw and what it saw itself, every value counted with the weight of its token.
+    ///
+    /// Parameters that come from the first and are judged on the second show what they will do to samples never seen.
+    /// Empty if tokens were not counted, or there were fewer than two samples.
+    pub fn trials(&self) -> Vec<(Stats, Stats)> {
+        let part = |keep: &dyn Fn(usize) -> bool| -> Option<Stats> {
+            let channels = self.channels.iter().map(|c| c.part(keep)).collect::<Option<Vec<_>>>()?;
+            Some(Stats { channels, dims: self.dims.clone(), count: self.count, ..Stats::new(self.watch.clone()) })
+        };
+        (0..QUARTERS).filter_map(|k| Some((part(&|i| i != k)?, part(&|i| i == k)?))).collect()
     }
 
     /// Smallest and largest value over all channels; `(0, 0)` if nothing was seen.
@@ -416,13 +500,14 @@ mod tests {
         fn shards_join_to_the_same_bits(
             samples in prop::collection::vec(prop::collection::vec(-9f32..9.0, 24), 1..9),
             cut in 0usize..9,
-            which in 0usize..4,
+            which in 0usize..5,
         ) {
             let (watch, dims) = match which {
                 0 => (Watch::Tensor, vec![1, 24]),
                 1 => (Watch::Channels { axis: -1 }, vec![1, 6, 4]),
                 2 => (Watch::Scores { by_head: true }, vec![1, 2, 3, 4]),
-                _ => (Watch::Tokens { axis: -1, read: vec![0] }, vec![1, 6, 4]),
+                3 => (Watch::Tokens { axis: -1, read: Read { tokens: vec![0], alone: false } }, vec![1, 6, 4]),
+                _ => (Watch::Tokens { axis: -1, read: Read { tokens: vec![0], alone: true } }, vec![1, 6, 4]),
             };
             let run = |ids: &mut dyn Iterator<Item = usize>| {
                 let mut s = Stats::new(watch.clone());
@@ -459,12 +544,25 @@ mod tests {
 
     #[test]
     fn a_single_number_has_one_channel() {
-        for watch in [Watch::Channels { axis: -1 }, Watch::Tokens { axis: -1, read: vec![] }] {
+        for watch in [Watch::Channels { axis: -1 }, Watch::Tokens { axis: -1, read: Read::default() }] {
             let mut s = Stats::new(watch);
             s.observe(&[3.0], &[], 0).unwrap();
             s.observe(&[-1.0], &[], 1).unwrap();
             assert_eq!((s.channels.len(), s.range(), s.count), (1, (-1.0, 3.0), 2));
         }
+    }
+
+    #[test]
+    fn quarters_are_of_every_fourth_sample() {
+        let mut s = Stats::new(Watch::Tokens { axis: -1, read: Read::default() });
+        for i in 0..6u8 {
+            s.observe(&[f32::from(i), -1.0], &[1, 1, 2], i.into()).unwrap();
+        }
+        let seen: Vec<_> = s.channels[0].quarters.iter().map(|q| (q.min, q.max, q.weighted.bins().count())).collect();
+        assert_eq!(seen, [(0.0, 4.0, 2), (1.0, 5.0, 2), (2.0, 2.0, 1), (3.0, 3.0, 1)]);
+        let ranges: Vec<_> = s.trials().iter().map(|(fit, judge)| (fit.range(), judge.range())).collect();
+        assert_eq!(ranges[1], ((-1.0, 4.0), (-1.0, 5.0)));
+        assert_eq!(ranges.len(), 4);
     }
 
     #[test]
@@ -478,14 +576,15 @@ mod tests {
         // Variances 1, 1, 16 and 4; the first token is read.
         let x = [-1.0, 1.0, -1.0, 1.0, -4.0, 4.0, -2.0, 2.0];
         let layout = Layout::of(&[1, 4, 2], -1).unwrap();
-        let w = |read: &[i64]| token_weights(&x, layout, 4, read);
+        let w = |read: &[i64]| token_weights(&x, layout, 4, &Read { tokens: read.to_vec(), alone: false });
         let unit = TOKEN as u32;
         assert_eq!(w(&[]), [4 * unit, 4 * unit, unit / 4, unit]);
         assert_eq!(w(&[0]), [16 * unit, 4 * unit, unit / 4, unit]);
         assert_eq!(w(&[0]), w(&[-4]));
-        let mut s = Stats::new(Watch::Tokens { axis: -1, read: vec![] });
+        assert_eq!(token_weights(&x, layout, 4, &Read { tokens: vec![0], alone: true }), [16 * unit, 0, 0, 0]);
+        let mut s = Stats::new(Watch::Tokens { axis: -1, read: Read::default() });
         s.observe(&x, &[1, 4, 2], 0).unwrap();
-        let at_four: u32 = s.channels[1].weighted.bins().filter(|(x, _)| *x > 3.0).map(|(_, n)| n).sum();
+        let at_four: u32 = s.channels[1].weighted().bins().filter(|(x, _)| *x > 3.0).map(|(_, n)| n).sum();
         assert_eq!(at_four, unit / 4);
     }
 }

@@ -122,7 +122,7 @@ impl PtfRule {
 /// Distributions of the channels, each value counted with what an error in it costs under the rule.
 pub fn distributions(stats: &Stats, rule: PtfRule) -> Vec<Moments> {
     let weighted = rule.normalised && matches!(stats.watch, Watch::Tokens { .. });
-    stats.channels.iter().map(|c| Moments::new(if weighted { &c.weighted } else { &c.hist })).collect()
+    stats.channels.iter().map(|c| if weighted { Moments::new(&c.weighted()) } else { Moments::new(&c.hist) }).collect()
 }
 
 /// Parameters for one scale a tensor.
@@ -176,7 +176,7 @@ pub fn expected_error(stats: &Stats, p: &QParams, weight: impl Fn(usize) -> f64)
         .channels
         .iter()
         .enumerate()
-        .map(|(c, ch)| weight(c) * window_error(&Moments::new(&ch.hist), p, if p.axis().is_some() { c } else { 0 }))
+        .map(|(c, ch)| weight(c) * window_error(&ch.moments(), p, if p.axis().is_some() { c } else { 0 }))
         .sum()
 }
 
@@ -336,7 +336,7 @@ pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(
 #[cfg(test)]
 mod tests {
     use super::super::kernel::fake_quantize;
-    use super::super::observe::Watch;
+    use super::super::observe::{Read, Watch};
     use super::*;
 
     /// Least squared error with a zero point a channel; tests change what they are about.
@@ -490,7 +490,7 @@ mod tests {
                 if c == 0 && r % 100 == 0 { -500.0 } else { 3.0 * t }
             })
             .collect();
-        let mut s = Stats::new(Watch::Tokens { axis: -1, read: vec![] });
+        let mut s = Stats::new(Watch::Tokens { axis: -1, read: Read::default() });
         s.observe(&x, &[rows, n], 0).unwrap();
         let rule = RULE;
         let plain = ptf(Code::U8, &s, -1, rule, |_| 1.0);
