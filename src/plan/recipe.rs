@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Form, Role, Rounding};
 use crate::quant::Code;
-use crate::quant::lis::LisSpec;
+use crate::quant::lis::{LisSpec, LogBase};
 use crate::quant::ptf::{PtfRule, Range};
 
 /// The quantization part of a recipe.
@@ -136,7 +136,7 @@ fn fold_floor() -> f64 {
 
 /// How attention weights are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum AttentionRecipe {
     /// Log-Int-Softmax.
     Lis {
@@ -146,6 +146,12 @@ pub enum AttentionRecipe {
         /// Numbers of half-octave steps to choose from, head by head; none: what `spec` says.
         #[serde(default)]
         fine: Vec<u8>,
+        /// Bases to choose from, head by head, where they serve better than all of `fine`; none: what `spec` says.
+        #[serde(default)]
+        bases: Vec<LogBase>,
+        /// Codes of the scores have one scale a head. With `scores: weights`, where the heads are an axis of their own.
+        #[serde(default)]
+        scale_by_head: bool,
     },
     /// Softmax between codes; the weights are uniform 8-bit codes.
     Uniform { scores: ScoreRange },

@@ -118,7 +118,9 @@ impl QuantizeAttention<'_> {
                     v: vq,
                     mask,
                     facts: LisFacts {
-                        score_scale: vec![scores.params.scale(0) * site.factor],
+                        score_scale: (0..scores.params.channels())
+                            .map(|h| scores.params.scale(h) * site.factor)
+                            .collect(),
                         v_scale: vec![v.params.scale(0)],
                         v_zero: v.params.zero(0),
                         v_type: v.params.code().dtype(),

@@ -4,33 +4,91 @@ use crate::ir::DType;
 use crate::plan::AttentionForm;
 use crate::plan::recipe::{AttentionRecipe, ScoreRange};
 use crate::quant::kernel::quantize;
-use crate::quant::lis::{LisFacts, LisPlan, LisSpec, Normalise, reference};
-use crate::quant::observe::{HIDDEN_BELOW, Stats};
+use crate::quant::lis::{LisError, LisFacts, LisPlan, LisSpec, Normalise, reference};
+use crate::quant::observe::{HIDDEN_BELOW, KeptRow, Stats};
 use crate::quant::ptf::{self, Range};
+use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::{Code, QParams};
 
 /// Parameters for the raw product of queries and keys (`scale` times it enters the softmax), and the attention's form.
 pub fn decide(st: &Stats, scale: f32, recipe: &AttentionRecipe) -> Result<(QParams, AttentionForm, String), String> {
-    let (range, specs) = match recipe {
-        AttentionRecipe::Lis { spec, scores, fine } if fine.is_empty() => (*scores, vec![spec.clone()]),
-        AttentionRecipe::Lis { spec, scores, fine } => {
-            let each = |n: &u8| spec.clone().with_fine(vec![*n]).map_err(|e| e.to_string());
-            (*scores, fine.iter().map(each).collect::<Result<_, _>>()?)
+    let (range, families, by_head) = match recipe {
+        AttentionRecipe::Lis { spec, scores, fine, bases, scale_by_head } => {
+            let fine = fine.iter().map(|n| spec.clone().with_fine(vec![*n]));
+            let bases = bases.iter().map(|b| spec.clone().with_base(vec![*b]));
+            let all = |v: Result<Vec<LisSpec>, LisError>| v.map_err(|e| e.to_string());
+            let mut families = vec![all(fine.collect())?, all(bases.collect())?];
+            families.retain(|f| !f.is_empty());
+            if families.is_empty() {
+                families.push(vec![spec.clone()]);
+            }
+            (*scores, families, *scale_by_head && *scores == ScoreRange::Weights)
         }
-        AttentionRecipe::Uniform { scores } => (*scores, Vec::new()),
+        AttentionRecipe::Uniform { scores } => (*scores, Vec::new(), false),
     };
     let tries = match range {
         ScoreRange::MinMax => vec![(ptf::affine(Code::U8, st, Range::MinMax), "all scores seen".to_owned())],
         ScoreRange::Weights => ranges(st, scale),
     };
-    let (params, lis, reason) = best(st, scale, tries, &specs)?;
-    let form = match lis {
-        Some(spec) => AttentionForm::Lis { spec },
+    let rows = Rows::of(st, scale);
+    let mut best: Option<Choice> = None;
+    let forms: Vec<Vec<Option<&LisSpec>>> = match &families[..] {
+        [] => vec![vec![None]],
+        all => all.iter().map(|f| f.iter().map(Some).collect()).collect(),
+    };
+    for family in &forms {
+        let mut found = rows.best(&tries, family)?;
+        if by_head && st.axis() == Some(-3) && st.channels.len() > 1 && !rows.kept.is_empty() {
+            found = rows.head_by_head(found, family)?;
+        }
+        if best.as_ref().is_none_or(|b| found.error < b.error) {
+            best = Some(found);
+        }
+    }
+    let best = best.expect("one family at least");
+    let mut reason = best.what.clone();
+    if !rows.kept.is_empty() {
+        reason.push_str(&format!(": attention weights at {}", super::db(rows.power, best.error)));
+    }
+    let form = match best.spec(st.channels.len())? {
+        Some(spec) => {
+            let fine: Vec<String> = spec.fine().iter().map(u8::to_string).collect();
+            if !fine.is_empty() {
+                reason.push_str(&format!(", half-octave steps {}", fine.join(" ")));
+            }
+            if !spec.bases().is_empty() {
+                let steps: Vec<String> = spec.bases().iter().map(|b| b.steps().to_string()).collect();
+                reason.push_str(&format!(", steps an octave {}", steps.join(" ")));
+            }
+            AttentionForm::Lis { spec }
+        }
         None => {
             AttentionForm::Uniform { params: QParams::affine(Code::U8, 1.0 / 255.0, 0).expect("a constant in range") }
         }
     };
-    Ok((params, form, reason))
+    Ok((best.params, form, reason))
+}
+
+/// Parameters of the scores and, head by head, the codes of the weights.
+struct Choice<'s> {
+    params: QParams,
+    what: String,
+    specs: Vec<Option<&'s LisSpec>>,
+    error: f64,
+}
+
+impl Choice<'_> {
+    /// The specs of the heads as one.
+    fn spec(&self, heads: usize) -> Result<Option<LisSpec>, String> {
+        let Some(Some(first)) = self.specs.first() else { return Ok(None) };
+        if self.specs.len() != heads || self.specs.iter().all(|s| *s == self.specs[0]) {
+            return Ok(Some((*first).clone()));
+        }
+        let each = || self.specs.iter().flatten();
+        let spec = (*first).clone().with_fine(each().flat_map(|s| s.fine()).copied().collect());
+        let spec = spec.and_then(|s| s.with_base(each().flat_map(|s| s.bases()).copied().collect()));
+        spec.map(Some).map_err(|e| e.to_string())
+    }
 }
 
 /// Candidates: the full range, and ranges whose lower end is cut where even the row with the smallest maximum gives
@@ -55,48 +113,84 @@ fn ranges(st: &Stats, scale: f32) -> Vec<(QParams, String)> {
     tries
 }
 
-/// The range and, head by head, the codes of least error.
-fn best(
-    st: &Stats,
+/// Rows of scores kept from calibration, with the attention weights they lead to.
+struct Rows<'s> {
+    st: &'s Stats,
+    kept: &'s [KeptRow],
+    truth: Vec<Vec<f64>>,
+    power: f64,
     scale: f32,
-    mut tries: Vec<(QParams, String)>,
-    specs: &[LisSpec],
-) -> Result<(QParams, Option<LisSpec>, String), String> {
-    if st.rows.is_empty() {
-        let (p, what) = tries.swap_remove(0);
-        return Ok((p, specs.first().cloned(), what));
+}
+
+impl<'s> Rows<'s> {
+    fn of(st: &'s Stats, scale: f32) -> Rows<'s> {
+        let truth: Vec<Vec<f64>> = st.rows.iter().map(|r| softmax(&r.values, scale)).collect();
+        let power = truth.iter().flatten().map(|p| p * p).sum();
+        Rows { st, kept: &st.rows, truth, power, scale }
     }
-    let heads = st.channels.len();
-    let truth: Vec<Vec<f64>> = st.rows.iter().map(|r| softmax(&r.values, scale)).collect();
-    let power: f64 = truth.iter().flatten().map(|p| p * p).sum();
-    let forms: Vec<Option<&LisSpec>> = if specs.is_empty() { vec![None] } else { specs.iter().map(Some).collect() };
-    let mut best: Option<(f64, usize, Vec<usize>)> = None;
-    for (i, (p, _)) in tries.iter().enumerate() {
-        let errors: Vec<Vec<f64>> =
-            forms.iter().map(|f| weights_error(st, &truth, scale, p, *f)).collect::<Result<_, _>>()?;
-        let choice: Vec<usize> = (0..heads)
-            .map(|h| (0..forms.len()).min_by(|a, b| errors[*a][h].total_cmp(&errors[*b][h])).unwrap_or(0))
-            .collect();
-        let e = (0..heads).map(|h| errors[choice[h]][h]).sum::<f64>();
-        if best.as_ref().is_none_or(|b| e < b.0) {
-            best = Some((e, i, choice));
+
+    /// The range and, head by head, the codes of least error; without rows, the first of both.
+    fn best<'f>(&self, tries: &[(QParams, String)], forms: &[Option<&'f LisSpec>]) -> Result<Choice<'f>, String> {
+        let heads = self.st.channels.len();
+        let mut best: Option<Choice> = None;
+        for (params, what) in tries {
+            let errors: Vec<Vec<f64>> = match self.kept {
+                [] => forms.iter().map(|_| vec![0.0; heads]).collect(),
+                _ => forms.iter().map(|f| self.error(params, *f)).collect::<Result<_, _>>()?,
+            };
+            let least = |h: usize| (0..forms.len()).min_by(|a, b| errors[*a][h].total_cmp(&errors[*b][h])).unwrap_or(0);
+            let choice: Vec<usize> = (0..heads).map(least).collect();
+            let error = choice.iter().enumerate().map(|(h, k)| errors[*k][h]).sum::<f64>();
+            if best.as_ref().is_none_or(|b| error < b.error) {
+                let specs = choice.iter().map(|k| forms[*k]).collect();
+                best = Some(Choice { params: params.clone(), what: what.clone(), specs, error });
+            }
         }
+        best.ok_or_else(|| "no range to choose from".into())
     }
-    let (e, i, choice) = best.expect("one candidate at least");
-    let (p, what) = tries.swap_remove(i);
-    let mut reason = format!("{what}: attention weights at {}", super::db(power, e));
-    let Some(first) = specs.first() else { return Ok((p, None, reason)) };
-    let mut fine: Vec<u8> = choice.iter().flat_map(|k| specs[*k].fine()).copied().collect();
-    if fine.len() != heads {
-        return Ok((p, Some(first.clone()), reason));
+
+    /// `start` with a scale a head: each head's share of what it reaches, at the zero point that serves all of them best.
+    fn head_by_head<'f>(&self, start: Choice<'f>, forms: &[Option<&'f LisSpec>]) -> Result<Choice<'f>, String> {
+        let heads = self.st.channels.len();
+        let mut best: Option<(f64, i32, Vec<f32>)> = None;
+        for zero in (64..=192).step_by(32) {
+            let reach = |h: usize| {
+                let (lo, hi) = self.st.channel_range(h);
+                (-lo / zero as f32).max(hi / (255 - zero) as f32).max(SCALE_FLOOR)
+            };
+            let full: Vec<f32> = (0..heads).map(reach).collect();
+            let (mut scales, mut errors) = (full.clone(), vec![f64::INFINITY; heads]);
+            for share in [1.0f32, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5] {
+                let tried: Vec<f32> = full.iter().map(|s| s * share).collect();
+                let p = by_head(tried.clone(), zero)?;
+                // Heads differ in their codes; every kind of them sees all heads, and each head reads its own.
+                let mut got = vec![f64::INFINITY; heads];
+                let mut kinds: Vec<Option<&LisSpec>> = start.specs.clone();
+                kinds.dedup();
+                for kind in kinds {
+                    let e = self.error(&p, kind)?;
+                    (0..heads).filter(|h| start.specs[*h] == kind).for_each(|h| got[h] = e[h]);
+                }
+                for h in (0..heads).filter(|h| got[*h] < errors[*h]).collect::<Vec<_>>() {
+                    (errors[h], scales[h]) = (got[h], tried[h]);
+                }
+            }
+            let error = errors.iter().sum();
+            if best.as_ref().is_none_or(|b| error < b.0) {
+                best = Some((error, zero, scales));
+            }
+        }
+        let Some((_, zero, scales)) = best else { return Ok(start) };
+        let what = format!("a scale a head, zero point {zero}");
+        let found = self.best(&[(by_head(scales, zero)?, what)], forms)?;
+        Ok(if found.error < start.error { found } else { start })
     }
-    let words: Vec<String> = fine.iter().map(u8::to_string).collect();
-    reason.push_str(&format!(", half-octave steps {}", words.join(" ")));
-    if fine.iter().all(|f| *f == fine[0]) {
-        fine.truncate(1);
-    }
-    let spec = first.clone().with_fine(fine).map_err(|e| e.to_string())?;
-    Ok((p, Some(spec), reason))
+}
+
+/// Codes of one zero point with a scale for each head.
+fn by_head(scales: Vec<f32>, zero: i32) -> Result<QParams, String> {
+    let zeros = vec![zero; scales.len()];
+    QParams::per_axis(Code::U8, -3, scales, zeros).map_err(|e| e.to_string())
 }
 
 /// A window that need not hold 0: the zero point of scores cancels, so it may lie outside the codes' range only as far
@@ -113,50 +207,49 @@ fn softmax(row: &[f32], scale: f32) -> Vec<f64> {
     e.into_iter().map(|e| e / s.max(1e-300)).collect()
 }
 
-/// Squared error of the attention weights of the kept rows, head by head.
-fn weights_error(
-    st: &Stats,
-    truth: &[Vec<f64>],
-    scale: f32,
-    p: &QParams,
-    lis: Option<&LisSpec>,
-) -> Result<Vec<f64>, String> {
-    let (lo, hi) = p.code().range();
-    let plan = lis
-        .map(|spec| {
-            let facts = LisFacts {
-                score_scale: vec![p.scale(0) * scale],
-                v_scale: vec![1.0],
-                v_zero: 0,
-                v_type: DType::UINT8,
-                keys: st.dims.last().copied(),
-            };
-            LisPlan::new(spec, &facts, "scores")
-        })
-        .transpose()
-        .map_err(|e| e.to_string())?;
-    let mut error = vec![0.0; st.channels.len()];
-    for (r, truth) in st.rows.iter().zip(truth) {
-        let mask: Vec<bool> = r.values.iter().map(|v| *v > HIDDEN_BELOW).collect();
-        let codes: Vec<i32> = r.values.iter().map(|v| quantize(*v, p.scale(0), p.zero(0), lo, hi)).collect();
-        let got: Vec<f64> = match &plan {
-            Some(plan) => {
-                let row: Vec<u8> = codes.iter().map(|c| *c as u8).collect();
-                let w = reference::weights(plan, r.head as usize, &row, Some(&mask));
-                let sum: u64 = w.iter().map(|w| *w as u64).sum();
-                let by = if lis.is_some_and(|s| s.normalise() == Normalise::Renormalised) {
-                    sum.max(1) as f64
-                } else {
-                    plan.unit() as f64
+impl Rows<'_> {
+    /// Squared error of the attention weights of the kept rows, head by head.
+    fn error(&self, p: &QParams, lis: Option<&LisSpec>) -> Result<Vec<f64>, String> {
+        let (lo, hi) = p.code().range();
+        let (st, scale) = (self.st, self.scale);
+        let head = |h: u32| if p.axis().is_some() { h as usize } else { 0 };
+        let plan = lis
+            .map(|spec| {
+                let facts = LisFacts {
+                    score_scale: (0..p.channels()).map(|h| p.scale(h) * scale).collect(),
+                    v_scale: vec![1.0],
+                    v_zero: 0,
+                    v_type: DType::UINT8,
+                    keys: st.dims.last().copied(),
                 };
-                w.iter().map(|w| *w as f64 / by).collect()
-            }
-            None => {
-                let back: Vec<f32> = codes.iter().map(|c| (c - p.zero(0)) as f32 * p.scale(0)).collect();
-                softmax(&back, scale).into_iter().map(|v| (v * 255.0).round() / 255.0).collect()
-            }
-        };
-        error[r.head as usize] += truth.iter().zip(&got).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+                LisPlan::new(spec, &facts, "scores")
+            })
+            .transpose()
+            .map_err(|e| e.to_string())?;
+        let mut error = vec![0.0; st.channels.len()];
+        for (r, truth) in self.kept.iter().zip(&self.truth) {
+            let (s, z) = (p.scale(head(r.head)), p.zero(head(r.head)));
+            let mask: Vec<bool> = r.values.iter().map(|v| *v > HIDDEN_BELOW).collect();
+            let codes: Vec<i32> = r.values.iter().map(|v| quantize(*v, s, z, lo, hi)).collect();
+            let got: Vec<f64> = match &plan {
+                Some(plan) => {
+                    let row: Vec<u8> = codes.iter().map(|c| *c as u8).collect();
+                    let w = reference::weights(plan, r.head as usize, &row, Some(&mask));
+                    let sum: u64 = w.iter().map(|w| *w as u64).sum();
+                    let by = if lis.is_some_and(|s| s.normalise() == Normalise::Renormalised) {
+                        sum.max(1) as f64
+                    } else {
+                        plan.unit() as f64
+                    };
+                    w.iter().map(|w| *w as f64 / by).collect()
+                }
+                None => {
+                    let back: Vec<f32> = codes.iter().map(|c| (c - z) as f32 * s).collect();
+                    softmax(&back, scale).into_iter().map(|v| (v * 255.0).round() / 255.0).collect()
+                }
+            };
+            error[r.head as usize] += truth.iter().zip(&got).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+        }
+        Ok(error)
     }
-    Ok(error)
 }

@@ -78,6 +78,12 @@ impl Coding {
         self.axis == -1 || g.rank(v).is_some_and(|r| self.axis == r as i64 - 1)
     }
 
+    /// True for a scale for each head of `[.., heads, queries, keys]`, and one zero point.
+    pub fn is_by_head(&self, g: &Graph) -> bool {
+        let third_last = self.axis == -3 || g.rank(self.x).is_some_and(|r| self.axis == r as i64 - 3);
+        third_last && self.zeros.iter().all(|z| *z == self.zeros[0])
+    }
+
     /// True for codes of 8 or 16 bits.
     pub fn is_code(&self) -> bool {
         self.is_byte() || self.is_wide()

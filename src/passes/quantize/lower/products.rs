@@ -184,6 +184,7 @@ impl Product {
         let q = Coding::written(g, y).filter(|q| {
             q.is_byte()
                 && (q.whole().is_some()
+                    || (weight.is_none() && q.is_by_head(g))
                     || (channels == Some(q.scales.len() as i64)
                         && if conv { q.axis == 1 } else { q.is_last_axis(g, q.x) }))
         });
@@ -228,13 +229,14 @@ impl Product {
         let channels = match (&self.weight, self.conv) {
             (Some(t), true) => t.dims[0] as usize,
             (Some(t), false) => *t.dims.last().unwrap_or(&1) as usize,
-            (None, _) => 1,
+            // Scores have a scale for all heads, or one for each.
+            (None, _) => self.q.as_ref().map_or(1, |q| q.scales.len()),
         };
-        // A channel of a Conv has as many axes behind it as its kernel has.
-        let spatial = vec![1i64; self.weight.as_ref().map_or(0, |t| t.dims.len().saturating_sub(2))];
+        // A channel of a Conv has as many axes behind it as its kernel has, a head has queries and keys.
+        let spatial = vec![1i64; self.weight.as_ref().map_or(2, |t| t.dims.len().saturating_sub(2))];
         let wide = |v: &[f32]| -> Tensor {
             let mut t = factors(v);
-            if self.conv && !t.dims.is_empty() {
+            if !t.dims.is_empty() {
                 t.dims.extend(&spatial);
             }
             t
