@@ -217,3 +217,58 @@ def raised():
     b.result(b.op("Add", b.s, b.op("Mul", b.s, b.op("Unsqueeze", y, axes=[2]))), dims=["batch", N, D])
     g.output(block(g, b.run(g.const(2, np.int64), g.const(True, bool), x), norm="pow", softmax_axis=3), [N, D])
     return g.case(2, 4, 2)
+
+
+@case("loop-reads")
+def reads():
+    """A body that reads what passes remove, merge, fold or fuse: each of it must still be there."""
+    g = Graph(17)
+    x = g.input("x", [N, D])
+    y = block(g, x)
+    same = g.op("Identity", y)
+    cast = g.op("Cast", y, to=TensorProto.FLOAT)
+    turned = g.transpose(g.transpose(y, 0, 2, 1), 0, 2, 1)
+    folded = g.op("Mul", g.op("Constant", value=helper.make_tensor("v", TensorProto.FLOAT, [1], [0.5])), g.const([0.5]))
+    twins = [g.op("Tanh", y) for _ in range(2)]
+    normed = layer_norm(g, y, "pow")
+    mean = [n.output[0] for n in g.nodes if n.op_type == "ReduceMean"][-2]
+    size = g.op("Cast", g.op("Shape", y), to=TensorProto.FLOAT)
+    weight = g.op("Transpose", g.weight(D, D), perm=[1, 0])
+    # A layer reads it as well.
+    moved = g.unsqueeze(y, 1)
+    b = Body(g, s=TOKENS)
+    always(b)
+    total = b.op("Add", b.s, b.squeeze(moved, 1))
+    for other in (x, same, cast, turned, *twins, normed, mean, b.op("Gather", size, b.const(1, np.int64))):
+        total = b.op("Add", total, b.op("Mul", other, folded))
+    b.result(b.op("Tanh", b.op("MatMul", total, weight)), dims=["batch", N, D])
+    x = g.op("Add", b.run(g.const(2, np.int64), g.const(True, bool), normed), g.squeeze(linear(g, moved, D, D), 1))
+    g.output(block(g, x), [N, D])
+    # The LayerNorm whose mean the body reads stays in parts.
+    return g.case(2, 4, 2)
+
+
+@case("loop-float16")
+def half():
+    g = Graph(17)
+    x = g.op("Cast", g.input("x", [N, D]), to=TensorProto.FLOAT16)
+    x = refine(g, block(g, x), g.const(2, np.int64))
+    g.output(g.op("Cast", block(g, x), to=TensorProto.FLOAT), [N, D])
+    c = g.case(2, 4, 2)
+    narrow(c.model.graph)
+    return c
+
+
+def narrow(graph):
+    """Every constant and declaration but those of the model itself in half precision."""
+    from onnx import numpy_helper
+    for t in graph.initializer:
+        if t.data_type == TensorProto.FLOAT:
+            t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t).astype(np.float16), t.name))
+    for n in graph.node:
+        for a in n.attribute:
+            if a.HasField("g"):
+                for v in [*a.g.input, *a.g.output]:
+                    if v.type.tensor_type.elem_type == TensorProto.FLOAT:
+                        v.type.tensor_type.elem_type = TensorProto.FLOAT16
+                narrow(a.g)

@@ -29,6 +29,8 @@ mod repeat;
 mod session;
 
 #[cfg(all(test, feature = "tract"))]
+mod build;
+#[cfg(all(test, feature = "tract"))]
 mod conformance;
 
 pub use array::{Array, ArrayError, Element};

@@ -67,7 +67,11 @@ fn build(ctx: &ParsingContext, node: &NodeProto, optimize: bool) -> TractResult<
     let carried = node.input.len().saturating_sub(2);
     ensure!((0..carried).all(|i| given(i + 2)), "Loop '{name}': a value it carries has no initial value");
     let takes = model.inputs.len() - unresolved_inputs.len();
-    ensure!(takes == 2 + carried, "Loop '{name}' carries {carried} values, and its body has {takes} inputs, not {}", 2 + carried);
+    ensure!(
+        takes == 2 + carried,
+        "Loop '{name}' carries {carried} values, and its body has {takes} inputs, not {}",
+        2 + carried
+    );
     let made = graph.output.len();
     ensure!(made > carried, "Loop '{name}' carries {carried} values, and its body has {made} outputs");
     ensure!(node.output.len() < made, "Loop '{name}' has {} outputs, and its body {made}", node.output.len());
@@ -181,22 +185,27 @@ impl InferenceOp for Loop {
         let mut outputs: TVec<InferenceFact> = outputs.into_iter().cloned().collect();
         let outer = &inputs[self.has_trip as usize + self.has_cond as usize..];
         for (slot, out) in self.slots.iter().zip(&mut outputs) {
-            if let Some(dt) = outer.get(slot - 1).filter(|_| *slot <= self.body.carried).and_then(|f| f.datum_type.concretize()) {
+            if let Some(dt) =
+                outer.get(slot - 1).filter(|_| *slot <= self.body.carried).and_then(|f| f.datum_type.concretize())
+            {
                 out.datum_type.unify_with(&number(dt).into())?;
             }
         }
         let known = |f: &InferenceFact| f.datum_type.is_concrete() && !f.shape.is_open();
         // A body that can not be analysed yet may be once integers are known; nothing is known of its outputs then.
-        if outer.iter().all(known) && let Ok(facts) = self.body.settled(outer) {
+        if outer.iter().all(known)
+            && let Ok(facts) = self.body.settled(outer)
+        {
             for (slot, out) in self.slots.iter().zip(&mut outputs) {
                 let fact = &facts[*slot];
-                if let Some(dt) = fact.datum_type.concretize() {
+                let collected = *slot > self.body.carried;
+                if let Some(dt) = fact.datum_type.concretize().filter(|_| collected) {
                     out.datum_type.unify_with(&number(dt).into())?;
                 }
                 if fact.shape.is_open() {
                     continue;
                 }
-                let count = (*slot > self.body.carried).then(DimFact::default);
+                let count = collected.then(DimFact::default);
                 let dims = count.into_iter().chain(fact.shape.dims().cloned()).collect();
                 out.shape.unify_with(&ShapeFactoid::closed(dims))?;
             }
@@ -367,7 +376,11 @@ impl Runner {
             };
             let dt = number(dt);
             if let Some(came) = came {
-                ensure!(dt == came.datum_type, "it carries '{name}', which comes as {:?} and goes as {dt:?}", came.datum_type);
+                ensure!(
+                    dt == came.datum_type,
+                    "it carries '{name}', which comes as {:?} and goes as {dt:?}",
+                    came.datum_type
+                );
                 ensure!(
                     dims.len() == came.rank(),
                     "it carries '{name}', which comes with {} axes and goes with {}; only sizes may change",
@@ -522,3 +535,6 @@ impl TypedOp for TypedLoop {
 
     as_op!();
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 
 use super::fold::folded_name;
 use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::passes::common::is_captured;
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Sites, is_move};
 use crate::plan::{Activation, QuantPlan, Readers, Role};
@@ -131,6 +132,7 @@ impl QuantizeActivations<'_> {
                 *slot != usize::MAX
                     && !node.op.is("QuantizeLinear")
                     && !node.op.is("Shape")
+                    && !feeds_a_body(g, *n)
                     && match a.readers {
                         Readers::All => true,
                         Readers::Contracting => ends_in(g, *n, contracting),
@@ -192,6 +194,14 @@ impl QuantizeActivations<'_> {
         let left = super::round_trip(p, left, &a.params, hint);
         Ok(p.node("Add", &format!("{hint}_whole"), &[left, coarse], Attrs::new()))
     }
+}
+
+/// True for a move whose result a nested graph reads, behind further moves or not. Bodies compute in float, so codes would
+/// only cost accuracy; and onnxruntime dies when it looks for a way past a move between DequantizeLinear and a body.
+fn feeds_a_body(g: &Graph, n: NodeId) -> bool {
+    let node = g.node(n);
+    let read = |v: &ValueId| is_captured(g, *v) || g.uses(*v).into_iter().any(|(u, s)| s == 0 && feeds_a_body(g, u));
+    is_move(node) && !node.has_subgraph() && node.outputs.iter().flatten().any(read)
 }
 
 /// True if the reader is a contraction, or moves that lead to one.
