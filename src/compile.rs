@@ -302,7 +302,7 @@ pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Mo
         &FoldFactors { plan, sites },
         &QuantizeWeights { plan, sites },
         &QuantizeAttention { plan, sites },
-        &QuantizeActivations { plan, sites },
+        &QuantizeActivations { plan },
     ];
     for pass in passes {
         run(pass, &mut m, journal)?;

@@ -892,20 +892,6 @@ def moves():
     return g.case(2, 4, 2)
 
 
-@case("loop")
-def loop():
-    g = Graph(18)
-    x = block(g, g.input("x", [N, D]))
-    info = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["cond_in"], ["cond_out"]), helper.make_node("Mul", ["s", "s"], ["s_out"])], "body",
-        [info("i", TensorProto.INT64, []), info("cond_in", TensorProto.BOOL, []), info("s", TensorProto.FLOAT, None)],
-        [info("cond_out", TensorProto.BOOL, []), info("s_out", TensorProto.FLOAT, None)])
-    y = g.op("Loop", g.const(2, np.int64), g.const(True, bool), x, body=body)
-    g.output(y, [N, D])
-    return g.case(1, 2, 1)
-
-
 @case("foreign-operator")
 def foreign():
     g = Graph(17)

@@ -171,9 +171,14 @@ fn infer_node(g: &Graph, id: NodeId, opset: i64, map: &mut ShapeMap) {
         let Some(v) = v else { continue };
         let fact = match facts.as_ref().and_then(|f| f.get(slot)) {
             Some(p) => p.clone().settle(&mut map.atoms),
-            // An operator nobody here knows: the declaration is all there is.
+            // An operator nobody here knows: the declaration is all there is, but for what a Loop carries, which keeps its
+            // type.
             None => match &g.value(*v).ty {
                 Some(ty) if !known || facts.is_none() => declared(ty, &mut map.atoms, None),
+                _ if node.op.is("Loop") => {
+                    let dtype = node.inputs.get(slot + 2).copied().flatten().and_then(|start| map.dtype(start));
+                    Fact { dtype, ..Fact::default() }
+                }
                 _ => Fact::default(),
             },
         };

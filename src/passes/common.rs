@@ -10,7 +10,7 @@ pub(super) fn is_read(g: &Graph, v: ValueId) -> bool {
 }
 
 /// True if a nested graph reads the value.
-pub(super) fn is_captured(g: &Graph, v: ValueId) -> bool {
+pub(crate) fn is_captured(g: &Graph, v: ValueId) -> bool {
     g.uses(v).iter().any(|(_, slot)| *slot == usize::MAX)
 }
 

@@ -171,7 +171,8 @@ pub fn is_move(n: &Node) -> bool {
     n.op.is_onnx() && (WHOLE_MOVES.contains(&n.op.name.as_str()) || OTHER_MOVES.contains(&n.op.name.as_str()))
 }
 
-fn is_product(n: &Node) -> bool {
+/// Operators that sum products.
+pub(crate) fn is_product(n: &Node) -> bool {
     n.op.is_onnx() && matches!(n.op.name.as_str(), "MatMul" | "Gemm" | "Conv" | "ConvTranspose")
 }
 

@@ -9,9 +9,9 @@
 //! # Why not tract as it comes
 //! tract's own QuantizeLinear multiplies by the reciprocal of the scale, and its own DequantizeLinear may replace a
 //! chain up to the next QuantizeLinear, a Softmax included, by a table of 256 entries, which is wrong. The session
-//! registers operators of its own for both, widens 4-bit constants that tract can not hold, and refuses what tract would
-//! silently misread (operators of a foreign domain). The tests under `conformance` hold each of these facts, so that an
-//! upgrade of tract that changes one shows.
+//! registers operators of its own for both, and a Loop, which tract has none of; it widens 4-bit constants that tract can
+//! not hold, and refuses what tract would silently misread (operators of a foreign domain). The tests under `conformance`
+//! hold each of these facts, so that an upgrade of tract that changes one shows.
 
 mod array;
 pub mod kernel;
@@ -24,8 +24,12 @@ mod prepare;
 #[cfg(feature = "tract")]
 mod qdq;
 #[cfg(feature = "tract")]
+mod repeat;
+#[cfg(feature = "tract")]
 mod session;
 
+#[cfg(all(test, feature = "tract"))]
+mod build;
 #[cfg(all(test, feature = "tract"))]
 mod conformance;
 

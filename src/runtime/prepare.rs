@@ -53,7 +53,7 @@ fn standard(domain: &str) -> &str {
 }
 
 /// A node's name, or its first output's, as a user can find it.
-fn label(n: &pb::NodeProto) -> String {
+pub fn label(n: &pb::NodeProto) -> String {
     if n.name.is_empty() { n.output.first().cloned().unwrap_or_default() } else { n.name.clone() }
 }
 
@@ -253,6 +253,46 @@ pub fn fix_shapes(
     Ok(())
 }
 
+/// Brings nested graphs into a form that tract reads: sizes declared for values inside are forgotten, since those outside
+/// are fixed now and these would disagree; an output that no node inside makes goes through an Identity, since tract finds
+/// no outer value there and forgets the type of an input; an input of a Loop's body may be declared without a type.
+pub fn plain_bodies(graph: &mut pb::GraphProto) {
+    for n in &mut graph.node {
+        let looped = n.op_type == "Loop";
+        for body in n.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)) {
+            body.value_info.clear();
+            for i in body.input.iter_mut().filter(|i| looped && i.r#type.as_ref().is_none_or(|t| t.value.is_none())) {
+                // Which type does not matter: our Loop puts what it is given in its place.
+                let tensor = pb::type_proto::Tensor { elem_type: DType::FLOAT.0, shape: None };
+                let value = Some(pb::type_proto::Value::TensorType(tensor));
+                i.r#type = Some(pb::TypeProto { value, ..Default::default() });
+            }
+            let made: BTreeSet<String> = body.node.iter().flat_map(|n| n.output.clone()).collect();
+            let mut taken: BTreeSet<String> = body.node.iter().flat_map(|n| n.input.clone()).collect();
+            for o in &mut body.output {
+                if !made.contains(&o.name) {
+                    let free = |n: &String| !made.contains(n) && !taken.contains(n);
+                    let fresh = (0..).map(|i| format!("{}/out{i}", o.name)).find(free).expect("there are names enough");
+                    taken.insert(fresh.clone());
+                    body.node.push(identity(&o.name, &fresh));
+                    o.name = fresh;
+                }
+            }
+            plain_bodies(body);
+        }
+    }
+}
+
+fn identity(from: &str, to: &str) -> pb::NodeProto {
+    pb::NodeProto {
+        op_type: "Identity".into(),
+        name: to.into(),
+        input: vec![from.into()],
+        output: vec![to.into()],
+        ..Default::default()
+    }
+}
+
 fn set_shape(info: &mut pb::ValueInfoProto, sizes: &[usize]) {
     use pb::tensor_shape_proto::{Dimension, dimension::Value};
     if let Some(pb::TypeProto { value: Some(pb::type_proto::Value::TensorType(t)), .. }) = &mut info.r#type {
@@ -305,13 +345,7 @@ pub fn add_taps(graph: &mut pb::GraphProto, taps: &[String]) -> Result<Vec<usize
         let fresh = |n: &String| !computed.contains(n) && !given.contains(n);
         let out = through.entry(name.to_string()).or_insert_with(|| {
             let out = (0..).map(|i| format!("{name}/out{i}")).find(fresh).expect("there are names enough");
-            nodes.push(pb::NodeProto {
-                op_type: "Identity".into(),
-                name: out.clone(),
-                input: vec![name.to_string()],
-                output: vec![out.clone()],
-                ..Default::default()
-            });
+            nodes.push(identity(name, &out));
             out
         });
         Ok(out.clone())

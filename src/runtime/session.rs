@@ -9,7 +9,7 @@ use tract_onnx::pb;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::DimLike;
 
-use super::{Array, Element, RuntimeError, prepare, qdq};
+use super::{Array, Element, RuntimeError, prepare, qdq, repeat};
 use crate::ir::{DType, Dim, Validated};
 use crate::onnx;
 
@@ -93,6 +93,7 @@ impl Session {
         leave_amx_alone();
         let mut onnx = tract_onnx::onnx();
         qdq::register(&mut onnx);
+        repeat::register(&mut onnx, options.optimize);
         Session::with_operators(&onnx, model, dir, options)
     }
 
@@ -118,6 +119,7 @@ impl Session {
         let mut outputs: Vec<Port> = graph.output.iter().map(port).collect();
         prepare::widen_constants(graph)?;
         prepare::fix_shapes(graph, options.batch, &options.shapes)?;
+        prepare::plain_bodies(graph);
         let tap_places = prepare::add_taps(graph, &options.taps)?;
 
         let dir = dir.map(|d| {
@@ -134,15 +136,7 @@ impl Session {
             if let Some(name) = parsed.unresolved_inputs.first() {
                 tract_onnx::tract_core::internal::bail!("value '{name}' is used but never defined");
             }
-            let typed = parsed.model.into_typed()?;
-            if !optimize {
-                return typed.into_runnable();
-            }
-            // tract's rewrites fail on some valid graphs (a strided Slice behind a Reshape); as written, these run too.
-            match typed.clone().into_optimized() {
-                Ok(model) => model.into_runnable(),
-                Err(_) => typed.into_runnable(),
-            }
+            runnable(parsed.model.into_typed()?, optimize)
         })?;
         let sizes = |fact: &TypedFact| fact.shape.iter().map(|d| d.to_usize().ok()).collect::<Option<Vec<_>>>();
         for (i, p) in inputs.iter_mut().enumerate() {
@@ -227,6 +221,18 @@ impl Session {
         }
         arrays.truncate(self.outputs.len());
         Ok(Outputs { outputs: arrays, taps })
+    }
+}
+
+/// A model ready to run, in its fastest form if that is wished.
+pub(super) fn runnable(typed: TypedModel, optimize: bool) -> TractResult<Arc<TypedRunnableModel>> {
+    if !optimize {
+        return typed.into_runnable();
+    }
+    // tract's rewrites fail on some valid graphs (a strided Slice behind a Reshape); as written, these run too.
+    match typed.clone().into_optimized() {
+        Ok(model) => model.into_runnable(),
+        Err(_) => typed.into_runnable(),
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! A MatMul, Gemm, Conv or attention product is covered when both operands come from DequantizeLinear (moves between do
 //! not matter) or from integer codes (Log-Int-Softmax weights held in float). Integer operators are covered as they are.
-//! What does not depend on what the model is fed is not counted.
+//! What does not depend on what the model is fed is not counted. Products in the bodies of If, Loop and Scan count as float:
+//! bodies are left as they are.
 
 use super::report::{Coverage, OpCoverage};
 use crate::infer;
-use crate::ir::{Graph, Model, ValueId};
+use crate::ir::{AttrValue, Graph, Model, Node, ValueId};
+use crate::onnx;
 use crate::plan::Island;
 use crate::plan::apart::unfed;
 use crate::plan::sites::is_move;
@@ -21,6 +23,14 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
     for id in g.schedule().into_iter().filter(|id| !unfed.contains(id)) {
         let n = g.node(id);
         let name = n.op.name.as_str();
+        if n.has_subgraph() {
+            let held = format!("it is in the body of {} `{}`, and bodies stay as they are", n.op, label(g, n));
+            inside(n, &mut |node, op| {
+                c.by_op.entry(op.to_owned()).or_insert(OpCoverage { covered: 0, total: 0 }).total += 1;
+                c.total += 1;
+                islands.push(Island { node, op: op.to_owned(), reason: held.clone() });
+            });
+        }
         let operands: &[usize] = match name {
             "MatMul" | "Gemm" | "Conv" | "ConvTranspose" if n.op.is_onnx() => &[0, 1],
             "MatMulInteger" | "ConvInteger" | "QLinearMatMul" | "QLinearConv" if n.op.is_onnx() => &[],
@@ -38,17 +48,41 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
         } else {
             let names: Vec<String> = bad.iter().map(|v| format!("`{}`", g.name_of(*v))).collect();
             islands.push(Island {
-                node: if n.name.is_empty() {
-                    n.out().map_or(String::new(), |v| g.name_of(v).to_owned())
-                } else {
-                    n.name.clone()
-                },
+                node: label(g, n),
                 op: name.to_owned(),
                 reason: format!("{} reaches it in float", names.join(" and ")),
             });
         }
     }
     (c, islands)
+}
+
+/// Of the operators that compute; Attention and Einsum are products by now in the graph itself, not in bodies.
+fn is_product(n: &Node) -> bool {
+    n.op.is_onnx()
+        && matches!(n.op.name.as_str(), "MatMul" | "Gemm" | "Conv" | "ConvTranspose" | "Attention" | "Einsum")
+}
+
+/// A node's name, or what it makes.
+fn label(g: &Graph, n: &Node) -> String {
+    if n.name.is_empty() { n.out().map_or(String::new(), |v| g.name_of(v).to_owned()) } else { n.name.clone() }
+}
+
+/// Tells `found` of the products in a node's bodies, and in the bodies inside these.
+fn inside(n: &Node, found: &mut impl FnMut(String, &str)) {
+    for a in n.attrs.0.iter().filter(|a| matches!(a.value, AttrValue::Graph(_))) {
+        // A body that does not open was refused when the model was read.
+        let Ok((g, _)) = onnx::open_body(n, &a.name) else { continue };
+        for id in g.schedule() {
+            let inner = g.node(id);
+            if is_product(inner) {
+                found(label(&g, inner), &inner.op.name);
+            }
+            if inner.has_subgraph() {
+                inside(inner, found);
+            }
+        }
+    }
 }
 
 /// True if the value holds codes: read back by DequantizeLinear, or integers kept in float, moved or not.
@@ -79,4 +113,50 @@ fn from_codes(g: &Graph, mut v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> b
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::text::parse_model;
+
+    #[test]
+    fn products_in_bodies_count_as_float() {
+        // A body in a body: the wire form of a graph is what a model holds in its field 7.
+        let graph = |text: &str| -> String {
+            let m = parse_model(&format!("<ir_version: 8, opset_import: [\"\" : 17]>\n{text}")).unwrap();
+            let bytes = onnx::encode(crate::ir::validate::validate(&m).unwrap());
+            let whole = Wrapped::decode(&bytes[..]).unwrap();
+            whole.graph.iter().map(|b| format!("{b:02x}")).collect()
+        };
+        let deep = graph("d (float[4,4] w) => (float[4,4] p) { p = MatMul (w, w) }");
+        let body = graph(&format!(
+            "b (int64 i, bool go, float[4,4] s) => (bool on, float[4,4] t) {{
+                on = Identity (go)
+                r = Scan <num_scan_inputs = 0, body: graph = \"{deep}\"> (s)
+                t = MatMul (r, s)
+            }}"
+        ));
+        let m = parse_model(&format!(
+            "<ir_version: 8, opset_import: [\"\" : 17]>
+            g (float[4,4] x, float[4,4] k) => (float[4,4] z) {{
+                y = Loop <body: graph = \"{body}\"> (,, x)
+                z = MatMul (y, k)
+            }}"
+        ))
+        .unwrap();
+        let (c, islands) = measure(&m);
+        assert_eq!((c.covered, c.total, c.by_op["MatMul"].total), (0, 3, 3));
+        let held: Vec<_> = islands.iter().map(|i| (&i.node[..], i.reason.contains("body of Loop `y`"))).collect();
+        assert_eq!(held, [("p", true), ("t", true), ("z", false)]);
+    }
+
+    /// A model, of which only the graph is looked at.
+    #[derive(Clone, PartialEq, Message)]
+    struct Wrapped {
+        #[prost(bytes = "vec", tag = "7")]
+        graph: Vec<u8>,
+    }
 }

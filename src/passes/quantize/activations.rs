@@ -18,8 +18,9 @@ use std::collections::BTreeSet;
 
 use super::fold::folded_name;
 use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::passes::common::is_captured;
 use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::plan::sites::{Sites, is_move};
+use crate::plan::sites::{is_move, is_product};
 use crate::plan::{Activation, QuantPlan, Readers, Role};
 use crate::quant::{Code, QParams};
 use crate::rewrite::{Patch, Ref};
@@ -27,7 +28,6 @@ use crate::rewrite::{Patch, Ref};
 /// The pass, for one plan.
 pub struct QuantizeActivations<'p> {
     pub plan: &'p QuantPlan,
-    pub sites: &'p Sites,
 }
 
 impl Pass for QuantizeActivations<'_> {
@@ -50,13 +50,8 @@ impl Pass for QuantizeActivations<'_> {
             p.commit(m)?;
             out.changes += 1;
         }
-        let contracting: BTreeSet<NodeId> = self
-            .sites
-            .linears
-            .iter()
-            .map(|l| l.node)
-            .chain(self.sites.attentions.iter().flat_map(|a| [a.product, a.weighted]))
-            .collect();
+        // Layers, the two products of an attention, and products of any other kind.
+        let contracting: BTreeSet<NodeId> = m.graph.nodes().filter(|(_, n)| is_product(n)).map(|(id, _)| id).collect();
         for a in &self.plan.activations {
             if matches!(a.role, Role::Scores | Role::Probs) {
                 continue;
@@ -131,6 +126,7 @@ impl QuantizeActivations<'_> {
                 *slot != usize::MAX
                     && !node.op.is("QuantizeLinear")
                     && !node.op.is("Shape")
+                    && !feeds_a_body(g, *n)
                     && match a.readers {
                         Readers::All => true,
                         Readers::Contracting => ends_in(g, *n, contracting),
@@ -194,6 +190,14 @@ impl QuantizeActivations<'_> {
     }
 }
 
+/// True for a move whose result a nested graph reads, behind further moves or not. Bodies compute in float, so codes would
+/// only cost accuracy; and onnxruntime dies when it looks for a way past a move between DequantizeLinear and a body.
+fn feeds_a_body(g: &Graph, n: NodeId) -> bool {
+    let node = g.node(n);
+    let read = |v: &ValueId| is_captured(g, *v) || g.uses(*v).into_iter().any(|(u, s)| s == 0 && feeds_a_body(g, u));
+    is_move(node) && !node.has_subgraph() && node.outputs.iter().flatten().any(read)
+}
+
 /// True if the reader is a contraction, or moves that lead to one.
 fn ends_in(g: &Graph, n: NodeId, contracting: &BTreeSet<NodeId>) -> bool {
     if contracting.contains(&n) {
@@ -201,9 +205,62 @@ fn ends_in(g: &Graph, n: NodeId, contracting: &BTreeSet<NodeId>) -> bool {
     }
     let node = g.node(n);
     is_move(node)
-        && node
-            .outputs
-            .iter()
-            .flatten()
-            .any(|v| g.uses(*v).into_iter().any(|(u, s)| s == 0 && ends_in(g, u, contracting)))
+        && node.outputs.iter().flatten().any(|v| {
+            g.uses(*v).into_iter().any(|(u, s)| {
+                // The other operands of a move are not moved.
+                let data = s == 0 || g.node(u).op.is("Concat") || contracting.contains(&u);
+                data && ends_in(g, u, contracting)
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::parse_model;
+
+    /// Behind moves too, in either operand of a product; and a nested graph gets no code at all.
+    #[test]
+    fn readers_get_the_code_that_is_meant_for_them() {
+        let plan = "
+version: 1
+recipe: test
+model: test
+activations:
+- { value: v, role: branch, readers: contracting, params: { kind: affine, code: u8, scale: 0.5, zero_point: 3 }, reason: '' }
+- { value: v, role: branch, readers: elementwise, params: { kind: affine, code: u8, scale: 0.25, zero_point: 3 }, reason: '' }
+";
+        let plan = QuantPlan::from_yaml(plan, "test").unwrap();
+        let mut m = parse_model(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[2,3,4] x, bool c, float[2,4,3] u) => (a, b, d, e) <float[2,4,5] w, int64[3] same = {2, 3, 4}>
+            {
+                v = Relu (x)
+                moved = Reshape (v, same)
+                a = MatMul (moved, w)
+                keys = Transpose <perm = [0, 2, 1]> (v)
+                b = MatMul (v, keys)
+                d = Add (v, v)
+                read = Transpose <perm = [0, 2, 1]> (v)
+                e = If <then_branch: graph = "00", else_branch: graph = "00"> (c) @ (read)
+            }"#,
+        )
+        .unwrap();
+        QuantizeActivations { plan: &plan }.run(&mut m).unwrap();
+        let g = &m.graph;
+        let scale = |name: &str, slot: usize| {
+            let mut v = g.node(g.producer(g.find(name).unwrap()).unwrap()).input(slot).unwrap();
+            loop {
+                let n = g.node(g.producer(v).unwrap());
+                match &n.op.name[..] {
+                    "DequantizeLinear" => return g.constant(n.input(1).unwrap()).unwrap().as_scalar(),
+                    "Relu" => return None,
+                    _ => v = n.input(0).unwrap(),
+                }
+            }
+        };
+        assert_eq!([scale("a", 0), scale("b", 0), scale("b", 1)], [Some(0.5); 3]);
+        assert_eq!([scale("d", 0), scale("d", 1)], [Some(0.25); 2]);
+        assert_eq!(scale("read", 0), None);
+    }
 }

@@ -21,6 +21,7 @@
 
 use super::{Coding, size, zero_scalar, zero_tensor};
 use crate::ir::{Attrs, DType, Graph, Model, Node, Tensor, ValueId};
+use crate::passes::common::is_captured;
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
 
@@ -250,7 +251,8 @@ fn up_split(g: &Graph, c: &Coding) -> Option<Patch> {
     Some(p)
 }
 
-/// DequantizeLinear behind the moves that read it, each with its own.
+/// DequantizeLinear behind the moves that read it, each with its own. A move whose result a nested graph reads stays: that
+/// reading can not be redirected, and there would be a second move, and a third.
 fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
     if c.whole().is_none() || g.constant(c.x).is_some() || g.is_output(c.y) {
         return Vec::new();
@@ -263,7 +265,7 @@ fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
             *slot == 0
                 && (keeps_elements(node)
                     || (node.op.is_onnx() && matches!(&node.op.name[..], "Slice" | "Gather" | "Split")))
-                && node.outputs.iter().all(|v| v.is_some_and(|v| !g.is_output(v)))
+                && node.outputs.iter().all(|v| v.is_some_and(|v| !g.is_output(v) && !is_captured(g, v)))
         })
         .filter_map(|(n, _)| {
             let node = g.node(n);
