@@ -164,3 +164,61 @@ pub fn folded(
     });
     Some((fold, p, reason))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::planner::watches;
+    use crate::plan::sites;
+    use crate::quant::ptf::Range;
+    use crate::recipe::Recipe;
+    use crate::text::parse_model;
+
+    /// What is decided for the value behind a GELU with 8 channels: the last but one reaches to 20, the last to
+    /// `wide(sample)`, the others to 1.
+    fn decision(wide: impl Fn(usize) -> f32) -> String {
+        let weights: Vec<String> = (0..8 * 4).map(|i| format!("{}", (i * 5 % 11) as f32 / 11.0 - 0.4)).collect();
+        let mut m = parse_model(&format!(
+            "<ir_version: 8, opset_import: [\"\" : 20]>
+             g (float[1,40,8] x) => (y) <float[8,4] w = {{{}}}> {{ h = Gelu (x) m = MatMul (h, w) y = Relu (m) }}",
+            weights.join(", ")
+        ))
+        .unwrap();
+        crate::infer::annotate(&mut m);
+        let sites = sites::find(&m, vec![]);
+        let recipe = Recipe::find("fq-vit", None).unwrap().quantize.unwrap();
+        let site = sites.sites.values().find(|s| m.graph.name_of(s.value) == "h").unwrap();
+        let watch = watches(&m, &sites, &recipe).swap_remove("h").unwrap();
+        let mut st = Stats::new(watch);
+        for sample in 0..8 {
+            let one = |i: usize| {
+                let x = ((i * 131 + sample * 57) % 97) as f32 / 97.0;
+                x * match i % 8 {
+                    7 => wide(sample),
+                    6 => 20.0,
+                    _ => 1.0,
+                }
+            };
+            let x: Vec<f32> = (0..320).map(one).collect();
+            st.observe(&x, &[1, 40, 8], sample as u64).unwrap();
+        }
+        let linears: Vec<&Linear> = sites.linears.iter().collect();
+        let how = &recipe.folds[&site.role];
+        let affine = [Candidate::Affine { code: Code::U8, range: Range::MinMax }];
+        folded(&m.graph, site, &st, how, &affine, &linears, &recipe).unwrap().2
+    }
+
+    #[test]
+    fn a_channel_that_is_always_wide_is_folded() {
+        let reason = decision(|_| 20.0);
+        assert!(reason.contains("folding beyond"), "{reason}");
+        assert!(reason.contains("do not come from"), "{reason}");
+    }
+
+    #[test]
+    fn a_channel_that_one_quarter_alone_shows_is_left_room() {
+        // Folded to what the other quarters have, it would be clipped at a tenth of its values.
+        let reason = decision(|sample| if sample % 4 == 2 { 20.0 } else { 2.0 });
+        assert!(reason.contains("no folding"), "{reason}");
+    }
+}

@@ -253,3 +253,66 @@ impl Rows<'_> {
         Ok(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::recipe::AttentionRecipe;
+    use crate::quant::observe::Watch;
+
+    /// Two heads of 6 queries and 32 keys, the second's scores `ratio` times as large.
+    fn stats(ratio: f32) -> Stats {
+        let one = |i: usize| ((i * 7919 % 1009) as f32 / 1009.0 - 0.6) * 9.0;
+        let x: Vec<f32> = (0..2 * 6 * 32).map(|i| one(i) * if i < 6 * 32 { 1.0 } else { ratio }).collect();
+        let mut s = Stats::new(Watch::Scores { by_head: true });
+        s.observe(&x, &[1, 2, 6, 32], 0).expect("finite");
+        s.finish();
+        s
+    }
+
+    fn recipe(text: &str) -> AttentionRecipe {
+        serde_yaml::from_str(&format!("{{ kind: lis, scores: weights, {text} }}")).expect("a recipe")
+    }
+
+    #[test]
+    fn heads_that_reach_differently_get_a_scale_each() {
+        let s = stats(30.0);
+        let (p, _, shared) = decide(&s, 1.0, &recipe("fine: [8]")).unwrap();
+        assert_eq!(p.axis(), None, "{shared}");
+        let (p, form, reason) = decide(&s, 1.0, &recipe("fine: [8], scale-by-head: true")).unwrap();
+        assert_eq!((p.axis(), p.zero(0)), (Some(-3), p.zero(1)));
+        assert!(p.scale(1) > 10.0 * p.scale(0), "{p:?}");
+        assert!(reason.contains("a scale a head"), "{reason}");
+        assert!(matches!(form, AttentionForm::Lis { spec } if spec.fine() == [8]));
+        // The weights of the narrow head gain, and both errors are of the same rows.
+        let rows = Rows::of(&s, 1.0);
+        let spec = LisSpec::default().with_fine(vec![8]).unwrap();
+        let whole = rows.error(&QParams::covering(Code::U8, s.range().0, s.range().1), Some(&spec)).unwrap();
+        let each = rows.error(&p, Some(&spec)).unwrap();
+        assert!(each[0] < whole[0] / 2.0, "{each:?} {whole:?}");
+    }
+
+    #[test]
+    fn bases_are_chosen_head_by_head_where_they_serve_better() {
+        // The first head's weights are nearly alike, which small ratios tell apart. In the second head one is large and the
+        // others, six octaves below it, come to as much together: five octaves in fifteen codes would lose them.
+        let r = |i: usize| (i * 7919 % 1009) as f32 / 1009.0;
+        let one = |i: usize| match (i < 6 * 32, i % 32) {
+            (true, _) => 1.5 * r(i),
+            (false, 0) => 0.0,
+            (false, _) => -3.9 - 0.4 * r(i),
+        };
+        let x: Vec<f32> = (0..2 * 6 * 32).map(one).collect();
+        let mut s = Stats::new(Watch::Scores { by_head: true });
+        s.observe(&x, &[1, 2, 6, 32], 0).expect("finite");
+        s.finish();
+        let (_, form, reason) = decide(&s, 1.0, &recipe("bases: ['2', sqrt2, cbrt2]")).unwrap();
+        let AttentionForm::Lis { spec } = form else { panic!("{reason}") };
+        assert_eq!(spec.bases().len(), 2, "{reason}");
+        assert!(spec.base_of(0) > spec.base_of(1), "{reason}");
+        assert!(reason.contains("steps an octave 3"), "{reason}");
+        // Half octaves are a family of their own, and the better family wins.
+        let (_, form, _) = decide(&s, 1.0, &recipe("bases: ['2'], fine: [0, 4, 8]")).unwrap();
+        assert!(matches!(form, AttentionForm::Lis { spec } if spec.bases().is_empty() && !spec.fine().is_empty()));
+    }
+}
