@@ -16,6 +16,7 @@ use crate::passes::fix_defaults::FixDefaults;
 use crate::passes::fold_close::FoldClose;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
+use crate::passes::quantize::equalise::Equalise;
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::integer_norm::IntegerNorm;
 use crate::passes::quantize::lower::codes_first::CodesFirst;
@@ -33,11 +34,13 @@ use crate::passes::{Numerics, Pass, PassError};
 use crate::pattern::{RuleSet, attentions};
 use crate::plan::planner::{self, PlanningError};
 use crate::plan::sites::{self, Sites};
-use crate::plan::{Form, PlanError, QuantPlan};
+use crate::plan::{Equalisation, Form, PlanError, QuantPlan};
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
 use crate::rewrite::{WidenError, has_narrow_floats, sweep, widen_floats};
 use crate::text::{Elide, print_model};
+
+use std::borrow::Cow;
 
 use indexmap::IndexMap;
 
@@ -286,7 +289,28 @@ pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe)
             PlanError::Read { path: recipe.name.clone(), message: "the recipe quantizes nothing".into() }.into()
         );
     };
-    Ok(planner::plan(&p.model, &p.sites, stats, q, &recipe.name, &p.fingerprint)?)
+    let g = &p.model.graph;
+    // Everything else is decided for the equalised model.
+    let equalisations = planner::equalise::decide(g, &p.sites, stats, q)?;
+    let stats = planner::equalise::divided(g, &p.sites, stats, &equalisations);
+    let e = equalised(p, &equalisations, &mut Journal::default())?;
+    let plan = planner::plan(&e.model, &e.sites, &stats, q, &recipe.name, &p.fingerprint)?;
+    Ok(QuantPlan { equalisations, ..plan })
+}
+
+/// The model with the plan's equalisations carried out, which is the same function of its inputs.
+fn equalised<'p>(
+    p: &'p Prepared,
+    equalisations: &[Equalisation],
+    journal: &mut Journal,
+) -> Result<Cow<'p, Prepared>, CompileError> {
+    if equalisations.is_empty() {
+        return Ok(Cow::Borrowed(p));
+    }
+    let mut e = p.clone();
+    run(&Equalise { equalisations, sites: &p.sites }, &mut e.model, journal)?;
+    e.sites = p.sites.reread(&e.model.graph);
+    Ok(Cow::Owned(e))
 }
 
 /// Carries a plan out.
@@ -296,8 +320,8 @@ pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Mo
             PlanError::Model { path: "plan".into(), plan: plan.model.clone(), model: p.fingerprint.clone() }.into()
         );
     }
-    let mut m = p.model.clone();
-    let sites = &p.sites;
+    let e = equalised(p, &plan.equalisations, journal)?;
+    let (mut m, sites) = (e.model.clone(), &e.sites);
     let passes: [&dyn Pass; 4] = [
         &FoldFactors { plan, sites },
         &QuantizeWeights { plan, sites },

@@ -254,6 +254,9 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     for f in &plan.folds {
         *report.decisions.entry(format!("{} folded", f.role.name())).or_default() += 1;
     }
+    for e in plan.equalisations.iter().filter(|e| !e.factors.is_empty()) {
+        *report.decisions.entry(format!("{} equalised", e.between.name())).or_default() += 1;
+    }
     deliver(&report, &a.report)
 }
 

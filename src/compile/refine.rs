@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CompileError, Prepared};
+use super::{CompileError, Journal, Prepared, equalised};
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Graph, Node, ValueId, validate};
@@ -79,6 +79,7 @@ pub fn refine(
     if recipe.rounding != Rounding::Gptq || fit.indices.is_empty() {
         return Ok(plan);
     }
+    let p = &*equalised(p, &plan.equalisations, &mut Journal::default()).map_err(Box::new)?;
     let jobs = jobs(p, &plan)?;
     let sums = sums(p, &plan, &jobs, fit, progress)?;
     let found: Vec<_> = jobs.par_iter().zip(&sums).map(|(j, s)| fitted(j, s, &p.model.graph, &plan, recipe)).collect();

@@ -3,6 +3,7 @@
 //! Calibration and the planner write it; the rewriting passes do what it says and decide nothing.
 
 pub(crate) mod apart;
+pub mod channel_map;
 mod channels;
 mod head_rows;
 mod hidden;
@@ -33,6 +34,9 @@ pub struct QuantPlan {
     /// Function-preserving changes of scale, made before anything is quantized.
     #[serde(default)]
     pub folds: Vec<Fold>,
+    /// The same between two layers with an attention between them; made before the folds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub equalisations: Vec<Equalisation>,
     #[serde(default)]
     pub activations: Vec<Activation>,
     /// Results of linear layers that go into a sum as they are, in the layer's own integer units, and are rounded with it.
@@ -64,6 +68,41 @@ pub struct Fold {
     #[serde(with = "numbers")]
     pub factors: Vec<f32>,
     pub reason: String,
+}
+
+/// Factors traded between two linear layers through an attention: output channels of one layer are divided, and the
+/// channels of the other layer that they meet multiplied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Equalisation {
+    pub between: Between,
+    /// Output of the layer whose channels are divided: of values or queries.
+    pub divided: String,
+    /// Output of the layer that is multiplied: its input channels for a projection, its output channels for keys.
+    pub multiplied: String,
+    /// One an output channel of the divided layer; none: both layers stay as they are.
+    #[serde(default, with = "numbers", skip_serializing_if = "Vec::is_empty")]
+    pub factors: Vec<f32>,
+    pub reason: String,
+}
+
+/// Which layers of an attention trade factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Between {
+    /// The layer of the values and the projection behind the attention.
+    ValuesProjection,
+    /// The layer of the queries and that of the keys.
+    QueriesKeys,
+}
+
+impl Between {
+    pub fn name(self) -> &'static str {
+        match self {
+            Between::ValuesProjection => "values-projection",
+            Between::QueriesKeys => "queries-keys",
+        }
+    }
 }
 
 /// A value that becomes codes.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
+use super::channels::channel_axis;
 use super::head_rows::{rows_read, values_before};
 use super::recipe::{Candidate, QuantRecipe};
 use super::scores::score_site;
@@ -20,6 +21,7 @@ use crate::quant::ptf::{self, Range};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::{Code, QParams};
 
+pub mod equalise;
 mod folds;
 mod outliers;
 mod scores;
@@ -48,7 +50,7 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
         let folded = recipe.folds.contains_key(&s.role);
         let by_token =
             recipe.candidates(s.role).iter().any(|c| matches!(c, Candidate::Ptf { rule, .. } if rule.normalised));
-        let watch = match by_token || folded {
+        let watch = match by_token || folded || equalise::wants(recipe, s.role) {
             // Where single tokens choose steps channel by channel, they are too few for that alone.
             true => Watch::Tokens {
                 axis: s.axis,
@@ -57,6 +59,10 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
             false => Watch::Channels { axis: s.axis },
         };
         w.insert(g.name_of(s.value).to_owned(), watch);
+    }
+    for (v, name) in equalise::watched(g, sites, recipe) {
+        let read = Read { tokens: tokens.clone(), alone: !mixed.contains(&v) };
+        w.insert(name.to_owned(), Watch::Tokens { axis: channel_axis(g, v), read });
     }
     for a in &sites.attentions {
         if let Ok(s) = score_site(g, a) {
@@ -169,6 +175,7 @@ pub fn plan(
         recipe: recipe_name.to_owned(),
         model: fingerprint.to_owned(),
         folds: Vec::new(),
+        equalisations: Vec::new(),
         activations: Vec::new(),
         sums: Vec::new(),
         constants: constants(g, sites, recipe),

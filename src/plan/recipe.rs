@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Form, Role, Rounding};
+use super::{Between, Form, Role, Rounding};
 use crate::quant::Code;
 use crate::quant::lis::{LisSpec, LogBase};
 use crate::quant::ptf::{PtfRule, Range};
@@ -21,6 +21,9 @@ pub struct QuantRecipe {
     /// Factors moved from a value into the weights behind it.
     #[serde(default)]
     pub folds: IndexMap<Role, FoldRecipe>,
+    /// Factors traded between layers through an attention.
+    #[serde(default, skip_serializing_if = "EqualiseRecipe::is_off")]
+    pub equalise: EqualiseRecipe,
     pub attention: AttentionRecipe,
     /// Shift the bias by the mean error that rounding the weights makes.
     #[serde(default)]
@@ -132,6 +135,41 @@ pub struct FoldRecipe {
 
 fn fold_floor() -> f64 {
     0.1
+}
+
+/// Which pairs of layers may trade factors through an attention; absent: none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct EqualiseRecipe {
+    /// The layer of the values and the projection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Strengths>,
+    /// The layers of queries and keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<Strengths>,
+}
+
+impl EqualiseRecipe {
+    pub fn is_off(&self) -> bool {
+        self.value.is_none() && self.query.is_none()
+    }
+
+    pub fn between(&self, which: Between) -> Option<&Strengths> {
+        match which {
+            Between::ValuesProjection => self.value.as_ref(),
+            Between::QueriesKeys => self.query.as_ref(),
+        }
+    }
+}
+
+/// Which factors are tried: `f[c] = (range[c] / median)^strength`. None at all is always tried as well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Strengths {
+    pub strengths: Vec<f64>,
+    /// No range counts as less than this share of the median: a dead channel must not explode the other layer's weights.
+    #[serde(default = "fold_floor")]
+    pub floor: f64,
 }
 
 /// How attention weights are made.

@@ -176,7 +176,7 @@ pub(crate) fn is_product(n: &Node) -> bool {
     n.op.is_onnx() && matches!(n.op.name.as_str(), "MatMul" | "Gemm" | "Conv" | "ConvTranspose")
 }
 
-fn is_whole_move(n: &Node) -> bool {
+pub(crate) fn is_whole_move(n: &Node) -> bool {
     n.op.is_onnx() && WHOLE_MOVES.contains(&n.op.name.as_str())
 }
 
@@ -262,6 +262,20 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
         }
     }
     Some(l)
+}
+
+impl Sites {
+    /// The same sites, with the weights and biases that the layers of `g` have now: for a model of the same nodes and
+    /// values in which a pass replaced constants.
+    pub fn reread(&self, g: &Graph) -> Sites {
+        let mut s = self.clone();
+        for l in &mut s.linears {
+            if let Some(now) = linear(g, l.node, &|v| is_const(g, v)) {
+                *l = now;
+            }
+        }
+        s
+    }
 }
 
 /// Finds every site of a canonical model (LayerNorm, GELU and attention recognised, constants folded).

@@ -4,6 +4,7 @@
 //! Nothing here decides what becomes of a model, nor runs one: the [planner](crate::plan::planner) asks, the passes that
 //! quantize carry out. Only [`lis`] knows how to write itself into a graph.
 
+mod divided;
 pub mod gptq;
 pub mod hist;
 pub mod kernel;

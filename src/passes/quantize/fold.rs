@@ -112,7 +112,7 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
 }
 
 /// The tensor with index `c` along `axis` multiplied by `f(c)`, in f32.
-fn scaled(t: &Tensor, axis: usize, f: impl Fn(usize) -> f32) -> Option<Tensor> {
+pub(super) fn scaled(t: &Tensor, axis: usize, f: impl Fn(usize) -> f32) -> Option<Tensor> {
     let data = t.to_f32s()?;
     let n = *t.dims.get(axis)? as usize;
     let inner: usize = t.dims[axis + 1..].iter().map(|d| *d as usize).product();

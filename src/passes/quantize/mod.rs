@@ -1,11 +1,12 @@
 //! The passes that carry out a [`QuantPlan`](crate::plan::QuantPlan). They contain no heuristics: every number they use
 //! is in the plan, in the weights, or follows from both.
 //!
-//! Order: [`fold`] (function-preserving), [`weights`], [`attention`], [`activations`]; then [`lower`] where the plan
+//! Order: [`equalise`] and [`fold`] (function-preserving), [`weights`], [`attention`], [`activations`]; then [`lower`] where the plan
 //! asks for integer form.
 
 pub mod activations;
 pub mod attention;
+pub mod equalise;
 pub mod fold;
 pub mod integer_norm;
 pub mod lower;

@@ -1,0 +1,410 @@
+//! How unequal channels of values, queries and keys are shared out between the two layers that make or read them.
+//!
+//! Codes of these values have one scale a tensor, which its widest channel sets. A factor `f[c]` between two layers costs
+//! no operator (`passes::quantize::equalise`), so every way to choose factors is judged by the squared error to expect
+//! where the values are consumed, and the least one taken, none at all among them:
+//!
+//! * values and projection, for each token at the projection's output, `W` its weights, `s` the steps of codes, `e(s)`
+//!   the mean squared error of rounding and clipping at that step,
+//!
+//!   `sum_c |W[c]|^2 (d e(f[c] s_v) + e(f[c] s_a)) + sum_o r[o]^2 / 12 sum_c var(a[c]) / f[c]^2`
+//!
+//!   with `d` the mean of the sum of squared attention weights, by which rounding errors of single tokens average out,
+//!   `a` the attention's output and `r[o]` the step of the projection's weights for output `o`, which hold `f[c] W[c]`;
+//! * queries and keys, for each score: `sum_c e(f[c] s_q) var(k[c]) + e(s_k / f[c]) E[q[c]^2]`. What an error of the query
+//!   adds to all keys alike, Softmax does not see: hence the variance.
+//!
+//! Weights that are divided by output channel have a step for each and lose nothing. As with [folds](super::folds), ranges
+//! come from three quarters of the samples and errors are counted on the fourth, four times, where tokens were counted.
+//!
+//! Source: cross-layer equalization (Nagel et al., arXiv 1906.04721); the measure is the project's own.
+
+use std::borrow::Cow;
+
+use indexmap::IndexMap;
+use rayon::prelude::*;
+
+use super::{Matrix, PlanningError, db};
+use crate::ir::{Graph, ValueId};
+use crate::plan::channel_map::{Pair, pairs};
+use crate::plan::recipe::{Candidate, QuantRecipe, Strengths};
+use crate::plan::scores::score_site;
+use crate::plan::sites::{Sites, trace_back};
+use crate::plan::{Between, Equalisation, Role};
+use crate::quant::Code;
+use crate::quant::hist::{Hist, Moments};
+use crate::quant::observe::{HIDDEN_BELOW, Stats};
+use crate::quant::ptf::{self, Range};
+use crate::quant::qparams::SCALE_FLOOR;
+
+/// One way to choose factors: by the ranges of which side's channels, and how far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    None,
+    /// Of what the first layer makes.
+    First(f64),
+    /// Of what meets it: the attention's output, or keys.
+    Second(f64),
+    /// Of both by halves.
+    Both(f64),
+}
+
+impl Way {
+    fn name(self, between: Between) -> String {
+        let (first, second) = match between {
+            Between::ValuesProjection => ("values", "attention outputs"),
+            Between::QueriesKeys => ("queries", "keys"),
+        };
+        match self {
+            Way::None => "no equalisation".into(),
+            Way::First(a) => format!("strength {a} by the ranges of {first}"),
+            Way::Second(a) => format!("strength {a} by the ranges of {second}"),
+            Way::Both(a) => format!("strength {a} by the ranges of {first} and {second}"),
+        }
+    }
+
+    /// Factors from the ranges of both sides, those of the second by the channel of the first that they meet.
+    fn factors(self, sides: [&[(f32, f32)]; 2], between: Between, rule: &Strengths) -> Vec<f32> {
+        let [first, second] = sides.map(|r| shares(r, rule.floor));
+        // What is multiplied narrows where its factor is small.
+        let turned = if between == Between::QueriesKeys { -1.0 } else { 1.0 };
+        let one = |(a, b): (&f64, &f64)| match self {
+            Way::None => 1.0,
+            Way::First(s) => a.powf(s),
+            Way::Second(s) => b.powf(turned * s),
+            Way::Both(s) => (a * b.powf(turned)).powf(s / 2.0),
+        };
+        first.iter().zip(&second).map(|p| one(p) as f32).collect()
+    }
+}
+
+/// Widths of ranges as shares of their median, and no less than `floor`.
+fn shares(ranges: &[(f32, f32)], floor: f64) -> Vec<f64> {
+    let wide: Vec<f64> = ranges.iter().map(|(a, b)| f64::from(b - a)).collect();
+    let mut sorted = wide.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(1.0).max(SCALE_FLOOR.into());
+    wide.iter().map(|w| (w / median).max(floor)).collect()
+}
+
+/// One of the two values of a pair: what ranges come from, what errors are counted on, and how codes may be made.
+struct Side {
+    /// For each trial.
+    ranges: Vec<Vec<(f32, f32)>>,
+    judged: Vec<Vec<Moments>>,
+    /// All samples.
+    stats: Stats,
+    /// None: it stays in float.
+    codes: Vec<(Code, Range)>,
+}
+
+impl Side {
+    /// Channel `c` of the side is channel `order[c]` of the statistics.
+    fn of(st: &Stats, order: &[usize], role: Role, recipe: &QuantRecipe) -> Side {
+        let ordered =
+            |s: &Stats| Stats { channels: order.iter().map(|c| s.channels[*c].clone()).collect(), ..s.clone() };
+        let st = ordered(st);
+        let mut trials = st.trials();
+        if trials.is_empty() {
+            trials.push((st.clone(), st.clone()));
+        }
+        let ranges = |s: &Stats| (0..order.len()).map(|c| s.channel_range(c)).collect();
+        let judged = |s: &Stats| s.channels.iter().map(|c| c.moments()).collect();
+        let affine = |c: &Candidate| match *c {
+            Candidate::Affine { code, range } => Some((code, range)),
+            _ => None,
+        };
+        let attention = matches!(role, Role::Value | Role::Query | Role::Key);
+        let float = recipe.keep_float.contains(&role) || (recipe.linear_only && attention);
+        let mut codes: Vec<_> = recipe.candidates(role).iter().filter_map(affine).collect();
+        if codes.is_empty() {
+            codes.push((Code::U8, Range::Mse));
+        }
+        codes.retain(|_| !float);
+        Side {
+            ranges: trials.iter().map(|(fit, _)| ranges(fit)).collect(),
+            judged: trials.iter().map(|(_, judge)| judged(judge)).collect(),
+            stats: st,
+            codes,
+        }
+    }
+
+    /// Ranges from all samples.
+    fn all(&self) -> Vec<(f32, f32)> {
+        (0..self.stats.channels.len()).map(|c| self.stats.channel_range(c)).collect()
+    }
+
+    /// What a range of least error is searched on: all channels divided by their factors, in bins, because there are many
+    /// ways to try and `Stats::pooled` sorts.
+    fn pooled(&self, factors: &[f32]) -> Moments {
+        let all = || self.stats.channels.iter().zip(factors).filter(|(c, _)| c.min <= c.max);
+        let (lo, hi) = all().fold((0f32, 0f32), |(a, b), (c, f)| (a.min(c.min / f), b.max(c.max / f)));
+        let mut h = Hist::<512>::default();
+        h.prepare(lo, hi);
+        let inv = h.inverse_width();
+        for (c, f) in all() {
+            c.hist.bins().for_each(|(x, n)| h.count_times(inv, (x as f32).clamp(c.min, c.max) / f, n));
+        }
+        Moments::new(&h)
+    }
+
+    /// The least mean error over all trials of any code, in units of the undivided value, channel `c` of trial `t`
+    /// counted `weight(t, c)` times.
+    fn error(&self, factors: &[Vec<f32>], weight: impl Fn(usize, usize) -> f64) -> f64 {
+        let each = |&(code, range): &(Code, Range)| -> f64 {
+            let trial = |(t, f): (usize, &Vec<f32>)| -> f64 {
+                let ends = |(a, b): (f32, f32), ((l, h), f): (&(f32, f32), &f32)| (a.min(l / f), b.max(h / f));
+                let seen = self.ranges[t].iter().zip(f).fold((0f32, 0f32), ends);
+                let pooled = match range {
+                    Range::MinMax | Range::Headroom(_) => Moments::default(),
+                    Range::Percentile(_) | Range::Mse => self.pooled(f),
+                };
+                let p = ptf::affine_of(code, &pooled, seen, range);
+                let ((lo, hi), step) = (p.reach(0), f64::from(p.scale(0)));
+                let one = |(c, m): (usize, &Moments)| {
+                    let k = f64::from(f[c]);
+                    let e = m.error(f64::from(lo) * k, f64::from(hi) * k, step * k);
+                    weight(t, c) * e / m.total().max(f64::MIN_POSITIVE)
+                };
+                self.judged[t].iter().enumerate().map(one).sum()
+            };
+            factors.iter().enumerate().map(trial).sum()
+        };
+        self.codes.iter().map(each).min_by(f64::total_cmp).unwrap_or(0.0)
+    }
+}
+
+fn mean_square(m: &Moments) -> f64 {
+    m.power() / m.total().max(f64::MIN_POSITIVE)
+}
+
+fn variance(m: &Moments) -> f64 {
+    m.variance() / m.total().max(f64::MIN_POSITIVE)
+}
+
+/// What calibration must watch for these decisions beside the sites: by the last layer's input, which holds the
+/// attention's output with its channels as the layer reads them.
+pub fn watched<'g>(g: &'g Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<(ValueId, &'g str)> {
+    if recipe.equalise.value.is_none() {
+        return Vec::new();
+    }
+    let of_values = |p: &Pair| p.between == Between::ValuesProjection;
+    let input = |p: &Pair| sites.linears[p.second].x;
+    pairs(g, sites).iter().filter(|p| of_values(p)).map(input).map(|v| (v, g.name_of(v))).collect()
+}
+
+/// True if the recipe equalises values of this role, so that their tokens are to be counted.
+pub fn wants(recipe: &QuantRecipe, role: Role) -> bool {
+    match role {
+        Role::Value => recipe.equalise.value.is_some(),
+        Role::Query | Role::Key => recipe.equalise.query.is_some(),
+        _ => false,
+    }
+}
+
+/// Decides on every pair of layers the recipe speaks of.
+///
+/// # Errors
+/// If the statistics lack a value.
+pub fn decide(
+    g: &Graph,
+    sites: &Sites,
+    stats: &IndexMap<String, Stats>,
+    recipe: &QuantRecipe,
+) -> Result<Vec<Equalisation>, PlanningError> {
+    if recipe.equalise.is_off() {
+        return Ok(Vec::new());
+    }
+    let one = |p: &Pair| match recipe.equalise.between(p.between) {
+        Some(rule) => one(g, sites, stats, recipe, p, rule),
+        None => Ok(None),
+    };
+    let found: Vec<_> = pairs(g, sites).par_iter().map(one).collect();
+    Ok(found.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// The error to expect with the factors of each trial.
+type Expected<'a> = Box<dyn Fn(&[Vec<f32>]) -> f64 + 'a>;
+
+/// The values of a pair whose codes its factors change, as layers write or read them.
+fn values(g: &Graph, sites: &Sites, p: &Pair) -> [String; 2] {
+    let (first, second) = (&sites.linears[p.first], &sites.linears[p.second]);
+    let met = match p.between {
+        Between::ValuesProjection => second.x,
+        Between::QueriesKeys => second.out,
+    };
+    [first.out, met].map(|v| g.name_of(v).to_owned())
+}
+
+fn one(
+    g: &Graph,
+    sites: &Sites,
+    stats: &IndexMap<String, Stats>,
+    recipe: &QuantRecipe,
+    pair: &Pair,
+    rule: &Strengths,
+) -> Result<Option<Equalisation>, PlanningError> {
+    let roles = match pair.between {
+        Between::ValuesProjection => [Role::Value, Role::AttentionOutput],
+        Between::QueriesKeys => [Role::Query, Role::Key],
+    };
+    let names = values(g, sites, pair);
+    let n = pair.to.len();
+    let straight: Vec<usize> = (0..n).collect();
+    let mut sides = Vec::new();
+    for ((name, role), order) in names.iter().zip(roles).zip([&straight, &pair.to]) {
+        let st = stats.get(name).ok_or_else(|| PlanningError::Missing { value: name.clone(), role: role.name() })?;
+        // Channels along another axis than the layer's, or a value that calibration never reached.
+        if st.channels.len() != n {
+            return Ok(None);
+        }
+        sides.push(Side::of(st, order, role, recipe));
+    }
+    let [first, second] = &sides[..] else { return Ok(None) };
+    if first.judged.len() != second.judged.len() {
+        return Ok(None);
+    }
+    let trials = first.judged.len();
+    let projection = match pair.between {
+        Between::ValuesProjection => Some(Projection::of(g, sites, stats, pair)),
+        Between::QueriesKeys => None,
+    };
+    let Some(projection) = projection.map_or(Some(None), |p| p.map(Some)) else { return Ok(None) };
+    let mut ways = vec![Way::None];
+    for s in rule.strengths.iter().filter(|s| **s != 0.0) {
+        ways.extend([Way::First(*s), Way::Second(*s), Way::Both(*s)]);
+    }
+    let (signal, expected): (f64, Expected<'_>) = match &projection {
+        Some(p) => {
+            let read = |m: &[Moments]| m.iter().zip(&p.power).map(|(m, w)| mean_square(m) * w).sum::<f64>();
+            let signal = second.judged.iter().map(|m| read(m)).sum();
+            let expected = |f: &[Vec<f32>]| {
+                let weights: f64 = (0..trials).map(|t| p.rounding(&f[t], &second.judged[t], recipe)).sum();
+                let values = first.error(f, |_, c| p.power[c] * p.damp);
+                values + second.error(f, |_, c| p.power[c]) + weights
+            };
+            (signal, Box::new(expected))
+        }
+        None => {
+            let score = |t: usize, c: usize| mean_square(&first.judged[t][c]) * variance(&second.judged[t][c]);
+            let signal = (0..trials).map(|t| (0..n).map(|c| score(t, c)).sum::<f64>()).sum();
+            let expected = |f: &[Vec<f32>]| {
+                let inverse: Vec<Vec<f32>> = f.iter().map(|f| f.iter().map(|f| 1.0 / f).collect()).collect();
+                first.error(f, |t, c| variance(&second.judged[t][c]))
+                    + second.error(&inverse, |t, c| mean_square(&first.judged[t][c]))
+            };
+            (signal, Box::new(expected))
+        }
+    };
+    let mut errors = Vec::new();
+    for way in ways {
+        let factors: Vec<Vec<f32>> =
+            (0..trials).map(|t| way.factors([&first.ranges[t], &second.ranges[t]], pair.between, rule)).collect();
+        errors.push((expected(&factors), way));
+    }
+    let none = errors[0].0;
+    let (least, way) = errors.into_iter().reduce(|a, b| if b.0 < a.0 { b } else { a }).expect("no equalisation is one");
+    let mut factors = way.factors([&first.all(), &second.all()], pair.between, rule);
+    if factors.iter().all(|f| *f == 1.0) {
+        factors.clear();
+    }
+    let place = match pair.between {
+        Between::ValuesProjection => "the projection's output",
+        Between::QueriesKeys => "the scores",
+    };
+    let unseen = if trials > 1 { " on samples that ranges do not come from" } else { "" };
+    let without = if factors.is_empty() { String::new() } else { format!(", {} without", db(signal, none)) };
+    Ok(Some(Equalisation {
+        between: pair.between,
+        divided: names[0].clone(),
+        multiplied: g.name_of(sites.linears[pair.second].out).to_owned(),
+        factors,
+        reason: format!("{}: {} at {place}{unseen}{without}", way.name(pair.between), db(signal, least)),
+    }))
+}
+
+/// What the projection makes of errors, by channel of the values.
+struct Projection<'g> {
+    matrix: Matrix<'g>,
+    to: &'g [usize],
+    power: Vec<f64>,
+    damp: f64,
+}
+
+impl<'g> Projection<'g> {
+    fn of(g: &'g Graph, sites: &Sites, stats: &IndexMap<String, Stats>, pair: &'g Pair) -> Option<Projection<'g>> {
+        let matrix = Matrix::of(g, &sites.linears[pair.second])?;
+        let power = matrix.in_power();
+        let a = &sites.attentions[pair.attention];
+        let damp = score_site(g, a).ok().and_then(|s| squared_weights(stats.get(g.name_of(s.value))?, s.factor));
+        Some(Projection {
+            power: pair.to.iter().map(|c| power[*c]).collect(),
+            matrix,
+            to: &pair.to,
+            damp: damp.unwrap_or(1.0),
+        })
+    }
+
+    /// The error of rounding weights that hold the factors. It meets what the input varies by, or all of the input
+    /// where no bias makes up for its mean.
+    fn rounding(&self, factors: &[f32], read: &[Moments], recipe: &QuantRecipe) -> f64 {
+        let (_, top) = recipe.weights.code.range();
+        let spread = |m: &Moments| if recipe.bias_correction { variance(m) } else { mean_square(m) };
+        let input: f64 = read.iter().zip(factors).map(|(m, f)| spread(m) / f64::from(*f).powi(2)).sum();
+        let mut met = vec![1.0; factors.len()];
+        self.to.iter().zip(factors).for_each(|(t, f)| met[*t] = f64::from(*f));
+        let reach = self.matrix.out_reach(|i| met[i]);
+        reach.iter().map(|r| (r / f64::from(top)).powi(2) / 12.0 * self.matrix.inner as f64).sum::<f64>() * input
+    }
+}
+
+/// Mean over rows of the sum of squared attention weights, from the rows that calibration kept: what is left of
+/// independent errors in the values.
+fn squared_weights(scores: &Stats, factor: f32) -> Option<f64> {
+    let one = |row: &[f32]| {
+        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let p: Vec<f64> =
+            row.iter().map(|x| if *x <= HIDDEN_BELOW { 0.0 } else { f64::from((x - top) * factor).exp() }).collect();
+        let sum: f64 = p.iter().sum();
+        p.iter().map(|p| (p / sum).powi(2)).sum::<f64>()
+    };
+    let n = scores.rows.len();
+    let total: f64 = scores.rows.iter().map(|r| one(&r.values)).sum();
+    (n > 0 && total.is_finite()).then(|| total / n as f64)
+}
+
+/// The statistics of the equalised model, from those of the model itself. The codes of an attention's output are made in
+/// front of its moves, where channels of different heads share places: there, they are those of the layer's input.
+pub fn divided<'s>(
+    g: &Graph,
+    sites: &Sites,
+    stats: &'s IndexMap<String, Stats>,
+    equalisations: &[Equalisation],
+) -> Cow<'s, IndexMap<String, Stats>> {
+    let mut out = Cow::Borrowed(stats);
+    if equalisations.iter().all(|e| e.factors.is_empty()) {
+        return out;
+    }
+    for p in pairs(g, sites) {
+        let [first, second] = values(g, sites, &p);
+        let found = |e: &&Equalisation| e.between == p.between && e.divided == first && !e.factors.is_empty();
+        let Some(e) = equalisations.iter().find(found) else { continue };
+        let mut met = vec![1.0; e.factors.len()];
+        for (t, f) in p.to.iter().zip(&e.factors) {
+            met[*t] = if p.between == Between::QueriesKeys { 1.0 / f } else { *f };
+        }
+        let (Some(a), Some(b)) = (stats.get(&first), stats.get(&second)) else { continue };
+        let (a, b) = (a.divided(&e.factors), b.divided(&met));
+        let out = out.to_mut();
+        if p.between == Between::ValuesProjection {
+            out.insert(g.name_of(trace_back(g, sites.linears[p.second].x)).to_owned(), b.clone());
+        }
+        out.insert(first, a);
+        out.insert(second, b);
+    }
+    out
+}
+
+#[cfg(test)]
+#[path = "equalise_tests.rs"]
+mod tests;
