@@ -233,7 +233,12 @@ impl Product {
             (None, _) => self.q.as_ref().map_or(1, |q| q.scales.len()),
         };
         // A channel of a Conv has as many axes behind it as its kernel has, a head has queries and keys.
-        let spatial = vec![1i64; self.weight.as_ref().map_or(2, |t| t.dims.len().saturating_sub(2))];
+        let behind = match (&self.weight, self.conv) {
+            (Some(t), true) => t.dims.len().saturating_sub(2),
+            (Some(_), false) => 0,
+            (None, _) => 2,
+        };
+        let spatial = vec![1i64; behind];
         let wide = |v: &[f32]| -> Tensor {
             let mut t = factors(v);
             if !t.dims.is_empty() {
