@@ -1,6 +1,6 @@
 //! The statistics file: what calibration saw, to be used again or joined with other shards.
 //!
-//! Layout: 8 bytes `FQVSTAT3`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
+//! Layout: 8 bytes `FQVSTAT4`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::run::{CalibrateError, merge};
 use crate::file::{self, WriteError};
 use crate::quant::observe::Stats;
 
-const MAGIC: &[u8; 8] = b"FQVSTAT3";
+const MAGIC: &[u8; 8] = b"FQVSTAT4";
 
 /// Statistics with where they come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,8 +2,10 @@
 //! [`apply`](super::apply) that looks at data again.
 //!
 //! The float model runs over the calibration samples. Each linear layer's input is taken through the codes that the plan
-//! gives it, and the least-squares problem of [`gptq`] is to reproduce the layer's float output from them. What comes
-//! out, codes and a bias, is written into the plan, so that carrying a plan out needs no data.
+//! gives it, and the least-squares problem of [`gptq`] is to reproduce the layer's float output from them. Rows count as
+//! tokens do in calibration: by the inverse of their variance, and those that the outputs read as much as all others. A few
+//! tokens with massive channels would otherwise decide every code. What comes out, codes and a bias, is written into the
+//! plan, so that carrying a plan out needs no data.
 //!
 //! Errors from further up are left out on purpose: a layer that corrects what another will have corrected as well
 //! overshoots, and measured so by dB.
@@ -17,13 +19,15 @@ use crate::ir::{Graph, Node, ValueId, validate};
 use crate::passes::Pass;
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::weights::least_scale;
+use crate::plan::head_rows::read_tokens;
 use crate::plan::recipe::WeightRecipe;
 use crate::plan::sites::{Linear, trace_back};
-use crate::plan::{QuantPlan, Rounding, StoredWeight};
+use crate::plan::{Fold, QuantPlan, Rounding, StoredWeight};
 use crate::quant::QParams;
 use crate::quant::gptq::{self, Normal, Search};
 use crate::quant::kernel::{dequantize, quantize};
 use crate::quant::qparams::SCALE_FLOOR;
+use crate::quant::tokens::{Read, row_weights};
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
 
 use rayon::prelude::*;
@@ -49,6 +53,8 @@ pub struct FitData<'d> {
     pub threads: usize,
 }
 
+/// What sums may take of memory at once.
+const SUMS_AT_ONCE: usize = 1 << 30;
 /// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
 const DAMP: f64 = 0.001;
 
@@ -80,27 +86,56 @@ pub fn refine(
         return Ok(plan);
     }
     let p = &*equalised(p, &plan.equalisations, &mut Journal::default()).map_err(Box::new)?;
-    let jobs = jobs(p, &plan)?;
-    let sums = sums(p, &plan, &jobs, fit, progress)?;
-    let found: Vec<_> = jobs.par_iter().zip(&sums).map(|(j, s)| fitted(j, s, &p.model.graph, &plan, recipe)).collect();
-    for (j, f) in jobs.iter().zip(found) {
-        if let Some((stored, correction, reason)) = f {
-            let l = &mut plan.layers[j.at];
-            l.rounding = Rounding::Gptq;
-            l.stored = Some(stored);
-            l.correction = correction;
-            l.reason = reason;
+    // A refit is judged on samples that it does not come from.
+    let parts = if recipe.refit.is_some() { 2 } else { 1 };
+    let runs = runs(p, &plan, parts, SUMS_AT_ONCE);
+    for (i, layers) in runs.iter().enumerate() {
+        let jobs = jobs(p, &plan, layers)?;
+        let done = |n: usize| progress((i * fit.indices.len() + n) / runs.len());
+        let sums = sums(p, &plan, &jobs, parts, fit, &done)?;
+        let g = &p.model.graph;
+        let found: Vec<_> = jobs.par_iter().zip(&sums).map(|(j, s)| fitted(j, s, g, &plan, recipe)).collect();
+        for (at, f) in jobs.iter().map(|j| j.at).zip(found) {
+            if let Some((stored, correction, reason)) = f {
+                let l = &mut plan.layers[at];
+                l.rounding = Rounding::Gptq;
+                l.stored = Some(stored);
+                l.correction = correction;
+                l.reason = reason;
+            }
         }
     }
     Ok(plan)
 }
 
-fn jobs<'p>(p: &'p Prepared, plan: &QuantPlan) -> Result<Vec<Job<'p>>, RefineError> {
+/// Places of the layers in the plan, in parts whose sums take about `most` bytes: each part is a run over the data.
+fn runs(p: &Prepared, plan: &QuantPlan, parts: usize, most: usize) -> Vec<Vec<usize>> {
+    let g = &p.model.graph;
+    let mut out: Vec<Vec<usize>> = Vec::new();
+    let mut held = most;
+    for (at, layer) in plan.layers.iter().enumerate() {
+        let Some(l) = p.sites.linears.iter().find(|l| g.name_of(l.out) == layer.output) else { continue };
+        let Some(w) = g.constant(l.weight) else { continue };
+        let outs = w.dims[l.out_axis] as usize;
+        let ins = w.len() / outs.max(1);
+        let bytes = parts * ins * (ins + outs) * size_of::<f64>();
+        if held + bytes > most {
+            out.push(Vec::new());
+            held = 0;
+        }
+        held += bytes;
+        out.last_mut().expect("one was just begun").push(at);
+    }
+    out
+}
+
+fn jobs<'p>(p: &'p Prepared, plan: &QuantPlan, layers: &[usize]) -> Result<Vec<Job<'p>>, RefineError> {
     let mut folded = p.model.clone();
     FoldFactors { plan, sites: &p.sites }.run(&mut folded).map_err(|e| Box::new(CompileError::from(e)))?;
     let g = &p.model.graph;
     let mut out = Vec::new();
-    for (at, layer) in plan.layers.iter().enumerate() {
+    for at in layers {
+        let (at, layer) = (*at, &plan.layers[*at]);
         let Some(linear) = p.sites.linears.iter().find(|l| g.name_of(l.out) == layer.output) else { continue };
         let node = folded.graph.node(linear.node);
         let Some(t) = node.input(1).and_then(|w| folded.graph.constant(w)) else { continue };
@@ -115,7 +150,7 @@ fn jobs<'p>(p: &'p Prepared, plan: &QuantPlan) -> Result<Vec<Job<'p>>, RefineErr
         let outs = t.dims[linear.out_axis] as usize;
         let ins = data.len() / outs.max(1);
         let w = (0..outs * ins).map(|i| data[place(linear, i / ins, i % ins, outs, ins)] as f64).collect();
-        let bias = linear.bias.as_ref().and_then(|b| g.constant(b.value)?.to_f32s());
+        let bias = linear.bias_now(&folded.graph).and_then(|(_, _, b)| folded.graph.constant(b)?.to_f32s());
         let bias = bias.map_or(vec![0.0; outs], |b| b.into_owned());
         out.push(Job { at, linear, w, outs, ins, bias, unfold });
     }
@@ -129,17 +164,20 @@ fn place(l: &Linear, o: usize, i: usize, outs: usize, ins: usize) -> usize {
 
 fn fitted(
     job: &Job<'_>,
-    sums: &[Normal; 2],
+    sums: &[Normal],
     g: &Graph,
     plan: &QuantPlan,
     recipe: &WeightRecipe,
 ) -> Option<(StoredWeight, Vec<f32>, String)> {
     let layer = &plan.layers[job.at];
-    let (v, share) = match recipe.refit {
-        Some(ridge) => gptq::refit(sums, &job.w, ridge),
-        None => (job.w.clone(), 0.0),
+    let (v, share, c) = match (recipe.refit, sums) {
+        (Some(ridge), [a, b]) => {
+            let (v, share) = gptq::refit([a, b], &job.w, ridge);
+            (v, share, a.plus(b).centred())
+        }
+        (_, [a, ..]) => (job.w.clone(), 0.0, a.centred()),
+        _ => return None,
     };
-    let c = sums[0].plus(&sums[1]).centred();
     let n = job.ins;
     let bias =
         |w: &dyn Fn(usize) -> f64, o: usize| c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>();
@@ -160,8 +198,7 @@ fn fitted(
     let back: Vec<f64> = r.codes.iter().enumerate().map(|(i, q)| *q as f64 * r.scales[i / n] as f64).collect();
     let power: f64 = c.yy.iter().sum();
     let db = |w: &[f64]| 10.0 * (power / c.error(w).max(1e-300)).log10();
-    let rows = (sums[0].rows() + sums[1].rows()).round();
-    let mut reason = format!("{:?}: {:.1} dB at its output on {rows} rows", layer.weight, db(&back)).to_lowercase();
+    let mut reason = format!("{:?}: {:.1} dB at its output", layer.weight, db(&back)).to_lowercase();
     if recipe.refit.is_some() {
         let percent = share * 100.0;
         reason += &format!("; before rounding {:.1} dB, {:.1} with {percent:.0} % of a refit", db(&job.w), db(&v));
@@ -169,14 +206,15 @@ fn fitted(
     Some((StoredWeight { scales: r.scales, codes }, correction, reason))
 }
 
-/// For each job, sums over the even and the odd samples.
+/// For each job, sums over all samples, or with two parts over the even and the odd ones.
 fn sums(
     p: &Prepared,
     plan: &QuantPlan,
     jobs: &[Job<'_>],
+    parts: usize,
     fit: FitData<'_>,
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<Vec<[Normal; 2]>, RefineError> {
+) -> Result<Vec<Vec<Normal>>, RefineError> {
     let g = &p.model.graph;
     let mut taps: Vec<String> = Vec::new();
     for v in jobs.iter().flat_map(|j| [j.linear.x, j.linear.out]).filter(|v| g.producer(*v).is_some()) {
@@ -184,13 +222,13 @@ fn sums(
             taps.push(g.name_of(v).to_owned());
         }
     }
+    let read = Read { tokens: read_tokens(g, &p.sites), alone: false };
     let codes: Vec<InputCodes<'_>> = jobs.iter().map(|j| InputCodes::of(g, plan, j.linear)).collect();
     let shapes = open_shapes(g, &fit.data.sample(fit.indices[0])?.inputs);
     let options = SessionOptions { batch: fit.data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
     let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
     let session = Session::of(valid, &options)?;
-    let mut all: Vec<[Normal; 2]> =
-        jobs.iter().map(|j| [Normal::new(j.ins, j.outs), Normal::new(j.ins, j.outs)]).collect();
+    let mut all: Vec<Vec<Normal>> = jobs.iter().map(|j| vec![Normal::new(j.ins, j.outs); parts]).collect();
     fold_samples(
         fit.indices.len(),
         fit.threads,
@@ -208,13 +246,14 @@ fn sums(
             all.par_iter_mut().zip(jobs).zip(&codes).for_each(|((sums, j), codes)| {
                 let of = |v: ValueId| values.get(g.name_of(v));
                 let (Some(x), Some(y)) = (of(j.linear.x), of(j.linear.out)) else { return };
-                let read = codes.through(&x.f32s());
+                let coded = codes.through(&x.f32s(), x.dims(), j.linear.is_conv);
                 let (xs, ys) = match &j.unfold {
-                    Some(u) => (u.columns(&read, x.dims()), channels_last(&y.f32s(), y.dims())),
-                    None => (read, y.f32s().into_owned()),
+                    Some(u) => (u.columns(&coded, x.dims()), channels_last(&y.f32s(), y.dims())),
+                    None => (coded, y.f32s().into_owned()),
                 };
                 if xs.len() / j.ins == ys.len() / j.outs {
-                    sums[i % 2].add(&xs, &ys);
+                    let rows = if j.linear.is_conv { 0 } else { y.dims().iter().rev().nth(1).copied().unwrap_or(0) };
+                    sums[i % parts].add(&xs, &ys, &row_weights(&ys, j.outs, rows, &read));
                 }
             });
             progress(i + 1);
@@ -226,7 +265,7 @@ fn sums(
 
 /// What stands between a float value and the layer that reads it: the fold's factors, and the codes.
 struct InputCodes<'p> {
-    factors: Option<&'p [f32]>,
+    fold: Option<&'p Fold>,
     params: Option<&'p QParams>,
 }
 
@@ -234,16 +273,20 @@ impl<'p> InputCodes<'p> {
     fn of(g: &Graph, plan: &'p QuantPlan, l: &Linear) -> InputCodes<'p> {
         let name = g.name_of(trace_back(g, l.x));
         InputCodes {
-            factors: plan.folds.iter().find(|f| f.value == name).map(|f| f.factors.as_slice()),
+            fold: plan.folds.iter().find(|f| f.value == name),
             params: plan.activation(name, true).map(|a| &a.params).filter(|p| p.axis().is_none()),
         }
     }
 
-    /// What the layer reads for the float value `x`, channels last where there is a fold.
-    fn through(&self, x: &[f32]) -> Vec<f32> {
+    /// What the layer reads for the float value `x` of shape `dims`; `conv`: channels are the second axis, not the last.
+    fn through(&self, x: &[f32], dims: &[usize], conv: bool) -> Vec<f32> {
         let mut v = x.to_vec();
-        if let Some(f) = self.factors {
-            v.chunks_mut(f.len()).for_each(|row| row.iter_mut().zip(f).for_each(|(v, f)| *v /= f));
+        if let Some(f) = self.fold {
+            let inner: usize = if conv { dims.iter().skip(2).product() } else { 1 };
+            for (r, run) in v.chunks_mut(inner.max(1)).enumerate() {
+                let c = r % f.factors.len();
+                run.iter_mut().for_each(|v| *v = (*v - f.offset(c)) / f.factors[c]);
+            }
         }
         if let Some(p) = self.params {
             let ((lo, hi), s, z) = (p.code().range(), p.scale(0), p.zero(0));

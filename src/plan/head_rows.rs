@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::sites::Sites;
 use crate::ir::{Graph, Node, NodeId, ValueId};
 
 /// More rows than these are not a choice of special tokens.
@@ -30,6 +31,11 @@ pub fn rows_read(g: &Graph, mixing: &BTreeSet<NodeId>) -> Vec<i64> {
         }
     }
     rows.into_iter().collect()
+}
+
+/// [`rows_read`], with the attentions of a model as what mixes tokens.
+pub fn read_tokens(g: &Graph, sites: &Sites) -> Vec<i64> {
+    rows_read(g, &sites.attentions.iter().map(|a| a.weighted).collect())
 }
 
 /// Values that some of the nodes `mixing` tokens depend on: an error in any of their tokens reaches others.

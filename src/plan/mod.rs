@@ -5,7 +5,7 @@
 pub(crate) mod apart;
 pub mod channel_map;
 mod channels;
-mod head_rows;
+pub(crate) mod head_rows;
 mod hidden;
 pub mod parts;
 pub mod planner;
@@ -57,7 +57,8 @@ pub struct QuantPlan {
     pub islands: Vec<Island>,
 }
 
-/// A factor a channel moved from a value into the weights behind it: the value is divided by it, the weights multiplied.
+/// A factor and an offset a channel moved from a value into the layers behind it: `x` becomes `(x - offset) / factor`, the
+/// weights are multiplied by the factors, and the biases gain what the weights make of the offsets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fold {
@@ -67,7 +68,17 @@ pub struct Fold {
     /// One factor a channel, space-separated.
     #[serde(with = "numbers")]
     pub factors: Vec<f32>,
+    /// One offset a channel, in units of the value; none: all are 0.
+    #[serde(default, with = "numbers", skip_serializing_if = "Vec::is_empty")]
+    pub offsets: Vec<f32>,
     pub reason: String,
+}
+
+impl Fold {
+    /// The offset of channel `c`.
+    pub fn offset(&self, c: usize) -> f32 {
+        self.offsets.get(c).copied().unwrap_or(0.0)
+    }
 }
 
 /// Factors traded between two linear layers through an attention: output channels of one layer are divided, and the

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use super::channels::channel_axis;
-use super::head_rows::{rows_read, values_before};
+use super::head_rows::{read_tokens, values_before};
 use super::recipe::{Candidate, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
@@ -44,7 +44,7 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
     let g = &m.graph;
     let mut w: IndexMap<String, Watch> = IndexMap::new();
     let mixing = sites.attentions.iter().map(|a| a.weighted).collect();
-    let tokens = rows_read(g, &mixing);
+    let tokens = read_tokens(g, sites);
     let mixed = values_before(g, &mixing);
     for s in sites.sites.values() {
         let folded = recipe.folds.contains_key(&s.role);

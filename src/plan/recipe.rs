@@ -131,6 +131,13 @@ pub struct FoldRecipe {
     /// Powers of two only.
     #[serde(default)]
     pub power_of_two: bool,
+    /// Also try to take each channel's lowest value out of it, into the biases of the layers that read it.
+    #[serde(default)]
+    pub offsets: bool,
+    /// Where all values of every channel lie on a grid of 256, as those of an image of bytes do, take that for the codes:
+    /// they are exact then. Needs `offsets`.
+    #[serde(default)]
+    pub grid: bool,
 }
 
 fn fold_floor() -> f64 {

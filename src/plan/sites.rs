@@ -82,6 +82,24 @@ pub struct Linear {
     pub is_conv: bool,
 }
 
+impl Linear {
+    /// The node and slot that hold the layer's bias, and the bias as it is now: a pass may have replaced the one that the
+    /// layer was found with.
+    pub fn bias_now(&self, g: &Graph) -> Option<(NodeId, usize, ValueId)> {
+        let (node, slot) = match self.bias.as_ref()?.add {
+            Some(add) => (add, g.node(add).inputs.iter().position(|v| v.is_some_and(|v| g.constant(v).is_some()))?),
+            None => (self.node, 2),
+        };
+        Some((node, slot, g.node(node).input(slot)?))
+    }
+}
+
+/// True for a Conv that reads places outside of its image, or may.
+pub fn pads(n: &Node) -> bool {
+    n.attrs.ints("pads").is_some_and(|p| p.iter().any(|p| *p != 0))
+        || n.attrs.str("auto_pad").is_some_and(|a| !matches!(a, "NOTSET" | "VALID"))
+}
+
 /// A constant added to a linear layer's output channels.
 #[derive(Clone, Debug)]
 pub struct Bias {

@@ -1,6 +1,7 @@
 //! Statistics of a value whose channels are divided by factors, from those of the value itself.
 
 use super::hist::Hist;
+use super::levels::Levels;
 use super::observe::{Channel, ExactSum, Quarter, Stats};
 
 /// The counts of `h`, whose values lie in `lo..=hi`, at a `k`-th of their places. Middles of bins stand for what is in
@@ -33,6 +34,8 @@ fn channel(c: &Channel, k: f32) -> Channel {
         sum: sum(c.sum, k.into()),
         square_sum: sum(c.square_sum, f64::from(k).powi(2)),
         hist: counts(&c.hist, (c.min, c.max), k),
+        // Of no use behind layers, where equalisation is.
+        levels: Levels::default(),
         quarters: c.quarters.iter().map(quarter).collect(),
     }
 }

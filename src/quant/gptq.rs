@@ -23,7 +23,7 @@ const LANES: usize = 16;
 pub struct Normal {
     pub ins: usize,
     pub outs: usize,
-    /// Number of rows.
+    /// Number of rows, each as often as it counts.
     rows: f64,
     x: Vec<f64>,
     y: Vec<f64>,
@@ -64,25 +64,34 @@ impl Normal {
         }
     }
 
-    /// Adds rows: `x` is `rows x ins`, `y` is `rows x outs`, both row-major. The result
-    /// depends on the order of calls in its last bits, so callers add in a fixed order.
-    pub fn add(&mut self, x: &[f32], y: &[f32]) {
+    /// Adds rows: `x` is `rows x ins`, `y` is `rows x outs`, both row-major; `weights` says how much each row counts. The
+    /// result depends on the order of calls in its last bits, so callers add in a fixed order.
+    pub fn add(&mut self, x: &[f32], y: &[f32], weights: &[f64]) {
         let rows = x.len() / self.ins.max(1);
         let view = |v, n| ndarray::ArrayView2::from_shape((rows, n), v).expect("whole rows");
         let (mx, my) = (view(x, self.ins), view(y, self.outs));
         let sum = |into: &mut [f64], m: ndarray::ArrayView2<f32>| {
-            m.outer_iter().for_each(|r| into.iter_mut().zip(r).for_each(|(s, v)| *s += *v as f64));
+            let rows = m.outer_iter().zip(weights);
+            rows.for_each(|(r, w)| into.iter_mut().zip(r).for_each(|(s, v)| *s += w * *v as f64));
         };
         sum(&mut self.x, mx);
         sum(&mut self.y, my);
-        my.outer_iter().for_each(|r| self.yy.iter_mut().zip(r).for_each(|(s, v)| *s += (*v as f64).powi(2)));
+        my.outer_iter()
+            .zip(weights)
+            .for_each(|(r, w)| self.yy.iter_mut().zip(r).for_each(|(s, v)| *s += w * (*v as f64).powi(2)));
+        let scaled = |m: ndarray::ArrayView2<f32>| {
+            let mut m = m.to_owned();
+            m.outer_iter_mut().zip(weights).for_each(|(mut r, w)| r.iter_mut().for_each(|v| *v *= *w as f32));
+            m
+        };
+        let (wx, wy) = (scaled(mx), scaled(my));
         // A few hundred rows in f32, the sums over samples in f64.
         let fold = |into: &mut [f64], m: ndarray::Array2<f32>| {
             into.iter_mut().zip(m.iter()).for_each(|(s, v)| *s += *v as f64);
         };
-        fold(&mut self.xx, mx.t().dot(&mx));
-        fold(&mut self.yx, my.t().dot(&mx));
-        self.rows += rows as f64;
+        fold(&mut self.xx, wx.t().dot(&mx));
+        fold(&mut self.yx, wy.t().dot(&mx));
+        self.rows += weights.iter().sum::<f64>();
     }
 
     /// Joins two sets of sums.
@@ -98,11 +107,6 @@ impl Normal {
             xx: add(&self.xx, &o.xx),
             yx: add(&self.yx, &o.yx),
         }
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> f64 {
-        self.rows
     }
 
     pub fn centred(&self) -> Centred {
@@ -203,9 +207,9 @@ impl Centred {
 /// samples: each judges how far to follow the step computed from the other.
 ///
 /// Returns the weights and the mean share of the step that was taken.
-pub fn refit(halves: &[Normal; 2], w: &[f64], ridge: f64) -> (Vec<f64>, f64) {
+pub fn refit(halves: [&Normal; 2], w: &[f64], ridge: f64) -> (Vec<f64>, f64) {
     let [a, b] = [halves[0].centred(), halves[1].centred()];
-    let whole = halves[0].plus(&halves[1]).centred();
+    let whole = halves[0].plus(halves[1]).centred();
     let steps = [&a, &b, &whole].map(|c| c.step(w, ridge));
     let [Some(sa), Some(sb), Some(step)] = &steps else { return (w.to_vec(), 0.0) };
     let (on_b, on_a) = (b.gain(w, sa), a.gain(w, sb));
@@ -379,7 +383,7 @@ mod tests {
 
     fn sums(x: &[f32], y: &[f32]) -> Normal {
         let mut s = Normal::new(N, OUTS);
-        s.add(x, y);
+        s.add(x, y, &vec![1.0; x.len() / N]);
         s
     }
 
@@ -409,6 +413,23 @@ mod tests {
         assert!((r.error - a).abs() < 0.02 * a, "{} {a}", r.error);
         let wide = Search { clips: &[1.0, 0.9, 0.8, 0.7], ..how };
         assert!(round(&c, &w, &wide).unwrap().error <= r.error);
+    }
+
+    #[test]
+    fn rows_count_by_their_weight() {
+        let (mut rng, mix, w) = setting(6);
+        let x = inputs(&mut rng, &mix, 30);
+        let y = times(&w, &x);
+        // A row that counts three times is a row given three times; one that counts nothing is none.
+        let weights: Vec<f64> = (0..30).map(|i| (i % 4) as f64).collect();
+        let mut weighted = Normal::new(N, OUTS);
+        weighted.add(&x, &y, &weights);
+        let again =
+            |v: &[f32], n: usize| -> Vec<f32> { v.chunks(n).enumerate().flat_map(|(i, r)| r.repeat(i % 4)).collect() };
+        let (a, b) = (weighted.centred(), sums(&again(&x, N), &again(&y, OUTS)).centred());
+        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + a.abs()));
+        assert!(near(&a.xx, &b.xx) && near(&a.yx, &b.yx) && near(&a.yy, &b.yy));
+        assert!(near(&a.mean_x, &b.mean_x) && near(&a.mean_y, &b.mean_y));
     }
 
     #[test]
@@ -447,10 +468,10 @@ mod tests {
         };
         let (a, b, fresh) = (noisy(500), noisy(500), noisy(2000));
         let judge = sums(&fresh.1, &fresh.2).centred();
-        let (v, share) = refit(&[sums(&a.1, &a.2), sums(&b.1, &b.2)], &w, 1e-3);
+        let (v, share) = refit([&sums(&a.1, &a.2), &sums(&b.1, &b.2)], &w, 1e-3);
         assert!(judge.error(&v) < 0.6 * judge.error(&w), "{} {}", judge.error(&v), judge.error(&w));
         assert!(share > 0.8);
-        let (v, _) = refit(&[sums(&a.0, &a.2), sums(&b.0, &b.2)], &w, 1e-3);
+        let (v, _) = refit([&sums(&a.0, &a.2), &sums(&b.0, &b.2)], &w, 1e-3);
         assert!(v.iter().zip(&w).all(|(v, w)| (v - w).abs() < 1e-3));
     }
 
@@ -464,7 +485,7 @@ mod tests {
         };
         let (a, b, fresh) = (noisy(13), noisy(13), noisy(2000));
         let judge = sums(&fresh.0, &fresh.1).centred();
-        let (v, _) = refit(&[sums(&a.0, &a.1), sums(&b.0, &b.1)], &w, 1e-3);
+        let (v, _) = refit([&sums(&a.0, &a.1), &sums(&b.0, &b.1)], &w, 1e-3);
         assert!(judge.error(&v) < 1.05 * judge.error(&w), "{} {}", judge.error(&v), judge.error(&w));
     }
 }

@@ -212,6 +212,12 @@ impl Moments {
         *self.s2.last().unwrap_or(&0.0)
     }
 
+    /// Sum of squared distances from `x`.
+    pub fn power_about(&self, x: f64) -> f64 {
+        let s1 = *self.s1.last().unwrap_or(&0.0);
+        (self.power() - 2.0 * x * s1 + x * x * self.total()).max(0.0)
+    }
+
     /// Sum of squared distances from the mean.
     pub fn variance(&self) -> f64 {
         let s1 = *self.s1.last().unwrap_or(&0.0);

@@ -8,10 +8,12 @@ mod divided;
 pub mod gptq;
 pub mod hist;
 pub mod kernel;
+pub mod levels;
 pub mod lis;
 pub mod observe;
 pub mod ptf;
 pub mod qparams;
 pub mod ties;
+pub mod tokens;
 
 pub use qparams::{Code, QParams};

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::hist::{Hist, Moments};
 use super::kernel::Layout;
+use super::levels::Levels;
+pub use super::tokens::Read;
+use super::tokens::token_weights;
 
 /// A sum whose result does not depend on the order of its terms: 2^-40 steps in 128 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +40,8 @@ pub struct Channel {
     pub sum: ExactSum,
     pub square_sum: ExactSum,
     pub hist: Hist,
+    /// Its distinct values, if they are few.
+    pub levels: Levels,
     /// [`Watch::Tokens`] only: what each quarter of the samples saw.
     pub quarters: Vec<Quarter>,
 }
@@ -67,6 +72,7 @@ impl Default for Channel {
             sum: ExactSum::default(),
             square_sum: ExactSum::default(),
             hist: Hist::default(),
+            levels: Levels::default(),
             quarters: Vec::new(),
         }
     }
@@ -79,6 +85,7 @@ impl Channel {
         self.sum.merge(o.sum);
         self.square_sum.merge(o.square_sum);
         self.hist.merge(&o.hist);
+        self.levels.merge(&o.levels);
         if self.quarters.is_empty() {
             self.quarters.clone_from(&o.quarters);
         } else {
@@ -136,16 +143,6 @@ pub enum Watch {
     Scores { by_head: bool },
 }
 
-/// Which tokens of a value the outputs read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Read {
-    /// Their places on the second last axis (negative: from the end). Together they weigh as much as all the others of
-    /// the same variance. None: all tokens are alike.
-    pub tokens: Vec<i64>,
-    /// Nothing behind the value mixes tokens, so that the others weigh nothing.
-    pub alone: bool,
-}
-
 /// Why a value could not be observed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ObserveError {
@@ -194,44 +191,6 @@ fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)
-}
-
-/// Which of `rows` tokens are meant, counted from the front.
-fn places(read: &[i64], rows: usize) -> Vec<usize> {
-    let at = |i: &i64| usize::try_from(if *i < 0 { i + rows as i64 } else { *i }).ok().filter(|i| *i < rows);
-    read.iter().filter_map(at).collect()
-}
-
-/// Weight of a token of median variance.
-const TOKEN: f64 = 4096.0;
-
-/// The weight of each token of one sample: `TOKEN` times the median variance of a token over its own, between 1 and
-/// `256 TOKEN`. `rows` tokens stand in a row one after the other.
-fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &Read) -> Vec<u32> {
-    let tokens = layout.outer * layout.inner;
-    let (mut s1, mut s2) = (vec![0f64; tokens], vec![0f64; tokens]);
-    for (r, run) in x.chunks(layout.inner).enumerate() {
-        let first = r / layout.channels * layout.inner;
-        for (k, v) in run.iter().enumerate() {
-            s1[first + k] += f64::from(*v);
-            s2[first + k] += f64::from(*v).powi(2);
-        }
-    }
-    let n = layout.channels as f64;
-    let variances: Vec<f64> = s1.iter().zip(&s2).map(|(a, b)| (b / n - (a / n).powi(2)).max(0.0)).collect();
-    let mut sorted = variances.clone();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted.get(tokens / 2).copied().unwrap_or(0.0);
-    let places = places(&read.tokens, rows);
-    let (more, less) = match places.len() {
-        0 => (1.0, 1.0),
-        n => ((rows as f64 / n as f64).max(1.0), if read.alone { 0.0 } else { 1.0 }),
-    };
-    let one = |(t, v): (usize, &f64)| {
-        let w = if *v > 0.0 { (TOKEN * median / v).clamp(1.0, 256.0 * TOKEN) } else { TOKEN };
-        (w * if rows > 0 && places.contains(&(t % rows)) { more } else { less }).round() as u32
-    };
-    variances.iter().enumerate().map(one).collect()
 }
 
 impl Stats {
@@ -308,12 +267,14 @@ impl Stats {
             inv[c] = ch.hist.inverse_width();
         }
         for (r, run) in x.chunks(layout.inner).enumerate() {
-            let c = r % n;
-            let h = &mut self.channels[c].hist;
+            let ch = &mut self.channels[r % n];
             for v in run {
                 if !skip(*v) {
-                    h.count(inv[c], *v);
+                    ch.hist.count(inv[r % n], *v);
                 }
+            }
+            if !scores {
+                ch.levels.add(run);
             }
         }
         self.count += (x.len() / n) as u64;
@@ -577,7 +538,7 @@ mod tests {
         let x = [-1.0, 1.0, -1.0, 1.0, -4.0, 4.0, -2.0, 2.0];
         let layout = Layout::of(&[1, 4, 2], -1).unwrap();
         let w = |read: &[i64]| token_weights(&x, layout, 4, &Read { tokens: read.to_vec(), alone: false });
-        let unit = TOKEN as u32;
+        let unit = crate::quant::tokens::TOKEN as u32;
         assert_eq!(w(&[]), [4 * unit, 4 * unit, unit / 4, unit]);
         assert_eq!(w(&[0]), [16 * unit, 4 * unit, unit / 4, unit]);
         assert_eq!(w(&[0]), w(&[-4]));

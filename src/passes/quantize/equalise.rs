@@ -118,13 +118,10 @@ fn weight_scaled(
 /// Multiplies what a layer makes, weights and bias.
 fn outputs_scaled(g: &Graph, p: &mut Patch, l: &Linear, f: impl Fn(usize) -> f32) -> Result<(), &'static str> {
     weight_scaled(g, p, l, l.out_axis, &f)?;
-    let Some(b) = &l.bias else { return Ok(()) };
-    let (node, slot) = match b.add {
-        Some(add) => (add, g.node(add).inputs.iter().position(|v| v.is_some_and(|v| g.constant(v).is_some()))),
-        None => (l.node, Some(2)),
-    };
-    let slot = slot.ok_or("a layer lost its bias")?;
-    let now = g.node(node).input(slot).ok_or("a layer lost its bias")?;
+    if l.bias.is_none() {
+        return Ok(());
+    }
+    let (node, slot, now) = l.bias_now(g).ok_or("a layer lost its bias")?;
     let t = g.constant(now).ok_or("a bias is no constant")?;
     let data = t.to_f32s().ok_or("a bias can not be read")?;
     // One number a channel, however many axes of size one.

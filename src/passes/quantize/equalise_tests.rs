@@ -87,19 +87,11 @@ fn what_is_not_proven_is_refused() {
     }
 }
 
-/// Numbers between 0.125 and 8, the same on every machine.
-#[cfg(feature = "tract")]
-fn spread(n: usize, seed: u32) -> Vec<f32> {
-    let one = |i: u32| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32;
-    (0..n as u32).map(|i| (one(i) * 6.0 - 3.0).exp2()).collect()
-}
-
 /// The largest difference that the pass makes, with random factors for every pair of layers, as a share of the largest
 /// output; and how many pairs there are.
 #[cfg(feature = "tract")]
 fn moved(m: &Model, sites: &Sites) -> (f32, usize) {
-    use crate::compile::inputs;
-    use crate::runtime::{Array, Session, SessionOptions};
+    use crate::passes::quantize::same_tests::{difference, spread};
     let g = &m.graph;
     let pairs = pairs(g, sites);
     let e: Vec<Equalisation> = pairs
@@ -112,32 +104,7 @@ fn moved(m: &Model, sites: &Sites) -> (f32, usize) {
         .collect();
     let mut after = m.clone();
     Equalise { equalisations: &e, sites }.run(&mut after).expect("the pass runs");
-    let given: Vec<(String, Array)> = inputs(g)
-        .expect("inputs that data can be made for")
-        .iter()
-        .map(|i| {
-            let dims: Vec<usize> = g
-                .shape(g.find(&i.name).expect("is an input"))
-                .expect("has a shape")
-                .iter()
-                .map(|d| if let crate::ir::Dim::Known(n) = d { *n as usize } else { 2 })
-                .collect();
-            let x = spread(dims.iter().product(), 77).iter().map(|v| v.log2()).collect::<Vec<f32>>();
-            (i.name.clone(), Array::new(&dims, x).expect("fits"))
-        })
-        .collect();
-    let run = |m: &Model| {
-        let options = SessionOptions { batch: 2, ..SessionOptions::default() };
-        Session::of(validate(m).expect("is valid"), &options).expect("loads").run(&given).expect("runs").outputs
-    };
-    let mut worst = 0f32;
-    for (a, b) in run(m).iter().zip(run(&after)) {
-        let (a, b) = (a.f32s(), b.f32s());
-        let top = a.iter().fold(0f32, |t, v| t.max(v.abs()));
-        assert!(top > 0.0 && a.len() == b.len());
-        worst = a.iter().zip(b.iter()).fold(worst, |w, (a, b)| w.max((a - b).abs() / top));
-    }
-    (worst, pairs.len())
+    (difference(m, &after), pairs.len())
 }
 
 #[cfg(feature = "tract")]

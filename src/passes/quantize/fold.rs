@@ -1,24 +1,26 @@
-//! `fold`: moves factors out of a value into the weights behind it.
+//! `fold`: moves factors and offsets out of a value into the layers behind it.
 //!
-//! *What it does.* For each fold of the plan the value `x[c]` becomes `x[c] / f[c]` and every linear layer that reads it
-//! gets `f[c] W[c]`. Behind a LayerNormalization the division goes into its gamma and beta; behind anything else it is a
-//! Mul, which [`activations`](super::activations) later absorbs into the QuantizeLinear.
+//! *What it does.* For each fold of the plan the value `x[c]` becomes `(x[c] - o[c]) / f[c]` and every linear layer that
+//! reads it gets the weight `f[c] W[c]` and, where there are offsets, the bias `b + o W`. Behind a LayerNormalization both
+//! go into its gamma and beta; behind anything else they are a Sub and a Mul, of which
+//! [`activations`](super::activations) later absorbs the Mul into the QuantizeLinear.
 //!
-//! *When it fires.* For each `folds` entry of the plan.
+//! *When it fires.* For each `folds` entry of the plan. Offsets ask for a constant bias in every reader, and do not go
+//! through a Conv that pads.
 //!
-//! *Why it is correct.* `(x / f) (diag(f) W) = x W` for a contraction over `c`; LayerNormalization is affine in gamma and
-//! beta: `gamma / f * n + beta / f = (gamma n + beta) / f`.
+//! *Why it is correct.* `((x - o) / f) (diag(f) W) + b + o W = x W + b` for a contraction over `c`; LayerNormalization is
+//! affine in gamma and beta: `gamma / f * n + (beta - o) / f = (gamma n + beta - o) / f`.
 //!
 //! *Numerics.* Close: each product is rounded once more (relative 1e-4 at most).
 //!
 //! *Before / after.* `n = LayerNormalization(x, g, b); y = MatMul(n, W)` becomes
-//! `n = LayerNormalization(x, g/f, b/f); y = MatMul(n, f W)`.
+//! `n = LayerNormalization(x, g/f, (b - o)/f); y = Add(MatMul(n, f W), o W)`.
 //!
 //! *Source.* Migration of difficulty as in SmoothQuant (arXiv 2211.10438); factors into LayerNorm as in FQ-ViT.
 
 use crate::ir::{Attrs, Graph, Model, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::plan::sites::{Linear, Sites};
+use crate::plan::sites::{Linear, Sites, pads};
 use crate::plan::{Fold, PlanError, QuantPlan};
 use crate::rewrite::Patch;
 
@@ -69,6 +71,9 @@ impl Pass for FoldFactors<'_> {
             if fold.factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
                 return Err(self.failed(fold, "factors must be positive"));
             }
+            if fold.offsets.iter().any(|o| !o.is_finite()) {
+                return Err(self.failed(fold, "offsets must be finite"));
+            }
             let p = patch(self, &m.graph, v, fold, &linears)?;
             p.commit(m)?;
             out.changes += 1;
@@ -78,37 +83,94 @@ impl Pass for FoldFactors<'_> {
 }
 
 fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Linear]) -> Result<Patch, PassError> {
+    let failed = |message: &str| pass.failed(fold, message);
     let f = &fold.factors;
+    if !fold.offsets.is_empty() && fold.offsets.len() != f.len() {
+        return Err(failed("the number of offsets is not the number of factors"));
+    }
     let mut p = Patch::new("fold").made_from([fold.value.clone()]);
+    // Axes behind the channels.
+    let mut behind = None;
     for l in linears {
-        let w = g.constant(l.weight).ok_or_else(|| pass.failed(fold, "a weight is no constant"))?;
+        let w = g.constant(l.weight).ok_or_else(|| failed("a weight is no constant"))?;
         if w.dims[l.in_axis] as usize != f.len() {
-            return Err(pass.failed(fold, "the number of factors is not the number of channels"));
+            return Err(failed("the number of factors is not the number of channels"));
         }
-        let t = scaled(w, l.in_axis, |c| f[c]).ok_or_else(|| pass.failed(fold, "a weight can not be read"))?;
+        let axes = if l.is_conv { w.dims.len() - 2 } else { 0 };
+        if *behind.get_or_insert(axes) != axes {
+            return Err(failed("its readers do not contract the same axis"));
+        }
+        let t = scaled(w, l.in_axis, |c| f[c]).ok_or_else(|| failed("a weight can not be read"))?;
         let c = p.constant(g.name_of(l.weight), t);
         p.set_input(l.node, 1, Some(c));
+        if fold.offsets.iter().any(|o| *o != 0.0) {
+            if l.is_conv && pads(g.node(l.node)) {
+                return Err(failed("offsets do not go through a Conv that pads"));
+            }
+            let shift = shifts(w, l, &fold.offsets).ok_or_else(|| failed("a weight can not be read"))?;
+            let (node, slot, now) = l.bias_now(g).ok_or_else(|| failed("a layer behind offsets has no bias"))?;
+            let b = g.constant(now).ok_or_else(|| failed("a bias is no constant"))?;
+            let data = b.to_f32s().ok_or_else(|| failed("a bias can not be read"))?;
+            // One number a channel, however many axes of size one.
+            let data: Vec<f32> = data.iter().zip(shift).map(|(b, s)| (f64::from(*b) + s) as f32).collect();
+            let c = p.constant(g.name_of(now), Tensor::f32(&b.dims, &data));
+            p.set_input(node, slot, Some(c));
+        }
     }
-    match g.producer_is(v, "LayerNormalization") {
+    let behind = behind.unwrap_or(0);
+    match g.producer_is(v, "LayerNormalization").filter(|_| behind == 0) {
         Some(norm) => {
-            for slot in [1, 2] {
-                let Some(x) = g.node(norm).input(slot) else { continue };
-                let t = g.constant(x).and_then(|t| scaled(t, 0, |c| 1.0 / f[c])).ok_or_else(|| {
-                    pass.failed(fold, "gamma or beta of its LayerNormalization is no constant vector")
-                })?;
-                let c = p.constant(g.name_of(x), t);
+            let vector = |x: ValueId, one: &dyn Fn(usize, f32) -> f32| -> Option<Tensor> {
+                let t = g.constant(x).filter(|t| t.dims.len() == 1 && t.len() == f.len())?;
+                let data: Vec<f32> = t.to_f32s()?.iter().enumerate().map(|(c, x)| one(c, *x)).collect();
+                Some(Tensor::f32(&t.dims, &data))
+            };
+            let why = "gamma or beta of its LayerNormalization is no constant vector";
+            let mut set = |slot: usize, t: Option<Tensor>, x: ValueId| -> Result<(), PassError> {
+                let c = p.constant(g.name_of(x), t.ok_or_else(|| failed(why))?);
                 p.set_input(norm, slot, Some(c));
+                Ok(())
+            };
+            let n = g.node(norm);
+            if let Some(x) = n.input(1) {
+                set(1, vector(x, &|c, x| x / f[c]), x)?;
+            }
+            match n.input(2) {
+                Some(x) => set(2, vector(x, &|c, x| (x - fold.offset(c)) / f[c]), x)?,
+                None if fold.offsets.is_empty() => {}
+                None => return Err(failed("its LayerNormalization has no beta that could hold offsets")),
             }
         }
         None => {
-            let inv = Tensor::f32(&[f.len() as i64], &f.iter().map(|f| 1.0 / f).collect::<Vec<_>>());
             let name = folded_name(&fold.value);
-            let c = p.constant(&format!("{name}_factor"), inv);
-            let y = p.node("Mul", &name, &[v.into(), c], Attrs::new());
+            let mut dims = vec![f.len() as i64];
+            dims.resize(1 + behind, 1);
+            let mut x = v.into();
+            if !fold.offsets.is_empty() {
+                let c = p.constant(&format!("{name}_offset"), Tensor::f32(&dims, &fold.offsets));
+                x = p.node("Sub", &format!("{name}_shifted"), &[x, c], Attrs::new());
+            }
+            let inv: Vec<f32> = f.iter().map(|f| 1.0 / f).collect();
+            let c = p.constant(&format!("{name}_factor"), Tensor::f32(&dims, &inv));
+            let y = p.node("Mul", &name, &[x, c], Attrs::new());
             p.replace(v, y);
         }
     }
     Ok(p)
+}
+
+/// What each output channel gains from inputs that all have their channel's offset.
+fn shifts(w: &Tensor, l: &Linear, offsets: &[f32]) -> Option<Vec<f64>> {
+    let data = w.to_f32s()?;
+    let (outs, ins) = (w.dims[l.out_axis] as usize, w.dims[l.in_axis] as usize);
+    let inner = data.len() / (outs * ins).max(1);
+    let mut sums = vec![0f64; outs];
+    for (i, x) in data.iter().enumerate() {
+        let (a, b) = (i / inner.max(1) / if l.out_axis == 0 { ins } else { outs }, i / inner.max(1));
+        let (o, c) = if l.out_axis == 0 { (a, b % ins) } else { (b % outs, a) };
+        sums[o] += f64::from(*x) * f64::from(offsets[c]);
+    }
+    Some(sums)
 }
 
 /// The tensor with index `c` along `axis` multiplied by `f(c)`, in f32.
@@ -119,3 +181,7 @@ pub(super) fn scaled(t: &Tensor, axis: usize, f: impl Fn(usize) -> f32) -> Optio
     let v: Vec<f32> = data.iter().enumerate().map(|(i, x)| x * f((i / inner.max(1)) % n)).collect();
     Some(Tensor::f32(&t.dims, &v))
 }
+
+#[cfg(test)]
+#[path = "fold_tests.rs"]
+mod tests;

@@ -10,6 +10,8 @@ pub mod equalise;
 pub mod fold;
 pub mod integer_norm;
 pub mod lower;
+#[cfg(all(test, feature = "tract"))]
+mod same_tests;
 pub mod weights;
 
 use crate::ir::{Attrs, ValueId};

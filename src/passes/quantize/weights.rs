@@ -54,9 +54,10 @@ impl Pass for QuantizeWeights<'_> {
 
     fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
+        // Folding may have replaced weights and biases.
+        let sites = self.sites.reread(&m.graph);
         for layer in &self.plan.layers {
-            let l =
-                self.sites.linears.iter().find(|l| m.graph.try_value(l.out).is_some_and(|v| v.name == layer.output));
+            let l = sites.linears.iter().find(|l| m.graph.try_value(l.out).is_some_and(|v| v.name == layer.output));
             let l = l.ok_or_else(|| PassError::Failed {
                 pass: self.id().into(),
                 message: format!("the plan's layer `{}` is not in the model; make a new plan", layer.output),

@@ -9,8 +9,9 @@ use super::Matrix;
 use crate::ir::Graph;
 use crate::plan::Fold;
 use crate::plan::recipe::{Candidate, FoldRecipe, QuantRecipe};
-use crate::plan::sites::{Linear, Site, reading_nodes};
+use crate::plan::sites::{Linear, Site, pads, reading_nodes};
 use crate::quant::hist::Moments;
+use crate::quant::levels::Grid;
 use crate::quant::observe::{Channel, Stats};
 use crate::quant::ptf::{self, Range};
 use crate::quant::qparams::SCALE_FLOOR;
@@ -24,6 +25,26 @@ enum Way {
     Strength(f64),
     /// What a range is beyond so many times the median.
     Beyond(f64),
+}
+
+/// The grid that a channel's values lie on, channel by channel, where all of them lie on one; the values then are their own
+/// codes.
+fn grids(st: &Stats) -> Option<Vec<Grid>> {
+    st.channels.iter().map(|c| Some(c.levels.grid()?.filled())).collect()
+}
+
+/// A fold whose codes are the places of the values on their grids.
+fn on_grids(g: &Graph, s: &Site, grids: &[Grid], code: Code) -> Option<(Option<Fold>, QParams, String)> {
+    let (lo, _) = code.range();
+    let reason = "its values lie on a grid of 256: exact".to_owned();
+    let fold = Fold {
+        value: g.name_of(s.value).to_owned(),
+        role: s.role,
+        factors: grids.iter().map(|g| g.step as f32).collect(),
+        offsets: grids.iter().map(|g| g.lowest as f32).collect(),
+        reason: reason.clone(),
+    };
+    Some((Some(fold), QParams::affine(code, 1.0, lo).ok()?, reason))
 }
 
 impl Way {
@@ -51,8 +72,29 @@ impl Way {
     }
 }
 
+/// Factors and offsets a channel: `x` becomes `(x - offset) / factor`.
+struct Chosen {
+    factors: Vec<f32>,
+    /// Empty: no offsets.
+    offsets: Vec<f32>,
+}
+
+impl Chosen {
+    /// What `way` makes of channels of these ranges.
+    fn of(way: Way, lowest: bool, ranges: &[(f32, f32)], rule: &FoldRecipe) -> Chosen {
+        let offsets = if lowest { ranges.iter().map(|r| r.0).collect() } else { Vec::new() };
+        Chosen { factors: way.factors(ranges, rule), offsets }
+    }
+
+    fn offset(&self, c: usize) -> f32 {
+        self.offsets.get(c).copied().unwrap_or(0.0)
+    }
+}
+
 /// Samples that ranges come from, and the distributions that errors are counted on, channel by channel.
 struct Trial {
+    /// As they are, and widened to hold 0.
+    seen: Vec<(f32, f32)>,
     ranges: Vec<(f32, f32)>,
     judged: Vec<Moments>,
 }
@@ -60,9 +102,13 @@ struct Trial {
 impl Trial {
     /// One for each quarter of the samples; where there are too few samples for that, one for all.
     fn all_of(st: &Stats) -> Vec<Trial> {
-        let one = |(fit, judge): (Stats, Stats)| Trial { ranges: all_ranges(&fit), judged: distributions(&judge) };
-        let trials: Vec<Trial> = st.trials().into_iter().map(one).collect();
-        if trials.is_empty() { vec![Trial { ranges: all_ranges(st), judged: distributions(st) }] } else { trials }
+        let one = |fit: &Stats, judge: &Stats| Trial {
+            seen: seen_ranges(fit),
+            ranges: all_ranges(fit),
+            judged: distributions(judge),
+        };
+        let trials: Vec<Trial> = st.trials().iter().map(|(fit, judge)| one(fit, judge)).collect();
+        if trials.is_empty() { vec![one(st, st)] } else { trials }
     }
 }
 
@@ -74,14 +120,27 @@ fn all_ranges(st: &Stats) -> Vec<(f32, f32)> {
     (0..st.channels.len()).map(|c| st.channel_range(c)).collect()
 }
 
-/// Parameters for the value divided by `factors`, whose channels had `ranges`.
-fn params(st: &Stats, ranges: &[(f32, f32)], factors: &[f32], code: Code, range: Range) -> QParams {
-    let seen = ranges.iter().zip(factors).fold((0f32, 0f32), |(a, b), ((l, h), f)| (a.min(l / f), b.max(h / f)));
+/// What each channel reaches, if it was seen at all.
+fn seen_ranges(st: &Stats) -> Vec<(f32, f32)> {
+    st.channels.iter().map(|c| if c.min <= c.max { (c.min, c.max) } else { (0.0, 0.0) }).collect()
+}
+
+/// Parameters for the folded value, whose channels had `ranges`.
+fn params(st: &Stats, ranges: &[(f32, f32)], by: &Chosen, code: Code, range: Range) -> QParams {
+    let seen =
+        ranges.iter().zip(&by.factors).enumerate().fold((0f32, 0f32), |(a, b), (c, ((l, h), f))| {
+            (a.min((l - by.offset(c)) / f), b.max((h - by.offset(c)) / f))
+        });
     let pooled = match range {
         Range::MinMax | Range::Headroom(_) => Moments::default(),
-        Range::Percentile(_) | Range::Mse => st.pooled(|c| 1.0 / f64::from(factors[c])),
+        Range::Percentile(_) | Range::Mse => st.pooled(|c| 1.0 / f64::from(by.factors[c])),
     };
     ptf::affine_of(code, &pooled, seen, range)
+}
+
+/// True if offsets can go into the biases of all these layers.
+fn take_offsets(g: &Graph, linears: &[&Linear]) -> bool {
+    linears.iter().all(|l| l.bias.is_some() && !(l.is_conv && pads(g.node(l.node))))
 }
 
 /// The best folding of a value into the linear layers that read it; `None` where a reader forbids folding.
@@ -94,10 +153,11 @@ pub fn folded(
     linears: &[&Linear],
     recipe: &QuantRecipe,
 ) -> Option<(Option<Fold>, QParams, String)> {
-    // Every reader must be a linear layer that reads the value itself and contracts its last axis.
+    // Every reader must be a linear layer that reads the value itself and contracts the axis of its channels.
     let readers = reading_nodes(g, s.value);
-    let direct = linears.iter().all(|l| l.x == s.value && !l.is_conv);
-    if linears.is_empty() || !direct || readers.len() != linears.len() || g.is_output(s.value) || s.axis != -1 {
+    let axis = if linears.iter().all(|l| l.is_conv) { 1 } else { -1 };
+    let direct = linears.iter().all(|l| l.x == s.value && l.is_conv == (axis == 1));
+    if linears.is_empty() || !direct || readers.len() != linears.len() || g.is_output(s.value) || s.axis != axis {
         return None;
     }
     let mats: Vec<Matrix> = linears.iter().map(|l| Matrix::of(g, l)).collect::<Option<_>>()?;
@@ -112,54 +172,77 @@ pub fn folded(
     let ways = [Way::None].into_iter();
     let ways = ways.chain(rule.strengths.iter().filter(|a| **a != 0.0).map(|a| Way::Strength(*a)));
     let ways: Vec<Way> = ways.chain(rule.beyond.iter().map(|b| Way::Beyond(*b))).collect();
+    let lowest = rule.offsets && take_offsets(g, linears);
+    let byte = candidates.iter().find_map(|c| match c {
+        Candidate::Affine { code, .. } if code.steps() == 255.0 => Some(*code),
+        _ => None,
+    });
+    if lowest
+        && rule.grid
+        && let (Some(grids), Some(code)) = (grids(st), byte)
+    {
+        return on_grids(g, s, &grids, code);
+    }
+    let ways = ways.into_iter().flat_map(|w| [(w, false), (w, true)]).filter(|(_, o)| lowest || !o);
     let trials = Trial::all_of(st);
     let signal: f64 = trials.iter().flat_map(|t| t.judged.iter().zip(&power)).map(|(m, p)| m.power() * p).sum();
     let (_, top) = recipe.weights.code.range();
-    let mut best: Option<(f64, Way, Code, Range)> = None;
-    for way in &ways {
+    let mut best: Option<(f64, (Way, bool), Code, Range)> = None;
+    for (way, lowest) in ways {
         let mut tries: Vec<(f64, Code, Range)> = Vec::new();
         for cand in candidates {
-            if let Candidate::Affine { code, range } = *cand {
+            // Distributions are kept about zero; of a shifted value only the ends are known.
+            if let Candidate::Affine { code, range } = *cand
+                && (!lowest || matches!(range, Range::MinMax | Range::Headroom(_)))
+            {
                 tries.push((0.0, code, range));
             }
         }
         for t in &trials {
-            let f = way.factors(&t.ranges, rule);
+            let ranges = if lowest { &t.seen } else { &t.ranges };
+            let by = Chosen::of(way, lowest, ranges, rule);
+            let f = &by.factors;
             // The error of a rounded weight meets what its input varies by, or all of its input where no bias makes up
             // for the mean.
-            let spread = |m: &Moments| if recipe.bias_correction { m.variance() } else { m.power() };
-            let input: f64 = t.judged.iter().zip(&f).map(|(m, f)| spread(m) / f64::from(*f).powi(2)).sum();
+            let spread = |c: usize| {
+                let m = &t.judged[c];
+                if recipe.bias_correction { m.variance() } else { m.power_about(f64::from(by.offset(c))) }
+            };
+            let input: f64 = f.iter().enumerate().map(|(c, f)| spread(c) / f64::from(*f).powi(2)).sum();
             let rounding = |m: &Matrix| -> f64 {
                 let reach = m.out_reach(|i| f64::from(f[i]));
                 reach.iter().map(|r| (r / f64::from(top)).powi(2) / 12.0 * m.inner as f64).sum()
             };
             let weights: f64 = mats.iter().map(rounding).sum::<f64>() * input;
             for (e, code, range) in &mut tries {
-                let p = params(st, &t.ranges, &f, *code, *range);
+                let p = params(st, ranges, &by, *code, *range);
                 let (lo, hi) = p.reach(0);
                 let one = |c: usize| {
-                    let k = f64::from(f[c]);
-                    power[c] * t.judged[c].error(f64::from(lo) * k, f64::from(hi) * k, f64::from(p.scale(0)) * k)
+                    let (k, o) = (f64::from(f[c]), f64::from(by.offset(c)));
+                    power[c]
+                        * t.judged[c].error(f64::from(lo) * k + o, f64::from(hi) * k + o, f64::from(p.scale(0)) * k)
                 };
                 *e += weights + (0..n).map(one).sum::<f64>();
             }
         }
         for (e, code, range) in tries {
             if best.as_ref().is_none_or(|b| e < b.0) {
-                best = Some((e, *way, code, range));
+                best = Some((e, (way, lowest), code, range));
             }
         }
     }
-    let (e, way, code, range) = best?;
-    let ranges = all_ranges(st);
-    let factors = way.factors(&ranges, rule);
-    let p = params(st, &ranges, &factors, code, range);
+    let (e, (way, lowest), code, range) = best?;
+    let ranges = if lowest { seen_ranges(st) } else { all_ranges(st) };
+    let by = Chosen::of(way, lowest, &ranges, rule);
+    let p = params(st, &ranges, &by, code, range);
     let unseen = if trials.len() > 1 { " on samples that ranges do not come from" } else { "" };
-    let reason = format!("{}: {} at the consumers' output{unseen}", way.name(), super::db(signal, e));
-    let fold = factors.iter().any(|f| *f != 1.0).then(|| Fold {
+    let offsets = if lowest { ", offset by the lowest value" } else { "" };
+    let reason = format!("{}{offsets}: {} at the consumers' output{unseen}", way.name(), super::db(signal, e));
+    let fold = (lowest || by.factors.iter().any(|f| *f != 1.0)).then(|| Fold {
         value: g.name_of(s.value).to_owned(),
         role: s.role,
-        factors,
+        factors: by.factors,
+        offsets: by.offsets,
         reason: reason.clone(),
     });
     Some((fold, p, reason))
@@ -168,6 +251,7 @@ pub fn folded(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Role;
     use crate::plan::planner::watches;
     use crate::plan::sites;
     use crate::quant::ptf::Range;
@@ -220,5 +304,80 @@ mod tests {
         // Folded to what the other quarters have, it would be clipped at a tenth of its values.
         let reason = decision(|sample| if sample % 4 == 2 { 20.0 } else { 2.0 });
         assert!(reason.contains("no folding"), "{reason}");
+    }
+
+    /// What is decided for the value of a role after samples that `sample(number)` makes.
+    fn in_front_of(
+        role: Role,
+        text: &str,
+        dims: &[usize],
+        sample: impl Fn(usize) -> Vec<f32>,
+    ) -> Option<(Fold, QParams)> {
+        let mut m = parse_model(&format!("<ir_version: 8, opset_import: [\"\" : 20]> {text}")).unwrap();
+        crate::infer::annotate(&mut m);
+        let sites = sites::find(&m, vec![]);
+        let recipe = Recipe::find("fq-vit", None).unwrap().quantize.unwrap();
+        let (v, site) = sites.sites.iter().find(|(_, s)| s.role == role).unwrap();
+        let watch = watches(&m, &sites, &recipe).swap_remove(m.graph.name_of(*v)).unwrap();
+        let mut st = Stats::new(watch);
+        for i in 0..8 {
+            st.observe(&sample(i), dims, i as u64).unwrap();
+        }
+        let linears: Vec<&Linear> = sites.linears.iter().collect();
+        let candidates = recipe.candidates(site.role);
+        let (fold, params, _) =
+            folded(&m.graph, site, &st, &recipe.folds[&site.role], candidates, &linears, &recipe).unwrap();
+        fold.map(|f| (f, params))
+    }
+
+    fn image() -> String {
+        let w = ["0.5"; 192].join(", ");
+        format!(
+            "g (float[1,3,8,8] x) => (y) <float[4,3,4,4] w = {{{w}}}, float[4] b = {{0, 0, 0, 0}}>
+             {{ y = Conv <strides = [4, 4]> (x, w, b) }}"
+        )
+    }
+
+    #[test]
+    fn an_image_of_bytes_is_its_own_codes() {
+        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        let pixel = |i: usize, s: usize| ((i * 7919 + s * 104_729) % 251) as f32;
+        let at = |c: usize, p: f32| ((p / 255.0) - mean[c]) / std[c];
+        let sample = |s: usize| (0..192).map(|i| at(i / 64, pixel(i, s))).collect::<Vec<f32>>();
+        let (fold, params) = in_front_of(Role::Input, &image(), &[1, 3, 8, 8], sample).unwrap();
+        assert_eq!((params.scale(0), params.zero(0)), (1.0, 0));
+        for c in 0..3 {
+            let code = |p: f32| (at(c, p) - fold.offset(c)) / fold.factors[c];
+            // Of the five codes that 251 levels leave over, some are below.
+            let below = code(0.0).round();
+            assert!((1.0..=4.0).contains(&below), "{below}");
+            for p in [0.0, 1.0, 100.0, 250.0] {
+                assert!((code(p) - (p + below)).abs() < 1e-3, "{c} {p}: {}", code(p));
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_need_a_bias_and_no_padding() {
+        let sample = |s: usize| (0..192).map(|i| ((i * 31 + s * 17) % 256) as f32).collect::<Vec<f32>>();
+        let of = |text: &str| {
+            in_front_of(Role::Input, text, &[1, 3, 8, 8], sample).is_some_and(|(f, _)| !f.offsets.is_empty())
+        };
+        assert!(of(&image()));
+        assert!(!of(&image().replace("strides = [4, 4]", "pads = [1, 1, 1, 1]")));
+        assert!(!of(&image().replace("w, b)", "w)")));
+    }
+
+    #[test]
+    fn channels_of_a_norm_that_lie_apart_are_brought_together() {
+        let text = "g (float[1,40,8] x) => (y) <float[8] k, float[8] l, float[8,4] w, float[4] b = {0, 0, 0, 0}>
+            { n = LayerNormalization (x, k, l) m = MatMul (n, w) y = Add (m, b) }";
+        let text = text.replace("float[8,4] w", &format!("float[8,4] w = {{{}}}", ["0.5"; 32].join(", ")));
+        let sample = |s: usize| -> Vec<f32> {
+            (0..320).map(|i| (i % 8) as f32 * 10.0 + ((i * 131 + s * 57) % 97) as f32 / 97.0).collect()
+        };
+        let (fold, params) = in_front_of(Role::NormOutput, &text, &[1, 40, 8], sample).unwrap();
+        (0..8).for_each(|c| assert!((fold.offset(c) - c as f32 * 10.0).abs() < 0.05, "{:?}", fold.offsets));
+        assert!(params.scale(0) < 1.2 / 255.0, "{params:?}");
     }
 }

@@ -63,6 +63,7 @@ fn one(g: &Graph, sites: &Sites, n: NodeId, plan: &mut QuantPlan) -> Option<()> 
             value: name.clone(),
             role: Role::GeluOutput,
             factors: vec![1.0; usize::try_from(channels).ok()?],
+            offsets: Vec::new(),
             reason: "keeps codes off ties".into(),
         });
     }

@@ -37,8 +37,9 @@ pub fn layer(
     let Some(mat) = Matrix::of(g, l) else { return out };
     let x = g.name_of(trace_back(g, l.x));
     let Some(st) = stats.get(x).filter(|s| s.channels.len() == mat.ins) else { return out };
-    let factors = folds.iter().find(|f| f.value == x).map(|f| &f.factors);
-    let f = |i: usize| factors.map_or(1.0, |f| f[i]);
+    let fold = folds.iter().find(|f| f.value == x);
+    let f = |i: usize| fold.map_or(1.0, |f| f.factors[i]);
+    let offset = |i: usize| fold.map_or(0.0, |f| f64::from(f.offset(i)));
     let (lo, hi) = out.weight.range();
     let reach = mat.out_reach(|i| f(i) as f64);
     out.correction = (0..mat.outs)
@@ -46,7 +47,7 @@ pub fn layer(
             let s = ((reach[o] / hi as f64) as f32 * out.clip).max(SCALE_FLOOR);
             let mut shift = 0f64;
             for i in 0..mat.ins {
-                let mean = st.mean(i) / f(i) as f64;
+                let mean = (st.mean(i) - offset(i)) / f(i) as f64;
                 for k in 0..mat.inner {
                     let w = mat.at(o, i, k) as f32 * f(i);
                     let q = crate::quant::kernel::quantize(w, s, 0, lo, hi);

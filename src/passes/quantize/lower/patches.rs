@@ -20,6 +20,7 @@ use super::{Coding, size, transposed};
 use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
 use crate::passes::common::{patch_nodes, sole_reader};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::plan::sites::pads;
 use crate::quant::QParams;
 use crate::rewrite::{Patch, Ref};
 
@@ -70,8 +71,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let list = |name: &str, default: i64| n.attrs.ints(name).map_or(vec![default; 2], <[i64]>::to_vec);
     let plain = list("strides", 1) == [kh, kw]
         && list("dilations", 1) == [1, 1]
-        && n.attrs.ints("pads").is_none_or(|p| p.iter().all(|p| *p == 0))
-        && n.attrs.str("auto_pad").is_none_or(|a| matches!(a, "NOTSET" | "VALID"))
+        && !pads(n)
         && n.attrs.int("group").unwrap_or(1) == 1;
     let (h, wd) = (size(g, x, 2)?, size(g, x, 3)?);
     if !plain || size(g, x, 1) != Some(c) || kh * kw <= 1 || h % kh != 0 || wd % kw != 0 {

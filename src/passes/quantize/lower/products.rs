@@ -31,6 +31,7 @@
 use super::{Coding, at_unit_scale, factors, transposed, zero_scalar};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::plan::sites::pads;
 use crate::rewrite::{Patch, Ref, sweep};
 
 /// Longest sum of products of two 8-bit codes that int32 holds, with room for a bias of half the range.
@@ -148,12 +149,8 @@ impl Product {
             {
                 return Err("it scales or transposes its operands".into());
             }
-            "Conv" => {
-                let padded = n.attrs.ints("pads").is_some_and(|p| p.iter().any(|p| *p != 0))
-                    || n.attrs.str("auto_pad").is_some_and(|a| !matches!(a, "NOTSET" | "VALID"));
-                if padded || n.attrs.int("group").unwrap_or(1) != 1 {
-                    return Err("it is padded or grouped".into());
-                }
+            "Conv" if pads(n) || n.attrs.int("group").unwrap_or(1) != 1 => {
+                return Err("it is padded or grouped".into());
             }
             _ => {}
         }

@@ -1,0 +1,61 @@
+//! How much the tokens of a value count: an error in one is worth what the LayerNorm behind makes of it, and what the outputs
+//! read of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::kernel::Layout;
+
+/// Which tokens of a value the outputs read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    /// Their places on the second last axis (negative: from the end). Together they weigh as much as all the others of
+    /// the same variance. None: all tokens are alike.
+    pub tokens: Vec<i64>,
+    /// Nothing behind the value mixes tokens, so that the others weigh nothing.
+    pub alone: bool,
+}
+
+/// Which of `rows` tokens are meant, counted from the front.
+fn places(read: &[i64], rows: usize) -> Vec<usize> {
+    let at = |i: &i64| usize::try_from(if *i < 0 { i + rows as i64 } else { *i }).ok().filter(|i| *i < rows);
+    read.iter().filter_map(at).collect()
+}
+
+/// Weight of a token of median variance.
+pub(super) const TOKEN: f64 = 4096.0;
+
+/// The weight of each token of one sample: `TOKEN` times the median variance of a token over its own, between 1 and
+/// `256 TOKEN`. `rows` tokens stand in a row one after the other.
+pub(super) fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &Read) -> Vec<u32> {
+    let tokens = layout.outer * layout.inner;
+    let (mut s1, mut s2) = (vec![0f64; tokens], vec![0f64; tokens]);
+    for (r, run) in x.chunks(layout.inner).enumerate() {
+        let first = r / layout.channels * layout.inner;
+        for (k, v) in run.iter().enumerate() {
+            s1[first + k] += f64::from(*v);
+            s2[first + k] += f64::from(*v).powi(2);
+        }
+    }
+    let n = layout.channels as f64;
+    let variances: Vec<f64> = s1.iter().zip(&s2).map(|(a, b)| (b / n - (a / n).powi(2)).max(0.0)).collect();
+    let mut sorted = variances.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(tokens / 2).copied().unwrap_or(0.0);
+    let places = places(&read.tokens, rows);
+    let (more, less) = match places.len() {
+        0 => (1.0, 1.0),
+        n => ((rows as f64 / n as f64).max(1.0), if read.alone { 0.0 } else { 1.0 }),
+    };
+    let one = |(t, v): (usize, &f64)| {
+        let w = if *v > 0.0 { (TOKEN * median / v).clamp(1.0, 256.0 * TOKEN) } else { TOKEN };
+        (w * if rows > 0 && places.contains(&(t % rows)) { more } else { less }).round() as u32
+    };
+    variances.iter().enumerate().map(one).collect()
+}
+
+/// How much each row of `channels` numbers counts: the inverse of its variance, in shares of a row of median variance, and
+/// the tokens that are read as [`Read`] says. `rows` tokens stand in a row one after the other; 0: rows are no tokens.
+pub fn row_weights(x: &[f32], channels: usize, rows: usize, read: &Read) -> Vec<f64> {
+    let layout = Layout { outer: x.len() / channels.max(1), channels, inner: 1 };
+    token_weights(x, layout, rows, read).into_iter().map(|w| f64::from(w) / TOKEN).collect()
+}
