@@ -235,7 +235,9 @@ fn sums(
         |i| {
             let s = fit.data.sample(fit.indices[i])?;
             let out = session.run(&s.inputs)?;
-            let mut values: BTreeMap<String, Array> = s.inputs.into_iter().collect();
+            // Masks may hold infinities; what layers read and make may not.
+            let mut values: BTreeMap<String, Array> =
+                s.inputs.into_iter().filter(|(name, _)| jobs.iter().any(|j| g.name_of(j.linear.x) == name)).collect();
             values.extend(taps.iter().cloned().zip(out.taps));
             match values.iter().find(|(_, a)| a.f32s().iter().any(|v| !v.is_finite())) {
                 Some((value, _)) => Err(RefineError::NotFinite { sample: s.name, value: value.clone() }),
