@@ -73,6 +73,7 @@ impl Recipe {
         let mut r = self.clone();
         if let Some(q) = &mut r.quantize {
             q.activations.extend(std::mem::take(&mut q.without_data));
+            q.folds.extend(std::mem::take(&mut q.folds_without_data));
         }
         r
     }
@@ -109,5 +110,18 @@ mod tests {
     fn an_unknown_recipe_names_the_known_ones() {
         let e = Recipe::find("nonsense", None).unwrap_err().to_string();
         assert!(e.contains("fq-vit") && e.contains("nonsense"), "{e}");
+    }
+
+    #[test]
+    fn made_up_samples_have_their_own_candidates_and_folds() {
+        let r = Recipe::find("fq-vit", None).unwrap();
+        let (with, without) = (r.quantize.clone().unwrap(), r.without_data().quantize.unwrap());
+        let role = crate::plan::Role::GeluOutput;
+        assert!(without.folds[&role].beyond[0] > with.folds[&role].beyond[0]);
+        let output = crate::plan::Role::Output;
+        assert_ne!(with.candidates(output), without.candidates(output));
+        // What is not named stays.
+        let norm = crate::plan::Role::NormOutput;
+        assert_eq!((&with.folds[&norm], with.candidates(norm)), (&without.folds[&norm], without.candidates(norm)));
     }
 }

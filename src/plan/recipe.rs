@@ -21,6 +21,9 @@ pub struct QuantRecipe {
     /// Factors moved from a value into the weights behind it.
     #[serde(default)]
     pub folds: IndexMap<Role, FoldRecipe>,
+    /// What takes the place of `folds` where calibration had no data: made-up samples show less of how far channels reach.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub folds_without_data: IndexMap<Role, FoldRecipe>,
     /// Factors traded between layers through an attention.
     #[serde(default, skip_serializing_if = "EqualiseRecipe::is_off")]
     pub equalise: EqualiseRecipe,
