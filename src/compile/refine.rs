@@ -108,10 +108,13 @@ pub fn refine(
     Ok(plan)
 }
 
-/// Places of the layers in the plan, in parts whose sums take about `most` bytes: each part is a run over the data.
-fn runs(p: &Prepared, plan: &QuantPlan, parts: usize, most: usize) -> Vec<Vec<usize>> {
+/// A layer of the model, and its place in the plan.
+type Planned<'p> = (usize, &'p Linear);
+
+/// The layers of the plan, in parts whose sums take about `most` bytes: each part is a run over the data.
+fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, most: usize) -> Vec<Vec<Planned<'p>>> {
     let g = &p.model.graph;
-    let mut out: Vec<Vec<usize>> = Vec::new();
+    let mut out: Vec<Vec<Planned<'p>>> = Vec::new();
     let mut held = most;
     for (at, layer) in plan.layers.iter().enumerate() {
         let Some(l) = p.sites.linears.iter().find(|l| g.name_of(l.out) == layer.output) else { continue };
@@ -124,19 +127,16 @@ fn runs(p: &Prepared, plan: &QuantPlan, parts: usize, most: usize) -> Vec<Vec<us
             held = 0;
         }
         held += bytes;
-        out.last_mut().expect("one was just begun").push(at);
+        out.last_mut().expect("one was just begun").push((at, l));
     }
     out
 }
 
-fn jobs<'p>(p: &'p Prepared, plan: &QuantPlan, layers: &[usize]) -> Result<Vec<Job<'p>>, RefineError> {
+fn jobs<'p>(p: &Prepared, plan: &QuantPlan, layers: &[Planned<'p>]) -> Result<Vec<Job<'p>>, RefineError> {
     let mut folded = p.model.clone();
     FoldFactors { plan, sites: &p.sites }.run(&mut folded).map_err(|e| Box::new(CompileError::from(e)))?;
-    let g = &p.model.graph;
     let mut out = Vec::new();
-    for at in layers {
-        let (at, layer) = (*at, &plan.layers[*at]);
-        let Some(linear) = p.sites.linears.iter().find(|l| g.name_of(l.out) == layer.output) else { continue };
+    for &(at, linear) in layers {
         let node = folded.graph.node(linear.node);
         let Some(t) = node.input(1).and_then(|w| folded.graph.constant(w)) else { continue };
         let Some(data) = t.to_f32s() else { continue };

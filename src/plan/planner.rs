@@ -16,9 +16,11 @@ use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
 use super::{Activation, AttentionPlan, Constant, Fold, Form, Island, Outlier, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
-use crate::quant::observe::{Read, Stats, Watch};
+use crate::quant::hist::Moments;
+use crate::quant::observe::{Stats, Watch};
 use crate::quant::ptf::{self, Range};
 use crate::quant::qparams::SCALE_FLOOR;
+use crate::quant::tokens::Read;
 use crate::quant::{Code, QParams};
 
 pub mod equalise;
@@ -112,6 +114,13 @@ impl<'g> Matrix<'g> {
             }
         }
         p
+    }
+
+    /// Sum over outputs of the variance of a rounded weight of input channel `i`, which holds the factor `f(i)`.
+    fn rounding(&self, code: Code, f: impl Fn(usize) -> f64) -> f64 {
+        let (_, top) = code.range();
+        let reach = self.out_reach(f);
+        reach.iter().map(|r| (r / f64::from(top)).powi(2) / 12.0 * self.inner as f64).sum()
     }
 
     /// For each output channel: the largest weight after input channel `i` is multiplied by `f(i)`.
@@ -347,6 +356,31 @@ fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
             plan.activations[o].params = p.recoded();
         }
     }
+}
+
+/// Widths of ranges as shares of their median.
+fn shares(ranges: &[(f32, f32)]) -> Vec<f64> {
+    let wide: Vec<f64> = ranges.iter().map(|(a, b)| f64::from(b - a)).collect();
+    let mut sorted = wide.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(1.0).max(SCALE_FLOOR.into());
+    wide.iter().map(|w| w / median).collect()
+}
+
+/// Parameters for a value whose channels reach these ends, each in the units of codes; `pooled` is their distribution, for
+/// the kinds of range that are searched on one.
+fn params(
+    code: Code,
+    range: Range,
+    ends: impl Iterator<Item = (f32, f32)>,
+    pooled: impl FnOnce() -> Moments,
+) -> QParams {
+    let seen = ends.fold((0f32, 0f32), |(a, b), (l, h)| (a.min(l), b.max(h)));
+    let pooled = match range {
+        Range::MinMax | Range::Headroom(_) => Moments::default(),
+        Range::Percentile(_) | Range::Mse => pooled(),
+    };
+    ptf::affine_of(code, &pooled, seen, range)
 }
 
 /// dB of signal over error, for reasons.

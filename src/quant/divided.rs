@@ -54,7 +54,8 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::observe::{Read, Watch};
+    use crate::quant::observe::Watch;
+    use crate::quant::tokens::Read;
     use proptest::prelude::*;
 
     proptest! {

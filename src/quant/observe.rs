@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::hist::{Hist, Moments};
 use super::kernel::Layout;
 use super::levels::Levels;
-pub use super::tokens::Read;
-use super::tokens::token_weights;
+use super::tokens::{Read, token_weights};
 
 /// A sum whose result does not depend on the order of its terms: 2^-40 steps in 128 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +46,7 @@ pub struct Channel {
 }
 
 /// Into how many parts samples are divided, by their number.
-pub const QUARTERS: usize = 4;
+const QUARTERS: usize = 4;
 
 /// What one quarter of the samples saw of a channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,7 +134,8 @@ pub enum Watch {
     /// One for each index along the axis (negative: from the end).
     Channels { axis: i64 },
     /// As `Channels`, and for each quarter of the samples every value counted with the weight of its token, the vector of
-    /// all channels at one place: the inverse of the token's variance over the channels, which is what a LayerNorm behind makes of an error.
+    /// all channels at one place: the inverse of the token's variance over the channels, which is what a LayerNorm behind
+    /// makes of an error.
     Tokens { axis: i64, read: Read },
     /// Attention scores `[.., heads, queries, keys]`: one for each head, the smallest row maximum, and a bounded sample
     /// of whole rows. Without `by_head` all heads are one: their axis holds the batch as well, so that its size is not
@@ -391,13 +391,14 @@ impl Stats {
     /// For each quarter, what the other three saw and what it saw itself, every value counted with the weight of its token.
     ///
     /// Parameters that come from the first and are judged on the second show what they will do to samples never seen.
-    /// Empty if tokens were not counted, or there were fewer than two samples.
+    /// One pair of the same where tokens were not counted, or samples of one quarter alone were seen.
     pub fn trials(&self) -> Vec<(Stats, Stats)> {
         let part = |keep: &dyn Fn(usize) -> bool| -> Option<Stats> {
             let channels = self.channels.iter().map(|c| c.part(keep)).collect::<Option<Vec<_>>>()?;
             Some(Stats { channels, dims: self.dims.clone(), count: self.count, ..Stats::new(self.watch.clone()) })
         };
-        (0..QUARTERS).filter_map(|k| Some((part(&|i| i != k)?, part(&|i| i == k)?))).collect()
+        let trials: Vec<_> = (0..QUARTERS).filter_map(|k| Some((part(&|i| i != k)?, part(&|i| i == k)?))).collect();
+        if trials.is_empty() { vec![(self.clone(), self.clone())] } else { trials }
     }
 
     /// Smallest and largest value over all channels; `(0, 0)` if nothing was seen.
@@ -533,19 +534,12 @@ mod tests {
     }
 
     #[test]
-    fn tokens_count_by_the_inverse_of_their_variance() {
-        // Variances 1, 1, 16 and 4; the first token is read.
+    fn values_are_counted_with_the_weight_of_their_token() {
+        // Variances 1, 1, 16 and 4.
         let x = [-1.0, 1.0, -1.0, 1.0, -4.0, 4.0, -2.0, 2.0];
-        let layout = Layout::of(&[1, 4, 2], -1).unwrap();
-        let w = |read: &[i64]| token_weights(&x, layout, 4, &Read { tokens: read.to_vec(), alone: false });
-        let unit = crate::quant::tokens::TOKEN as u32;
-        assert_eq!(w(&[]), [4 * unit, 4 * unit, unit / 4, unit]);
-        assert_eq!(w(&[0]), [16 * unit, 4 * unit, unit / 4, unit]);
-        assert_eq!(w(&[0]), w(&[-4]));
-        assert_eq!(token_weights(&x, layout, 4, &Read { tokens: vec![0], alone: true }), [16 * unit, 0, 0, 0]);
         let mut s = Stats::new(Watch::Tokens { axis: -1, read: Read::default() });
         s.observe(&x, &[1, 4, 2], 0).unwrap();
         let at_four: u32 = s.channels[1].weighted().bins().filter(|(x, _)| *x > 3.0).map(|(_, n)| n).sum();
-        assert_eq!(at_four, unit / 4);
+        assert_eq!(at_four, crate::quant::tokens::TOKEN as u32 / 4);
     }
 }

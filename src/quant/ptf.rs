@@ -336,7 +336,8 @@ pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(
 #[cfg(test)]
 mod tests {
     use super::super::kernel::fake_quantize;
-    use super::super::observe::{Read, Watch};
+    use super::super::observe::Watch;
+    use super::super::tokens::Read;
     use super::*;
 
     /// Least squared error with a zero point a channel; tests change what they are about.

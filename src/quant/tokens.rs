@@ -59,3 +59,21 @@ pub fn row_weights(x: &[f32], channels: usize, rows: usize, read: &Read) -> Vec<
     let layout = Layout { outer: x.len() / channels.max(1), channels, inner: 1 };
     token_weights(x, layout, rows, read).into_iter().map(|w| f64::from(w) / TOKEN).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_count_by_the_inverse_of_their_variance() {
+        // Variances 1, 1, 16 and 4; the first token is read.
+        let x = [-1.0, 1.0, -1.0, 1.0, -4.0, 4.0, -2.0, 2.0];
+        let layout = Layout::of(&[1, 4, 2], -1).unwrap();
+        let w = |read: &[i64]| token_weights(&x, layout, 4, &Read { tokens: read.to_vec(), alone: false });
+        let unit = TOKEN as u32;
+        assert_eq!(w(&[]), [4 * unit, 4 * unit, unit / 4, unit]);
+        assert_eq!(w(&[0]), [16 * unit, 4 * unit, unit / 4, unit]);
+        assert_eq!(w(&[0]), w(&[-4]));
+        assert_eq!(token_weights(&x, layout, 4, &Read { tokens: vec![0], alone: true }), [16 * unit, 0, 0, 0]);
+    }
+}

@@ -101,23 +101,22 @@ impl QuantizeActivations<'_> {
             _ => a.value.clone(),
         };
         let mut p = Patch::new(self.id()).made_from([a.value.clone()]);
-        // A fold's Mul stands between the value and its readers.
-        let folded = g.find(&folded_name(&a.value)).and_then(|f| Some((f, g.node(g.producer_is(f, "Mul")?))));
-        if let Some((f, mul)) = folded {
-            let fold = self.plan.folds.iter().find(|x| x.value == a.value).expect("only a fold makes that name");
+        // A fold's Mul stands between the value, or its Sub of offsets, and the readers.
+        let folded = self.plan.folds.iter().find(|x| x.value == a.value).and_then(|fold| {
+            let f = g.find(&folded_name(&a.value))?;
+            let mul = g.node(g.producer_is(f, "Mul")?);
+            let x = mul.input(0)?;
+            let shifted = g.producer_is(x, "Sub").is_some_and(|n| g.node(n).input(0) == Some(v));
+            let factor = g.constant(mul.input(1)?).filter(|_| x == v || shifted)?;
+            // The channels are the first axis of the factor.
+            Some((fold, f, x, -(factor.dims.len() as i64)))
+        });
+        if let Some((fold, f, x, axis)) = folded {
             let n = fold.factors.len();
             let scales: Vec<f32> = fold.factors.iter().map(|x| a.params.scale(0) * x).collect();
-            let failed = |message: String| PassError::Failed {
-                pass: self.id().into(),
-                message: format!("fold of `{}`: {message}", a.value),
-            };
-            let (Some(x), Some(factor)) = (mul.input(0), mul.input(1).and_then(|c| g.constant(c))) else {
-                return Err(failed("its Mul is not as it was made".into()));
-            };
-            // The channels are the first axis of the factor.
-            let axis = -(factor.dims.len() as i64);
-            let wide = QParams::per_axis(a.params.code(), axis, scales, vec![a.params.zero(0); n])
-                .map_err(|e| failed(e.to_string()))?;
+            let wide = QParams::per_axis(a.params.code(), axis, scales, vec![a.params.zero(0); n]).map_err(|e| {
+                PassError::Failed { pass: self.id().into(), message: format!("fold of `{}`: {e}", a.value) }
+            })?;
             let codes = super::quantize_linear(&mut p, x.into(), &wide, &hint);
             let d = super::dequantize_linear(&mut p, codes, &a.params, &format!("{hint}_folded"));
             p.replace(f, d);

@@ -17,8 +17,8 @@
 //!
 //! *Source.* Cross-layer equalization as in Nagel et al. (arXiv 1906.04721), carried through the attention.
 
-use super::fold::scaled;
-use crate::ir::{Graph, Model, Tensor};
+use super::fold::{bias_changed, scaled};
+use crate::ir::{Graph, Model};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::plan::channel_map::{Pair, pairs};
 use crate::plan::sites::{Linear, Sites};
@@ -121,14 +121,7 @@ fn outputs_scaled(g: &Graph, p: &mut Patch, l: &Linear, f: impl Fn(usize) -> f32
     if l.bias.is_none() {
         return Ok(());
     }
-    let (node, slot, now) = l.bias_now(g).ok_or("a layer lost its bias")?;
-    let t = g.constant(now).ok_or("a bias is no constant")?;
-    let data = t.to_f32s().ok_or("a bias can not be read")?;
-    // One number a channel, however many axes of size one.
-    let data: Vec<f32> = data.iter().enumerate().map(|(c, b)| b * f(c)).collect();
-    let c = p.constant(g.name_of(now), Tensor::f32(&t.dims, &data));
-    p.set_input(node, slot, Some(c));
-    Ok(())
+    bias_changed(g, p, l, |c, b| b * f(c))
 }
 
 #[cfg(test)]

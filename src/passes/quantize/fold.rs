@@ -108,13 +108,7 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
                 return Err(failed("offsets do not go through a Conv that pads"));
             }
             let shift = shifts(w, l, &fold.offsets).ok_or_else(|| failed("a weight can not be read"))?;
-            let (node, slot, now) = l.bias_now(g).ok_or_else(|| failed("a layer behind offsets has no bias"))?;
-            let b = g.constant(now).ok_or_else(|| failed("a bias is no constant"))?;
-            let data = b.to_f32s().ok_or_else(|| failed("a bias can not be read"))?;
-            // One number a channel, however many axes of size one.
-            let data: Vec<f32> = data.iter().zip(shift).map(|(b, s)| (f64::from(*b) + s) as f32).collect();
-            let c = p.constant(g.name_of(now), Tensor::f32(&b.dims, &data));
-            p.set_input(node, slot, Some(c));
+            bias_changed(g, &mut p, l, |c, b| (f64::from(b) + shift[c]) as f32).map_err(failed)?;
         }
     }
     let behind = behind.unwrap_or(0);
@@ -157,6 +151,23 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
         }
     }
     Ok(p)
+}
+
+/// Gives a layer the bias `f(c, b)` in place of `b`, channel by channel.
+pub(super) fn bias_changed(
+    g: &Graph,
+    p: &mut Patch,
+    l: &Linear,
+    f: impl Fn(usize, f32) -> f32,
+) -> Result<(), &'static str> {
+    let (node, slot, now) = l.bias_now(g).ok_or("a layer has no bias")?;
+    let t = g.constant(now).ok_or("a bias is no constant")?;
+    let data = t.to_f32s().ok_or("a bias can not be read")?;
+    // One number a channel, however many axes of size one.
+    let data: Vec<f32> = data.iter().enumerate().map(|(c, b)| f(c, *b)).collect();
+    let c = p.constant(g.name_of(now), Tensor::f32(&t.dims, &data));
+    p.set_input(node, slot, Some(c));
+    Ok(())
 }
 
 /// What each output channel gains from inputs that all have their channel's offset.

@@ -179,14 +179,8 @@ fn patch(pass: &QuantizeWeights, g: &Graph, l: &Linear, layer: &Layer) -> Result
             }
             None => p.constant(&format!("{hint}_corrected"), Tensor::f32(&[outs as i64], &b)),
         };
-        match &l.bias {
-            Some(old) => match old.add {
-                Some(add) => {
-                    let slot = g.node(add).inputs.iter().position(|v| *v == Some(old.value)).unwrap_or(1);
-                    p.set_input(add, slot, Some(b));
-                }
-                None => p.set_input(l.node, 2, Some(b)),
-            },
+        match l.bias_now(g) {
+            Some((node, slot, _)) => p.set_input(node, slot, Some(b)),
             None if l.is_conv || g.node(l.node).op.is("Gemm") => p.set_input(l.node, 2, Some(b)),
             None => {
                 let y = p.node("Add", &format!("{}_biased", layer.output), &[l.out.into(), b], Attrs::new());

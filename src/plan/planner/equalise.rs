@@ -24,7 +24,8 @@ use std::borrow::Cow;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
-use super::{Matrix, PlanningError, db};
+use super::scores::softmax;
+use super::{Matrix, PlanningError, db, params, shares};
 use crate::ir::{Graph, ValueId};
 use crate::plan::channel_map::{Pair, pairs};
 use crate::plan::recipe::{Candidate, QuantRecipe, Strengths};
@@ -33,9 +34,8 @@ use crate::plan::sites::{Sites, trace_back};
 use crate::plan::{Between, Equalisation, Role};
 use crate::quant::Code;
 use crate::quant::hist::{Hist, Moments};
-use crate::quant::observe::{HIDDEN_BELOW, Stats};
-use crate::quant::ptf::{self, Range};
-use crate::quant::qparams::SCALE_FLOOR;
+use crate::quant::observe::Stats;
+use crate::quant::ptf::Range;
 
 /// One way to choose factors: by the ranges of which side's channels, and how far.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,7 +65,7 @@ impl Way {
 
     /// Factors from the ranges of both sides, those of the second by the channel of the first that they meet.
     fn factors(self, sides: [&[(f32, f32)]; 2], between: Between, rule: &Strengths) -> Vec<f32> {
-        let [first, second] = sides.map(|r| shares(r, rule.floor));
+        let [first, second] = sides.map(|r| shares(r).into_iter().map(|w| w.max(rule.floor)).collect::<Vec<f64>>());
         // What is multiplied narrows where its factor is small.
         let turned = if between == Between::QueriesKeys { -1.0 } else { 1.0 };
         let one = |(a, b): (&f64, &f64)| match self {
@@ -76,15 +76,6 @@ impl Way {
         };
         first.iter().zip(&second).map(|p| one(p) as f32).collect()
     }
-}
-
-/// Widths of ranges as shares of their median, and no less than `floor`.
-fn shares(ranges: &[(f32, f32)], floor: f64) -> Vec<f64> {
-    let wide: Vec<f64> = ranges.iter().map(|(a, b)| f64::from(b - a)).collect();
-    let mut sorted = wide.clone();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(1.0).max(SCALE_FLOOR.into());
-    wide.iter().map(|w| (w / median).max(floor)).collect()
 }
 
 /// One of the two values of a pair: what ranges come from, what errors are counted on, and how codes may be made.
@@ -104,10 +95,7 @@ impl Side {
         let ordered =
             |s: &Stats| Stats { channels: order.iter().map(|c| s.channels[*c].clone()).collect(), ..s.clone() };
         let st = ordered(st);
-        let mut trials = st.trials();
-        if trials.is_empty() {
-            trials.push((st.clone(), st.clone()));
-        }
+        let trials = st.trials();
         let ranges = |s: &Stats| (0..order.len()).map(|c| s.channel_range(c)).collect();
         let judged = |s: &Stats| s.channels.iter().map(|c| c.moments()).collect();
         let affine = |c: &Candidate| match *c {
@@ -153,13 +141,8 @@ impl Side {
     fn error(&self, factors: &[Vec<f32>], weight: impl Fn(usize, usize) -> f64) -> f64 {
         let each = |&(code, range): &(Code, Range)| -> f64 {
             let trial = |(t, f): (usize, &Vec<f32>)| -> f64 {
-                let ends = |(a, b): (f32, f32), ((l, h), f): (&(f32, f32), &f32)| (a.min(l / f), b.max(h / f));
-                let seen = self.ranges[t].iter().zip(f).fold((0f32, 0f32), ends);
-                let pooled = match range {
-                    Range::MinMax | Range::Headroom(_) => Moments::default(),
-                    Range::Percentile(_) | Range::Mse => self.pooled(f),
-                };
-                let p = ptf::affine_of(code, &pooled, seen, range);
+                let ends = self.ranges[t].iter().zip(f).map(|((l, h), f)| (l / f, h / f));
+                let p = params(code, range, ends, || self.pooled(f));
                 let ((lo, hi), step) = (p.reach(0), f64::from(p.scale(0)));
                 let one = |(c, m): (usize, &Moments)| {
                     let k = f64::from(f[c]);
@@ -348,26 +331,18 @@ impl<'g> Projection<'g> {
     /// The error of rounding weights that hold the factors. It meets what the input varies by, or all of the input
     /// where no bias makes up for its mean.
     fn rounding(&self, factors: &[f32], read: &[Moments], recipe: &QuantRecipe) -> f64 {
-        let (_, top) = recipe.weights.code.range();
         let spread = |m: &Moments| if recipe.bias_correction { variance(m) } else { mean_square(m) };
         let input: f64 = read.iter().zip(factors).map(|(m, f)| spread(m) / f64::from(*f).powi(2)).sum();
         let mut met = vec![1.0; factors.len()];
         self.to.iter().zip(factors).for_each(|(t, f)| met[*t] = f64::from(*f));
-        let reach = self.matrix.out_reach(|i| met[i]);
-        reach.iter().map(|r| (r / f64::from(top)).powi(2) / 12.0 * self.matrix.inner as f64).sum::<f64>() * input
+        self.matrix.rounding(recipe.weights.code, |i| met[i]) * input
     }
 }
 
 /// Mean over rows of the sum of squared attention weights, from the rows that calibration kept: what is left of
 /// independent errors in the values.
 fn squared_weights(scores: &Stats, factor: f32) -> Option<f64> {
-    let one = |row: &[f32]| {
-        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let p: Vec<f64> =
-            row.iter().map(|x| if *x <= HIDDEN_BELOW { 0.0 } else { f64::from((x - top) * factor).exp() }).collect();
-        let sum: f64 = p.iter().sum();
-        p.iter().map(|p| (p / sum).powi(2)).sum::<f64>()
-    };
+    let one = |row: &[f32]| softmax(row, factor).iter().map(|p| p * p).sum::<f64>();
     let n = scores.rows.len();
     let total: f64 = scores.rows.iter().map(|r| one(&r.values)).sum();
     (n > 0 && total.is_finite()).then(|| total / n as f64)

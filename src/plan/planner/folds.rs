@@ -5,7 +5,7 @@
 //! quarters of the calibration samples, the error on the fourth, four times. (Channels of a classifier's last layers fire
 //! for a few classes only; a hundred photographs do not show how far.) The factors are then made from all samples.
 
-use super::Matrix;
+use super::{Matrix, params, shares};
 use crate::ir::Graph;
 use crate::plan::Fold;
 use crate::plan::recipe::{Candidate, FoldRecipe, QuantRecipe};
@@ -13,8 +13,7 @@ use crate::plan::sites::{Linear, Site, pads, reading_nodes};
 use crate::quant::hist::Moments;
 use crate::quant::levels::Grid;
 use crate::quant::observe::{Channel, Stats};
-use crate::quant::ptf::{self, Range};
-use crate::quant::qparams::SCALE_FLOOR;
+use crate::quant::ptf::Range;
 use crate::quant::{Code, QParams};
 
 /// One way to choose factors.
@@ -25,6 +24,62 @@ enum Way {
     Strength(f64),
     /// What a range is beyond so many times the median.
     Beyond(f64),
+}
+
+impl Way {
+    fn name(self) -> String {
+        match self {
+            Way::None => "no folding".into(),
+            Way::Strength(a) => format!("folding at strength {a}"),
+            Way::Beyond(b) => format!("folding beyond {b}x the median range"),
+        }
+    }
+
+    /// Factors for channels of these ranges.
+    fn factors(self, ranges: &[(f32, f32)], rule: &FoldRecipe) -> Vec<f32> {
+        let snap = |f: f64| if rule.power_of_two { f64::powi(2.0, f.log2().round() as i32) } else { f };
+        let one = |share: f64| match self {
+            Way::None => 1.0,
+            Way::Strength(a) => snap(share.max(rule.floor).powf(a)),
+            Way::Beyond(b) => snap((share / b).max(1.0)),
+        };
+        shares(ranges).into_iter().map(|w| one(w) as f32).collect()
+    }
+}
+
+/// Factors and offsets a channel: `x` becomes `(x - offset) / factor`.
+struct Chosen {
+    factors: Vec<f32>,
+    offsets: Vec<f32>,
+}
+
+impl Chosen {
+    /// What `way` makes of channels that reach these ends; `lowest`: with their lowest values as offsets.
+    fn of(way: Way, lowest: bool, reached: &[(f32, f32)], rule: &FoldRecipe) -> Chosen {
+        let offsets = reached.iter().map(|r| if lowest { r.0 } else { 0.0 }).collect();
+        Chosen { factors: way.factors(reached, rule), offsets }
+    }
+
+    /// Parameters for the folded value, whose channels reached these ends.
+    fn params(&self, st: &Stats, reached: &[(f32, f32)], code: Code, range: Range) -> QParams {
+        let by = self.factors.iter().zip(&self.offsets);
+        let ends = reached.iter().zip(by).map(|((l, h), (f, o))| ((l - o) / f, (h - o) / f));
+        params(code, range, ends, || st.pooled(|c| 1.0 / f64::from(self.factors[c])))
+    }
+}
+
+/// What each channel reaches: with 0, which codes without offsets must hold, or what was seen alone.
+fn reached(st: &Stats, lowest: bool) -> Vec<(f32, f32)> {
+    let seen = |c: &Channel| if c.min <= c.max { (c.min, c.max) } else { (0.0, 0.0) };
+    match lowest {
+        true => st.channels.iter().map(seen).collect(),
+        false => (0..st.channels.len()).map(|c| st.channel_range(c)).collect(),
+    }
+}
+
+/// True if offsets can go into the biases of all these layers.
+fn take_offsets(g: &Graph, linears: &[&Linear]) -> bool {
+    linears.iter().all(|l| l.bias.is_some() && !(l.is_conv && pads(g.node(l.node))))
 }
 
 /// The grid that a channel's values lie on, channel by channel, where all of them lie on one; the values then are their own
@@ -45,102 +100,6 @@ fn on_grids(g: &Graph, s: &Site, grids: &[Grid], code: Code) -> Option<(Option<F
         reason: reason.clone(),
     };
     Some((Some(fold), QParams::affine(code, 1.0, lo).ok()?, reason))
-}
-
-impl Way {
-    fn name(self) -> String {
-        match self {
-            Way::None => "no folding".into(),
-            Way::Strength(a) => format!("folding at strength {a}"),
-            Way::Beyond(b) => format!("folding beyond {b}x the median range"),
-        }
-    }
-
-    /// Factors for channels of these ranges.
-    fn factors(self, ranges: &[(f32, f32)], rule: &FoldRecipe) -> Vec<f32> {
-        let wide: Vec<f64> = ranges.iter().map(|(a, b)| f64::from(b - a)).collect();
-        let mut sorted = wide.clone();
-        sorted.sort_by(f64::total_cmp);
-        let median = sorted[sorted.len() / 2].max(SCALE_FLOOR.into());
-        let snap = |f: f64| if rule.power_of_two { f64::powi(2.0, f.log2().round() as i32) } else { f };
-        let one = |w: &f64| match self {
-            Way::None => 1.0,
-            Way::Strength(a) => snap((w / median).max(rule.floor).powf(a)),
-            Way::Beyond(b) => snap((w / median / b).max(1.0)),
-        };
-        wide.iter().map(|w| one(w) as f32).collect()
-    }
-}
-
-/// Factors and offsets a channel: `x` becomes `(x - offset) / factor`.
-struct Chosen {
-    factors: Vec<f32>,
-    /// Empty: no offsets.
-    offsets: Vec<f32>,
-}
-
-impl Chosen {
-    /// What `way` makes of channels of these ranges.
-    fn of(way: Way, lowest: bool, ranges: &[(f32, f32)], rule: &FoldRecipe) -> Chosen {
-        let offsets = if lowest { ranges.iter().map(|r| r.0).collect() } else { Vec::new() };
-        Chosen { factors: way.factors(ranges, rule), offsets }
-    }
-
-    fn offset(&self, c: usize) -> f32 {
-        self.offsets.get(c).copied().unwrap_or(0.0)
-    }
-}
-
-/// Samples that ranges come from, and the distributions that errors are counted on, channel by channel.
-struct Trial {
-    /// As they are, and widened to hold 0.
-    seen: Vec<(f32, f32)>,
-    ranges: Vec<(f32, f32)>,
-    judged: Vec<Moments>,
-}
-
-impl Trial {
-    /// One for each quarter of the samples; where there are too few samples for that, one for all.
-    fn all_of(st: &Stats) -> Vec<Trial> {
-        let one = |fit: &Stats, judge: &Stats| Trial {
-            seen: seen_ranges(fit),
-            ranges: all_ranges(fit),
-            judged: distributions(judge),
-        };
-        let trials: Vec<Trial> = st.trials().iter().map(|(fit, judge)| one(fit, judge)).collect();
-        if trials.is_empty() { vec![one(st, st)] } else { trials }
-    }
-}
-
-fn distributions(st: &Stats) -> Vec<Moments> {
-    st.channels.iter().map(Channel::moments).collect()
-}
-
-fn all_ranges(st: &Stats) -> Vec<(f32, f32)> {
-    (0..st.channels.len()).map(|c| st.channel_range(c)).collect()
-}
-
-/// What each channel reaches, if it was seen at all.
-fn seen_ranges(st: &Stats) -> Vec<(f32, f32)> {
-    st.channels.iter().map(|c| if c.min <= c.max { (c.min, c.max) } else { (0.0, 0.0) }).collect()
-}
-
-/// Parameters for the folded value, whose channels had `ranges`.
-fn params(st: &Stats, ranges: &[(f32, f32)], by: &Chosen, code: Code, range: Range) -> QParams {
-    let seen =
-        ranges.iter().zip(&by.factors).enumerate().fold((0f32, 0f32), |(a, b), (c, ((l, h), f))| {
-            (a.min((l - by.offset(c)) / f), b.max((h - by.offset(c)) / f))
-        });
-    let pooled = match range {
-        Range::MinMax | Range::Headroom(_) => Moments::default(),
-        Range::Percentile(_) | Range::Mse => st.pooled(|c| 1.0 / f64::from(by.factors[c])),
-    };
-    ptf::affine_of(code, &pooled, seen, range)
-}
-
-/// True if offsets can go into the biases of all these layers.
-fn take_offsets(g: &Graph, linears: &[&Linear]) -> bool {
-    linears.iter().all(|l| l.bias.is_some() && !(l.is_conv && pads(g.node(l.node))))
 }
 
 /// The best folding of a value into the linear layers that read it; `None` where a reader forbids folding.
@@ -184,9 +143,11 @@ pub fn folded(
         return on_grids(g, s, &grids, code);
     }
     let ways = ways.into_iter().flat_map(|w| [(w, false), (w, true)]).filter(|(_, o)| lowest || !o);
-    let trials = Trial::all_of(st);
-    let signal: f64 = trials.iter().flat_map(|t| t.judged.iter().zip(&power)).map(|(m, p)| m.power() * p).sum();
-    let (_, top) = recipe.weights.code.range();
+    // Samples that ranges come from, and the distributions that errors are counted on.
+    let distributions = |st: &Stats| st.channels.iter().map(Channel::moments).collect::<Vec<_>>();
+    let trials: Vec<(Stats, Vec<Moments>)> =
+        st.trials().into_iter().map(|(fit, judge)| (fit, distributions(&judge))).collect();
+    let signal: f64 = trials.iter().flat_map(|(_, m)| m.iter().zip(&power)).map(|(m, p)| m.power() * p).sum();
     let mut best: Option<(f64, (Way, bool), Code, Range)> = None;
     for (way, lowest) in ways {
         let mut tries: Vec<(f64, Code, Range)> = Vec::new();
@@ -198,29 +159,25 @@ pub fn folded(
                 tries.push((0.0, code, range));
             }
         }
-        for t in &trials {
-            let ranges = if lowest { &t.seen } else { &t.ranges };
-            let by = Chosen::of(way, lowest, ranges, rule);
+        for (fit, judged) in &trials {
+            let ends = reached(fit, lowest);
+            let by = Chosen::of(way, lowest, &ends, rule);
             let f = &by.factors;
             // The error of a rounded weight meets what its input varies by, or all of its input where no bias makes up
             // for the mean.
             let spread = |c: usize| {
-                let m = &t.judged[c];
-                if recipe.bias_correction { m.variance() } else { m.power_about(f64::from(by.offset(c))) }
+                let m = &judged[c];
+                if recipe.bias_correction { m.variance() } else { m.power_about(by.offsets[c].into()) }
             };
             let input: f64 = f.iter().enumerate().map(|(c, f)| spread(c) / f64::from(*f).powi(2)).sum();
-            let rounding = |m: &Matrix| -> f64 {
-                let reach = m.out_reach(|i| f64::from(f[i]));
-                reach.iter().map(|r| (r / f64::from(top)).powi(2) / 12.0 * m.inner as f64).sum()
-            };
+            let rounding = |m: &Matrix| m.rounding(recipe.weights.code, |i| f64::from(f[i]));
             let weights: f64 = mats.iter().map(rounding).sum::<f64>() * input;
             for (e, code, range) in &mut tries {
-                let p = params(st, ranges, &by, *code, *range);
-                let (lo, hi) = p.reach(0);
+                let p = by.params(st, &ends, *code, *range);
+                let ((lo, hi), step) = (p.reach(0), f64::from(p.scale(0)));
                 let one = |c: usize| {
-                    let (k, o) = (f64::from(f[c]), f64::from(by.offset(c)));
-                    power[c]
-                        * t.judged[c].error(f64::from(lo) * k + o, f64::from(hi) * k + o, f64::from(p.scale(0)) * k)
+                    let (k, o) = (f64::from(f[c]), f64::from(by.offsets[c]));
+                    power[c] * judged[c].error(f64::from(lo) * k + o, f64::from(hi) * k + o, step * k)
                 };
                 *e += weights + (0..n).map(one).sum::<f64>();
             }
@@ -232,9 +189,9 @@ pub fn folded(
         }
     }
     let (e, (way, lowest), code, range) = best?;
-    let ranges = if lowest { seen_ranges(st) } else { all_ranges(st) };
-    let by = Chosen::of(way, lowest, &ranges, rule);
-    let p = params(st, &ranges, &by, code, range);
+    let ends = reached(st, lowest);
+    let by = Chosen::of(way, lowest, &ends, rule);
+    let p = by.params(st, &ends, code, range);
     let unseen = if trials.len() > 1 { " on samples that ranges do not come from" } else { "" };
     let offsets = if lowest { ", offset by the lowest value" } else { "" };
     let reason = format!("{}{offsets}: {} at the consumers' output{unseen}", way.name(), super::db(signal, e));
@@ -242,7 +199,7 @@ pub fn folded(
         value: g.name_of(s.value).to_owned(),
         role: s.role,
         factors: by.factors,
-        offsets: by.offsets,
+        offsets: if lowest { by.offsets } else { Vec::new() },
         reason: reason.clone(),
     });
     Some((fold, p, reason))

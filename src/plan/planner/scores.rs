@@ -199,7 +199,8 @@ fn window(lo: f32, hi: f32) -> QParams {
     QParams::covering(Code::U8, lo, hi)
 }
 
-fn softmax(row: &[f32], scale: f32) -> Vec<f64> {
+/// Softmax of `scale` times a row of scores; hidden ones have the weight 0.
+pub(super) fn softmax(row: &[f32], scale: f32) -> Vec<f64> {
     let top = row.iter().copied().filter(|v| *v > HIDDEN_BELOW).fold(f32::NEG_INFINITY, f32::max);
     let e: Vec<f64> =
         row.iter().map(|v| if *v > HIDDEN_BELOW { ((v - top) as f64 * scale as f64).exp() } else { 0.0 }).collect();
