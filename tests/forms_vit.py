@@ -264,3 +264,19 @@ def cait():
     g.output(g.op("Gather", y, g.const(0, np.int64), axis=1), [D])
     # Talking heads are products and a Softmax by themselves.
     return g.case(1, 7, 3)
+
+
+@case("vit-hybrid-stem")
+def hybrid():
+    """Standardised weights out of a BatchNormalization that trains, and a pool with padding of minus infinity in front."""
+    g = Graph(17)
+    x = g.input("x", [3, 4 * S, 4 * S])
+    one, zero = g.const(np.ones(D)), g.const(np.zeros(D))
+    w = g.op("BatchNormalization", g.weight(1, D, 3 * 9), one, zero, zero, one, outs=3, epsilon=1e-8, momentum=1.0, training_mode=1)[0]
+    w = g.op("Mul", g.reshape(w, D, 3, 3, 3), g.const(0.2))
+    x = g.op("Pad", x, g.ints(0, 0, 0, 0, 0, 0, 1, 1), g.const(0.0))
+    x = g.op("Relu", g.op("Conv", x, w, g.const(0.1 * g.rng.standard_normal(D)), kernel_shape=[3, 3], strides=[2, 2]))
+    x = g.op("Pad", x, g.ints(0, 0, 0, 0, 0, 0, 1, 1), g.const(-np.inf))
+    x = g.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
+    g.output(block_of(g, tokens(g, x, T), T), [T, D])
+    return g.case(1, 2, 1)

@@ -32,6 +32,7 @@ pub(super) fn evaluate(view: &View, out: &Draft) -> Option<Tensor> {
     let v = match view.op() {
         "Softmax" | "LogSoftmax" if view.opset >= 13 => softmax(view)?,
         "LayerNormalization" => layer_norm(view)?,
+        "BatchNormalization" if view.opset >= 14 => batch_norm(view)?,
         "MatMul" => matmul(view, &dims)?,
         "Gemm" => gemm(view, &dims)?,
         "Clip" => clip(view)?,
@@ -243,6 +244,31 @@ fn layer_norm(view: &View) -> Option<Vec<f64>> {
         let var = r.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row as f64;
         let inv = 1.0 / (var + epsilon).sqrt();
         r.iter_mut().zip(gamma.iter().zip(&beta)).for_each(|(x, (g, b))| *x = (*x - mean) * inv * g + b);
+    }
+    Some(x)
+}
+
+/// With the statistics given, or, as it trains, with those of each channel of its input.
+fn batch_norm(view: &View) -> Option<Vec<f64>> {
+    let (mut x, dims) = (numbers(view, 0)?, view.known_dims(0)?);
+    let n = usize::try_from(*dims.get(1)?).ok()?;
+    let [gamma, beta, means, variances] = [1, 2, 3, 4].map(|i| numbers(view, i).filter(|v| v.len() == n));
+    let (gamma, beta, means, variances) = (gamma?, beta?, means?, variances?);
+    let epsilon = f64::from(view.node.attrs.float("epsilon").unwrap_or(1e-5));
+    let trains = view.node.attrs.int("training_mode").unwrap_or(0) != 0;
+    let inner = dims[2..].iter().product::<i64>() as usize;
+    if x.is_empty() {
+        return Some(x);
+    }
+    for c in 0..n {
+        let at: Vec<usize> = (c * inner..x.len()).step_by(n * inner).flat_map(|i| i..i + inner).collect();
+        let (mut mean, mut variance) = (means[c], variances[c]);
+        if trains {
+            mean = at.iter().map(|i| x[*i]).sum::<f64>() / at.len() as f64;
+            variance = at.iter().map(|i| (x[*i] - mean).powi(2)).sum::<f64>() / at.len() as f64;
+        }
+        let scale = gamma[c] / (variance + epsilon).sqrt();
+        at.iter().for_each(|i| x[*i] = (x[*i] - mean) * scale + beta[c]);
     }
     Some(x)
 }

@@ -255,6 +255,14 @@ fn constants_up_to_the_last_bit_are_right() {
         ),
         ("y = Softmax <axis = -1> (v)", &[0.603_748_9, 0.030_058_89, 0.366_192_22]),
         ("y = LayerNormalization <epsilon = 0.0> (v, v)", &[0.889_000_9, 2.794_002_8, 0.254_000_25]),
+        (
+            "y, m, s = BatchNormalization <epsilon = 0.75, training_mode = 1> (a, v, v, v, v)",
+            &[1.142_857_2, -0.164_674_13, 0.910_997_45, 0.857_142_87, -3.835_326, 0.089_002_535],
+        ),
+        (
+            "y = BatchNormalization <epsilon = 0.5> (a, v, v, v, w) w = Constant <value_floats = [0.5, 3.5, 1.5]> ()",
+            &[0.5, -3.0, 1.030_330_1, 0.25, -7.0, 0.146_446_6],
+        ),
         ("y = Sigmoid (two)", &[0.880_797_1]),
         ("y = Tanh (two)", &[0.964_027_6]),
         ("y = Erf (two)", &[0.995_322_3]),

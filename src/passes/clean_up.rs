@@ -5,6 +5,7 @@ use super::cse::Cse;
 use super::dead::Dead;
 use super::direct_shapes::DirectShapes;
 use super::fold_constants::FoldConstants;
+use super::fuse_pad::FusePad;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
 use super::reshape_static::ReshapeStatic;
@@ -16,7 +17,8 @@ const MAX_ROUNDS: usize = 12;
 
 /// # What it does
 /// Runs the clean-up passes in turn until none of them finds anything: `constant-nodes`, `constant-branches`, `dead`,
-/// `identity`, `fold-constants`, `reshape-static`, `direct-shapes`, `cse`, `constant-masks`, `fuse-transpose`.
+/// `identity`, `fold-constants`, `reshape-static`, `direct-shapes`, `cse`, `constant-masks`, `fuse-transpose`,
+/// `fuse-pad`.
 ///
 /// # When it fires
 /// On every model, before anything else looks at it.
@@ -48,7 +50,7 @@ impl Pass for CleanUp {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let passes: [&dyn Pass; 10] = [
+        let passes: [&dyn Pass; 11] = [
             &ConstantNodes,
             &ConstantBranches,
             &Dead,
@@ -59,6 +61,7 @@ impl Pass for CleanUp {
             &Cse,
             &ConstantMasks,
             &FuseTranspose,
+            &FusePad,
         ];
         let mut out = Outcome::default();
         for _ in 0..MAX_ROUNDS {

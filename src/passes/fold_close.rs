@@ -8,7 +8,7 @@ use crate::ir::Model;
 ///
 /// # When it fires
 /// As `fold-constants`, and on Exp, Log, Pow, Sigmoid, Tanh, Erf, Softmax, sums and other reductions, LayerNormalization,
-/// MatMul and Gemm of constants. The same limits of size hold.
+/// BatchNormalization, MatMul and Gemm of constants. The same limits of size hold.
 ///
 /// # Why it is correct
 /// The value is computed in double precision and rounded once, so it is at least as near to the exact one as any

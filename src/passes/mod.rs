@@ -16,6 +16,7 @@ pub mod einsum;
 pub mod fix_defaults;
 pub mod fold_close;
 pub mod fold_constants;
+pub mod fuse_pad;
 pub mod fuse_transpose;
 pub mod identity;
 mod opset;

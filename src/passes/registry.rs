@@ -13,6 +13,7 @@ use super::einsum::EinsumAsProduct;
 use super::fix_defaults::FixDefaults;
 use super::fold_close::FoldClose;
 use super::fold_constants::FoldConstants;
+use super::fuse_pad::FusePad;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
 use super::quantize::integer_norm::IntegerNorm;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(Cse),
         Box::new(ConstantMasks),
         Box::new(FuseTranspose),
+        Box::new(FusePad),
         Box::new(FixDefaults),
         Box::new(DecomposeAttention),
         Box::new(EinsumAsProduct),

@@ -13,13 +13,13 @@ use crate::rewrite::{Patch, Ref};
 ///
 /// # When it fires
 /// For MatMul or Gemm with constant float weight (and bias) -> Reshape by a constant to `[.., n, rest..]` with
-/// `n * rest = C` columns -> Transpose -> each of the `n` parts taken by Split and Squeeze, by Gather of a constant
-/// index, or by Slice and Squeeze, with nobody else reading anything on the way. Also where Split along the last axis
-/// takes the parts at once.
+/// `n * rest = C` columns -> Transpose -> each of the `n` parts taken by Split, by Gather of a constant index or by Slice,
+/// with nobody else reading anything on the way; also where one Split or several Slices along the columns take the parts
+/// at once, which may then be of any sizes that do not overlap.
 ///
 /// # Why it is correct
 /// A column of the product depends on that column of the weight alone. Part `i` of axis `n` holds columns
-/// `i C/n .. (i+1) C/n`.
+/// `i C/n .. (i+1) C/n`, and stays that part of the axis, now of size 1, until a Squeeze takes the axis away.
 ///
 /// # Numerics
 /// Close: each column is the same sum, but a kernel may add it in another order for another width.
@@ -57,9 +57,36 @@ fn squeezed(g: &Graph, v: ValueId, axis: usize, rank: usize) -> Option<ValueId> 
     (a == axis as i64 || a == axis as i64 - rank as i64).then(|| g.node(n).out()).flatten()
 }
 
-/// The parts along `axis`, in their order, without that axis; `None` unless all `count` are there.
-fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize) -> Option<Vec<ValueId>> {
+/// Columns of a projection, and the value they become behind the moves.
+struct Part {
+    from: i64,
+    columns: i64,
+    value: ValueId,
+    /// The axis that counted the parts is still there, with the size 1.
+    counted: bool,
+}
+
+/// The value behind a Squeeze of `axis` that alone reads `v`, or `v` itself, whoever reads it.
+fn taken(g: &Graph, v: ValueId, axis: usize, rank: usize, at: usize, columns: i64) -> Part {
+    let squeezed = squeezed(g, v, axis, rank);
+    Part { from: at as i64 * columns, columns, value: squeezed.unwrap_or(v), counted: squeezed.is_none() }
+}
+
+/// Where a Slice by one step along one axis begins and ends, and the axis.
+fn sliced(g: &Graph, n: NodeId) -> Option<(i64, i64, i64)> {
+    let node = g.node(n);
+    let (from, to, axes) = (g.ints(node, 1, "starts")?, g.ints(node, 2, "ends")?, g.ints(node, 3, "axes")?);
+    let steps = g.ints(node, 4, "steps").unwrap_or(vec![1]);
+    let ([from], [to], [axis], [1]) = (&from[..], &to[..], &axes[..], &steps[..]) else { return None };
+    Some((*from, *to, *axis))
+}
+
+/// The `count` parts along `axis`, each of `columns` columns; `None` unless all are there, one by one.
+fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns: i64) -> Option<Vec<Part>> {
     let is_axis = |a: i64| a == axis as i64 || a == axis as i64 - rank as i64;
+    if g.is_output(v) {
+        return None;
+    }
     if let Some(n) = sole_reader(g, v).filter(|n| g.node(*n).op.is("Split")) {
         let node = g.node(n);
         if !is_axis(node.attrs.int("axis").unwrap_or(0)) || node.outputs.len() != count {
@@ -68,75 +95,113 @@ fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize) -> Optio
         if g.ints(g.node(n), 1, "split").is_some_and(|s| s.iter().any(|s| *s != 1)) {
             return None;
         }
-        return (0..count).map(|i| squeezed(g, node.output(i)?, axis, rank)).collect();
+        return (0..count).map(|i| Some(taken(g, node.output(i)?, axis, rank, i, columns))).collect();
     }
-    let mut found: Vec<Option<ValueId>> = vec![None; count];
+    let mut found: Vec<Option<Part>> = (0..count).map(|_| None).collect();
     for (n, slot) in g.uses(v) {
         let node = g.node(n);
         if slot != 0 || !node.op.is_onnx() {
             return None;
         }
-        let (at, value) = match &node.op.name[..] {
+        let place = |at: i64| usize::try_from(if at < 0 { at + count as i64 } else { at }).ok().filter(|a| *a < count);
+        let (at, part) = match &node.op.name[..] {
             "Gather" if is_axis(node.attrs.int("axis").unwrap_or(0)) => {
                 let index = g.constant(node.input(1)?)?;
-                if !index.dims.is_empty() {
-                    return None;
-                }
-                (index.to_i64s()?[0], node.out()?)
+                let at = place(index.to_i64s().filter(|_| index.len() == 1)?[0])?;
+                let part = match index.dims.len() {
+                    0 => Part { from: at as i64 * columns, columns, value: node.out()?, counted: false },
+                    1 => taken(g, node.out()?, axis, rank, at, columns),
+                    _ => return None,
+                };
+                (at, part)
             }
             "Slice" => {
-                let (from, to) = (g.ints(g.node(n), 1, "starts")?, g.ints(g.node(n), 2, "ends")?);
-                let axes = g.ints(g.node(n), 3, "axes")?;
-                let steps = g.ints(g.node(n), 4, "steps").unwrap_or(vec![1]);
-                let ([from], [to], [a], [1]) = (&from[..], &to[..], &axes[..], &steps[..]) else { return None };
+                let (from, to, a) = sliced(g, n)?;
                 // The last part may be written as "to the end".
-                let end = (*to).min(count as i64);
-                if !is_axis(*a) || *from < 0 || end != from + 1 {
+                let end = to.min(count as i64);
+                if !is_axis(a) || from < 0 || end != from + 1 {
                     return None;
                 }
-                (*from, squeezed(g, node.out()?, axis, rank)?)
+                let at = place(from)?;
+                (at, taken(g, node.out()?, axis, rank, at, columns))
             }
             _ => return None,
         };
-        let at = usize::try_from(if at < 0 { at + count as i64 } else { at }).ok().filter(|a| *a < count)?;
-        if found[at].replace(value).is_some() {
+        if found[at].replace(part).is_some() {
             return None;
         }
-    }
-    if g.is_output(v) {
-        return None;
     }
     found.into_iter().collect()
 }
 
-/// What one part must become: where its codes' moves lead, and by which moves.
+/// Where the parts are, and the moves that each goes through.
 struct Parts {
-    values: Vec<ValueId>,
-    /// Reshape target and Transpose of one part; empty where the parts are columns as they are.
-    target: Vec<i64>,
-    perm: Vec<i64>,
+    list: Vec<Part>,
+    /// Reshape target and Transpose with the axis that counts the parts, and its place in the target; none where the parts
+    /// are columns as they are.
+    moves: Option<(Vec<i64>, Vec<i64>, usize)>,
+}
+
+/// The parts that are taken along the columns themselves: all by one Split, or each by a Slice.
+fn columns_taken(g: &Graph, v: ValueId, total: i64) -> Option<Vec<Part>> {
+    let rank = g.rank(v)? as i64;
+    let last = |a: i64| a == -1 || a == rank - 1;
+    let mut list: Vec<Part> = Vec::new();
+    for (n, slot) in g.uses(v) {
+        let node = g.node(n);
+        if slot != 0 || !node.op.is_onnx() {
+            return None;
+        }
+        match &node.op.name[..] {
+            "Split" if list.is_empty() && last(node.attrs.int("axis").unwrap_or(0)) => {
+                let count = node.outputs.len() as i64;
+                let sizes = match g.ints(node, 1, "split") {
+                    Some(s) => s,
+                    None if total % count == 0 && node.input(1).is_none() => vec![total / count; node.outputs.len()],
+                    None => return None,
+                };
+                let mut from = 0;
+                for (columns, value) in sizes.iter().zip(&node.outputs) {
+                    list.push(Part { from, columns: *columns, value: (*value)?, counted: false });
+                    from += columns;
+                }
+                if from != total || list.len() != node.outputs.len() {
+                    return None;
+                }
+            }
+            "Slice" => {
+                let (from, to, axis) = sliced(g, n)?;
+                let place = |at: i64| if at < 0 { at + total } else { at.min(total) };
+                let (from, to) = (place(from), place(to));
+                if !last(axis) || from < 0 || to <= from {
+                    return None;
+                }
+                list.push(Part { from, columns: to - from, value: node.out()?, counted: false });
+            }
+            _ => return None,
+        }
+    }
+    // Each column in one part at most: two would compute it twice.
+    list.sort_by_key(|p| p.from);
+    let apart = list.windows(2).all(|w| w[0].from + w[0].columns <= w[1].from);
+    let sound = apart && list.len() > 1 && list.iter().all(|p| p.columns > 0);
+    (sound && !list.iter().any(|p| g.is_output(p.value)) && !g.is_output(v)).then_some(list)
 }
 
 fn find(g: &Graph, l: &Linear, columns: i64) -> Option<Parts> {
+    if let Some(list) = columns_taken(g, l.out, columns) {
+        return Some(Parts { list, moves: None });
+    }
     let first = sole_reader(g, l.out)?;
     let node = g.node(first);
-    if node.op.is("Split") {
-        let count = node.outputs.len() as i64;
-        let rank = g.rank(l.out)? as i64;
-        let axis = node.attrs.int("axis").unwrap_or(0);
-        let even = g.ints(g.node(first), 1, "split").is_none_or(|s| s.iter().all(|s| *s * count == columns));
-        let values: Vec<ValueId> = node.outputs.iter().copied().collect::<Option<_>>()?;
-        let fits = count > 1 && (axis == -1 || axis == rank - 1) && even && columns % count == 0;
-        return (fits && !values.iter().any(|v| g.is_output(*v))).then_some(Parts {
-            values,
-            target: Vec::new(),
-            perm: Vec::new(),
-        });
-    }
-    if !node.op.is("Reshape") || node.attrs.int("allowzero").unwrap_or(0) != 0 {
+    if !node.op.is("Reshape") {
         return None;
     }
     let target = g.constant(node.input(1)?)?.to_i64s()?;
+    // Where a 0 is a size; without one, `allowzero` says nothing.
+    if node.attrs.int("allowzero").unwrap_or(0) != 0 && target.contains(&0) {
+        return None;
+    }
     // The axis that counts the parts: all axes from it on make up the columns.
     let at = (1..target.len().saturating_sub(1))
         .find(|p| target[*p..].iter().all(|d| *d > 0) && target[*p..].iter().product::<i64>() == columns)?;
@@ -148,13 +213,20 @@ fn find(g: &Graph, l: &Linear, columns: i64) -> Option<Parts> {
         return None;
     }
     let axis = perm.iter().position(|p| *p == at as i64)?;
-    let values = parts(g, g.node(transpose).out()?, axis, rank, count)?;
-    let without = |d: i64| if d > at as i64 { d - 1 } else { d };
-    Some(Parts {
-        values,
-        perm: perm.iter().filter(|p| **p != at as i64).map(|p| without(*p)).collect(),
-        target: target.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, d)| *d).collect(),
-    })
+    let list = parts(g, g.node(transpose).out()?, axis, rank, count, columns / count as i64)?;
+    Some(Parts { list, moves: Some((target, perm, at)) })
+}
+
+/// Reshape target and Transpose of one part.
+fn moves_of(part: &Part, (target, perm, at): &(Vec<i64>, Vec<i64>, usize)) -> (Vec<i64>, Vec<i64>) {
+    let mut target = target.clone();
+    if part.counted {
+        target[*at] = 1;
+        return (target, perm.clone());
+    }
+    target.remove(*at);
+    let at = *at as i64;
+    (target, perm.iter().filter(|p| **p != at).map(|p| if *p > at { p - 1 } else { *p }).collect())
 }
 
 /// Columns `from .. from + n` along `axis` of a tensor with one or two axes.
@@ -179,48 +251,48 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let w = g.constant(l.weight)?;
     let total = w.dims[l.out_axis];
     let parts = find(g, &l, total)?;
-    let each = total as usize / parts.values.len();
     let node = g.node(id);
     let name = g.name_of(l.out);
     let mut p = Patch::new("split-projection").made_from([node.name.clone()]).before(id);
-    for (i, v) in parts.values.iter().enumerate() {
-        let wi = columns(w, l.out_axis, i * each, each)?;
+    for (i, part) in parts.list.iter().enumerate() {
+        let (from, each) = (part.from as usize, part.columns as usize);
+        let wi = columns(w, l.out_axis, from, each)?;
         let wi = p.constant(&format!("{}_part{i}", g.name_of(l.weight)), wi);
         let bias: Option<Ref> = match &l.bias {
             Some(b) => {
                 let t = g.constant(b.value)?;
-                let t = columns(t, t.dims.len() - 1, i * each, each)?;
+                let t = columns(t, t.dims.len() - 1, from, each)?;
                 Some(p.constant(&format!("{}_part{i}", g.name_of(b.value)), t))
             }
             None => None,
         };
-        let part = format!("{name}_part{i}");
+        let hint = format!("{name}_part{i}");
         let shape = g.shape(l.out).map(<[_]>::to_vec).map(|mut s| {
             if let Some(last) = s.last_mut() {
                 *last = Dim::Known(each as i64);
             }
             s
         });
-        let behind = parts.target.is_empty();
         let mut inputs: Vec<Option<Ref>> = vec![Some(l.x.into()), Some(wi)];
         let own_bias = l.bias.as_ref().is_some_and(|b| b.add.is_none());
         if own_bias {
             inputs.push(bias);
         }
-        let hint = if own_bias || bias.is_none() { part.clone() } else { format!("{part}_product") };
-        let mut y = p.node_with(node.op.clone(), &inputs, &[&hint], node.attrs.clone())[0];
+        let product = if own_bias || bias.is_none() { hint.clone() } else { format!("{hint}_product") };
+        let mut y = p.node_with(node.op.clone(), &inputs, &[&product], node.attrs.clone())[0];
         p.typed(y, DType::FLOAT, shape.clone());
         if let (false, Some(b)) = (own_bias, bias) {
-            y = p.node("Add", &part, &[y, b], Attrs::new());
+            y = p.node("Add", &hint, &[y, b], Attrs::new());
             p.typed(y, DType::FLOAT, shape);
         }
-        if !behind {
-            let t = p.constant(&format!("{part}_shape"), Tensor::i64(&[parts.target.len() as i64], &parts.target));
-            y = p.node("Reshape", &format!("{part}_heads"), &[y, t], Attrs::new());
-            y = p.node("Transpose", g.name_of(*v), &[y], Attrs::new().with_ints("perm", &parts.perm));
-            p.typed(y, DType::FLOAT, g.shape(*v).map(<[_]>::to_vec));
+        if let Some(moves) = &parts.moves {
+            let (target, perm) = moves_of(part, moves);
+            let t = p.constant(&format!("{hint}_shape"), Tensor::i64(&[target.len() as i64], &target));
+            y = p.node("Reshape", &format!("{hint}_heads"), &[y, t], Attrs::new());
+            y = p.node("Transpose", g.name_of(part.value), &[y], Attrs::new().with_ints("perm", &perm));
+            p.typed(y, DType::FLOAT, g.shape(part.value).map(<[_]>::to_vec));
         }
-        p.succeed(*v, y);
+        p.succeed(part.value, y);
     }
     Some(p)
 }
