@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scores::score_value;
 use super::sites::{Sites, trace_back};
-use super::{Island, QuantPlan, Role};
+use super::{Between, Island, QuantPlan, Role};
 use crate::ir::{Graph, NodeId, ValueId};
 
 /// How a model is divided.
@@ -175,8 +175,8 @@ impl QuantPlan {
         self.islands.push(Island { node: part.name.clone(), op: "part".into(), reason });
     }
 
-    /// What stays must still fit together: an attention that stays keeps the codes of its scores and values, and a fold
-    /// stays where its value or a layer that reads it does.
+    /// What stays must still fit together: an attention that stays keeps the codes of its scores and values, a fold stays
+    /// where its value or a layer that reads it does, and an equalisation where one of its layers or values does.
     fn keeping(&self, g: &Graph, sites: &Sites, keep: &dyn Fn(Names, &str) -> bool) -> QuantPlan {
         let mut p = self.clone();
         p.attentions.retain(|a| keep(|p| &p.attentions, &a.output));
@@ -194,6 +194,15 @@ impl QuantPlan {
             sites.linears.iter().filter(|l| layers.contains(g.name_of(l.out))).map(|l| g.name_of(l.x)).collect();
         let values: BTreeSet<&str> = p.activations.iter().map(|a| a.value.as_str()).collect();
         p.folds.retain(|f| read.contains(f.value.as_str()) || values.contains(f.value.as_str()));
+        let met = |name: &str| {
+            let l = sites.linears.iter().find(|l| g.name_of(l.out) == name);
+            l.is_some_and(|l| values.contains(g.name_of(trace_back(g, l.x))))
+        };
+        p.equalisations.retain(|e| {
+            let ends = [e.divided.as_str(), e.multiplied.as_str()];
+            let coded = ends.iter().any(|n| layers.contains(n) || values.contains(n));
+            coded || (e.between == Between::ValuesProjection && met(&e.multiplied))
+        });
         p
     }
 }
