@@ -2,7 +2,7 @@
 
 use super::common::{patch_nodes, sole_reader};
 use super::{Numerics, Outcome, Pass, PassError};
-use crate::ir::{Graph, Model, NodeId};
+use crate::ir::{Dim, Graph, Model, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -94,12 +94,16 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     if own.len() != 2 * axes || dilations.len() != axes || added[..2] != [(0, 0); 2] {
         return None;
     }
+    let x = n.input(0)?;
+    let sizes = g.shape(x).filter(|s| s.len() == axes + 2);
     let mut pads = own;
     for (i, (front, behind)) in added[2..].iter().enumerate() {
-        pads[i] += front;
-        pads[axes + i] += behind;
-        let reach = (kernel[i] - 1) * dilations[i];
-        if pads[i] > reach || pads[axes + i] > reach {
+        pads[i] = pads[i].checked_add(*front)?;
+        pads[axes + i] = pads[axes + i].checked_add(*behind)?;
+        let reach = kernel[i].checked_sub(1)?.checked_mul(dilations[i])?;
+        // Steps longer than the image could miss it.
+        let hits = dilations[i] == 1 || matches!(sizes?[i + 2], Dim::Known(n) if n >= dilations[i]);
+        if pads[i] > reach || pads[axes + i] > reach || !hits {
             return None;
         }
     }
@@ -108,7 +112,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let y = pool.out()?;
     let name = g.name_of(y);
     let mut p = Patch::new("fuse-pad").before(id).made_from([name.to_owned()]);
-    let new = p.node_with(pool.op.clone(), &[Some(n.input(0)?.into())], &[name], attrs.with_ints("pads", &pads))[0];
+    let new = p.node_with(pool.op.clone(), &[Some(x.into())], &[name], attrs.with_ints("pads", &pads))[0];
     p.succeed(y, new);
     Some(p)
 }

@@ -3,7 +3,7 @@
 use super::common::{patch_nodes, sole_reader};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
-use crate::plan::sites::{self, Linear};
+use crate::plan::sites::{self, Linear, sliced};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -72,15 +72,6 @@ fn taken(g: &Graph, v: ValueId, axis: usize, rank: usize, at: usize, columns: i6
     Part { from: at as i64 * columns, columns, value: squeezed.unwrap_or(v), counted: squeezed.is_none() }
 }
 
-/// Where a Slice by one step along one axis begins and ends, and the axis.
-fn sliced(g: &Graph, n: NodeId) -> Option<(i64, i64, i64)> {
-    let node = g.node(n);
-    let (from, to, axes) = (g.ints(node, 1, "starts")?, g.ints(node, 2, "ends")?, g.ints(node, 3, "axes")?);
-    let steps = g.ints(node, 4, "steps").unwrap_or(vec![1]);
-    let ([from], [to], [axis], [1]) = (&from[..], &to[..], &axes[..], &steps[..]) else { return None };
-    Some((*from, *to, *axis))
-}
-
 /// The `count` parts along `axis`, each of `columns` columns; `None` unless all are there, one by one.
 fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns: i64) -> Option<Vec<Part>> {
     let is_axis = |a: i64| a == axis as i64 || a == axis as i64 - rank as i64;
@@ -116,7 +107,7 @@ fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns:
                 (at, part)
             }
             "Slice" => {
-                let (from, to, a) = sliced(g, n)?;
+                let (from, to, a) = sliced(g, node)?;
                 // The last part may be written as "to the end".
                 let end = to.min(count as i64);
                 if !is_axis(a) || from < 0 || end != from + 1 {
@@ -160,17 +151,17 @@ fn columns_taken(g: &Graph, v: ValueId, total: i64) -> Option<Vec<Part>> {
                     None if total % count == 0 && node.input(1).is_none() => vec![total / count; node.outputs.len()],
                     None => return None,
                 };
-                let mut from = 0;
+                let mut from = 0i64;
                 for (columns, value) in sizes.iter().zip(&node.outputs) {
                     list.push(Part { from, columns: *columns, value: (*value)?, counted: false });
-                    from += columns;
+                    from = from.checked_add(*columns)?;
                 }
                 if from != total || list.len() != node.outputs.len() {
                     return None;
                 }
             }
             "Slice" => {
-                let (from, to, axis) = sliced(g, n)?;
+                let (from, to, axis) = sliced(g, node)?;
                 let place = |at: i64| if at < 0 { at + total } else { at.min(total) };
                 let (from, to) = (place(from), place(to));
                 if !last(axis) || from < 0 || to <= from {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::sites::Sites;
+use super::sites::{Sites, sliced};
 use crate::ir::{Graph, Node, NodeId, ValueId};
 
 /// More rows than these are not a choice of special tokens.
@@ -62,14 +62,8 @@ fn chosen(g: &Graph, n: &Node) -> Option<Vec<i64>> {
     if !n.op.is("Slice") {
         return None;
     }
-    let (starts, ends, axes) = (g.ints(n, 1, "starts")?, g.ints(n, 2, "ends")?, g.ints(n, 3, "axes")?);
-    let step = if n.input(4).is_some() { g.ints(n, 4, "steps")? } else { vec![1] };
-    match (&starts[..], &ends[..], &axes[..], &step[..]) {
-        ([a], [b], [axis], [1]) if rows(*axis) && (*a < 0) == (*b < 0) && (1..=FEW).contains(&(b - a)) => {
-            Some((*a..*b).collect())
-        }
-        _ => None,
-    }
+    let (a, b, axis) = sliced(g, n)?;
+    (rows(axis) && (a < 0) == (b < 0) && (1..=FEW).contains(&(b - a))).then(|| (a..b).collect())
 }
 
 #[cfg(test)]

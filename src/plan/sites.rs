@@ -94,6 +94,14 @@ impl Linear {
     }
 }
 
+/// Where a Slice by one step along one axis begins and ends, and the axis, as the node writes them: all constant.
+pub fn sliced(g: &Graph, n: &Node) -> Option<(i64, i64, i64)> {
+    let (from, to, axes) = (g.ints(n, 1, "starts")?, g.ints(n, 2, "ends")?, g.ints(n, 3, "axes")?);
+    let steps = if n.input(4).is_some() { g.ints(n, 4, "steps")? } else { vec![1] };
+    let ([from], [to], [axis], [1]) = (&from[..], &to[..], &axes[..], &steps[..]) else { return None };
+    Some((*from, *to, *axis))
+}
+
 /// True for a Conv that reads places outside of its image, or may.
 pub fn pads(n: &Node) -> bool {
     n.attrs.ints("pads").is_some_and(|p| p.iter().any(|p| *p != 0))
