@@ -263,11 +263,6 @@ impl LisPlan {
             }
             return Ok(Product::Planes);
         }
-        // Products of uint8 and int8 are what processors multiply fastest.
-        let fast = self.facts.v_type == DType::INT8 && self.facts.keys.is_some();
-        if self.spec.form() == Form::Auto && fast && bound <= f64::from(i32::MAX) {
-            return Ok(Product::Planes);
-        }
         if bound <= EXACT {
             return Ok(Product::Float);
         }

@@ -138,6 +138,14 @@ pub(crate) fn at_unit_scale(p: &mut Patch, op: &str, name: &str, x: Ref, dtype: 
     p.node(op, name, &[x, s, z], Attrs::new())
 }
 
+/// Zero point of int8 codes that are stored as uint8.
+pub(crate) const UNSIGNED_ZERO: i64 = 128;
+
+/// An int8 tensor as uint8, each code larger by [`UNSIGNED_ZERO`].
+pub(crate) fn unsigned(t: &Tensor) -> Option<Tensor> {
+    Some(Tensor::u8(&t.dims, &t.to_le_bytes()?.iter().map(|b| b ^ 0x80).collect::<Vec<u8>>()))
+}
+
 /// An int8 tensor as a matrix of `rows` rows, transposed.
 pub(crate) fn transposed(t: &Tensor, rows: usize) -> Option<Tensor> {
     let bytes = t.to_le_bytes()?;

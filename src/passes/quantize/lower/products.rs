@@ -22,13 +22,15 @@
 //! ```
 //! becomes
 //! ```text
-//! a = Add (MatMulInteger (q, w, zq), b)
+//! a = Add (MatMulInteger (q, w + 128, zq, 128), b)
 //! c = QuantizeLinear (Mul (Cast (a), sq sw / s), 1, z)
 //! ```
+//! Weights are stored as uint8 with zero point 128. On x86 processors without VNNI, onnxruntime adds two products of
+//! uint8 and int8 in 16 bits, which saturates; products of uint8 and uint8 are exact there, and as fast elsewhere.
 //!
 //! *Source.* Integer-only inference, Jacob et al., arXiv 1712.05877, section 2.2, with a float multiplier.
 
-use super::{Coding, at_unit_scale, factors, transposed, zero_scalar};
+use super::{Coding, UNSIGNED_ZERO, at_unit_scale, factors, transposed, unsigned, zero_scalar};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::pads;
@@ -89,7 +91,7 @@ struct Product {
     conv: bool,
     x: Coding,
     w: Coding,
-    /// The second operand, constant: codes in the order the integer operator wants.
+    /// The second operand, constant: codes in the order and type the integer operator wants.
     weight: Option<Tensor>,
     /// `s_x s_w`, one number or one a channel.
     unit: Vec<f64>,
@@ -138,7 +140,8 @@ impl Product {
                 if !conv && t.dims.len() != 2 && w.whole().is_none() {
                     return Err("its weight has a batch".into());
                 }
-                Some(if gemm_back { transposed(t, outs).ok_or("its weight can not be read")? } else { t.clone() })
+                let t = if gemm_back { transposed(t, outs) } else { Some(t.clone()) };
+                Some(t.and_then(|t| unsigned(&t)).ok_or("its weight can not be read")?)
             }
         };
         match &n.op.name[..] {
@@ -268,26 +271,20 @@ impl Product {
         }
         let fits = codes.as_ref().is_none_or(|b| b.iter().all(|b| (*b as f64).abs() < BIAS_LIMIT));
         let x: Ref = self.x.x.into();
-        let w: Ref = match &self.weight {
+        let zx = self.x.whole().map_or(0, |(_, z)| z);
+        let (w, w_type, zw): (Ref, DType, i64) = match &self.weight {
             Some(t) => {
-                let mut hint = g.name_of(self.w.x).to_owned();
-                if Some(t) != g.constant(self.w.x) {
-                    hint.push_str("_transposed");
-                    p.constant(&hint, t.clone())
-                } else {
-                    self.w.x.into()
-                }
+                let hint = format!("{}_unsigned", g.name_of(self.w.x));
+                (p.constant(&hint, t.clone()), DType::UINT8, UNSIGNED_ZERO)
             }
-            None => self.w.x.into(),
+            None => (self.w.x.into(), self.w.dtype, self.w.zeros[0]),
         };
         let mut inputs = vec![Some(x), Some(w)];
-        let (_, zx) = self.x.whole().expect("checked when it was found");
-        let zw = self.w.zeros[0];
         if zx != 0 || zw != 0 {
             inputs.push(Some(p.constant(&format!("{name}_x_zero"), zero_scalar(self.x.dtype, zx))));
         }
         if zw != 0 {
-            inputs.push(Some(p.constant(&format!("{name}_w_zero"), zero_scalar(self.w.dtype, zw))));
+            inputs.push(Some(p.constant(&format!("{name}_w_zero"), zero_scalar(w_type, zw))));
         }
         let node = g.node(self.node);
         let (op, attrs) = if self.conv { ("ConvInteger", node.attrs.clone()) } else { ("MatMulInteger", Attrs::new()) };
