@@ -20,6 +20,8 @@ pub(super) fn evaluate(view: &View, out: &mut Draft) {
     let all_constant = (0..view.node.inputs.len()).all(|i| !view.has(i) || view.constant(i).is_some());
     if view.op() == "ConstantOfShape" {
         constant_of_shape(view, ty, &dims, count, out);
+    } else if view.op() == "EyeLike" {
+        out.constant = eye(view, ty, &dims, count);
     } else if all_constant && (view.dtype(0).is_some_and(DType::is_float) || ty.is_float()) {
         out.constant = floats(view, ty, &dims);
     } else if all_constant || count <= MAX_ELEMENTS as i64 {
@@ -79,6 +81,22 @@ fn constant_of_shape(view: &View, ty: DType, dims: &[i64], count: i64, out: &mut
     {
         out.constant = Some(Tensor::raw(ty, dims, f.repeat(count as usize)));
     }
+}
+
+/// Ones on a diagonal: what EyeLike makes depends on the shape of its input alone.
+fn eye(view: &View, ty: DType, dims: &[i64], count: i64) -> Option<Tensor> {
+    let one: Vec<u8> = match ty {
+        DType::FLOAT => 1.0f32.to_le_bytes().to_vec(),
+        DType::DOUBLE => 1.0f64.to_le_bytes().to_vec(),
+        DType::FLOAT16 => half::f16::ONE.to_le_bytes().to_vec(),
+        DType::BFLOAT16 => half::bf16::ONE.to_le_bytes().to_vec(),
+        _ => 1u64.to_le_bytes()[..width(ty).filter(|_| fits(ty, 1))?].to_vec(),
+    };
+    let [_, columns] = dims else { return None };
+    let k = view.node.attrs.int("k").unwrap_or(0);
+    let zero = vec![0; one.len()];
+    let at = |i: i64| if (i % columns).checked_sub(i / columns) == Some(k) { &one } else { &zero };
+    Some(Tensor::raw(ty, dims, (0..count).flat_map(|i| at(i).iter().copied()).collect::<Vec<u8>>()))
 }
 
 /// Elements of an integer input, decoded from the constant where there are too many to follow.

@@ -134,6 +134,10 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
             let to = view.node.attrs.tensor("value").map_or(DType::FLOAT, |t| t.dtype);
             one(Some(to), as_shape(view, 0))
         }
+        "EyeLike" => {
+            let to = view.node.attrs.int("dtype").and_then(|n| i32::try_from(n).ok()).map(DType);
+            one(to.or(ty), view.some_dims(0))
+        }
         "Range" => {
             let n = (|| {
                 let at = |i| view.ints(i)?.first().copied().map(i128::from);

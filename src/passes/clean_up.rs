@@ -1,6 +1,7 @@
 use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
+use super::crop_pad::CropPad;
 use super::cse::Cse;
 use super::dead::Dead;
 use super::direct_shapes::DirectShapes;
@@ -18,7 +19,7 @@ const MAX_ROUNDS: usize = 12;
 /// # What it does
 /// Runs the clean-up passes in turn until none of them finds anything: `constant-nodes`, `constant-branches`, `dead`,
 /// `identity`, `fold-constants`, `reshape-static`, `direct-shapes`, `cse`, `constant-masks`, `fuse-transpose`,
-/// `fuse-pad`.
+/// `crop-pad`, `fuse-pad`.
 ///
 /// # When it fires
 /// On every model, before anything else looks at it.
@@ -50,7 +51,7 @@ impl Pass for CleanUp {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let passes: [&dyn Pass; 11] = [
+        let passes: [&dyn Pass; 12] = [
             &ConstantNodes,
             &ConstantBranches,
             &Dead,
@@ -61,6 +62,7 @@ impl Pass for CleanUp {
             &Cse,
             &ConstantMasks,
             &FuseTranspose,
+            &CropPad,
             &FusePad,
         ];
         let mut out = Outcome::default();

@@ -48,8 +48,8 @@ impl Pass for FusePad {
     }
 }
 
-/// What a Pad adds in front of and behind each of `rank` axes.
-fn added(g: &Graph, pad: NodeId, rank: usize) -> Option<Vec<(i64, i64)>> {
+/// What a Pad adds in front of and behind each of `rank` axes; less than 0 where it cuts.
+pub(super) fn added(g: &Graph, pad: NodeId, rank: usize) -> Option<Vec<(i64, i64)>> {
     let n = g.node(pad);
     let list = g.ints(n, 1, "pads")?;
     let axes = match n.input(3) {
@@ -64,7 +64,7 @@ fn added(g: &Graph, pad: NodeId, rank: usize) -> Option<Vec<(i64, i64)>> {
         let a = if *a < 0 { a + rank as i64 } else { *a };
         *out.get_mut(usize::try_from(a).ok()?)? = (list[i], list[axes.len() + i]);
     }
-    out.iter().all(|(a, b)| *a >= 0 && *b >= 0).then_some(out)
+    Some(out)
 }
 
 fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
@@ -90,7 +90,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
         _ => return None,
     };
     let dilations = pool.attrs.ints("dilations").map_or_else(|| vec![1; axes], <[i64]>::to_vec);
-    let added = added(g, pad, axes + 2)?;
+    let added = added(g, pad, axes + 2).filter(|a| a.iter().all(|(a, b)| *a >= 0 && *b >= 0))?;
     if own.len() != 2 * axes || dilations.len() != axes || added[..2] != [(0, 0); 2] {
         return None;
     }

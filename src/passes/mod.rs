@@ -8,6 +8,7 @@ mod common;
 pub mod constant_branches;
 pub mod constant_masks;
 pub mod constant_nodes;
+pub mod crop_pad;
 pub mod cse;
 pub mod dead;
 pub mod decompose_attention;

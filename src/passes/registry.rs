@@ -5,6 +5,7 @@ use super::clean_up::CleanUp;
 use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
+use super::crop_pad::CropPad;
 use super::cse::Cse;
 use super::dead::Dead;
 use super::decompose_attention::DecomposeAttention;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(Cse),
         Box::new(ConstantMasks),
         Box::new(FuseTranspose),
+        Box::new(CropPad),
         Box::new(FusePad),
         Box::new(FixDefaults),
         Box::new(DecomposeAttention),
