@@ -192,6 +192,16 @@ impl Moments {
         m
     }
 
+    /// With one more point at either end: a value below and a value above, each with its weight as a share of what lies in
+    /// the present end, or `most` if that is less.
+    pub fn with_ends(&self, below: (f64, f64), above: (f64, f64), most: f64) -> Moments {
+        let points: Vec<(f64, f64)> = self.x.iter().enumerate().map(|(i, x)| (*x, self.n[i + 1] - self.n[i])).collect();
+        let (Some(first), Some(last)) = (points.first(), points.last()) else { return self.clone() };
+        let lo = (below.0.min(first.0), most.min(first.1 * below.1));
+        let hi = (above.0.max(last.0), most.min(last.1 * above.1));
+        Moments::from_bins([lo].into_iter().chain(points.iter().copied()).chain([hi]))
+    }
+
     pub fn total(&self) -> f64 {
         *self.n.last().unwrap_or(&0.0)
     }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::hist::Moments;
+use super::hist::{Hist, Moments};
 use super::observe::{Stats, Watch};
 use super::qparams::SCALE_FLOOR;
 use super::{Code, QParams};
@@ -221,22 +221,42 @@ fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bo
     Some(best)
 }
 
+/// A channel's distribution and range with what the next sample may add: one value of as many as were seen lies beyond
+/// either end, by about as large a share of the range. That is nothing where a channel was seen often, but pooled values
+/// are seen once a sample.
+fn foreseen(m: &Moments, (lo, hi): (f64, f64), seen: &Hist) -> (Moments, (f64, f64)) {
+    let total = seen.total().max(1) as f64;
+    let margin = (hi - lo) / total;
+    let below = if lo < 0.0 { lo - margin } else { lo };
+    let above = if hi > 0.0 { hi + margin } else { hi };
+    // One of the values in the end bin.
+    let one = |end: Option<(f64, u32)>| end.map_or(1.0, |(_, count)| 1.0 / f64::from(count.max(1)));
+    let (first, last) = (one(seen.bins().next()), one(seen.bins().last()));
+    (m.with_ends((below, first), (above, last), m.total() / total), (below, above))
+}
+
 /// Factors for the channels of `stats` along `axis`, each channel's error weighted by `weight(c)`.
 ///
 /// The base scale is searched over one octave and all octaves that matter; for each base every channel takes the factor
 /// and zero point of least error.
 pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(usize) -> f64) -> QParams {
     let n = stats.channels.len();
-    let moments = distributions(stats, rule);
+    let mut moments = distributions(stats, rule);
     let room = if let Range::Headroom(h) = rule.range { f64::from(h) } else { 1.0 };
     let wider = |(a, b): (f32, f32)| (f64::from(a) * room, f64::from(b) * room);
-    let ranges: Vec<(f64, f64)> = (0..n).map(|c| wider(stats.channel_range(c))).collect();
-    let (lo, hi) = wider(stats.range());
+    let mut ranges: Vec<(f64, f64)> = (0..n).map(|c| wider(stats.channel_range(c))).collect();
+    let (mut lo, mut hi) = wider(stats.range());
     let steps = code.steps();
     let k = rule.max_shift;
     let factors = rule.factors.up_to(k);
-    let top = ((hi - lo) / steps).max(SCALE_FLOOR as f64);
     let clip = !matches!(rule.range, Range::MinMax | Range::Headroom(_));
+    if rule.range == Range::Mse {
+        for c in 0..n {
+            (moments[c], ranges[c]) = foreseen(&moments[c], ranges[c], &stats.channels[c].hist);
+            (lo, hi) = (lo.min(ranges[c].0), hi.max(ranges[c].1));
+        }
+    }
+    let top = ((hi - lo) / steps).max(SCALE_FLOOR as f64);
     // With one zero point the largest scale fixes it: all channels share `z`, and each gets the range `(0-z, 255-z)`
     // times its own scale.
     let shared_zeros: Vec<i32> = if rule.channel_zeros {
@@ -478,6 +498,37 @@ mod tests {
         for (i, (a, b)) in x.iter().zip(&y).enumerate() {
             assert!((a - b).abs() <= 1.02 * p.scale(i % 6), "{i} {a} {b}");
         }
+    }
+
+    #[test]
+    fn a_channel_seen_a_few_times_keeps_room_for_the_next_value() {
+        // A value that shows once a sample, as pooled features do: eight calibration samples, then more of the same kind.
+        let (n, rows) = (16, 1000);
+        let mut state = 7u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        let many: Vec<f32> = (0..rows * n).map(|_| next()).collect();
+        let stats = |x: &[f32]| {
+            let mut s = Stats::new(Watch::Tokens { axis: -1, read: Read::default() });
+            s.observe(x, &[x.len() / n, n], 0).unwrap();
+            s
+        };
+        let rule = PtfRule { range: Range::Mse, ..RULE };
+        let error = |p: &QParams| {
+            let mut y = many.clone();
+            fake_quantize(&mut y, &[rows, n], p).unwrap();
+            many.iter().zip(&y).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+        };
+        let from_few = ptf(Code::U8, &stats(&many[..8 * n]), -1, rule, |_| 1.0);
+        let from_all = ptf(Code::U8, &stats(&many), -1, rule, |_| 1.0);
+        let lost = |c: usize, v: f32| v < from_few.reach(c).0 - 0.05 || v > from_few.reach(c).1 + 0.05;
+        let lost = many.iter().enumerate().filter(|(i, v)| lost(i % n, **v)).count();
+        assert!(lost < many.len() / 20, "{lost} of {}", many.len());
+        // Where every channel was seen often, the room costs nothing.
+        assert!(from_all.reach(0).1 < 1.02, "{:?}", from_all.reach(0));
+        assert!(error(&from_all) < error(&from_few));
     }
 
     #[test]
