@@ -517,6 +517,19 @@ impl Emitter<'_> {
         self.constant("v_zero", Tensor::raw(self.site.facts.v_type, &[], vec![z]))
     }
 
+    /// V as uint8 with its zero point: on x86 without VNNI, onnxruntime's products of uint8 and int8 saturate.
+    fn v_unsigned(&mut self) -> (Ref, Ref) {
+        if self.site.facts.v_type != DType::INT8 {
+            return (self.site.v, self.v_zero());
+        }
+        let one = self.constant("v_unit", Tensor::scalar_f32(1.0));
+        let from = self.constant("v_signed_zero", Tensor::i8(&[], &[0]));
+        let to = self.constant("v_unsigned_zero", Tensor::u8(&[], &[128]));
+        let number = self.op("DequantizeLinear", "v_number", &[self.site.v, one, from]);
+        let v = self.op("QuantizeLinear", "v_unsigned", &[number, one, to]);
+        (v, self.constant("v_zero", Tensor::u8(&[], &[(self.site.facts.v_zero + 128) as u8])))
+    }
+
     /// Weighted sum and, if it is needed, row sum, both float.
     fn planes(&mut self, w: Weight) -> (Ref, Option<Ref>) {
         let (lo, hi) = match w {
@@ -528,8 +541,7 @@ impl Emitter<'_> {
             Weight::Int(w) => self.bytes(w),
         };
         let a_zero = self.constant("weight_zero", Tensor::u8(&[], &[0]));
-        let v_zero = self.v_zero();
-        let v = self.site.v;
+        let (v, v_zero) = self.v_unsigned();
         let acc = self.plane_product("sum", lo, hi, v, a_zero, v_zero);
         if !self.plan.renormalised() {
             return (acc, None);

@@ -7,8 +7,8 @@
 //! it is joined with that Mul.
 //!
 //! *When it fires.* For a MatMul, Gemm or Conv whose operands come from DequantizeLinear: the first with one scale, the
-//! second constant with one scale an output channel, or computed with one scale. A Conv must not be padded or grouped. A
-//! float bias stays an Add of floats.
+//! second constant with one scale an output channel, or computed with one scale. A float bias stays an Add of floats. (What
+//! ConvInteger pads with is the zero point, in tract and onnxruntime alike.)
 //!
 //! *Why it is correct.* `sum (s_x (q_x - z_x)) (s_w q_w) + s_x s_w b = s_x s_w (sum (q_x - z_x) q_w + b)`.
 //!
@@ -33,7 +33,6 @@
 use super::{Coding, UNSIGNED_ZERO, at_unit_scale, factors, transposed, unsigned, zero_scalar};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::plan::sites::pads;
 use crate::rewrite::{Patch, Ref, sweep};
 
 /// Longest sum of products of two 8-bit codes that int32 holds, with room for a bias of half the range.
@@ -151,9 +150,6 @@ impl Product {
                     || n.attrs.float("beta").unwrap_or(1.0) != 1.0 =>
             {
                 return Err("it scales or transposes its operands".into());
-            }
-            "Conv" if pads(n) || n.attrs.int("group").unwrap_or(1) != 1 => {
-                return Err("it is padded or grouped".into());
             }
             _ => {}
         }
@@ -276,6 +272,19 @@ impl Product {
             Some(t) => {
                 let hint = format!("{}_unsigned", g.name_of(self.w.x));
                 (p.constant(&hint, t.clone()), DType::UINT8, UNSIGNED_ZERO)
+            }
+            None if self.w.dtype == DType::INT8 => {
+                let number = at_unit_scale(
+                    &mut p,
+                    "DequantizeLinear",
+                    &format!("{name}_w_number"),
+                    self.w.x.into(),
+                    DType::INT8,
+                    0,
+                );
+                let hint = format!("{}_unsigned", g.name_of(self.w.x));
+                let w = at_unit_scale(&mut p, "QuantizeLinear", &hint, number, DType::UINT8, UNSIGNED_ZERO);
+                (w, DType::UINT8, self.w.zeros[0] + UNSIGNED_ZERO)
             }
             None => (self.w.x.into(), self.w.dtype, self.w.zeros[0]),
         };
