@@ -14,6 +14,7 @@ use crate::passes::decompose_attention::DecomposeAttention;
 use crate::passes::einsum::EinsumAsProduct;
 use crate::passes::fix_defaults::FixDefaults;
 use crate::passes::fold_close::FoldClose;
+use crate::passes::patch_sums::PatchSums;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
 use crate::passes::quantize::equalise::Equalise;
@@ -139,7 +140,10 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
 }
 
 /// What brings a model into the form that rules are written for.
-pub const BEFORE_RULES: [&dyn Pass; 4] = [&CleanUp, &DecomposeAttention, &EinsumAsProduct, &FoldClose];
+pub const BEFORE_RULES: [&dyn Pass; 5] = [&CleanUp, &DecomposeAttention, &EinsumAsProduct, &PatchSums, &FoldClose];
+
+/// Of these, what lets the executor run a model as its exporter wrote it.
+pub const BEFORE_A_RUN: [&dyn Pass; 2] = [&CleanUp, &PatchSums];
 
 /// The model with its functions written out and its sparse weights dense, and how many of these there were: what every
 /// other step takes.

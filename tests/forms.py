@@ -424,6 +424,22 @@ def bert():
     return g.case(2, 5, 2)
 
 
+@case("roberta")
+def roberta():
+    """Positions counted from the padding, once behind a comparison with true."""
+    g = Graph(14)
+    ids = g.input("ids", [N], lambda r, s: r.integers(0, 9, s), np.int64)
+    seen = g.op("Not", g.op("Equal", ids, g.const(1, np.int64)))
+    seen = g.op("Equal", seen, g.const(True, bool))
+    ones = g.op("Cast", g.op("Cast", seen, to=TensorProto.INT32), to=TensorProto.INT64)
+    places = g.op("Mul", g.op("CumSum", ones, g.const(1, np.int64)), ones)
+    places = g.op("Add", places, g.const(1, np.int64))
+    x = g.op("Add", g.op("Gather", g.weight(9, D, scale=1), ids), g.op("Gather", g.weight(N + 2, D, scale=0.5), places))
+    x = layer_norm(g, x, "pow")
+    g.output(block(g, x, norm="pow", post=True, scale="after-div", lin="bias-first"), [N, D])
+    return g.case(1, 3, 1)
+
+
 @case("clip")
 def clip():
     """A text tower and an image tower, normalised and compared."""

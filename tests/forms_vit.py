@@ -194,10 +194,9 @@ def beit():
     return g.case(2, 4, 2)
 
 
-@case("vit-volo")
-def volo():
+def volo(fold, opset):
     """Weights of attention out of a linear layer on pooled tokens; values are windows around each token, summed back."""
-    g, x = start()
+    g, x = start(opset=opset)
     y = layer_norm(g, x)
     v = g.op("Pad", picture(g, linear(g, y, D, D, "no-bias")), g.ints(0, 0, 1, 1, 0, 0, 1, 1))
     near = (np.arange(S)[:, None] + np.arange(3)[None]).astype(np.int64)
@@ -207,10 +206,19 @@ def volo():
     p = g.op("AveragePool", picture(g, y), kernel_shape=[1, 1], strides=[1, 1])
     w = g.reshape(linear(g, tokens(g, p, T), D, H * 81), -1, T, H, 9, 9)
     w = g.op("Softmax", g.op("Mul", g.transpose(w, 0, 2, 1, 3, 4), g.const(8**-0.5)), axis=-1)
-    y = g.op("ReduceSum", g.op("MatMul", w, v), g.ints(3), keepdims=0)
-    x = g.op("Add", x, linear(g, merged(g, y, T), D, D))
+    y = g.op("MatMul", w, v)
+    if fold:
+        y = g.reshape(g.transpose(y, 0, 1, 4, 3, 2), -1, D * 9, T)
+        y = tokens(g, g.op("Col2Im", y, g.ints(S, S), g.ints(3, 3), pads=[1] * 4), T)
+    else:
+        y = merged(g, g.op("ReduceSum", y, g.ints(3), keepdims=0), T)
+    x = g.op("Add", x, linear(g, y, D, D))
     g.output(mlp(g, x), [T, D])
     return g.case(1, 4, 2)
+
+
+case("vit-volo")(lambda: volo(False, 17))
+case("vit-volo-fold")(lambda: volo(True, 18))
 
 
 @case("vit-eva")

@@ -13,7 +13,7 @@ use crate::calibrate::run::{CalibrateError, observe};
 use crate::calibrate::stats::StatsFile;
 use crate::compile::each::{Moved, verify_each};
 use crate::compile::refine::{FitData, refine};
-use crate::compile::{CompileError, Journal, Prepared, apply, inputs, make_plan, prepare, unpacked};
+use crate::compile::{BEFORE_A_RUN, CompileError, Journal, Prepared, apply, inputs, make_plan, prepare, unpacked};
 use crate::file::{self, Pending};
 use crate::ir::{Def, Model, validate};
 use crate::onnx::{self, SaveOptions};
@@ -480,6 +480,9 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     // As `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it is.
     if has_narrow_floats(&float) && widen_floats(&mut float).is_ok() {
         log.notes.push("the float model computes in half precision; it is run in float32".into());
+    }
+    for pass in BEFORE_A_RUN {
+        pass.run(&mut float)?;
     }
     let (quantized, _) = unpacked(&load(&a.quantized, &mut log.notes)?)?;
     let data = open(&a.data, &float, &mut log)?;

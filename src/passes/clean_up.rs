@@ -1,6 +1,7 @@
 use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
+use super::counts::CountsInInt32;
 use super::crop_pad::CropPad;
 use super::cse::Cse;
 use super::dead::Dead;
@@ -19,7 +20,7 @@ const MAX_ROUNDS: usize = 12;
 /// # What it does
 /// Runs the clean-up passes in turn until none of them finds anything: `constant-nodes`, `constant-branches`, `dead`,
 /// `identity`, `fold-constants`, `reshape-static`, `direct-shapes`, `cse`, `constant-masks`, `fuse-transpose`,
-/// `crop-pad`, `fuse-pad`.
+/// `crop-pad`, `fuse-pad`, `counts`.
 ///
 /// # When it fires
 /// On every model, before anything else looks at it.
@@ -51,7 +52,7 @@ impl Pass for CleanUp {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let passes: [&dyn Pass; 12] = [
+        let passes: [&dyn Pass; 13] = [
             &ConstantNodes,
             &ConstantBranches,
             &Dead,
@@ -64,6 +65,7 @@ impl Pass for CleanUp {
             &FuseTranspose,
             &CropPad,
             &FusePad,
+            &CountsInInt32,
         ];
         let mut out = Outcome::default();
         for _ in 0..MAX_ROUNDS {

@@ -10,8 +10,8 @@ use crate::rewrite::{Patch, Ref};
 /// # When it fires
 /// Identity (initializers shared through one included), Dropout outside of training, Cast to the type the value has,
 /// Reshape, Flatten, Expand, Slice and Tile that keep the shape, Transpose in the given order, Concat of one, Pad by
-/// nothing, Squeeze and Unsqueeze of no axes, Mul and Div by 1, Sub of 0, Add of 0 to integers and of -0.0 to floats;
-/// two Casts of which the first loses nothing become one.
+/// nothing, Squeeze and Unsqueeze of no axes, Mul and Div by 1, Sub of 0, Add of 0 to integers and of -0.0 to floats,
+/// Equal of a boolean and true; two Casts of which the first loses nothing become one.
 /// Outputs of the graph are left: their name must stay.
 ///
 /// # Why it is correct
@@ -80,6 +80,12 @@ fn unchanged(g: &Graph, id: NodeId, opset: i64, map: &ShapeMap) -> Option<ValueI
     let view = View::new(node, opset, map);
     let (x, y) = (node.input(0)?, node.out()?);
     let same = |x: ValueId| map.same_shape(x, y) && map.dtype(x).is_some() && map.dtype(x) == map.dtype(y);
+    // The operand beside a constant of `neutral`.
+    let either = |neutral: f32, minus: bool| {
+        let b = node.input(1)?;
+        let beside = |v: ValueId, c: ValueId| same(v) && all_are(map.constant(c), neutral, minus);
+        if beside(x, b) { Some(x) } else { beside(b, x).then_some(b) }
+    };
     let handed_on = match &node.op.name[..] {
         "Identity" => true,
         "Dropout" => {
@@ -97,29 +103,12 @@ fn unchanged(g: &Graph, id: NodeId, opset: i64, map: &ShapeMap) -> Option<ValueI
         "Concat" => node.inputs.len() == 1,
         "Pad" => view.list("pads", 1).or(Vec::new()).is_some_and(|p| !p.is_empty() && p.iter().all(|n| *n == 0)),
         "Squeeze" | "Unsqueeze" => matches!(view.list("axes", 1), Given::Known(a) if a.is_empty()),
-        "Mul" => {
-            let b = node.input(1)?;
-            if same(x) && all_are(map.constant(b), 1.0, false) {
-                true
-            } else if same(b) && all_are(map.constant(x), 1.0, false) {
-                return Some(b);
-            } else {
-                false
-            }
-        }
+        "Mul" => return either(1.0, false),
         "Div" => same(x) && all_are(map.constant(node.input(1)?), 1.0, false),
         "Sub" => same(x) && all_are(map.constant(node.input(1)?), 0.0, false),
-        "Add" => {
-            let b = node.input(1)?;
-            // The zero that changes no float: -0.0 + -0.0 is -0.0.
-            if same(x) && all_are(map.constant(b), 0.0, true) {
-                true
-            } else if same(b) && all_are(map.constant(x), 0.0, true) {
-                return Some(b);
-            } else {
-                false
-            }
-        }
+        // The zero that changes no float: -0.0 + -0.0 is -0.0.
+        "Add" => return either(0.0, true),
+        "Equal" if map.dtype(x) == Some(DType::BOOL) => return either(1.0, false),
         _ => false,
     };
     handed_on.then_some(x)

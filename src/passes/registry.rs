@@ -5,6 +5,7 @@ use super::clean_up::CleanUp;
 use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
+use super::counts::CountsInInt32;
 use super::crop_pad::CropPad;
 use super::cse::Cse;
 use super::dead::Dead;
@@ -17,6 +18,7 @@ use super::fold_constants::FoldConstants;
 use super::fuse_pad::FusePad;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
+use super::patch_sums::PatchSums;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
 use super::quantize::lower::patches::PatchesAsRows;
@@ -46,9 +48,11 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(FuseTranspose),
         Box::new(CropPad),
         Box::new(FusePad),
+        Box::new(CountsInInt32),
         Box::new(FixDefaults),
         Box::new(DecomposeAttention),
         Box::new(EinsumAsProduct),
+        Box::new(PatchSums),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),
         Box::new(SplitProjection),
