@@ -229,6 +229,12 @@ def mask(g, s, kind, n=N, m=N):
         if "keep" not in g.feed:
             g.input("keep", [m], lambda r, sh: np.arange(sh[1])[None] < r.integers(4, sh[1] + 1, (sh[0], 1)), bool)
         return g.op("Where", g.unsqueeze("keep", 1, 2), s, g.const(-np.inf))
+    if kind == "padding-square":
+        # As DeBERTa: queries of padding see nothing, so that each key has the same weight for them.
+        if "ids" not in g.feed:
+            g.input("ids", [m], lambda r, sh: np.arange(sh[1])[None] < r.integers(4, sh[1] + 1, (sh[0], 1)), np.int64)
+        both = g.op("Mul", g.unsqueeze("ids", 1, 3), g.unsqueeze("ids", 1, 2))
+        return g.op("Where", g.op("Not", g.op("Cast", both, to=TensorProto.BOOL)), g.const(-3.4028234e38), s)
     if kind == "input-bias":
         # A bias that only the caller knows: no mask at all.
         if "bias" not in g.feed:
@@ -363,7 +369,7 @@ for q in ["packed-split", "packed-gather", "packed-last"]:
         CASES[f"qkv-{q}-opset{o}"] = lambda q=q, o=o: encoder(opset=o, qkv=q, norm="pow" if o < 17 else "node",
                                                              scale="q-mul", softmax_axis=3 if o < 13 else -1)
 for m in ["bias", "bias-first", "additive", "additive-inf", "additive-100", "bias-and-mask", "causal-where", "hidden-where",
-          "padding", "padding-where", "input-bias", "input-mask"]:
+          "padding", "padding-where", "padding-square", "input-bias", "input-mask"]:
     CASES[f"mask-{m}"] = lambda m=m: encoder(masks=[m])
 for ms in [["bias", "additive"], ["additive", "bias"], ["causal-where", "padding"], ["padding", "causal-where"],
            ["bias", "padding"], ["causal-where", "bias"], ["bias", "causal-where", "padding"]]:

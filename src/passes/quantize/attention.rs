@@ -112,7 +112,12 @@ impl QuantizeAttention<'_> {
                     }
                 }
                 let scores_shape = g.shape(raw).or_else(|| g.shape(a.scores));
-                let mask = keep_mask(g, &site.masks, &mut p).map_err(failed)?;
+                let mut mask = keep_mask(g, &site.masks, &mut p).map_err(failed)?;
+                if let Some(keep) = mask.filter(|_| may_hide_a_row(g, a, &site.masks)) {
+                    let lowest = p.constant(&format!("{name}_lowest"), Tensor::u8(&[], &[0]));
+                    codes = p.node("Where", &format!("{name}_seen"), &[keep, codes, lowest], Attrs::new());
+                    mask = Some(or_whole_rows(&mut p, keep, &name, opset));
+                }
                 let lis = LisSite {
                     codes,
                     v: vq,
@@ -147,6 +152,43 @@ impl QuantizeAttention<'_> {
 
 /// Instead of a score that gets no weight.
 const HIDDEN: f32 = -1e9;
+
+/// True if the masks may hide all keys of some query, without a guard that gives it nothing. Softmax then gives each key
+/// the same weight, all scores being one very negative number.
+fn may_hide_a_row(g: &Graph, a: &Attention, masks: &[&Mask]) -> bool {
+    if a.guard.iter().any(|n| g.node(*n).op.is("IsNaN")) {
+        return false;
+    }
+    // A mask that is the same for all queries hides a whole sample or no row.
+    let by_query = |m: &&&Mask| g.shape(m.value).is_none_or(|s| s.len() > 1 && s[s.len() - 2] != Dim::Known(1));
+    let always_seen = |m: &Mask| {
+        let seen: Option<Vec<bool>> = g.constant(m.value).and_then(|t| match m.kind {
+            MaskKind::Boolean { keep } => Some(t.to_i64s()?.iter().map(|x| (*x != 0) == keep).collect()),
+            _ => Some(t.to_f32s()?.iter().map(|x| *x > MASKED_BELOW).collect()),
+        });
+        let keys =
+            g.shape(m.value).and_then(|s| if let Some(Dim::Known(n)) = s.last() { Some(*n as usize) } else { None });
+        seen.zip(keys).is_some_and(|(seen, keys)| keys > 0 && seen.chunks(keys).all(|row| row.contains(&true)))
+    };
+    masks.iter().any(|m| by_query(&m)) && !matches!(masks, [m] if always_seen(m))
+}
+
+/// `keep`, and all keys of a query of which it keeps none.
+fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
+    let to = |d: DType| Attrs::new().with_int("to", d.0.into());
+    let count = p.node("Cast", &format!("{name}_keep_u8"), &[keep], to(DType::UINT8));
+    let rows = Attrs::new().with_int("keepdims", 1);
+    let hint = format!("{name}_keep_any");
+    let any = if opset < 18 {
+        p.node("ReduceMax", &hint, &[count], rows.with_ints("axes", &[-1]))
+    } else {
+        let axes = p.constant(&format!("{name}_keys"), Tensor::i64(&[1], &[-1]));
+        p.node("ReduceMax", &hint, &[count, axes], rows)
+    };
+    let any = p.node("Cast", &format!("{hint}_bool"), &[any], to(DType::BOOL));
+    let none = p.node("Not", &format!("{name}_keep_none"), &[any], Attrs::new());
+    p.node("Or", &format!("{name}_keep_or_none"), &[keep, none], Attrs::new())
+}
 
 /// The masks as one condition, true where an entry counts.
 fn keep_mask(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, String> {
