@@ -30,6 +30,7 @@ use crate::passes::quantize::weights::QuantizeWeights;
 use crate::passes::raise_opset::RaiseOpset;
 use crate::passes::rules::{ApplyRules, opset_wanted};
 use crate::passes::scale_after_product::ScaleAfterProduct;
+use crate::passes::softmax_last::SoftmaxLast;
 use crate::passes::split_projection::SplitProjection;
 use crate::passes::{Numerics, Pass, PassError};
 use crate::pattern::{RuleSet, attentions};
@@ -140,7 +141,8 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
 }
 
 /// What brings a model into the form that rules are written for.
-pub const BEFORE_RULES: [&dyn Pass; 5] = [&CleanUp, &DecomposeAttention, &EinsumAsProduct, &PatchSums, &FoldClose];
+pub const BEFORE_RULES: [&dyn Pass; 6] =
+    [&CleanUp, &DecomposeAttention, &EinsumAsProduct, &PatchSums, &SoftmaxLast, &FoldClose];
 
 /// Of these, what lets the executor run a model as its exporter wrote it.
 pub const BEFORE_A_RUN: [&dyn Pass; 2] = [&CleanUp, &PatchSums];

@@ -255,7 +255,7 @@ def mask(g, s, kind, n=N, m=N):
 
 
 def attention(g, x, qkv="three", kt="transpose", scale="after-mul", masks=(), kv_heads=H, lin="matmul", context=None,
-              flat=False, guard=False, n=N, m=N, softmax_axis=-1):
+              flat=False, apart=False, guard=False, n=N, m=N, softmax_axis=-1):
     d = D // H
     context = context or x
     heads = lambda y, k, rows: g.transpose(g.reshape(y, -1, rows, k, d), 0, 2, 1, 3)
@@ -324,9 +324,14 @@ def attention(g, x, qkv="three", kt="transpose", scale="after-mul", masks=(), kv
         s = g.op("Div", s, g.const(math.sqrt(d)))
     elif scale == "runtime-after":
         s = g.op("Div", s, root)
+    if apart:
+        # DeBERTa of version 3: heads and batch are two axes only from the mask to the Softmax.
+        s = g.reshape(g.op("Add", s, g.const(g.rng.standard_normal((1, n, m)))), -1, H, n, m)
     for kind in masks:
         s = mask(g, s, kind, n, m)
     w = g.op("Softmax", s, axis=softmax_axis)
+    if apart:
+        w = g.reshape(w, -1, n, m)
     if guard:
         w = g.op("Where", g.op("IsNaN", w), g.const(0.0), w)
     y = g.op("MatMul", w, v)
@@ -375,6 +380,7 @@ for ms in [["bias", "additive"], ["additive", "bias"], ["causal-where", "padding
            ["bias", "padding"], ["causal-where", "bias"], ["bias", "causal-where", "padding"]]:
     CASES["masks-" + "+".join(ms)] = lambda ms=ms: encoder(masks=ms)
 CASES["mask-flat"] = lambda: encoder(flat=True, masks=["flat-masked"], scale="q-mul")
+CASES["mask-apart"] = lambda: encoder(flat=True, apart=True, masks=["padding-square"], scale="both")
 CASES["mask-flat-plain"] = lambda: encoder(flat=True, scale="q-mul")
 CASES["mask-softcap"] = lambda: encoder(masks=["softcap"], attentions=0)
 CASES["guard"] = lambda: encoder(guard=True, masks=["padding-where"])

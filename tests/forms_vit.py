@@ -221,6 +221,24 @@ case("vit-volo")(lambda: volo(False, 17))
 case("vit-volo-fold")(lambda: volo(True, 18))
 
 
+@case("vit-det")
+def det():
+    """Queries times learned rows and columns, added to a view of the scores with the picture's axes apart (ViTDet, SAM)."""
+    g, x = start()
+    y = layer_norm(g, x)
+    q, k, v = (g.reshape(heads(g, linear(g, y, D, D), T), -1, T, 8) for _ in range(3))
+    s = g.op("MatMul", g.op("Mul", q, g.const(8**-0.5)), g.transpose(k, 0, 2, 1))
+    seen = g.reshape(q, -1, S, S, 8)
+    rows = g.op("Einsum", seen, g.weight(S, S, 8, scale=0.5), equation="bhwc,hkc->bhwk")
+    columns = g.op("Einsum", seen, g.weight(S, S, 8, scale=0.5), equation="bhwc,wkc->bhwk")
+    s = g.op("Add", g.reshape(s, -1, S, S, S, S), g.unsqueeze(rows, 4))
+    s = g.reshape(g.op("Add", s, g.unsqueeze(columns, 3)), -1, T, T)
+    y = g.reshape(g.op("MatMul", g.op("Softmax", s, axis=-1), v), -1, H, T, 8)
+    x = g.op("Add", x, linear(g, merged(g, y, T), D, D))
+    g.output(mlp(g, x), [T, D])
+    return g.case(2, 4, 2)
+
+
 @case("vit-eva")
 def eva():
     """Positions turned into queries and keys beside a class token and registers, and a gated MLP with a norm inside."""

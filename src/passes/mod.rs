@@ -29,6 +29,7 @@ pub mod registry;
 pub mod reshape_static;
 pub mod rules;
 pub mod scale_after_product;
+pub mod softmax_last;
 pub mod split_projection;
 
 use crate::ir::Model;

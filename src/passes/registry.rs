@@ -29,6 +29,7 @@ use super::quantize::lower::wide_codes::WideCodes;
 use super::raise_opset::RaiseOpset;
 use super::reshape_static::ReshapeStatic;
 use super::rules::ApplyRules;
+use super::softmax_last::SoftmaxLast;
 use super::split_projection::SplitProjection;
 
 /// Every pass, in the order help lists them.
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(DecomposeAttention),
         Box::new(EinsumAsProduct),
         Box::new(PatchSums),
+        Box::new(SoftmaxLast),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),
         Box::new(SplitProjection),

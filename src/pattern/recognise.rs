@@ -163,11 +163,7 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
             // Where(condition, kept, fill): the fill is the constant of the two.
             MaskKind::Boolean { keep: value(fill).is_some_and(|fill| n.input(2) == Some(fill)) }
         } else {
-            match f.constant(v).and_then(|t| t.to_f32s()) {
-                Some(x) if x.iter().all(|x| *x > MASKED) => MaskKind::Bias,
-                Some(x) if x.iter().all(|x| *x == 0.0 || *x <= HIDING) => MaskKind::Additive,
-                _ => MaskKind::Mixed,
-            }
+            added(f, v)
         };
         masks.push(Mask { node, value: v, kind });
     }
@@ -189,6 +185,32 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
         probs,
         out,
     })
+}
+
+/// What an added value does to the scores.
+fn added(f: &Facts<'_>, v: ValueId) -> MaskKind {
+    if let Some(t) = f.constant(v) {
+        return match t.to_f32s() {
+            Some(x) if x.iter().all(|x| *x > MASKED) => MaskKind::Bias,
+            Some(x) if x.iter().all(|x| *x == 0.0 || *x <= HIDING) => MaskKind::Additive,
+            _ => MaskKind::Mixed,
+        };
+    }
+    let g = f.graph();
+    let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return MaskKind::Mixed };
+    let of = |slot: usize| n.input(slot).map_or(MaskKind::Mixed, |x| added(f, x));
+    let bias_if = |holds: bool| if holds { MaskKind::Bias } else { MaskKind::Mixed };
+    match n.op.name.as_str() {
+        // A product of what queries or keys are with learned positions: it says where to look, and hides nothing.
+        "MatMul" | "Gemm" | "Einsum" => MaskKind::Bias,
+        "Add" | "Sub" => bias_if((0..2).all(|i| of(i) == MaskKind::Bias)),
+        "Mul" | "Div" => {
+            let scaled = |by: ValueId| f.constant(by).and_then(|t| t.as_scalar()).is_some_and(|c| c != 0.0);
+            bias_if(n.input(1).is_some_and(scaled) && of(0) == MaskKind::Bias)
+        }
+        "Reshape" | "Transpose" | "Unsqueeze" | "Squeeze" | "Expand" | "Slice" | "Gather" | "GatherElements" => of(0),
+        _ => MaskKind::Mixed,
+    }
 }
 
 /// The nodes of a recognition that lead from the node `from` to the value `to`, in order, both ends excluded.

@@ -33,16 +33,20 @@ pub struct View {
     pub rank: usize,
 }
 
-/// Where the codes of the scores begin in the chain: behind the last thing that is added.
-fn start(a: &Attention) -> usize {
+/// Where the codes of the scores begin in the chain: behind the last thing that is added, and behind a change of shape
+/// that follows it if nothing is hidden.
+fn start(g: &Graph, a: &Attention) -> usize {
     let added = |m: &&Mask| matches!(m.kind, MaskKind::Bias | MaskKind::Mixed);
     let last = a.masks.iter().rev().find(added);
-    last.and_then(|m| a.chain.iter().position(|n| *n == m.node)).map_or(0, |i| i + 1)
+    let from = last.and_then(|m| a.chain.iter().position(|n| *n == m.node)).map_or(0, |i| i + 1);
+    let hides = a.masks.iter().any(|m| m.kind != MaskKind::Bias);
+    let moves = a.chain[from..].iter().take_while(|n| !hides && g.node(**n).op.is("Reshape")).count();
+    from + moves
 }
 
 /// The value whose codes the scores are, whether or not the rest can be computed from them.
 pub fn score_value(g: &Graph, a: &Attention) -> ValueId {
-    match start(a) {
+    match start(g, a) {
         0 => a.scores_product,
         i => g.node(a.chain[i - 1]).out().unwrap_or(a.scores_product),
     }
@@ -55,7 +59,7 @@ pub fn score_value(g: &Graph, a: &Attention) -> ValueId {
 /// do not agree.
 pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> Result<ScoreSite<'a>, String> {
     let place = |m: &Mask| a.chain.iter().position(|n| *n == m.node);
-    let from = start(a);
+    let from = start(g, a);
     let chain = &a.chain[from..];
     let value = score_value(g, a);
     let factor = a.scale.filter(|(n, _)| chain.contains(n)).map_or(1.0, |(_, f)| f);
