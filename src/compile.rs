@@ -14,6 +14,7 @@ use crate::passes::decompose_attention::DecomposeAttention;
 use crate::passes::einsum::EinsumAsProduct;
 use crate::passes::fix_defaults::FixDefaults;
 use crate::passes::fold_close::FoldClose;
+use crate::passes::norm_channels_last::NormChannelsLast;
 use crate::passes::patch_sums::PatchSums;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
@@ -210,6 +211,7 @@ pub fn prepare(
     for pass in BEFORE_RULES {
         run(pass, &mut m, journal)?;
     }
+    run(&NormChannelsLast { rules }, &mut m, journal)?;
     if !keep_opset {
         raise(&mut m, how.opset, rules, journal)?;
     }

@@ -239,6 +239,24 @@ def det():
     return g.case(2, 4, 2)
 
 
+@case("vit-channel-norm")
+def channel_norm():
+    """LayerNorms over the channels of a picture in front of convolutions (ConvNeXt's and Segment Anything's LayerNorm2d)."""
+    g, x = start()
+    y = picture(g, x)
+
+    def norm(y):
+        d = g.op("Sub", y, g.op("ReduceMean", y, axes=[1], keepdims=1))
+        var = g.op("ReduceMean", g.op("Pow", d, g.const(2.0)), axes=[1], keepdims=1)
+        n = g.op("Div", d, g.op("Sqrt", g.op("Add", var, g.const(1e-6))))
+        w, b = (g.const(v.reshape(D, 1, 1)) for v in (0.5 + g.rng.random(D), 0.1 * g.rng.standard_normal(D)))
+        return g.op("Add", g.op("Mul", w, n), b)
+    for _ in range(2):
+        y = g.op("Add", y, depthwise(g, norm(y)))
+    g.output(tokens(g, norm(y), T), [T, D])
+    return g.case(1, 5, 1)
+
+
 @case("vit-eva")
 def eva():
     """Positions turned into queries and keys beside a class token and registers, and a gated MLP with a norm inside."""

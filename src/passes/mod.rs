@@ -21,6 +21,7 @@ pub mod fold_constants;
 pub mod fuse_pad;
 pub mod fuse_transpose;
 pub mod identity;
+pub mod norm_channels_last;
 mod opset;
 pub mod patch_sums;
 pub mod quantize;

@@ -221,10 +221,15 @@ fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bo
     Some(best)
 }
 
+/// A channel seen this often has shown its range: room for more was measured to cost more than it saves.
+const SEEN_OFTEN: u64 = 64;
+
 /// A channel's distribution and range with what the next sample may add: one value of as many as were seen lies beyond
-/// either end, by about as large a share of the range. That is nothing where a channel was seen often, but pooled values
-/// are seen once a sample.
+/// either end, by about as large a share of the range. That matters for pooled values, which are seen once a sample.
 fn foreseen(m: &Moments, (lo, hi): (f64, f64), seen: &Hist) -> (Moments, (f64, f64)) {
+    if seen.total() >= SEEN_OFTEN {
+        return (m.clone(), (lo, hi));
+    }
     let total = seen.total().max(1) as f64;
     let margin = (hi - lo) / total;
     let below = if lo < 0.0 { lo - margin } else { lo };

@@ -1,0 +1,119 @@
+//! LayerNorm over the channels of an image.
+
+use crate::infer;
+use crate::ir::{Attrs, Graph, Model, Tensor, ValueId};
+use crate::pattern::{Recognition, RuleSet, recognise};
+use crate::rewrite::{Patch, Ref, sweep};
+
+use super::{Numerics, Outcome, Pass, PassError};
+
+/// # What it does
+/// Writes a LayerNorm over axis 1, as images have their channels, as one over the last axis between two Transposes. The
+/// rules for LayerNorm make one node of it then.
+///
+/// # When it fires
+/// On every shape that a rule calls `channel_norm`, whose value has a known number of axes, at least three, and whose
+/// gamma and beta are one number a channel.
+///
+/// # Why it is correct
+/// The mean and the variance go over the same elements; gamma and beta meet the same channels.
+///
+/// # Numerics
+/// Close: sums may be taken in another order.
+///
+/// # Before / after
+/// ```text
+/// mu = ReduceMean <axes = [1]> (x)     t = Transpose <perm = [0, 2, 3, 1]> (x)
+/// d  = Sub (x, mu)                     mu = ReduceMean <axes = [-1]> (t)
+/// ...                                  ...
+/// y  = Add (w, beta)                   y = Transpose <perm = [0, 3, 1, 2]> (z)
+/// ```
+///
+/// # Source
+/// `LayerNorm2d` of ConvNeXt, Segment Anything and others.
+pub struct NormChannelsLast<'r> {
+    pub rules: &'r RuleSet,
+}
+
+impl Pass for NormChannelsLast<'_> {
+    fn id(&self) -> &'static str {
+        "norm-channels-last"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a LayerNorm over the channels of an image goes over the last axis"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-4 }
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut out = Outcome::default();
+        infer::annotate(model);
+        for norm in recognise(model, self.rules, "channel_norm") {
+            if let Some(p) = patch(&model.graph, &norm, model.opset()) {
+                p.commit(model)?;
+                out.changes += 1;
+            }
+        }
+        if out.changes > 0 {
+            sweep(model);
+            infer::annotate(model);
+        }
+        Ok(out)
+    }
+}
+
+fn patch(g: &Graph, norm: &Recognition, opset: i64) -> Option<Patch> {
+    let (x, y, eps) = (norm.value("x")?, norm.value("y")?, norm.value("epsilon")?);
+    let rank = g.rank(x).filter(|r| *r >= 3)?;
+    let gamma = one_a_channel(g, norm.value("gamma")?, rank)?;
+    let beta = match norm.value("beta") {
+        Some(b) => Some(one_a_channel(g, b, rank).filter(|b| b.len() == gamma.len())?),
+        None => None,
+    };
+    let name = g.name_of(y).to_owned();
+    let mut p = Patch::new("norm-channels-last").before(norm.root).made_from([name.clone()]);
+    let order = |axes: &mut dyn Iterator<Item = usize>| -> Attrs {
+        Attrs::new().with_ints("perm", &axes.map(|a| a as i64).collect::<Vec<_>>())
+    };
+    let last = order(&mut [0].into_iter().chain(2..rank).chain([1]));
+    let back = order(&mut [0, rank - 1].into_iter().chain(1..rank - 1));
+    let vector =
+        |p: &mut Patch, what: &str, v: &[f32]| p.constant(&format!("{name}_{what}"), Tensor::f32(&[v.len() as i64], v));
+    let t = p.node("Transpose", &format!("{name}_last"), &[x.into()], last);
+    let mu = mean(&mut p, &format!("{name}_mean"), t, opset);
+    let d = p.node("Sub", &format!("{name}_deviation"), &[t, mu], Attrs::new());
+    let square = p.node("Mul", &format!("{name}_square"), &[d, d], Attrs::new());
+    let var = mean(&mut p, &format!("{name}_variance"), square, opset);
+    let ve = p.node("Add", &format!("{name}_variance_eps"), &[var, eps.into()], Attrs::new());
+    let sd = p.node("Sqrt", &format!("{name}_std"), &[ve], Attrs::new());
+    let mut z = p.node("Div", &format!("{name}_normed"), &[d, sd], Attrs::new());
+    let gamma = vector(&mut p, "gamma", &gamma);
+    z = p.node("Mul", &format!("{name}_scaled"), &[z, gamma], Attrs::new());
+    if let Some(beta) = beta {
+        let beta = vector(&mut p, "beta", &beta);
+        z = p.node("Add", &format!("{name}_shifted"), &[z, beta], Attrs::new());
+    }
+    let new = p.node("Transpose", &name, &[z], back);
+    p.succeed(y, new);
+    Some(p)
+}
+
+fn mean(p: &mut Patch, hint: &str, x: Ref, opset: i64) -> Ref {
+    let keep = Attrs::new().with_int("keepdims", 1);
+    if opset < 18 {
+        return p.node("ReduceMean", hint, &[x], keep.with_ints("axes", &[-1]));
+    }
+    let axes = p.constant(&format!("{hint}_axes"), Tensor::i64(&[1], &[-1]));
+    p.node("ReduceMean", hint, &[x, axes], keep)
+}
+
+/// The numbers of a constant that varies along axis 1 of a value with `rank` axes, and along no other.
+fn one_a_channel(g: &Graph, v: ValueId, rank: usize) -> Option<Vec<f32>> {
+    let t = g.constant(v)?;
+    let at = (t.dims.len() + 1).checked_sub(rank)?;
+    let alone = t.dims.iter().enumerate().all(|(i, n)| *n == 1 || i == at);
+    (alone && t.dims.len() <= rank && t.len() > 1).then(|| t.to_f32s().map(|x| x.to_vec()))?
+}
