@@ -140,8 +140,7 @@ def mvit():
     y = g.op("Add", g.op("MatMul", g.op("Softmax", s, axis=-1), v), q)
     x = g.op("Add", x, linear(g, merged(g, y, T), D, D))
     g.output(mlp(g, x), [T, D])
-    # Scores that positions are added to on six axes: products and a Softmax by themselves.
-    return g.case(1, 7, 2)
+    return g.case(2, 7, 2)
 
 
 @case("vit-hiera")
