@@ -1,7 +1,7 @@
 //! What the clean-up passes share.
 
 use super::{Outcome, PassError};
-use crate::ir::{Graph, Model, NodeId, ValueId};
+use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, PatchError, Ref, sweep};
 
 /// True if some node reads the value in a place that can be redirected (a nested graph's reading can not).
@@ -26,6 +26,16 @@ pub(super) fn sole_reader(g: &Graph, v: ValueId) -> Option<NodeId> {
         [(n, 0)] if !g.is_output(v) && g.node(n).op.is_onnx() => Some(n),
         _ => None,
     }
+}
+
+/// A reduction over the last axis, which stays with size 1. From opset 18 on the axes are an input.
+pub(super) fn over_last_axis(p: &mut Patch, op: &str, hint: &str, x: Ref, opset: i64) -> Ref {
+    let keep = Attrs::new().with_int("keepdims", 1);
+    if opset < 18 {
+        return p.node(op, hint, &[x], keep.with_ints("axes", &[-1]));
+    }
+    let axes = p.constant(&format!("{hint}_axes"), Tensor::i64(&[1], &[-1]));
+    p.node(op, hint, &[x, axes], keep)
 }
 
 /// Commits what `patch` makes of each node, in the order of the model, and sweeps what became dead.

@@ -3,8 +3,9 @@
 use crate::infer;
 use crate::ir::{Attrs, Graph, Model, Tensor, ValueId};
 use crate::pattern::{Recognition, RuleSet, recognise};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::rewrite::{Patch, sweep};
 
+use super::common::over_last_axis;
 use super::{Numerics, Outcome, Pass, PassError};
 
 /// # What it does
@@ -83,10 +84,10 @@ fn patch(g: &Graph, norm: &Recognition, opset: i64) -> Option<Patch> {
     let vector =
         |p: &mut Patch, what: &str, v: &[f32]| p.constant(&format!("{name}_{what}"), Tensor::f32(&[v.len() as i64], v));
     let t = p.node("Transpose", &format!("{name}_last"), &[x.into()], last);
-    let mu = mean(&mut p, &format!("{name}_mean"), t, opset);
+    let mu = over_last_axis(&mut p, "ReduceMean", &format!("{name}_mean"), t, opset);
     let d = p.node("Sub", &format!("{name}_deviation"), &[t, mu], Attrs::new());
     let square = p.node("Mul", &format!("{name}_square"), &[d, d], Attrs::new());
-    let var = mean(&mut p, &format!("{name}_variance"), square, opset);
+    let var = over_last_axis(&mut p, "ReduceMean", &format!("{name}_variance"), square, opset);
     let ve = p.node("Add", &format!("{name}_variance_eps"), &[var, eps.into()], Attrs::new());
     let sd = p.node("Sqrt", &format!("{name}_std"), &[ve], Attrs::new());
     let mut z = p.node("Div", &format!("{name}_normed"), &[d, sd], Attrs::new());
@@ -99,15 +100,6 @@ fn patch(g: &Graph, norm: &Recognition, opset: i64) -> Option<Patch> {
     let new = p.node("Transpose", &name, &[z], back);
     p.succeed(y, new);
     Some(p)
-}
-
-fn mean(p: &mut Patch, hint: &str, x: Ref, opset: i64) -> Ref {
-    let keep = Attrs::new().with_int("keepdims", 1);
-    if opset < 18 {
-        return p.node("ReduceMean", hint, &[x], keep.with_ints("axes", &[-1]));
-    }
-    let axes = p.constant(&format!("{hint}_axes"), Tensor::i64(&[1], &[-1]));
-    p.node("ReduceMean", hint, &[x, axes], keep)
 }
 
 /// The numbers of a constant that varies along axis 1 of a value with `rank` axes, and along no other.

@@ -163,7 +163,7 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
             // Where(condition, kept, fill): the fill is the constant of the two.
             MaskKind::Boolean { keep: value(fill).is_some_and(|fill| n.input(2) == Some(fill)) }
         } else {
-            added(f, v)
+            added(f, v, MOST_STEPS)
         };
         masks.push(Mask { node, value: v, kind });
     }
@@ -187,8 +187,11 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     })
 }
 
-/// What an added value does to the scores.
-fn added(f: &Facts<'_>, v: ValueId) -> MaskKind {
+/// How far [`added`] looks back: operands may be shared, so that a chain of n sums has 2^n ways.
+const MOST_STEPS: u32 = 12;
+
+/// What an added value does to the scores, as far as `steps` nodes in front of it tell.
+fn added(f: &Facts<'_>, v: ValueId, steps: u32) -> MaskKind {
     if let Some(t) = f.constant(v) {
         return match t.to_f32s() {
             Some(x) if x.iter().all(|x| *x > MASKED) => MaskKind::Bias,
@@ -198,7 +201,8 @@ fn added(f: &Facts<'_>, v: ValueId) -> MaskKind {
     }
     let g = f.graph();
     let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return MaskKind::Mixed };
-    let of = |slot: usize| n.input(slot).map_or(MaskKind::Mixed, |x| added(f, x));
+    let Some(steps) = steps.checked_sub(1) else { return MaskKind::Mixed };
+    let of = |slot: usize| n.input(slot).map_or(MaskKind::Mixed, |x| added(f, x, steps));
     let bias_if = |holds: bool| if holds { MaskKind::Bias } else { MaskKind::Mixed };
     match n.op.name.as_str() {
         // A product of what queries or keys are with learned positions: it says where to look, and hides nothing.

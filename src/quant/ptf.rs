@@ -227,9 +227,6 @@ const SEEN_OFTEN: u64 = 64;
 /// A channel's distribution and range with what the next sample may add: one value of as many as were seen lies beyond
 /// either end, by about as large a share of the range. That matters for pooled values, which are seen once a sample.
 fn foreseen(m: &Moments, (lo, hi): (f64, f64), seen: &Hist) -> (Moments, (f64, f64)) {
-    if seen.total() >= SEEN_OFTEN {
-        return (m.clone(), (lo, hi));
-    }
     let total = seen.total().max(1) as f64;
     let margin = (hi - lo) / total;
     let below = if lo < 0.0 { lo - margin } else { lo };
@@ -256,7 +253,7 @@ pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(
     let factors = rule.factors.up_to(k);
     let clip = !matches!(rule.range, Range::MinMax | Range::Headroom(_));
     if rule.range == Range::Mse {
-        for c in 0..n {
+        for c in (0..n).filter(|c| stats.channels[*c].hist.total() < SEEN_OFTEN) {
             (moments[c], ranges[c]) = foreseen(&moments[c], ranges[c], &stats.channels[c].hist);
             (lo, hi) = (lo.min(ranges[c].0), hi.max(ranges[c].1));
         }

@@ -14,6 +14,7 @@
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.3; anchors, rounding and normalisation as `quant::lis` documents.
 
 use crate::ir::{Attrs, DType, Dim, Graph, Model, Tensor};
+use crate::passes::common::over_last_axis;
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::pattern::{Attention, Mask, MaskKind};
 use crate::plan::scores::score_site;
@@ -177,14 +178,8 @@ fn may_hide_a_row(g: &Graph, a: &Attention, masks: &[&Mask]) -> bool {
 fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
     let to = |d: DType| Attrs::new().with_int("to", d.0.into());
     let count = p.node("Cast", &format!("{name}_keep_u8"), &[keep], to(DType::UINT8));
-    let rows = Attrs::new().with_int("keepdims", 1);
     let hint = format!("{name}_keep_any");
-    let any = if opset < 18 {
-        p.node("ReduceMax", &hint, &[count], rows.with_ints("axes", &[-1]))
-    } else {
-        let axes = p.constant(&format!("{name}_keys"), Tensor::i64(&[1], &[-1]));
-        p.node("ReduceMax", &hint, &[count, axes], rows)
-    };
+    let any = over_last_axis(p, "ReduceMax", &hint, count, opset);
     let any = p.node("Cast", &format!("{hint}_bool"), &[any], to(DType::BOOL));
     let none = p.node("Not", &format!("{name}_keep_none"), &[any], Attrs::new());
     p.node("Or", &format!("{name}_keep_or_none"), &[keep, none], Attrs::new())
