@@ -136,6 +136,9 @@ fn models_that_can_not_be_compiled() {
     let w = with_weight("inf.onnx", &p, weight, f32::NEG_INFINITY);
     refused(&w, &["inf.onnx", weight, "infinity at element 5"]);
 
+    let w = with_weight("nan_token.onnx", &p, "cls_token", f32::NAN);
+    refused(&w, &["digits_calib.npz[0]", "cls_token", "NaN at element 5"]);
+
     let op = |name: &str, from: &str, to: &str| {
         edited(name, &p, |m| {
             let nodes: Vec<_> = m.graph.nodes().filter(|(_, n)| n.op.is(from)).map(|(id, _)| id).collect();

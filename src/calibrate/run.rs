@@ -1,5 +1,6 @@
 //! Runs a float model over samples and lets observers watch.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,9 +19,16 @@ pub enum CalibrateError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(
-        "sample {sample}: value `{value}` {source}; the float model itself does not stay finite or regular on this data"
+        "sample {sample}: value `{value}` {source}; {}",
+        constant.as_deref().unwrap_or("the float model itself does not stay finite or regular on this data")
     )]
-    Observe { sample: String, value: String, source: ObserveError },
+    Observe {
+        sample: String,
+        value: String,
+        source: ObserveError,
+        /// What is wrong with a constant that the value is computed from.
+        constant: Option<String>,
+    },
     #[error("no samples are left for calibration; give more data, or --verify other data")]
     Empty,
 }
@@ -58,6 +66,7 @@ pub fn observe(
         let wrap = |value: &str, source| CalibrateError::Observe {
             sample: sample.name.clone(),
             value: value.to_owned(),
+            constant: matches!(source, ObserveError::NotFinite { .. }).then(|| broken_constant(&m.graph, value)).flatten(),
             source,
         };
         for (name, a) in taps.iter().zip(&out.taps) {
@@ -106,6 +115,22 @@ pub fn observe(
     Ok(all)
 }
 
+/// The NaN nearest to `value` among the constants that it is computed from. An infinity may be a mask or a bound.
+fn broken_constant(g: &Graph, value: &str) -> Option<String> {
+    let mut next = VecDeque::from([g.find(value)?]);
+    let mut seen = BTreeSet::new();
+    while let Some(v) = next.pop_front() {
+        if !seen.insert(v) {
+            continue;
+        }
+        if let Some(at) = g.constant(v).and_then(|t| t.to_f32s()?.iter().position(|x| x.is_nan())) {
+            return Some(format!("the constant `{}`, which it is computed from, holds NaN at element {at}", g.name_of(v)));
+        }
+        next.extend(g.producer(v).into_iter().flat_map(|n| g.node(n).inputs.iter().flatten()));
+    }
+    None
+}
+
 /// Shapes of the inputs that leave more open than the batch, as this sample has them.
 pub fn open_shapes(g: &Graph, inputs: &[(String, Array)]) -> Vec<(String, Vec<usize>)> {
     let open = |name: &str| {
@@ -123,6 +148,7 @@ pub fn merge(into: &mut IndexMap<String, Stats>, part: &IndexMap<String, Stats>)
                 sample: "of another shard".into(),
                 value: name.clone(),
                 source,
+                constant: None,
             })?,
             None => {
                 into.insert(name.clone(), s.clone());

@@ -18,6 +18,7 @@ use crate::file::{self, Pending};
 use crate::ir::{Def, Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::passes::Numerics;
+use crate::plan::sites::Sites;
 use crate::plan::{QuantPlan, Rounding, planner, sites};
 use crate::recipe::Recipe;
 use crate::rewrite::{has_narrow_floats, widen_floats};
@@ -69,13 +70,21 @@ pub(super) fn prepared(
     let p =
         timed(&mut log.timings, "prepare", || Ok(prepare(&m, &how, &rules, a.keep_opset, journal).map_err(named)?))?;
     log.gather();
-    if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) && p.sites.attentions.is_empty() {
-        if p.sites.linears.is_empty() {
+    if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) {
+        let Sites { attentions, linears, softmaxes, .. } = &p.sites;
+        if attentions.is_empty() && linears.is_empty() {
             return Err(named(CompileError::NoAttention { recipe: recipe.name.clone() }).into());
         }
-        log.notes.push(
-            "no attention was found; the rest is quantized (`fqvit-opt explain` tells how close the rules came)".into(),
-        );
+        let how_close = "(`fqvit-opt explain` tells how close the rules came)";
+        if attentions.is_empty() {
+            log.notes.push(format!("no attention was found; the rest is quantized {how_close}"));
+        } else if let Some(n) = softmaxes.first() {
+            log.notes.push(format!(
+                "{} Softmax of no recognised attention, in float between codes; the first is `{}` {how_close}",
+                softmaxes.len(),
+                p.model.graph.node(*n).name
+            ));
+        }
     }
     Ok((m, recipe, Some(p)))
 }

@@ -57,6 +57,9 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
         let masks = if at.masks.is_empty() { String::new() } else { format!(", {} mask(s)", at.masks.len()) };
         say!("  attention at {name} by {}{scale}{masks}", at.rule);
     }
+    for n in &p.sites.softmaxes {
+        say!("  Softmax of no recognised attention: {} (stays float, between codes)", p.model.graph.node(*n).name);
+    }
     for (n, why) in &p.sites.islands {
         say!("  stays float: {} ({why})", p.model.graph.node(*n).name);
     }

@@ -136,6 +136,8 @@ pub struct Sites {
     pub attentions: Vec<Attention>,
     pub norms: Vec<NodeId>,
     pub gelus: Vec<NodeId>,
+    /// Softmax nodes around which no attention was recognised. They compute in float, between codes.
+    pub softmaxes: Vec<NodeId>,
     pub sites: IndexMap<ValueId, Site>,
     /// Compute nodes left in float with the reason.
     pub islands: Vec<(NodeId, String)>,
@@ -446,6 +448,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
             match n.op.name.as_str() {
                 "LayerNormalization" => s.norms.push(*id),
                 "Gelu" => s.gelus.push(*id),
+                "Softmax" => s.softmaxes.push(*id),
                 _ => {}
             }
         } else if n.out().is_some_and(|v| float_value(g, v) && g.value(v).ty.is_some()) && !n.op.is("Constant") {
