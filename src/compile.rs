@@ -8,14 +8,19 @@ use crate::calibrate::data::{DataError, InputSpec};
 use crate::infer;
 use crate::ir::{Graph, Invalid, Model, Op, ops, validate};
 use crate::onnx;
+use crate::passes::batch_norm_rows::BatchNormRows;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
 use crate::passes::decompose_attention::DecomposeAttention;
 use crate::passes::einsum::EinsumAsProduct;
 use crate::passes::fix_defaults::FixDefaults;
+use crate::passes::flat_layers::FlatLayers;
 use crate::passes::fold_close::FoldClose;
+use crate::passes::keys_by_queries::KeysByQueries;
+use crate::passes::mask_added::MaskAdded;
 use crate::passes::norm_channels_last::NormChannelsLast;
 use crate::passes::patch_sums::PatchSums;
+use crate::passes::pool_mean::PoolMean;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
 use crate::passes::quantize::equalise::Equalise;
@@ -31,8 +36,12 @@ use crate::passes::quantize::weights::QuantizeWeights;
 use crate::passes::raise_opset::RaiseOpset;
 use crate::passes::rules::{ApplyRules, opset_wanted};
 use crate::passes::scale_after_product::ScaleAfterProduct;
+use crate::passes::select::SelectByArithmetic;
 use crate::passes::softmax_last::SoftmaxLast;
 use crate::passes::split_projection::SplitProjection;
+use crate::passes::unfuse::Unfuse;
+use crate::passes::vectors::Vectors;
+use crate::passes::widen_floats::widen_floats;
 use crate::passes::{Numerics, Pass, PassError};
 use crate::pattern::{RuleSet, attentions};
 use crate::plan::planner::{self, PlanningError};
@@ -40,7 +49,7 @@ use crate::plan::sites::{self, Sites};
 use crate::plan::{Equalisation, Form, PlanError, QuantPlan};
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
-use crate::rewrite::{WidenError, has_narrow_floats, sweep, widen_floats};
+use crate::rewrite::{WidenError, has_narrow_floats, sweep};
 use crate::text::{Elide, print_model};
 
 use std::borrow::Cow;
@@ -142,19 +151,35 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
 }
 
 /// What brings a model into the form that rules are written for.
-pub const BEFORE_RULES: [&dyn Pass; 6] =
-    [&CleanUp, &DecomposeAttention, &EinsumAsProduct, &PatchSums, &SoftmaxLast, &FoldClose];
+pub const BEFORE_RULES: [&dyn Pass; 14] = [
+    &CleanUp,
+    &DecomposeAttention,
+    &EinsumAsProduct,
+    &PatchSums,
+    &BatchNormRows,
+    &PoolMean,
+    &Vectors,
+    &SelectByArithmetic,
+    &MaskAdded,
+    &KeysByQueries,
+    &FlatLayers,
+    &CleanUp,
+    &SoftmaxLast,
+    &FoldClose,
+];
 
 /// Of these, what lets the executor run a model as its exporter wrote it.
-pub const BEFORE_A_RUN: [&dyn Pass; 2] = [&CleanUp, &PatchSums];
+pub const BEFORE_A_RUN: [&dyn Pass; 3] = [&CleanUp, &PatchSums, &BatchNormRows];
 
-/// The model with its functions written out and its sparse weights dense, and how many of these there were: what every
-/// other step takes.
+/// The model with its functions and the operators that onnxruntime fused written out, its sparse weights dense, and how many
+/// of these there were: what every other step takes.
 ///
 /// # Errors
 /// If a function can not be written out, or a sparse weight is malformed.
 pub fn unpacked(model: &Model) -> Result<(Model, usize), CompileError> {
-    Ok(onnx::dense_weights(&onnx::inline_functions(model)?)?)
+    let (mut m, sparse) = onnx::dense_weights(&onnx::inline_functions(model)?)?;
+    Unfuse.run(&mut m)?;
+    Ok((m, sparse))
 }
 
 /// What a data set must hold to feed the model.

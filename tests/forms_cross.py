@@ -33,7 +33,6 @@ REFUSED = {
     "already-quantized": "quantized already",
     "foreign-operator": "com.microsoft",
     "opset-10": "opset",
-    "loop-float16": "in a nested graph",
 }
 
 

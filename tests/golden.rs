@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use fqvit_opt::ir::Model;
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::passes::registry;
-use fqvit_opt::rewrite::widen_floats;
+use fqvit_opt::passes::widen_floats::widen_floats;
 use fqvit_opt::text::{Elide, parse_model, print_model};
 
 const RULE: &str = "---\n";

@@ -66,7 +66,9 @@ pub fn observe(
         let wrap = |value: &str, source| CalibrateError::Observe {
             sample: sample.name.clone(),
             value: value.to_owned(),
-            constant: matches!(source, ObserveError::NotFinite { .. }).then(|| broken_constant(&m.graph, value)).flatten(),
+            constant: matches!(source, ObserveError::NotFinite { .. })
+                .then(|| broken_constant(&m.graph, value))
+                .flatten(),
             source,
         };
         for (name, a) in taps.iter().zip(&out.taps) {
@@ -124,7 +126,10 @@ fn broken_constant(g: &Graph, value: &str) -> Option<String> {
             continue;
         }
         if let Some(at) = g.constant(v).and_then(|t| t.to_f32s()?.iter().position(|x| x.is_nan())) {
-            return Some(format!("the constant `{}`, which it is computed from, holds NaN at element {at}", g.name_of(v)));
+            return Some(format!(
+                "the constant `{}`, which it is computed from, holds NaN at element {at}",
+                g.name_of(v)
+            ));
         }
         next.extend(g.producer(v).into_iter().flat_map(|n| g.node(n).inputs.iter().flatten()));
     }

@@ -300,17 +300,32 @@ pub fn constant_tensor(node: &Node) -> Option<Tensor> {
 mod tests;
 
 /// Writes what can be proved of every value into the model, as knowledge of this compilation: nothing of it is exported
-/// unless the file declared it before.
+/// unless the file declared it before. Of a declared value, sizes that the file gives no number for are written.
 pub fn annotate(model: &mut Model) {
     let map = shapes(model);
     let ids: Vec<ValueId> = model.graph.values().map(|(v, _)| v).collect();
     for v in ids {
-        if let Some(ty) = map.ty(v)
-            && !model.graph.declared().contains(&v)
-            && !model.graph.inputs().contains(&v)
-            && !model.graph.is_output(v)
-        {
-            model.graph.value_mut(v).ty = Some(ty);
+        if model.graph.inputs().contains(&v) || model.graph.is_output(v) {
+            continue;
         }
+        let declared = model.graph.declared().contains(&v);
+        match (map.ty(v), &mut model.graph.value_mut(v).ty) {
+            (Some(found), Some(ty)) if declared => refine(ty, found),
+            (Some(found), ty) => *ty = Some(found),
+            (None, _) => {}
+        }
+    }
+}
+
+/// Gives the sizes that `ty` leaves open the values that were found.
+fn refine(ty: &mut TensorType, found: TensorType) {
+    match (&mut ty.shape, found.shape) {
+        (Some(dims), Some(found)) if dims.len() == found.len() => {
+            for (d, f) in dims.iter_mut().zip(found).filter(|(d, _)| !matches!(d, Dim::Known(_))) {
+                *d = f;
+            }
+        }
+        (shape @ None, found) => *shape = found,
+        _ => {}
     }
 }

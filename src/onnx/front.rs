@@ -278,6 +278,7 @@ impl Front<'_> {
         let infos = std::mem::take(&mut p.value_info);
         // A nameless declaration declares nothing and rides along; the others then do too, to tell where it stood.
         let keep_all = infos.iter().any(|i| i.name.as_deref().unwrap_or("").is_empty());
+        let mut told = BTreeSet::new();
         for info in infos {
             let name = info.name.as_deref().unwrap_or("");
             if name.is_empty() {
@@ -290,8 +291,13 @@ impl Front<'_> {
                     Ok(v) | Err(v) => v,
                 },
             };
-            g.declared.push(v);
-            if !self.declare(g, v, &info) || keep_all {
+            let agrees = self.declare(g, v, &info);
+            // The same words once more change nothing, and ride along; others are left for validation to find.
+            let again = !told.insert(v) && agrees;
+            if !again {
+                g.declared.push(v);
+            }
+            if !agrees || keep_all || again {
                 p.value_info.push(info);
             }
         }

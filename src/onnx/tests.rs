@@ -554,7 +554,7 @@ fn no_declaration_contradicts_a_weight_that_was_widened() {
     let bytes = p.encode_to_vec();
     let mut m = parse(bytes.clone().into(), None, "t").unwrap().model;
     assert_eq!(encode(validate(&m).unwrap()), bytes, "it comes back as it was");
-    assert_eq!(crate::rewrite::widen_floats(&mut m), Ok(1));
+    assert_eq!(crate::rewrite::widen_graph(&mut m, Vec::new(), crate::rewrite::Ends::Keep), Ok(1));
     let g = ModelProto::decode(&encode(validate(&m).unwrap())[..]).unwrap().graph.unwrap();
     assert_eq!(g.initializer[0].data_type, Some(1));
     assert!(g.value_info.iter().all(|v| v.name != s("w")), "{:?}", g.value_info);

@@ -1,3 +1,4 @@
+use super::bias_first::BiasFirst;
 use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
@@ -20,7 +21,7 @@ const MAX_ROUNDS: usize = 12;
 /// # What it does
 /// Runs the clean-up passes in turn until none of them finds anything: `constant-nodes`, `constant-branches`, `dead`,
 /// `identity`, `fold-constants`, `reshape-static`, `direct-shapes`, `cse`, `constant-masks`, `fuse-transpose`,
-/// `crop-pad`, `fuse-pad`, `counts`.
+/// `crop-pad`, `fuse-pad`, `counts`, `bias-first`.
 ///
 /// # When it fires
 /// On every model, before anything else looks at it.
@@ -52,7 +53,7 @@ impl Pass for CleanUp {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let passes: [&dyn Pass; 13] = [
+        let passes: [&dyn Pass; 14] = [
             &ConstantNodes,
             &ConstantBranches,
             &Dead,
@@ -66,6 +67,7 @@ impl Pass for CleanUp {
             &CropPad,
             &FusePad,
             &CountsInInt32,
+            &BiasFirst,
         ];
         let mut out = Outcome::default();
         for _ in 0..MAX_ROUNDS {

@@ -12,6 +12,8 @@ use crate::rewrite::{Patch, Ref};
 /// - `Transpose` of `Transpose`: one, or none if they cancel.
 /// - `Reshape` of `Reshape`, `Flatten`, `Squeeze` or `Unsqueeze`: one, if the result's shape can be written as a constant
 ///   target, or none if the result has the shape it started from.
+/// - `Unsqueeze` -> `Transpose` -> `Reshape`: the first is left out.
+/// - `Squeeze` of `Reshape`: one `Reshape`, as above.
 /// - `Reshape` (which merges axes) -> `Transpose` -> `Reshape` (which splits them again): one `Transpose`, if inference
 ///   proves every size. The exporter's K^T, `[B,H,N,D] -> [BH,N,D] -> [BH,D,N] -> [B,H,D,N]`, is `perm = [0,1,3,2]`.
 ///
@@ -30,7 +32,7 @@ use crate::rewrite::{Patch, Ref};
 /// ```
 ///
 /// # Source
-/// Fused attention as the dynamo exporter decomposes it.
+/// Fused attention as the dynamo exporter decomposes it; `Einsum` as tf2onnx does.
 pub struct FuseTranspose;
 
 impl Pass for FuseTranspose {
@@ -57,19 +59,27 @@ impl Pass for FuseTranspose {
             let Some(y) = g.node(id).out().filter(|y| is_read(g, *y) || g.is_output(*y)) else { continue };
             // Values made by this run are not in the map: they wait for the next run.
             let Some(found) = transposes(g, id, &map).or_else(|| reshapes(g, id, &map)) else { continue };
-            let fresh = match found.made {
+            let name = g.name_of(y).to_owned();
+            let mut patch = Patch::new(self.id()).before(id).made_from([name.clone()]);
+            let transpose = |patch: &mut Patch, hint: &str, perm: &[i64]| {
+                patch.node("Transpose", hint, &[found.x.into()], Attrs::new().with_ints("perm", perm))
+            };
+            let reshape = |patch: &mut Patch, x: Ref, to: &[i64]| {
+                let to = patch.constant(&format!("{name}_shape"), Tensor::i64(&[to.len() as i64], to));
+                patch.node("Reshape", &name, &[x, to], Attrs::new())
+            };
+            let new = match found.made {
                 Made::Nothing => {
                     bypass(self.id(), id, found.x, model, &mut out)?;
                     continue;
                 }
-                Made::Transpose(perm) => ("Transpose", Attrs::new().with_ints("perm", &perm), None),
-                Made::Reshape(t) => ("Reshape", Attrs::new(), Some(Tensor::i64(&[t.len() as i64], &t))),
+                Made::Transpose(perm) => transpose(&mut patch, &name, &perm),
+                Made::Reshape(to) => reshape(&mut patch, found.x.into(), &to),
+                Made::Both(perm, to) => {
+                    let moved = transpose(&mut patch, &format!("{name}_moved"), &perm);
+                    reshape(&mut patch, moved, &to)
+                }
             };
-            let name = g.name_of(y).to_owned();
-            let mut patch = Patch::new(self.id()).before(id).made_from([name.clone()]);
-            let mut inputs = vec![Ref::Old(found.x)];
-            inputs.extend(fresh.2.map(|t| patch.constant(&format!("{name}_shape"), t)));
-            let new = patch.node(fresh.0, &name, &inputs, fresh.1);
             if let Some(ty) = map.ty(y) {
                 patch.typed(new, ty.dtype, ty.shape);
             }
@@ -87,6 +97,8 @@ enum Made {
     Nothing,
     Transpose(Vec<i64>),
     Reshape(Vec<i64>),
+    /// A Transpose and a Reshape behind it.
+    Both(Vec<i64>, Vec<i64>),
 }
 
 struct Found {
@@ -135,8 +147,9 @@ fn reshapes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
         if from == to {
             return Some(Found { x, made: Made::Nothing });
         }
-        // Squeeze and Unsqueeze say more than a Reshape would; only a Reshape takes others in.
-        if !node.op.is("Reshape") {
+        // Squeeze and Unsqueeze say more than a Reshape would: only a Reshape takes others in, or is taken in.
+        let taken = node.op.is("Squeeze") && g.node(before).op.is("Reshape");
+        if !node.op.is("Reshape") && !taken {
             return None;
         }
         return Some(Found { x, made: Made::Reshape(static_target(from, to, true)?) });
@@ -148,11 +161,43 @@ fn reshapes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
     let first = g.producer(merged).filter(|n| relabels(*n) && is_plain(g, *n))?;
     let x = g.node(first).input(0)?;
     let from = map.dims(x)?;
+    if let Some(found) = without_ones(x, from, map.dims(merged)?, &perm_of(g, before, map.rank(merged)?)?, to) {
+        return Some(found);
+    }
     let groups = merges(from, map.dims(merged)?)?;
     let perm = perm_of(g, before, groups.len())?;
     let moved: Vec<usize> = perm.iter().flat_map(|a| groups[*a].clone()).collect();
     let lands = moved.len() == to.len() && moved.iter().zip(to).all(|(a, d)| from[*a] == *d);
     lands.then(|| as_move(x, moved))
+}
+
+/// For a change of shape from `from` to `between` that only puts in axes of size 1, and a Transpose and a Reshape behind it:
+/// the Transpose without these axes, and the Reshape if it still does something.
+fn without_ones(x: ValueId, from: &[Size], between: &[Size], perm: &[usize], to: &[Size]) -> Option<Found> {
+    let mut rest = from.iter().enumerate();
+    let mut next = rest.next();
+    // The axis of `from` that each axis of `between` is.
+    let mut axes = Vec::with_capacity(between.len());
+    for d in between {
+        match next {
+            Some((i, f)) if f == d => {
+                axes.push(Some(i));
+                next = rest.next();
+            }
+            _ if *d == Size::Known(1) => axes.push(None),
+            _ => return None,
+        }
+    }
+    if next.is_some() || axes.iter().all(Option::is_some) {
+        return None;
+    }
+    let perm: Vec<usize> = perm.iter().filter_map(|a| axes[*a]).collect();
+    let moved: Vec<Size> = perm.iter().map(|a| from[*a].clone()).collect();
+    if moved == to {
+        return Some(as_move(x, perm));
+    }
+    let target = static_target(&moved, to, true)?;
+    Some(Found { x, made: Made::Both(perm.into_iter().map(|a| a as i64).collect(), target) })
 }
 
 /// For a Reshape that only merges neighbouring axes: the axes merged into each.

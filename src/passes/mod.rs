@@ -3,6 +3,8 @@
 //! A pass reads the model, builds [`Patch`](crate::rewrite::Patch)es and commits them. It declares its [`Numerics`],
 //! and `--verify-each` holds it to that by running the model before and after.
 
+pub mod batch_norm_rows;
+pub mod bias_first;
 pub mod clean_up;
 mod common;
 pub mod constant_branches;
@@ -16,22 +18,30 @@ pub mod decompose_attention;
 pub mod direct_shapes;
 pub mod einsum;
 pub mod fix_defaults;
+pub mod flat_layers;
 pub mod fold_close;
 pub mod fold_constants;
 pub mod fuse_pad;
 pub mod fuse_transpose;
 pub mod identity;
+pub mod keys_by_queries;
+pub mod mask_added;
 pub mod norm_channels_last;
 mod opset;
 pub mod patch_sums;
+pub mod pool_mean;
 pub mod quantize;
 pub mod raise_opset;
 pub mod registry;
 pub mod reshape_static;
 pub mod rules;
 pub mod scale_after_product;
+pub mod select;
 pub mod softmax_last;
 pub mod split_projection;
+pub mod unfuse;
+pub mod vectors;
+pub mod widen_floats;
 
 use crate::ir::Model;
 use crate::rewrite::PatchError;

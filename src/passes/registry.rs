@@ -1,6 +1,8 @@
 //! All passes by name.
 
 use super::Pass;
+use super::batch_norm_rows::BatchNormRows;
+use super::bias_first::BiasFirst;
 use super::clean_up::CleanUp;
 use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
@@ -13,12 +15,16 @@ use super::decompose_attention::DecomposeAttention;
 use super::direct_shapes::DirectShapes;
 use super::einsum::EinsumAsProduct;
 use super::fix_defaults::FixDefaults;
+use super::flat_layers::FlatLayers;
 use super::fold_close::FoldClose;
 use super::fold_constants::FoldConstants;
 use super::fuse_pad::FusePad;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
+use super::keys_by_queries::KeysByQueries;
+use super::mask_added::MaskAdded;
 use super::patch_sums::PatchSums;
+use super::pool_mean::PoolMean;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
 use super::quantize::lower::patches::PatchesAsRows;
@@ -29,8 +35,11 @@ use super::quantize::lower::wide_codes::WideCodes;
 use super::raise_opset::RaiseOpset;
 use super::reshape_static::ReshapeStatic;
 use super::rules::ApplyRules;
+use super::select::SelectByArithmetic;
 use super::softmax_last::SoftmaxLast;
 use super::split_projection::SplitProjection;
+use super::unfuse::Unfuse;
+use super::vectors::Vectors;
 
 /// Every pass, in the order help lists them.
 pub fn all() -> Vec<Box<dyn Pass>> {
@@ -50,10 +59,19 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(CropPad),
         Box::new(FusePad),
         Box::new(CountsInInt32),
+        Box::new(BiasFirst),
+        Box::new(Unfuse),
         Box::new(FixDefaults),
         Box::new(DecomposeAttention),
         Box::new(EinsumAsProduct),
         Box::new(PatchSums),
+        Box::new(BatchNormRows),
+        Box::new(PoolMean),
+        Box::new(FlatLayers),
+        Box::new(MaskAdded),
+        Box::new(Vectors),
+        Box::new(SelectByArithmetic),
+        Box::new(KeysByQueries),
         Box::new(SoftmaxLast),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),

@@ -7,13 +7,15 @@ use crate::ir::{Attrs, Graph, Model, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
-/// Moves a Reshape of what Softmax makes in front of the Softmax, where the rules for attention look for it.
+/// Moves a Reshape of what Softmax makes in front of the Softmax, and a Reshape of a product behind its scale: what the
+/// rules for attention look for is then next to each other.
 ///
 /// # When it fires
-/// On a Softmax over the last axis that nothing but a Reshape reads, which keeps that axis.
+/// On a Softmax over the last axis that nothing but a Reshape reads, which keeps that axis; on a Mul or Div by one number of
+/// a Reshape of a MatMul, each read once.
 ///
 /// # Why it is correct
-/// Softmax takes each row by itself, and the rows stay the same in the same order.
+/// Softmax takes each row by itself, and the rows stay the same in the same order. A number meets each element alike.
 ///
 /// # Numerics
 /// Bit-exact.
@@ -26,7 +28,7 @@ use crate::rewrite::Patch;
 /// ```
 ///
 /// # Source
-/// DeBERTa of version 2 and 3: heads and batch are one axis except where the mask is applied.
+/// DeBERTa of version 2 and 3: heads and batch are one axis except where the mask is applied. Keras by tf2onnx.
 pub struct SoftmaxLast;
 
 impl Pass for SoftmaxLast {
@@ -35,7 +37,7 @@ impl Pass for SoftmaxLast {
     }
 
     fn summary(&self) -> &'static str {
-        "a Softmax comes behind a change of shape that keeps its rows"
+        "a change of shape comes behind the scale of a product, and in front of a Softmax whose rows it keeps"
     }
 
     fn numerics(&self) -> Numerics {
@@ -43,16 +45,24 @@ impl Pass for SoftmaxLast {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(model);
         let opset = model.opset();
-        patch_nodes(model, |g, id| patch(g, id, &map, opset))
+        let mut all = Outcome::default();
+        // What one round makes has its shape known in the next.
+        loop {
+            let map = infer::shapes(model);
+            let out = patch_nodes(model, |g, id| patch(g, id, &map, opset))?;
+            all.changes += out.changes;
+            if out.changes == 0 {
+                return Ok(all);
+            }
+        }
     }
 }
 
 fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let softmax = g.node(id);
     if !softmax.op.is("Softmax") {
-        return None;
+        return scaled(g, id);
     }
     let (x, w) = (softmax.input(0)?, softmax.out()?);
     let moved = sole_reader(g, w).filter(|n| g.node(*n).op.is("Reshape"))?;
@@ -70,6 +80,39 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         p.node_with(reshape.op.clone(), &[Some(x.into()), Some(shape.into())], &[&seen], reshape.attrs.clone())[0];
     let last = Attrs::new().with_int("axis", to.len() as i64 - 1);
     let new = p.node_with(softmax.op.clone(), &[Some(rows)], &[g.name_of(y)], last)[0];
+    p.succeed(y, new);
+    Some(p)
+}
+
+/// A scale behind a Reshape of a product, in front of it.
+fn scaled(g: &Graph, id: NodeId) -> Option<Patch> {
+    let scale = g.node(id);
+    let slots = match scale.op.name.as_str() {
+        "Mul" if scale.op.is_onnx() => 2,
+        "Div" if scale.op.is_onnx() => 1,
+        _ => return None,
+    };
+    let y = scale.out()?;
+    let slot = (0..slots).find(|i| scale.input(1 - i).and_then(|c| g.constant(c)).is_some_and(|t| t.len() == 1))?;
+    let (seen, factor) = (scale.input(slot)?, scale.input(1 - slot)?);
+    let moved = g.producer_is(seen, "Reshape")?;
+    let reshape = g.node(moved);
+    let (product, shape) = (reshape.input(0)?, reshape.input(1)?);
+    g.producer_is(product, "MatMul")?;
+    // A number with more axes would give its own to the result.
+    let plain = g.constant(factor).is_some_and(|t| t.dims.len() <= 1);
+    if !plain || g.use_count(seen) != 1 || g.is_output(seen) || sole_reader(g, product) != Some(moved) {
+        return None;
+    }
+    let mut p = Patch::new("softmax-last").before(id).made_from([g.name_of(y).to_owned()]);
+    let mut inputs = [product.into(), factor.into()];
+    if slot == 1 {
+        inputs.swap(0, 1);
+    }
+    let hint = format!("{}_scaled", g.name_of(product));
+    let new = p.node(&scale.op.name, &hint, &inputs, Attrs::new());
+    let new =
+        p.node_with(reshape.op.clone(), &[Some(new), Some(shape.into())], &[g.name_of(y)], reshape.attrs.clone())[0];
     p.succeed(y, new);
     Some(p)
 }

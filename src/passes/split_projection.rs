@@ -188,7 +188,14 @@ fn find(g: &Graph, l: &Linear, columns: i64) -> Option<Parts> {
     if !node.op.is("Reshape") {
         return None;
     }
-    let target = g.constant(node.input(1)?)?.to_i64s()?;
+    let mut target = g.constant(node.input(1)?)?.to_i64s()?;
+    // An open size that is known after all.
+    let open = target.iter().position(|d| *d == -1);
+    if let (Some(i), Some(dims)) = (open, node.out().and_then(|y| g.shape(y)))
+        && let Some(Dim::Known(n)) = dims.get(i)
+    {
+        target[i] = *n;
+    }
     // Where a 0 is a size; without one, `allowzero` says nothing.
     if node.attrs.int("allowzero").unwrap_or(0) != 0 && target.contains(&0) {
         return None;

@@ -20,6 +20,8 @@ pub enum Predicate {
     AllTrue(Vec<String>),
     /// Constants with only zeros.
     AllZero(Vec<String>),
+    /// Constants with only zeros and ones.
+    Binary(Vec<String>),
     /// Constants with no element above this.
     AtMost(Vec<(String, f64)>),
     /// One-element constants within a relative distance of a number.
@@ -99,6 +101,7 @@ impl Predicate {
             "positive" => Predicate::Positive(names()?),
             "all_true" => Predicate::AllTrue(names()?),
             "all_zero" => Predicate::AllZero(names()?),
+            "binary" => Predicate::Binary(names()?),
             "at_most" => Predicate::AtMost(numbers()?),
             "approx" => {
                 let (rel, values): (Vec<_>, Vec<_>) = numbers()?.into_iter().partition(|(n, _)| n == "within");
@@ -139,6 +142,7 @@ impl Predicate {
             | Predicate::Positive(n)
             | Predicate::AllTrue(n)
             | Predicate::AllZero(n)
+            | Predicate::Binary(n)
             | Predicate::LastAxis(n)
             | Predicate::SameShape(n)
             | Predicate::SameRank(n)
@@ -182,6 +186,7 @@ impl Predicate {
             Predicate::Positive(names) => elements(names, "positive", &|x| x > 0.0),
             Predicate::AllTrue(names) => elements(names, "true", &|x| x != 0.0),
             Predicate::AllZero(names) => elements(names, "zero", &|x| x == 0.0),
+            Predicate::Binary(names) => elements(names, "0 or 1", &|x| x == 0.0 || x == 1.0),
             Predicate::AtMost(list) => list
                 .iter()
                 .try_for_each(|(n, top)| elements(std::slice::from_ref(n), &format!("at most {top}"), &|x| x <= *top)),

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::sites::is_move;
-use crate::ir::{Graph, Node, ValueId};
+use crate::ir::{Graph, Node, NodeId, ValueId};
 
 /// At or below this a constant is what a mask is made of, not a measurement.
 const MASK: f32 = -1e4;
@@ -74,7 +74,26 @@ fn hides_only(g: &Graph, v: ValueId) -> bool {
     added
 }
 
-/// The values that may hold a mask, alone or added to something.
+/// Values that only become a mask: `1 - m` in `(1 - m) * -10000`. An error of theirs would be as many times as large.
+fn becoming(g: &Graph) -> BTreeSet<ValueId> {
+    let mut found = BTreeSet::new();
+    for id in g.schedule().into_iter().rev() {
+        let n = g.node(id);
+        let Some(v) = n.out().filter(|v| n.outputs.len() == 1 && !g.is_output(*v)) else { continue };
+        let only = |(user, slot): (NodeId, usize)| {
+            let n = g.node(user);
+            let grows = n.op.is("Mul") && slot < 2 && n.input(1 - slot).is_some_and(|c| hides(g, c));
+            grows || slot < carried(n).len() && n.out().is_some_and(|y| found.contains(&y))
+        };
+        let uses = g.uses(v);
+        if !uses.is_empty() && uses.into_iter().all(only) {
+            found.insert(v);
+        }
+    }
+    found
+}
+
+/// The values that may hold a mask, alone or added to something, and those that become one.
 pub(super) fn hidden(g: &Graph) -> BTreeSet<ValueId> {
     let mut found: BTreeSet<ValueId> = mask_inputs(g).into_iter().collect();
     for id in g.schedule() {
@@ -85,6 +104,7 @@ pub(super) fn hidden(g: &Graph) -> BTreeSet<ValueId> {
             found.extend(n.outputs.iter().flatten());
         }
     }
+    found.extend(becoming(g));
     found
 }
 

@@ -1,16 +1,29 @@
 //! Half-precision models compute in float32 from here on.
 
-use crate::ir::{AttrValue, Attrs, DType, Def, Model, Node, Op, Origin, TensorType, ValueId};
+use crate::ir::{AttrValue, Attrs, DType, Def, Model, Node, NodeId, Op, Origin, TensorType, ValueId};
 
 /// Why a model's arithmetic could not be widened. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WidenError {
     #[error(
-        "node `{node}` ({op}) computes in half precision in a nested graph or an operator of its own; export the model in \
-         float32"
+        "node `{node}` ({op}) is of a domain whose operators are not known to compute in float32; export the model in float32"
     )]
-    Opaque { node: String, op: String },
+    Foreign { node: String, op: String },
+    #[error("node `{node}` ({op}): {why}")]
+    Body { node: String, op: String, why: String },
 }
+
+/// What becomes of the inputs and outputs of a graph that are narrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// They keep their types, behind a Cast.
+    Keep,
+    /// They are float32: the ends of a body, which its node feeds and reads.
+    Widen,
+}
+
+/// New values of attributes of a node: its bodies, widened.
+pub type Bodies = Vec<(NodeId, Vec<(String, AttrValue)>)>;
 
 fn narrow(t: DType) -> bool {
     t == DType::FLOAT16 || t == DType::BFLOAT16
@@ -28,24 +41,21 @@ pub fn has_narrow_floats(m: &Model) -> bool {
     })
 }
 
-/// Makes every float16 and bfloat16 value of a model float32: weights are widened, which is exact, conversions to a
-/// narrow type convert to float32, and inputs and outputs keep their type behind a Cast. Returns how many weights were
-/// widened.
+/// Makes every float16 and bfloat16 value of a graph float32: weights are widened, which is exact, and conversions to a
+/// narrow type convert to float32. `bodies` holds the nested graphs, widened before. Returns how many weights were widened.
 ///
 /// # Errors
-/// If a nested graph or an operator of another domain would read or make a value whose type changes. Nothing is changed.
-pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
-    let g = &m.graph;
-    for (_, n) in g.nodes() {
-        if n.has_subgraph() || !n.op.is_onnx() {
-            return Err(WidenError::Opaque { node: n.name.clone(), op: n.op.to_string() });
-        }
+/// If an operator of another domain would read or make a value whose type changes. Nothing is changed.
+pub fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<usize, WidenError> {
+    if let Some((_, n)) = m.graph.nodes().find(|(_, n)| !n.op.is_onnx()) {
+        return Err(WidenError::Foreign { node: n.name.clone(), op: n.op.to_string() });
     }
+    let g = &m.graph;
     let origin = Origin::Made { by: "widen-floats".into(), from: Vec::new() };
-    let made = |v: ValueId| !matches!(g.value(v).def, Def::Input | Def::InputWithDefault(_));
+    let given = |v: ValueId| matches!(g.value(v).def, Def::Input | Def::InputWithDefault(_));
     let mut outputs: Vec<(ValueId, TensorType)> = Vec::new();
-    for v in g.outputs() {
-        let ty = g.value(*v).ty.clone().filter(|t| narrow(t.dtype) && made(*v));
+    for v in g.outputs().iter().filter(|_| ends == Ends::Keep) {
+        let ty = g.value(*v).ty.clone().filter(|t| narrow(t.dtype) && !given(*v));
         if let Some(ty) = ty
             && outputs.iter().all(|(o, _)| o != v)
         {
@@ -64,7 +74,7 @@ pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
             x.def = Def::Init(wide);
             weights.push(v);
         }
-        if matches!(x.def, Def::Input | Def::InputWithDefault(_)) {
+        if ends == Ends::Keep && matches!(x.def, Def::Input | Def::InputWithDefault(_)) {
             continue;
         }
         if let Some(ty) = x.ty.as_mut().filter(|t| narrow(t.dtype)) {
@@ -94,7 +104,11 @@ pub fn widen_floats(m: &mut Model) -> Result<usize, WidenError> {
         n.origin = origin.clone();
         n
     };
-    for v in g.inputs().to_vec() {
+    for (n, attrs) in bodies {
+        attrs.into_iter().for_each(|(name, value)| g.node_mut(n).attrs.set(&name, value));
+    }
+    let inputs = if ends == Ends::Keep { g.inputs().to_vec() } else { Vec::new() };
+    for v in inputs {
         let Some(ty) = g.value(v).ty.clone().filter(|t| narrow(t.dtype)) else { continue };
         let name = g.fresh_name(&format!("{}_wide", g.name_of(v)));
         let wide = TensorType { dtype: DType::FLOAT, ..ty };

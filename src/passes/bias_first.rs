@@ -1,0 +1,111 @@
+use super::common::{patch_nodes, sole_reader};
+use super::{Numerics, Outcome, Pass, PassError};
+use crate::infer::{self, ShapeMap, Size};
+use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::rewrite::Patch;
+
+/// # What it does
+/// Adds a linear layer's bias before the layer's result changes its shape, where it belongs to the layer.
+///
+/// # When it fires
+/// On an Add of a constant to a Reshape of what a MatMul, or a Gemm without a bias, makes, where the constant has the sizes of the axes that the last
+/// axis of the product became, and nothing else reads what is in between.
+///
+/// # Why it is correct
+/// A Reshape keeps the order of elements, so that the same number meets the same element.
+///
+/// # Numerics
+/// Bit-exact.
+///
+/// # Before / after
+/// ```text
+/// a = MatMul (x, w)                # float[batch, 17, 48]
+/// b = Reshape (a, [-1, 17, 4, 12])
+/// y = Add (b, bias)                # bias: float[4, 12]
+///
+/// a = MatMul (x, w)
+/// c = Add (a, bias)                # bias: float[48]
+/// y = Reshape (c, [-1, 17, 4, 12])
+/// ```
+///
+/// # Source
+/// Dense layers of Keras, as `tf.tensordot` and as `einsum("abc,cde->abde")`.
+pub struct BiasFirst;
+
+impl Pass for BiasFirst {
+    fn id(&self) -> &'static str {
+        "bias-first"
+    }
+
+    fn summary(&self) -> &'static str {
+        "the bias of a linear layer is added before the result changes its shape"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::BitExact
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let map = infer::shapes(model);
+        patch_nodes(model, |g, id| patch(g, id, &map))
+    }
+}
+
+fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
+    let add = g.node(id);
+    if !add.op.is("Add") {
+        return None;
+    }
+    let y = add.out()?;
+    let slot = (0..2).find(|i| add.input(*i).is_some_and(|v| g.producer_is(v, "Reshape").is_some()))?;
+    let (seen, bias) = (add.input(slot)?, add.input(1 - slot)?);
+    let reshape = g.producer(seen)?;
+    let (product, shape) = (g.node(reshape).input(0)?, g.node(reshape).input(1)?);
+    let layer = g.node(g.producer(product)?);
+    if !(layer.op.is("MatMul") || layer.op.is("Gemm") && layer.input(2).is_none()) {
+        return None;
+    }
+    if sole_reader_at(g, seen) != Some(id) || sole_reader(g, product) != Some(reshape) {
+        return None;
+    }
+    let t = g.constant(bias)?;
+    let width = map.dims(product)?.last()?.known()?;
+    // The axes that the last axis of the product became, from the last.
+    let to = map.dims(seen)?;
+    let mut split = 1i64;
+    let tail: Vec<i64> = to
+        .iter()
+        .rev()
+        .map_while(Size::known)
+        .take_while(|n| {
+            let open = split < width;
+            split = split.saturating_mul(*n);
+            open
+        })
+        .collect();
+    let fits =
+        t.len() as i64 == width && t.dims.len() <= to.len() && t.dims.iter().rev().zip(&tail).all(|(a, b)| a == b);
+    if !fits || t.dims.len() < tail.len() || tail.iter().product::<i64>() != width {
+        return None;
+    }
+    let data = t.to_f32s().filter(|_| t.dtype == DType::FLOAT)?;
+    let mut p = Patch::new("bias-first").before(id).made_from([g.name_of(y).to_owned()]);
+    let flat = p.constant(&format!("{}_flat", g.name_of(bias)), Tensor::f32(&[width], &data));
+    let sum = p.node("Add", &format!("{}_biased", g.name_of(product)), &[product.into(), flat], Attrs::new());
+    let new = p.node_with(
+        g.node(reshape).op.clone(),
+        &[Some(sum), Some(shape.into())],
+        &[g.name_of(y)],
+        g.node(reshape).attrs.clone(),
+    )[0];
+    p.succeed(y, new);
+    Some(p)
+}
+
+/// The only reader of a value that is no output, whatever operand it takes it as.
+fn sole_reader_at(g: &Graph, v: ValueId) -> Option<NodeId> {
+    match g.uses(v)[..] {
+        [(n, slot)] if slot != usize::MAX && !g.is_output(v) => Some(n),
+        _ => None,
+    }
+}

@@ -1,0 +1,105 @@
+use super::common::patch_nodes;
+use super::{Numerics, Outcome, Pass, PassError};
+use crate::infer::{self, ShapeMap};
+use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor};
+use crate::rewrite::Patch;
+
+/// # What it does
+/// Applies a linear layer to a value itself where the model first makes one matrix of all its rows: the Reshape comes behind
+/// the layer, where it meets the one that undoes it.
+///
+/// # When it fires
+/// On a Gemm, or a MatMul, with a constant weight, of a Reshape of a value of three axes or more into a matrix with the
+/// same last axis.
+///
+/// # Why it is correct
+/// A layer takes each row by itself, and the rows stay in the same order.
+///
+/// # Numerics
+/// Close: a Gemm may add its bias at another place than MatMul and Add.
+///
+/// # Before / after
+/// ```text
+/// r = Reshape (x, [-1, 48])        # x: float[batch, 17, 48]
+/// a = Gemm (r, w, bias)
+/// y = Reshape (a, [-1, 17, 96])    y = Add (MatMul (x, w), bias)
+/// ```
+///
+/// # Source
+/// onnxsim and onnxruntime's optimizer write a layer so; Dense layers of TensorFlow, Linear of flax, Conv1D of GPT-2.
+pub struct FlatLayers;
+
+impl Pass for FlatLayers {
+    fn id(&self) -> &'static str {
+        "flat-layers"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a layer on the rows of a value made one matrix is applied to the value itself"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-5 }
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut all = Outcome::default();
+        // What one round makes has its shape known in the next.
+        loop {
+            let map = infer::shapes(model);
+            let out = patch_nodes(model, |g, id| patch(g, id, &map))?;
+            all.changes += out.changes;
+            if out.changes == 0 {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
+    let layer = g.node(id);
+    let gemm = layer.op.is("Gemm");
+    let plain = |name: &str| layer.attrs.float(name).unwrap_or(1.0) == 1.0;
+    if !(gemm && plain("alpha") && plain("beta") && layer.attrs.int("transA").unwrap_or(0) == 0
+        || layer.op.is("MatMul"))
+    {
+        return None;
+    }
+    let (r, y) = (layer.input(0)?, layer.out()?);
+    let x = g.node(g.producer_is(r, "Reshape")?).input(0)?;
+    let (from, rows) = (map.dims(x)?, map.dims(r)?);
+    let [_, width] = rows else { return None };
+    let weight = g.constant(layer.input(1)?).filter(|t| t.dtype == DType::FLOAT && t.dims.len() == 2)?;
+    if from.len() < 3 || from.last() != Some(width) || width.known().is_none() {
+        return None;
+    }
+    let name = g.name_of(y);
+    let mut p = Patch::new("flat-layers").before(id).made_from([name.to_owned()]);
+    let turned = gemm && layer.attrs.int("transB").unwrap_or(0) == 1;
+    let columns = weight.dims[usize::from(!turned)];
+    let w = if turned {
+        let attrs = Attrs::new().with_ints("perm", &[1, 0]);
+        p.node("Transpose", &format!("{}_turned", g.name_of(layer.input(1)?)), &[layer.input(1)?.into()], attrs)
+    } else {
+        layer.input(1)?.into()
+    };
+    let product = p.node("MatMul", &format!("{name}_product"), &[x.into(), w], Attrs::new());
+    let whole = match layer.input(2).filter(|_| gemm) {
+        // A bias for each row has no place in the value.
+        Some(b) if g.constant(b)?.len() as i64 == columns || g.constant(b)?.len() == 1 => {
+            let b = if g.constant(b)?.dims.len() > 1 {
+                let t = g.constant(b)?;
+                p.constant(&format!("{}_flat", g.name_of(b)), Tensor::f32(&[t.len() as i64], &t.to_f32s()?))
+            } else {
+                b.into()
+            };
+            p.node("Add", &format!("{name}_biased"), &[product, b], Attrs::new())
+        }
+        Some(_) => return None,
+        None => product,
+    };
+    let shape = p.constant(&format!("{name}_shape"), Tensor::i64(&[2], &[-1, columns]));
+    let new = p.node("Reshape", name, &[whole, shape], Attrs::new());
+    p.succeed(y, new);
+    Some(p)
+}

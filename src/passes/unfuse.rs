@@ -1,0 +1,297 @@
+//! Operators that onnxruntime's optimizers make of several, written out again.
+
+use super::common::{over_last_axis, patch_nodes};
+use super::{Numerics, Outcome, Pass, PassError};
+use crate::infer::{self, ShapeMap};
+use crate::ir::{AttrValue, Attrs, DType, Graph, Model, Node, NodeId, Op, Tensor};
+use crate::rewrite::{Patch, Ref};
+
+/// # What it does
+/// Writes `com.microsoft` operators that stand for several standard ones as these: FusedMatMul, Gelu, BiasGelu, FastGelu,
+/// QuickGelu, SkipLayerNormalization, SkipSimplifiedLayerNormalization, SimplifiedLayerNormalization, FusedGemm and
+/// FusedConv. What they are written as exists from opset 11 on.
+///
+/// # When it fires
+/// On each of them whose operands have known ranks where these matter, and of which no statistics are read.
+///
+/// # Why it is correct
+/// It is what onnxruntime documents each of them to compute.
+///
+/// # Numerics
+/// Close: the fused kernels round at other places.
+///
+/// # Before / after
+/// ```text
+/// y = com.microsoft.BiasGelu (x, b)
+///
+/// s = Add (x, b)
+/// y = Mul (Mul (s, Add (Erf (Div (s, 1.4142135)), 1.0)), 0.5)
+/// ```
+///
+/// # Source
+/// onnxruntime's ContribOperators.md. Files saved by its extended optimizations and by its transformers optimizer.
+pub struct Unfuse;
+
+impl Pass for Unfuse {
+    fn id(&self) -> &'static str {
+        "unfuse"
+    }
+
+    fn summary(&self) -> &'static str {
+        "operators that onnxruntime's optimizers fuse are written out"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-4 }
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut all = Outcome::default();
+        // What a node of another domain makes has no type until the node is written out.
+        while model.graph.nodes().any(|(_, n)| is_fused(n)) {
+            let (map, opset) = (infer::shapes(model), model.opset());
+            let out = patch_nodes(model, |g, id| patch(g, id, &map, opset))?;
+            all.changes += out.changes;
+            if out.changes == 0 {
+                break;
+            }
+        }
+        Ok(all)
+    }
+}
+
+const DOMAIN: &str = "com.microsoft";
+
+fn is_fused(n: &Node) -> bool {
+    // onnxruntime writes this one in the standard's domain, which has none of the name.
+    n.op.domain == DOMAIN || n.op.is_onnx() && n.op.name == "SimplifiedLayerNormalization"
+}
+
+/// A node on its way to become several.
+struct Job<'a> {
+    n: &'a Node,
+    name: String,
+    map: &'a ShapeMap,
+    opset: i64,
+    p: Patch,
+}
+
+fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
+    let n = g.node(id);
+    if !is_fused(n) {
+        return None;
+    }
+    let y = n.outputs.first().copied().flatten()?;
+    let name = g.name_of(y).to_owned();
+    let mut j = Job { n, map, opset, p: Patch::new("unfuse").before(id).made_from([name.clone()]), name };
+    let mut sum = None;
+    let new = match n.op.name.as_str() {
+        "FusedMatMul" => j.product()?,
+        "Gelu" => {
+            let x = j.input(0)?;
+            j.gelu(x)
+        }
+        "BiasGelu" => {
+            let x = j.plus(0, 1)?;
+            j.gelu(x)
+        }
+        "FastGelu" => {
+            let x = j.plus(0, 1)?;
+            j.fast_gelu(x)
+        }
+        "QuickGelu" => j.quick_gelu()?,
+        "SkipLayerNormalization" => {
+            let s = j.skip_sum(4)?;
+            sum = Some(s);
+            j.layer_norm(s, 2, 3)?
+        }
+        "SkipSimplifiedLayerNormalization" => {
+            let s = j.skip_sum(3)?;
+            sum = Some(s);
+            j.rms_norm(s, 2)?
+        }
+        "SimplifiedLayerNormalization" => {
+            let axis = n.attrs.int("axis").unwrap_or(-1);
+            let last = axis == -1 || map.rank(n.input(0)?).is_some_and(|r| axis == r as i64 - 1);
+            let x = last.then(|| j.input(0)).flatten()?;
+            j.rms_norm(x, 1)?
+        }
+        "FusedGemm" => j.activated("Gemm")?,
+        "FusedConv" => j.activated("Conv")?,
+        _ => return None,
+    };
+    let used = |i: usize| n.outputs.get(i).copied().flatten().filter(|v| g.use_count(*v) > 0 || g.is_output(*v));
+    // Statistics.
+    if used(1).is_some() || used(2).is_some() {
+        return None;
+    }
+    match (used(3), sum) {
+        (Some(v), Some(s)) => j.p.replace(v, s),
+        (Some(_), None) => return None,
+        (None, _) => {}
+    }
+    j.p.succeed(y, new);
+    Some(j.p)
+}
+
+impl Job<'_> {
+    fn input(&self, i: usize) -> Option<Ref> {
+        self.n.input(i).map(Ref::from)
+    }
+
+    fn node(&mut self, op: &str, what: &str, inputs: &[Ref]) -> Ref {
+        self.p.node(op, &format!("{}_{what}", self.name), inputs, Attrs::new())
+    }
+
+    /// A number of the type that the node computes in.
+    fn number(&mut self, v: f32, what: &str) -> Ref {
+        let c = self.p.constant(&format!("{}_{what}", self.name), Tensor::scalar_f32(v));
+        match self.n.input(0).and_then(|x| self.map.dtype(x)) {
+            Some(t) if t.is_float() && t != DType::FLOAT => self.p.node(
+                "Cast",
+                &format!("{}_{what}_cast", self.name),
+                &[c],
+                Attrs::new().with_int("to", t.0.into()),
+            ),
+            _ => c,
+        }
+    }
+
+    /// One input plus another, if that is there.
+    fn plus(&mut self, a: usize, b: usize) -> Option<Ref> {
+        let a = self.input(a)?;
+        Some(match self.input(b) {
+            Some(b) => self.node("Add", "sum", &[a, b]),
+            None => a,
+        })
+    }
+
+    fn product(&mut self) -> Option<Ref> {
+        let flag = |name: &str| self.n.attrs.int(name).unwrap_or(0) != 0;
+        if flag("transBatchA") || flag("transBatchB") {
+            return None;
+        }
+        let turns = [flag("transA"), flag("transB")];
+        let mut sides = Vec::new();
+        for (i, turn) in turns.into_iter().enumerate() {
+            let v = self.n.input(i)?;
+            sides.push(if turn {
+                let rank = self.map.rank(v).filter(|r| *r >= 2)?;
+                let mut perm: Vec<i64> = (0..rank as i64).collect();
+                perm.swap(rank - 2, rank - 1);
+                let hint = format!("{}_turned_{i}", self.name);
+                self.p.node("Transpose", &hint, &[v.into()], Attrs::new().with_ints("perm", &perm))
+            } else {
+                v.into()
+            });
+        }
+        let y = self.node("MatMul", "product", &sides);
+        let alpha = self.n.attrs.float("alpha").unwrap_or(1.0);
+        Some(if alpha == 1.0 {
+            y
+        } else {
+            let a = self.number(alpha, "alpha");
+            self.node("Mul", "scaled", &[y, a])
+        })
+    }
+
+    fn gelu(&mut self, x: Ref) -> Ref {
+        let (root, one, half) =
+            (self.number(std::f32::consts::SQRT_2, "root"), self.number(1.0, "one"), self.number(0.5, "half"));
+        let d = self.node("Div", "ratio", &[x, root]);
+        let e = self.node("Erf", "erf", &[d]);
+        let a = self.node("Add", "moved", &[e, one]);
+        let m = self.node("Mul", "twice", &[x, a]);
+        self.node("Mul", "gelu", &[m, half])
+    }
+
+    fn fast_gelu(&mut self, x: Ref) -> Ref {
+        let (cubic, root) = (self.number(0.044715, "cubic"), self.number(0.797_884_6, "root"));
+        let (one, half, three) = (self.number(1.0, "one"), self.number(0.5, "half"), self.number(3.0, "three"));
+        let p = self.node("Pow", "cube", &[x, three]);
+        let c = self.node("Mul", "part", &[p, cubic]);
+        let s = self.node("Add", "inner", &[x, c]);
+        let r = self.node("Mul", "scaled", &[s, root]);
+        let t = self.node("Tanh", "tanh", &[r]);
+        let a = self.node("Add", "moved", &[t, one]);
+        let h = self.node("Mul", "half_x", &[x, half]);
+        self.node("Mul", "gelu", &[h, a])
+    }
+
+    fn quick_gelu(&mut self) -> Option<Ref> {
+        let x = self.input(0)?;
+        let alpha = self.n.attrs.float("alpha").unwrap_or(1.702);
+        let scaled = if alpha == 1.0 {
+            x
+        } else {
+            let a = self.number(alpha, "alpha");
+            self.node("Mul", "scaled", &[x, a])
+        };
+        let s = self.node("Sigmoid", "sigmoid", &[scaled]);
+        Some(self.node("Mul", "gelu", &[x, s]))
+    }
+
+    /// Input, skip and the bias at slot `bias`.
+    fn skip_sum(&mut self, bias: usize) -> Option<Ref> {
+        let s = self.plus(0, 1)?;
+        Some(match self.input(bias) {
+            Some(b) => self.node("Add", "biased", &[s, b]),
+            None => s,
+        })
+    }
+
+    fn layer_norm(&mut self, x: Ref, gamma: usize, beta: usize) -> Option<Ref> {
+        let gamma = self.input(gamma)?;
+        let mean = over_last_axis(&mut self.p, "ReduceMean", &format!("{}_mean", self.name), x, self.opset);
+        let d = self.node("Sub", "deviation", &[x, mean]);
+        let n = self.divided(d)?;
+        let y = self.node("Mul", "scaled", &[n, gamma]);
+        Some(match self.input(beta) {
+            Some(b) => self.node("Add", "normed", &[y, b]),
+            None => y,
+        })
+    }
+
+    fn rms_norm(&mut self, x: Ref, gamma: usize) -> Option<Ref> {
+        let gamma = self.input(gamma)?;
+        let n = self.divided(x)?;
+        Some(self.node("Mul", "normed", &[n, gamma]))
+    }
+
+    /// A value divided by the root of its mean square.
+    fn divided(&mut self, d: Ref) -> Option<Ref> {
+        let square = self.node("Mul", "square", &[d, d]);
+        let v = over_last_axis(&mut self.p, "ReduceMean", &format!("{}_variance", self.name), square, self.opset);
+        let eps = self.number(self.n.attrs.float("epsilon").unwrap_or(1e-5), "epsilon");
+        let s = self.node("Add", "variance_moved", &[v, eps]);
+        let r = self.node("Sqrt", "std", &[s]);
+        Some(self.node("Div", "ratio", &[d, r]))
+    }
+
+    /// A Gemm or Conv with a function of one operand behind it.
+    fn activated(&mut self, op: &str) -> Option<Ref> {
+        let f = self.n.attrs.str("activation")?.to_owned();
+        if !["Relu", "Sigmoid", "Tanh", "LeakyRelu"].contains(&f.as_str()) {
+            return None;
+        }
+        let mut attrs = self.n.attrs.clone();
+        attrs.0.retain(|a| !a.name.starts_with("activation"));
+        let inputs: Vec<Option<Ref>> = self.n.inputs.iter().take(3).map(|v| v.map(Ref::from)).collect();
+        let hint = format!("{}_product", self.name);
+        let mut y = self.p.node_with(Op::onnx(op), &inputs, &[&hint], attrs)[0];
+        if op == "Conv"
+            && let Some(z) = self.input(3)
+        {
+            y = self.node("Add", "sum", &[y, z]);
+        }
+        let params = match self.n.attrs.get("activation_params") {
+            Some(AttrValue::Floats(p)) => p.first().copied(),
+            _ => None,
+        };
+        let own = match (f.as_str(), params.or(self.n.attrs.float("activation_alpha"))) {
+            ("LeakyRelu", Some(a)) => Attrs::new().with_float("alpha", a),
+            _ => Attrs::new(),
+        };
+        Some(self.p.node(&f, &format!("{}_activated", self.name), &[y], own))
+    }
+}
