@@ -293,7 +293,7 @@ impl Front<'_> {
             };
             let agrees = self.declare(g, v, &info);
             // The same words once more change nothing, and ride along; others are left for validation to find.
-            let again = !told.insert(v) && agrees;
+            let again = !told.insert(v) && agrees && !keep_all;
             if !again {
                 g.declared.push(v);
             }

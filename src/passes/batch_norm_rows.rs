@@ -10,8 +10,8 @@ use crate::rewrite::Patch;
 /// row less its mean, divided by its standard deviation.
 ///
 /// # When it fires
-/// On a BatchNormalization whose input is a view `[1, rows, n, 1]` of a value with `n` channels, whose result only goes back
-/// to the value's shape, whose mean and variance are those of the rows, and whose scale is 1 and bias 0 everywhere.
+/// On a BatchNormalization whose input is a view `[1, rows, n, 1]` of a value, whose result only goes into a shape with `n`
+/// channels, whose mean and variance are those of the rows, and whose scale is 1 and bias 0 everywhere.
 ///
 /// # Why it is correct
 /// With one row a channel, the statistics of a channel are those of a row.
@@ -70,8 +70,8 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let width = n.known()?;
     let back = sole_reader(g, b).filter(|n| g.node(*n).op.is("Reshape"))?;
     let y = g.node(back).out()?;
-    let same = map.dims(x)? == map.dims(y)? && map.dims(x)?.last()? == n;
-    if *first != one || *last != one || !same || !filled(g, norm.input(1)?, 1.0) || !filled(g, norm.input(2)?, 0.0) {
+    let rows = map.dims(y)?.last()? == n;
+    if *first != one || *last != one || !rows || !filled(g, norm.input(1)?, 1.0) || !filled(g, norm.input(2)?, 0.0) {
         return None;
     }
     if !is_mean(g, unsqueezed(g, norm.input(3)?), r) || !is_variance(g, unsqueezed(g, norm.input(4)?), r, width) {
@@ -79,8 +79,14 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     }
     let name = g.name_of(y);
     let mut p = Patch::new("batch-norm-rows").before(back).made_from([name.to_owned()]);
-    let mean = over_last_axis(&mut p, "ReduceMean", &format!("{name}_mean"), x.into(), opset);
-    let d = p.node("Sub", &format!("{name}_deviation"), &[x.into(), mean], Attrs::new());
+    let x = if map.dims(x)? == map.dims(y)? {
+        x.into()
+    } else {
+        let shape = g.node(back).input(1)?;
+        p.node("Reshape", &format!("{name}_rows"), &[r.into(), shape.into()], g.node(back).attrs.clone())
+    };
+    let mean = over_last_axis(&mut p, "ReduceMean", &format!("{name}_mean"), x, opset);
+    let d = p.node("Sub", &format!("{name}_deviation"), &[x, mean], Attrs::new());
     let square = p.node("Mul", &format!("{name}_square"), &[d, d], Attrs::new());
     let variance = over_last_axis(&mut p, "ReduceMean", &format!("{name}_variance"), square, opset);
     let eps = p.constant(&format!("{name}_epsilon"), Tensor::scalar_f32(norm.attrs.float("epsilon").unwrap_or(1e-5)));

@@ -11,6 +11,7 @@ use super::fold_constants::FoldConstants;
 use super::fuse_pad::FusePad;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
+use super::implied_expand::ImpliedExpand;
 use super::reshape_static::ReshapeStatic;
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::ir::Model;
@@ -21,7 +22,7 @@ const MAX_ROUNDS: usize = 12;
 /// # What it does
 /// Runs the clean-up passes in turn until none of them finds anything: `constant-nodes`, `constant-branches`, `dead`,
 /// `identity`, `fold-constants`, `reshape-static`, `direct-shapes`, `cse`, `constant-masks`, `fuse-transpose`,
-/// `crop-pad`, `fuse-pad`, `counts`, `bias-first`.
+/// `crop-pad`, `fuse-pad`, `counts`, `bias-first`, `implied-expand`.
 ///
 /// # When it fires
 /// On every model, before anything else looks at it.
@@ -53,7 +54,7 @@ impl Pass for CleanUp {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let passes: [&dyn Pass; 14] = [
+        let passes: [&dyn Pass; 15] = [
             &ConstantNodes,
             &ConstantBranches,
             &Dead,
@@ -68,6 +69,7 @@ impl Pass for CleanUp {
             &FusePad,
             &CountsInInt32,
             &BiasFirst,
+            &ImpliedExpand,
         ];
         let mut out = Outcome::default();
         for _ in 0..MAX_ROUNDS {

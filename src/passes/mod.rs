@@ -24,6 +24,7 @@ pub mod fold_constants;
 pub mod fuse_pad;
 pub mod fuse_transpose;
 pub mod identity;
+pub mod implied_expand;
 pub mod keys_by_queries;
 pub mod mask_added;
 pub mod norm_channels_last;

@@ -9,6 +9,8 @@ use crate::rewrite::Patch;
 ///
 /// # When it fires
 /// - On a GlobalAveragePool of three axes.
+/// - On a mean over the last axis that another node takes as well, however each counts the axis.
+/// - On a mean over the last axis that is put back by a Reshape or Unsqueeze.
 /// - On a sum over the last axis, or a sum of squares, that is divided by the size of the axis; its axis may be put back by a
 ///   Reshape in between.
 ///
@@ -29,7 +31,7 @@ use crate::rewrite::Patch;
 /// ```
 ///
 /// # Source
-/// tf2onnx writes the mean and the variance of a LayerNorm so, and Keras on JAX.
+/// tf2onnx writes the mean and the variance of a LayerNorm so, Keras on JAX, and the dynamo exporter `torch.var`.
 pub struct PoolMean;
 
 impl Pass for PoolMean {
@@ -58,14 +60,19 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let (x, squared) = match n.op.name.as_str() {
         "GlobalAveragePool" if n.op.is_onnx() => (n.input(0).filter(|x| map.rank(*x) == Some(3))?, false),
         "Div" if n.op.is_onnx() => summed(g, n, map)?,
+        "Reshape" | "Unsqueeze" if n.op.is_onnx() => (put_back(g, n, map)?, false),
+        "ReduceMean" if n.op.is_onnx() => (n.input(0)?, false),
         _ => return None,
     };
     let name = g.name_of(y);
     let mut p = Patch::new("pool-mean").before(id).made_from([name.to_owned()]);
     let rank = map.rank(x)? as i64;
-    let keeps = |n: &Node| n.attrs.int("keepdims").unwrap_or(1) == 1 && over_last(g, n, rank);
-    let known = g.uses(x).into_iter().map(|(n, _)| g.node(n)).find(|n| n.op.is("ReduceMean") && keeps(n));
-    match known.and_then(Node::out).filter(|_| !squared && !g.is_output(y)) {
+    let keeps = |n: &Node| n.op.is("ReduceMean") && n.attrs.int("keepdims").unwrap_or(1) == 1 && over_last(g, n, rank);
+    let known = g.uses(x).into_iter().map(|(n, _)| n).find(|n| keeps(g.node(*n)));
+    if n.op.is("ReduceMean") && (!keeps(n) || known == Some(id) || g.is_output(y)) {
+        return None;
+    }
+    match known.and_then(|n| g.node(n).out()).filter(|_| !squared && !g.is_output(y)) {
         // Of one mean, others see that it is the same.
         Some(mean) => p.replace(y, mean.into()),
         None => {
@@ -79,6 +86,16 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         }
     }
     Some(p)
+}
+
+/// What a mean is of whose last axis comes back with size 1.
+fn put_back(g: &Graph, n: &Node, map: &ShapeMap) -> Option<ValueId> {
+    let mean = g.node(g.producer_is(n.input(0)?, "ReduceMean")?);
+    let x = mean.input(0)?;
+    let (_, front) = map.dims(x)?.split_last()?;
+    let fits = map.dims(n.out()?)?.split_last() == Some((&Size::Known(1), front));
+    let dropped = mean.attrs.int("keepdims") == Some(0) && over_last(g, mean, front.len() as i64 + 1);
+    (fits && dropped).then_some(x)
 }
 
 /// What a quotient is the mean of over the last axis, which it keeps, and whether its squares are meant.

@@ -21,6 +21,7 @@ use super::fold_constants::FoldConstants;
 use super::fuse_pad::FusePad;
 use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
+use super::implied_expand::ImpliedExpand;
 use super::keys_by_queries::KeysByQueries;
 use super::mask_added::MaskAdded;
 use super::patch_sums::PatchSums;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(FusePad),
         Box::new(CountsInInt32),
         Box::new(BiasFirst),
+        Box::new(ImpliedExpand),
         Box::new(Unfuse),
         Box::new(FixDefaults),
         Box::new(DecomposeAttention),

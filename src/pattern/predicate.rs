@@ -52,6 +52,7 @@ pub const NAMES: &[&str] = &[
     "positive",
     "all_true",
     "all_zero",
+    "binary",
     "at_most",
     "approx",
     "last_axis",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use crate::ir::{Model, NodeId, ValueId};
+use crate::ir::{Model, NodeId, Tensor, ValueId};
 
 use super::driver::find;
 use super::facts::Facts;
@@ -132,6 +132,13 @@ pub fn attentions(model: &Model, rules: &RuleSet) -> Vec<Attention> {
 const MASKED: f32 = -50.0;
 /// At or below this an added constant does nothing but hide.
 const HIDING: f32 = -60.0;
+/// What a mask of zeros and ones is multiplied with is this low.
+const FACTOR: f32 = -1e3;
+
+/// True for one number that makes what hides of a mask.
+fn hides(t: &Tensor) -> bool {
+    t.as_scalar().is_some_and(|c| c <= f64::from(FACTOR))
+}
 
 fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     let g = f.graph();
@@ -208,6 +215,8 @@ fn added(f: &Facts<'_>, v: ValueId, steps: u32) -> MaskKind {
         // A product of what queries or keys are with learned positions: it says where to look, and hides nothing.
         "MatMul" | "Gemm" | "Einsum" => MaskKind::Bias,
         "Add" | "Sub" => bias_if((0..2).all(|i| of(i) == MaskKind::Bias)),
+        // A mask of zeros and ones, times what hides: what it leaves of a score, it leaves whole.
+        "Mul" if (0..2).any(|i| n.input(i).and_then(|c| f.constant(c)).is_some_and(hides)) => MaskKind::Additive,
         "Mul" | "Div" => {
             let scaled = |by: ValueId| f.constant(by).and_then(|t| t.as_scalar()).is_some_and(|c| c != 0.0);
             bias_if(n.input(1).is_some_and(scaled) && of(0) == MaskKind::Bias)

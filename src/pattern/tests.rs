@@ -219,6 +219,8 @@ fn predicates_accept_and_refuse() {
         ("all_true: zero", false),
         ("all_zero: zero", true),
         ("all_zero: v", false),
+        ("binary: zero", true),
+        ("binary: v", false),
         ("at_most: {one: -0.5}", true),
         ("at_most: {v: 3}", false),
         ("approx: {one: -1.00001}", true),
@@ -265,7 +267,7 @@ fn the_nearest_miss_names_the_line_the_node_and_the_reason() {
     );
     let e = explain(&m, set.get("gelu-erf").unwrap());
     let near = e.near.as_ref().unwrap();
-    assert!(e.matched.is_empty() && near.line == 3, "{e}");
+    assert!(e.matched.is_empty() && near.line == 4, "{e}");
     let m = model(
         20,
         "g (float[2] a) => (y) <float r = {1.5}, float one = {1.0}, float half = {0.5}>

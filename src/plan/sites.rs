@@ -321,6 +321,10 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
             s.islands.push((a.softmax, (*why).to_owned()));
             continue;
         }
+        if let Some((_, f)) = a.scale.filter(|(_, f)| !(*f > 0.0 && f.is_finite())) {
+            s.islands.push((a.softmax, format!("its scores are multiplied with {f}, which is not above 0")));
+            continue;
+        }
         match score_site(g, &a) {
             Ok(_) => s.attentions.push(a),
             Err(why) => s.islands.push((a.softmax, format!("its weights stay as they are: {why}"))),

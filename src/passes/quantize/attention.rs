@@ -79,7 +79,7 @@ impl QuantizeAttention<'_> {
             AttentionForm::Uniform { params } => {
                 let mut d = super::round_trip(&mut p, raw.into(), &scores.params, &name);
                 // What was hidden before the codes were made has the lowest code now, not none.
-                if let Some(keep) = keep_mask(g, &site.masks[..site.early], &mut p).map_err(failed)? {
+                if let Some(keep) = keep_mask(g, &site.masks[..site.early], false, &mut p).map_err(failed)? {
                     let hidden = p.constant(&format!("{name}_hidden"), Tensor::scalar_f32(HIDDEN));
                     d = p.node("Where", &format!("{name}_kept"), &[keep, d, hidden], Attrs::new());
                 }
@@ -89,13 +89,15 @@ impl QuantizeAttention<'_> {
             }
             AttentionForm::Lis { spec } => {
                 let mut codes = super::quantize_linear(&mut p, raw.into(), &scores.params, &name);
-                let at = trace_back(g, a.v);
+                // As the second product reads them now: a correction may have come behind a layer since the plan was made.
+                let values = g.node(a.weighted).inputs.iter().flatten().copied().find(|v| *v != a.probs).unwrap_or(a.v);
+                let at = trace_back(g, values);
                 let v = self
                     .plan
                     .activation(g.name_of(at), true)
                     .ok_or_else(|| failed(format!("the plan has no entry for its values `{}`", g.name_of(at))))?;
                 let mut vq = super::quantize_linear(&mut p, at.into(), &v.params, g.name_of(at));
-                for mv in super::moves_between(g, at, a.v) {
+                for mv in super::moves_between(g, at, values) {
                     let n = g.node(mv);
                     let mut inputs: Vec<Option<Ref>> = n.inputs.iter().map(|v| v.map(Ref::from)).collect();
                     inputs[0] = Some(vq);
@@ -113,10 +115,13 @@ impl QuantizeAttention<'_> {
                     }
                 }
                 let scores_shape = g.shape(raw).or_else(|| g.shape(a.scores));
-                let mut mask = keep_mask(g, &site.masks, &mut p).map_err(failed)?;
+                let mut mask = keep_mask(g, &site.masks, false, &mut p).map_err(failed)?;
                 if let Some(keep) = mask.filter(|_| may_hide_a_row(g, a, &site.masks)) {
-                    let lowest = p.constant(&format!("{name}_lowest"), Tensor::u8(&[], &[0]));
-                    codes = p.node("Where", &format!("{name}_seen"), &[keep, codes, lowest], Attrs::new());
+                    // What is added to scores may be small enough to leave them as they are, if all of a row have it.
+                    if let Some(seen) = keep_mask(g, &site.masks, true, &mut p).map_err(failed)? {
+                        let lowest = p.constant(&format!("{name}_lowest"), Tensor::u8(&[], &[0]));
+                        codes = p.node("Where", &format!("{name}_seen"), &[seen, codes, lowest], Attrs::new());
+                    }
                     mask = Some(or_whole_rows(&mut p, keep, &name, opset));
                 }
                 let lis = LisSite {
@@ -157,11 +162,9 @@ const HIDDEN: f32 = -1e9;
 /// True if the masks may hide all keys of some query, without a guard that gives it nothing. Softmax then gives each key
 /// the same weight, all scores being one very negative number.
 fn may_hide_a_row(g: &Graph, a: &Attention, masks: &[&Mask]) -> bool {
-    if a.guard.iter().any(|n| g.node(*n).op.is("IsNaN")) {
+    if a.guard.iter().any(|n| g.node(*n).op.is("IsNaN") || g.node(*n).op.is("Where")) {
         return false;
     }
-    // A mask that is the same for all queries hides a whole sample or no row.
-    let by_query = |m: &&&Mask| g.shape(m.value).is_none_or(|s| s.len() > 1 && s[s.len() - 2] != Dim::Known(1));
     let always_seen = |m: &Mask| {
         let seen: Option<Vec<bool>> = g.constant(m.value).and_then(|t| match m.kind {
             MaskKind::Boolean { keep } => Some(t.to_i64s()?.iter().map(|x| (*x != 0) == keep).collect()),
@@ -171,7 +174,7 @@ fn may_hide_a_row(g: &Graph, a: &Attention, masks: &[&Mask]) -> bool {
             g.shape(m.value).and_then(|s| if let Some(Dim::Known(n)) = s.last() { Some(*n as usize) } else { None });
         seen.zip(keys).is_some_and(|(seen, keys)| keys > 0 && seen.chunks(keys).all(|row| row.contains(&true)))
     };
-    masks.iter().any(|m| by_query(&m)) && !matches!(masks, [m] if always_seen(m))
+    !masks.is_empty() && !matches!(masks, [m] if always_seen(m))
 }
 
 /// `keep`, and all keys of a query of which it keeps none.
@@ -185,11 +188,15 @@ fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
     p.node("Or", &format!("{name}_keep_or_none"), &[keep, none], Attrs::new())
 }
 
-/// The masks as one condition, true where an entry counts.
-fn keep_mask(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, String> {
+/// Added to a score, a number above this leaves something of the score: float32 has steps of 1/4 there.
+const DROWNED_BELOW: f32 = -3e6;
+
+/// The masks as one condition, true where an entry counts; or, with `drowned`, where something is left of its score.
+fn keep_mask(g: &Graph, masks: &[&Mask], drowned: bool, p: &mut Patch) -> Result<Option<Ref>, String> {
     let mut keep: Option<Ref> = None;
+    let below = if drowned { DROWNED_BELOW } else { MASKED_BELOW };
     for m in masks {
-        let name = format!("{}_keep", g.name_of(m.value));
+        let name = format!("{}_{}", g.name_of(m.value), if drowned { "left" } else { "keep" });
         let one = match m.kind {
             MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
             MaskKind::Boolean { keep: true } => m.value.into(),
@@ -197,11 +204,14 @@ fn keep_mask(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, S
             MaskKind::Additive | MaskKind::Mixed => {
                 match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
                     Some((dims, data)) => {
-                        let keep: Vec<bool> = data.iter().map(|x| *x > MASKED_BELOW).collect();
+                        let keep: Vec<bool> = data.iter().map(|x| *x > below).collect();
+                        if drowned && !keep.contains(&false) {
+                            continue;
+                        }
                         p.constant(&name, Tensor::bool(&dims, &keep))
                     }
                     None => {
-                        let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(MASKED_BELOW));
+                        let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(below));
                         p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
                     }
                 }

@@ -18,7 +18,7 @@
 //!
 //! *Source.* Migration of difficulty as in SmoothQuant (arXiv 2211.10438); factors into LayerNorm as in FQ-ViT.
 
-use crate::ir::{Attrs, Graph, Model, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Linear, Sites, pads};
 use crate::plan::{Fold, PlanError, QuantPlan};
@@ -112,7 +112,9 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
         }
     }
     let behind = behind.unwrap_or(0);
-    match g.producer_is(v, "LayerNormalization").filter(|_| behind == 0) {
+    // A gain for each element of several axes has no place for a factor a channel.
+    let by_channel = |n: &NodeId| g.node(*n).input(1).and_then(|x| g.constant(x)).is_none_or(|t| t.dims.len() == 1);
+    match g.producer_is(v, "LayerNormalization").filter(|_| behind == 0).filter(by_channel) {
         Some(norm) => {
             let vector = |x: ValueId, one: &dyn Fn(usize, f32) -> f32| -> Option<Tensor> {
                 let t = g.constant(x).filter(|t| t.dims.len() == 1 && t.len() == f.len())?;
