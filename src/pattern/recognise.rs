@@ -165,6 +165,10 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     for (role, fill) in [("bias", "fill"), ("mask", "fill2"), ("mask2", "fill3")] {
         let Some(v) = value(role) else { continue };
         let node = reader(v)?;
+        // One node in two roles: the second was bound behind the Softmax, and says nothing of what is in front.
+        if masks.iter().any(|m: &Mask| m.node == node) {
+            return None;
+        }
         let n = g.node(node);
         let kind = if n.op.is("Where") {
             // Where(condition, kept, fill): the fill is the constant of the two.
