@@ -25,10 +25,10 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     }
     let list: Vec<String> = ops.iter().map(|(o, n)| format!("{o} {n}")).collect();
     say!("  operators: {}", list.join(", "));
-    validate::validate(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
+    let (mut clean, _) = compile::unpacked(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
+    validate::validate(&clean).map_err(|e| format!("{}: {e}", a.model.display()))?;
     let recipe = Recipe::find(&a.prepare.recipe, a.prepare.passes_dir.as_deref())?;
     let how = recipe.prepare.unwrap_or(Prepare { opset: 17 });
-    let mut clean = m.clone();
     CleanUp.run(&mut clean)?;
     say!("recognised as written:");
     for (what, sites) in [("LayerNorm", layer_norms(&clean, &rules)), ("GELU", gelus(&clean, &rules))] {
@@ -71,7 +71,8 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
 
 pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
-    let mut m = load(&a.model, &mut notes)?;
+    let m = load(&a.model, &mut notes)?;
+    let (mut m, _) = compile::unpacked(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
     validate::validate(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
     for pass in compile::BEFORE_RULES {
         pass.run(&mut m)?;

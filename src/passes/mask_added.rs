@@ -5,16 +5,17 @@ use crate::plan::sites::is_move;
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
-/// Adds a mask that is taken off the scores of attention.
+/// Adds a mask that is taken off the scores of attention, and leaves out a number that is added to all of them.
 ///
 /// # When it fires
-/// On a Sub that only Softmax reads, of a value times a positive number, moved or not, each read once.
+/// On a Sub that only Softmax reads, of a value times a positive number, moved or not, each read once; on an Add of one number
+/// that only Softmax reads.
 ///
 /// # Why it is correct
-/// `s - m c = s + m (-c)`, and both sides are rounded alike.
+/// `s - m c = s + m (-c)`, and both sides are rounded alike. Softmax gives the same for scores that all gained the same.
 ///
 /// # Numerics
-/// Bit-exact.
+/// Close: scores that gained a number had lost some of their last bits.
 ///
 /// # Before / after
 /// ```text
@@ -23,7 +24,7 @@ use crate::rewrite::{Patch, Ref};
 /// ```
 ///
 /// # Source
-/// Padding masks of hand-written attention.
+/// Padding masks of hand-written attention; the 1e-9 that transformers for TensorFlow adds to its scores.
 pub struct MaskAdded;
 
 impl Pass for MaskAdded {
@@ -32,11 +33,11 @@ impl Pass for MaskAdded {
     }
 
     fn summary(&self) -> &'static str {
-        "a mask that is taken off the scores is added"
+        "a mask that is taken off the scores is added, a number added to all of them left out"
     }
 
     fn numerics(&self) -> Numerics {
-        Numerics::BitExact
+        Numerics::Close { rel: 1e-5 }
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
@@ -47,11 +48,19 @@ impl Pass for MaskAdded {
 fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let sub = g.node(id);
     let y = sub.out()?;
-    if !sub.op.is("Sub") || !g.node(sole_reader(g, y)?).op.is("Softmax") {
+    if !(sub.op.is("Sub") || sub.op.is("Add")) || !g.node(sole_reader(g, y)?).op.is("Softmax") {
         return None;
     }
     let name = g.name_of(y);
     let mut p = Patch::new("mask-added").before(id).made_from([name.to_owned()]);
+    if sub.op.is("Add") {
+        let number = |v: ValueId| g.constant(v).and_then(|t| t.as_scalar()).is_some_and(f64::is_finite);
+        let slot = (0..2).find(|i| sub.input(*i).is_some_and(number))?;
+        // A number of more axes would give the scores its own.
+        let plain = g.constant(sub.input(slot)?)?.dims.len() <= 1;
+        p.replace(y, sub.input(1 - slot).filter(|_| plain)?.into());
+        return Some(p);
+    }
     let mask = negated(g, &mut p, sub.input(1)?)?;
     let new = p.node("Add", name, &[sub.input(0)?.into(), mask], Attrs::new());
     p.succeed(y, new);
