@@ -161,6 +161,15 @@ def tensordot():
     return network(17, dense=dense)
 
 
+@case("tf-gemm")
+def gemm():
+    """A Gemm without a bias says that it does not add it."""
+    def dense(g, x, ins, outs):
+        y = g.op("Gemm", g.reshape(x, -1, ins), g.weight(outs, ins, scale=ins**-0.5), alpha=1.0, beta=0.0, transB=1)
+        return g.op("Add", g.reshape(y, -1, N, outs), g.const(0.1 * g.rng.standard_normal(outs)))
+    return network(17, dense=dense)
+
+
 @case("tf-gpt2-mask")
 def constants():
     keep = np.tril(np.ones((1, 1, N, N)))

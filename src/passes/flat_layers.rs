@@ -60,7 +60,10 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let layer = g.node(id);
     let gemm = layer.op.is("Gemm");
     let plain = |name: &str| layer.attrs.float(name).unwrap_or(1.0) == 1.0;
-    if !(gemm && plain("alpha") && plain("beta") && layer.attrs.int("transA").unwrap_or(0) == 0
+    if !(gemm
+        && plain("alpha")
+        && (plain("beta") || layer.input(2).is_none())
+        && layer.attrs.int("transA").unwrap_or(0) == 0
         || layer.op.is("MatMul"))
     {
         return None;

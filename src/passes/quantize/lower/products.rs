@@ -147,7 +147,7 @@ impl Product {
             "Gemm"
                 if n.attrs.int("transA").unwrap_or(0) != 0
                     || n.attrs.float("alpha").unwrap_or(1.0) != 1.0
-                    || n.attrs.float("beta").unwrap_or(1.0) != 1.0 =>
+                    || n.input(2).is_some() && n.attrs.float("beta").unwrap_or(1.0) != 1.0 =>
             {
                 return Err("it scales or transposes its operands".into());
             }
