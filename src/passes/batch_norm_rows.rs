@@ -1,4 +1,4 @@
-use super::common::{over_last_axis, patch_nodes, sole_reader};
+use super::common::{deviation, patch_nodes, root_mean_square, sole_reader};
 use super::identity::all_are;
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap, Size};
@@ -85,13 +85,9 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         let shape = g.node(back).input(1)?;
         p.node("Reshape", &format!("{name}_rows"), &[r.into(), shape.into()], g.node(back).attrs.clone())
     };
-    let mean = over_last_axis(&mut p, "ReduceMean", &format!("{name}_mean"), x, opset);
-    let d = p.node("Sub", &format!("{name}_deviation"), &[x, mean], Attrs::new());
-    let square = p.node("Mul", &format!("{name}_square"), &[d, d], Attrs::new());
-    let variance = over_last_axis(&mut p, "ReduceMean", &format!("{name}_variance"), square, opset);
+    let d = deviation(&mut p, name, x, opset);
     let eps = p.constant(&format!("{name}_epsilon"), Tensor::scalar_f32(norm.attrs.float("epsilon").unwrap_or(1e-5)));
-    let sum = p.node("Add", &format!("{name}_moved"), &[variance, eps], Attrs::new());
-    let root = p.node("Sqrt", &format!("{name}_std"), &[sum], Attrs::new());
+    let root = root_mean_square(&mut p, name, d, eps, opset);
     let new = p.node("Div", name, &[d, root], Attrs::new());
     p.succeed(y, new);
     Some(p)

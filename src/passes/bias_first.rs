@@ -1,7 +1,7 @@
-use super::common::{patch_nodes, sole_reader};
+use super::common::{flat, patch_nodes, sole_reader, sole_use};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, Model, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -65,7 +65,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     if !(layer.op.is("MatMul") || layer.op.is("Gemm") && layer.input(2).is_none()) {
         return None;
     }
-    if sole_reader_at(g, seen) != Some(id) || sole_reader(g, product) != Some(reshape) {
+    if sole_use(g, seen) != Some(id) || sole_reader(g, product) != Some(reshape) {
         return None;
     }
     let t = g.constant(bias)?;
@@ -88,10 +88,9 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     if !fits || t.dims.len() < tail.len() || tail.iter().product::<i64>() != width {
         return None;
     }
-    let data = t.to_f32s().filter(|_| t.dtype == DType::FLOAT)?;
     let mut p = Patch::new("bias-first").before(id).made_from([g.name_of(y).to_owned()]);
-    let flat = p.constant(&format!("{}_flat", g.name_of(bias)), Tensor::f32(&[width], &data));
-    let sum = p.node("Add", &format!("{}_biased", g.name_of(product)), &[product.into(), flat], Attrs::new());
+    let bias = flat(g, &mut p, bias)?;
+    let sum = p.node("Add", &format!("{}_biased", g.name_of(product)), &[product.into(), bias], Attrs::new());
     let new = p.node_with(
         g.node(reshape).op.clone(),
         &[Some(sum), Some(shape.into())],
@@ -100,12 +99,4 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     )[0];
     p.succeed(y, new);
     Some(p)
-}
-
-/// The only reader of a value that is no output, whatever operand it takes it as.
-fn sole_reader_at(g: &Graph, v: ValueId) -> Option<NodeId> {
-    match g.uses(v)[..] {
-        [(n, slot)] if slot != usize::MAX && !g.is_output(v) => Some(n),
-        _ => None,
-    }
 }

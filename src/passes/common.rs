@@ -1,7 +1,8 @@
 //! What the clean-up passes share.
 
 use super::{Outcome, PassError};
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::infer::{self, ShapeMap};
+use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, PatchError, Ref, sweep};
 
 /// True if some node reads the value in a place that can be redirected (a nested graph's reading can not).
@@ -26,6 +27,42 @@ pub(super) fn sole_reader(g: &Graph, v: ValueId) -> Option<NodeId> {
         [(n, 0)] if !g.is_output(v) && g.node(n).op.is_onnx() => Some(n),
         _ => None,
     }
+}
+
+/// The only use of a value, at whatever slot; an output of the graph has others.
+pub(super) fn sole_use(g: &Graph, v: ValueId) -> Option<NodeId> {
+    match g.uses(v)[..] {
+        [(n, slot)] if slot != usize::MAX && !g.is_output(v) => Some(n),
+        _ => None,
+    }
+}
+
+/// The permutation that swaps the last two of so many axes, of which there are two or more.
+pub(super) fn last_two_swapped(rank: usize) -> Vec<i64> {
+    let mut perm: Vec<i64> = (0..rank as i64).collect();
+    perm.swap(rank - 2, rank - 1);
+    perm
+}
+
+/// The elements of a float constant along one axis.
+pub(super) fn flat(g: &Graph, p: &mut Patch, v: ValueId) -> Option<Ref> {
+    let t = g.constant(v).filter(|t| t.dtype == DType::FLOAT)?;
+    let data = t.to_f32s()?;
+    Some(p.constant(&format!("{}_flat", g.name_of(v)), Tensor::f32(&[data.len() as i64], &data)))
+}
+
+/// A value less its mean over the last axis.
+pub(super) fn deviation(p: &mut Patch, name: &str, x: Ref, opset: i64) -> Ref {
+    let mean = over_last_axis(p, "ReduceMean", &format!("{name}_mean"), x, opset);
+    p.node("Sub", &format!("{name}_deviation"), &[x, mean], Attrs::new())
+}
+
+/// The root of the mean square over the last axis and `eps`: of a deviation, the standard deviation.
+pub(super) fn root_mean_square(p: &mut Patch, name: &str, d: Ref, eps: Ref, opset: i64) -> Ref {
+    let square = p.node("Mul", &format!("{name}_square"), &[d, d], Attrs::new());
+    let variance = over_last_axis(p, "ReduceMean", &format!("{name}_variance"), square, opset);
+    let sum = p.node("Add", &format!("{name}_variance_eps"), &[variance, eps], Attrs::new());
+    p.node("Sqrt", &format!("{name}_std"), &[sum], Attrs::new())
 }
 
 /// A reduction over the last axis, which stays with size 1. From opset 18 on the axes are an input.
@@ -55,6 +92,22 @@ pub(super) fn patch_nodes(
     }
     sweep(m);
     Ok(out)
+}
+
+/// As `patch_nodes`, again and again until nothing changes: what one round makes has its shape known in the next.
+pub(super) fn patch_rounds(
+    m: &mut Model,
+    patch: impl Fn(&Graph, NodeId, &ShapeMap) -> Option<Patch>,
+) -> Result<Outcome, PassError> {
+    let mut all = Outcome::default();
+    loop {
+        let map = infer::shapes(m);
+        let out = patch_nodes(m, |g, id| patch(g, id, &map))?;
+        all.changes += out.changes;
+        if out.changes == 0 {
+            return Ok(all);
+        }
+    }
 }
 
 /// Commits the patch and counts it. A patch that contradicts a shape the file declares is left out with a note: the

@@ -1,6 +1,6 @@
-use super::common::patch_nodes;
+use super::common::{flat, patch_rounds};
 use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
+use crate::infer::ShapeMap;
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor};
 use crate::rewrite::Patch;
 
@@ -43,16 +43,7 @@ impl Pass for FlatLayers {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let mut all = Outcome::default();
-        // What one round makes has its shape known in the next.
-        loop {
-            let map = infer::shapes(model);
-            let out = patch_nodes(model, |g, id| patch(g, id, &map))?;
-            all.changes += out.changes;
-            if out.changes == 0 {
-                return Ok(all);
-            }
-        }
+        patch_rounds(model, patch)
     }
 }
 
@@ -90,12 +81,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let whole = match layer.input(2).filter(|_| gemm) {
         // A bias for each row has no place in the value.
         Some(b) if g.constant(b)?.len() as i64 == columns || g.constant(b)?.len() == 1 => {
-            let b = if g.constant(b)?.dims.len() > 1 {
-                let t = g.constant(b)?;
-                p.constant(&format!("{}_flat", g.name_of(b)), Tensor::f32(&[t.len() as i64], &t.to_f32s()?))
-            } else {
-                b.into()
-            };
+            let b = if g.constant(b)?.dims.len() > 1 { flat(g, &mut p, b)? } else { b.into() };
             p.node("Add", &format!("{name}_biased"), &[product, b], Attrs::new())
         }
         Some(_) => return None,

@@ -1,6 +1,6 @@
 //! Attention whose scores lie with a row for each key.
 
-use super::common::{patch_nodes, sole_reader};
+use super::common::{last_two_swapped, patch_nodes, sole_reader};
 use super::reshape_static::static_target;
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
@@ -69,7 +69,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let axis = softmax.attrs.int("axis")?.rem_euclid(rank.max(1) as i64);
     let turn = sole_reader(g, w).filter(|n| g.node(*n).op.is("Transpose"))?;
     let y = g.node(turn).out()?;
-    if rank < 2 || axis != rank as i64 - 2 || g.node(turn).attrs.ints("perm") != Some(&swap(rank)[..]) {
+    if rank < 2 || axis != rank as i64 - 2 || g.node(turn).attrs.ints("perm") != Some(&last_two_swapped(rank)[..]) {
         return None;
     }
     let mut job =
@@ -86,7 +86,7 @@ fn product(g: &Graph, turn: NodeId, map: &ShapeMap) -> Option<Patch> {
     let rank = map.rank(x).filter(|r| *r >= 2)?;
     let made = g.node(g.producer_is(x, "MatMul")?);
     let computed = made.inputs.iter().flatten().all(|v| g.constant(*v).is_none());
-    if !computed || g.node(turn).attrs.ints("perm") != Some(&swap(rank)[..]) {
+    if !computed || g.node(turn).attrs.ints("perm") != Some(&last_two_swapped(rank)[..]) {
         return None;
     }
     let mut job =
@@ -94,13 +94,6 @@ fn product(g: &Graph, turn: NodeId, map: &ShapeMap) -> Option<Patch> {
     let new = job.turned(x)?;
     job.patch.succeed(y, new);
     Some(job.patch)
-}
-
-/// The permutation that swaps the last two of so many axes.
-fn swap(rank: usize) -> Vec<i64> {
-    let mut perm: Vec<i64> = (0..rank as i64).collect();
-    perm.swap(rank - 2, rank - 1);
-    perm
 }
 
 struct Job<'a> {
@@ -170,6 +163,6 @@ impl Job<'_> {
         }
         let rank = self.map.rank(v).filter(|r| *r >= 2)?;
         let hint = format!("{}_turned", self.g.name_of(v));
-        Some(self.patch.node("Transpose", &hint, &[v.into()], Attrs::new().with_ints("perm", &swap(rank))))
+        Some(self.patch.node("Transpose", &hint, &[v.into()], Attrs::new().with_ints("perm", &last_two_swapped(rank))))
     }
 }

@@ -8,8 +8,8 @@ use crate::rewrite::{Patch, Ref};
 /// Adds a mask that is taken off the scores of attention, and leaves out a number that is added to all of them.
 ///
 /// # When it fires
-/// On a Sub that only Softmax reads, of a value times a positive number, moved or not, each read once; on an Add of one number
-/// that only Softmax reads.
+/// On a Sub that only Softmax reads, of a value times a positive number, moved or not; on an Add of one number that only
+/// Softmax reads.
 ///
 /// # Why it is correct
 /// `s - m c = s + m (-c)`, and both sides are rounded alike. Softmax gives the same for scores that all gained the same.

@@ -5,7 +5,7 @@ use crate::ir::{Attrs, Graph, Model, Tensor, ValueId};
 use crate::pattern::{Recognition, RuleSet, recognise};
 use crate::rewrite::{Patch, sweep};
 
-use super::common::over_last_axis;
+use super::common::{deviation, root_mean_square};
 use super::{Numerics, Outcome, Pass, PassError};
 
 /// # What it does
@@ -84,12 +84,8 @@ fn patch(g: &Graph, norm: &Recognition, opset: i64) -> Option<Patch> {
     let vector =
         |p: &mut Patch, what: &str, v: &[f32]| p.constant(&format!("{name}_{what}"), Tensor::f32(&[v.len() as i64], v));
     let t = p.node("Transpose", &format!("{name}_last"), &[x.into()], last);
-    let mu = over_last_axis(&mut p, "ReduceMean", &format!("{name}_mean"), t, opset);
-    let d = p.node("Sub", &format!("{name}_deviation"), &[t, mu], Attrs::new());
-    let square = p.node("Mul", &format!("{name}_square"), &[d, d], Attrs::new());
-    let var = over_last_axis(&mut p, "ReduceMean", &format!("{name}_variance"), square, opset);
-    let ve = p.node("Add", &format!("{name}_variance_eps"), &[var, eps.into()], Attrs::new());
-    let sd = p.node("Sqrt", &format!("{name}_std"), &[ve], Attrs::new());
+    let d = deviation(&mut p, &name, t, opset);
+    let sd = root_mean_square(&mut p, &name, d, eps.into(), opset);
     let mut z = p.node("Div", &format!("{name}_normed"), &[d, sd], Attrs::new());
     let gamma = vector(&mut p, "gamma", &gamma);
     z = p.node("Mul", &format!("{name}_scaled"), &[z, gamma], Attrs::new());

@@ -1,8 +1,8 @@
 //! Attention weights that are seen in another shape.
 
-use super::common::{patch_nodes, sole_reader};
+use super::common::{patch_rounds, sole_reader};
 use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
+use crate::infer::ShapeMap;
 use crate::ir::{Attrs, Graph, Model, NodeId};
 use crate::rewrite::Patch;
 
@@ -46,16 +46,7 @@ impl Pass for SoftmaxLast {
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
         let opset = model.opset();
-        let mut all = Outcome::default();
-        // What one round makes has its shape known in the next.
-        loop {
-            let map = infer::shapes(model);
-            let out = patch_nodes(model, |g, id| patch(g, id, &map, opset))?;
-            all.changes += out.changes;
-            if out.changes == 0 {
-                return Ok(all);
-            }
-        }
+        patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Operators that onnxruntime's optimizers make of several, written out again.
 
-use super::common::{over_last_axis, patch_nodes};
+use super::common::{deviation, last_two_swapped, patch_rounds, root_mean_square};
 use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
+use crate::infer::ShapeMap;
 use crate::ir::{AttrValue, Attrs, DType, Graph, Model, Node, NodeId, Op, Tensor};
 use crate::rewrite::{Patch, Ref};
 
@@ -46,17 +46,12 @@ impl Pass for Unfuse {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let mut all = Outcome::default();
         // What a node of another domain makes has no type until the node is written out.
-        while model.graph.nodes().any(|(_, n)| is_fused(n)) {
-            let (map, opset) = (infer::shapes(model), model.opset());
-            let out = patch_nodes(model, |g, id| patch(g, id, &map, opset))?;
-            all.changes += out.changes;
-            if out.changes == 0 {
-                break;
-            }
+        if !model.graph.nodes().any(|(_, n)| is_fused(n)) {
+            return Ok(Outcome::default());
         }
-        Ok(all)
+        let opset = model.opset();
+        patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }
 }
 
@@ -177,10 +172,8 @@ impl Job<'_> {
             let v = self.n.input(i)?;
             sides.push(if turn {
                 let rank = self.map.rank(v).filter(|r| *r >= 2)?;
-                let mut perm: Vec<i64> = (0..rank as i64).collect();
-                perm.swap(rank - 2, rank - 1);
                 let hint = format!("{}_turned_{i}", self.name);
-                self.p.node("Transpose", &hint, &[v.into()], Attrs::new().with_ints("perm", &perm))
+                self.p.node("Transpose", &hint, &[v.into()], Attrs::new().with_ints("perm", &last_two_swapped(rank)))
             } else {
                 v.into()
             });
@@ -242,9 +235,8 @@ impl Job<'_> {
 
     fn layer_norm(&mut self, x: Ref, gamma: usize, beta: usize) -> Option<Ref> {
         let gamma = self.input(gamma)?;
-        let mean = over_last_axis(&mut self.p, "ReduceMean", &format!("{}_mean", self.name), x, self.opset);
-        let d = self.node("Sub", "deviation", &[x, mean]);
-        let n = self.divided(d)?;
+        let d = deviation(&mut self.p, &self.name, x, self.opset);
+        let n = self.divided(d);
         let y = self.node("Mul", "scaled", &[n, gamma]);
         Some(match self.input(beta) {
             Some(b) => self.node("Add", "normed", &[y, b]),
@@ -254,18 +246,15 @@ impl Job<'_> {
 
     fn rms_norm(&mut self, x: Ref, gamma: usize) -> Option<Ref> {
         let gamma = self.input(gamma)?;
-        let n = self.divided(x)?;
+        let n = self.divided(x);
         Some(self.node("Mul", "normed", &[n, gamma]))
     }
 
     /// A value divided by the root of its mean square.
-    fn divided(&mut self, d: Ref) -> Option<Ref> {
-        let square = self.node("Mul", "square", &[d, d]);
-        let v = over_last_axis(&mut self.p, "ReduceMean", &format!("{}_variance", self.name), square, self.opset);
+    fn divided(&mut self, d: Ref) -> Ref {
         let eps = self.number(self.n.attrs.float("epsilon").unwrap_or(1e-5), "epsilon");
-        let s = self.node("Add", "variance_moved", &[v, eps]);
-        let r = self.node("Sqrt", "std", &[s]);
-        Some(self.node("Div", "ratio", &[d, r]))
+        let r = root_mean_square(&mut self.p, &self.name, d, eps, self.opset);
+        self.node("Div", "ratio", &[d, r])
     }
 
     /// A Gemm or Conv with a function of one operand behind it.

@@ -1,7 +1,7 @@
-use super::common::patch_nodes;
+use super::common::{flat, patch_nodes};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
-use crate::ir::{DType, Graph, Model, NodeId, Tensor};
+use crate::ir::{Graph, Model, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -56,11 +56,9 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
         return None;
     }
     let y = n.out()?;
-    let data = t.to_f32s().filter(|_| t.dtype == DType::FLOAT)?;
     let mut p = Patch::new("vectors").before(id).made_from([g.name_of(y).to_owned()]);
-    let flat = p.constant(&format!("{}_flat", g.name_of(n.input(slot)?)), Tensor::f32(&[width], &data));
     let mut inputs = [n.input(0)?.into(), n.input(1)?.into()];
-    inputs[slot] = flat;
+    inputs[slot] = flat(g, &mut p, n.input(slot)?)?;
     let new = p.node(&n.op.name, g.name_of(y), &inputs, n.attrs.clone());
     p.succeed(y, new);
     Some(p)

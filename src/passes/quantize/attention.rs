@@ -79,7 +79,7 @@ impl QuantizeAttention<'_> {
             AttentionForm::Uniform { params } => {
                 let mut d = super::round_trip(&mut p, raw.into(), &scores.params, &name);
                 // What was hidden before the codes were made has the lowest code now, not none.
-                if let Some(keep) = keep_mask(g, &site.masks[..site.early], false, &mut p).map_err(failed)? {
+                if let Some(keep) = keep_mask(g, &site.masks[..site.early], MASKED_BELOW, &mut p).map_err(failed)? {
                     let hidden = p.constant(&format!("{name}_hidden"), Tensor::scalar_f32(HIDDEN));
                     d = p.node("Where", &format!("{name}_kept"), &[keep, d, hidden], Attrs::new());
                 }
@@ -115,10 +115,10 @@ impl QuantizeAttention<'_> {
                     }
                 }
                 let scores_shape = g.shape(raw).or_else(|| g.shape(a.scores));
-                let mut mask = keep_mask(g, &site.masks, false, &mut p).map_err(failed)?;
+                let mut mask = keep_mask(g, &site.masks, MASKED_BELOW, &mut p).map_err(failed)?;
                 if let Some(keep) = mask.filter(|_| may_hide_a_row(g, a, &site.masks)) {
                     // What is added to scores may be small enough to leave them as they are, if all of a row have it.
-                    if let Some(seen) = keep_mask(g, &site.masks, true, &mut p).map_err(failed)? {
+                    if let Some(seen) = keep_mask(g, &site.masks, DROWNED_BELOW, &mut p).map_err(failed)? {
                         let lowest = p.constant(&format!("{name}_lowest"), Tensor::u8(&[], &[0]));
                         codes = p.node("Where", &format!("{name}_seen"), &[seen, codes, lowest], Attrs::new());
                     }
@@ -191,12 +191,11 @@ fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
 /// Added to a score, a number above this leaves something of the score: float32 has steps of 1/4 there.
 const DROWNED_BELOW: f32 = -3e6;
 
-/// The masks as one condition, true where an entry counts; or, with `drowned`, where something is left of its score.
-fn keep_mask(g: &Graph, masks: &[&Mask], drowned: bool, p: &mut Patch) -> Result<Option<Ref>, String> {
+/// The masks as one condition, true where what is added lies above `limit`: above `MASKED_BELOW` an entry counts.
+fn keep_mask(g: &Graph, masks: &[&Mask], limit: f32, p: &mut Patch) -> Result<Option<Ref>, String> {
     let mut keep: Option<Ref> = None;
-    let below = if drowned { DROWNED_BELOW } else { MASKED_BELOW };
     for m in masks {
-        let name = format!("{}_{}", g.name_of(m.value), if drowned { "left" } else { "keep" });
+        let name = format!("{}_keep", g.name_of(m.value));
         let one = match m.kind {
             MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
             MaskKind::Boolean { keep: true } => m.value.into(),
@@ -204,14 +203,14 @@ fn keep_mask(g: &Graph, masks: &[&Mask], drowned: bool, p: &mut Patch) -> Result
             MaskKind::Additive | MaskKind::Mixed => {
                 match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
                     Some((dims, data)) => {
-                        let keep: Vec<bool> = data.iter().map(|x| *x > below).collect();
-                        if drowned && !keep.contains(&false) {
+                        let keep: Vec<bool> = data.iter().map(|x| *x > limit).collect();
+                        if !keep.contains(&false) {
                             continue;
                         }
                         p.constant(&name, Tensor::bool(&dims, &keep))
                     }
                     None => {
-                        let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(below));
+                        let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(limit));
                         p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
                     }
                 }
