@@ -22,6 +22,8 @@ pub(super) fn evaluate(view: &View, out: &mut Draft) {
         constant_of_shape(view, ty, &dims, count, out);
     } else if view.op() == "EyeLike" {
         out.constant = eye(view, ty, &dims, count);
+    } else if view.op() == "Trilu" {
+        out.constant = triangle(view, ty, &dims);
     } else if all_constant && (view.dtype(0).is_some_and(DType::is_float) || ty.is_float()) {
         out.constant = floats(view, ty, &dims);
     } else if all_constant || count <= MAX_ELEMENTS as i64 {
@@ -97,6 +99,24 @@ fn eye(view: &View, ty: DType, dims: &[i64], count: i64) -> Option<Tensor> {
     let zero = vec![0; one.len()];
     let at = |i: i64| if (i % columns).checked_sub(i / columns) == Some(k) { &one } else { &zero };
     Some(Tensor::raw(ty, dims, (0..count).flat_map(|i| at(i).iter().copied()).collect::<Vec<u8>>()))
+}
+
+/// A constant with zeros on one side of a diagonal.
+fn triangle(view: &View, ty: DType, dims: &[i64]) -> Option<Tensor> {
+    let k = if view.has(1) { view.ints(1)?.first().copied()? } else { 0 };
+    let upper = view.int("upper", 1) != 0;
+    let [.., rows, columns] = dims else { return None };
+    let from = view.constant(0)?;
+    let mut bytes = from.to_le_bytes()?.into_owned();
+    let width = width(ty).filter(|w| Some(*w * from.len()) == Some(bytes.len()))?;
+    for (i, element) in bytes.chunks_mut(width).enumerate() {
+        let i = i as i64;
+        let right_of = (i % columns) - (i / columns % rows);
+        if if upper { right_of < k } else { right_of > k } {
+            element.fill(0);
+        }
+    }
+    Some(Tensor::raw(ty, dims, bytes))
 }
 
 /// Elements of an integer input, decoded from the constant where there are too many to follow.

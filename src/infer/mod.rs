@@ -13,6 +13,7 @@
 
 mod approximate;
 mod arith;
+mod einsum;
 mod moves;
 mod rules;
 mod size;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use crate::ir::{AttrValue, DType};
 use crate::ir::{Def, Dim, Graph, Model, Node, NodeId, Tensor, TensorType, ValueId};
 
+pub(crate) use einsum::spelt_out;
 pub use size::{Atom, Size};
 pub(crate) use view::{Given, View};
 

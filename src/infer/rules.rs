@@ -1,10 +1,10 @@
 //! Element types and shapes of operator outputs.
 
 use super::view::{Given, View, axes, axis};
-use super::{Draft, Size, spatial};
+use super::{Draft, Size, einsum, spatial};
 use crate::ir::DType;
 
-type Dims = Vec<Option<Size>>;
+pub(super) type Dims = Vec<Option<Size>>;
 
 const ONE: Size = Size::Known(1);
 
@@ -95,7 +95,7 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
         "MatMulInteger" => one(Some(DType::INT32), matmul(view.dims(0), view.dims(1))),
         "QLinearMatMul" => one(view.dtype(7), matmul(view.dims(0), view.dims(3))),
         "Gemm" => one(ty, gemm(view)),
-        "Einsum" => one(ty, einsum(view)),
+        "Einsum" => one(ty, einsum::shape(view)),
         "Conv" => one(ty, spatial::conv(view, 1)),
         "ConvInteger" => one(Some(DType::INT32), spatial::conv(view, 1)),
         "QLinearConv" => one(view.dtype(7), spatial::conv(view, 3)),
@@ -177,7 +177,7 @@ pub(super) fn product(dims: &[Size]) -> Option<Size> {
 }
 
 /// Two sizes under broadcasting. With different symbolic sizes either could be the 1.
-fn broadcast_dim(a: Option<&Size>, b: Option<&Size>) -> Option<Size> {
+pub(super) fn broadcast_dim(a: Option<&Size>, b: Option<&Size>) -> Option<Size> {
     match (a, b) {
         (Some(a), Some(b)) if a == b => Some(a.clone()),
         (Some(Size::Known(1)), x) | (x, Some(Size::Known(1))) => x.cloned(),
@@ -234,23 +234,6 @@ fn gemm(view: &View) -> Option<Dims> {
     }
     let (ta, tb) = (view.int("transA", 0) != 0, view.int("transB", 0) != 0);
     Some(vec![Some(a[ta as usize].clone()), Some(b[!tb as usize].clone())])
-}
-
-/// Einsum with an arrow and letters alone.
-fn einsum(view: &View) -> Option<Dims> {
-    let equation: String = view.node.attrs.str("equation")?.chars().filter(|c| *c != ' ').collect();
-    let (operands, result) = equation.split_once("->")?;
-    let mut sizes: Vec<(char, Option<Size>)> = Vec::new();
-    for (i, letters) in operands.split(',').enumerate() {
-        let d = view.dims(i).filter(|d| d.len() == letters.chars().count())?;
-        for (c, d) in letters.chars().zip(d) {
-            match sizes.iter_mut().find(|(x, _)| *x == c) {
-                Some((_, known)) => *known = broadcast_dim(known.as_ref(), Some(d)),
-                None => sizes.push((c, Some(d.clone()))),
-            }
-        }
-    }
-    result.chars().map(|c| sizes.iter().find(|(x, _)| *x == c).map(|(_, d)| d.clone())).collect()
 }
 
 /// The contents of input `i` as a shape: its rank at least.

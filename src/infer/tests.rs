@@ -214,9 +214,22 @@ fn an_einsum_has_the_sizes_of_its_letters() {
         a = Einsum <equation = "b n d, bmd -> bnm"> (x, x)
         o = Einsum <equation = "bnd,k->nkb"> (x, k)
         e = Einsum <equation = "...d,...d->..."> (x, x)
+        h = Einsum <equation = "...d,k->k..."> (x, k)
         f = Einsum <equation = "bn,bm->nm"> (x, x)"#;
-    let known = ["float[batch,197,197]", "float[197,n,batch]", "float[]", "float[]"];
-    assert_eq!(infer(body, 17, &["a", "o", "e", "f"]), known);
+    let known = ["float[batch,197,197]", "float[197,n,batch]", "float[batch,197]", "float[n,batch,197]", "float[]"];
+    assert_eq!(infer(body, 17, &["a", "o", "e", "h", "f"]), known);
+}
+
+#[test]
+fn a_triangle_is_cut_out_of_a_constant() {
+    let cut = |how: &str, k: &str| {
+        format!(
+            "a = Constant <value = int32[2,2,3] {{1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 1, 1}}> () k = Constant <value_int = {k}> () y = Trilu <upper = {how}> (a, k)"
+        )
+    };
+    let values = |body: String| folded(&body).and_then(|t| t.to_i64s());
+    assert_eq!(values(cut("1", "0")), Some(vec![1, 2, 3, 0, 5, 6, 7, 8, 9, 0, 1, 1]));
+    assert_eq!(values(cut("0", "-1")), Some(vec![0, 0, 0, 4, 0, 0, 0, 0, 0, 1, 0, 0]));
 }
 
 #[test]

@@ -9,8 +9,9 @@ use crate::rewrite::{Patch, Ref};
 /// axes put in or joined where an operand lacks or shares several. Then the rules for attention see it.
 ///
 /// # When it fires
-/// On every `Einsum` of two float32 operands without an ellipsis, in which no operand names an axis twice or sums one up
-/// alone. An axis that only one operand has, besides the rows and columns of the product, becomes an axis of the batch.
+/// On every `Einsum` of two float32 operands in which no operand names an axis twice or sums one up alone, and those with
+/// an ellipsis have known ranks. An axis that only one operand has, besides the rows and columns of the product, becomes an
+/// axis of the batch. What a Softmax made keeps the axis in front of the summed one for its rows, so that it need not move.
 ///
 /// # Why it is correct
 /// Axes that both operands and the result have are the batch, those that the result lacks are summed, and the others are
@@ -96,7 +97,8 @@ impl Einsum {
             return Err("it does not compute in float32".into());
         }
         let equation = n.attrs.str("equation").unwrap_or("");
-        let [mut of_a, mut of_b, result] = letters(equation)?;
+        let spelt = infer::spelt_out(equation, |i| map.rank([a, b][i.min(1)]));
+        let [mut of_a, mut of_b, result] = letters(&spelt.ok_or("its ellipsis stands for axes that are not known")?)?;
         let fits = |v: ValueId, l: &[char]| map.rank(v).is_none_or(|r| r == l.len());
         if !fits(a, &of_a) || !fits(b, &of_b) {
             return Err("its equation does not fit its operands".into());
@@ -109,7 +111,9 @@ impl Einsum {
             std::mem::swap(&mut of_a, &mut of_b);
         }
         let columns = only(&result, &of_b, &of_a);
-        let (row, column) = (only(&result, &of_a, &of_b).pop(), columns.last().copied());
+        let weights = g.producer_is(a, "Softmax").is_some();
+        let rows = only(if weights { &of_a } else { &result }, if weights { &result } else { &of_a }, &of_b);
+        let (row, column) = (rows.last().copied(), columns.last().copied());
         let batch = result.iter().copied().filter(|c| Some(*c) != row && Some(*c) != column).collect();
         let summed: Vec<char> = of_a.iter().copied().filter(|c| !result.contains(c)).collect();
         let own = |c: &char, x: &[char]| !x.contains(c) && !result.contains(c);
