@@ -1,6 +1,6 @@
-//! Attention whose scores lie with a row for each key.
+//! Attention whose scores lie in another order.
 
-use super::common::{last_two_swapped, patch_nodes, sole_reader};
+use super::common::{last_two_swapped, patch_rounds, sole_reader, sole_use};
 use super::reshape_static::static_target;
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
@@ -8,13 +8,16 @@ use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
-/// Computes `Q K^T` where the model computes `K Q^T`, takes a Softmax over the last axis but one, and then swaps the last
-/// two axes of the weights.
+/// Computes attention weights in the order in which they meet the values: `Q K^T` where the model computes `K Q^T`, takes a
+/// Softmax over the last axis but one, and then swaps the last two axes; heads before the batch, or heads last; and weights
+/// on the left of the values where the model has them, turned, on the right.
 ///
 /// # When it fires
-/// On a Softmax over the last axis but one that only a Transpose of the last two axes reads, whose scores come from a
-/// MatMul through sums, products and selections, and changes of shape that keep the last two axes, each read once; and on a
-/// Transpose of the last two axes of a MatMul of two computed values.
+/// - On a Softmax that only a Transpose reads, which makes its axis the last, and whose scores come from a MatMul or another
+///   Transpose through sums, products and selections, and changes of shape that keep the last two axes, each read once.
+/// - On a Transpose of the last two axes of a MatMul of two computed values, of which the first is no Softmax.
+/// - On a MatMul whose right operand, which nothing else reads, is made by a Softmax over the last axis but one, or by a
+///   Transpose of the last two axes of one over the last.
 ///
 /// # Why it is correct
 /// `(A B)^T = B^T A^T`, and what works element by element does not mind where an element lies.
@@ -34,7 +37,7 @@ use crate::rewrite::{Patch, Ref};
 /// ```
 ///
 /// # Source
-/// Keras writes attention as `einsum("aecd,abcd->acbe", K, Q)`, which tf2onnx turns into this.
+/// Keras writes attention as `einsum("aecd,abcd->acbe", K, Q)`, which tf2onnx turns into this. SuperGlue, non-local blocks.
 pub struct KeysByQueries;
 
 impl Pass for KeysByQueries {
@@ -43,7 +46,7 @@ impl Pass for KeysByQueries {
     }
 
     fn summary(&self) -> &'static str {
-        "attention scores with a row for each key get a row for each query"
+        "attention weights lie as they meet the values, with a row for each query"
     }
 
     fn numerics(&self) -> Numerics {
@@ -51,47 +54,101 @@ impl Pass for KeysByQueries {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(model);
-        patch_nodes(model, |g, id| patch(g, id, &map))
+        let opset = model.opset();
+        patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }
 }
 
-fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
-    let softmax = g.node(id);
-    if softmax.op.is("Transpose") {
-        return product(g, id, map);
+fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
+    match g.node(id).op.name.as_str() {
+        _ if !g.node(id).op.is_onnx() => None,
+        "Transpose" => product(g, id, map),
+        "MatMul" => weights_first(g, id, map, opset),
+        "Softmax" => ordered(g, id, map, opset),
+        _ => None,
     }
-    if !softmax.op.is("Softmax") {
-        return None;
-    }
-    let (s, w) = (softmax.input(0)?, softmax.out()?);
-    let rank = map.rank(s)?;
-    let axis = softmax.attrs.int("axis")?.rem_euclid(rank.max(1) as i64);
+}
+
+/// The axis of a Softmax, and the rank of what it works on.
+fn axis_of(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<(usize, usize)> {
+    let rank = map.rank(g.node(id).input(0)?).filter(|r| *r >= 2)?;
+    let axis = g.node(id).attrs.int("axis").unwrap_or(if opset < 13 { 1 } else { -1 });
+    Some((axis.rem_euclid(rank as i64) as usize, rank))
+}
+
+fn perm_of(g: &Graph, turn: NodeId, rank: usize) -> Option<Vec<usize>> {
+    let perm = g.node(turn).attrs.ints("perm")?;
+    perm.iter().map(|a| usize::try_from(*a).ok().filter(|a| *a < rank)).collect::<Option<Vec<_>>>()
+}
+
+fn swaps_last_two(g: &Graph, turn: NodeId, rank: usize) -> bool {
+    g.node(turn).attrs.ints("perm") == Some(&last_two_swapped(rank)[..])
+}
+
+/// Weights that a Transpose brings into order: their scores in this order.
+fn ordered(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
+    let (s, w) = (g.node(id).input(0)?, g.node(id).out()?);
+    let (axis, rank) = axis_of(g, id, map, opset)?;
     let turn = sole_reader(g, w).filter(|n| g.node(*n).op.is("Transpose"))?;
     let y = g.node(turn).out()?;
-    if rank < 2 || axis != rank as i64 - 2 || g.node(turn).attrs.ints("perm") != Some(&last_two_swapped(rank)[..]) {
+    let perm = perm_of(g, turn, rank)?;
+    if perm.last() != Some(&axis) {
         return None;
     }
     let mut job =
         Job { g, map, patch: Patch::new("keys-by-queries").before(turn).made_from([g.name_of(y).to_owned()]) };
-    let scores = job.turned(s)?;
+    let scores = job.turned(s, &perm)?;
     let new = job.patch.node("Softmax", g.name_of(y), &[scores], Attrs::new().with_int("axis", rank as i64 - 1));
     job.patch.succeed(y, new);
     Some(job.patch)
 }
 
-/// A product of two computed values that is turned right away.
+/// `V W` with weights on the right, which are those of attention turned, as `(W' V')'`.
+fn weights_first(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
+    let (v, w, y) = (g.node(id).input(0)?, g.node(id).input(1)?, g.node(id).out()?);
+    let rank = map.rank(w).filter(|r| *r >= 2 && map.rank(v) == Some(*r))?;
+    if g.constant(v).is_some() || sole_use(g, w) != Some(id) {
+        return None;
+    }
+    let made = g.producer(w)?;
+    let swap = || Attrs::new().with_ints("perm", &last_two_swapped(rank));
+    let mut p = Patch::new("keys-by-queries").before(id).made_from([g.name_of(y).to_owned()]);
+    let first: Ref = if g.node(made).op.is("Softmax") {
+        let (axis, _) = axis_of(g, made, map, opset)?;
+        if axis != rank - 2 {
+            return None;
+        }
+        p.node("Transpose", &format!("{}_turned", g.name_of(w)), &[w.into()], swap())
+    } else {
+        let inner = g.node(made).input(0)?;
+        let softmax = g.producer_is(inner, "Softmax")?;
+        let turns = g.node(made).op.is("Transpose") && swaps_last_two(g, made, rank);
+        if !turns || axis_of(g, softmax, map, opset)?.0 != rank - 1 {
+            return None;
+        }
+        inner.into()
+    };
+    let values = p.node("Transpose", &format!("{}_turned", g.name_of(v)), &[v.into()], swap());
+    let product = p.node("MatMul", &format!("{}_turned", g.name_of(y)), &[first, values], Attrs::new());
+    let new = p.node("Transpose", g.name_of(y), &[product], swap());
+    p.succeed(y, new);
+    Some(p)
+}
+
+/// A product of two computed values that is turned right away. Weights stay in front of their values.
 fn product(g: &Graph, turn: NodeId, map: &ShapeMap) -> Option<Patch> {
     let (x, y) = (g.node(turn).input(0)?, g.node(turn).out()?);
     let rank = map.rank(x).filter(|r| *r >= 2)?;
     let made = g.node(g.producer_is(x, "MatMul")?);
     let computed = made.inputs.iter().flatten().all(|v| g.constant(*v).is_none());
-    if !computed || g.node(turn).attrs.ints("perm") != Some(&last_two_swapped(rank)[..]) {
+    let from = |v: ValueId| g.producer_is(v, "Transpose").and_then(|n| g.node(n).input(0)).unwrap_or(v);
+    let weights = made.input(0).is_some_and(|w| g.producer_is(from(w), "Softmax").is_some());
+    if !computed || weights || !swaps_last_two(g, turn, rank) {
         return None;
     }
     let mut job =
         Job { g, map, patch: Patch::new("keys-by-queries").before(turn).made_from([g.name_of(y).to_owned()]) };
-    let new = job.turned(x)?;
+    let new = job.turned(x, &perm_of(g, turn, rank)?)?;
     job.patch.succeed(y, new);
     Some(job.patch)
 }
@@ -103,41 +160,70 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// `v` with its last two axes swapped, all the way up to the product; `None` if there is none.
-    fn turned(&mut self, v: ValueId) -> Option<Ref> {
+    /// `v` with its axes in the order `perm`, all the way up to the product or to a Transpose; `None` if there is none.
+    fn turned(&mut self, v: ValueId, perm: &[usize]) -> Option<Ref> {
         let g = self.g;
         let n = g.node(g.producer(v)?);
         if !n.op.is_onnx() || g.use_count(v) != 1 || g.is_output(v) {
             return None;
         }
         let hint = format!("{}_turned", g.name_of(v));
+        let rank = perm.len();
         match n.op.name.as_str() {
             "MatMul" => {
-                let (a, b) = (self.moved(n.input(0)?)?, self.moved(n.input(1)?)?);
-                Some(self.patch.node("MatMul", &hint, &[b, a], Attrs::new()))
+                let matrix = &perm[rank - 2..];
+                let (a, b) = (n.input(0)?, n.input(1)?);
+                // A layer keeps its weight where it is.
+                if g.constant(a).is_some() || g.constant(b).is_some() {
+                    return None;
+                }
+                if matrix == [rank - 1, rank - 2] {
+                    let (a, b) = (self.moved(a, perm)?, self.moved(b, perm)?);
+                    Some(self.patch.node("MatMul", &hint, &[b, a], Attrs::new()))
+                } else if matrix == [rank - 2, rank - 1] {
+                    let (a, b) = (self.moved(a, perm)?, self.moved(b, perm)?);
+                    Some(self.patch.node("MatMul", &hint, &[a, b], Attrs::new()))
+                } else {
+                    None
+                }
+            }
+            "Transpose" => {
+                let x = n.input(0)?;
+                let first = perm_of(g, g.producer(v)?, rank)?;
+                let both: Vec<usize> = perm.iter().map(|a| first[*a]).collect();
+                if both.is_sorted() {
+                    return Some(x.into());
+                }
+                if let Some(up) = self.leads_up(x).then(|| self.turned(x, &both)).flatten() {
+                    return Some(up);
+                }
+                let perm: Vec<i64> = both.iter().map(|a| *a as i64).collect();
+                Some(self.patch.node("Transpose", &hint, &[x.into()], Attrs::new().with_ints("perm", &perm)))
             }
             "Add" | "Sub" | "Mul" | "Div" | "Where" => {
-                let rank = self.map.rank(v)?;
                 // The scores among the operands: the product is behind one of them.
                 let main =
                     n.inputs.iter().flatten().position(|x| self.map.rank(*x) == Some(rank) && self.leads_up(*x))?;
                 let mut inputs = Vec::new();
                 for (i, x) in n.inputs.iter().flatten().enumerate() {
-                    inputs.push(if i == main { self.turned(*x)? } else { self.moved(*x)? });
+                    inputs.push(if i == main { self.turned(*x, perm)? } else { self.moved(*x, perm)? });
                 }
                 Some(self.patch.node(&n.op.name, &hint, &inputs, n.attrs.clone()))
             }
             "Reshape" => {
                 let x = n.input(0)?;
                 let (from, to) = (self.map.dims(x)?.to_vec(), self.map.dims(v)?.to_vec());
+                let swap = |rank: usize| last_two_swapped(rank).iter().map(|a| *a as usize).collect::<Vec<_>>();
                 let keeps = from.len() >= 2 && to.len() >= 2 && from[from.len() - 2..] == to[to.len() - 2..];
                 let turned = |mut d: Vec<infer::Size>| {
                     let last = d.len() - 1;
                     d.swap(last - 1, last);
                     d
                 };
-                let target = keeps.then(|| static_target(&turned(from), &turned(to), true)).flatten()?;
-                let x = self.turned(x)?;
+                let within = swap(from.len().max(2));
+                let target =
+                    (keeps && perm == swap(rank)).then(|| static_target(&turned(from), &turned(to), true)).flatten()?;
+                let x = self.turned(x, &within)?;
                 let shape = self.patch.constant(&format!("{hint}_shape"), Tensor::i64(&[target.len() as i64], &target));
                 Some(self.patch.node("Reshape", &hint, &[x, shape], Attrs::new()))
             }
@@ -151,18 +237,27 @@ impl Job<'_> {
         match n.op.name.as_str() {
             "MatMul" => n.op.is_onnx(),
             "Add" | "Sub" | "Mul" | "Div" | "Where" => n.inputs.iter().flatten().any(|x| self.leads_up(*x)),
-            "Reshape" => n.input(0).is_some_and(|x| self.leads_up(x)),
+            "Reshape" | "Transpose" => n.input(0).is_some_and(|x| self.leads_up(x)),
             _ => false,
         }
     }
 
-    /// An operand with its last two axes swapped by a node of its own, or as it is if it is a single number.
-    fn moved(&mut self, v: ValueId) -> Option<Ref> {
+    /// An operand with its axes in the order `perm` by a node of its own, or as it is if it is a single number. One of fewer
+    /// axes is moved if the axes it lacks stay where they are.
+    fn moved(&mut self, v: ValueId, perm: &[usize]) -> Option<Ref> {
         if self.g.constant(v).is_some_and(|t| t.len() == 1) {
             return Some(v.into());
         }
-        let rank = self.map.rank(v).filter(|r| *r >= 2)?;
+        let rank = self.map.rank(v).filter(|r| *r >= 2 && *r <= perm.len())?;
+        let lacks = perm.len() - rank;
+        if !perm[..lacks].is_sorted() || perm[lacks..].iter().any(|a| *a < lacks) {
+            return None;
+        }
+        let perm: Vec<i64> = perm[lacks..].iter().map(|a| (*a - lacks) as i64).collect();
+        if perm.is_sorted() {
+            return Some(v.into());
+        }
         let hint = format!("{}_turned", self.g.name_of(v));
-        Some(self.patch.node("Transpose", &hint, &[v.into()], Attrs::new().with_ints("perm", &last_two_swapped(rank))))
+        Some(self.patch.node("Transpose", &hint, &[v.into()], Attrs::new().with_ints("perm", &perm)))
     }
 }
