@@ -1,7 +1,7 @@
 use super::common::{over_last_axis, patch_nodes};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{Attrs, Graph, Model, Node, NodeId, ValueId};
+use crate::ir::{Attrs, DType, Graph, Model, Node, NodeId, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -107,7 +107,7 @@ fn summed(g: &Graph, div: &Node, map: &ShapeMap) -> Option<(ValueId, bool)> {
     };
     let n = g.node(g.producer(sum)?);
     let squared = n.op.is("ReduceSumSquare");
-    let x = n.input(0)?;
+    let x = n.input(0).filter(|x| map.dtype(*x) == Some(DType::FLOAT))?;
     let dims = map.dims(x)?;
     let (last, front) = dims.split_last()?;
     let fits = map.dims(kept)?.split_last() == Some((&Size::Known(1), front)) && last.known()? as f32 == count;

@@ -7,13 +7,13 @@ use crate::plan::sites::{self, Linear, sliced};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
-/// A MatMul whose result is reshaped, transposed and taken apart becomes one MatMul a part, with the part's columns of
-/// weight and bias, each followed by a Reshape and a Transpose of its own. Codes for each part, which have their own
+/// A MatMul whose result is reshaped, perhaps transposed, and taken apart becomes one MatMul a part, with the part's columns
+/// of weight and bias, each followed by a Reshape and a Transpose of its own. Codes for each part, which have their own
 /// scale, can then be made right behind the product, and the moves carry codes.
 ///
 /// # When it fires
 /// For MatMul or Gemm with constant float weight (and bias) -> Reshape by a constant to `[.., n, rest..]` with
-/// `n * rest = C` columns -> Transpose -> each of the `n` parts taken by Split, by Gather of a constant index or by Slice,
+/// `n * rest = C` columns -> Transpose or nothing -> each of the `n` parts taken by Split, by Gather of a constant index or by Slice,
 /// with nobody else reading anything on the way; also where one Split or several Slices along the columns take the parts
 /// at once, which may then be of any sizes that do not overlap.
 ///
@@ -205,13 +205,17 @@ fn find(g: &Graph, l: &Linear, columns: i64) -> Option<Parts> {
         .find(|p| target[*p..].iter().all(|d| *d > 0) && target[*p..].iter().product::<i64>() == columns)?;
     let count = usize::try_from(target[at]).ok().filter(|n| *n > 1 && *n <= 8)?;
     let rank = target.len();
-    let transpose = sole_reader(g, node.out()?).filter(|n| g.node(*n).op.is("Transpose"))?;
-    let perm = g.node(transpose).attrs.ints("perm")?.to_vec();
+    let seen = node.out()?;
+    let (whole, perm) = match sole_reader(g, seen).filter(|n| g.node(*n).op.is("Transpose")) {
+        Some(turn) => (g.node(turn).out()?, g.node(turn).attrs.ints("perm")?.to_vec()),
+        // The parts are turned one by one, if at all.
+        None => (seen, (0..rank as i64).collect()),
+    };
     if perm.len() != rank {
         return None;
     }
     let axis = perm.iter().position(|p| *p == at as i64)?;
-    let list = parts(g, g.node(transpose).out()?, axis, rank, count, columns / count as i64)?;
+    let list = parts(g, whole, axis, rank, count, columns / count as i64)?;
     Some(Parts { list, moves: Some((target, perm, at)) })
 }
 
@@ -286,8 +290,12 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
         if let Some(moves) = &parts.moves {
             let (target, perm) = moves_of(part, moves);
             let t = p.constant(&format!("{hint}_shape"), Tensor::i64(&[target.len() as i64], &target));
-            y = p.node("Reshape", &format!("{hint}_heads"), &[y, t], Attrs::new());
-            y = p.node("Transpose", g.name_of(part.value), &[y], Attrs::new().with_ints("perm", &perm));
+            if perm.is_sorted() {
+                y = p.node("Reshape", g.name_of(part.value), &[y, t], Attrs::new());
+            } else {
+                y = p.node("Reshape", &format!("{hint}_heads"), &[y, t], Attrs::new());
+                y = p.node("Transpose", g.name_of(part.value), &[y], Attrs::new().with_ints("perm", &perm));
+            }
             p.typed(y, DType::FLOAT, g.shape(part.value).map(<[_]>::to_vec));
         }
         p.succeed(part.value, y);
