@@ -17,9 +17,9 @@ use crate::passes::fix_defaults::FixDefaults;
 use crate::passes::flat_layers::FlatLayers;
 use crate::passes::fold_close::FoldClose;
 use crate::passes::keys_by_queries::KeysByQueries;
-use crate::passes::mask_added::MaskAdded;
 use crate::passes::norm_channels_last::NormChannelsLast;
 use crate::passes::patch_sums::PatchSums;
+use crate::passes::plain_scores::PlainScores;
 use crate::passes::pool_mean::PoolMean;
 use crate::passes::quantize::activations::QuantizeActivations;
 use crate::passes::quantize::attention::QuantizeAttention;
@@ -160,11 +160,11 @@ pub const BEFORE_RULES: [&dyn Pass; 14] = [
     &PoolMean,
     &Vectors,
     &SelectByArithmetic,
-    &MaskAdded,
     &KeysByQueries,
     &FlatLayers,
     &CleanUp,
     &SoftmaxLast,
+    &PlainScores,
     &FoldClose,
 ];
 

@@ -23,8 +23,8 @@ use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
 use super::implied_expand::ImpliedExpand;
 use super::keys_by_queries::KeysByQueries;
-use super::mask_added::MaskAdded;
 use super::patch_sums::PatchSums;
+use super::plain_scores::PlainScores;
 use super::pool_mean::PoolMean;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
@@ -70,11 +70,11 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(BatchNormRows),
         Box::new(PoolMean),
         Box::new(FlatLayers),
-        Box::new(MaskAdded),
         Box::new(Vectors),
         Box::new(SelectByArithmetic),
         Box::new(KeysByQueries),
         Box::new(SoftmaxLast),
+        Box::new(PlainScores),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),
         Box::new(SplitProjection),

@@ -225,7 +225,8 @@ fn added(f: &Facts<'_>, v: ValueId, steps: u32) -> MaskKind {
             let scaled = |by: ValueId| f.constant(by).and_then(|t| t.as_scalar()).is_some_and(|c| c != 0.0);
             bias_if(n.input(1).is_some_and(scaled) && of(0) == MaskKind::Bias)
         }
-        "Reshape" | "Transpose" | "Unsqueeze" | "Squeeze" | "Expand" | "Slice" | "Gather" | "GatherElements" => of(0),
+        "Reshape" | "Transpose" | "Unsqueeze" | "Squeeze" | "Expand" | "Tile" | "Slice" | "Gather"
+        | "GatherElements" => of(0),
         _ => MaskKind::Mixed,
     }
 }

@@ -38,6 +38,14 @@ pub fn mask_inputs(g: &Graph) -> Vec<ValueId> {
     g.inputs().iter().copied().filter(float).filter(|v| hides_only(g, *v)).collect()
 }
 
+fn compares(n: &Node) -> bool {
+    n.op.is_onnx()
+        && matches!(
+            n.op.name.as_str(),
+            "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Equal" | "IsInf" | "IsNaN"
+        )
+}
+
 /// True if a value goes nowhere but into the scores of attention.
 fn hides_only(g: &Graph, v: ValueId) -> bool {
     let (mut todo, mut seen, mut added) = (vec![v], BTreeSet::new(), false);
@@ -57,8 +65,15 @@ fn hides_only(g: &Graph, v: ValueId) -> bool {
                 _ if !n.op.is_onnx() => return false,
                 // Of a quantized model: the codes of scores.
                 "Softmax" | "QuantizeLinear" => {}
-                // Its size may be asked for, and a mask may be compared.
-                "Shape" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Equal" | "IsInf" => continue,
+                // Its size may be asked for, and a mask may be compared, also with the largest of its row.
+                "Shape" | "ReduceMax" => continue,
+                _ if compares(n) => continue,
+                "Sub"
+                    if n.out()
+                        .is_some_and(|y| !g.is_output(y) && g.uses(y).iter().all(|(r, _)| compares(g.node(*r)))) =>
+                {
+                    continue;
+                }
                 "Attention" if slot == 3 => added = true,
                 "Add" => {
                     added = true;

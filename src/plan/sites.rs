@@ -313,6 +313,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let mut s = Sites::default();
     let apart = apart(g);
     for a in attentions {
+        // Seen through moves: a constant that is repeated for each sample.
         if is_const(g, trace_back(g, a.v)) {
             s.islands.push((a.softmax, "its values are constants".to_owned()));
             continue;

@@ -14,15 +14,15 @@
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.3; anchors, rounding and normalisation as `quant::lis` documents.
 
 use crate::ir::{Attrs, DType, Dim, Graph, Model, Tensor};
-use crate::passes::common::over_last_axis;
 use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::pattern::{Attention, Mask, MaskKind};
+use crate::pattern::Attention;
 use crate::plan::scores::score_site;
 use crate::plan::sites::{Sites, trace_back};
 use crate::plan::{AttentionForm, AttentionPlan, QuantPlan};
 use crate::quant::lis::{LisFacts, LisSite, emit};
-use crate::quant::observe::MASKED_BELOW;
 use crate::rewrite::{Patch, Ref, sweep};
+
+use super::hiding::{HIDDEN, Hiding, hiding, seen};
 
 /// The pass, for one plan.
 pub struct QuantizeAttention<'p> {
@@ -79,7 +79,7 @@ impl QuantizeAttention<'_> {
             AttentionForm::Uniform { params } => {
                 let mut d = super::round_trip(&mut p, raw.into(), &scores.params, &name);
                 // What was hidden before the codes were made has the lowest code now, not none.
-                if let Some(keep) = keep_mask(g, &site.masks[..site.early], MASKED_BELOW, &mut p).map_err(failed)? {
+                if let Some(keep) = seen(g, &site.masks[..site.early], &mut p).map_err(failed)? {
                     let hidden = p.constant(&format!("{name}_hidden"), Tensor::scalar_f32(HIDDEN));
                     d = p.node("Where", &format!("{name}_kept"), &[keep, d, hidden], Attrs::new());
                 }
@@ -90,7 +90,7 @@ impl QuantizeAttention<'_> {
             AttentionForm::Lis { spec } => {
                 let mut codes = super::quantize_linear(&mut p, raw.into(), &scores.params, &name);
                 // As the second product reads them now: a correction may have come behind a layer since the plan was made.
-                let values = g.node(a.weighted).inputs.iter().flatten().copied().find(|v| *v != a.probs).unwrap_or(a.v);
+                let values = g.node(a.weighted).input(1).unwrap_or(a.v);
                 let at = trace_back(g, values);
                 let v = self
                     .plan
@@ -115,14 +115,14 @@ impl QuantizeAttention<'_> {
                     }
                 }
                 let scores_shape = g.shape(raw).or_else(|| g.shape(a.scores));
-                let mut mask = keep_mask(g, &site.masks, MASKED_BELOW, &mut p).map_err(failed)?;
-                if let Some(keep) = mask.filter(|_| may_hide_a_row(g, a, &site.masks)) {
-                    // What is added to scores may be small enough to leave them as they are, if all of a row have it.
-                    if let Some(seen) = keep_mask(g, &site.masks, DROWNED_BELOW, &mut p).map_err(failed)? {
-                        let lowest = p.constant(&format!("{name}_lowest"), Tensor::u8(&[], &[0]));
-                        codes = p.node("Where", &format!("{name}_seen"), &[seen, codes, lowest], Attrs::new());
-                    }
-                    mask = Some(or_whole_rows(&mut p, keep, &name, opset));
+                let Hiding { keep: mask, left } = hiding(g, a, &site, opset, &mut p).map_err(failed)?;
+                if let Some(left) = left {
+                    let none = |h: usize| u8::try_from(scores.params.zero(h)).unwrap_or(0);
+                    let heads = scores.params.channels();
+                    let zeros: Vec<u8> = (0..heads).map(none).collect();
+                    let dims = if heads == 1 { vec![] } else { vec![heads as i64, 1, 1] };
+                    let zero = p.constant(&format!("{name}_none"), Tensor::u8(&dims, &zeros));
+                    codes = p.node("Where", &format!("{name}_left"), &[left, codes, zero], Attrs::new());
                 }
                 let lis = LisSite {
                     codes,
@@ -154,72 +154,4 @@ impl QuantizeAttention<'_> {
         }
         Ok(p)
     }
-}
-
-/// Instead of a score that gets no weight.
-const HIDDEN: f32 = -1e9;
-
-/// True if the masks may hide all keys of some query, without a guard that gives it nothing. Softmax then gives each key
-/// the same weight, all scores being one very negative number.
-fn may_hide_a_row(g: &Graph, a: &Attention, masks: &[&Mask]) -> bool {
-    if a.guard.iter().any(|n| g.node(*n).op.is("IsNaN") || g.node(*n).op.is("Where")) {
-        return false;
-    }
-    let always_seen = |m: &Mask| {
-        let seen: Option<Vec<bool>> = g.constant(m.value).and_then(|t| match m.kind {
-            MaskKind::Boolean { keep } => Some(t.to_i64s()?.iter().map(|x| (*x != 0) == keep).collect()),
-            _ => Some(t.to_f32s()?.iter().map(|x| *x > MASKED_BELOW).collect()),
-        });
-        let keys =
-            g.shape(m.value).and_then(|s| if let Some(Dim::Known(n)) = s.last() { Some(*n as usize) } else { None });
-        seen.zip(keys).is_some_and(|(seen, keys)| keys > 0 && seen.chunks(keys).all(|row| row.contains(&true)))
-    };
-    !masks.is_empty() && !matches!(masks, [m] if always_seen(m))
-}
-
-/// `keep`, and all keys of a query of which it keeps none.
-fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
-    let to = |d: DType| Attrs::new().with_int("to", d.0.into());
-    let count = p.node("Cast", &format!("{name}_keep_u8"), &[keep], to(DType::UINT8));
-    let hint = format!("{name}_keep_any");
-    let any = over_last_axis(p, "ReduceMax", &hint, count, opset);
-    let any = p.node("Cast", &format!("{hint}_bool"), &[any], to(DType::BOOL));
-    let none = p.node("Not", &format!("{name}_keep_none"), &[any], Attrs::new());
-    p.node("Or", &format!("{name}_keep_or_none"), &[keep, none], Attrs::new())
-}
-
-/// Added to a score, a number above this leaves something of the score: float32 has steps of 1/4 there.
-const DROWNED_BELOW: f32 = -3e6;
-
-/// The masks as one condition, true where what is added lies above `limit`: above `MASKED_BELOW` an entry counts.
-fn keep_mask(g: &Graph, masks: &[&Mask], limit: f32, p: &mut Patch) -> Result<Option<Ref>, String> {
-    let mut keep: Option<Ref> = None;
-    for m in masks {
-        let name = format!("{}_keep", g.name_of(m.value));
-        let one = match m.kind {
-            MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
-            MaskKind::Boolean { keep: true } => m.value.into(),
-            MaskKind::Boolean { keep: false } => p.node("Not", &name, &[m.value.into()], Attrs::new()),
-            MaskKind::Additive | MaskKind::Mixed => {
-                match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
-                    Some((dims, data)) => {
-                        let keep: Vec<bool> = data.iter().map(|x| *x > limit).collect();
-                        if !keep.contains(&false) {
-                            continue;
-                        }
-                        p.constant(&name, Tensor::bool(&dims, &keep))
-                    }
-                    None => {
-                        let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(limit));
-                        p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
-                    }
-                }
-            }
-        };
-        keep = Some(match keep {
-            None => one,
-            Some(k) => p.node("And", &name, &[k, one], Attrs::new()),
-        });
-    }
-    Ok(keep)
 }

@@ -8,6 +8,7 @@ pub mod activations;
 pub mod attention;
 pub mod equalise;
 pub mod fold;
+mod hiding;
 pub mod integer_norm;
 pub mod lower;
 #[cfg(all(test, feature = "tract"))]

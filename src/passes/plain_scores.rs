@@ -1,0 +1,456 @@
+//! What is done to the scores of attention between their product and Softmax.
+
+use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip};
+
+use super::common::{over_last_axis, patch_rounds, sole_use};
+use super::{Numerics, Outcome, Pass, PassError};
+use crate::infer::{ShapeMap, Size};
+use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::plan::sites::is_move;
+use crate::quant::observe::MASKED_BELOW;
+use crate::rewrite::{Patch, Ref};
+
+/// # What it does
+/// Brings what is done to scores into the order that the rules for attention know: one factor, then sums and selections. A
+/// number for each row, which Softmax can not tell, is left out, and so are bounds far outside of all scores; a mask that is
+/// taken off is added, one that lifts what counts lets fall what does not, and of an added constant each row loses its
+/// largest number, so that very negative entries are those that hide.
+///
+/// # When it fires
+/// On a Softmax over the last axis of a product of two computed values, with a chain of Mul, Div, Add, Sub, Where and Clip in
+/// between of which each value has one reader; factors are constants above 0, for all scores or for each head.
+///
+/// # Why it is correct
+/// `(s + b) f = s f + b f`, and Softmax gives the same for a row of which all scores gained the same. What hides does so
+/// whatever positive number it is multiplied with; what is chosen instead of a score hides if it is at most -1000.
+///
+/// # Numerics
+/// Close: sums are rounded at other places, and scores that gained thousands had lost their last bits.
+///
+/// # Before / after
+/// ```text
+/// a = Where (m, s, -1e9)
+/// y = Softmax (Div (a, 8.0))            y = Softmax (Where (m, Mul (s, 0.125), -1.25e8))
+///
+/// y = Softmax (Add (s, Mul (m, 1e4)))   y = Softmax (Add (s, Mul (Sub (ReduceMax (m), m), -1e4)))
+/// ```
+///
+/// # Source
+/// Algebra. Hand-written attention; BLOOM's and MPT's biases by position; the 1e-9 that transformers for TensorFlow adds.
+pub struct PlainScores;
+
+impl Pass for PlainScores {
+    fn id(&self) -> &'static str {
+        "plain-scores"
+    }
+
+    fn summary(&self) -> &'static str {
+        "what is done to scores comes in one order: a factor, sums, selections"
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::Close { rel: 1e-3 }
+    }
+
+    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        if !model.graph.nodes().any(|(_, n)| n.op.is("Softmax")) {
+            return Ok(Outcome::default());
+        }
+        let opset = model.opset();
+        patch_rounds(model, |g, id, map| patch(g, id, map, opset))
+    }
+}
+
+/// Nodes between product and Softmax that are looked at.
+const MOST_STEPS: u32 = 12;
+/// What is put in place of a score, or what a mask is multiplied with, hides from here on.
+const HIDES: f32 = -1e3;
+/// Bounds this far out say nothing of scores that float32 can hold apart after Softmax.
+const FAR_OUT: f32 = 1e4;
+/// Rows of a constant whose largest number is further from 0 than this lose it.
+const LEVEL: f32 = 30.0;
+/// Elements of a constant made of several.
+const MOST_ELEMENTS: usize = 1 << 22;
+
+/// One thing done to scores.
+struct Step {
+    kind: Kind,
+    /// The result has the shape of the scores that went in.
+    keeps_shape: bool,
+}
+
+enum Kind {
+    /// Positive, for all scores or for each of the axes before the last two. `plain` if a Mul.
+    Times {
+        by: ArrayD<f32>,
+        plain: bool,
+    },
+    Plus {
+        term: ValueId,
+        minus: bool,
+    },
+    Choose {
+        condition: ValueId,
+        keeps: bool,
+        fill: f32,
+    },
+    /// Bounds that are far out.
+    Bound,
+}
+
+fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
+    let softmax = g.node(id);
+    if !softmax.op.is("Softmax") {
+        return None;
+    }
+    let s = softmax.input(0)?;
+    let rank = map.rank(s).filter(|r| *r >= 2)? as i64;
+    let axis = softmax.attrs.int("axis").unwrap_or(if opset < 13 { 1 } else { -1 });
+    if axis.rem_euclid(rank) != rank - 1 || sole_use(g, s).is_none() {
+        return None;
+    }
+    let (head, steps) = walk(g, map, s, MOST_STEPS)?;
+    let chain = Chain { g, map, steps, opset };
+    chain.rewritten(Patch::new("plain-scores").before(id).made_from([g.name_of(s).to_owned()]), head, s)
+}
+
+/// From `v` back to where the scores begin, and what is done to them from there on.
+fn walk(g: &Graph, map: &ShapeMap, v: ValueId, most: u32) -> Option<(ValueId, Vec<Step>)> {
+    if !leads(g, v, most) {
+        return None;
+    }
+    let n = g.node(g.producer(v)?);
+    // What others read as well is not taken apart.
+    if most == 0 || !n.op.is_onnx() || sole_use(g, v).is_none() {
+        return Some((v, Vec::new()));
+    }
+    let fits = |x: ValueId, by: &ArrayD<f32>| map.rank(x).is_some_and(|r| by.ndim() <= r.max(1));
+    let (a, b) = (n.input(0), n.input(1));
+    let found = match n.op.name.as_str() {
+        "Mul" | "Div" => {
+            let div = n.op.is("Div");
+            let slot = if div || factor(g, b?, false).is_some() { 1 } else { 0 };
+            let (x, by) = (n.input(1 - slot)?, factor(g, n.input(slot)?, div));
+            by.filter(|by| fits(x, by)).map(|by| (x, Kind::Times { plain: !div || by.len() == 1, by }))
+        }
+        "Add" | "Sub" => {
+            let (a, b) = (a?, b?);
+            let sub = n.op.is("Sub");
+            match (leads(g, a, most - 1), leads(g, b, most - 1)) {
+                (true, false) => Some((a, Kind::Plus { term: b, minus: sub })),
+                (false, true) if !sub => Some((b, Kind::Plus { term: a, minus: false })),
+                // A number a row that is made of the scores themselves, such as their maximum.
+                (true, true) if one_a_row(map, b) => Some((a, Kind::Plus { term: b, minus: sub })),
+                _ => None,
+            }
+        }
+        "Where" => {
+            let (condition, a, b) = (a?, b?, n.input(2)?);
+            let number = |v: ValueId| g.constant(v).filter(|t| t.dtype == DType::FLOAT)?.as_scalar().map(|x| x as f32);
+            match (number(a), number(b)) {
+                (None, Some(fill)) => Some((a, Kind::Choose { condition, keeps: true, fill })),
+                (Some(fill), None) => Some((b, Kind::Choose { condition, keeps: false, fill })),
+                _ => None,
+            }
+        }
+        "Clip" => {
+            let attr = |name: &str| n.attrs.get(name).is_none();
+            let far = |slot: usize, sign: f32| match n.input(slot) {
+                None => true,
+                Some(v) => g.constant(v).and_then(|t| t.as_scalar()).is_some_and(|x| x as f32 * sign >= FAR_OUT),
+            };
+            (attr("min") && attr("max") && far(1, -1.0) && far(2, 1.0)).then_some((a?, Kind::Bound))
+        }
+        _ => None,
+    };
+    let Some((x, kind)) = found else { return Some((v, Vec::new())) };
+    let (head, mut steps) = walk(g, map, x, most - 1)?;
+    steps.push(Step { kind, keeps_shape: map.same_shape(x, v) });
+    Some((head, steps))
+}
+
+/// True if a product of two computed values is behind `v`.
+fn leads(g: &Graph, v: ValueId, most: u32) -> bool {
+    let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return false };
+    let Some(less) = most.checked_sub(1) else { return false };
+    let any = |slots: &[usize]| slots.iter().any(|i| n.input(*i).is_some_and(|x| leads(g, x, less)));
+    match n.op.name.as_str() {
+        "MatMul" => n.inputs.iter().flatten().all(|x| g.constant(*x).is_none()),
+        "Reshape" | "Transpose" | "Clip" | "ReduceMax" | "ReduceMean" => any(&[0]),
+        "Where" => any(&[1, 2]),
+        "Add" | "Sub" | "Mul" | "Div" => any(&[0, 1]),
+        _ => false,
+    }
+}
+
+/// A factor that keeps the order of a row: positive numbers, alike for each row and key.
+fn factor(g: &Graph, v: ValueId, reciprocal: bool) -> Option<ArrayD<f32>> {
+    let t = array(g, v)?;
+    let by_head = t.shape().iter().rev().take(2).all(|d| *d == 1);
+    let f = if reciprocal { t.mapv(|x| 1.0 / x) } else { t };
+    ((f.len() == 1 || by_head) && f.iter().all(|x| *x > 0.0 && x.is_finite())).then_some(f)
+}
+
+fn array(g: &Graph, v: ValueId) -> Option<ArrayD<f32>> {
+    let t = g.constant(v).filter(|t| t.dtype == DType::FLOAT)?;
+    let dims: Option<Vec<usize>> = t.dims.iter().map(|d| usize::try_from(*d).ok()).collect();
+    ArrayD::from_shape_vec(IxDyn(&dims?), t.to_f32s()?.into_owned()).ok()
+}
+
+fn tensor(x: &ArrayD<f32>) -> Tensor {
+    let dims: Vec<i64> = x.shape().iter().map(|d| *d as i64).collect();
+    Tensor::f32(&dims, &x.iter().copied().collect::<Vec<_>>())
+}
+
+/// True if the value has one number for each row, or one for all.
+fn one_a_row(map: &ShapeMap, v: ValueId) -> bool {
+    map.dims(v).is_some_and(|d| d.last().is_none_or(|k| *k == Size::Known(1)))
+}
+
+/// The shape that two shapes broadcast to.
+fn both(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let at = |x: &[usize], i: usize| (i + x.len()).checked_sub(rank).map_or(1, |i| x[i]);
+    let joint = |i: usize| match (at(a, i), at(b, i)) {
+        (1, n) | (n, 1) => Some(n),
+        (m, n) => (m == n).then_some(n),
+    };
+    (0..rank).map(joint).collect()
+}
+
+fn product(a: &ArrayD<f32>, b: &ArrayD<f32>) -> Option<ArrayD<f32>> {
+    let dims = both(a.shape(), b.shape())?;
+    Some(&a.broadcast(IxDyn(&dims))? * &b.broadcast(IxDyn(&dims))?)
+}
+
+/// What is done to the scores of one Softmax, in order.
+struct Chain<'a> {
+    g: &'a Graph,
+    map: &'a ShapeMap,
+    steps: Vec<Step>,
+    opset: i64,
+}
+
+/// What becomes of a step.
+enum Made {
+    Nothing,
+    /// Added or chosen, with what it is multiplied with.
+    Kept(Option<ArrayD<f32>>),
+    /// This constant is added.
+    Sum(ArrayD<f32>),
+}
+
+impl Chain<'_> {
+    fn rewritten(&self, mut p: Patch, head: ValueId, s: ValueId) -> Option<Patch> {
+        let name = self.g.name_of(s);
+        let mut made = Vec::new();
+        for i in 0..self.steps.len() {
+            made.push(self.fate(i)?);
+        }
+        let levelled = self.level(&mut made);
+        let moved = (0..made.len()).any(|i| match &self.steps[i].kind {
+            Kind::Times { plain, .. } => i > 0 || !plain,
+            Kind::Plus { term, minus } => *minus || matches!(made[i], Made::Nothing) || self.lifts(*term, *minus),
+            Kind::Choose { .. } => false,
+            Kind::Bound => true,
+        });
+        if !moved && !levelled {
+            return None;
+        }
+        let mut x: Ref = head.into();
+        if let Some(all) = self.factor_from(0)? {
+            let c = p.constant(&format!("{name}_factor"), tensor(&all));
+            x = p.node("Mul", &format!("{name}_scaled"), &[x, c], Attrs::new());
+        }
+        for (i, (step, made)) in self.steps.iter().zip(made).enumerate() {
+            let hint = format!("{name}_{i}");
+            let by = match made {
+                Made::Nothing => continue,
+                Made::Sum(sum) => {
+                    let c = p.constant(&format!("{hint}_sum"), tensor(&sum));
+                    x = p.node("Add", &hint, &[x, c], Attrs::new());
+                    continue;
+                }
+                Made::Kept(by) => by,
+            };
+            match &step.kind {
+                Kind::Plus { term, minus } => {
+                    let t = self.term(&mut p, &hint, *term, *minus, by.as_ref())?;
+                    x = p.node("Add", &hint, &[x, t], Attrs::new());
+                }
+                Kind::Choose { condition, keeps, fill } => {
+                    // What hides for every head does so unscaled.
+                    let by = by.filter(|b| b.len() == 1).and_then(|b| b.first().copied()).unwrap_or(1.0);
+                    let fill = p.constant(&format!("{hint}_fill"), Tensor::scalar_f32((fill * by).max(f32::MIN)));
+                    let order = if *keeps { [x, fill] } else { [fill, x] };
+                    x = p.node("Where", &hint, &[(*condition).into(), order[0], order[1]], Attrs::new());
+                }
+                Kind::Times { .. } | Kind::Bound => {}
+            }
+        }
+        p.succeed(s, x);
+        Some(p)
+    }
+
+    /// The product of all factors from step `i` on.
+    fn factor_from(&self, i: usize) -> Option<Option<ArrayD<f32>>> {
+        let mut all: Option<ArrayD<f32>> = None;
+        for step in &self.steps[i..] {
+            if let Kind::Times { by, .. } = &step.kind {
+                all = Some(match all {
+                    None => by.clone(),
+                    Some(a) => product(&a, by)?,
+                });
+            }
+        }
+        Some(all)
+    }
+
+    /// What becomes of a step taken by itself; `None` if the chain must stay as it is.
+    fn fate(&self, i: usize) -> Option<Made> {
+        let by = self.factor_from(i + 1)?;
+        let behind = || self.steps[i + 1..].iter();
+        let hiding = |s: &Step| !matches!(s.kind, Kind::Choose { fill, .. } if fill > HIDES);
+        Some(match &self.steps[i].kind {
+            Kind::Times { .. } | Kind::Bound => Made::Nothing,
+            Kind::Plus { term, .. } => {
+                let idle = one_a_row(self.map, *term) && self.steps[i].keeps_shape && behind().all(hiding);
+                if idle { Made::Nothing } else { Made::Kept(by) }
+            }
+            Kind::Choose { fill, .. } => {
+                let alike = by.as_ref().is_none_or(|b| b.len() == 1);
+                if !alike && *fill > HIDES {
+                    return None;
+                }
+                Made::Kept(by)
+            }
+        })
+    }
+
+    /// Constants that are added become one, of which each row loses its largest number among the entries that no constant
+    /// selection hides. True if anything changed.
+    fn level(&self, made: &mut [Made]) -> bool {
+        let Some((at, sum, parts)) = self.levelled(made) else { return false };
+        for i in parts {
+            made[i] = Made::Nothing;
+        }
+        if sum.iter().any(|x| *x != 0.0) {
+            made[at] = Made::Sum(sum);
+        }
+        true
+    }
+
+    fn levelled(&self, made: &[Made]) -> Option<(usize, ArrayD<f32>, Vec<usize>)> {
+        let (mut terms, mut parts, mut hidden) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, (step, made)) in self.steps.iter().zip(made).enumerate() {
+            match (&step.kind, made) {
+                (Kind::Plus { term, minus }, Made::Kept(by)) => {
+                    let Some(t) = array(self.g, *term) else { continue };
+                    let t = by.as_ref().map_or(Some(t.clone()), |by| product(&t, by))?;
+                    terms.push(if *minus { -t } else { t });
+                    parts.push(i);
+                }
+                (Kind::Choose { condition, keeps, .. }, Made::Kept(_)) => {
+                    let Some(c) = self.g.constant(*condition) else { continue };
+                    let shape: Vec<usize> = c.dims.iter().map(|d| usize::try_from(*d).ok()).collect::<Option<_>>()?;
+                    let gone = c.to_i64s()?.iter().map(|x| (*x != 0) != *keeps).collect();
+                    hidden.push(ArrayD::from_shape_vec(IxDyn(&shape), gone).ok()?);
+                }
+                _ => {}
+            }
+        }
+        let at = *parts.first()?;
+        let dims = terms.iter().try_fold(Vec::new(), |d, t| both(&d, t.shape()))?;
+        let wide = hidden.iter().try_fold(dims.clone(), |d, h| both(&d, h.shape()))?;
+        let count = |d: &[usize]| d.iter().product::<usize>();
+        if count(&wide) > MOST_ELEMENTS || wide.last().is_none_or(|k| *k == 0) {
+            return None;
+        }
+        let mut sum = ArrayD::<f32>::zeros(IxDyn(&dims));
+        for t in &terms {
+            sum += &t.broadcast(IxDyn(&dims))?;
+        }
+        let mut gone = ArrayD::from_elem(IxDyn(&wide), false);
+        for h in &hidden {
+            let h: ArrayViewD<bool> = h.broadcast(IxDyn(&wide))?;
+            Zip::from(&mut gone).and(&h).for_each(|g, h| *g |= *h);
+        }
+        let mut level = sum.broadcast(IxDyn(&wide))?.to_owned();
+        let (mut uneven, last) = (false, Axis(wide.len() - 1));
+        for (mut row, gone) in level.lanes_mut(last).into_iter().zip(gone.lanes(last)) {
+            let seen = row.iter().zip(&gone).filter(|(_, g)| !**g).map(|(x, _)| *x);
+            let top = Some(seen.fold(f32::NEG_INFINITY, f32::max)).filter(|t| t.is_finite()).unwrap_or(0.0);
+            uneven |= top.abs() > LEVEL;
+            for (x, gone) in row.iter_mut().zip(&gone) {
+                let now = if *gone { 0.0 } else { *x - top };
+                uneven |= !gone && (*x > MASKED_BELOW) != (now > MASKED_BELOW);
+                *x = now;
+            }
+        }
+        // As they are, they become one only if that is no larger than the largest of them.
+        let largest = terms.iter().map(ArrayD::len).max()?;
+        match (uneven, parts.len()) {
+            (true, _) => Some((at, level, parts)),
+            (false, 2..) if sum.len() <= largest => Some((at, sum, parts)),
+            _ => None,
+        }
+    }
+
+    /// A term as it is added: negated, times a factor, or lowered where it would lift.
+    fn term(&self, p: &mut Patch, hint: &str, term: ValueId, minus: bool, by: Option<&ArrayD<f32>>) -> Option<Ref> {
+        let one = ArrayD::from_elem(IxDyn(&[]), 1.0f32);
+        let by = by.unwrap_or(&one);
+        let sign = if minus { -1.0 } else { 1.0 };
+        if let Some(t) = array(self.g, term) {
+            return Some(p.constant(&format!("{hint}_term"), tensor(&(product(&t, by)? * sign))));
+        }
+        let (mut x, mut by): (Ref, _) = (term.into(), by * sign);
+        if let Some((at, c)) = scaled(self.g, term) {
+            x = moved(self.g, p, term, at)?;
+            by *= c;
+            if self.lifts(term, minus) {
+                let top = over_last_axis(p, "ReduceMax", &format!("{hint}_top"), x, self.opset);
+                x = p.node("Sub", &format!("{hint}_below"), &[top, x], Attrs::new());
+                by *= -1.0;
+            }
+        } else if by.iter().all(|x| *x == -1.0) {
+            return Some(p.node("Neg", &format!("{hint}_negative"), &[x], Attrs::new()));
+        }
+        if by.iter().all(|x| *x == 1.0) {
+            return Some(x);
+        }
+        let c = p.constant(&format!("{hint}_times"), tensor(&by));
+        Some(p.node("Mul", &format!("{hint}_term"), &[x, c], Attrs::new()))
+    }
+
+    /// True for what is multiplied with a number so large that it lifts some scores far above the others.
+    fn lifts(&self, term: ValueId, minus: bool) -> bool {
+        let times = scaled(self.g, term).map_or(0.0, |(_, c)| if minus { -c } else { c });
+        times >= -HIDES && !one_a_row(self.map, term)
+    }
+}
+
+/// The value that a Mul by one number, seen through moves, multiplies, and that number.
+fn scaled(g: &Graph, v: ValueId) -> Option<(ValueId, f32)> {
+    let n = g.node(g.producer(v)?);
+    if is_move(n) && !n.op.is("Concat") && n.outputs.len() == 1 {
+        return scaled(g, n.input(0)?);
+    }
+    if !n.op.is("Mul") {
+        return None;
+    }
+    let number = |v: ValueId| array(g, v).filter(|t| t.len() == 1).and_then(|t| t.first().copied());
+    let (slot, c) = (0..2).find_map(|i| Some((i, number(n.input(i)?).filter(|c| c.is_finite() && *c != 0.0)?)))?;
+    Some((n.input(1 - slot)?, c))
+}
+
+/// The moves between the Mul that multiplies `at` and `v`, on `at` itself.
+fn moved(g: &Graph, p: &mut Patch, v: ValueId, at: ValueId) -> Option<Ref> {
+    let n = g.node(g.producer(v)?);
+    if n.op.is("Mul") {
+        return Some(at.into());
+    }
+    let mut inputs: Vec<Option<Ref>> = n.inputs.iter().map(|v| v.map(Ref::from)).collect();
+    inputs[0] = Some(moved(g, p, n.input(0)?, at)?);
+    Some(p.node_with(n.op.clone(), &inputs, &[&format!("{}_plain", g.name_of(v))], n.attrs.clone())[0])
+}

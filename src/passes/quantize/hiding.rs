@@ -1,0 +1,149 @@
+//! Which scores get a weight, from the masks of an attention.
+//!
+//! Softmax compares: an entry is hidden if what its masks make of it lies far below the largest of its row, not if it is very
+//! negative by itself. A row of which everything is hidden keeps what was hidden least.
+
+use crate::ir::{Attrs, DType, Dim, Graph, Tensor};
+use crate::passes::common::over_last_axis;
+use crate::pattern::{Attention, Mask, MaskKind};
+use crate::plan::scores::ScoreSite;
+use crate::quant::observe::MASKED_BELOW;
+use crate::rewrite::{Patch, Ref};
+
+/// Instead of a score that gets no weight.
+pub(super) const HIDDEN: f32 = -1e9;
+
+/// Added to a score, a number above this leaves something of the score: float32 has steps of 1/4 there.
+const DROWNED_BELOW: f32 = -3e6;
+
+/// What the masks of an attention do to its scores. Absent where they do nothing of the kind.
+pub(super) struct Hiding {
+    /// True for entries that get a weight.
+    pub keep: Option<Ref>,
+    /// True for entries whose score is still a score: the others are a number that is the same for all of them.
+    pub left: Option<Ref>,
+}
+
+/// What the masks hide, row by row.
+///
+/// # Errors
+/// If one of the masks is a bias.
+pub(super) fn hiding(
+    g: &Graph,
+    a: &Attention,
+    site: &ScoreSite<'_>,
+    opset: i64,
+    p: &mut Patch,
+) -> Result<Hiding, String> {
+    let masks = &site.masks[..];
+    let keep = above(g, masks, MASKED_BELOW, p)?;
+    let Some(one) = keep.filter(|_| may_hide_a_row(g, a, masks)) else { return Ok(Hiding { keep, left: None }) };
+    // What is added to scores may be small enough to leave them as they are, if all of a row have it.
+    let left = above(g, masks, DROWNED_BELOW, p)?;
+    let name = g.name_of(site.value).to_owned();
+    let fill = |m: &Mask| match m.kind {
+        MaskKind::Boolean { keep } => {
+            let other = g.node(m.node).input(if keep { 2 } else { 1 })?;
+            g.constant(other)?.as_scalar().map(|x| x as f32)
+        }
+        _ => None,
+    };
+    let keep = match masks.iter().map(|m| fill(m)).collect::<Option<Vec<f32>>>() {
+        Some(fills) if fills.windows(2).all(|f| f[0] == f[1]) => or_whole_rows(p, one, &name, opset),
+        _ => by_level(masks, fill, p, &name, opset),
+    };
+    Ok(Hiding { keep: Some(keep), left })
+}
+
+/// What the masks hide wherever it stands.
+///
+/// # Errors
+/// If one of the masks is a bias.
+pub(super) fn seen(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, String> {
+    above(g, masks, MASKED_BELOW, p)
+}
+
+/// True if the masks may hide all keys of some query, without a guard that gives it nothing.
+fn may_hide_a_row(g: &Graph, a: &Attention, masks: &[&Mask]) -> bool {
+    if a.guard.iter().any(|n| g.node(*n).op.is("IsNaN") || g.node(*n).op.is("Where")) {
+        return false;
+    }
+    let always_seen = |m: &Mask| {
+        let seen: Option<Vec<bool>> = g.constant(m.value).and_then(|t| match m.kind {
+            MaskKind::Boolean { keep } => Some(t.to_i64s()?.iter().map(|x| (*x != 0) == keep).collect()),
+            _ => Some(t.to_f32s()?.iter().map(|x| *x > MASKED_BELOW).collect()),
+        });
+        let keys =
+            g.shape(m.value).and_then(|s| if let Some(Dim::Known(n)) = s.last() { Some(*n as usize) } else { None });
+        seen.zip(keys).is_some_and(|(seen, keys)| keys > 0 && seen.chunks(keys).all(|row| row.contains(&true)))
+    };
+    !masks.is_empty() && !matches!(masks, [m] if always_seen(m))
+}
+
+/// `keep`, and all keys of a query of which it keeps none: where all that hides is one number, they are alike.
+fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
+    let to = |d: DType| Attrs::new().with_int("to", d.0.into());
+    let count = p.node("Cast", &format!("{name}_keep_u8"), &[keep], to(DType::UINT8));
+    let hint = format!("{name}_keep_any");
+    let any = over_last_axis(p, "ReduceMax", &hint, count, opset);
+    let any = p.node("Cast", &format!("{hint}_bool"), &[any], to(DType::BOOL));
+    let none = p.node("Not", &format!("{name}_keep_none"), &[any], Attrs::new());
+    p.node("Or", &format!("{name}_keep_or_none"), &[keep, none], Attrs::new())
+}
+
+/// What lies less far than `MASKED_BELOW` below the largest number that the masks put in its row.
+fn by_level(masks: &[&Mask], fill: impl Fn(&Mask) -> Option<f32>, p: &mut Patch, name: &str, opset: i64) -> Ref {
+    let mut level: Option<Ref> = None;
+    for (i, m) in masks.iter().enumerate() {
+        let hint = format!("{name}_level_{i}");
+        level = Some(match (m.kind, level) {
+            (MaskKind::Boolean { keep }, before) => {
+                let before = before.unwrap_or_else(|| p.constant(&format!("{hint}_of_all"), Tensor::scalar_f32(0.0)));
+                let fill = fill(m).unwrap_or(HIDDEN).max(f32::MIN);
+                let fill = p.constant(&format!("{hint}_hidden"), Tensor::scalar_f32(fill));
+                let order = if keep { [before, fill] } else { [fill, before] };
+                p.node("Where", &hint, &[m.value.into(), order[0], order[1]], Attrs::new())
+            }
+            (_, None) => m.value.into(),
+            (_, Some(before)) => p.node("Add", &hint, &[before, m.value.into()], Attrs::new()),
+        });
+    }
+    let level = level.unwrap_or_else(|| p.constant(&format!("{name}_level"), Tensor::scalar_f32(0.0)));
+    let top = over_last_axis(p, "ReduceMax", &format!("{name}_level_top"), level, opset);
+    let below = p.node("Sub", &format!("{name}_level_below"), &[level, top], Attrs::new());
+    let limit = p.constant(&format!("{name}_level_limit"), Tensor::scalar_f32(MASKED_BELOW));
+    p.node("Greater", &format!("{name}_keep_by_level"), &[below, limit], Attrs::new())
+}
+
+/// The masks as one condition, true where each lets through or adds more than `limit`.
+fn above(g: &Graph, masks: &[&Mask], limit: f32, p: &mut Patch) -> Result<Option<Ref>, String> {
+    let mut all: Option<Ref> = None;
+    for m in masks {
+        let name = format!("{}_keep", g.name_of(m.value));
+        let one = match m.kind {
+            MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
+            MaskKind::Boolean { keep: true } => m.value.into(),
+            MaskKind::Boolean { keep: false } => p.node("Not", &name, &[m.value.into()], Attrs::new()),
+            MaskKind::Additive | MaskKind::Mixed => {
+                match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
+                    Some((dims, data)) => {
+                        let keep: Vec<bool> = data.iter().map(|x| *x > limit).collect();
+                        if !keep.contains(&false) {
+                            continue;
+                        }
+                        p.constant(&name, Tensor::bool(&dims, &keep))
+                    }
+                    None => {
+                        let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(limit));
+                        p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
+                    }
+                }
+            }
+        };
+        all = Some(match all {
+            None => one,
+            Some(k) => p.node("And", &name, &[k, one], Attrs::new()),
+        });
+    }
+    Ok(all)
+}
