@@ -22,6 +22,7 @@ import onnxruntime as ort
 
 import forms_loop  # noqa: F401: adds its cases
 import forms_other  # noqa: F401: adds its cases
+import forms_scores  # noqa: F401: adds its cases
 import forms_vit  # noqa: F401: adds its cases
 from forms import CASES
 

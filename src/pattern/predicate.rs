@@ -37,6 +37,8 @@ pub enum Predicate {
     SameRank(Vec<String>),
     /// Values whose last sizes are not known to differ.
     SameLastSize(Vec<String>),
+    /// No constants.
+    Computed(Vec<String>),
     /// Values of this element type; an unknown type fails.
     DType(Vec<(String, DType)>),
     /// The model's opset lies in this range.
@@ -53,6 +55,7 @@ pub const NAMES: &[&str] = &[
     "all_true",
     "all_zero",
     "binary",
+    "computed",
     "at_most",
     "approx",
     "last_axis",
@@ -103,6 +106,7 @@ impl Predicate {
             "all_true" => Predicate::AllTrue(names()?),
             "all_zero" => Predicate::AllZero(names()?),
             "binary" => Predicate::Binary(names()?),
+            "computed" => Predicate::Computed(names()?),
             "at_most" => Predicate::AtMost(numbers()?),
             "approx" => {
                 let (rel, values): (Vec<_>, Vec<_>) = numbers()?.into_iter().partition(|(n, _)| n == "within");
@@ -144,6 +148,7 @@ impl Predicate {
             | Predicate::AllTrue(n)
             | Predicate::AllZero(n)
             | Predicate::Binary(n)
+            | Predicate::Computed(n)
             | Predicate::LastAxis(n)
             | Predicate::SameShape(n)
             | Predicate::SameRank(n)
@@ -198,6 +203,10 @@ impl Predicate {
                     Some(x) => fail(n, v, format!("is {x}, not {want}")),
                     None => fail(n, v, "is no one-element constant".to_owned()),
                 }
+            }),
+            Predicate::Computed(names) => every(names, &|n, v| match f.constant(v) {
+                Some(_) => fail(n, v, "is a constant".to_owned()),
+                None => Ok(()),
             }),
             Predicate::LastAxis(names) => every(names, &|n, v| match last_axis(f, v) {
                 Ok(()) => Ok(()),

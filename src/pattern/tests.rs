@@ -234,6 +234,8 @@ fn predicates_accept_and_refuse() {
         ("same_rank: [a, v]", false),
         ("same_last_size: [a, z, v]", true),
         ("same_last_size: [a, zero]", false),
+        ("computed: [a, y]", true),
+        ("computed: v", false),
         ("dtype: {a: float, t: bool}", true),
         ("dtype: {t: float}", false),
         ("dtype: {y: float}", false),
