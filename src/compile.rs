@@ -49,7 +49,7 @@ use crate::plan::sites::{self, Sites};
 use crate::plan::{Equalisation, Form, PlanError, QuantPlan};
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
-use crate::rewrite::{WidenError, has_narrow_floats, sweep};
+use crate::rewrite::{WidenError, narrow_floats, sweep};
 use crate::text::{Elide, print_model};
 
 use std::borrow::Cow;
@@ -219,20 +219,17 @@ pub fn prepare(
     }
     validate::validate(&m)?;
     run(&FixDefaults, &mut m, journal)?;
-    if has_narrow_floats(&m) {
-        // The rules know how narrow a constant is that they compare; once widened, it has lost that.
-        run(&CleanUp, &mut m, journal)?;
-        if !keep_opset {
-            raise(&mut m, how.opset, rules, journal)?;
-        }
+    // A constant that was narrow once still stands for what it did.
+    let of_narrow = narrow_floats(&m).map(|t| rules.for_constants_once(t));
+    if of_narrow.is_some() {
         infer::annotate(&mut m);
-        run(&ApplyRules::new(rules), &mut m, journal)?;
         let weights = widen_floats(&mut m)?;
         journal.notes.push(format!(
             "the model computes in half precision; {weights} weights and all it computes are float32 now"
         ));
         validate::validate(&m)?;
     }
+    let rules = of_narrow.as_ref().unwrap_or(rules);
     for pass in BEFORE_RULES {
         run(pass, &mut m, journal)?;
     }

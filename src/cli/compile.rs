@@ -22,7 +22,7 @@ use crate::passes::widen_floats::widen_floats;
 use crate::plan::sites::Sites;
 use crate::plan::{QuantPlan, Rounding, planner, sites};
 use crate::recipe::Recipe;
-use crate::rewrite::has_narrow_floats;
+use crate::rewrite::narrow_floats;
 use crate::runtime::Array;
 use crate::verify::coverage;
 use crate::verify::report::{DataReport, ModelFile, PassReport, Report, Timing, VERSION};
@@ -488,7 +488,7 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     a.report.writable()?;
     let (mut float, _) = unpacked(&load(&a.float, &mut log.notes)?)?;
     // As `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it is.
-    if has_narrow_floats(&float) && widen_floats(&mut float).is_ok() {
+    if narrow_floats(&float).is_some() && widen_floats(&mut float).is_ok() {
         log.notes.push("the float model computes in half precision; it is run in float32".into());
     }
     for pass in BEFORE_A_RUN {

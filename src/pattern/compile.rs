@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::ir::DType;
+
 use super::ops;
 use super::place::{Fault, Pos};
 use super::syntax::{Attribute, Call, Expr, parse};
@@ -86,6 +88,8 @@ pub struct Pattern {
     pub(super) text: Vec<String>,
     /// Operators the root can be; empty for any.
     pub(super) root_ops: Vec<String>,
+    /// The type that constants in float32 may have had before: they are compared as closely as it allows.
+    pub(super) once: DType,
 }
 
 impl Pattern {
@@ -101,6 +105,7 @@ impl Pattern {
             lines: Vec::new(),
             text: text.lines().map(|l| l.trim_end().to_owned()).collect(),
             root_ops: Vec::new(),
+            once: DType::FLOAT,
         };
         let mut later: Vec<&str> = Vec::new();
         for l in &lines {

@@ -7,7 +7,7 @@
 
 use indexmap::IndexMap;
 
-use crate::ir::{AttrValue, NodeId, ValueId};
+use crate::ir::{AttrValue, DType, NodeId, ValueId};
 
 use super::compile::{AttrPat, CallPat, Kind, Pat, PatId, Pattern, Slot};
 use super::facts::{Facts, close, within};
@@ -329,7 +329,7 @@ impl<'m> Search<'_, 'm> {
                 let c = self.facts.constant(g.value);
                 let stored = c.and_then(|c| Some((c.as_scalar()?, c.dtype)));
                 match stored {
-                    Some((v, t)) if close(v, *meant, t) => Some(next),
+                    Some((v, t)) if close(v, *meant, if t == DType::FLOAT { pattern.once } else { t }) => Some(next),
                     Some((v, _)) => {
                         self.miss(g, Grade::Detail, |s| format!("{} is {}, not {meant}", s.say(g.value), v as f32));
                         None

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use include_dir::{Dir, include_dir};
 use indexmap::IndexMap;
 
+use crate::ir::DType;
 use crate::rewrite::Patch;
 
 use super::action::Replacement;
@@ -259,6 +260,14 @@ impl RuleSet {
             id: id.to_owned(),
             known: self.rules.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// The rules for a model whose float32 constants were of a narrower type once: they take them for what they meant.
+    #[must_use]
+    pub fn for_constants_once(&self, ty: DType) -> RuleSet {
+        let mut set = self.clone();
+        set.rules.values_mut().for_each(|r| r.pattern.once = ty);
+        set
     }
 
     /// Only the rules for which `keep` holds.

@@ -5,7 +5,7 @@
 
 mod widen;
 
-pub use widen::{Bodies, Ends, WidenError, has_narrow_floats, widen_graph};
+pub use widen::{Bodies, Ends, WidenError, narrow_floats, widen_graph};
 
 use crate::ir::{
     AttrValue, Attrs, DType, Def, Dim, Graph, Model, Node, NodeId, Op, Origin, Tensor, TensorType, ValueId, ops,

@@ -33,12 +33,20 @@ fn code(t: DType) -> i64 {
     i64::from(t.0)
 }
 
-/// True if some value or weight of the model is float16 or bfloat16.
-pub fn has_narrow_floats(m: &Model) -> bool {
-    m.graph.values().any(|(_, v)| match &v.def {
-        Def::Init(t) | Def::InputWithDefault(t) => narrow(t.dtype),
-        _ => v.ty.as_ref().is_some_and(|t| narrow(t.dtype)),
-    })
+/// The narrowest type of float16 and bfloat16 that some value or weight of the model has.
+pub fn narrow_floats(m: &Model) -> Option<DType> {
+    let types = m.graph.values().filter_map(|(_, v)| match &v.def {
+        Def::Init(t) | Def::InputWithDefault(t) => Some(t.dtype),
+        _ => v.ty.as_ref().map(|t| t.dtype),
+    });
+    let mut found = None;
+    for t in types.filter(|t| narrow(*t)) {
+        if t == DType::BFLOAT16 {
+            return Some(t);
+        }
+        found = Some(t);
+    }
+    found
 }
 
 /// Makes every float16 and bfloat16 value of a graph float32: weights are widened, which is exact, and conversions to a
