@@ -311,6 +311,88 @@ def contrib():
     return c
 
 
+def optimized(g, attend, x="x"):
+    """Two blocks with the rest fused as well: the output of `attend` comes before its bias."""
+    own = "com.microsoft"
+    last = layer_norm(g, x, "node" if g.opset >= 17 else "pow")
+    for _ in range(2):
+        norm = [*norm_constants(g, D), g.const(0.1 * g.rng.standard_normal(D))]
+        last, x = skip_norm(g, g.op("MatMul", attend(g, last), g.weight(D, D)), x, *norm)
+        y = g.op("BiasGelu", g.op("MatMul", last, g.weight(D, 2 * D)), g.const(0.1 * g.rng.standard_normal(2 * D)), domain=own)
+        norm = [*norm_constants(g, D), g.const(0.1 * g.rng.standard_normal(D))]
+        last, x = skip_norm(g, g.op("MatMul", y, g.weight(2 * D, D)), x, *norm)
+    g.output(last, [N, D])
+    c = g.case(2, 5, 2)
+    c.model.opset_import.append(helper.make_opsetid(own, 1))
+    return c
+
+
+def skip_norm(g, *inputs):
+    """The norm of a sum, and the sum."""
+    outs = g.op("SkipLayerNormalization", *inputs, outs=4, domain="com.microsoft", epsilon=1e-5)
+    g.nodes[-1].output[1] = g.nodes[-1].output[2] = ""
+    return outs[0], outs[3]
+
+
+def packed(g):
+    """Weight and bias of one projection for queries, keys and values."""
+    return g.weight(D, 3 * D), g.const(0.1 * g.rng.standard_normal(3 * D))
+
+
+@case("fused-attention")
+def fused_attention():
+    """`optimize_model` of onnxruntime's transformers tools; a mask of ones and zeros."""
+    g = Graph(14)
+    g.input("x", [N, D])
+    padding(g)
+    keep = g.op("Cast", "pad", to=TensorProto.INT32)
+    def attend(g, y):
+        return g.op("Attention", y, *packed(g), keep, domain="com.microsoft", num_heads=H, mask_filter_value=-3.4028234e38)
+    return optimized(g, attend)
+
+
+@case("fused-attention-causal")
+def fused_causal():
+    """As the text model of CLIP."""
+    g = Graph(17)
+    g.input("x", [N, D])
+    return optimized(g, lambda g, y: g.op("Attention", y, *packed(g), domain="com.microsoft", num_heads=H, unidirectional=1))
+
+
+@case("fused-attention-lengths")
+def fused_bert():
+    """As BERT: the sum of embeddings counts the tokens of each sample, and its attentions read that."""
+    g = Graph(17)
+    own = "com.microsoft"
+    ids = g.op("Cast", g.input("ids", [N], lambda r, s: r.integers(0, 50, s), np.int64), to=TensorProto.INT32)
+    padding(g)
+    keep = g.op("Cast", "pad", to=TensorProto.INT32)
+    tables = [g.const(g.rng.standard_normal((n, D))) for n in (50, 32, 2)]
+    kind = g.op("Mul", ids, g.const(0, np.int32))
+    x, count = g.op("EmbedLayerNormalization", ids, kind, *tables, *norm_constants(g, D), keep, outs=2, domain=own, epsilon=1e-5)
+    for _ in range(2):
+        y = g.op("Attention", x, *packed(g), count, domain=own, num_heads=H)
+        x, _ = skip_norm(g, g.op("MatMul", y, g.weight(D, D)), x, *norm_constants(g, D), g.const(np.zeros(D)))
+        y = g.op("BiasGelu", g.op("MatMul", x, g.weight(D, 2 * D)), g.const(np.zeros(2 * D)), domain=own)
+        x, _ = skip_norm(g, g.op("MatMul", y, g.weight(2 * D, D)), x, *norm_constants(g, D), g.const(np.zeros(D)))
+    g.output(x, [N, D])
+    c = g.case(2, 5, 2)
+    c.model.opset_import.append(helper.make_opsetid(own, 1))
+    return c
+
+
+@case("fused-multi-head-attention")
+def fused_heads():
+    """Projected before, the bias behind; a bias for each head and pair of tokens on the scores."""
+    g = Graph(17)
+    g.input("x", [N, D])
+    def attend(g, y):
+        q, k, v = (g.op("MatMul", y, g.weight(D, D)) for _ in range(3))
+        bias, places = g.const(0.1 * g.rng.standard_normal(3 * D)), g.const(g.rng.standard_normal((1, H, N, N)))
+        return g.op("MultiHeadAttention", q, k, v, bias, "", places, domain="com.microsoft", num_heads=H)
+    return optimized(g, attend)
+
+
 # ---- Masks, and forms of their own -------------------------------------------------------------------------------------
 
 

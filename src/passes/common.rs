@@ -67,12 +67,16 @@ pub(super) fn root_mean_square(p: &mut Patch, name: &str, d: Ref, eps: Ref, opse
 
 /// A reduction over the last axis, which stays with size 1. From opset 18 on the axes are an input.
 pub(super) fn over_last_axis(p: &mut Patch, op: &str, hint: &str, x: Ref, opset: i64) -> Ref {
-    let keep = Attrs::new().with_int("keepdims", 1);
-    if opset < 18 {
-        return p.node(op, hint, &[x], keep.with_ints("axes", &[-1]));
+    over_axes(p, op, hint, x, &[-1], Attrs::new().with_int("keepdims", 1), opset < 18)
+}
+
+/// A node of an operator whose axes were an attribute once and are an input now.
+pub(super) fn over_axes(p: &mut Patch, op: &str, hint: &str, x: Ref, axes: &[i64], attrs: Attrs, once: bool) -> Ref {
+    if once {
+        return p.node(op, hint, &[x], attrs.with_ints("axes", axes));
     }
-    let axes = p.constant(&format!("{hint}_axes"), Tensor::i64(&[1], &[-1]));
-    p.node(op, hint, &[x, axes], keep)
+    let axes = p.constant(&format!("{hint}_axes"), Tensor::i64(&[axes.len() as i64], axes));
+    p.node(op, hint, &[x, axes], attrs)
 }
 
 /// Commits what `patch` makes of each node, in the order of the model, and sweeps what became dead.

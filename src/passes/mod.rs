@@ -41,6 +41,7 @@ pub mod select;
 pub mod softmax_last;
 pub mod split_projection;
 pub mod unfuse;
+mod unfuse_attention;
 pub mod vectors;
 pub mod widen_floats;
 

@@ -232,7 +232,7 @@ fn moves_of(part: &Part, (target, perm, at): &(Vec<i64>, Vec<i64>, usize)) -> (V
 }
 
 /// Columns `from .. from + n` along `axis` of a tensor with one or two axes.
-fn columns(t: &Tensor, axis: usize, from: usize, n: usize) -> Option<Tensor> {
+pub(super) fn columns(t: &Tensor, axis: usize, from: usize, n: usize) -> Option<Tensor> {
     if t.dtype != DType::FLOAT {
         return None;
     }

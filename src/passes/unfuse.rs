@@ -8,11 +8,14 @@ use crate::rewrite::{Patch, Ref};
 
 /// # What it does
 /// Writes `com.microsoft` operators that stand for several standard ones as these: FusedMatMul, Gelu, BiasGelu, FastGelu,
-/// QuickGelu, SkipLayerNormalization, SkipSimplifiedLayerNormalization, SimplifiedLayerNormalization, FusedGemm and
-/// FusedConv. What they are written as exists from opset 11 on.
+/// QuickGelu, SkipLayerNormalization, SkipSimplifiedLayerNormalization, SimplifiedLayerNormalization,
+/// EmbedLayerNormalization, Attention, MultiHeadAttention, FusedGemm and FusedConv; and LayerNormalization in a model of an
+/// opset that lacks it. What they are written as exists from opset 11 on.
 ///
 /// # When it fires
-/// On each of them whose operands have known ranks where these matter, and of which no statistics are read.
+/// On each of them whose operands have known ranks where these matter, and of which no statistics are read. An attention
+/// that continues a cache of keys and values or turns them by their position is left alone, and so is one with a mask whose
+/// form is not known from its shape.
 ///
 /// # Why it is correct
 /// It is what onnxruntime documents each of them to compute.
@@ -47,39 +50,42 @@ impl Pass for Unfuse {
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
         // What a node of another domain makes has no type until the node is written out.
-        if !model.graph.nodes().any(|(_, n)| is_fused(n)) {
+        let opset = model.opset();
+        if !model.graph.nodes().any(|(_, n)| is_fused(n, opset)) {
             return Ok(Outcome::default());
         }
-        let opset = model.opset();
         patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }
 }
 
 const DOMAIN: &str = "com.microsoft";
 
-fn is_fused(n: &Node) -> bool {
-    // onnxruntime writes this one in the standard's domain, which has none of the name.
-    n.op.domain == DOMAIN || n.op.is_onnx() && n.op.name == "SimplifiedLayerNormalization"
+fn is_fused(n: &Node, opset: i64) -> bool {
+    // onnxruntime writes these in the standard's domain, which has none of the name, or not yet.
+    let early = || n.op.name == "SimplifiedLayerNormalization" || opset < 17 && n.op.name == "LayerNormalization";
+    n.op.domain == DOMAIN || n.op.is_onnx() && early()
 }
 
 /// A node on its way to become several.
-struct Job<'a> {
-    n: &'a Node,
-    name: String,
-    map: &'a ShapeMap,
-    opset: i64,
-    p: Patch,
+pub(super) struct Job<'a> {
+    pub g: &'a Graph,
+    pub n: &'a Node,
+    pub name: String,
+    pub map: &'a ShapeMap,
+    pub opset: i64,
+    pub p: Patch,
 }
 
 fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let n = g.node(id);
-    if !is_fused(n) {
+    if !is_fused(n, opset) {
         return None;
     }
     let y = n.outputs.first().copied().flatten()?;
     let name = g.name_of(y).to_owned();
-    let mut j = Job { n, map, opset, p: Patch::new("unfuse").before(id).made_from([name.clone()]), name };
-    let mut sum = None;
+    let mut j = Job { g, n, map, opset, p: Patch::new("unfuse").before(id).made_from([name.clone()]), name };
+    // What stands for further outputs.
+    let mut more: Vec<(usize, Ref)> = Vec::new();
     let new = match n.op.name.as_str() {
         "FusedMatMul" => j.product()?,
         "Gelu" => {
@@ -97,59 +103,69 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         "QuickGelu" => j.quick_gelu()?,
         "SkipLayerNormalization" => {
             let s = j.skip_sum(4)?;
-            sum = Some(s);
-            j.layer_norm(s, 2, 3)?
+            more.push((3, s));
+            j.layer_norm(s, 2, 3, 1e-12)?
         }
         "SkipSimplifiedLayerNormalization" => {
             let s = j.skip_sum(3)?;
-            sum = Some(s);
-            j.rms_norm(s, 2)?
+            more.push((3, s));
+            j.rms_norm(s, 2, 1e-12)?
         }
         "SimplifiedLayerNormalization" => {
-            let axis = n.attrs.int("axis").unwrap_or(-1);
-            let last = axis == -1 || map.rank(n.input(0)?).is_some_and(|r| axis == r as i64 - 1);
-            let x = last.then(|| j.input(0)).flatten()?;
-            j.rms_norm(x, 1)?
+            let x = j.normed_last()?;
+            j.rms_norm(x, 1, 1e-5)?
         }
+        "LayerNormalization" => {
+            let x = j.normed_last()?;
+            j.layer_norm(x, 1, 2, 1e-5)?
+        }
+        "EmbedLayerNormalization" => {
+            let (y, sum, count) = j.embeddings()?;
+            more.push((2, sum));
+            more.extend(count.map(|c| (1, c)));
+            y
+        }
+        "Attention" => j.attention()?,
+        "MultiHeadAttention" => j.multi_head_attention()?,
         "FusedGemm" => j.activated("Gemm")?,
         "FusedConv" => j.activated("Conv")?,
         _ => return None,
     };
-    let used = |i: usize| n.outputs.get(i).copied().flatten().filter(|v| g.use_count(*v) > 0 || g.is_output(*v));
-    // Statistics.
-    if used(1).is_some() || used(2).is_some() {
-        return None;
-    }
-    match (used(3), sum) {
-        (Some(v), Some(s)) => j.p.replace(v, s),
-        (Some(_), None) => return None,
-        (None, _) => {}
+    for (i, v) in n.outputs.iter().enumerate().skip(1) {
+        let Some(v) = v.filter(|v| g.use_count(*v) > 0 || g.is_output(*v)) else { continue };
+        let (_, new) = *more.iter().find(|(slot, _)| *slot == i)?;
+        j.p.replace(v, new);
     }
     j.p.succeed(y, new);
     Some(j.p)
 }
 
 impl Job<'_> {
-    fn input(&self, i: usize) -> Option<Ref> {
+    pub fn input(&self, i: usize) -> Option<Ref> {
         self.n.input(i).map(Ref::from)
     }
 
-    fn node(&mut self, op: &str, what: &str, inputs: &[Ref]) -> Ref {
+    pub fn node(&mut self, op: &str, what: &str, inputs: &[Ref]) -> Ref {
         self.p.node(op, &format!("{}_{what}", self.name), inputs, Attrs::new())
     }
 
-    /// A number of the type that the node computes in.
-    fn number(&mut self, v: f32, what: &str) -> Ref {
+    /// The type that the node computes in.
+    pub fn float(&self) -> DType {
+        let mut types = self.n.inputs.iter().flatten().filter_map(|v| self.map.dtype(*v));
+        types.find(|t| t.is_float()).unwrap_or(DType::FLOAT)
+    }
+
+    /// A number of that type.
+    pub fn number(&mut self, v: f32, what: &str) -> Ref {
         let c = self.p.constant(&format!("{}_{what}", self.name), Tensor::scalar_f32(v));
-        match self.n.input(0).and_then(|x| self.map.dtype(x)) {
-            Some(t) if t.is_float() && t != DType::FLOAT => self.p.node(
-                "Cast",
-                &format!("{}_{what}_cast", self.name),
-                &[c],
-                Attrs::new().with_int("to", t.0.into()),
-            ),
-            _ => c,
+        match self.float() {
+            DType::FLOAT => c,
+            t => self.cast(c, t, &format!("{what}_cast")),
         }
+    }
+
+    pub fn cast(&mut self, x: Ref, to: DType, what: &str) -> Ref {
+        self.p.node("Cast", &format!("{}_{what}", self.name), &[x], Attrs::new().with_int("to", to.0.into()))
     }
 
     /// One input plus another, if that is there.
@@ -224,19 +240,27 @@ impl Job<'_> {
         Some(self.node("Mul", "gelu", &[x, s]))
     }
 
-    /// Input, skip and the bias at slot `bias`.
+    /// Input, skip and the bias at slot `bias`, which belongs to the layer that makes the input.
     fn skip_sum(&mut self, bias: usize) -> Option<Ref> {
-        let s = self.plus(0, 1)?;
-        Some(match self.input(bias) {
-            Some(b) => self.node("Add", "biased", &[s, b]),
-            None => s,
-        })
+        let (mut x, skip) = (self.input(0)?, self.input(1)?);
+        if let Some(b) = self.input(bias) {
+            x = self.node("Add", "biased", &[x, b]);
+        }
+        Some(self.node("Add", "sum", &[x, skip]))
     }
 
-    fn layer_norm(&mut self, x: Ref, gamma: usize, beta: usize) -> Option<Ref> {
+    /// The first input of a norm over its last axis alone.
+    fn normed_last(&self) -> Option<Ref> {
+        let axis = self.n.attrs.int("axis").unwrap_or(-1);
+        let last = axis == -1 || self.map.rank(self.n.input(0)?).is_some_and(|r| axis == r as i64 - 1);
+        last.then(|| self.input(0)).flatten()
+    }
+
+    /// `eps` is what the operator adds where the node does not say it.
+    pub fn layer_norm(&mut self, x: Ref, gamma: usize, beta: usize, eps: f32) -> Option<Ref> {
         let gamma = self.input(gamma)?;
         let d = deviation(&mut self.p, &self.name, x, self.opset);
-        let n = self.divided(d);
+        let n = self.divided(d, eps);
         let y = self.node("Mul", "scaled", &[n, gamma]);
         Some(match self.input(beta) {
             Some(b) => self.node("Add", "normed", &[y, b]),
@@ -244,15 +268,18 @@ impl Job<'_> {
         })
     }
 
-    fn rms_norm(&mut self, x: Ref, gamma: usize) -> Option<Ref> {
+    fn rms_norm(&mut self, x: Ref, gamma: usize, eps: f32) -> Option<Ref> {
         let gamma = self.input(gamma)?;
-        let n = self.divided(x);
+        let n = self.divided(x, eps);
         Some(self.node("Mul", "normed", &[n, gamma]))
     }
 
     /// A value divided by the root of its mean square.
-    fn divided(&mut self, d: Ref) -> Ref {
-        let eps = self.number(self.n.attrs.float("epsilon").unwrap_or(1e-5), "epsilon");
+    fn divided(&mut self, d: Ref, eps: f32) -> Ref {
+        let eps = self.n.attrs.float("epsilon").unwrap_or(eps);
+        // The least that half precision tells from zero.
+        let least = if self.float() == DType::FLOAT16 { 2f32.powi(-24) } else { 0.0 };
+        let eps = self.number(eps.max(least), "epsilon");
         let r = root_mean_square(&mut self.p, &self.name, d, eps, self.opset);
         self.node("Div", "ratio", &[d, r])
     }
@@ -282,5 +309,27 @@ impl Job<'_> {
             _ => Attrs::new(),
         };
         Some(self.p.node(&f, &format!("{}_activated", self.name), &[y], own))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::validate::validate;
+    use crate::text::{Elide, parse_model, print_model};
+
+    #[test]
+    fn norms_that_the_standard_lacks_are_written_out() {
+        let text = r#"<ir_version: 8, opset_import: ["" : OPSET]>
+            g (float[2,4] x, float[4] s) => (y, z) {
+                y = LayerNormalization (x, s, s)
+                z = SimplifiedLayerNormalization (x, s)
+            }"#;
+        for (opset, left) in [("11", 0), ("17", 1)] {
+            let mut m = parse_model(&text.replace("OPSET", opset)).expect("a model");
+            Unfuse.run(&mut m).expect("no patch fails");
+            validate(&m).expect("a valid model");
+            assert_eq!(print_model(&m, Elide::Full).matches("LayerNormalization").count(), left);
+        }
     }
 }
