@@ -1084,11 +1084,43 @@ def if_constant():
     return g.case(2, 4, 2)
 
 
+@case("if-constant-read-inside")
+def if_captured():
+    """As tf2onnx writes the shifts of Swin: a branch that is decided reads what another one makes, in an If of its own."""
+    g = Graph(18)
+    x = g.input("x", [N, D])
+    out = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, None)
+    def decided(inner, y):
+        """The branch that ends in `y`, of an If that the number of tokens decides."""
+        then = helper.make_graph(inner.nodes, "then", [], [out(y)], inner.inits)
+        other = helper.make_graph([helper.make_node("Identity", [x], [y + "_same"])], "else", [], [out(y + "_same")])
+        size = g.op("Gather", g.op("Shape", x), g.ints(1), axis=0)
+        cond = g.op("Squeeze", g.op("Equal", size, g.ints(N)))
+        for n in inner.nodes:
+            n.name = y + n.name
+        prefix(then, outer)
+        return g.op("If", cond, then_branch=then, else_branch=other)
+    outer = {x}
+    inner = Graph(18, seed=7)
+    y = decided(inner, block(inner, x))
+    outer.add(y)
+    deep = Graph(18, seed=8)
+    cond = deep.op("Greater", deep.op("ReduceSum", y, keepdims=0), deep.const(0.0))
+    then = helper.make_graph([helper.make_node("Add", [y, x], ["sum"])], "then", [], [out("sum")])
+    other = helper.make_graph([helper.make_node("Sub", [y, x], ["rest"])], "else", [], [out("rest")])
+    z = decided(deep, deep.op("If", cond, then_branch=then, else_branch=other))
+    g.output(block(g, z), [N, D])
+    return g.case(2, 4, 2)
+
+
 def prefix(graph, outer):
     """Gives a body names of its own."""
     own = lambda n: n if n in outer or not n else "inner_" + n
     for n in graph.node:
         n.input[:], n.output[:] = map(own, n.input), map(own, n.output)
+        for a in n.attribute:
+            if a.HasField("g"):
+                prefix(a.g, outer)
     for v in [*graph.initializer, *graph.output]:
         v.name = own(v.name)
 

@@ -570,6 +570,19 @@ impl Graph {
         }
     }
 
+    /// Makes the nested graphs of `user` read `new` where they read `old`, once for each time they are said to.
+    pub(crate) fn set_capture(&mut self, user: NodeId, old: ValueId, new: ValueId) {
+        let Some(at) = self.node(user).captures.iter().position(|v| *v == old) else { return };
+        self.unwire(old, user, usize::MAX);
+        let uses = &mut self.value_mut(old).uses;
+        if let Some(i) = uses.iter().position(|u| *u == (user, usize::MAX)) {
+            uses.remove(i);
+        }
+        self.node_mut(user).captures[at] = new;
+        self.value_mut(new).uses.push((user, usize::MAX));
+        self.wire(new, user, usize::MAX);
+    }
+
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         let ix = self.nodes[id.0 as usize].expect("live node");
         &mut self.net[ix].1

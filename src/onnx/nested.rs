@@ -296,21 +296,54 @@ mod tests {
     }
 
     #[test]
-    fn ifs_that_are_not_decided_or_not_plain_stay() {
+    fn ifs_that_are_not_decided_stay() {
         let neg = |y: &str| branch(vec![node("Neg", "", &["x"], &[y])]);
         let open = model(17, vec![choose("y", neg("t"), neg("e"))]);
         assert_eq!(without_branches(open).0, 0);
-        let deep = branch(vec![choose("i", neg("t"), neg("e"))]);
-        assert_eq!(without_branches(decided(true, &["y"], deep.clone(), neg("e"))).0, 0);
         // The other branch is none of its concern.
+        let deep = branch(vec![choose("i", neg("t"), neg("e"))]);
         assert_eq!(without_branches(decided(false, &["y"], deep, neg("e"))).0, 1);
-        // A nested graph reads what the If makes.
-        let mut reader = decided(true, &["h"], neg("t"), neg("e"));
-        let n = choose("y", branch(vec![node("Neg", "", &["h"], &["t"])]), neg("e"));
-        let mut p = back::model(&reader);
+    }
+
+    #[test]
+    fn an_if_in_a_decided_branch_reads_what_it_read() {
+        // `t` is another value of the outer graph, and `t_2` one of the inner branch.
+        let inner = |y: &str| branch(vec![node("Abs", "", &["t"], &["t_2"]), node("Add", "", &["t_2", "x"], &[y])]);
+        let deep = || {
+            let mut n = choose("i", inner("a"), passed_on("t"));
+            n.name = s("inner");
+            branch(vec![node("Neg", "", &["x"], &["t"]), n])
+        };
+        let mut m = decided(true, &["y"], deep(), passed_on("x"));
+        assert_eq!(ConstantBranches.run(&mut m).expect("no patch fails").changes, 1);
+        let (_, n) = m.graph.nodes().find(|(_, n)| n.op.is("If")).expect("the inner If");
+        let read: Vec<&str> = n.captures.iter().map(|v| m.graph.name_of(*v)).collect();
+        assert_eq!(read, ["t_2", "x"]);
+        assert_eq!(m.graph.producer(n.captures[0]).map(|n| m.graph.node(n).op.name.as_str()), Some("Neg"));
+        let b = bodies(&m);
+        assert_eq!(
+            (&b[0].node[0].input[..], &b[0].node[0].output[..]),
+            (&["t_2".to_owned()][..], &["t_2_inner".to_owned()][..])
+        );
+        assert_eq!(b[0].node[1].input, ["t_2_inner", "x"]);
+        assert_eq!(b[1].output[0].name, s("t_2"));
+    }
+
+    #[test]
+    fn a_nested_graph_that_reads_what_an_if_made_goes_on_reading_it() {
+        let neg = |y: &str| branch(vec![node("Neg", "", &["x"], &[y])]);
+        let m = decided(true, &["h"], neg("t"), neg("e"));
+        let mut p = back::model(&m);
         let g = p.graph.as_mut().expect("a graph");
-        g.node.push(n);
-        reader = parse(p.encode_to_vec().into(), None, "test").expect("a model").model;
-        assert_eq!(without_branches(reader).0, 0);
+        g.node.push(choose("y", branch(vec![node("Abs", "", &["h"], &["a"])]), neg("e")));
+        g.output[0].name = s("y");
+        let mut m = parse(p.encode_to_vec().into(), None, "test").expect("a model").model;
+        assert_eq!(ConstantBranches.run(&mut m).expect("no patch fails").changes, 1);
+        validate(&m).expect("a valid model");
+        let h = m.graph.find("h").expect("the name that the body reads");
+        let made = m.graph.node(m.graph.producer(h).expect("an Identity"));
+        assert!(made.op.is("Identity"));
+        assert_eq!(m.graph.producer(made.input(0).expect("x")).map(|n| m.graph.node(n).op.is("Neg")), Some(true));
+        assert_eq!(bodies(&m)[0].node[0].input, ["h"]);
     }
 }

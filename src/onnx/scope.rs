@@ -47,13 +47,25 @@ fn collect<'g>(
     scopes.pop();
 }
 
-/// Renames what a body reads from outside.
+/// Renames what a body reads from outside. What the body defines under one of the new names gets another one.
 pub(super) fn rename_free(g: &mut proto::GraphProto, names: &BTreeMap<String, String>) {
     let own: BTreeSet<String> = defined(g).into_iter().map(str::to_owned).collect();
-    let names: BTreeMap<String, String> =
+    let mut names: BTreeMap<String, String> =
         names.iter().filter(|(k, _)| !own.contains(*k)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut free = Vec::new();
+    free_names(g, &mut free);
+    names.retain(|k, _| free.contains(k));
     if names.is_empty() {
         return;
+    }
+    let mut taken: BTreeSet<String> = own.iter().chain(names.values()).chain(&free).cloned().collect();
+    let given: Vec<String> = names.values().filter(|n| own.contains(*n)).cloned().collect();
+    for name in given {
+        let mut aside = format!("{name}_inner");
+        while !taken.insert(aside.clone()) {
+            aside.push('_');
+        }
+        names.insert(name, aside);
     }
     let swap = |s: &mut String| {
         if let Some(n) = names.get(s) {
@@ -61,10 +73,13 @@ pub(super) fn rename_free(g: &mut proto::GraphProto, names: &BTreeMap<String, St
         }
     };
     for n in &mut g.node {
-        n.input.iter_mut().for_each(swap);
+        n.input.iter_mut().chain(&mut n.output).for_each(swap);
         for a in &mut n.attribute {
             a.g.iter_mut().chain(&mut a.graphs).for_each(|b| rename_free(b, &names));
         }
     }
-    g.output.iter_mut().filter_map(|o| o.name.as_mut()).for_each(swap);
+    let declared = g.input.iter_mut().chain(&mut g.output).chain(&mut g.value_info).filter_map(|v| v.name.as_mut());
+    let sparse = g.sparse_initializer.iter_mut().filter_map(|s| s.values.as_mut()?.name.as_mut());
+    let inits = g.initializer.iter_mut().filter_map(|t| t.name.as_mut());
+    declared.chain(sparse).chain(inits).for_each(swap);
 }

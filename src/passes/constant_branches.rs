@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::common::{commit, is_captured};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
-use crate::ir::{Def, Graph, Model, NodeId, ValueId};
+use crate::ir::{Attrs, Def, Graph, Model, NodeId, ValueId};
 use crate::onnx;
 use crate::rewrite::{Patch, Ref};
 
@@ -11,11 +11,11 @@ use crate::rewrite::{Patch, Ref};
 /// Writes the nodes of a branch where its `If` stands, when the condition is a constant.
 ///
 /// # When it fires
-/// When the condition is known, be it from shapes, and the branch that is taken holds no nested graphs of its own. An `If`
-/// whose output another nested graph reads is left alone.
+/// When the condition is known, be it from shapes.
 ///
 /// # Why it is correct
-/// Only one branch can ever run. Its values get names of their own, and what it reads from outside it reads directly.
+/// Only one branch can ever run. Its values get names of their own, and what it reads from outside it reads directly; so do
+/// the nested graphs in it. Nested graphs that read what the `If` made find it under its old name, by an Identity.
 ///
 /// # Numerics
 /// Bit-exact.
@@ -67,9 +67,8 @@ fn inlined(g: &Graph, map: &ShapeMap, id: NodeId) -> Option<Patch> {
         _ => return None,
     };
     let (body, outer) = onnx::open_body(node, taken).ok()?;
-    let plain = body.nodes().all(|(_, n)| !n.has_subgraph() && n.outputs.iter().all(Option::is_some));
-    if !plain || body.outputs().len() != node.outputs.len() || node.outputs.iter().flatten().any(|v| is_captured(g, *v))
-    {
+    let whole = body.nodes().all(|(_, n)| n.outputs.iter().all(Option::is_some));
+    if !whole || body.outputs().len() != node.outputs.len() {
         return None;
     }
     let mut patch = Patch::new("constant-branches").made_from([node.name.clone()]).before(id);
@@ -84,9 +83,10 @@ fn inlined(g: &Graph, map: &ShapeMap, id: NodeId) -> Option<Patch> {
         // A value that is neither made nor read from outside, such as a sparse constant, ends it.
         let read = |v: &Option<ValueId>| v.map_or(Some(None), |v| made.get(&v).map(|r| Some(*r)));
         let inputs: Vec<Option<Ref>> = n.inputs.iter().map(read).collect::<Option<_>>()?;
+        let captures: Vec<Ref> = n.captures.iter().map(|v| made.get(v).copied()).collect::<Option<_>>()?;
         let outputs: Vec<ValueId> = n.outputs.iter().flatten().copied().collect();
         let names: Vec<&str> = outputs.iter().map(|v| body.name_of(*v)).collect();
-        let new = patch.node_with(n.op.clone(), &inputs, &names, n.attrs.clone());
+        let new = patch.node_around(n.op.clone(), &inputs, &captures, &names, n.attrs.clone());
         for (v, r) in outputs.into_iter().zip(new) {
             if let Some(ty) = &body.value(v).ty {
                 patch.typed(r, ty.dtype, ty.shape.clone());
@@ -95,8 +95,13 @@ fn inlined(g: &Graph, map: &ShapeMap, id: NodeId) -> Option<Patch> {
         }
     }
     for (old, new) in node.outputs.iter().zip(body.outputs()) {
-        if let Some(old) = old {
-            patch.replace(*old, *made.get(new)?);
+        let Some(old) = *old else { continue };
+        let new = *made.get(new)?;
+        if is_captured(g, old) {
+            let same = patch.node("Identity", g.name_of(old), &[new], Attrs::new());
+            patch.succeed(old, same);
+        } else {
+            patch.replace(old, new);
         }
     }
     patch.erase(id);

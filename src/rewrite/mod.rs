@@ -35,13 +35,22 @@ struct NewValue {
 struct NewNode {
     op: Op,
     inputs: Vec<Option<Ref>>,
+    /// What its nested graphs read.
+    captures: Vec<Ref>,
     outputs: Vec<Option<u32>>,
     attrs: Attrs,
 }
 
+impl NewNode {
+    fn reads(&self) -> impl Iterator<Item = Ref> {
+        self.inputs.iter().flatten().chain(&self.captures).copied()
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    /// Every reader of `old`, graph outputs included, reads `new`; `named`: under the old name.
+    /// Every reader of `old`, graph outputs included, reads `new`; `named`: under the old name, by which nested graphs
+    /// read it.
     Replace {
         old: ValueId,
         new: Ref,
@@ -168,10 +177,24 @@ impl Patch {
 
     /// A new node with any operator, omitted inputs and one output a hint.
     pub fn node_with(&mut self, op: Op, inputs: &[Option<Ref>], hints: &[&str], attrs: Attrs) -> Vec<Ref> {
+        self.node_around(op, inputs, &[], hints, attrs)
+    }
+
+    /// As [`Patch::node_with`], for an operator whose nested graphs read `captures`, in the order of
+    /// [`Node::captures`].
+    pub fn node_around(
+        &mut self,
+        op: Op,
+        inputs: &[Option<Ref>],
+        captures: &[Ref],
+        hints: &[&str],
+        attrs: Attrs,
+    ) -> Vec<Ref> {
         let outputs: Vec<u32> = hints.iter().map(|h| self.new_value(h, None, None)).collect();
         self.nodes.push(NewNode {
             op,
             inputs: inputs.to_vec(),
+            captures: captures.to_vec(),
             outputs: outputs.iter().map(|o| Some(*o)).collect(),
             attrs,
         });
@@ -186,13 +209,14 @@ impl Patch {
         r
     }
 
-    /// Every reader of `old`, graph outputs included, will read `new`. Readers inside the patch keep reading `old`.
+    /// Every reader of `old`, graph outputs included, will read `new`. Readers inside the patch keep reading `old`, and so
+    /// do nested graphs.
     pub fn replace(&mut self, old: ValueId, new: Ref) {
         self.steps.push(Step::Replace { old, new, named: false });
     }
 
     /// As [`Patch::replace`], and the new value (one this patch makes) takes over the old one's name: what stands for
-    /// the same quantity keeps being found under it.
+    /// the same quantity keeps being found under it, by nested graphs too.
     pub fn succeed(&mut self, old: ValueId, new: Ref) {
         debug_assert!(matches!(new, Ref::New(_)));
         self.steps.push(Step::Replace { old, new, named: true });
@@ -243,7 +267,7 @@ impl Patch {
         let opset = self.steps.iter().find_map(|s| if let Step::Opset { version } = s { Some(*version) } else { None });
         let opset = opset.unwrap_or_else(|| m.opset());
         for n in &self.nodes {
-            n.inputs.iter().flatten().try_for_each(live)?;
+            n.reads().try_for_each(|r| live(&r))?;
             if n.op.is_onnx()
                 && let Some(versions) = ops::versions(&n.op.name)
             {
@@ -317,6 +341,14 @@ impl Patch {
         })
     }
 
+    /// What takes over the value's name.
+    fn successor(&self, value: ValueId) -> Option<Ref> {
+        self.steps.iter().rev().find_map(|s| match s {
+            Step::Replace { old, new, named: true } if *old == value => Some(*new),
+            _ => None,
+        })
+    }
+
     fn type_of(&self, g: &Graph, r: Ref) -> Option<TensorType> {
         match r {
             Ref::Old(v) => g.value(v).ty.clone(),
@@ -347,8 +379,8 @@ impl Patch {
         // What an input of an old node reads once the patch is in.
         let reads = |n: NodeId, slot: usize, v: ValueId| -> Option<Ref> {
             match rewired(n, slot) {
-                // A nested graph reads by name: it keeps the value it was written with.
-                _ if slot == usize::MAX => Some(Ref::Old(v)),
+                // A nested graph reads by name.
+                _ if slot == usize::MAX => Some(self.successor(v).unwrap_or(Ref::Old(v))),
                 Some(r) => r,
                 None => Some(replaced(v).unwrap_or(Ref::Old(v))),
             }
@@ -360,7 +392,7 @@ impl Patch {
                         .uses
                         .iter()
                         .any(|(u, s)| !erased.contains(u) && reads(*u, *s, *v) == Some(Ref::Old(*v)))
-                    || self.nodes.iter().any(|x| x.inputs.contains(&Some(Ref::Old(*v))));
+                    || self.nodes.iter().any(|x| x.reads().any(|r| r == Ref::Old(*v)));
                 if still {
                     return Err(PatchError::StillUsed {
                         by: self.by.clone(),
@@ -378,9 +410,7 @@ impl Patch {
             while let Some(r) = todo.pop() {
                 match r {
                     Ref::Old(v) => roots.push(v),
-                    Ref::New(i) if seen.insert(i) => {
-                        todo.extend(made_by(i).into_iter().flat_map(|n| n.inputs.iter().flatten().copied()))
-                    }
+                    Ref::New(i) if seen.insert(i) => todo.extend(made_by(i).into_iter().flat_map(NewNode::reads)),
                     Ref::New(_) => {}
                 }
             }
@@ -423,7 +453,9 @@ impl Patch {
                         todo.extend(if let Ref::Old(v) = r { vec![v] } else { old_roots(r) });
                     }
                 }
-                todo.extend(n.captures.iter().copied());
+                for x in &n.captures {
+                    todo.extend(reads(p, usize::MAX, *x).map_or(vec![], old_roots));
+                }
             }
         }
         Ok(())
@@ -464,6 +496,8 @@ impl Patch {
                     for (n, slot) in g.uses(*old) {
                         if slot != usize::MAX {
                             g.set_input(n, slot, Some(new));
+                        } else if *named {
+                            g.set_capture(n, *old, new);
                         }
                     }
                     if g.is_output(*old) {
@@ -516,6 +550,7 @@ impl Patch {
                 n.outputs.iter().map(|o| o.map(|i| ids[i as usize])).collect(),
                 n.attrs.clone(),
             );
+            node.captures = n.captures.iter().map(resolve).collect();
             node.name =
                 n.outputs.iter().flatten().next().map_or(String::new(), |i| g.name_of(ids[*i as usize]).to_owned());
             node.origin = origin.clone();
