@@ -16,6 +16,7 @@ use crate::passes::einsum::EinsumAsProduct;
 use crate::passes::fix_defaults::FixDefaults;
 use crate::passes::flat_layers::FlatLayers;
 use crate::passes::fold_close::FoldClose;
+use crate::passes::heads_apart::HeadsApart;
 use crate::passes::keys_by_queries::KeysByQueries;
 use crate::passes::norm_channels_last::NormChannelsLast;
 use crate::passes::patch_sums::PatchSums;
@@ -151,7 +152,7 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
 }
 
 /// What brings a model into the form that rules are written for.
-pub const BEFORE_RULES: [&dyn Pass; 14] = [
+pub const BEFORE_RULES: [&dyn Pass; 15] = [
     &CleanUp,
     &DecomposeAttention,
     &EinsumAsProduct,
@@ -163,6 +164,7 @@ pub const BEFORE_RULES: [&dyn Pass; 14] = [
     &KeysByQueries,
     &FlatLayers,
     &CleanUp,
+    &HeadsApart,
     &SoftmaxLast,
     &PlainScores,
     &FoldClose,

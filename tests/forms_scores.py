@@ -249,3 +249,33 @@ def hidden_again():
         w = g.op("Where", hide, g.const(0.0), g.op("Softmax", s, axis=-1))
         return linear(g, merged(g, g.op("MatMul", w, v)), D, D)
     return network(17, attend, inputs=padding)
+
+
+@case("heads-apart-for-the-mask-alone")
+def heads_apart():
+    """As CLIP's text tower: batch and heads are one axis for the products, two where the mask is added. The number of tokens is
+    open, and the mask's is of its own."""
+    g = Graph(17)
+    x = g.input("x", [N, D])
+    g.inputs[0].type.tensor_type.shape.dim[1].dim_param = "tokens"
+    none = g.ints(0)
+    for _ in range(2):
+        y = layer_norm(g, x)
+        shape = g.op("Shape", y)
+        size = lambda i: g.op("Slice", shape, g.ints(i), g.ints(i + 1))
+        batch, tokens = size(0), size(1)
+        rows = g.op("Concat", g.op("Mul", batch, g.ints(H)), g.ints(-1), g.ints(W), axis=0)
+        split = lambda t: g.transpose(g.reshape(t, 0, -1, H, W), 0, 2, 1, 3)
+        q, k, v = (g.op("Reshape", split(linear(g, y, D, D)), rows) for _ in range(3))
+        s = g.op("MatMul", g.op("Mul", q, g.const(SCALE)), g.transpose(k, 0, 2, 1))
+        s = g.op("Reshape", s, g.op("Concat", batch, g.ints(H), tokens, tokens, axis=0))
+        low = np.full((40, 40), HIDES, np.float32)
+        mask = g.op("Slice", g.const(np.triu(low, 1)), g.op("Concat", none, none, axis=0), g.op("Concat", tokens, tokens, axis=0))
+        s = g.op("Add", s, g.unsqueeze(mask, 0, 1))
+        s = g.op("Reshape", s, g.op("Concat", g.op("Mul", batch, g.ints(H)), tokens, tokens, axis=0))
+        y = g.op("MatMul", g.op("Softmax", s, axis=-1), v)
+        y = g.op("Reshape", y, g.op("Concat", batch, g.ints(H), tokens, g.ints(W), axis=0))
+        x = g.op("Add", x, linear(g, g.reshape(g.transpose(y, 0, 2, 1, 3), 0, -1, D), D, D))
+    g.output(layer_norm(g, x), [N, D])
+    g.outputs[0].type.tensor_type.shape.dim[1].dim_param = "tokens"
+    return g.case(2, 3, 0)

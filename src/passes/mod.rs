@@ -23,6 +23,7 @@ pub mod fold_close;
 pub mod fold_constants;
 pub mod fuse_pad;
 pub mod fuse_transpose;
+pub mod heads_apart;
 pub mod identity;
 pub mod implied_expand;
 pub mod keys_by_queries;

@@ -7,7 +7,7 @@ use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
 use crate::plan::sites::is_move;
-use crate::quant::observe::MASKED_BELOW;
+use crate::quant::observe::{DROWNED_BELOW, MASKED_BELOW};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -379,7 +379,9 @@ impl Chain<'_> {
         let (mut uneven, last) = (false, Axis(wide.len() - 1));
         for (mut row, gone) in level.lanes_mut(last).into_iter().zip(gone.lanes(last)) {
             let seen = row.iter().zip(&gone).filter(|(_, g)| !**g).map(|(x, _)| *x);
-            let top = Some(seen.fold(f32::NEG_INFINITY, f32::max)).filter(|t| t.is_finite()).unwrap_or(0.0);
+            let top = seen.fold(f32::NEG_INFINITY, f32::max);
+            // Of scores that were lowered further, float32 keeps nothing: all of the row are alike.
+            let top = if top > DROWNED_BELOW && top.is_finite() { top } else { 0.0 };
             uneven |= top.abs() > LEVEL;
             for (x, gone) in row.iter_mut().zip(&gone) {
                 let now = if *gone { 0.0 } else { *x - top };

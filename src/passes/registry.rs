@@ -20,6 +20,7 @@ use super::fold_close::FoldClose;
 use super::fold_constants::FoldConstants;
 use super::fuse_pad::FusePad;
 use super::fuse_transpose::FuseTranspose;
+use super::heads_apart::HeadsApart;
 use super::identity::Identity;
 use super::implied_expand::ImpliedExpand;
 use super::keys_by_queries::KeysByQueries;
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(Vectors),
         Box::new(SelectByArithmetic),
         Box::new(KeysByQueries),
+        Box::new(HeadsApart),
         Box::new(SoftmaxLast),
         Box::new(PlainScores),
         Box::new(RaiseOpset::default()),

@@ -6,16 +6,24 @@
 use std::collections::BTreeSet;
 
 use super::sites::is_move;
-use crate::ir::{Graph, Node, NodeId, ValueId};
+use crate::ir::{Graph, Node, NodeId, Tensor, ValueId};
 
 /// At or below this a constant is what a mask is made of, not a measurement.
 const MASK: f32 = -1e4;
 
 fn hides(g: &Graph, v: ValueId) -> bool {
-    g.constant(v)
-        .filter(|t| t.dtype.is_float())
-        .and_then(|t| t.to_f32s())
-        .is_some_and(|x| x.iter().any(|x| *x <= MASK || !x.is_finite()))
+    let low =
+        |t: &Tensor| t.dtype.is_float() && t.to_f32s().is_some_and(|x| x.iter().any(|x| *x <= MASK || !x.is_finite()));
+    if let Some(t) = g.constant(v) {
+        return low(t);
+    }
+    // A constant all the same, but for its size.
+    let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return false };
+    match n.op.name.as_str() {
+        "ConstantOfShape" => n.attrs.tensor("value").is_some_and(low),
+        "Trilu" => n.input(0).is_some_and(|x| hides(g, x)),
+        _ => is_move(n) && n.input(0).is_some_and(|x| hides(g, x)),
+    }
 }
 
 /// Operands that hand the values of a mask on.
@@ -24,7 +32,7 @@ fn carried(n: &Node) -> &[Option<ValueId>] {
         _ if !n.op.is_onnx() => 0,
         "Where" => return n.inputs.get(1..).unwrap_or_default(),
         "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "Sum" | "Concat" => n.inputs.len(),
-        "Cast" | "CastLike" | "Neg" | "Abs" => 1,
+        "Cast" | "CastLike" | "Neg" | "Abs" | "Trilu" => 1,
         _ if is_move(n) => 1,
         _ => 0,
     };
@@ -173,5 +181,29 @@ mod tests {
         .unwrap();
         assert_eq!(names(&plain), ["mask"]);
         assert!(hidden(&plain.graph).contains(&plain.graph.find("a").unwrap()));
+    }
+
+    #[test]
+    fn a_mask_of_open_size_is_one() {
+        let m = parse_model(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[n,n] s, int64[2] size) => (float[n,n] p, float[n,n] q)
+            <int64 one = {1}, float[1,1] low = {-1e9}, float half = {0.5}>
+            {
+                full = ConstantOfShape <value = float[1] {-1e9}> (size)
+                upper = Trilu (full, one)
+                a = Add (s, upper)
+                p = Softmax <axis = -1> (a)
+                mild = ConstantOfShape <value = float[1] {-9.0}> (size)
+                b = Add (s, mild)
+                wide = Expand (low, size)
+                c = Sub (b, wide)
+                q = Softmax <axis = -1> (c)
+            }"#,
+        )
+        .unwrap();
+        let found = hidden(&m.graph);
+        let holds = |name: &str| found.contains(&m.graph.find(name).unwrap());
+        assert_eq!(["a", "b", "c"].map(holds), [true, false, true]);
     }
 }

@@ -182,6 +182,9 @@ pub struct Stats {
 /// What an additive mask adds at or below this hides: -100, -1e4, -1e9, minus infinity.
 pub const MASKED_BELOW: f32 = -60.0;
 
+/// Added to a score, a number above this leaves something of the score: float32 has steps of 1/4 there.
+pub const DROWNED_BELOW: f32 = -3e6;
+
 /// Scores at or below this are masks, not measurements. Much lower than [`MASKED_BELOW`], because products of queries and
 /// keys before their scale reach some hundreds.
 pub const HIDDEN_BELOW: f32 = -3000.0;

@@ -7,14 +7,11 @@ use crate::ir::{Attrs, DType, Dim, Graph, Tensor};
 use crate::passes::common::over_last_axis;
 use crate::pattern::{Attention, Mask, MaskKind};
 use crate::plan::scores::ScoreSite;
-use crate::quant::observe::MASKED_BELOW;
+use crate::quant::observe::{DROWNED_BELOW, MASKED_BELOW};
 use crate::rewrite::{Patch, Ref};
 
 /// Instead of a score that gets no weight.
 pub(super) const HIDDEN: f32 = -1e9;
-
-/// Added to a score, a number above this leaves something of the score: float32 has steps of 1/4 there.
-const DROWNED_BELOW: f32 = -3e6;
 
 /// What the masks of an attention do to its scores. Absent where they do nothing of the kind.
 pub(super) struct Hiding {
