@@ -105,6 +105,29 @@ pub fn changed_between(op: &str, from: i64, to: i64) -> bool {
     schema(op, older) != schema(op, newer) || !exists_at(op, older)
 }
 
+/// The input slot that carries what this attribute says, in the opsets where it is an input.
+pub fn attr_input(op: &str, attr: &str) -> Option<usize> {
+    Some(match (op, attr) {
+        (_, "axes") if op.starts_with("Reduce") => 1,
+        ("Squeeze" | "Unsqueeze", "axes") => 1,
+        ("Reshape" | "Expand", "shape") => 1,
+        ("Split", "split") => 1,
+        ("Tile", "repeats") => 1,
+        ("TopK", "k") => 1,
+        ("Pad", "pads") => 1,
+        ("Pad", "value") => 2,
+        ("Clip", "min") => 1,
+        ("Clip", "max") => 2,
+        ("Slice", "starts") => 1,
+        ("Slice", "ends") => 2,
+        ("Slice", "axes") => 3,
+        ("Slice", "steps") => 4,
+        ("CumSum", "axis") => 1,
+        ("Dropout", "ratio") => 1,
+        _ => return None,
+    })
+}
+
 /// The newest operator set the table knows.
 pub fn newest_opset() -> i64 {
     NEWEST

@@ -16,6 +16,7 @@
 //! - An operator of the standard domain exists at the model's operator set and takes that many inputs and outputs.
 //!   Operators withdrawn by the standard are let through; an operator set newer than the
 //!   [table](super::ops::newest_opset) is trusted about names the table does not know.
+//! - An attribute that became an input is none where it is one: runtimes refuse it, or overlook it.
 //! - What it reads is defined, also by its nested graphs.
 //! - Its attributes have names, no two the same.
 //!
@@ -332,6 +333,12 @@ impl<'m> Checker<'m> {
             let found = if ins.allows(n.inputs.len()) { given } else { n.inputs.len() };
             let wants = counted(ins, "input");
             self.node(id, None, format!("{} takes {wants} at opset {opset}, not {found}", op.name));
+        }
+        for a in &n.attrs.0 {
+            if ops::attr_input(&op.name, &a.name).is_some_and(|slot| ins.allows(slot + 1)) {
+                let message = format!("`{}` is an input of {} at opset {opset}, no attribute", a.name, op.name);
+                self.node(id, None, message);
+            }
         }
         if !outs.allows(n.outputs.len()) {
             let (wants, found) = (counted(outs, "output"), n.outputs.len());

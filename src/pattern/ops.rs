@@ -1,9 +1,10 @@
-//! What the rule language knows about the standard operators beyond [`crate::ir::ops`]: the widest arity of any version,
-//! which attributes later became constant inputs, and which values an absent attribute stands for.
+//! What the rule language knows about the standard operators beyond [`crate::ir::ops`]: the widest arity of any version, and
+//! which values an absent attribute stands for.
 //!
 //! Source: the operator schemas of the ONNX standard.
 
 use crate::ir::AttrValue;
+pub use crate::ir::ops::attr_input;
 use crate::ir::ops::{names, versions};
 
 /// Age and arity of a standard operator, over all its versions: a rule is checked before it meets a model.
@@ -56,29 +57,6 @@ pub(super) fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// The input slot that carries what this attribute says, in the opsets where it is an input.
-pub fn attr_input(op: &str, attr: &str) -> Option<usize> {
-    Some(match (op, attr) {
-        (_, "axes") if op.starts_with("Reduce") => 1,
-        ("Squeeze" | "Unsqueeze", "axes") => 1,
-        ("Reshape" | "Expand", "shape") => 1,
-        ("Split", "split") => 1,
-        ("Tile", "repeats") => 1,
-        ("TopK", "k") => 1,
-        ("Pad", "pads") => 1,
-        ("Pad", "value") => 2,
-        ("Clip", "min") => 1,
-        ("Clip", "max") => 2,
-        ("Slice", "starts") => 1,
-        ("Slice", "ends") => 2,
-        ("Slice", "axes") => 3,
-        ("Slice", "steps") => 4,
-        ("CumSum", "axis") => 1,
-        ("Dropout", "ratio") => 1,
-        _ => return None,
-    })
 }
 
 /// What an absent attribute means at this opset.
