@@ -41,7 +41,9 @@ use crate::passes::select::SelectByArithmetic;
 use crate::passes::softmax_last::SoftmaxLast;
 use crate::passes::split_projection::SplitProjection;
 use crate::passes::unfuse::Unfuse;
+use crate::passes::unit_gain::UnitGain;
 use crate::passes::vectors::Vectors;
+use crate::passes::whole_update::WholeUpdate;
 use crate::passes::widen_floats::widen_floats;
 use crate::passes::{Numerics, Pass, PassError};
 use crate::pattern::{RuleSet, attentions};
@@ -152,7 +154,7 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
 }
 
 /// What brings a model into the form that rules are written for.
-pub const BEFORE_RULES: [&dyn Pass; 15] = [
+pub const BEFORE_RULES: [&dyn Pass; 17] = [
     &CleanUp,
     &DecomposeAttention,
     &EinsumAsProduct,
@@ -163,10 +165,12 @@ pub const BEFORE_RULES: [&dyn Pass; 15] = [
     &SelectByArithmetic,
     &KeysByQueries,
     &FlatLayers,
+    &WholeUpdate,
     &CleanUp,
     &HeadsApart,
     &SoftmaxLast,
     &PlainScores,
+    &UnitGain,
     &FoldClose,
 ];
 

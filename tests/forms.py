@@ -103,6 +103,8 @@ class Graph:
 
 def layer_norm(g, x, form="node", size=D):
     gamma, beta = g.const(1 + 0.2 * g.rng.standard_normal(size)), g.const(0.2 * g.rng.standard_normal(size))
+    if "untrained" in form:
+        gamma, beta = g.const(np.ones(size)), g.const(np.zeros(size))
     if form == "node":
         return g.op("LayerNormalization", x, gamma, beta, axis=-1, epsilon=1e-5)
     mu = g.mean(x, -1)
@@ -622,7 +624,9 @@ def segformer():
 # ---- what a file can hold --------------------------------------------------------------------------------------------------
 
 
-CASES["norm-plain"] = lambda: encoder(norm="pow-plain", norms=0)
+CASES["norm-plain"] = lambda: encoder(norm="pow-plain")
+CASES["norm-untrained"] = lambda: encoder(opset=14, norm="pow-untrained")
+CASES["norm-untrained-gamma-first"] = lambda: encoder(opset=14, norm="gamma-first-untrained")
 CASES["norm-rms"] = lambda: encoder(norm="rms", norms=0)
 CASES["keep-opset-17"] = lambda: encoder(flags=["--keep-opset"], gelus=0)
 

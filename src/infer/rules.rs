@@ -151,6 +151,14 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
                 };
                 Some(Size::Known(n.max(0).try_into().ok()?))
             })();
+            // Counting from 0 up to a size that only the run knows.
+            let open = || {
+                let first = |i: usize| view.elements(i)?.first()?.clone();
+                (first(0)? == Size::Known(0) && first(2)? == ONE)
+                    .then(|| first(1).filter(Size::is_nonnegative))
+                    .flatten()
+            };
+            let n = n.or_else(open);
             one(ty, Some(vec![n]))
         }
         "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"

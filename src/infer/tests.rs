@@ -209,6 +209,15 @@ fn a_hostile_file_overflows_nothing() {
 }
 
 #[test]
+fn a_range_up_to_a_size_has_that_size() {
+    let body = r#"
+        zero = Constant <value_int = 0> () one = Constant <value_int = 1> () s = Shape (x) b = Gather (s, zero)
+        r = Range (zero, b, one)
+        up = Range (one, b, one)"#;
+    assert_eq!(infer(body, 17, &["r", "up"]), ["int64[batch]", "int64[?]"]);
+}
+
+#[test]
 fn an_einsum_has_the_sizes_of_its_letters() {
     let body = r#"
         a = Einsum <equation = "b n d, bmd -> bnm"> (x, x)

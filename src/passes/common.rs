@@ -2,7 +2,7 @@
 
 use super::{Outcome, PassError};
 use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Graph, Model, Node, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, PatchError, Ref, sweep};
 
 /// True if some node reads the value in a place that can be redirected (a nested graph's reading can not).
@@ -63,6 +63,11 @@ pub(super) fn root_mean_square(p: &mut Patch, name: &str, d: Ref, eps: Ref, opse
     let variance = over_last_axis(p, "ReduceMean", &format!("{name}_variance"), square, opset);
     let sum = p.node("Add", &format!("{name}_variance_eps"), &[variance, eps], Attrs::new());
     p.node("Sqrt", &format!("{name}_std"), &[sum], Attrs::new())
+}
+
+/// True if a reduction goes over the last of so many axes, and no other.
+pub(super) fn over_last(g: &Graph, n: &Node, rank: i64) -> bool {
+    g.ints(n, 1, "axes").is_some_and(|a| a.len() == 1 && a[0].rem_euclid(rank.max(1)) == rank - 1)
 }
 
 /// A reduction over the last axis, which stays with size 1. From opset 18 on the axes are an input.

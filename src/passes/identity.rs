@@ -1,7 +1,7 @@
 use super::common::{bypass, commit, is_plain, is_read};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, Given, ShapeMap, View};
-use crate::ir::{DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{DType, Graph, Model, Node, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -10,7 +10,7 @@ use crate::rewrite::{Patch, Ref};
 /// # When it fires
 /// Identity (initializers shared through one included), Dropout outside of training, Cast to the type the value has,
 /// Reshape, Flatten, Expand, Slice and Tile that keep the shape, Transpose in the given order, Concat of one, Pad by
-/// nothing, Squeeze and Unsqueeze of no axes, Mul and Div by 1, Sub of 0, Add of 0 to integers and of -0.0 to floats,
+/// nothing, Squeeze and Unsqueeze of no axes, Mul and Div by the number 1, Sub of 0, Add of 0 to integers and of -0.0 to floats,
 /// Equal of a boolean and true; two Casts of which the first loses nothing become one.
 /// Outputs of the graph are left: their name must stay.
 ///
@@ -103,7 +103,8 @@ fn unchanged(g: &Graph, id: NodeId, opset: i64, map: &ShapeMap) -> Option<ValueI
         "Concat" => node.inputs.len() == 1,
         "Pad" => view.list("pads", 1).or(Vec::new()).is_some_and(|p| !p.is_empty() && p.iter().all(|n| *n == 0)),
         "Squeeze" | "Unsqueeze" => matches!(view.list("axes", 1), Given::Known(a) if a.is_empty()),
-        "Mul" => return either(1.0, false),
+        // A gain of ones says what the model is: an untrained LayerNorm has one.
+        "Mul" => return either(1.0, false).filter(|x| !is_gain(node, *x, map)),
         "Div" => same(x) && all_are(map.constant(node.input(1)?), 1.0, false),
         "Sub" => same(x) && all_are(map.constant(node.input(1)?), 0.0, false),
         // The zero that changes no float: -0.0 + -0.0 is -0.0.
@@ -112,6 +113,11 @@ fn unchanged(g: &Graph, id: NodeId, opset: i64, map: &ShapeMap) -> Option<ValueI
         _ => false,
     };
     handed_on.then_some(x)
+}
+
+/// True if what multiplies `x` is a constant of several elements.
+fn is_gain(n: &Node, x: ValueId, map: &ShapeMap) -> bool {
+    n.inputs.iter().flatten().any(|v| *v != x && map.constant(*v).is_some_and(|t| t.len() > 1))
 }
 
 fn steps_are_one(view: &View) -> bool {

@@ -43,7 +43,9 @@ pub mod softmax_last;
 pub mod split_projection;
 pub mod unfuse;
 mod unfuse_attention;
+pub mod unit_gain;
 pub mod vectors;
+pub mod whole_update;
 pub mod widen_floats;
 
 use crate::ir::Model;

@@ -1,4 +1,4 @@
-use super::common::{over_last_axis, patch_nodes};
+use super::common::{over_last, over_last_axis, patch_nodes};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap, Size};
 use crate::ir::{Attrs, DType, Graph, Model, Node, NodeId, ValueId};
@@ -112,9 +112,4 @@ fn summed(g: &Graph, div: &Node, map: &ShapeMap) -> Option<(ValueId, bool)> {
     let (last, front) = dims.split_last()?;
     let fits = map.dims(kept)?.split_last() == Some((&Size::Known(1), front)) && last.known()? as f32 == count;
     ((squared || n.op.is("ReduceSum")) && fits && over_last(g, n, dims.len() as i64)).then_some((x, squared))
-}
-
-/// True if a reduction goes over the last of so many axes, and no other.
-fn over_last(g: &Graph, n: &Node, rank: i64) -> bool {
-    g.ints(n, 1, "axes").is_some_and(|a| a.len() == 1 && a[0].rem_euclid(rank.max(1)) == rank - 1)
 }

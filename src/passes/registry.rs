@@ -41,7 +41,9 @@ use super::select::SelectByArithmetic;
 use super::softmax_last::SoftmaxLast;
 use super::split_projection::SplitProjection;
 use super::unfuse::Unfuse;
+use super::unit_gain::UnitGain;
 use super::vectors::Vectors;
+use super::whole_update::WholeUpdate;
 
 /// Every pass, in the order help lists them.
 pub fn all() -> Vec<Box<dyn Pass>> {
@@ -75,7 +77,9 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(SelectByArithmetic),
         Box::new(KeysByQueries),
         Box::new(HeadsApart),
+        Box::new(WholeUpdate),
         Box::new(SoftmaxLast),
+        Box::new(UnitGain),
         Box::new(PlainScores),
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),
