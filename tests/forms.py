@@ -105,7 +105,7 @@ def layer_norm(g, x, form="node", size=D):
     gamma, beta = g.const(1 + 0.2 * g.rng.standard_normal(size)), g.const(0.2 * g.rng.standard_normal(size))
     if "untrained" in form:
         gamma, beta = g.const(np.ones(size)), g.const(np.zeros(size))
-    if form == "node":
+    if form in ("node", "untrained-node"):
         return g.op("LayerNormalization", x, gamma, beta, axis=-1, epsilon=1e-5)
     mu = g.mean(x, -1)
     d = g.op("Sub", x, mu)

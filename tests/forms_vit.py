@@ -323,3 +323,25 @@ def hybrid():
     x = g.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
     g.output(block_of(g, tokens(g, x, T), T), [T, D])
     return g.case(1, 2, 1)
+
+
+@case("vit-untrained")
+def untrained():
+    """As transformers initialises it: a class token of zeros beside patches, and weights of deviation 0.02, so that the token
+    that is read stays a thousand times as faint as the others. The residual stream needs more than a byte."""
+    g = Graph(17)
+    x = g.input("x", [T, D])
+    small = lambda x, ins, outs: g.op("Add", g.op("MatMul", x, g.weight(ins, outs, scale=0.02)), g.const(np.zeros(outs)))
+    batch = g.op("Slice", g.op("Shape", x), g.ints(0), g.ints(1))
+    cls = g.op("Expand", g.const(np.zeros((1, 1, D))), g.op("Concat", batch, g.ints(1, D), axis=0))
+    x = g.op("Concat", cls, g.op("Mul", x, g.const(5.0)), axis=1)
+    for _ in range(2):
+        y = layer_norm(g, x, "untrained-node")
+        q, k, v = (heads(g, small(y, D, D), T + 1) for _ in range(3))
+        s = g.op("Mul", g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2)), g.const(8**-0.5))
+        x = g.op("Add", x, small(merged(g, g.op("MatMul", g.op("Softmax", s, axis=-1), v), T + 1), D, D))
+        y = gelu(g, small(layer_norm(g, x, "untrained-node"), D, 2 * D))
+        x = g.op("Add", x, small(y, 2 * D, D))
+    y = layer_norm(g, x, "untrained-node")
+    g.output(g.op("Gather", y, g.const(0, np.int64), axis=1), [D])
+    return g.case(2, 5, 2)

@@ -425,7 +425,7 @@ fn decide(
                 Candidate::Affine { code, range } => {
                     (ptf::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
                 }
-                Candidate::Ptf { code, rule, second_code_beyond } => {
+                Candidate::Ptf { code, rule, second_code_beyond, .. } => {
                     let second = second_code_beyond
                         .filter(|_| recipe.form == Form::Integer && rule.splits() && code == Code::U8 && s.axis == -1);
                     let (p, outliers) = match second {
@@ -443,6 +443,18 @@ fn decide(
             let fine = |c: usize| outliers.iter().any(|o| o.channel == c);
             let mut e = ptf::expected_error(st, &p, |c| if fine(c) { 0.0 } else { 1.0 });
             e += outliers.iter().map(|o| f64::from(p.scale(o.channel)).powi(2) / 12.0 * st.count as f64).sum::<f64>();
+            let (mut p, mut outliers, mut what) = (p, outliers, what);
+            if let Candidate::Ptf { wide_beyond: Some(limit), .. } = *c {
+                let elements = (st.count * st.channels.len() as u64).max(1);
+                let share = e / elements as f64 * st.faintest();
+                if share > limit {
+                    (p, outliers) = (ptf::affine(Code::U16, st, Range::MinMax), Vec::new());
+                    e = ptf::expected_error(st, &p, |_| 1.0);
+                    what = format!(
+                        "one scale in 16 bits, as an error in 8 has {share:.2} of the variance of the faintest tokens"
+                    );
+                }
+            }
             if best.as_ref().is_none_or(|b| e < b.0) {
                 best = Some((e, p, outliers, what));
             }

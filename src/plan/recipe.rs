@@ -109,6 +109,10 @@ pub enum Candidate {
         /// a zero point a channel and uint8 codes, in the integer form.
         #[serde(default, rename = "second-code-beyond", skip_serializing_if = "Option::is_none")]
         second_code_beyond: Option<f64>,
+        /// Where the error is more than this share of a token's variance, on average over the tokens of the place where they
+        /// are faintest, the value gets uint16 codes with one scale instead.
+        #[serde(default, rename = "wide-beyond", skip_serializing_if = "Option::is_none")]
+        wide_beyond: Option<f64>,
     },
     /// No codes of its own: the layer's int32 sums, at their scale `s_x s_w[c]`, go into the Add that alone reads them, and
     /// the result is rounded once. Taken wherever it is possible, which is in the integer form only.

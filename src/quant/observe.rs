@@ -45,6 +45,9 @@ pub struct Channel {
     pub quarters: Vec<Quarter>,
 }
 
+/// Places of tokens that are told apart.
+const MOST_PLACES: usize = 4096;
+
 /// Into how many parts samples are divided, by their number.
 const QUARTERS: usize = 4;
 
@@ -177,6 +180,9 @@ pub struct Stats {
     /// Scores only: for each head, the smallest maximum of a row, over unmasked entries.
     pub row_max_min: Vec<f32>,
     pub rows: Vec<KeptRow>,
+    /// [`Watch::Tokens`] only: for each place of a token, the sum of the inverse variances there, and how many were summed.
+    #[serde(default)]
+    pub inverse_variances: Vec<(ExactSum, ExactSum)>,
 }
 
 /// What an additive mask adds at or below this hides: -100, -1e4, -1e9, minus infinity.
@@ -198,7 +204,15 @@ fn mix(mut x: u64) -> u64 {
 
 impl Stats {
     pub fn new(watch: Watch) -> Stats {
-        Stats { watch, dims: Vec::new(), channels: Vec::new(), count: 0, row_max_min: Vec::new(), rows: Vec::new() }
+        Stats {
+            watch,
+            dims: Vec::new(),
+            channels: Vec::new(),
+            count: 0,
+            row_max_min: Vec::new(),
+            rows: Vec::new(),
+            inverse_variances: Vec::new(),
+        }
     }
 
     /// The axis channels run along, if there is one.
@@ -285,8 +299,9 @@ impl Stats {
             Watch::Scores { .. } => self.keep_rows(x, dims, sample),
             Watch::Tokens { read, .. } => {
                 let rows = if layout.inner == 1 && dims.len() >= 3 { dims[dims.len() - 2] } else { 0 };
-                let weights = token_weights(x, layout, rows, read);
-                self.count_tokens(x, layout, &weights, (&lo, &hi), sample);
+                let tokens = token_weights(x, layout, rows, read);
+                self.add_inverse_variances(&tokens.inverse);
+                self.count_tokens(x, layout, &tokens.weights, (&lo, &hi), sample);
             }
             _ => {}
         }
@@ -377,6 +392,11 @@ impl Stats {
             a.merge(b);
         }
         self.count += o.count;
+        self.room_for_places(o.inverse_variances.len());
+        for (a, b) in self.inverse_variances.iter_mut().zip(&o.inverse_variances) {
+            a.0.merge(b.0);
+            a.1.merge(b.1);
+        }
         for (a, b) in self.row_max_min.iter_mut().zip(&o.row_max_min) {
             *a = a.min(*b);
         }
@@ -416,6 +436,27 @@ impl Stats {
     pub fn channel_range(&self, c: usize) -> (f32, f32) {
         let c = &self.channels[c];
         if c.min > c.max { (0.0, 0.0) } else { (c.min.min(0.0), c.max.max(0.0)) }
+    }
+
+    fn room_for_places(&mut self, places: usize) {
+        let room = places.max(self.inverse_variances.len()).min(MOST_PLACES);
+        self.inverse_variances.resize(room, Default::default());
+    }
+
+    fn add_inverse_variances(&mut self, more: &[(f64, f64)]) {
+        self.room_for_places(more.len());
+        for (a, b) in self.inverse_variances.iter_mut().zip(more) {
+            a.0.add(b.0);
+            a.1.add(b.1);
+        }
+    }
+
+    /// [`Watch::Tokens`] only: what a squared error of 1 is in the place whose tokens are faintest, on average over these, in
+    /// shares of the variance of the token it happens in, which is what a LayerNorm behind makes of it. 0 where no token was
+    /// seen.
+    pub fn faintest(&self) -> f64 {
+        let mean = |(sum, count): &(ExactSum, ExactSum)| if count.get() > 0.0 { sum.get() / count.get() } else { 0.0 };
+        self.inverse_variances.iter().map(mean).fold(0.0, f64::max)
     }
 
     /// Mean of channel `c`.

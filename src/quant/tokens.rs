@@ -24,9 +24,20 @@ fn places(read: &[i64], rows: usize) -> Vec<usize> {
 /// Weight of a token of median variance.
 pub(super) const TOKEN: f64 = 4096.0;
 
-/// The weight of each token of one sample: `TOKEN` times the median variance of a token over its own, between 1 and
-/// `256 TOKEN`. `rows` tokens stand in a row one after the other.
-pub(super) fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &Read) -> Vec<u32> {
+/// The tokens of one sample.
+pub(super) struct Tokens {
+    /// `TOKEN` times the median variance of a token over its own, between 1 and `256 TOKEN`.
+    pub weights: Vec<u32>,
+    /// For each place of a row, the sum of the inverse variances of the tokens there, and how many these are. Tokens that no
+    /// output reads, and those without a variance, are left out.
+    pub inverse: Vec<(f64, f64)>,
+}
+
+/// A token this faint counts no more than that.
+const FAINTEST: f64 = 1e-12;
+
+/// How much the tokens of one sample count; `rows` of them stand in a row one after the other.
+pub(super) fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &Read) -> Tokens {
     let tokens = layout.outer * layout.inner;
     let (mut s1, mut s2) = (vec![0f64; tokens], vec![0f64; tokens]);
     for (r, run) in x.chunks(layout.inner).enumerate() {
@@ -46,18 +57,24 @@ pub(super) fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &Read)
         0 => (1.0, 1.0),
         n => ((rows as f64 / n as f64).max(1.0), if read.alone { 0.0 } else { 1.0 }),
     };
+    let share = |t: usize| if rows > 0 && places.contains(&(t % rows)) { more } else { less };
     let one = |(t, v): (usize, &f64)| {
         let w = if *v > 0.0 { (TOKEN * median / v).clamp(1.0, 256.0 * TOKEN) } else { TOKEN };
-        (w * if rows > 0 && places.contains(&(t % rows)) { more } else { less }).round() as u32
+        (w * share(t)).round() as u32
     };
-    variances.iter().enumerate().map(one).collect()
+    let mut inverse = vec![(0.0, 0.0); rows.max(1)];
+    for (t, v) in variances.iter().enumerate().filter(|(t, v)| **v > 0.0 && share(*t) > 0.0) {
+        let place = &mut inverse[t % rows.max(1)];
+        *place = (place.0 + 1.0 / v.max(FAINTEST), place.1 + 1.0);
+    }
+    Tokens { weights: variances.iter().enumerate().map(one).collect(), inverse }
 }
 
 /// How much each row of `channels` numbers counts: the inverse of its variance, in shares of a row of median variance, and
 /// the tokens that are read as [`Read`] says. `rows` tokens stand in a row one after the other; 0: rows are no tokens.
 pub fn row_weights(x: &[f32], channels: usize, rows: usize, read: &Read) -> Vec<f64> {
     let layout = Layout { outer: x.len() / channels.max(1), channels, inner: 1 };
-    token_weights(x, layout, rows, read).into_iter().map(|w| f64::from(w) / TOKEN).collect()
+    token_weights(x, layout, rows, read).weights.into_iter().map(|w| f64::from(w) / TOKEN).collect()
 }
 
 #[cfg(test)]
@@ -69,11 +86,19 @@ mod tests {
         // Variances 1, 1, 16 and 4; the first token is read.
         let x = [-1.0, 1.0, -1.0, 1.0, -4.0, 4.0, -2.0, 2.0];
         let layout = Layout::of(&[1, 4, 2], -1).unwrap();
-        let w = |read: &[i64]| token_weights(&x, layout, 4, &Read { tokens: read.to_vec(), alone: false });
+        let all = |read: &[i64]| token_weights(&x, layout, 4, &Read { tokens: read.to_vec(), alone: false });
+        let w = |read: &[i64]| all(read).weights;
         let unit = TOKEN as u32;
         assert_eq!(w(&[]), [4 * unit, 4 * unit, unit / 4, unit]);
         assert_eq!(w(&[0]), [16 * unit, 4 * unit, unit / 4, unit]);
         assert_eq!(w(&[0]), w(&[-4]));
-        assert_eq!(token_weights(&x, layout, 4, &Read { tokens: vec![0], alone: true }), [16 * unit, 0, 0, 0]);
+        let alone = token_weights(&x, layout, 4, &Read { tokens: vec![0], alone: true });
+        assert_eq!(
+            (alone.weights, alone.inverse),
+            (vec![16 * unit, 0, 0, 0], vec![(1.0, 1.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)])
+        );
+        assert_eq!(all(&[0]).inverse, [(1.0, 1.0), (1.0, 1.0), (1.0 / 16.0, 1.0), (1.0 / 4.0, 1.0)]);
+        let two = token_weights(&x, layout, 2, &Read::default());
+        assert_eq!(two.inverse, [(1.0 + 1.0 / 16.0, 2.0), (1.0 + 1.0 / 4.0, 2.0)]);
     }
 }

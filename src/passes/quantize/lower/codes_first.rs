@@ -3,7 +3,7 @@
 //! *What it does.* QuantizeLinear goes in front of the moves that lead to it, with the scales and zero points that its
 //! channels have there, and DequantizeLinear behind the moves that follow it.
 //!
-//! *When it fires.* For QuantizeLinear behind a move nobody else reads: Reshape, Transpose, Squeeze, Unsqueeze, Flatten,
+//! *When it fires.* For QuantizeLinear to 8 bits behind a move nobody else reads: Reshape, Transpose, Squeeze, Unsqueeze, Flatten,
 //! Expand, Concat, Pad, Slice where all of what is sliced is read by Slices (windows that are rolled), Gather that makes no
 //! less than it reads, and Split all of whose parts are quantized alike. With a scale a
 //! channel the channels must be found again on the other side: an axis that Transpose moves, the last axis of a Reshape
@@ -50,7 +50,8 @@ impl Pass for CodesFirst {
                 if m.graph.try_node(id).is_none() {
                     continue;
                 }
-                let Some(c) = Coding::of(&m.graph, id) else { continue };
+                // Codes of 16 bits are float32 in the end: a move gains nothing by them.
+                let Some(c) = Coding::of(&m.graph, id).filter(|c| !c.is_wide()) else { continue };
                 let patches = match m.graph.node(id).op.is("QuantizeLinear") {
                     true => up(&m.graph, &c).or_else(|| up_split(&m.graph, &c)).into_iter().collect(),
                     false => down(&m.graph, &c),
