@@ -44,6 +44,20 @@ pub(super) fn last_two_swapped(rank: usize) -> Vec<i64> {
     perm
 }
 
+/// The axis of a Softmax over so many axes, counted from the front.
+pub(super) fn softmax_axis(n: &Node, rank: usize, opset: i64) -> usize {
+    let axis = n.attrs.int("axis").unwrap_or(if opset < 13 { 1 } else { -1 });
+    axis.rem_euclid(rank.max(1) as i64) as usize
+}
+
+/// The order that a Transpose gives so many axes.
+pub(super) fn perm_of(g: &Graph, id: NodeId, rank: usize) -> Option<Vec<usize>> {
+    match g.node(id).attrs.ints("perm") {
+        Some(p) => p.iter().map(|a| usize::try_from(*a).ok().filter(|a| *a < rank)).collect(),
+        None => Some((0..rank).rev().collect()),
+    }
+}
+
 /// The elements of a float constant along one axis.
 pub(super) fn flat(g: &Graph, p: &mut Patch, v: ValueId) -> Option<Ref> {
     let t = g.constant(v).filter(|t| t.dtype == DType::FLOAT)?;

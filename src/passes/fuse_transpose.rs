@@ -1,4 +1,4 @@
-use super::common::{bypass, commit, erasable, is_plain, is_read};
+use super::common::{bypass, commit, erasable, is_plain, is_read, perm_of};
 use super::reshape_static::static_target;
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap, Size};
@@ -104,13 +104,6 @@ enum Made {
 struct Found {
     x: ValueId,
     made: Made,
-}
-
-fn perm_of(g: &Graph, id: NodeId, rank: usize) -> Option<Vec<usize>> {
-    match g.node(id).attrs.ints("perm") {
-        Some(p) => p.iter().map(|a| usize::try_from(*a).ok().filter(|a| *a < rank)).collect(),
-        None => Some((0..rank).rev().collect()),
-    }
 }
 
 fn as_move(x: ValueId, perm: Vec<usize>) -> Found {

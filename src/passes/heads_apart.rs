@@ -1,6 +1,6 @@
 //! Attention whose heads and batch are one axis for the products alone.
 
-use super::common::{patch_rounds, sole_reader, sole_use};
+use super::common::{patch_rounds, softmax_axis, sole_reader, sole_use};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
 use crate::ir::{Attrs, Graph, Model, NodeId, ValueId};
@@ -164,8 +164,7 @@ impl Job<'_> {
                 Some(self.p.node("Transpose", &hint, &[x], Attrs::new().with_ints("perm", &[0, 1, 3, 2])))
             }
             "Softmax" => {
-                let axis = n.attrs.int("axis").unwrap_or(if self.opset < 13 { 1 } else { -1 });
-                if axis.rem_euclid(3) != 2 {
+                if softmax_axis(n, 3, self.opset) != 2 {
                     return None;
                 }
                 let x = self.apart(n.input(0)?, less)?;

@@ -1,6 +1,6 @@
 //! Attention whose scores lie in another order.
 
-use super::common::{last_two_swapped, patch_rounds, sole_reader, sole_use};
+use super::common::{last_two_swapped, patch_rounds, perm_of, softmax_axis, sole_reader, sole_use};
 use super::reshape_static::static_target;
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
@@ -72,13 +72,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
 /// The axis of a Softmax, and the rank of what it works on.
 fn axis_of(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<(usize, usize)> {
     let rank = map.rank(g.node(id).input(0)?).filter(|r| *r >= 2)?;
-    let axis = g.node(id).attrs.int("axis").unwrap_or(if opset < 13 { 1 } else { -1 });
-    Some((axis.rem_euclid(rank as i64) as usize, rank))
-}
-
-fn perm_of(g: &Graph, turn: NodeId, rank: usize) -> Option<Vec<usize>> {
-    let perm = g.node(turn).attrs.ints("perm")?;
-    perm.iter().map(|a| usize::try_from(*a).ok().filter(|a| *a < rank)).collect::<Option<Vec<_>>>()
+    Some((softmax_axis(g.node(id), rank, opset), rank))
 }
 
 fn swaps_last_two(g: &Graph, turn: NodeId, rank: usize) -> bool {

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip};
 
-use super::common::{over_last_axis, patch_rounds, sole_use};
+use super::common::{over_last_axis, patch_rounds, softmax_axis, sole_use};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
@@ -104,9 +104,8 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         return None;
     }
     let s = softmax.input(0)?;
-    let rank = map.rank(s).filter(|r| *r >= 2)? as i64;
-    let axis = softmax.attrs.int("axis").unwrap_or(if opset < 13 { 1 } else { -1 });
-    if axis.rem_euclid(rank) != rank - 1 || sole_use(g, s).is_none() {
+    let rank = map.rank(s).filter(|r| *r >= 2)?;
+    if softmax_axis(softmax, rank, opset) != rank - 1 || sole_use(g, s).is_none() {
         return None;
     }
     let (head, steps) = walk(g, map, s, MOST_STEPS)?;
