@@ -349,6 +349,9 @@ fn equalised<'p>(
     Ok(Cow::Owned(e))
 }
 
+/// The first operator set whose QuantizeLinear makes codes of 16 bits.
+const WIDE_CODES: i64 = 21;
+
 /// Carries a plan out.
 pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Model, CompileError> {
     if plan.model != p.fingerprint {
@@ -371,11 +374,14 @@ pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Mo
     if plan.form == Form::Integer {
         run(&Cse, &mut m, journal)?;
         infer::annotate(&mut m);
-        let lowering: [&dyn Pass; 7] =
-            [&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel, &WideCodes];
+        let lowering: [&dyn Pass; 6] =
+            [&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel];
         for pass in lowering {
             run(pass, &mut m, journal)?;
         }
+    }
+    if plan.form == Form::Integer || m.opset() < WIDE_CODES {
+        run(&WideCodes, &mut m, journal)?;
     }
     run(&Cse, &mut m, journal)?;
     sweep(&mut m);

@@ -1,5 +1,8 @@
 """Blocks of vision transformers of their own kind, after timm. Adds to the cases of forms.py."""
 
+import pathlib
+import tempfile
+
 import numpy as np
 
 from forms import D, H, Graph, block, case, gelu, layer_norm, linear
@@ -326,7 +329,7 @@ def hybrid():
 
 
 @case("vit-untrained")
-def untrained():
+def untrained(flags=()):
     """As transformers initialises it: a class token of zeros beside patches, and weights of deviation 0.02, so that the token
     that is read stays a thousand times as faint as the others. The residual stream needs more than a byte."""
     g = Graph(17)
@@ -344,4 +347,15 @@ def untrained():
         x = g.op("Add", x, small(y, 2 * D, D))
     y = layer_norm(g, x, "untrained-node")
     g.output(g.op("Gather", y, g.const(0, np.int64), axis=1), [D])
-    return g.case(2, 5, 2)
+    return g.case(2, 5, 2, flags)
+
+
+@case("vit-untrained-qdq")
+def untrained_qdq():
+    """The same in the form with QuantizeLinear, which has no codes of 16 bits at the opset of the model. Seven bits of weights:
+    onnxruntime's product of uint8 and int8 saturates without VNNI."""
+    recipe = pathlib.Path(__file__).parents[1] / "passes/recipes/fq-vit.yaml"
+    text = recipe.read_text().replace("form: integer", "form: qdq").replace("code: i8", "code: i7")
+    changed = pathlib.Path(tempfile.mkdtemp()) / "qdq.yaml"
+    changed.write_text(text)
+    return untrained(["--recipe", str(changed)])
