@@ -174,26 +174,26 @@ def twice():
 # ---- How weights lie ------------------------------------------------------------------------------------------------------
 
 
+def channels_first(by_key):
+    def attend(g, y):
+        q, k, v = qkv(g, y)
+        s = g.op("Mul", product(g, *(k, q) if by_key else (q, k)), g.const(SCALE))
+        w = g.op("Softmax", s, axis=2 if by_key else -1)
+        y = g.op("MatMul", g.transpose(v, 0, 1, 3, 2), w if by_key else g.transpose(w, 0, 1, 3, 2))
+        return linear(g, merged(g, g.transpose(y, 0, 1, 3, 2)), D, D)
+    return network(17, attend)
+
+
 @case("weights-on-the-right")
 def right():
     """(V^T W^T)^T, as blocks that keep channels first."""
-    def attend(g, y):
-        q, k, v = qkv(g, y)
-        w = g.op("Softmax", g.op("Mul", product(g, q, k), g.const(SCALE)), axis=-1)
-        y = g.op("MatMul", g.transpose(v, 0, 1, 3, 2), g.transpose(w, 0, 1, 3, 2))
-        return linear(g, merged(g, g.transpose(y, 0, 1, 3, 2)), D, D)
-    return network(17, attend)
+    return channels_first(by_key=False)
 
 
 @case("weights-by-key-on-the-right")
 def right_by_key():
-    """V^T times a Softmax over queries' axis of K Q^T."""
-    def attend(g, y):
-        q, k, v = qkv(g, y)
-        w = g.op("Softmax", g.op("Mul", product(g, k, q), g.const(SCALE)), axis=2)
-        y = g.op("MatMul", g.transpose(v, 0, 1, 3, 2), w)
-        return linear(g, merged(g, g.transpose(y, 0, 1, 3, 2)), D, D)
-    return network(17, attend)
+    """V^T times a Softmax over the queries' axis of K Q^T."""
+    return channels_first(by_key=True)
 
 
 def by_einsum(first, second, axis=-1, keys=H):

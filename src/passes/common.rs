@@ -5,6 +5,11 @@ use crate::infer::{self, ShapeMap};
 use crate::ir::{Attrs, DType, Graph, Model, Node, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, PatchError, Ref, sweep};
 
+/// True if the model has a standard operator of this name.
+pub(super) fn has(m: &Model, op: &str) -> bool {
+    m.graph.nodes().any(|(_, n)| n.op.is(op))
+}
+
 /// True if some node reads the value in a place that can be redirected (a nested graph's reading can not).
 pub(super) fn is_read(g: &Graph, v: ValueId) -> bool {
     g.uses(v).iter().any(|(_, slot)| *slot != usize::MAX)
@@ -42,6 +47,52 @@ pub(super) fn last_two_swapped(rank: usize) -> Vec<i64> {
     let mut perm: Vec<i64> = (0..rank as i64).collect();
     perm.swap(rank - 2, rank - 1);
     perm
+}
+
+/// Moves between `from` (excluded) and `to`, in order from `from`.
+pub(super) fn moves_between(g: &Graph, from: ValueId, to: ValueId) -> Vec<NodeId> {
+    let mut path = Vec::new();
+    let mut v = to;
+    while v != from {
+        let Some(p) = g.producer(v) else { break };
+        path.push(p);
+        match g.node(p).input(0) {
+            Some(x) => v = x,
+            None => break,
+        }
+    }
+    path.reverse();
+    path
+}
+
+/// The same moves of another value, each named after what the old one makes and `what`.
+pub(super) fn moved(g: &Graph, p: &mut Patch, moves: &[NodeId], mut x: Ref, what: &str) -> Ref {
+    for id in moves {
+        let n = g.node(*id);
+        let mut inputs: Vec<Option<Ref>> = n.inputs.iter().map(|v| v.map(Ref::from)).collect();
+        inputs[0] = Some(x);
+        let hint = format!("{}_{what}", n.out().map_or("", |v| g.name_of(v)));
+        x = p.node_with(n.op.clone(), &inputs, &[&hint], n.attrs.clone())[0];
+    }
+    x
+}
+
+/// Nodes between the product and the Softmax of attention that are looked at.
+pub(super) const MOST_STEPS: u32 = 12;
+
+/// True if a product of two computed values is behind `v`, through what is done to scores. `most`: operands may be shared, so
+/// that a chain of n sums has 2^n ways.
+pub(super) fn leads(g: &Graph, v: ValueId, most: u32) -> bool {
+    let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return false };
+    let Some(less) = most.checked_sub(1) else { return false };
+    let any = |slots: &[usize]| slots.iter().any(|i| n.input(*i).is_some_and(|x| leads(g, x, less)));
+    match n.op.name.as_str() {
+        "MatMul" => n.inputs.iter().flatten().all(|x| g.constant(*x).is_none()),
+        "Reshape" | "Transpose" | "Clip" | "ReduceMax" | "ReduceMean" => any(&[0]),
+        "Where" => any(&[1, 2]),
+        "Add" | "Sub" | "Mul" | "Div" => any(&[0, 1]),
+        _ => false,
+    }
 }
 
 /// The axis of a Softmax over so many axes, counted from the front.

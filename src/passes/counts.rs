@@ -1,6 +1,6 @@
 //! Counting in integers that every runtime adds up.
 
-use super::common::patch_nodes;
+use super::common::{has, patch_nodes};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId};
@@ -44,7 +44,7 @@ impl Pass for CountsInInt32 {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        if !model.graph.nodes().any(|(_, n)| n.op.is("CumSum")) {
+        if !has(model, "CumSum") {
             return Ok(Outcome::default());
         }
         let map = infer::shapes(model);

@@ -1,6 +1,6 @@
 //! Attention whose scores lie in another order.
 
-use super::common::{last_two_swapped, patch_rounds, perm_of, softmax_axis, sole_reader, sole_use};
+use super::common::{MOST_STEPS, last_two_swapped, leads, patch_rounds, perm_of, softmax_axis, sole_reader, sole_use};
 use super::reshape_static::static_target;
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
@@ -188,7 +188,7 @@ impl Job<'_> {
                 if both.is_sorted() {
                     return Some(x.into());
                 }
-                if let Some(up) = self.leads_up(x).then(|| self.turned(x, &both)).flatten() {
+                if let Some(up) = leads(g, x, MOST_STEPS).then(|| self.turned(x, &both)).flatten() {
                     return Some(up);
                 }
                 let perm: Vec<i64> = both.iter().map(|a| *a as i64).collect();
@@ -196,8 +196,11 @@ impl Job<'_> {
             }
             "Add" | "Sub" | "Mul" | "Div" | "Where" => {
                 // The scores among the operands: the product is behind one of them.
-                let main =
-                    n.inputs.iter().flatten().position(|x| self.map.rank(*x) == Some(rank) && self.leads_up(*x))?;
+                let main = n
+                    .inputs
+                    .iter()
+                    .flatten()
+                    .position(|x| self.map.rank(*x) == Some(rank) && leads(g, *x, MOST_STEPS))?;
                 let mut inputs = Vec::new();
                 for (i, x) in n.inputs.iter().flatten().enumerate() {
                     inputs.push(if i == main { self.turned(*x, perm)? } else { self.moved(*x, perm)? });
@@ -222,17 +225,6 @@ impl Job<'_> {
                 Some(self.patch.node("Reshape", &hint, &[x, shape], Attrs::new()))
             }
             _ => None,
-        }
-    }
-
-    /// True if a product makes `v`, through what `turned` goes through.
-    fn leads_up(&self, v: ValueId) -> bool {
-        let Some(n) = self.g.producer(v).map(|n| self.g.node(n)) else { return false };
-        match n.op.name.as_str() {
-            "MatMul" => n.op.is_onnx(),
-            "Add" | "Sub" | "Mul" | "Div" | "Where" => n.inputs.iter().flatten().any(|x| self.leads_up(*x)),
-            "Reshape" | "Transpose" => n.input(0).is_some_and(|x| self.leads_up(x)),
-            _ => false,
         }
     }
 

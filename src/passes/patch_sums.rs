@@ -1,6 +1,6 @@
 //! Overlapping patches added up.
 
-use super::common::patch_nodes;
+use super::common::{has, patch_nodes};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor};
@@ -46,7 +46,7 @@ impl Pass for PatchSums {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        if !model.graph.nodes().any(|(_, n)| n.op.is("Col2Im")) {
+        if !has(model, "Col2Im") {
             return Ok(Outcome::default());
         }
         let map = infer::shapes(model);

@@ -2,7 +2,9 @@
 
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip};
 
-use super::common::{over_last_axis, patch_rounds, softmax_axis, sole_use};
+use super::common::{
+    MOST_STEPS, has, leads, moved, moves_between, over_last_axis, patch_rounds, softmax_axis, sole_use,
+};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
@@ -53,7 +55,7 @@ impl Pass for PlainScores {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        if !model.graph.nodes().any(|(_, n)| n.op.is("Softmax")) {
+        if !has(model, "Softmax") {
             return Ok(Outcome::default());
         }
         let opset = model.opset();
@@ -61,8 +63,6 @@ impl Pass for PlainScores {
     }
 }
 
-/// Nodes between product and Softmax that are looked at.
-const MOST_STEPS: u32 = 12;
 /// What is put in place of a score, or what a mask is multiplied with, hides from here on.
 const HIDES: f32 = -1e3;
 /// Bounds this far out say nothing of scores that float32 can hold apart after Softmax.
@@ -166,20 +166,6 @@ fn walk(g: &Graph, map: &ShapeMap, v: ValueId, most: u32) -> Option<(ValueId, Ve
     let (head, mut steps) = walk(g, map, x, most - 1)?;
     steps.push(Step { kind, keeps_shape: map.same_shape(x, v) });
     Some((head, steps))
-}
-
-/// True if a product of two computed values is behind `v`.
-fn leads(g: &Graph, v: ValueId, most: u32) -> bool {
-    let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return false };
-    let Some(less) = most.checked_sub(1) else { return false };
-    let any = |slots: &[usize]| slots.iter().any(|i| n.input(*i).is_some_and(|x| leads(g, x, less)));
-    match n.op.name.as_str() {
-        "MatMul" => n.inputs.iter().flatten().all(|x| g.constant(*x).is_none()),
-        "Reshape" | "Transpose" | "Clip" | "ReduceMax" | "ReduceMean" => any(&[0]),
-        "Where" => any(&[1, 2]),
-        "Add" | "Sub" | "Mul" | "Div" => any(&[0, 1]),
-        _ => false,
-    }
 }
 
 /// A factor that keeps the order of a row: positive numbers, alike for each row and key.
@@ -406,9 +392,9 @@ impl Chain<'_> {
             return Some(p.constant(&format!("{hint}_term"), tensor(&(product(&t, by)? * sign))));
         }
         let (mut x, mut by): (Ref, _) = (term.into(), by * sign);
-        if let Some((at, c)) = scaled(self.g, term) {
-            x = moved(self.g, p, term, at)?;
-            by *= c;
+        if let Some(s) = scaled(self.g, term) {
+            x = moved(self.g, p, &moves_between(self.g, s.product, term), s.of.into(), "plain");
+            by *= s.by;
             if self.lifts(term, minus) {
                 let top = over_last_axis(p, "ReduceMax", &format!("{hint}_top"), x, self.opset);
                 x = p.node("Sub", &format!("{hint}_below"), &[top, x], Attrs::new());
@@ -426,32 +412,31 @@ impl Chain<'_> {
 
     /// True for what is multiplied with a number so large that it lifts some scores far above the others.
     fn lifts(&self, term: ValueId, minus: bool) -> bool {
-        let times = scaled(self.g, term).map_or(0.0, |(_, c)| if minus { -c } else { c });
+        let times = scaled(self.g, term).map_or(0.0, |s| if minus { -s.by } else { s.by });
         times >= -HIDES && !one_a_row(self.map, term)
     }
 }
 
-/// The value that a Mul by one number, seen through moves, multiplies, and that number.
-fn scaled(g: &Graph, v: ValueId) -> Option<(ValueId, f32)> {
-    let n = g.node(g.producer(v)?);
-    if is_move(n) && !n.op.is("Concat") && n.outputs.len() == 1 {
-        return scaled(g, n.input(0)?);
-    }
-    if !n.op.is("Mul") {
-        return None;
-    }
-    let number = |v: ValueId| array(g, v).filter(|t| t.len() == 1).and_then(|t| t.first().copied());
-    let (slot, c) = (0..2).find_map(|i| Some((i, number(n.input(i)?).filter(|c| c.is_finite() && *c != 0.0)?)))?;
-    Some((n.input(1 - slot)?, c))
+/// What a Mul by one number multiplies.
+struct Scaled {
+    of: ValueId,
+    by: f32,
+    /// What the Mul makes.
+    product: ValueId,
 }
 
-/// The moves between the Mul that multiplies `at` and `v`, on `at` itself.
-fn moved(g: &Graph, p: &mut Patch, v: ValueId, at: ValueId) -> Option<Ref> {
-    let n = g.node(g.producer(v)?);
-    if n.op.is("Mul") {
-        return Some(at.into());
+/// The Mul by one number that `v` comes from by moves that take its elements as they are.
+fn scaled(g: &Graph, mut v: ValueId) -> Option<Scaled> {
+    loop {
+        let n = g.node(g.producer(v)?);
+        // What Concat and Pad put in is not multiplied.
+        if !is_move(n) || n.op.is("Concat") || n.op.is("Pad") || n.outputs.len() != 1 {
+            break;
+        }
+        v = n.input(0)?;
     }
-    let mut inputs: Vec<Option<Ref>> = n.inputs.iter().map(|v| v.map(Ref::from)).collect();
-    inputs[0] = Some(moved(g, p, n.input(0)?, at)?);
-    Some(p.node_with(n.op.clone(), &inputs, &[&format!("{}_plain", g.name_of(v))], n.attrs.clone())[0])
+    let n = g.node(g.producer_is(v, "Mul")?);
+    let number = |v: ValueId| array(g, v).filter(|t| t.len() == 1).and_then(|t| t.first().copied());
+    let (slot, by) = (0..2).find_map(|i| Some((i, number(n.input(i)?).filter(|c| c.is_finite() && *c != 0.0)?)))?;
+    Some(Scaled { of: n.input(1 - slot)?, by, product: v })
 }

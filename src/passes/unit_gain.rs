@@ -1,6 +1,6 @@
 //! LayerNorms that have no gain.
 
-use super::common::{over_last, patch_nodes};
+use super::common::{has, over_last, patch_nodes};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
@@ -44,6 +44,9 @@ impl Pass for UnitGain {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        if !has(model, "ReduceMean") {
+            return Ok(Outcome::default());
+        }
         let map = infer::shapes(model);
         patch_nodes(model, |g, id| patch(g, id, &map))
     }

@@ -1,6 +1,6 @@
 //! Assignments to all of a value.
 
-use super::common::patch_nodes;
+use super::common::{has, patch_nodes};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap, Size};
 use crate::ir::{Graph, Model, NodeId, ValueId};
@@ -42,7 +42,7 @@ impl Pass for WholeUpdate {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        if !model.graph.nodes().any(|(_, n)| n.op.is("ScatterND")) {
+        if !has(model, "ScatterND") {
             return Ok(Outcome::default());
         }
         let map = infer::shapes(model);
@@ -92,48 +92,37 @@ fn ranges(g: &Graph, map: &ShapeMap, indices: ValueId, dims: &[Size]) -> bool {
     let last = map.rank(indices).is_some_and(|r| {
         all.attrs.int("axis").is_some_and(|a| a.rem_euclid(r.max(1) as i64) == r as i64 - 1) && r == dims.len() + 1
     });
-    last && all.inputs.len() == dims.len()
-        && all.inputs.iter().enumerate().all(|(axis, v)| v.is_some_and(|v| counts(g, map, v, axis, dims)))
+    let counts = |(axis, v): (usize, &Option<ValueId>)| v.and_then(|v| counts(g, map, v, axis, dims)) == Some(true);
+    last && all.inputs.len() == dims.len() && all.inputs.iter().enumerate().all(counts)
 }
 
-/// True if `v`, which has one axis more at its end, holds the place of each element along `axis`.
-fn counts(g: &Graph, map: &ShapeMap, v: ValueId, axis: usize, dims: &[Size]) -> bool {
-    let whole: Vec<Size> = dims.iter().cloned().chain([Size::Known(1)]).collect();
-    if map.dims(v) != Some(&whole) {
-        return false;
-    }
-    // From the end to the Range: where the axis that counts is, from the right, after the axis of size 1 is gone.
-    let Some(mut at) = g
-        .producer(v)
-        .map(|n| g.node(n))
-        .filter(|n| n.op.is("Unsqueeze") || n.op.is("Reshape"))
-        .and_then(|n| n.input(0))
-    else {
-        return false;
+/// Whether `v`, which has one axis more at its end, holds the place of each element along `axis`; `None` if that is not told.
+fn counts(g: &Graph, map: &ShapeMap, v: ValueId, axis: usize, dims: &[Size]) -> Option<bool> {
+    let relabelled = |v: ValueId| {
+        let n = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is("Unsqueeze") || n.op.is("Reshape"))?;
+        n.input(0)
     };
-    if map.dims(at) != Some(dims) {
-        return false;
+    let one = Size::Known(1);
+    let mut at = relabelled(v)?;
+    if map.dims(v)?.split_last() != Some((&one, dims)) || map.dims(at)? != dims {
+        return Some(false);
     }
     if let Some(expand) = g.producer_is(at, "Expand") {
-        let Some(x) = g.node(expand).input(0) else { return false };
-        at = x;
+        at = g.node(expand).input(0)?;
     }
-    let Some(shape) = map.dims(at) else { return false };
-    let from_right = dims.len() - axis;
-    let alone = shape.len() >= from_right
-        && shape
-            .iter()
-            .rev()
-            .enumerate()
-            .all(|(i, d)| *d == if i + 1 == from_right { dims[axis].clone() } else { Size::Known(1) });
-    while let Some(n) = g.producer(at).map(|n| g.node(n)).filter(|n| n.op.is("Reshape") || n.op.is("Unsqueeze")) {
-        let Some(x) = n.input(0) else { return false };
+    // Before it is repeated, the axis that counts stands alone.
+    let (shape, behind) = (map.dims(at)?, dims.len() - axis - 1);
+    let is_alone = |(i, d): (usize, &Size)| *d == if i == behind { dims[axis].clone() } else { one.clone() };
+    if shape.len() <= behind || !shape.iter().rev().enumerate().all(is_alone) {
+        return Some(false);
+    }
+    while let Some(x) = relabelled(at) {
         at = x;
     }
     if let Some(places) = map.constant(at).and_then(|t| t.to_i64s()) {
-        return alone && places.iter().enumerate().all(|(i, p)| *p == i as i64);
+        return Some(places.iter().enumerate().all(|(i, p)| *p == i as i64));
     }
-    let Some(range) = g.producer_is(at, "Range").map(|n| g.node(n)) else { return false };
-    let number = |slot: usize| range.input(slot).and_then(|v| map.constant(v)).and_then(|t| t.as_scalar());
-    alone && number(0) == Some(0.0) && number(2) == Some(1.0) && map.dims(at) == Some(&dims[axis..=axis])
+    let range = g.node(g.producer_is(at, "Range")?);
+    let number = |slot: usize| map.constant(range.input(slot)?)?.as_scalar();
+    Some(number(0)? == 0.0 && number(2)? == 1.0 && map.dims(at)? == &dims[axis..=axis])
 }

@@ -11,18 +11,35 @@ use crate::ir::{Graph, Node, NodeId, Tensor, ValueId};
 /// At or below this a constant is what a mask is made of, not a measurement.
 const MASK: f32 = -1e4;
 
-fn hides(g: &Graph, v: ValueId) -> bool {
-    let low =
-        |t: &Tensor| t.dtype.is_float() && t.to_f32s().is_some_and(|x| x.iter().any(|x| *x <= MASK || !x.is_finite()));
-    if let Some(t) = g.constant(v) {
-        return low(t);
+fn is_low(t: &Tensor) -> bool {
+    t.dtype.is_float() && t.to_f32s().is_some_and(|x| x.iter().any(|x| *x <= MASK || !x.is_finite()))
+}
+
+/// What is made of such constants alone, or is one but for its size, which only a run knows.
+struct Low<'g> {
+    g: &'g Graph,
+    made: BTreeSet<ValueId>,
+}
+
+impl<'g> Low<'g> {
+    fn of(g: &'g Graph) -> Low<'g> {
+        let mut low = Low { g, made: BTreeSet::new() };
+        for id in g.schedule() {
+            let n = g.node(id);
+            let hides = match n.op.name.as_str() {
+                _ if !n.op.is_onnx() => false,
+                "ConstantOfShape" => n.attrs.tensor("value").is_some_and(is_low),
+                _ => (is_move(n) || n.op.is("Trilu")) && n.input(0).is_some_and(|x| low.hides(x)),
+            };
+            if hides {
+                low.made.extend(n.outputs.iter().flatten());
+            }
+        }
+        low
     }
-    // A constant all the same, but for its size.
-    let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return false };
-    match n.op.name.as_str() {
-        "ConstantOfShape" => n.attrs.tensor("value").is_some_and(low),
-        "Trilu" => n.input(0).is_some_and(|x| hides(g, x)),
-        _ => is_move(n) && n.input(0).is_some_and(|x| hides(g, x)),
+
+    fn hides(&self, v: ValueId) -> bool {
+        self.made.contains(&v) || self.g.constant(v).is_some_and(is_low)
     }
 }
 
@@ -98,14 +115,14 @@ fn hides_only(g: &Graph, v: ValueId) -> bool {
 }
 
 /// Values that only become a mask: `1 - m` in `(1 - m) * -10000`. An error of theirs would be as many times as large.
-fn becoming(g: &Graph) -> BTreeSet<ValueId> {
+fn becoming(g: &Graph, low: &Low) -> BTreeSet<ValueId> {
     let mut found = BTreeSet::new();
     for id in g.schedule().into_iter().rev() {
         let n = g.node(id);
         let Some(v) = n.out().filter(|v| n.outputs.len() == 1 && !g.is_output(*v)) else { continue };
         let only = |(user, slot): (NodeId, usize)| {
             let n = g.node(user);
-            let grows = n.op.is("Mul") && slot < 2 && n.input(1 - slot).is_some_and(|c| hides(g, c));
+            let grows = n.op.is("Mul") && slot < 2 && n.input(1 - slot).is_some_and(|c| low.hides(c));
             grows || slot < carried(n).len() && n.out().is_some_and(|y| found.contains(&y))
         };
         let uses = g.uses(v);
@@ -118,16 +135,17 @@ fn becoming(g: &Graph) -> BTreeSet<ValueId> {
 
 /// The values that may hold a mask, alone or added to something, and those that become one.
 pub(super) fn hidden(g: &Graph) -> BTreeSet<ValueId> {
+    let low = Low::of(g);
     let mut found: BTreeSet<ValueId> = mask_inputs(g).into_iter().collect();
     for id in g.schedule() {
         let n = g.node(id);
         // A maximum is not lowered by a bound.
         let made = matches!(n.op.name.as_str(), "Add" | "Sub" | "Mul" | "Where" | "Concat");
-        if carried(n).iter().flatten().any(|v| found.contains(v) || made && hides(g, *v)) {
+        if carried(n).iter().flatten().any(|v| found.contains(v) || made && low.hides(*v)) {
             found.extend(n.outputs.iter().flatten());
         }
     }
-    found.extend(becoming(g));
+    found.extend(becoming(g, &low));
     found
 }
 

@@ -417,10 +417,16 @@ fn decide(
     let fallback = [Candidate::Affine { code: Code::U8, range: Range::Mse }];
     let per_tensor: &[Candidate] = if affine.is_empty() { &fallback } else { &affine };
     let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
+    // Of a channel in two codes, the finer ones round what the coarser ones leave.
+    let error = |p: &QParams, outliers: &[Outlier]| {
+        let split = |c: usize| outliers.iter().any(|o| o.channel == c);
+        ptf::expected_error(st, p, |c| if split(c) { 0.0 } else { 1.0 })
+            + outliers.iter().map(|o| f64::from(p.scale(o.channel)).powi(2) / 12.0 * st.count as f64).sum::<f64>()
+    };
     let best = |cands: &[Candidate]| -> (QParams, Vec<Outlier>, String) {
         let mut best: Option<(f64, QParams, Vec<Outlier>, String)> = None;
         for c in cands {
-            let (p, outliers, what) = match *c {
+            let (mut p, mut outliers, mut what) = match *c {
                 Candidate::Sums => continue,
                 Candidate::Affine { code, range } => {
                     (ptf::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
@@ -440,16 +446,12 @@ fn decide(
                     (p, outliers, what)
                 }
             };
-            let fine = |c: usize| outliers.iter().any(|o| o.channel == c);
-            let mut e = ptf::expected_error(st, &p, |c| if fine(c) { 0.0 } else { 1.0 });
-            e += outliers.iter().map(|o| f64::from(p.scale(o.channel)).powi(2) / 12.0 * st.count as f64).sum::<f64>();
-            let (mut p, mut outliers, mut what) = (p, outliers, what);
+            let mut e = error(&p, &outliers);
             if let Candidate::Ptf { wide_beyond: Some(limit), .. } = *c {
-                let elements = (st.count * st.channels.len() as u64).max(1);
-                let share = e / elements as f64 * st.faintest();
+                let share = e / (st.count * st.channels.len() as u64).max(1) as f64 * st.faintest();
                 if share > limit {
                     (p, outliers) = (ptf::affine(Code::U16, st, Range::MinMax), Vec::new());
-                    e = ptf::expected_error(st, &p, |_| 1.0);
+                    e = error(&p, &outliers);
                     what = format!(
                         "one scale in 16 bits, as an error in 8 has {share:.2} of the variance of the faintest tokens"
                     );

@@ -39,14 +39,7 @@ pub fn narrow_floats(m: &Model) -> Option<DType> {
         Def::Init(t) | Def::InputWithDefault(t) => Some(t.dtype),
         _ => v.ty.as_ref().map(|t| t.dtype),
     });
-    let mut found = None;
-    for t in types.filter(|t| narrow(*t)) {
-        if t == DType::BFLOAT16 {
-            return Some(t);
-        }
-        found = Some(t);
-    }
-    found
+    types.filter(|t| narrow(*t)).max_by_key(|t| *t == DType::BFLOAT16)
 }
 
 /// Makes every float16 and bfloat16 value of a graph float32: weights are widened, which is exact, and conversions to a

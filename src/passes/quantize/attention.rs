@@ -14,6 +14,7 @@
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.3; anchors, rounding and normalisation as `quant::lis` documents.
 
 use crate::ir::{Attrs, DType, Dim, Graph, Model, Tensor};
+use crate::passes::common::{moved, moves_between};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::pattern::Attention;
 use crate::plan::scores::score_site;
@@ -97,13 +98,7 @@ impl QuantizeAttention<'_> {
                     .activation(g.name_of(at), true)
                     .ok_or_else(|| failed(format!("the plan has no entry for its values `{}`", g.name_of(at))))?;
                 let mut vq = super::quantize_linear(&mut p, at.into(), &v.params, g.name_of(at));
-                for mv in super::moves_between(g, at, values) {
-                    let n = g.node(mv);
-                    let mut inputs: Vec<Option<Ref>> = n.inputs.iter().map(|v| v.map(Ref::from)).collect();
-                    inputs[0] = Some(vq);
-                    let hint = format!("{}_q", n.out().map_or("", |v| g.name_of(v)));
-                    vq = p.node_with(n.op.clone(), &inputs, &[&hint], n.attrs.clone())[0];
-                }
+                vq = moved(g, &mut p, &moves_between(g, at, values), vq, "q");
                 let reshape = |p: &mut Patch, x: Ref, to: &[i64], hint: String| {
                     let to = p.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
                     p.node("Reshape", &hint, &[x, to], Attrs::new())

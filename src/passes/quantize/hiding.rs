@@ -45,9 +45,11 @@ pub(super) fn hiding(
         }
         _ => None,
     };
-    let keep = match masks.iter().map(|m| fill(m)).collect::<Option<Vec<f32>>>() {
-        Some(fills) if fills.windows(2).all(|f| f[0] == f[1]) => or_whole_rows(p, one, &name, opset),
-        _ => by_level(masks, fill, p, &name, opset),
+    let fills: Vec<Option<f32>> = masks.iter().map(|m| fill(m)).collect();
+    let keep = if fills.iter().all(|f| f.is_some() && *f == fills[0]) {
+        or_whole_rows(p, one, &name, opset)
+    } else {
+        by_level(masks, &fills, p, &name, opset)
     };
     Ok(Hiding { keep: Some(keep), left })
 }
@@ -89,14 +91,14 @@ fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
 }
 
 /// What lies less far than `MASKED_BELOW` below the largest number that the masks put in its row.
-fn by_level(masks: &[&Mask], fill: impl Fn(&Mask) -> Option<f32>, p: &mut Patch, name: &str, opset: i64) -> Ref {
+fn by_level(masks: &[&Mask], fills: &[Option<f32>], p: &mut Patch, name: &str, opset: i64) -> Ref {
     let mut level: Option<Ref> = None;
-    for (i, m) in masks.iter().enumerate() {
+    for (i, (m, fill)) in masks.iter().zip(fills).enumerate() {
         let hint = format!("{name}_level_{i}");
         level = Some(match (m.kind, level) {
             (MaskKind::Boolean { keep }, before) => {
                 let before = before.unwrap_or_else(|| p.constant(&format!("{hint}_of_all"), Tensor::scalar_f32(0.0)));
-                let fill = fill(m).unwrap_or(HIDDEN).max(f32::MIN);
+                let fill = fill.unwrap_or(HIDDEN).max(f32::MIN);
                 let fill = p.constant(&format!("{hint}_hidden"), Tensor::scalar_f32(fill));
                 let order = if keep { [before, fill] } else { [fill, before] };
                 p.node("Where", &hint, &[m.value.into(), order[0], order[1]], Attrs::new())

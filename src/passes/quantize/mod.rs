@@ -15,7 +15,7 @@ pub mod lower;
 mod same_tests;
 pub mod weights;
 
-use crate::ir::{Attrs, ValueId};
+use crate::ir::Attrs;
 use crate::quant::QParams;
 use crate::rewrite::{Patch, Ref};
 
@@ -46,21 +46,4 @@ pub(crate) fn axis_attr(q: &QParams) -> Attrs {
         Some(a) => Attrs::new().with_int("axis", a),
         None => Attrs::new(),
     }
-}
-
-/// Moves between `from` (excluded) and `to`, in order from `from`; `None` if `to` does not come from `from` by moves
-/// that keep every element.
-pub(crate) fn moves_between(g: &crate::ir::Graph, from: ValueId, to: ValueId) -> Vec<crate::ir::NodeId> {
-    let mut path = Vec::new();
-    let mut v = to;
-    while v != from {
-        let Some(p) = g.producer(v) else { break };
-        path.push(p);
-        match g.node(p).input(0) {
-            Some(x) => v = x,
-            None => break,
-        }
-    }
-    path.reverse();
-    path
 }
