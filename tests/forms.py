@@ -653,8 +653,9 @@ def cosine():
 
 
 @case("swin-v2")
-def swin_v2():
-    """Windows whose bias a small network makes of their places, cosine attention with a learned temperature."""
+def swin_v2(times=1):
+    """Windows whose bias a small network makes of their places, cosine attention with a learned temperature; the mask of
+    the windows is added so many times."""
     g = Graph(17)
     x = g.input("x", [4 * N, D])
     for shift in [0, 1]:
@@ -672,7 +673,9 @@ def swin_v2():
         s = g.op("Add", s, g.unsqueeze(g.op("Mul", g.op("Sigmoid", bias), g.const(16.0)), 0))
         if shift:
             m = np.where(g.rng.random((4, N, N)) + np.eye(N) < 0.5, -100, 0)
-            s = g.op("Add", g.reshape(s, -1, 4, H, N, N), g.const(m[None, :, None]))
+            s, m = g.reshape(s, -1, 4, H, N, N), g.const(m[None, :, None])
+            for _ in range(times):
+                s = g.op("Add", s, m)
             s = g.reshape(s, -1, H, N, N)
         y = g.op("MatMul", g.op("Softmax", s, axis=-1), v)
         y = g.reshape(g.transpose(y, 0, 2, 1, 3), -1, 4 * N, D)
@@ -680,6 +683,10 @@ def swin_v2():
         x = g.op("Add", x, layer_norm(g, linear(g, gelu(g, linear(g, x, D, 2 * D)), 2 * D, D)))
     g.output(x, [4 * N, D])
     return g.case(2, 4, 2)
+
+
+# As transformers has it.
+CASES["swin-v2-mask-twice"] = lambda: swin_v2(times=2)
 
 
 def bucket(g, far, like):

@@ -53,8 +53,9 @@ pub struct FitData<'d> {
     pub threads: usize,
 }
 
-/// What sums may take of memory at once.
+/// What sums may take of memory at once, and what those of one layer may take: they grow with the square of its inputs.
 const SUMS_AT_ONCE: usize = 1 << 30;
+const SUMS_OF_ONE: usize = 2 << 30;
 /// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
 const DAMP: f64 = 0.001;
 
@@ -88,7 +89,11 @@ pub fn refine(
     let p = &*equalised(p, &plan.equalisations, &mut Journal::default()).map_err(Box::new)?;
     // A refit is judged on samples that it does not come from.
     let parts = if recipe.refit.is_some() { 2 } else { 1 };
-    let runs = runs(p, &plan, parts, SUMS_AT_ONCE);
+    let (runs, left) = runs(p, &plan, parts, SUMS_AT_ONCE, SUMS_OF_ONE);
+    for (at, why) in left {
+        let reason = &mut plan.layers[at].reason;
+        *reason = format!("{reason}, {why}");
+    }
     for (i, layers) in runs.iter().enumerate() {
         let jobs = jobs(p, &plan, layers)?;
         let done = |n: usize| progress((i * fit.indices.len() + n) / runs.len());
@@ -110,26 +115,32 @@ pub fn refine(
 
 /// A layer of the model, and its place in the plan.
 type Planned<'p> = (usize, &'p Linear);
+type Runs<'p> = (Vec<Vec<Planned<'p>>>, Vec<(usize, String)>);
 
-/// The layers of the plan, in parts whose sums take about `most` bytes: each part is a run over the data.
-fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, most: usize) -> Vec<Vec<Planned<'p>>> {
+/// The layers of the plan, in parts whose sums take about `at_once` bytes: each part is a run over the data. Apart from
+/// them the layers whose sums alone take more than `of_one`, and why these are not fitted.
+fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, at_once: usize, of_one: usize) -> Runs<'p> {
     let g = &p.model.graph;
-    let mut out: Vec<Vec<Planned<'p>>> = Vec::new();
-    let mut held = most;
+    let (mut out, mut left): (Vec<Vec<Planned<'p>>>, _) = (Vec::new(), Vec::new());
+    let mut held = at_once;
     for (at, layer) in plan.layers.iter().enumerate() {
         let Some(l) = p.sites.linears.iter().find(|l| g.name_of(l.out) == layer.output) else { continue };
         let Some(w) = g.constant(l.weight) else { continue };
         let outs = w.dims[l.out_axis] as usize;
         let ins = w.len() / outs.max(1);
         let bytes = parts * ins * (ins + outs) * size_of::<f64>();
-        if held + bytes > most {
+        if bytes > of_one {
+            left.push((at, format!("rounded to nearest: sums over {ins} inputs take {:.1} GB", bytes as f64 / 1e9)));
+            continue;
+        }
+        if held + bytes > at_once {
             out.push(Vec::new());
             held = 0;
         }
         held += bytes;
         out.last_mut().expect("one was just begun").push((at, l));
     }
-    out
+    (out, left)
 }
 
 fn jobs<'p>(p: &Prepared, plan: &QuantPlan, layers: &[Planned<'p>]) -> Result<Vec<Job<'p>>, RefineError> {
@@ -385,6 +396,7 @@ impl Unfold {
 mod tests {
     use super::*;
     use crate::ir::{Attrs, Op};
+    use crate::plan::channel_map::tests::{Layout, sites_of};
 
     fn conv(attrs: Attrs, kernel: &[i64; 2]) -> Option<Unfold> {
         let n = Node::new(Op::onnx("Conv"), vec![], vec![], attrs);
@@ -407,6 +419,27 @@ mod tests {
             ]
         );
         assert_eq!(channels_last(&x, &[1, 2, 2, 3])[..4], [1.0, 7.0, 2.0, 8.0]);
+    }
+
+    #[test]
+    fn sums_that_take_too_much_are_not_made_and_others_come_in_parts() {
+        let model = Layout::heads(2, 3, [true, false]).model();
+        let p = Prepared { sites: sites_of(&model), model, fingerprint: String::new() };
+        let layer = |y: &str| format!("- {{output: {y}, weight: i8, rounding: nearest, reason: i8}}\n");
+        let layers: String = ["q", "k", "v", "y"].into_iter().map(layer).collect();
+        let text = format!("version: 1\nrecipe: test\nmodel: ''\nlayers:\n{layers}");
+        let plan: QuantPlan = serde_yaml::from_str(&text).unwrap();
+        // Six inputs and six outputs each.
+        let one = 2 * 6 * (6 + 6) * 8;
+        let count = |at_once, of_one| {
+            let (runs, left) = runs(&p, &plan, 2, at_once, of_one);
+            (runs.iter().map(Vec::len).collect::<Vec<_>>(), left)
+        };
+        assert_eq!(count(4 * one, one), (vec![4], vec![]));
+        assert_eq!(count(3 * one, one), (vec![3, 1], vec![]));
+        let (parts, left) = count(4 * one, one - 1);
+        assert_eq!((parts, left.len()), (vec![], 4));
+        assert_eq!(left[3], (3, "rounded to nearest: sums over 6 inputs take 0.0 GB".into()));
     }
 
     #[test]

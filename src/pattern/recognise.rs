@@ -164,11 +164,10 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     }
     for (role, fill) in [("bias", "fill"), ("mask", "fill2"), ("mask2", "fill3")] {
         let Some(v) = value(role) else { continue };
-        let node = reader(v)?;
-        // One node in two roles: the second was bound behind the Softmax, and says nothing of what is in front.
-        if masks.iter().any(|m: &Mask| m.node == node) {
-            return None;
-        }
+        // One value may be added twice (Swin of version 2 in transformers), each time by a node of its own. Where there is
+        // but one, the second was bound behind the Softmax, and says nothing of what is in front.
+        let free = |n: &NodeId| g.node(*n).inputs.contains(&Some(v)) && masks.iter().all(|m: &Mask| m.node != *n);
+        let node = chain.iter().copied().find(free)?;
         let n = g.node(node);
         let kind = if n.op.is("Where") {
             // Where(condition, kept, fill): the fill is the constant of the two.

@@ -448,12 +448,16 @@ fn decide(
             };
             let mut e = error(&p, &outliers);
             if let Candidate::Ptf { wide_beyond: Some(limit), .. } = *c {
-                let share = e / (st.count * st.channels.len() as u64).max(1) as f64 * st.faintest();
-                if share > limit {
+                let mean = e / (st.count * st.channels.len() as u64).max(1) as f64;
+                let (faintest, usual) = st.faintness();
+                if mean * (faintest - usual) > limit {
                     (p, outliers) = (ptf::affine(Code::U16, st, Range::MinMax), Vec::new());
                     e = error(&p, &outliers);
                     what = format!(
-                        "one scale in 16 bits, as an error in 8 has {share:.2} of the variance of the faintest tokens"
+                        "one scale in 16 bits, as an error in 8 has {:.2} of the variance of the faintest tokens and {:.2} of \
+                         the usual ones'",
+                        mean * faintest,
+                        mean * usual
                     );
                 }
             }

@@ -109,8 +109,9 @@ pub enum Candidate {
         /// a zero point a channel and uint8 codes, in the integer form.
         #[serde(default, rename = "second-code-beyond", skip_serializing_if = "Option::is_none")]
         second_code_beyond: Option<f64>,
-        /// Where the error is more than this share of a token's variance, on average over the tokens of the place where they
-        /// are faintest, the value gets uint16 codes with one scale instead.
+        /// Where the error is a larger share of a token's variance in the place where tokens are faintest than it is in the
+        /// median place, on average over the tokens there, and by more than this, the value gets uint16 codes with one scale
+        /// instead.
         #[serde(default, rename = "wide-beyond", skip_serializing_if = "Option::is_none")]
         wide_beyond: Option<f64>,
     },

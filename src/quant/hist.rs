@@ -129,6 +129,16 @@ impl<const HALF: i32> Hist<HALF> {
         self.counts.iter().map(|c| *c as u64).sum()
     }
 
+    /// The mean, and how far from it values lie below and above: the root of twice the sum of squared distances on that
+    /// side over the number of all values, which is the standard deviation for as much on either side.
+    pub fn deviations(&self) -> Option<(f64, f64, f64)> {
+        let total = self.total() as f64;
+        let over = |f: &dyn Fn(f64) -> f64| self.bins().map(|(x, n)| f(x) * f64::from(n)).sum::<f64>() / total;
+        let mean = over(&|x| x);
+        let side = |sign: f64| (2.0 * over(&|x| (sign * (x - mean)).max(0.0).powi(2))).sqrt();
+        (total > 0.0).then(|| (mean, side(-1.0), side(1.0)))
+    }
+
     /// `(centre, count)` of the bins that hold something, lowest first.
     pub fn bins(&self) -> impl Iterator<Item = (f64, u32)> + '_ {
         let w = width(self.exp);

@@ -451,12 +451,14 @@ impl Stats {
         }
     }
 
-    /// [`Watch::Tokens`] only: what a squared error of 1 is in the place whose tokens are faintest, on average over these, in
-    /// shares of the variance of the token it happens in, which is what a LayerNorm behind makes of it. 0 where no token was
-    /// seen.
-    pub fn faintest(&self) -> f64 {
-        let mean = |(sum, count): &(ExactSum, ExactSum)| if count.get() > 0.0 { sum.get() / count.get() } else { 0.0 };
-        self.inverse_variances.iter().map(mean).fold(0.0, f64::max)
+    /// [`Watch::Tokens`] only: what a squared error of 1 is in the place whose tokens are faintest and in the median place, on
+    /// average over the tokens there, in shares of the variance of the token it happens in, which is what a LayerNorm behind
+    /// makes of it. 0 where no token was seen.
+    pub fn faintness(&self) -> (f64, f64) {
+        let mean = |(sum, count): &(ExactSum, ExactSum)| (count.get() > 0.0).then(|| sum.get() / count.get());
+        let mut shares: Vec<f64> = self.inverse_variances.iter().filter_map(mean).collect();
+        shares.sort_by(f64::total_cmp);
+        (shares.last().copied().unwrap_or(0.0), shares.get(shares.len() / 2).copied().unwrap_or(0.0))
     }
 
     /// Mean of channel `c`.

@@ -134,7 +134,12 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
             match n.input(2) {
                 Some(x) => set(2, vector(x, &|c, x| (x - fold.offset(c)) / f[c]), x)?,
                 None if fold.offsets.is_empty() => {}
-                None => return Err(failed("its LayerNormalization has no beta that could hold offsets")),
+                None => {
+                    let beta: Vec<f32> = (0..f.len()).map(|c| -fold.offset(c) / f[c]).collect();
+                    let t = Tensor::f32(&[f.len() as i64], &beta);
+                    let c = p.constant(&format!("{}_beta", folded_name(&fold.value)), t);
+                    p.set_input(norm, 2, Some(c));
+                }
             }
         }
         None => {
