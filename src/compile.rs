@@ -16,6 +16,7 @@ use crate::passes::einsum::EinsumAsProduct;
 use crate::passes::fix_defaults::FixDefaults;
 use crate::passes::flat_layers::FlatLayers;
 use crate::passes::fold_close::FoldClose;
+use crate::passes::gain_into_layer::GainIntoLayer;
 use crate::passes::heads_apart::HeadsApart;
 use crate::passes::keys_by_queries::KeysByQueries;
 use crate::passes::norm_channels_last::NormChannelsLast;
@@ -248,6 +249,7 @@ pub fn prepare(
     infer::annotate(&mut m);
     run(&ScaleAfterProduct { rules }, &mut m, journal)?;
     run(&SplitProjection, &mut m, journal)?;
+    run(&GainIntoLayer, &mut m, journal)?;
     run(&CleanUp, &mut m, journal)?;
     infer::annotate(&mut m);
     let sites = sites::find(&m, attentions(&m, rules));

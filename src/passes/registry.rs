@@ -20,6 +20,7 @@ use super::fold_close::FoldClose;
 use super::fold_constants::FoldConstants;
 use super::fuse_pad::FusePad;
 use super::fuse_transpose::FuseTranspose;
+use super::gain_into_layer::GainIntoLayer;
 use super::heads_apart::HeadsApart;
 use super::identity::Identity;
 use super::implied_expand::ImpliedExpand;
@@ -84,6 +85,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(RaiseOpset::default()),
         Box::new(ApplyRules::default()),
         Box::new(SplitProjection),
+        Box::new(GainIntoLayer),
         Box::new(PatchesAsRows),
         Box::new(CodesFirst),
         Box::new(IntegerSums),

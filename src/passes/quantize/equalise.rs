@@ -17,11 +17,11 @@
 //!
 //! *Source.* Cross-layer equalization as in Nagel et al. (arXiv 1906.04721), carried through the attention.
 
-use super::fold::{bias_changed, scaled};
 use crate::ir::{Graph, Model};
+use crate::passes::layers::{outputs_scaled, weight_scaled};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::plan::channel_map::{Pair, pairs};
-use crate::plan::sites::{Linear, Sites};
+use crate::plan::sites::Sites;
 use crate::plan::{Between, Equalisation};
 use crate::rewrite::Patch;
 
@@ -98,30 +98,6 @@ impl Equalise<'_> {
         }
         Ok(p)
     }
-}
-
-fn weight_scaled(
-    g: &Graph,
-    p: &mut Patch,
-    l: &Linear,
-    axis: usize,
-    f: impl Fn(usize) -> f32,
-) -> Result<(), &'static str> {
-    // The weight as it is now: another entry may have replaced the one the sites were found with.
-    let now = g.node(l.node).input(1).ok_or("a layer lost its weight")?;
-    let t = g.constant(now).and_then(|w| scaled(w, axis, f)).ok_or("a weight can not be read")?;
-    let c = p.constant(g.name_of(now), t);
-    p.set_input(l.node, 1, Some(c));
-    Ok(())
-}
-
-/// Multiplies what a layer makes, weights and bias.
-fn outputs_scaled(g: &Graph, p: &mut Patch, l: &Linear, f: impl Fn(usize) -> f32) -> Result<(), &'static str> {
-    weight_scaled(g, p, l, l.out_axis, &f)?;
-    if l.bias.is_none() {
-        return Ok(());
-    }
-    bias_changed(g, p, l, |c, b| b * f(c))
 }
 
 #[cfg(test)]

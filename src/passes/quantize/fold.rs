@@ -19,6 +19,7 @@
 //! *Source.* Migration of difficulty as in SmoothQuant (arXiv 2211.10438); factors into LayerNorm as in FQ-ViT.
 
 use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::passes::layers::{bias_changed, scaled};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Linear, Sites, pads};
 use crate::plan::{Fold, PlanError, QuantPlan};
@@ -160,23 +161,6 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
     Ok(p)
 }
 
-/// Gives a layer the bias `f(c, b)` in place of `b`, channel by channel.
-pub(super) fn bias_changed(
-    g: &Graph,
-    p: &mut Patch,
-    l: &Linear,
-    f: impl Fn(usize, f32) -> f32,
-) -> Result<(), &'static str> {
-    let (node, slot, now) = l.bias_now(g).ok_or("a layer has no bias")?;
-    let t = g.constant(now).ok_or("a bias is no constant")?;
-    let data = t.to_f32s().ok_or("a bias can not be read")?;
-    // One number a channel, however many axes of size one.
-    let data: Vec<f32> = data.iter().enumerate().map(|(c, b)| f(c, *b)).collect();
-    let c = p.constant(g.name_of(now), Tensor::f32(&t.dims, &data));
-    p.set_input(node, slot, Some(c));
-    Ok(())
-}
-
 /// What each output channel gains from inputs that all have their channel's offset.
 fn shifts(w: &Tensor, l: &Linear, offsets: &[f32]) -> Option<Vec<f64>> {
     let data = w.to_f32s()?;
@@ -189,15 +173,6 @@ fn shifts(w: &Tensor, l: &Linear, offsets: &[f32]) -> Option<Vec<f64>> {
         sums[o] += f64::from(*x) * f64::from(offsets[c]);
     }
     Some(sums)
-}
-
-/// The tensor with index `c` along `axis` multiplied by `f(c)`, in f32.
-pub(super) fn scaled(t: &Tensor, axis: usize, f: impl Fn(usize) -> f32) -> Option<Tensor> {
-    let data = t.to_f32s()?;
-    let n = *t.dims.get(axis)? as usize;
-    let inner: usize = t.dims[axis + 1..].iter().map(|d| *d as usize).product();
-    let v: Vec<f32> = data.iter().enumerate().map(|(i, x)| x * f((i / inner.max(1)) % n)).collect();
-    Some(Tensor::f32(&t.dims, &v))
 }
 
 #[cfg(test)]
