@@ -230,7 +230,7 @@ fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bo
 }
 
 /// A channel seen this often has shown its range: room for more was measured to cost more than it saves.
-const SEEN_OFTEN: u64 = 1000;
+const SEEN_OFTEN: u64 = 5000;
 /// The same where the quarters of the samples are not told apart.
 const SEEN_OFTEN_AT_ONCE: u64 = 64;
 /// So many standard deviations on either side of the mean, normal values are nearly always: one in 5000 is not.
