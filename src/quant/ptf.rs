@@ -548,7 +548,7 @@ mod tests {
         };
         let mut one = |i: usize| {
             let v: f32 = (0..6).map(|_| next()).sum();
-            if i % n == 0 { v.max(0.0) } else { v }
+            if i.is_multiple_of(n) { v.max(0.0) } else { v }
         };
         let many: Vec<f32> = (0..rows * n).map(&mut one).collect();
         let stats = |x: &[f32]| {
