@@ -394,7 +394,7 @@ impl QParams {
 }
 
 /// Smallest scale ever used. A dead channel (all zeros) gets it instead of 0; products of two floors stay normal.
-pub const SCALE_FLOOR: f32 = 1e-12;
+pub const SCALE_FLOOR: f32 = 1e-18;
 
 /// Codes as a tensor of the code's element type; 4-bit codes are packed, low nibble first.
 pub fn code_tensor(code: Code, dims: &[i64], q: &[i32]) -> Tensor {
