@@ -526,6 +526,17 @@ mod tests {
     }
 
     #[test]
+    fn outputs_of_an_untrained_network_are_not_all_zeros() {
+        // timm's mobilenetv4_hybrid_medium makes 7e-16.
+        let x: Vec<f32> = (0..200).map(|i| (i as f32 - 99.5) * 1e-17).collect();
+        let mut s = Stats::new(Watch::Channels { axis: -1 });
+        s.observe(&x, &[100, 2], 0).unwrap();
+        let mut y = x.clone();
+        fake_quantize(&mut y, &[100, 2], &affine(Code::U8, &s, Range::MinMax)).unwrap();
+        assert!(x.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-17), "{y:?}");
+    }
+
+    #[test]
     fn min_max_clips_nothing_by_more_than_half_a_step() {
         let (x, dims, s) = sample();
         let p = ptf(Code::U8, &s, -1, PtfRule { range: Range::MinMax, ..RULE }, |_| 1.0);
