@@ -149,6 +149,14 @@ pub(super) fn over_axes(p: &mut Patch, op: &str, hint: &str, x: Ref, axes: &[i64
     p.node(op, hint, &[x, axes], attrs)
 }
 
+/// The numbers of a constant that varies along `axis` of a value with `rank` axes, and along no other.
+pub(super) fn one_a_channel(g: &Graph, v: ValueId, rank: usize, axis: usize) -> Option<Vec<f32>> {
+    let t = g.constant(v)?;
+    let at = (t.dims.len() + axis).checked_sub(rank)?;
+    let alone = t.dims.iter().enumerate().all(|(i, n)| *n == 1 || i == at);
+    (alone && t.dims.len() <= rank && t.len() > 1).then(|| t.to_f32s().map(|x| x.to_vec()))?
+}
+
 /// Commits what `patch` makes of each node, in the order of the model, and sweeps what became dead.
 pub(super) fn patch_nodes(
     m: &mut Model,

@@ -1,11 +1,11 @@
 //! A factor behind a linear layer goes into its weight.
 
-use super::common::{patch_nodes, perm_of, sole_reader, sole_use};
+use super::common::{one_a_channel, patch_nodes, perm_of, sole_reader, sole_use};
 use super::layers::outputs_scaled;
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
-use crate::ir::{Graph, Model, NodeId, Tensor};
-use crate::plan::sites::{self, Linear};
+use crate::ir::{Graph, Model, NodeId};
+use crate::plan::sites;
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -51,46 +51,34 @@ impl Pass for GainIntoLayer {
 
 fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let l = sites::linear(g, id, &|v| g.constant(v).is_some())?;
-    let (mut v, mut perm) = (l.out, None);
+    let mut v = l.out;
+    let rank = map.dims(v)?.len();
+    let mut axis = if l.is_conv { 1 } else { rank - 1 };
     if let Some(t) = sole_reader(g, v).filter(|n| g.node(*n).op.is("Transpose")) {
-        perm = Some(perm_of(g, t, map.dims(v)?.len())?);
+        axis = perm_of(g, t, rank)?.iter().position(|a| *a == axis)?;
         v = g.node(t).out()?;
     }
-    let at = sole_use(g, v)?;
-    let n = g.node(at);
+    let n = g.node(sole_use(g, v)?);
     let slot = (0..2).find(|i| n.input(*i) == Some(v))?;
-    if !(n.op.is("Mul") || n.op.is("Div") && slot == 0) || n.inputs.len() != 2 {
+    if !(n.op.is("Mul") || n.op.is("Div") && slot == 0) {
         return None;
     }
-    let t = g.constant(n.input(1 - slot)?)?;
+    let by = n.input(1 - slot)?;
+    let t = g.constant(by)?;
     let channels = g.constant(l.weight)?.dims[l.out_axis] as usize;
-    if !by_channel(t, map.dims(v)?.len(), &l, channels, perm.as_deref()) {
-        return None;
+    let mut factors = match t.len() {
+        1 if t.dims.len() <= rank => vec![t.to_f32s()?[0]; channels],
+        _ => one_a_channel(g, by, rank, axis).filter(|f| f.len() == channels)?,
+    };
+    if n.op.is("Div") {
+        factors.iter_mut().for_each(|f| *f = 1.0 / *f);
     }
-    let factors: Vec<f32> = t.to_f32s()?.iter().map(|x| if n.op.is("Div") { 1.0 / x } else { *x }).collect();
     if !factors.iter().all(|f| f.is_finite()) {
         return None;
     }
-    let factor = |c: usize| if factors.len() == 1 { factors[0] } else { factors[c] };
     let y = n.out().filter(|y| !g.is_output(*y))?;
     let mut p = Patch::new("gain-into-layer").made_from([g.name_of(y).to_owned()]);
-    outputs_scaled(g, &mut p, &l, factor).ok()?;
+    outputs_scaled(g, &mut p, &l, |c| factors[c]).ok()?;
     p.replace(y, v.into());
     Some(p)
-}
-
-/// True if a constant of this shape has one number for all channels of the layer or one for each, and adds no axis to the
-/// `rank` there are.
-fn by_channel(t: &Tensor, rank: usize, l: &Linear, channels: usize, perm: Option<&[usize]>) -> bool {
-    if t.dims.len() > rank {
-        return false;
-    }
-    if t.len() == 1 {
-        return true;
-    }
-    let Some(axis) = t.dims.iter().position(|d| *d as usize == channels).map(|i| i + rank - t.dims.len()) else {
-        return false;
-    };
-    let before = perm.map_or(axis, |p| p[axis]);
-    t.len() == channels && before == if l.is_conv { 1 } else { rank - 1 }
 }

@@ -1,11 +1,11 @@
 //! LayerNorm over the channels of an image.
 
 use crate::infer;
-use crate::ir::{Attrs, Graph, Model, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, Model, Tensor};
 use crate::pattern::{Recognition, RuleSet, recognise};
 use crate::rewrite::{Patch, sweep};
 
-use super::common::{deviation, root_mean_square};
+use super::common::{deviation, one_a_channel, root_mean_square};
 use super::{Numerics, Outcome, Pass, PassError};
 
 /// # What it does
@@ -69,9 +69,9 @@ impl Pass for NormChannelsLast<'_> {
 fn patch(g: &Graph, norm: &Recognition, opset: i64) -> Option<Patch> {
     let (x, y, eps) = (norm.value("x")?, norm.value("y")?, norm.value("epsilon")?);
     let rank = g.rank(x).filter(|r| *r >= 3)?;
-    let gamma = one_a_channel(g, norm.value("gamma")?, rank)?;
+    let gamma = one_a_channel(g, norm.value("gamma")?, rank, 1)?;
     let beta = match norm.value("beta") {
-        Some(b) => Some(one_a_channel(g, b, rank).filter(|b| b.len() == gamma.len())?),
+        Some(b) => Some(one_a_channel(g, b, rank, 1).filter(|b| b.len() == gamma.len())?),
         None => None,
     };
     let name = g.name_of(y).to_owned();
@@ -96,12 +96,4 @@ fn patch(g: &Graph, norm: &Recognition, opset: i64) -> Option<Patch> {
     let new = p.node("Transpose", &name, &[z], back);
     p.succeed(y, new);
     Some(p)
-}
-
-/// The numbers of a constant that varies along axis 1 of a value with `rank` axes, and along no other.
-fn one_a_channel(g: &Graph, v: ValueId, rank: usize) -> Option<Vec<f32>> {
-    let t = g.constant(v)?;
-    let at = (t.dims.len() + 1).checked_sub(rank)?;
-    let alone = t.dims.iter().enumerate().all(|(i, n)| *n == 1 || i == at);
-    (alone && t.dims.len() <= rank && t.len() > 1).then(|| t.to_f32s().map(|x| x.to_vec()))?
 }

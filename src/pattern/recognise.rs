@@ -149,10 +149,10 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     let probs = g.node(weighted).input(0)?;
     let chain = path(f, r, scores, product)?;
     let guard = path(f, r, probs, softmax)?;
-    let reader = |v: ValueId| chain.iter().copied().find(|n| g.node(*n).inputs.contains(&Some(v)));
+    let readers = |v: ValueId| chain.iter().copied().filter(move |n| g.node(*n).inputs.contains(&Some(v)));
     let scale = match value("scale") {
         Some(c) => {
-            let node = reader(c)?;
+            let node = readers(c).next()?;
             let factor = f.constant(c)?.as_scalar()? as f32;
             Some((node, if g.node(node).op.is("Div") { 1.0 / factor } else { factor }))
         }
@@ -160,14 +160,13 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     };
     let mut masks = Vec::new();
     if let Some(v) = value("factors") {
-        masks.push(Mask { node: reader(v)?, value: v, kind: MaskKind::Bias });
+        masks.push(Mask { node: readers(v).next()?, value: v, kind: MaskKind::Bias });
     }
     for (role, fill) in [("bias", "fill"), ("mask", "fill2"), ("mask2", "fill3")] {
         let Some(v) = value(role) else { continue };
         // One value may be added twice (Swin of version 2 in transformers), each time by a node of its own. Where there is
         // but one, the second was bound behind the Softmax, and says nothing of what is in front.
-        let free = |n: &NodeId| g.node(*n).inputs.contains(&Some(v)) && masks.iter().all(|m: &Mask| m.node != *n);
-        let node = chain.iter().copied().find(free)?;
+        let node = readers(v).find(|n| masks.iter().all(|m: &Mask| m.node != *n))?;
         let n = g.node(node);
         let kind = if n.op.is("Where") {
             // Where(condition, kept, fill): the fill is the constant of the two.

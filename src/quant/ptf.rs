@@ -128,11 +128,14 @@ pub fn distributions(stats: &Stats, rule: PtfRule) -> Vec<Moments> {
 /// Parameters for one scale a tensor.
 pub fn affine(code: Code, stats: &Stats, range: Range) -> QParams {
     let mut seen = stats.range();
-    if let Range::Headroom(h) = range {
-        let mut all = Channel::default();
-        stats.channels.iter().for_each(|c| all.hist.merge(&c.hist));
-        // One scale: what counts is how many values were seen, of whatever channel.
-        let (lo, hi) = foreseen((seen.0.into(), seen.1.into()), &all);
+    // One scale: what counts is how many values were seen, of whatever channel.
+    let values: u64 = stats.channels.iter().map(|c| c.hist.total()).sum();
+    if let Range::Headroom(h) = range
+        && values < SEEN_OFTEN_AT_ONCE
+    {
+        let mut all = Hist::default();
+        stats.channels.iter().for_each(|c| all.merge(&c.hist));
+        let (lo, hi) = reaching((seen.0.into(), seen.1.into()), nearly_all(&all));
         seen = (seen.0.min(lo as f32 / h), seen.1.max(hi as f32 / h));
     }
     affine_of(code, &stats.pooled(|_| 1.0), seen, range)
@@ -229,9 +232,9 @@ fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bo
     Some(best)
 }
 
-/// A channel seen this often has shown its range: room for more was measured to cost more than it saves.
+/// A channel seen this often has shown its range: room beyond it changed nothing at 22 000 tokens.
 const SEEN_OFTEN: u64 = 5000;
-/// The same where the quarters of the samples are not told apart.
+/// The same where the quarters of the samples are not told apart: more room was measured to cost more than it saves.
 const SEEN_OFTEN_AT_ONCE: u64 = 64;
 /// So many standard deviations on either side of the mean, normal values are nearly always: one in 5000 is not.
 const NEARLY_ALL: f64 = 3.7;
@@ -239,23 +242,35 @@ const NEARLY_ALL: f64 = 3.7;
 /// were tried.
 const BEYOND_ALL: f64 = 3.0;
 
+/// Where nearly all values lie if they are normal with this mean and these deviations.
+fn nearly_all(seen: &Hist) -> Option<(f64, f64)> {
+    seen.deviations().map(|(mean, below, above)| (mean - NEARLY_ALL * below, mean + NEARLY_ALL * above))
+}
+
+/// The range, reaching as far as `to` as well. What ends at 0 is made to, as by a Relu.
+fn reaching((lo, hi): (f64, f64), to: Option<(f64, f64)>) -> (f64, f64) {
+    let Some((a, b)) = to else { return (lo, hi) };
+    (if lo < 0.0 { lo.min(a) } else { lo }, if hi > 0.0 { hi.max(b) } else { hi })
+}
+
 /// The range of a channel with what values that were not seen may add, where few were.
 fn foreseen((lo, hi): (f64, f64), c: &Channel) -> (f64, f64) {
     let quarters: Vec<_> = c.quarters.iter().filter(|q| q.min <= q.max).collect();
     let often = if quarters.len() > 1 { SEEN_OFTEN } else { SEEN_OFTEN_AT_ONCE };
-    let Some((mean, below, above)) = c.hist.deviations().filter(|_| c.hist.total() < often) else {
+    if c.hist.total() >= often {
         return (lo, hi);
-    };
-    let (mut a, mut b) = (mean - NEARLY_ALL * below, mean + NEARLY_ALL * above);
+    }
+    let mut to = nearly_all(&c.hist);
     // Where every quarter of the samples reaches as far as all of them, more samples will not reach much further.
-    if quarters.len() > 1 {
+    if let Some((a, b)) = to.filter(|_| quarters.len() > 1) {
         let end =
             |of: fn(&Quarter) -> f32| quarters.iter().map(|q| f64::from(of(q))).sum::<f64>() / quarters.len() as f64;
-        a = a.max(lo - BEYOND_ALL * (end(|q| q.min) - f64::from(c.min)));
-        b = b.min(hi + BEYOND_ALL * (f64::from(c.max) - end(|q| q.max)));
+        to = Some((
+            a.max(lo - BEYOND_ALL * (end(|q| q.min) - f64::from(c.min))),
+            b.min(hi + BEYOND_ALL * (f64::from(c.max) - end(|q| q.max))),
+        ));
     }
-    // What ends at 0 is made to, as by a Relu.
-    (if lo < 0.0 { lo.min(a) } else { lo }, if hi > 0.0 { hi.max(b) } else { hi })
+    reaching((lo, hi), to)
 }
 
 /// The distribution of a channel in which one value of as many as were seen lies at either end of the range.
