@@ -18,7 +18,10 @@ fn run(c: &Case) -> Result<Vec<f32>, String> {
     } else {
         array(&v_dims, &c.v)?
     };
-    let mut given = vec![("scores", array(&[s.batch, s.heads, s.queries, s.keys], &c.scores)?), ("v", v)];
+    let mut given = vec![("scores", array(&[s.batch, s.heads, s.queries, s.keys], &c.scores)?)];
+    if s.width > 0 {
+        given.push(("v", v));
+    }
     if let Some((dims, on)) = &c.mask {
         given.push(("mask", Array::new(dims, on.clone()).map_err(|e| e.to_string())?));
     }

@@ -2,7 +2,7 @@
 
 use crate::infer;
 use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
-use crate::pattern::{Attention, RuleSet, attentions};
+use crate::pattern::{Attention, QueryKey, RuleSet, attentions};
 use crate::plan::sites::trace_back;
 use crate::rewrite::{Patch, sweep};
 
@@ -62,7 +62,8 @@ fn factor_of(g: &Graph, v: ValueId) -> Option<(NodeId, ValueId, f32)> {
 
 impl ScaleAfterProduct<'_> {
     fn patch(&self, g: &Graph, a: &Attention) -> Option<Patch> {
-        let found: Vec<(NodeId, ValueId, f32)> = [a.q, a.k].into_iter().filter_map(|v| factor_of(g, v)).collect();
+        let QueryKey { q, k, .. } = a.product?;
+        let found: Vec<(NodeId, ValueId, f32)> = [q, k].into_iter().filter_map(|v| factor_of(g, v)).collect();
         if found.is_empty() {
             return None;
         }

@@ -5,6 +5,7 @@ use crate::ir::{AttrValue, DType, NodeId, ValueId};
 use super::compile::Pattern;
 use super::facts::{Facts, within};
 use super::matcher::{Bound, Match};
+use super::recognise::weighing;
 use super::yaml::{Argument, Condition, Field};
 
 /// A precondition of a match. Names that a match left unbound satisfy every predicate.
@@ -45,6 +46,8 @@ pub enum Predicate {
     Opset { min: i64, max: i64 },
     /// Inner values that may be read from outside. All others must be private.
     Shared(Vec<String>),
+    /// Values that are multiplied with other computed values and summed: attention weights, changed on the way or not.
+    Weighs(Vec<String>),
 }
 
 /// The predicates by name, for error messages and documentation.
@@ -66,6 +69,7 @@ pub const NAMES: &[&str] = &[
     "dtype",
     "opset",
     "shared",
+    "weighs",
 ];
 
 impl Predicate {
@@ -136,6 +140,7 @@ impl Predicate {
                 Predicate::Opset { min, max }
             }
             "shared" => Predicate::Shared(names()?),
+            "weighs" => Predicate::Weighs(names()?),
             other => return Err(format!("there is no predicate `{other}`; there are {}", NAMES.join(", "))),
         })
     }
@@ -153,6 +158,7 @@ impl Predicate {
             | Predicate::SameShape(n)
             | Predicate::SameRank(n)
             | Predicate::SameLastSize(n)
+            | Predicate::Weighs(n)
             | Predicate::Shared(n) => n.iter().map(String::as_str).collect(),
             Predicate::AtMost(n) | Predicate::Rank(n) | Predicate::Approx { values: n, .. } => {
                 n.iter().map(|x| x.0.as_str()).collect()
@@ -259,6 +265,10 @@ impl Predicate {
                 let range = if *max == i64::MAX { format!("{min} or later") } else { format!("{min} to {max}") };
                 Err(format!("the model has opset {has}, the rule is for {range}"))
             }
+            Predicate::Weighs(names) => every(names, &|n, v| match weighing(f, v) {
+                Some(_) => Ok(()),
+                None => fail(n, v, "reaches no product with values".to_owned()),
+            }),
             Predicate::Shared(_) => Ok(()),
         }
     }

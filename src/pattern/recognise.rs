@@ -1,10 +1,10 @@
 //! What a model is made of, for the passes that compute: attention, LayerNorm, GELU, wherever and however written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use indexmap::IndexMap;
 
-use crate::ir::{Model, NodeId, Tensor, ValueId};
+use crate::ir::{Graph, Model, NodeId, Tensor, ValueId};
 
 use super::driver::find;
 use super::facts::Facts;
@@ -92,34 +92,52 @@ pub struct Mask {
     pub kind: MaskKind,
 }
 
-/// One attention core: `out = Softmax(mask(scale * q k)) v`, where `k` is already transposed. What comes before `q`, `k`
-/// and `v` (projections, splits, a scale on `q`) is not part of it.
+/// The MatMul that makes the scores of an attention, where nothing but scale and masks lies behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryKey {
+    pub node: NodeId,
+    pub q: ValueId,
+    /// Already transposed.
+    pub k: ValueId,
+}
+
+/// One attention core: `out = Softmax(mask(scale * q k)) v`. What comes before `q`, `k` and `v` (projections, splits, a
+/// scale on `q`) is not part of it. Either end may be missing: scores that are more than one product (heads mixed, capped),
+/// and weights that are changed on their way to the values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     pub rule: String,
-    /// MatMul of `q` and `k`.
-    pub product: NodeId,
+    pub product: Option<QueryKey>,
     pub softmax: NodeId,
-    /// MatMul of the attention weights and `v`.
+    /// The node that takes the attention weights to the values: a MatMul, or the sum behind a Mul. Not part of the core if
+    /// there is no `v`.
     pub weighted: NodeId,
     /// The Mul or Div behind the product, and the factor it multiplies with (the reciprocal for a Div).
     pub scale: Option<(NodeId, f32)>,
     /// From the product to the Softmax.
     pub masks: Vec<Mask>,
-    /// Every node strictly between the product and the Softmax, in order: scale, masks, and Reshapes between.
+    /// Every node strictly between the scores and the Softmax, in order: scale, masks, and Reshapes between.
     pub chain: Vec<NodeId>,
     /// Nodes strictly between the Softmax and the weighted sum: a NaN guard (IsNaN and Where), casts, an idle Dropout.
     pub guard: Vec<NodeId>,
-    pub q: ValueId,
-    pub k: ValueId,
-    pub v: ValueId,
-    /// What the product makes.
+    /// `None` where something else than the weighted sum reads the weights first.
+    pub v: Option<ValueId>,
+    /// What the product makes, or whatever else makes scores.
     pub scores_product: ValueId,
     /// What enters the Softmax.
     pub scores: ValueId,
-    /// What enters the weighted sum.
+    /// What enters the weighted sum; without `v`, `out`.
     pub probs: ValueId,
+    /// The weighted sum; without `v`, the weights.
     pub out: ValueId,
+}
+
+impl Attention {
+    /// Every node of the core.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let ends = [self.product.map(|p| p.node), Some(self.softmax), self.v.map(|_| self.weighted)];
+        ends.into_iter().flatten().chain(self.chain.iter().copied()).chain(self.guard.iter().copied())
+    }
 }
 
 /// The attention cores of a model, in graph order.
@@ -143,12 +161,20 @@ fn hides(t: &Tensor) -> bool {
 fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     let g = f.graph();
     let value = |role: &str| r.value(role);
-    let (scores_product, weights, out) = (value("product")?, value("weights")?, value("out")?);
-    let (product, softmax, weighted) = (g.producer(scores_product)?, g.producer(weights)?, g.producer(out)?);
+    let (scores_product, weights, out) = (value("product").or(value("scores"))?, value("weights")?, value("out")?);
+    let softmax = g.producer(weights)?;
     let scores = g.node(softmax).input(0)?;
-    let probs = g.node(weighted).input(0)?;
-    let chain = path(f, r, scores, product)?;
-    let guard = path(f, r, probs, softmax)?;
+    let product = match value("product") {
+        Some(s) => Some(QueryKey { node: g.producer(s)?, q: value("q")?, k: value("k")? }),
+        None => None,
+    };
+    let v = value("v");
+    let (weighted, probs) = match v {
+        Some(_) => g.producer(out).and_then(|n| Some((n, g.node(n).input(0)?)))?,
+        None => (weighing(f, out)?, out),
+    };
+    let chain = path(f, r, scores, scores_product)?;
+    let guard = path(f, r, probs, weights)?;
     let readers = |v: ValueId| chain.iter().copied().filter(move |n| g.node(*n).inputs.contains(&Some(v)));
     let scale = match value("scale") {
         Some(c) => {
@@ -177,23 +203,97 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
         masks.push(Mask { node, value: v, kind });
     }
     masks.sort_by_key(|m| chain.iter().position(|n| *n == m.node));
-    Some(Attention {
-        rule: r.rule.clone(),
-        product,
-        softmax,
-        weighted,
-        scale,
-        masks,
-        chain,
-        guard,
-        q: value("q")?,
-        k: value("k")?,
-        v: value("v")?,
-        scores_product,
-        scores,
-        probs,
-        out,
-    })
+    let rule = r.rule.clone();
+    let mut a =
+        Attention { rule, product, softmax, weighted, scale, masks, chain, guard, v, scores_product, scores, probs, out };
+    if product.is_none() {
+        mask_first(f, &mut a);
+        shorten(g, &mut a);
+        // Codes of their own are made of scores; a value that others read too has codes already.
+        let readers = g.uses(a.scores_product);
+        let alone = readers.iter().all(|(n, _)| *n == a.softmax || a.chain.contains(n));
+        (alone && !g.is_output(a.scores_product)).then_some(())?;
+    }
+    Some(a)
+}
+
+/// A sum has no order: where what was taken for the scores is a mask, what was taken for the mask are the scores.
+fn mask_first(f: &Facts<'_>, a: &mut Attention) {
+    let g = f.graph();
+    let Some(first) = a.masks.first().copied() else { return };
+    let sum = g.node(first.node);
+    let both = sum.op.is("Add") && sum.inputs.contains(&Some(a.scores_product)) && a.chain.first() == Some(&first.node);
+    if both && first.kind != MaskKind::Additive && added(f, a.scores_product, MOST_STEPS) == MaskKind::Additive {
+        let mask = std::mem::replace(&mut a.scores_product, first.value);
+        a.masks[0] = Mask { value: mask, kind: MaskKind::Additive, ..first };
+    }
+}
+
+/// Leaves out what lies in front of the last bias if nothing is hidden there, and in front of a value that only the core
+/// reads: no product needs it, and it is computed like anything else.
+fn shorten(g: &Graph, a: &mut Attention) {
+    let hides = a.chain.iter().position(|n| a.masks.iter().any(|m| m.node == *n && m.kind != MaskKind::Bias));
+    let ahead = &a.chain[..hides.unwrap_or(a.chain.len())];
+    let bias = ahead.iter().rposition(|n| a.masks.iter().any(|m| m.node == *n));
+    let shared = (g.uses(a.scores_product).len() > 1 && !ahead.is_empty()).then_some(0);
+    let Some(last) = bias.max(shared) else { return };
+    let Some(v) = g.node(a.chain[last]).out() else { return };
+    a.scores_product = v;
+    a.chain.drain(..=last);
+    a.masks.retain(|m| a.chain.contains(&m.node));
+    a.scale = a.scale.filter(|(n, _)| a.chain.contains(n));
+}
+
+/// How many operators may lie between attention weights and the product that takes them to the values.
+const MOST_READERS: usize = 48;
+
+/// The node that multiplies attention weights with values: a MatMul with something computed, or the sum of a product
+/// element by element. What may change the weights before it mixes heads, scales, adds, hides or moves.
+pub(super) fn weighing(f: &Facts<'_>, weights: ValueId) -> Option<NodeId> {
+    let g = f.graph();
+    let (mut todo, mut seen) = (VecDeque::from([weights]), BTreeSet::from([weights]));
+    while let Some(v) = todo.pop_front() {
+        for (id, slot) in g.uses(v) {
+            let Some(n) = g.try_node(id).filter(|n| n.op.is_onnx()) else { continue };
+            let computed = |slot: usize| n.input(slot).is_some_and(|x| f.constant(x).is_none() && !seen.contains(&x));
+            let goes_on = match (n.op.name.as_str(), slot) {
+                ("MatMul" | "Gemm", 0 | 1) if computed(1 - slot) => return Some(id),
+                ("MatMul" | "Gemm", 0 | 1) | ("Conv" | "LayerNormalization" | "BatchNormalization", 0) => true,
+                ("Mul", 0 | 1) => {
+                    let sum = n.out().filter(|_| computed(1 - slot)).and_then(|y| summed(g, y));
+                    if sum.is_some() {
+                        return sum;
+                    }
+                    true
+                }
+                ("Add" | "Sub" | "Concat" | "Max" | "Min", _) | ("Where", 1 | 2) | ("Div", 0) => true,
+                ("Cast" | "Dropout" | "Clip" | "Relu" | "Slice" | "Pad" | "Split" | "Gather" | "Reshape", 0)
+                | ("Transpose" | "Unsqueeze" | "Squeeze" | "Expand" | "Tile" | "Identity" | "Flatten", 0) => true,
+                _ => false,
+            };
+            if goes_on {
+                todo.extend(n.outputs.iter().flatten().filter(|y| seen.insert(**y)));
+            }
+        }
+        if seen.len() > MOST_READERS {
+            return None;
+        }
+    }
+    None
+}
+
+/// The sum that is all that reads a value, seen through moves.
+fn summed(g: &Graph, mut v: ValueId) -> Option<NodeId> {
+    for _ in 0..4 {
+        let [(id, 0)] = g.uses(v)[..] else { return None };
+        let n = g.node(id);
+        match n.op.name.as_str() {
+            "ReduceSum" => return Some(id),
+            "Reshape" | "Transpose" => v = n.out()?,
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// How far [`added`] looks back: operands may be shared, so that a chain of n sums has 2^n ways.
@@ -229,25 +329,20 @@ fn added(f: &Facts<'_>, v: ValueId, steps: u32) -> MaskKind {
     }
 }
 
-/// The nodes of a recognition that lead from the node `from` to the value `to`, in order, both ends excluded.
-fn path(f: &Facts<'_>, r: &Recognition, to: ValueId, from: NodeId) -> Option<Vec<NodeId>> {
+/// The nodes of a recognition that lead from the value `from` to the value `to`, in order.
+fn path(f: &Facts<'_>, r: &Recognition, to: ValueId, from: ValueId) -> Option<Vec<NodeId>> {
     let g = f.graph();
     let mut back = Vec::new();
     let mut v = to;
-    while let Some(n) = g.producer(v) {
-        if n == from {
-            back.reverse();
-            return Some(back);
-        }
-        if !r.nodes.contains(&n) || back.len() > r.nodes.len() {
-            return None;
-        }
+    while v != from {
+        let n = g.producer(v).filter(|n| r.nodes.contains(n) && back.len() <= r.nodes.len())?;
         back.push(n);
-        let leads =
-            |x: &ValueId| g.producer(*x).is_some_and(|p| p == from || r.nodes.contains(&p) && g.reaches(from, p));
+        let inner = |p: NodeId| r.nodes.contains(&p) && g.producer(from).is_none_or(|first| g.reaches(first, p));
+        let leads = |x: &ValueId| *x == from || g.producer(*x).is_some_and(inner);
         v = g.node(n).inputs.iter().flatten().copied().find(leads)?;
     }
-    None
+    back.reverse();
+    Some(back)
 }
 
 /// A LayerNorm or GELU, as one node or as the several it was written as.

@@ -97,11 +97,12 @@ fn way_to<'g>(g: &'g Graph, sites: &Sites, mut v: ValueId) -> Option<Way<'g>> {
 type Found = (usize, usize, Vec<usize>);
 
 fn values_projection(g: &Graph, sites: &Sites, a: &Attention) -> Option<Found> {
+    let v = a.v?;
     let from = way_from(g, sites, a.weighted, 1)?;
     let to = way_to(g, sites, a.out)?;
     let (first, second) = (&sites.linears[from.layer], &sites.linears[to.layer]);
     // Values that several heads share would need one factor for several channels of the projection.
-    let (weights, values) = (g.shape(a.probs)?, g.shape(a.v)?);
+    let (weights, values) = (g.shape(a.probs)?, g.shape(v)?);
     let lead = values.len().checked_sub(2)?;
     let shared = |(w, v): (&Dim, &Dim)| *v == Dim::Known(1) && *w != Dim::Known(1);
     if weights.len() != values.len() || weights[..lead].iter().zip(values).any(shared) {
@@ -122,7 +123,8 @@ fn values_projection(g: &Graph, sites: &Sites, a: &Attention) -> Option<Found> {
 }
 
 fn queries_keys(g: &Graph, sites: &Sites, a: &Attention) -> Option<Found> {
-    let (q, k) = (way_from(g, sites, a.product, 0)?, way_from(g, sites, a.product, 1)?);
+    let product = a.product?.node;
+    let (q, k) = (way_from(g, sites, product, 0)?, way_from(g, sites, product, 1)?);
     let (first, second) = (&sites.linears[q.layer], &sites.linears[k.layer]);
     let n = channels(g, first, first.out_axis)?;
     if q.layer == k.layer || channels(g, second, second.out_axis)? != n {

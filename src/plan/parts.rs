@@ -184,7 +184,10 @@ impl QuantPlan {
             .attentions
             .iter()
             .filter(|a| p.attentions.iter().any(|x| x.output == g.name_of(a.out)))
-            .flat_map(|a| [g.name_of(score_value(g, a)), g.name_of(trace_back(g, a.v))])
+            .flat_map(|a| {
+                let values = a.v.map(|v| g.name_of(trace_back(g, v)));
+                [Some(g.name_of(score_value(g, a))), values].into_iter().flatten()
+            })
             .collect();
         p.activations.retain(|a| keep(|p| &p.activations, &a.value) || needed.contains(a.value.as_str()));
         p.constants.retain(|c| keep(|p| &p.constants, &c.value));
@@ -248,13 +251,13 @@ impl Map {
         let order = g.schedule();
         let place: BTreeMap<NodeId, usize> = order.iter().enumerate().map(|(i, n)| (*n, i)).collect();
         let mut by_place: Vec<usize> = (0..sites.attentions.len()).collect();
-        by_place.sort_by_key(|i| place.get(&sites.attentions[*i].weighted).copied());
+        by_place.sort_by_key(|i| g.producer(sites.attentions[*i].out).and_then(|n| place.get(&n)).copied());
         let mut rank = vec![0; by_place.len()];
         by_place.iter().enumerate().for_each(|(r, i)| rank[*i] = r);
         let mut core: BTreeMap<NodeId, usize> = BTreeMap::new();
         for (i, a) in sites.attentions.iter().enumerate() {
-            for n in [a.product, a.softmax, a.weighted].iter().chain(&a.chain).chain(&a.guard) {
-                core.insert(*n, rank[i]);
+            for n in a.nodes() {
+                core.insert(n, rank[i]);
             }
         }
         let ends: BTreeMap<ValueId, usize> =

@@ -240,7 +240,7 @@ pub fn plan(
             let st = stats
                 .get(name)
                 .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: Role::Scores.name() })?;
-            let (params, form, reason) = scores::decide(st, site.factor, &recipe.attention)
+            let (params, form, reason) = scores::decide(st, site.factor, a.v.is_none(), &recipe.attention)
                 .map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
             plan.activations.push(Activation {
                 value: name.to_owned(),

@@ -205,6 +205,9 @@ pub enum AttentionRecipe {
         /// Codes of the scores have one scale a head. With `scores: weights`, where the heads are an axis of their own.
         #[serde(default)]
         scale_by_head: bool,
+        /// Instead of `spec`, for attentions whose weights something changes before they meet values.
+        #[serde(default)]
+        weights_alone: Option<LisSpec>,
     },
     /// Softmax between codes; the weights are uniform 8-bit codes.
     Uniform { scores: ScoreRange },

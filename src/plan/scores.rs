@@ -84,7 +84,7 @@ pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> Result<ScoreSite<'a>, Stri
     let shape = |v: ValueId| g.shape(v).map(<[_]>::to_vec);
     let inner = g.node(a.chain[open]).out().and_then(shape).ok_or("the shape of its scores is not known")?;
     let outer = shape(a.scores).ok_or("the shape of its scores is not known")?;
-    let values = shape(a.v).ok_or("the shape of its values is not known")?;
+    let values = a.v.and_then(shape).ok_or("the shape of its values is not known")?;
     let unsplit = || "its scores are seen in a shape that does more than split their first axis".to_owned();
     if outer.len() < 3 || inner.len() != outer.len() + 1 || values.len() != outer.len() || inner[2..] != outer[1..] {
         return Err(unsplit());

@@ -314,11 +314,12 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let apart = apart(g);
     for a in attentions {
         // Seen through moves: a constant that is repeated for each sample.
-        if is_const(g, trace_back(g, a.v)) {
+        if a.v.is_some_and(|v| is_const(g, trace_back(g, v))) {
             s.islands.push((a.softmax, "its values are constants".to_owned()));
             continue;
         }
-        if let Some(why) = apart.get(&a.product).filter(|_| apart.contains_key(&a.softmax)) {
+        let made = a.product.map_or_else(|| g.producer(a.scores_product), |p| Some(p.node));
+        if let Some(why) = made.and_then(|n| apart.get(&n)).filter(|_| apart.contains_key(&a.softmax)) {
             s.islands.push((a.softmax, (*why).to_owned()));
             continue;
         }
@@ -337,9 +338,9 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let mut inner: BTreeSet<NodeId> = BTreeSet::new();
     let mut core_of: BTreeMap<NodeId, usize> = BTreeMap::new();
     for (i, a) in s.attentions.iter().enumerate() {
-        for n in [a.product, a.softmax, a.weighted].iter().chain(&a.chain).chain(&a.guard) {
-            inner.insert(*n);
-            core_of.insert(*n, i);
+        for n in a.nodes() {
+            inner.insert(n);
+            core_of.insert(n, i);
         }
     }
     for id in &order {
@@ -381,13 +382,13 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
         if let Some(l) = s.linears.iter().find(|l| l.node == *id) {
             want(l.x, None, true, &mut sites);
         } else if let Some(i) = core_of.get(id) {
-            // Once, at the product.
             let a = &s.attentions[*i];
-            if a.product == *id {
-                want(a.q, Some(Role::Query), true, &mut sites);
-                want(a.k, Some(Role::Key), true, &mut sites);
-                want(a.v, Some(Role::Value), true, &mut sites);
+            if let Some(p) = a.product.filter(|p| p.node == *id) {
+                want(p.q, Some(Role::Query), true, &mut sites);
+                want(p.k, Some(Role::Key), true, &mut sites);
                 s.constants.extend((0..2).filter(|i| n.input(*i).is_some_and(constant)).map(|i| (*id, i)));
+            } else if let Some(v) = a.v.filter(|_| a.softmax == *id) {
+                want(v, Some(Role::Value), true, &mut sites);
             }
         } else if inner.contains(id) || is_move(n) || n.has_subgraph() {
             continue;

@@ -12,7 +12,7 @@ pub struct Case {
     pub model: Vec<u8>,
     pub sizes: Sizes,
     pub scores: Vec<u8>,
-    /// V's codes as bytes, whatever their sign.
+    /// V's codes as bytes, whatever their sign; none where the weights are the output.
     pub v: Vec<u8>,
     pub v_type: DType,
     /// Sizes and elements.
@@ -85,6 +85,8 @@ pub fn variants() -> Vec<(String, LisSpec)> {
             out.push((format!("{anchor:?}-4-{name}-{}", base[0].steps()), spec));
         }
     }
+    let no_codes = LisSpec::default().with_rounding(Rounding::None).expect("anchor max has a meaning without codes");
+    out.push(("Max-None".to_owned(), no_codes));
     for (name, fine) in [("fine8", vec![8]), ("fine-mixed", vec![14, 2]), ("fine-mixed", vec![0, 6])] {
         for (bits, tail) in [(4, Tail::Zero), (4, Tail::Saturate), (4, Tail::Levels17), (3, Tail::Zero)] {
             let spec = LisSpec::new(Anchor::Max, bits).and_then(|s| s.with_tail(tail).with_fine(fine.clone()));
@@ -122,6 +124,11 @@ pub fn cases() -> Vec<Case> {
                     out.push(c);
                 }
             }
+            // Weights that are no product's operand: where the rest of the arithmetic differs, and on the default.
+            if spec == LisSpec::default() || matches!(*sname, "plain" | "distances" | "masked" | "dynamic") {
+                let alone = Setting { sizes: Sizes { width: 0, ..setting.sizes }, v_per_head: false, ..*setting };
+                out.extend(case(format!("{vname}-weights-{sname}"), &spec, &alone, 100 + i as u64));
+            }
         }
     }
     out
@@ -134,7 +141,11 @@ fn case(name: String, spec: &LisSpec, s: &Setting, seed: u64) -> Option<Case> {
     let scale = if s.scale[0] == s.scale[1] { vec![s.scale[0]] } else { s.scale.to_vec() };
     let v_scale = if s.v_per_head { vec![0.013, 0.4] } else { vec![0.021] };
     let (v_type, v_zero) = s.v;
-    let facts = LisFacts { score_scale: scale, v_scale, v_zero, v_type, keys: s.known.then_some(keys) };
+    let known = s.known.then_some(keys);
+    let facts = match width {
+        0 => LisFacts::of_weights(scale, known),
+        _ => LisFacts { score_scale: scale, v_scale, v_zero, v_type, keys: known },
+    };
     let mask_dims = match s.mask {
         Mask::None => None,
         Mask::Keys => Some(vec![batch, 1, 1, keys]),
@@ -166,9 +177,14 @@ fn case(name: String, spec: &LisSpec, s: &Setting, seed: u64) -> Option<Case> {
             let at = if s.mask == Mask::Full { r } else { b };
             &on[at * keys..(at + 1) * keys]
         });
+        let scores = &scores[r * keys..(r + 1) * keys];
+        if width == 0 {
+            expected.extend(reference::shares(&plan, head, scores, m));
+            continue;
+        }
         let at = (b * heads + head) * keys * width;
         let v: Vec<i32> = v[at..at + keys * width].iter().map(|x| code(*x)).collect();
-        expected.extend(reference::attend(&plan, head, &scores[r * keys..(r + 1) * keys], m, &v, width));
+        expected.extend(reference::attend(&plan, head, scores, m, &v, width));
     }
     Some(Case { name, model, sizes: s.sizes, scores, v, v_type, mask, expected })
 }

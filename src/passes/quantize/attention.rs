@@ -2,7 +2,8 @@
 //!
 //! *What it does.* The product of queries and keys is quantized to uint8 codes. With `lis` the codes go through the
 //! integer arithmetic of [`quant::lis`](crate::quant::lis) straight to the attention output; scale, mask, Softmax and
-//! the second product disappear. With `uniform` the Softmax stays, between codes.
+//! the second product disappear. Where something else reads the weights before the second product does (heads are mixed),
+//! the weights themselves are computed. With `uniform` the Softmax stays, between codes.
 //!
 //! *When it fires.* For each `attentions` entry of the plan.
 //!
@@ -13,13 +14,14 @@
 //!
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.3; anchors, rounding and normalisation as `quant::lis` documents.
 
-use crate::ir::{Attrs, DType, Dim, Graph, Model, Tensor};
+use crate::ir::{Attrs, DType, Dim, Graph, Model, Tensor, ValueId};
 use crate::passes::common::{moved, moves_between};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::pattern::Attention;
 use crate::plan::scores::score_site;
 use crate::plan::sites::{Sites, trace_back};
 use crate::plan::{AttentionForm, AttentionPlan, QuantPlan};
+use crate::quant::QParams;
 use crate::quant::lis::{LisFacts, LisSite, emit};
 use crate::rewrite::{Patch, Ref, sweep};
 
@@ -63,6 +65,18 @@ impl Pass for QuantizeAttention<'_> {
 }
 
 impl QuantizeAttention<'_> {
+    /// The codes of the values, as the second product reads them now: a correction may have come behind a layer since the
+    /// plan was made.
+    fn values(&self, g: &Graph, a: &Attention, v: ValueId, p: &mut Patch) -> Result<(Ref, QParams), String> {
+        let read = g.node(a.weighted).input(1).unwrap_or(v);
+        let at = trace_back(g, read);
+        let plan = self.plan.activation(g.name_of(at), true);
+        let plan = plan.ok_or_else(|| format!("the plan has no entry for its values `{}`", g.name_of(at)))?;
+        let codes = super::quantize_linear(p, at.into(), &plan.params, g.name_of(at));
+        let codes = moved(g, p, &moves_between(g, at, read), codes, "q");
+        Ok((codes, plan.params.clone()))
+    }
+
     fn patch(&self, g: &Graph, opset: i64, a: &Attention, plan: &AttentionPlan) -> Result<Patch, PassError> {
         let failed = |message: String| PassError::Failed {
             pass: self.id().into(),
@@ -85,26 +99,22 @@ impl QuantizeAttention<'_> {
                     d = p.node("Where", &format!("{name}_kept"), &[keep, d, hidden], Attrs::new());
                 }
                 p.replace(raw, d);
-                let w = super::round_trip(&mut p, a.probs.into(), params, g.name_of(a.probs));
-                p.replace(a.probs, w);
+                // Weights that others read first are a value like any other, with codes of their own.
+                if a.v.is_some() {
+                    let w = super::round_trip(&mut p, a.probs.into(), params, g.name_of(a.probs));
+                    p.replace(a.probs, w);
+                }
             }
             AttentionForm::Lis { spec } => {
                 let mut codes = super::quantize_linear(&mut p, raw.into(), &scores.params, &name);
-                // As the second product reads them now: a correction may have come behind a layer since the plan was made.
-                let values = g.node(a.weighted).input(1).unwrap_or(a.v);
-                let at = trace_back(g, values);
-                let v = self
-                    .plan
-                    .activation(g.name_of(at), true)
-                    .ok_or_else(|| failed(format!("the plan has no entry for its values `{}`", g.name_of(at))))?;
-                let mut vq = super::quantize_linear(&mut p, at.into(), &v.params, g.name_of(at));
-                vq = moved(g, &mut p, &moves_between(g, at, values), vq, "q");
+                let values = a.v.map(|v| self.values(g, a, v, &mut p)).transpose().map_err(failed)?;
+                let (mut vq, of_values) = values.unzip();
                 let reshape = |p: &mut Patch, x: Ref, to: &[i64], hint: String| {
                     let to = p.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
                     p.node("Reshape", &hint, &[x, to], Attrs::new())
                 };
                 if let Some(view) = &site.view {
-                    vq = reshape(&mut p, vq, &view.values, format!("{}_q_view", g.name_of(a.v)));
+                    vq = vq.map(|v| reshape(&mut p, v, &view.values, format!("{}_values_view", plan.output)));
                     if let Some(to) = &view.scores {
                         codes = reshape(&mut p, codes, to, format!("{name}_q_view"));
                     }
@@ -119,22 +129,20 @@ impl QuantizeAttention<'_> {
                     let zero = p.constant(&format!("{name}_none"), Tensor::u8(&dims, &zeros));
                     codes = p.node("Where", &format!("{name}_left"), &[left, codes, zero], Attrs::new());
                 }
+                let scales = (0..scores.params.channels()).map(|h| scores.params.scale(h) * site.factor).collect();
+                let keys = scores_shape.and_then(|s| match s.last() {
+                    Some(Dim::Known(n)) => usize::try_from(*n).ok(),
+                    _ => None,
+                });
+                let mut facts = LisFacts::of_weights(scales, keys);
+                if let Some(v) = of_values {
+                    (facts.v_scale, facts.v_zero, facts.v_type) = (vec![v.scale(0)], v.zero(0), v.code().dtype());
+                }
                 let lis = LisSite {
                     codes,
                     v: vq,
                     mask,
-                    facts: LisFacts {
-                        score_scale: (0..scores.params.channels())
-                            .map(|h| scores.params.scale(h) * site.factor)
-                            .collect(),
-                        v_scale: vec![v.params.scale(0)],
-                        v_zero: v.params.zero(0),
-                        v_type: v.params.code().dtype(),
-                        keys: scores_shape.and_then(|s| match s.last() {
-                            Some(Dim::Known(n)) => usize::try_from(*n).ok(),
-                            _ => None,
-                        }),
-                    },
+                    facts,
                     rank: site.view.as_ref().map_or(scores_shape.map_or(4, <[_]>::len), |v| v.rank),
                     opset,
                     hint: plan.output.clone(),

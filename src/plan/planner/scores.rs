@@ -1,6 +1,5 @@
 //! The codes of attention scores: scored by the attention weights they lead to, on rows kept from calibration.
 
-use crate::ir::DType;
 use crate::plan::AttentionForm;
 use crate::plan::recipe::{AttentionRecipe, ScoreRange};
 use crate::quant::kernel::quantize;
@@ -10,10 +9,19 @@ use crate::quant::ptf::{self, Range};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::{Code, QParams};
 
-/// Parameters for the raw product of queries and keys (`scale` times it enters the softmax), and the attention's form.
-pub fn decide(st: &Stats, scale: f32, recipe: &AttentionRecipe) -> Result<(QParams, AttentionForm, String), String> {
+/// Parameters for the raw product of queries and keys (`scale` times it enters the softmax), and the attention's form;
+/// `alone` where the weights are changed before they meet values.
+pub fn decide(
+    st: &Stats,
+    scale: f32,
+    alone: bool,
+    recipe: &AttentionRecipe,
+) -> Result<(QParams, AttentionForm, String), String> {
     let (range, families, by_head) = match recipe {
-        AttentionRecipe::Lis { spec, scores, fine, bases, scale_by_head } => {
+        AttentionRecipe::Lis { scores, scale_by_head, weights_alone: Some(spec), .. } if alone => {
+            (*scores, vec![vec![spec.clone()]], *scale_by_head && *scores == ScoreRange::Weights)
+        }
+        AttentionRecipe::Lis { spec, scores, fine, bases, scale_by_head, .. } => {
             let fine = fine.iter().map(|n| spec.clone().with_fine(vec![*n]));
             let bases = bases.iter().map(|b| spec.clone().with_base(vec![*b]));
             let all = |v: Result<Vec<LisSpec>, LisError>| v.map_err(|e| e.to_string());
@@ -216,13 +224,8 @@ impl Rows<'_> {
         let head = |h: u32| if p.axis().is_some() { h as usize } else { 0 };
         let plan = lis
             .map(|spec| {
-                let facts = LisFacts {
-                    score_scale: (0..p.channels()).map(|h| p.scale(h) * scale).collect(),
-                    v_scale: vec![1.0],
-                    v_zero: 0,
-                    v_type: DType::UINT8,
-                    keys: st.dims.last().copied(),
-                };
+                let scales = (0..p.channels()).map(|h| p.scale(h) * scale).collect();
+                let facts = LisFacts::of_weights(scales, st.dims.last().copied());
                 LisPlan::new(spec, &facts, "scores")
             })
             .transpose()
@@ -278,9 +281,9 @@ mod tests {
     #[test]
     fn heads_that_reach_differently_get_a_scale_each() {
         let s = stats(30.0);
-        let (p, _, shared) = decide(&s, 1.0, &recipe("fine: [8]")).unwrap();
+        let (p, _, shared) = decide(&s, 1.0, false, &recipe("fine: [8]")).unwrap();
         assert_eq!(p.axis(), None, "{shared}");
-        let (p, form, reason) = decide(&s, 1.0, &recipe("fine: [8], scale-by-head: true")).unwrap();
+        let (p, form, reason) = decide(&s, 1.0, false, &recipe("fine: [8], scale-by-head: true")).unwrap();
         assert_eq!((p.axis(), p.zero(0)), (Some(-3), p.zero(1)));
         assert!(p.scale(1) > 10.0 * p.scale(0), "{p:?}");
         assert!(reason.contains("a scale a head"), "{reason}");
@@ -307,13 +310,13 @@ mod tests {
         let mut s = Stats::new(Watch::Scores { by_head: true });
         s.observe(&x, &[1, 2, 6, 32], 0).expect("finite");
         s.finish();
-        let (_, form, reason) = decide(&s, 1.0, &recipe("bases: ['2', sqrt2, cbrt2]")).unwrap();
+        let (_, form, reason) = decide(&s, 1.0, false, &recipe("bases: ['2', sqrt2, cbrt2]")).unwrap();
         let AttentionForm::Lis { spec } = form else { panic!("{reason}") };
         assert_eq!(spec.bases().len(), 2, "{reason}");
         assert!(spec.base_of(0) > spec.base_of(1), "{reason}");
         assert!(reason.contains("steps an octave 3"), "{reason}");
         // Half octaves are a family of their own, and the better family wins.
-        let (_, form, _) = decide(&s, 1.0, &recipe("bases: ['2'], fine: [0, 4, 8]")).unwrap();
+        let (_, form, _) = decide(&s, 1.0, false, &recipe("bases: ['2'], fine: [0, 4, 8]")).unwrap();
         assert!(matches!(form, AttentionForm::Lis { spec } if spec.bases().is_empty() && !spec.fine().is_empty()));
     }
 }

@@ -20,13 +20,13 @@ use super::plan::{Exps, Iexp, LOG_BITS, LisFacts, LisPlan, Product, Weights, pol
 use super::reference::log2_corners;
 use super::spec::{LisError, LisSpec};
 
-/// One attention: score codes in, weighted sum out.
+/// One attention: score codes in, weighted sum or weights out.
 #[derive(Clone, Debug)]
 pub struct LisSite {
     /// uint8 score codes `[.., N, M]`; the zero point is of no importance.
     pub codes: Ref,
-    /// Codes of V `[.., M, D]`.
-    pub v: Ref,
+    /// Codes of V `[.., M, D]`; `None` if the weights are wanted.
+    pub v: Option<Ref>,
     /// bool, true = keep, broadcastable to the scores.
     pub mask: Option<Ref>,
     pub facts: LisFacts,
@@ -40,11 +40,15 @@ pub struct LisSite {
 
 /// Adds the operators of a log-int-softmax and its product with V to a patch.
 ///
-/// Returns the attention output, float `[.., N, D]` in V's units, not quantized. Bit-equal to
-/// [`reference::attend`](super::reference::attend) for every row. Fails where [`LisPlan::new`] does, and where per-head
+/// Returns the attention output, float `[.., N, D]` in V's units, not quantized; without V, the weights `[.., N, M]` as
+/// shares of their row. Bit-equal to [`reference::attend`](super::reference::attend) and
+/// [`reference::shares`](super::reference::shares) for every row. Fails where [`LisPlan::new`] does, and where per-head
 /// vectors meet scores without a head axis or the opset is below 13.
 pub fn emit(p: &mut Patch, spec: &LisSpec, site: &LisSite) -> Result<Ref, LisError> {
-    let plan = LisPlan::new(spec, &site.facts, &site.hint)?;
+    let mut plan = LisPlan::new(spec, &site.facts, &site.hint)?;
+    if site.v.is_none() {
+        plan.product = Product::Float;
+    }
     if site.opset < 13 {
         return Err(LisError::Opset { has: site.opset, hint: site.hint.clone() });
     }
@@ -53,7 +57,10 @@ pub fn emit(p: &mut Patch, spec: &LisSpec, site: &LisSite) -> Result<Ref, LisErr
     }
     let mut e = Emitter { p, site, plan: &plan };
     let w = e.weights();
-    Ok(e.product(w))
+    Ok(match site.v {
+        Some(v) => e.product(w, v),
+        None => e.shares(w),
+    })
 }
 
 /// Weights on their way to the product.
@@ -487,10 +494,24 @@ impl Emitter<'_> {
 
     // ---- product ------------------------------------------------------------------------------------------------
 
-    fn product(&mut self, w: Weight) -> Ref {
+    /// Weights as shares of their row: divided by what they add up to, or by the weight of code 0.
+    fn shares(&mut self, w: Weight) -> Ref {
+        let (wf, int) = self.float_weight(w);
+        let factor = if self.plan.renormalised() {
+            let total = self.total(wf, int);
+            let one = self.constant("one", Tensor::scalar_f32(1.0));
+            let r = self.op("Max", "divisor", &[total, one]);
+            self.op("Reciprocal", "factor", &[r])
+        } else {
+            self.constant("factor", Tensor::scalar_f32(self.plan.plain_factor(0)))
+        };
+        self.op("Mul", "weights", &[wf, factor])
+    }
+
+    fn product(&mut self, w: Weight, v: Ref) -> Ref {
         let (acc, total) = match self.plan.product {
-            Product::Planes => self.planes(w),
-            Product::Float | Product::Guarded { .. } => self.float_product(w),
+            Product::Planes => self.planes(w, v),
+            Product::Float | Product::Guarded { .. } => self.float_product(w, v),
         };
         let factor = match total {
             Some(r) => {
@@ -518,20 +539,20 @@ impl Emitter<'_> {
     }
 
     /// V as uint8 with its zero point: on x86 without VNNI, onnxruntime's products of uint8 and int8 saturate.
-    fn v_unsigned(&mut self) -> (Ref, Ref) {
+    fn v_unsigned(&mut self, v: Ref) -> (Ref, Ref) {
         if self.site.facts.v_type != DType::INT8 {
-            return (self.site.v, self.v_zero());
+            return (v, self.v_zero());
         }
         let one = self.constant("v_unit", Tensor::scalar_f32(1.0));
         let from = self.constant("v_signed_zero", Tensor::i8(&[], &[0]));
         let to = self.constant("v_unsigned_zero", Tensor::u8(&[], &[128]));
-        let number = self.op("DequantizeLinear", "v_number", &[self.site.v, one, from]);
+        let number = self.op("DequantizeLinear", "v_number", &[v, one, from]);
         let v = self.op("QuantizeLinear", "v_unsigned", &[number, one, to]);
         (v, self.constant("v_zero", Tensor::u8(&[], &[(self.site.facts.v_zero + 128) as u8])))
     }
 
     /// Weighted sum and, if it is needed, row sum, both float.
-    fn planes(&mut self, w: Weight) -> (Ref, Option<Ref>) {
+    fn planes(&mut self, w: Weight, v: Ref) -> (Ref, Option<Ref>) {
         let (lo, hi) = match w {
             Weight::Bytes(lo, hi) => (lo, Some(hi)),
             Weight::Float(w) => {
@@ -541,7 +562,7 @@ impl Emitter<'_> {
             Weight::Int(w) => self.bytes(w),
         };
         let a_zero = self.constant("weight_zero", Tensor::u8(&[], &[0]));
-        let (v, v_zero) = self.v_unsigned();
+        let (v, v_zero) = self.v_unsigned(v);
         let acc = self.plane_product("sum", lo, hi, v, a_zero, v_zero);
         if !self.plan.renormalised() {
             return (acc, None);
@@ -574,23 +595,29 @@ impl Emitter<'_> {
         self.cast(&format!("{part}_f32"), acc, DType::FLOAT)
     }
 
-    fn float_product(&mut self, w: Weight) -> (Ref, Option<Ref>) {
-        let (mut wf, int) = match w {
+    /// Weights in float32 and, where they were that first, as integers.
+    fn float_weight(&mut self, w: Weight) -> (Ref, Option<Ref>) {
+        match w {
             Weight::Int(w) => (self.cast("weight_f32", w, DType::FLOAT), Some(w)),
             Weight::Float(w) => (w, None),
             Weight::Bytes(..) => unreachable!("bytes are made for planes only"),
-        };
-        let guarded = matches!(self.plan.product, Product::Guarded { .. });
-        let mut total = None;
-        if self.plan.renormalised() || guarded {
-            total = Some(if self.plan.sums_in_float() {
-                self.row_sum("total", wf)
-            } else {
-                let wi = self.cast("weight_i32", int.unwrap_or(wf), DType::INT32);
-                let r = self.row_sum("total_i32", wi);
-                self.cast("total", r, DType::FLOAT)
-            });
         }
+    }
+
+    /// Sum of a row's weights, float32.
+    fn total(&mut self, wf: Ref, int: Option<Ref>) -> Ref {
+        if self.plan.sums_in_float() {
+            return self.row_sum("total", wf);
+        }
+        let wi = self.cast("weight_i32", int.unwrap_or(wf), DType::INT32);
+        let r = self.row_sum("total_i32", wi);
+        self.cast("total", r, DType::FLOAT)
+    }
+
+    fn float_product(&mut self, w: Weight, v: Ref) -> (Ref, Option<Ref>) {
+        let (mut wf, int) = self.float_weight(w);
+        let guarded = matches!(self.plan.product, Product::Guarded { .. });
+        let total = (self.plan.renormalised() || guarded).then(|| self.total(wf, int));
         if let (Product::Guarded { ratio }, Some(r)) = (self.plan.product, total) {
             let power = self.snap(r);
             let ratio = self.constant("guard_ratio", Tensor::scalar_f32(ratio));
@@ -600,7 +627,7 @@ impl Emitter<'_> {
         }
         let one = self.constant("v_unit", Tensor::scalar_f32(1.0));
         let zero = self.v_zero();
-        let v = self.op("DequantizeLinear", "v_codes", &[self.site.v, one, zero]);
+        let v = self.op("DequantizeLinear", "v_codes", &[v, one, zero]);
         let mut acc = self.op("MatMul", "sum", &[wf, v]);
         if !self.plan.renormalised() {
             // Cuts nothing: it keeps onnxruntime from moving the constant factor that follows into the product.

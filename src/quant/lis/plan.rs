@@ -34,6 +34,13 @@ pub struct LisFacts {
     pub keys: Option<usize>,
 }
 
+impl LisFacts {
+    /// Of an attention whose weights are wanted, whatever they are multiplied with.
+    pub fn of_weights(score_scale: Vec<f32>, keys: Option<usize>) -> LisFacts {
+        LisFacts { score_scale, v_scale: vec![1.0], v_zero: 0, v_type: DType::UINT8, keys }
+    }
+}
+
 /// How one plan multiplies weights with V.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Product {
@@ -141,7 +148,7 @@ impl LisPlan {
         let n = if alike { 1 } else { heads };
         let scale = |h: usize| f64::from(facts.score_scale[h.min(facts.score_scale.len() - 1)]);
         let steps: Vec<u32> = (0..n).map(|h| spec.base_of(h).steps()).collect();
-        let by_distance = spec.anchor() == Anchor::Max && spec.rounding() == Rounding::Paper;
+        let by_distance = goes_by_distance(spec);
 
         let rates: Vec<f64> = if by_distance {
             vec![1.0; n]
@@ -284,11 +291,6 @@ impl LisPlan {
         self.v_scale(head) / self.unit() as f32
     }
 
-    /// True if the weight table is indexed by distance and not by code: paper rounding under anchor `max`.
-    pub(crate) fn goes_by_distance(&self) -> bool {
-        self.spec.anchor() == Anchor::Max && self.spec.rounding() == Rounding::Paper
-    }
-
     /// The paper's code of `exp(d s)`.
     pub(crate) fn paper_code_of(&self, head: usize, d: u8) -> u32 {
         paper_code((f64::from(d) * f64::from(*super::reference::at(&self.facts.score_scale, head))).exp().round())
@@ -306,6 +308,11 @@ impl LisPlan {
     pub(crate) fn renormalised(&self) -> bool {
         self.spec.normalise() == Normalise::Renormalised
     }
+}
+
+/// True if the weight table is indexed by distance and not by code: under anchor `max`, all but rounding `geometric`.
+fn goes_by_distance(spec: &LisSpec) -> bool {
+    spec.anchor() == Anchor::Max && spec.rounding() != Rounding::Geometric
 }
 
 fn check(spec: &LisSpec, facts: &LisFacts, hint: &str) -> Result<(), LisError> {
@@ -355,6 +362,14 @@ fn weights(spec: &LisSpec, facts: &LisFacts, n: usize) -> Weights {
         let clip = if saturate { levels - 1 } else { 31 };
         return Weights::Knee { fine, a, b: one as u32 - a, zero: (!saturate).then_some(levels), clip };
     }
+    let score_scale = |h: usize| f64::from(facts.score_scale[h.min(facts.score_scale.len() - 1)]);
+    if spec.rounding() == Rounding::None {
+        let weight = |h: usize, d: u32| (32768.0 * (-f64::from(d) * score_scale(h)).exp()).round() as u32;
+        return Weights::Table {
+            tables: (0..n).map(|h| (0..256).map(|d| weight(h, d)).collect()).collect(),
+            clip: 255,
+        };
+    }
     let two = (0..n).all(|h| spec.base_of(h).steps() == 1);
     if two && spec.bits() <= 4 {
         // The weight of the last code is 1: one step further the shift itself gives 0.
@@ -368,7 +383,7 @@ fn weights(spec: &LisSpec, facts: &LisFacts, n: usize) -> Weights {
         }
         let tables = (0..n)
             .map(|h| {
-                let s = f64::from(facts.score_scale[h.min(facts.score_scale.len() - 1)]);
+                let s = score_scale(h);
                 (0..256).map(|d| weight(paper_code((f64::from(d) * s).exp().round()))).collect()
             })
             .collect();

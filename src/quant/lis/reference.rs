@@ -7,6 +7,7 @@
 //! for anchor `max` and `p (log2 S - log2 e(0))` for the sum anchors: `log2(S / e(d))` with `log2 e(d)` taken as linear
 //! in `d`. No element is divided.
 
+use super::spec::{Anchor, Rounding};
 use super::plan::{Exps, LOG_BITS, LisPlan, Product, Weights, paper_code, poly2};
 
 /// `round(2^14 log2(1 + i / 256))`, the corners of [`log2_fixed`].
@@ -100,10 +101,11 @@ fn positions(plan: &LisPlan, head: usize, ds: &[Option<u8>]) -> Vec<Option<u32>>
 }
 
 /// The codes of a row of score codes, not clipped to the width: a weight is `base^-c` before the tail is cut. `None`
-/// where the mask drops. Under paper rounding they are the paper's codes (anchor `max` has 1 for the row sum).
+/// where the mask drops. Under paper rounding they are the paper's codes (anchor `max` has 1 for the row sum), under
+/// rounding `none` the distances.
 pub fn codes(plan: &LisPlan, head: usize, row: &[u8], mask: Option<&[bool]>) -> Vec<Option<u32>> {
     let ds = distances(row, mask);
-    if plan.goes_by_distance() {
+    if plan.spec.anchor() == Anchor::Max && plan.spec.rounding() == Rounding::Paper {
         return ds.into_iter().map(|d| d.map(|d| plan.paper_code_of(head, d))).collect();
     }
     positions(plan, head, &ds)
@@ -122,6 +124,14 @@ pub fn weights(plan: &LisPlan, head: usize, row: &[u8], mask: Option<&[bool]>) -
         Weights::Ratio { one, floor } => (one >> c.min(31)).max(*floor),
     };
     positions(plan, head, &distances(row, mask)).into_iter().map(|c| c.map_or(0, weight)).collect()
+}
+
+/// The weights of a row as shares of it; what [`attend`] multiplies V with, if nothing is rounded for the product.
+pub fn shares(plan: &LisPlan, head: usize, row: &[u8], mask: Option<&[bool]>) -> Vec<f32> {
+    let w = weights(plan, head, row, mask);
+    let total: u64 = w.iter().map(|w| u64::from(*w)).sum();
+    let factor = if plan.renormalised() { 1.0 / total.max(1) as f32 } else { plan.plain_factor(head) };
+    w.iter().map(|w| *w as f32 * factor).collect()
 }
 
 /// One output row: the weighted sum of V's rows in V's units. `v` holds V's codes (zero point not subtracted), one row

@@ -31,6 +31,9 @@ pub enum Rounding {
     Geometric,
     /// As FQ-ViT's code does: first the ratio becomes an integer, then 1.5 times a power of two rounds up.
     Paper,
+    /// Nowhere: a weight is the integer exponential itself, 2^15 at the largest. For weights that something else reads
+    /// before they meet values, where a shift has nothing to shift.
+    None,
 }
 
 /// What becomes of weights too small for the code.
@@ -101,6 +104,8 @@ pub enum LisError {
         "`fine: {0}`: give even numbers up to 14; they need anchor `max`, rounding `geometric`, base 2 and at most 4 bits"
     )]
     Fine(u8),
+    #[error("rounding `none` leaves no codes: use anchor `max`, and leave `base` and `fine` empty")]
+    NoCodes,
     #[error("rounding `paper` needs a ratio of integers: use anchor `max` or `sum-table`")]
     PaperSum,
     #[error("{what} has {found} entries; the attention has {heads} head(s): give 1 or {heads}")]
@@ -176,6 +181,11 @@ impl TryFrom<Raw> for LisSpec {
             if matches!(raw.anchor, Anchor::SumPoly | Anchor::SumIexp) {
                 return Err(LisError::PaperSum);
             }
+        }
+        if raw.rounding == Rounding::None
+            && (raw.anchor != Anchor::Max || !raw.base.is_empty() || !raw.fine.is_empty())
+        {
+            return Err(LisError::NoCodes);
         }
         if let Some(most) = raw.fine.iter().copied().max() {
             let base_two = raw.base.iter().all(|b| *b == LogBase::Two);

@@ -7,7 +7,8 @@ use super::emit::{LisSite, emit};
 use super::plan::LisFacts;
 use super::spec::{LisError, LisSpec};
 
-/// Sizes of the attention: score codes `[B, H, N, M]`, V `[B, H, M, D]`, output `[B, H, N, D]`.
+/// Sizes of the attention: score codes `[B, H, N, M]`, V `[B, H, M, D]`, output `[B, H, N, D]`. A width D of 0: there is no
+/// V, and the output is the weights `[B, H, N, M]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     pub batch: usize,
@@ -38,12 +39,12 @@ pub fn model(
     let mut m = empty(opset);
     let Sizes { batch, heads, queries, keys, width } = sizes;
     let scores = input(&mut m, "scores", DType::UINT8, &[batch, heads, queries, keys]);
-    let v = input(&mut m, "v", facts.v_type, &[batch, heads, keys, width]);
+    let v = (width > 0).then(|| input(&mut m, "v", facts.v_type, &[batch, heads, keys, width]));
     let mask = mask.map(|dims| input(&mut m, "mask", DType::BOOL, dims));
-    let y = output(&mut m, v, sizes);
+    let y = output(&mut m, scores, sizes);
     let site = LisSite {
         codes: Ref::Old(scores),
-        v: Ref::Old(v),
+        v: v.map(Ref::Old),
         mask: mask.map(Ref::Old),
         facts: facts.clone(),
         rank: 4,
@@ -87,7 +88,8 @@ fn empty(opset: i64) -> Model {
 
 /// The output `y`, which a stand-in makes until a patch takes it over.
 fn output(m: &mut Model, from: ValueId, sizes: Sizes) -> ValueId {
-    let ty = typed(DType::FLOAT, &[sizes.batch, sizes.heads, sizes.queries, sizes.width]);
+    let last = if sizes.width > 0 { sizes.width } else { sizes.keys };
+    let ty = typed(DType::FLOAT, &[sizes.batch, sizes.heads, sizes.queries, last]);
     let y = m.graph.add_value("y", Def::Nothing, Some(ty)).expect("the graph has no such name");
     let attrs = Attrs::new().with_int("to", DType::FLOAT.0.into());
     m.graph.add_node(Node::new(Op::onnx("Cast"), vec![Some(from)], vec![Some(y)], attrs), None);
