@@ -40,9 +40,11 @@ use crate::passes::rules::{ApplyRules, opset_wanted};
 use crate::passes::scale_after_product::ScaleAfterProduct;
 use crate::passes::select::SelectByArithmetic;
 use crate::passes::softmax_last::SoftmaxLast;
+use crate::passes::softmax_repeated::SoftmaxRepeated;
 use crate::passes::split_projection::SplitProjection;
 use crate::passes::unfuse::Unfuse;
 use crate::passes::unit_gain::UnitGain;
+use crate::passes::unit_sums::UnitSums;
 use crate::passes::vectors::Vectors;
 use crate::passes::whole_update::WholeUpdate;
 use crate::passes::widen_floats::widen_floats;
@@ -155,7 +157,7 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
 }
 
 /// What brings a model into the form that rules are written for.
-pub const BEFORE_RULES: [&dyn Pass; 17] = [
+pub const BEFORE_RULES: [&dyn Pass; 19] = [
     &CleanUp,
     &DecomposeAttention,
     &EinsumAsProduct,
@@ -170,9 +172,11 @@ pub const BEFORE_RULES: [&dyn Pass; 17] = [
     &CleanUp,
     &HeadsApart,
     &SoftmaxLast,
+    &SoftmaxRepeated,
     &PlainScores,
     &UnitGain,
     &FoldClose,
+    &UnitSums,
 ];
 
 /// Of these, what lets the executor run a model as its exporter wrote it.

@@ -384,7 +384,7 @@ for ms in [["bias", "additive"], ["additive", "bias"], ["causal-where", "padding
 CASES["mask-flat"] = lambda: encoder(flat=True, masks=["flat-masked"], scale="q-mul")
 CASES["mask-apart"] = lambda: encoder(flat=True, apart=True, masks=["padding-square"], scale="both")
 CASES["mask-flat-plain"] = lambda: encoder(flat=True, scale="q-mul")
-CASES["mask-softcap"] = lambda: encoder(masks=["softcap"], attentions=0)
+CASES["mask-softcap"] = lambda: encoder(masks=["softcap"])
 CASES["guard"] = lambda: encoder(guard=True, masks=["padding-where"])
 for k in [2, 1]:
     CASES[f"kv-heads-{k}"] = lambda k=k: encoder(kv_heads=k)
@@ -786,7 +786,7 @@ def talking():
     w = over(g.op("Softmax", over(s), axis=-1))
     y = joined(g, g.op("MatMul", w, v))
     g.output(block(g, g.op("Add", x, linear(g, y, D, D))), [N, D])
-    return g.case(1, 3, 1)
+    return g.case(2, 3, 1)
 
 
 @case("class-attention")
@@ -991,7 +991,7 @@ def attention_softcap():
     y = g.op("Attention", q, k, v, q_num_heads=4, kv_num_heads=4, softcap=10.0)
     y = g.op("Add", x, linear(g, y, D, D))
     g.output(block(g, y), [N, D])
-    return g.case(1, 5, 1)
+    return g.case(2, 5, 1)
 
 
 @case("initializers-as-inputs")

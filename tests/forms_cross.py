@@ -21,6 +21,7 @@ import onnx
 import onnxruntime as ort
 
 import forms_loop  # noqa: F401: adds its cases
+import forms_mixed  # noqa: F401: adds its cases
 import forms_other  # noqa: F401: adds its cases
 import forms_scores  # noqa: F401: adds its cases
 import forms_vit  # noqa: F401: adds its cases

@@ -459,8 +459,8 @@ def alone():
 
 @case("scale-negative")
 def negative():
-    """No Log-Int-Softmax for such scores, but a Softmax between codes."""
-    return network(17, lambda g, y: plain(g, y, scale=-SCALE), count=(0, 5, 2))
+    """The factor is no scale of codes, so that the codes are made behind it."""
+    return network(17, lambda g, y: plain(g, y, scale=-SCALE))
 
 
 @case("norm-over-two-axes")

@@ -87,7 +87,7 @@ def convit():
     w = g.op("Div", w, g.op("ReduceSum", w, g.ints(-1), keepdims=1))
     x = g.op("Add", x, linear(g, merged(g, g.op("MatMul", w, v), T), D, D))
     g.output(mlp(g, x), [T, D])
-    return g.case(1, 4, 2)
+    return g.case(2, 4, 2)
 
 
 @case("vit-pit")
@@ -175,7 +175,7 @@ def coat():
     y = g.op("Add", g.op("Mul", y, g.const(8**-0.5)), g.op("Mul", q, heads(g, place, T)))
     x = g.op("Add", x, linear(g, merged(g, y, T), D, D))
     g.output(mlp(g, x), [T, D])
-    return g.case(1, 4, 2)
+    return g.case(2, 4, 2)
 
 
 @case("vit-beit")
@@ -216,7 +216,7 @@ def volo(fold, opset):
         y = merged(g, g.op("ReduceSum", y, g.ints(3), keepdims=0), T)
     x = g.op("Add", x, linear(g, y, D, D))
     g.output(mlp(g, x), [T, D])
-    return g.case(1, 4, 2)
+    return g.case(2, 4, 2)
 
 
 case("vit-volo")(lambda: volo(False, 17))
@@ -308,8 +308,7 @@ def cait():
     c = mlp(g, g.op("Add", cls, scaled(linear(g, y, D, D))))
     y = layer_norm(g, g.op("Concat", c, x, axis=1))
     g.output(g.op("Gather", y, g.const(0, np.int64), axis=1), [D])
-    # Talking heads are products and a Softmax by themselves.
-    return g.case(1, 7, 3)
+    return g.case(3, 7, 3)
 
 
 @case("vit-hybrid-stem")

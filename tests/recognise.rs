@@ -95,11 +95,12 @@ fn the_parts_of_an_attention_fit_together() {
         let m = sample(file);
         let g = &m.graph;
         for a in attentions(&m, &rules) {
-            let product = g.node(a.product);
-            assert_eq!((product.input(0), product.input(1)), (Some(a.q), Some(a.k)), "{file}");
+            let p = a.product.expect("the samples are plain");
+            let product = g.node(p.node);
+            assert_eq!((product.input(0), product.input(1)), (Some(p.q), Some(p.k)), "{file}");
             assert_eq!(g.node(a.softmax).input(0), Some(a.scores), "{file}");
             assert_eq!(g.node(a.weighted).input(0), Some(a.probs), "{file}");
-            assert_eq!(g.node(a.weighted).input(1), Some(a.v), "{file}");
+            assert_eq!(g.node(a.weighted).input(1), a.v, "{file}");
             let mut v = a.scores_product;
             for n in &a.chain {
                 assert!(g.node(*n).inputs.contains(&Some(v)), "{file}: the chain has a gap");

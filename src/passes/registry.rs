@@ -40,9 +40,11 @@ use super::reshape_static::ReshapeStatic;
 use super::rules::ApplyRules;
 use super::select::SelectByArithmetic;
 use super::softmax_last::SoftmaxLast;
+use super::softmax_repeated::SoftmaxRepeated;
 use super::split_projection::SplitProjection;
 use super::unfuse::Unfuse;
 use super::unit_gain::UnitGain;
+use super::unit_sums::UnitSums;
 use super::vectors::Vectors;
 use super::whole_update::WholeUpdate;
 
@@ -80,6 +82,8 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(HeadsApart),
         Box::new(WholeUpdate),
         Box::new(SoftmaxLast),
+        Box::new(SoftmaxRepeated),
+        Box::new(UnitSums),
         Box::new(UnitGain),
         Box::new(PlainScores),
         Box::new(RaiseOpset::default()),

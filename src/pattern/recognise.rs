@@ -251,11 +251,16 @@ const MOST_READERS: usize = 48;
 /// element by element. What may change the weights before it mixes heads, scales, adds, hides or moves.
 pub(super) fn weighing(f: &Facts<'_>, weights: ValueId) -> Option<NodeId> {
     let g = f.graph();
+    let maker = g.producer(weights);
     let (mut todo, mut seen) = (VecDeque::from([weights]), BTreeSet::from([weights]));
     while let Some(v) = todo.pop_front() {
         for (id, slot) in g.uses(v) {
             let Some(n) = g.try_node(id).filter(|n| n.op.is_onnx()) else { continue };
-            let computed = |slot: usize| n.input(slot).is_some_and(|x| f.constant(x).is_none() && !seen.contains(&x));
+            // Values are computed, and not from the weights.
+            let computed = |slot: usize| {
+                let values = n.input(slot).filter(|x| f.constant(*x).is_none());
+                values.is_some_and(|x| !g.producer(x).is_some_and(|p| maker.is_some_and(|m| g.reaches(m, p))))
+            };
             let goes_on = match (n.op.name.as_str(), slot) {
                 ("MatMul" | "Gemm", 0 | 1) if computed(1 - slot) => return Some(id),
                 ("MatMul" | "Gemm", 0 | 1) | ("Conv" | "LayerNormalization" | "BatchNormalization", 0) => true,

@@ -246,11 +246,19 @@ fn predicates_accept_and_refuse() {
         let h = hits(&m, &rule(text, condition, ""));
         assert_eq!((h.matches.len(), h.refused.len()), if holds { (1, 0) } else { (0, 1) }, "{condition}");
     }
-    let tested = ["last_axis", "shared"];
+    let tested = ["last_axis", "shared", "weighs"];
     for name in PREDICATES {
         let here = include_str!("tests.rs").contains(&format!("(\"{name}: "));
         assert!(here || tested.contains(name), "no test for the predicate `{name}`");
     }
+    let weighs = |rest: &str| {
+        let m = model(17, &format!("g (float[2,3] x, float[3,2] v) => (y) <float[3,2] c = {{1, 2, 3, 4, 5, 6}}> {{ w = Softmax (x) {rest} }}"));
+        hits(&m, &rule("w = Softmax (x)", "weighs: w", "")).matches.len()
+    };
+    assert_eq!(weighs("y = MatMul (w, v)"), 1);
+    assert_eq!(weighs("r = Relu (w) n = Add (r, r) y = MatMul (n, v)"), 1);
+    assert_eq!(weighs("y = MatMul (w, c)"), 0);
+    assert_eq!(weighs("n = Gelu (w) y = MatMul (n, v)"), 0);
     let soft = |graph: &str| hits(&model(13, graph), &rule("y = Softmax (x)", "last_axis: y", ""));
     assert_eq!(soft("g (float[2,3] x) => (y) { y = Softmax (x) }").matches.len(), 1);
     assert_eq!(soft("g (float[2,3] x) => (y) { y = Softmax <axis = 1> (x) }").matches.len(), 1);

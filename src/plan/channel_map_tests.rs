@@ -237,7 +237,7 @@ fn what_is_more_than_a_move_is_not_passed() {
     assert_eq!(
         found_with(
             "kh = Transpose <perm = [0, 2, 3, 1]> (k4)",
-            "kn = Softmax (k4) kh = Transpose <perm = [0, 2, 3, 1]> (kn)"
+            "kn = LpNormalization (k4) kh = Transpose <perm = [0, 2, 3, 1]> (kn)"
         ),
         (true, false)
     );
