@@ -349,12 +349,40 @@ def untrained(flags=()):
     return g.case(2, 5, 2, flags)
 
 
-@case("vit-untrained-qdq")
-def untrained_qdq():
-    """The same in the form with QuantizeLinear, which has no codes of 16 bits at the opset of the model. Seven bits of weights:
+def qdq():
+    """Flags for the form with QuantizeLinear, which has no codes of 16 bits at the opset of the model. Seven bits of weights:
     onnxruntime's product of uint8 and int8 saturates without VNNI."""
     recipe = pathlib.Path(__file__).parents[1] / "passes/recipes/fq-vit.yaml"
     text = recipe.read_text().replace("form: integer", "form: qdq").replace("code: i8", "code: i7")
     changed = pathlib.Path(tempfile.mkdtemp()) / "qdq.yaml"
     changed.write_text(text)
-    return untrained(["--recipe", str(changed)])
+    return ["--recipe", str(changed)]
+
+
+case("vit-untrained-qdq")(lambda: untrained(qdq()))
+
+
+@case("vit-class-block")
+def class_block(flags=()):
+    """Class attention of XCiT: what the class token got is joined to the normed patches, and a gain a channel brings both back.
+    The token is a hundred times as faint as the patches beside it, and is what is read."""
+    g = Graph(17)
+    x = g.input("x", [T, D])
+    batch = g.op("Slice", g.op("Shape", x), g.ints(0), g.ints(1))
+    cls = g.op("Expand", g.const(0.02 * g.rng.standard_normal((1, 1, D))), g.op("Concat", batch, g.ints(1, D), axis=0))
+    x = g.op("Concat", cls, x, axis=1)
+    y = layer_norm(g, x)
+    first = g.op("Slice", y, g.ints(0), g.ints(1), g.ints(1))
+    small = lambda t: g.op("MatMul", t, g.weight(D, D, scale=0.02))
+    q = g.transpose(g.reshape(small(first), -1, 1, H, 8), 0, 2, 1, 3)
+    k, v = (heads(g, small(y), T + 1) for _ in range(2))
+    s = g.op("MatMul", g.op("Mul", q, g.const(8**-0.5)), g.transpose(k, 0, 1, 3, 2))
+    got = small(merged(g, g.op("MatMul", g.op("Softmax", s, axis=-1), v), 1))
+    y = g.op("Concat", got, g.op("Slice", y, g.ints(1), g.ints(END), g.ints(1)), axis=1)
+    x = g.op("Add", x, g.op("Mul", g.const(0.5 + g.rng.random(D)), y))
+    y = layer_norm(g, x)
+    g.output(g.op("Gather", y, g.const(0, np.int64), axis=1), [D])
+    return g.case(1, 2, 0, flags)
+
+
+case("vit-class-block-qdq")(lambda: class_block(qdq()))

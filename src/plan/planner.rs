@@ -51,7 +51,12 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
     for s in sites.sites.values() {
         let folded = recipe.folds.contains_key(&s.role);
         let by_token =
-            recipe.candidates(s.role).iter().any(|c| matches!(c, Candidate::Ptf { rule, .. } if rule.normalised));
+            recipe.candidates(s.role).iter().any(|c| match c {
+                Candidate::Ptf { rule, .. } => rule.normalised,
+                // Contracted values alone can not have it.
+                Candidate::Wide { .. } => s.elementwise,
+                _ => false,
+            });
         let watch = match by_token || folded || equalise::wants(recipe, s.role) {
             // Where single tokens choose steps channel by channel, they are too few for that alone.
             true => Watch::Tokens {
@@ -137,6 +142,10 @@ impl<'g> Matrix<'g> {
         r
     }
 }
+
+/// An error that is a share of the faintest tokens' variance by no more than this times its share of the usual ones' is no
+/// matter of the faintest.
+const MUCH_MORE: f64 = 4.0;
 
 /// What one site comes to.
 enum Decided {
@@ -397,7 +406,7 @@ fn decide(
 ) -> Result<Decided, PlanningError> {
     let name = g.name_of(s.value).to_owned();
     let candidates = recipe.candidates(s.role);
-    if candidates.iter().all(|c| *c == Candidate::Sums) {
+    if candidates.iter().all(|c| matches!(c, Candidate::Sums | Candidate::Wide { .. })) {
         return Err(PlanningError::NoCandidate { role: s.role.name(), value: name });
     }
     let coded = |readers, params, outliers, reason| Activation {
@@ -426,8 +435,8 @@ fn decide(
     let best = |cands: &[Candidate]| -> (QParams, Vec<Outlier>, String) {
         let mut best: Option<(f64, QParams, Vec<Outlier>, String)> = None;
         for c in cands {
-            let (mut p, mut outliers, mut what) = match *c {
-                Candidate::Sums => continue,
+            let (p, outliers, what) = match *c {
+                Candidate::Sums | Candidate::Wide { .. } => continue,
                 Candidate::Affine { code, range } => {
                     (ptf::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
                 }
@@ -446,26 +455,27 @@ fn decide(
                     (p, outliers, what)
                 }
             };
-            let mut e = error(&p, &outliers);
-            if let Candidate::Ptf { wide_beyond: Some(limit), .. } = *c {
-                let mean = e / (st.count * st.channels.len() as u64).max(1) as f64;
-                let (faintest, usual) = st.faintness();
-                if mean * (faintest - usual) > limit {
-                    (p, outliers) = (ptf::affine(Code::U16, st, Range::MinMax), Vec::new());
-                    e = error(&p, &outliers);
-                    what = format!(
-                        "one scale in 16 bits, as an error in 8 has {:.2} of the variance of the faintest tokens and {:.2} of \
-                         the usual ones'",
-                        mean * faintest,
-                        mean * usual
-                    );
-                }
-            }
+            let e = error(&p, &outliers);
             if best.as_ref().is_none_or(|b| e < b.0) {
                 best = Some((e, p, outliers, what));
             }
         }
-        let (e, p, outliers, what) = best.expect("checked above");
+        let (mut e, mut p, mut outliers, mut what) = best.expect("checked above");
+        let wide = cands.iter().find_map(|c| if let Candidate::Wide { beyond } = c { Some(*beyond) } else { None });
+        if let Some(beyond) = wide {
+            let mean = e / (st.count * st.channels.len() as u64).max(1) as f64;
+            let (faintest, usual) = st.faintness();
+            if mean * (faintest - MUCH_MORE * usual) > beyond || mean * usual > 1.0 {
+                (p, outliers) = (ptf::affine(Code::U16, st, Range::Headroom(1.5)), Vec::new());
+                e = error(&p, &outliers);
+                what = format!(
+                    "one scale in 16 bits, as an error in 8 has {:.2} of the variance of the faintest tokens and {:.2} of \
+                     the usual ones'",
+                    mean * faintest,
+                    mean * usual
+                );
+            }
+        }
         (p, outliers, format!("{what}: {}", db(signal, e)))
     };
     // A single number has no axis either.
@@ -475,7 +485,11 @@ fn decide(
         if needs_tensor && s.elementwise && affine.len() < candidates.len() && !st.dims.is_empty() {
             let (p, o, r) = best(per_tensor);
             let (q, more, t) = best(candidates);
-            vec![coded(Readers::Contracting, p, o, r), coded(Readers::Elementwise, q, more, t)]
+            if p == q && o == more {
+                vec![coded(Readers::All, p, o, r)]
+            } else {
+                vec![coded(Readers::Contracting, p, o, r), coded(Readers::Elementwise, q, more, t)]
+            }
         } else {
             let (p, o, r) = best(if needs_tensor { per_tensor } else { candidates });
             vec![coded(Readers::All, p, o, r)]

@@ -109,12 +109,12 @@ pub enum Candidate {
         /// a zero point a channel and uint8 codes, in the integer form.
         #[serde(default, rename = "second-code-beyond", skip_serializing_if = "Option::is_none")]
         second_code_beyond: Option<f64>,
-        /// Where the error is a larger share of a token's variance in the place where tokens are faintest than it is in the
-        /// median place, on average over the tokens there, and by more than this, the value gets uint16 codes with one scale
-        /// instead.
-        #[serde(default, rename = "wide-beyond", skip_serializing_if = "Option::is_none")]
-        wide_beyond: Option<f64>,
     },
+    /// uint16 codes with one scale. Taken instead of the best of the others where the error of that is a larger share of a
+    /// token's variance in the place where tokens are faintest than four times what it is in the median place, on average over
+    /// the tokens there, and by more than `beyond`; or where it is more than all of the variance in the median place. Only for
+    /// readers that do not contract.
+    Wide { beyond: f64 },
     /// No codes of its own: the layer's int32 sums, at their scale `s_x s_w[c]`, go into the Add that alone reads them, and
     /// the result is rounded once. Taken wherever it is possible, which is in the integer form only.
     Sums,
