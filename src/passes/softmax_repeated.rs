@@ -99,9 +99,8 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
             n.inputs.iter().enumerate().map(|(i, v)| if i == *slot { Some(x) } else { v.map(Ref::from) }).collect();
         x = p.node_with(n.op.clone(), &inputs, &[&hint], n.attrs.clone())[0];
     }
-    let part = |p: &mut Patch, what: &str, v: &[i64]| {
-        p.constant(&format!("{name}_{what}"), Tensor::i64(&[v.len() as i64], v))
-    };
+    let part =
+        |p: &mut Patch, what: &str, v: &[i64]| p.constant(&format!("{name}_{what}"), Tensor::i64(&[v.len() as i64], v));
     let (start, end) = (part(&mut p, "first", &[0]), part(&mut p, "second", &[1]));
     let batch = p.node("Slice", &format!("{name}_samples"), &[shape.into(), start, end], Attrs::new());
     let rest = part(&mut p, "ones", &vec![1; map.rank(y)?.checked_sub(1)?]);

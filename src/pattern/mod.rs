@@ -27,7 +27,9 @@ pub use facts::Facts;
 pub use matcher::{Bound, Match, NearMiss};
 pub use place::{Fault, Pos};
 pub use predicate::NAMES as PREDICATES;
-pub use recognise::{Attention, Mask, MaskKind, QueryKey, Recognition, Site, attentions, gelus, layer_norms, recognise};
+pub use recognise::{
+    Attention, Mask, MaskKind, QueryKey, Recognition, Site, attentions, gelus, layer_norms, recognise,
+};
 pub use rule::{Refusal, Rule, RuleError, RuleSet, StandsFor};
 
 #[cfg(test)]

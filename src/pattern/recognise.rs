@@ -204,8 +204,21 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     }
     masks.sort_by_key(|m| chain.iter().position(|n| *n == m.node));
     let rule = r.rule.clone();
-    let mut a =
-        Attention { rule, product, softmax, weighted, scale, masks, chain, guard, v, scores_product, scores, probs, out };
+    let mut a = Attention {
+        rule,
+        product,
+        softmax,
+        weighted,
+        scale,
+        masks,
+        chain,
+        guard,
+        v,
+        scores_product,
+        scores,
+        probs,
+        out,
+    };
     if product.is_none() {
         mask_first(f, &mut a);
         shorten(g, &mut a);

@@ -252,7 +252,12 @@ fn predicates_accept_and_refuse() {
         assert!(here || tested.contains(name), "no test for the predicate `{name}`");
     }
     let weighs = |rest: &str| {
-        let m = model(17, &format!("g (float[2,3] x, float[3,2] v) => (y) <float[3,2] c = {{1, 2, 3, 4, 5, 6}}> {{ w = Softmax (x) {rest} }}"));
+        let m = model(
+            17,
+            &format!(
+                "g (float[2,3] x, float[3,2] v) => (y) <float[3,2] c = {{1, 2, 3, 4, 5, 6}}> {{ w = Softmax (x) {rest} }}"
+            ),
+        );
         hits(&m, &rule("w = Softmax (x)", "weighs: w", "")).matches.len()
     };
     assert_eq!(weighs("y = MatMul (w, v)"), 1);

@@ -50,13 +50,12 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
     let mixed = values_before(g, &mixing);
     for s in sites.sites.values() {
         let folded = recipe.folds.contains_key(&s.role);
-        let by_token =
-            recipe.candidates(s.role).iter().any(|c| match c {
-                Candidate::Ptf { rule, .. } => rule.normalised,
-                // Contracted values alone can not have it.
-                Candidate::Wide { .. } => s.elementwise,
-                _ => false,
-            });
+        let by_token = recipe.candidates(s.role).iter().any(|c| match c {
+            Candidate::Ptf { rule, .. } => rule.normalised,
+            // Contracted values alone can not have it.
+            Candidate::Wide { .. } => s.elementwise,
+            _ => false,
+        });
         let watch = match by_token || folded || equalise::wants(recipe, s.role) {
             // Where single tokens choose steps channel by channel, they are too few for that alone.
             true => Watch::Tokens {

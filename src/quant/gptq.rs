@@ -18,13 +18,18 @@ use rayon::prelude::*;
 /// Output channels rounded side by side: each reads the factor once.
 const LANES: usize = 16;
 
-/// Sums over rows of a layer's input `x` (as its codes give it) and output `y` (as the float model does).
+/// Sums over rows of a layer's input `x` (as its codes give it) and output `y` (as the float model does), both less what the
+/// first row held: where rows hardly differ, as those of a class token before training, what they have in common would take
+/// the digits that the rest needs.
 #[derive(Clone, Debug)]
 pub struct Normal {
     pub ins: usize,
     pub outs: usize,
     /// Number of rows, each as often as it counts.
     rows: f64,
+    /// The first row, which is taken off; nothing before rows were added.
+    first_x: Vec<f32>,
+    first_y: Vec<f32>,
     x: Vec<f64>,
     y: Vec<f64>,
     /// `sum y^2` of each output.
@@ -56,6 +61,8 @@ impl Normal {
             ins,
             outs,
             rows: 0.0,
+            first_x: Vec::new(),
+            first_y: Vec::new(),
             x: vec![0.0; ins],
             y: vec![0.0; outs],
             yy: vec![0.0; outs],
@@ -68,23 +75,32 @@ impl Normal {
     /// result depends on the order of calls in its last bits, so callers add in a fixed order.
     pub fn add(&mut self, x: &[f32], y: &[f32], weights: &[f64]) {
         let rows = x.len() / self.ins.max(1);
-        let view = |v, n| ndarray::ArrayView2::from_shape((rows, n), v).expect("whole rows");
-        let (mx, my) = (view(x, self.ins), view(y, self.outs));
-        let sum = |into: &mut [f64], m: ndarray::ArrayView2<f32>| {
+        if rows == 0 {
+            return;
+        }
+        if self.first_x.is_empty() {
+            (self.first_x, self.first_y) = (x[..self.ins].to_vec(), y[..self.outs].to_vec());
+        }
+        let less = |v, first: &[f32]| {
+            let m = ndarray::ArrayView2::from_shape((rows, first.len()), v).expect("whole rows");
+            &m - &ndarray::ArrayView1::from(first)
+        };
+        let (mx, my) = (less(x, &self.first_x), less(y, &self.first_y));
+        let sum = |into: &mut [f64], m: &ndarray::Array2<f32>| {
             let rows = m.outer_iter().zip(weights);
             rows.for_each(|(r, w)| into.iter_mut().zip(r).for_each(|(s, v)| *s += w * *v as f64));
         };
-        sum(&mut self.x, mx);
-        sum(&mut self.y, my);
+        sum(&mut self.x, &mx);
+        sum(&mut self.y, &my);
         my.outer_iter()
             .zip(weights)
             .for_each(|(r, w)| self.yy.iter_mut().zip(r).for_each(|(s, v)| *s += w * (*v as f64).powi(2)));
-        let scaled = |m: ndarray::ArrayView2<f32>| {
-            let mut m = m.to_owned();
+        let scaled = |m: &ndarray::Array2<f32>| {
+            let mut m = m.clone();
             m.outer_iter_mut().zip(weights).for_each(|(mut r, w)| r.iter_mut().for_each(|v| *v *= *w as f32));
             m
         };
-        let (wx, wy) = (scaled(mx), scaled(my));
+        let (wx, wy) = (scaled(&mx), scaled(&my));
         // A few hundred rows in f32, the sums over samples in f64.
         let fold = |into: &mut [f64], m: ndarray::Array2<f32>| {
             into.iter_mut().zip(m.iter()).for_each(|(s, v)| *s += *v as f64);
@@ -96,17 +112,45 @@ impl Normal {
 
     /// Joins two sets of sums.
     pub fn plus(&self, o: &Normal) -> Normal {
+        if self.first_x.is_empty() || o.first_x.is_empty() {
+            return if self.first_x.is_empty() { o } else { self }.clone();
+        }
+        let o = &o.less(self);
         let add = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect();
         Normal {
             ins: self.ins,
             outs: self.outs,
             rows: self.rows + o.rows,
+            first_x: self.first_x.clone(),
+            first_y: self.first_y.clone(),
             x: add(&self.x, &o.x),
             y: add(&self.y, &o.y),
             yy: add(&self.yy, &o.yy),
             xx: add(&self.xx, &o.xx),
             yx: add(&self.yx, &o.yx),
         }
+    }
+
+    /// The same sums, less the first row of others.
+    fn less(&self, others: &Normal) -> Normal {
+        let moved = |from: &[f32], to: &[f32]| -> Vec<f64> {
+            from.iter().zip(to).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect()
+        };
+        let (dx, dy) = (moved(&self.first_x, &others.first_x), moved(&self.first_y, &others.first_y));
+        let (n, mut s) = (self.rows, self.clone());
+        // (u + a)(v + b) = u v + a v + b (u + a)
+        let shift = |sums: &mut [f64], left: &[f64], by: &[f64]| {
+            for (row, (u, a)) in sums.chunks_mut(self.ins.max(1)).zip(left.iter().zip(by)) {
+                row.iter_mut().zip(self.x.iter().zip(&dx)).for_each(|(s, (v, b))| *s += a * v + b * (u + n * a));
+            }
+        };
+        shift(&mut s.xx, &self.x, &dx);
+        shift(&mut s.yx, &self.y, &dy);
+        s.yy.iter_mut().zip(self.y.iter().zip(&dy)).for_each(|(s, (u, a))| *s += 2.0 * a * u + n * a * a);
+        s.x.iter_mut().zip(&dx).for_each(|(s, a)| *s += n * a);
+        s.y.iter_mut().zip(&dy).for_each(|(s, a)| *s += n * a);
+        (s.first_x, s.first_y) = (others.first_x.clone(), others.first_y.clone());
+        s
     }
 
     pub fn centred(&self) -> Centred {
@@ -121,7 +165,12 @@ impl Normal {
         };
         let (xx, yx) = (about(&self.xx, &mx), about(&self.yx, &my));
         let yy = self.yy.iter().zip(&my).map(|(s, m)| s / n - m * m).collect();
-        Centred { ins: self.ins, outs: self.outs, mean_x: mx, mean_y: my, yy, xx, yx }
+        let whole = |mean: Vec<f64>, first: &[f32]| match first {
+            [] => mean,
+            _ => mean.iter().zip(first).map(|(m, f)| m + f64::from(*f)).collect(),
+        };
+        let (mean_x, mean_y) = (whole(mx, &self.first_x), whole(my, &self.first_y));
+        Centred { ins: self.ins, outs: self.outs, mean_x, mean_y, yy, xx, yx }
     }
 }
 
@@ -473,6 +522,36 @@ mod tests {
         assert!(share > 0.8);
         let (v, _) = refit([&sums(&a.0, &a.2), &sums(&b.0, &b.2)], &w, 1e-3);
         assert!(v.iter().zip(&w).all(|(v, w)| (v - w).abs() < 1e-3));
+    }
+
+    #[test]
+    fn rows_that_hardly_differ_keep_their_digits() {
+        // A class token before training: a long vector that all rows have, and a thousandth of it that is their own.
+        let (mut rng, mix, w) = setting(7);
+        let mut near = |rows| {
+            let x: Vec<f32> =
+                inputs(&mut rng, &mix, rows).iter().enumerate().map(|(i, v)| (i % N) as f32 + v * 1e-3).collect();
+            let y = times(&w, &x);
+            (x, y)
+        };
+        let (a, b, fresh) = (near(9), near(9), near(2000));
+        let (v, _) = refit([&sums(&a.0, &a.1), &sums(&b.0, &b.1)], &w, 1e-3);
+        let far = v.iter().zip(&w).map(|(v, w)| (v - w).abs()).fold(0.0, f64::max);
+        assert!(far < 0.1, "weights moved by {far}");
+        let c = sums(&fresh.0, &fresh.1).centred();
+        assert!((0.0..1e-6 * c.yy.iter().sum::<f64>()).contains(&c.error(&w).abs()), "{}", c.error(&w));
+    }
+
+    #[test]
+    fn sums_in_parts_are_the_sums_of_all() {
+        let (mut rng, mix, w) = setting(8);
+        let x = inputs(&mut rng, &mix, 40);
+        let y = times(&w, &x);
+        let parts = sums(&x[..N * 13], &y[..OUTS * 13]).plus(&sums(&x[N * 13..], &y[OUTS * 13..]));
+        let (a, b) = (parts.plus(&Normal::new(N, OUTS)).centred(), sums(&x, &y).centred());
+        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6 * (1.0 + a.abs()));
+        assert!(near(&a.xx, &b.xx) && near(&a.yx, &b.yx) && near(&a.yy, &b.yy));
+        assert!(near(&a.mean_x, &b.mean_x) && near(&a.mean_y, &b.mean_y));
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! for anchor `max` and `p (log2 S - log2 e(0))` for the sum anchors: `log2(S / e(d))` with `log2 e(d)` taken as linear
 //! in `d`. No element is divided.
 
-use super::spec::{Anchor, Rounding};
 use super::plan::{Exps, LOG_BITS, LisPlan, Product, Weights, paper_code, poly2};
+use super::spec::{Anchor, Rounding};
 
 /// `round(2^14 log2(1 + i / 256))`, the corners of [`log2_fixed`].
 pub(crate) fn log2_corners() -> Vec<i32> {

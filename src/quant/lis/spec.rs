@@ -182,8 +182,7 @@ impl TryFrom<Raw> for LisSpec {
                 return Err(LisError::PaperSum);
             }
         }
-        if raw.rounding == Rounding::None
-            && (raw.anchor != Anchor::Max || !raw.base.is_empty() || !raw.fine.is_empty())
+        if raw.rounding == Rounding::None && (raw.anchor != Anchor::Max || !raw.base.is_empty() || !raw.fine.is_empty())
         {
             return Err(LisError::NoCodes);
         }
