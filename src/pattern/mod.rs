@@ -19,6 +19,7 @@ mod predicate;
 pub mod recognise;
 mod rule;
 mod syntax;
+mod weighing;
 mod yaml;
 
 pub use compile::Pattern;

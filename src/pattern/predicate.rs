@@ -5,7 +5,7 @@ use crate::ir::{AttrValue, DType, NodeId, ValueId};
 use super::compile::Pattern;
 use super::facts::{Facts, within};
 use super::matcher::{Bound, Match};
-use super::recognise::weighing;
+use super::weighing::weighing;
 use super::yaml::{Argument, Condition, Field};
 
 /// A precondition of a match. Names that a match left unbound satisfy every predicate.

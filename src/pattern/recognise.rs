@@ -1,6 +1,6 @@
 //! What a model is made of, for the passes that compute: attention, LayerNorm, GELU, wherever and however written.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
@@ -10,6 +10,7 @@ use super::driver::find;
 use super::facts::Facts;
 use super::matcher::{Bound, Match};
 use super::rule::{Refusal, RuleSet};
+use super::weighing::weighing;
 
 /// A shape that a rule gave a name to. The graph is as it was.
 #[derive(Clone, Debug, PartialEq)]
@@ -255,63 +256,6 @@ fn shorten(g: &Graph, a: &mut Attention) {
     a.chain.drain(..=last);
     a.masks.retain(|m| a.chain.contains(&m.node));
     a.scale = a.scale.filter(|(n, _)| a.chain.contains(n));
-}
-
-/// How many operators may lie between attention weights and the product that takes them to the values.
-const MOST_READERS: usize = 48;
-
-/// The node that multiplies attention weights with values: a MatMul with something computed, or the sum of a product
-/// element by element. What may change the weights before it mixes heads, scales, adds, hides or moves.
-pub(super) fn weighing(f: &Facts<'_>, weights: ValueId) -> Option<NodeId> {
-    let g = f.graph();
-    let maker = g.producer(weights);
-    let (mut todo, mut seen) = (VecDeque::from([weights]), BTreeSet::from([weights]));
-    while let Some(v) = todo.pop_front() {
-        for (id, slot) in g.uses(v) {
-            let Some(n) = g.try_node(id).filter(|n| n.op.is_onnx()) else { continue };
-            // Values are computed, and not from the weights.
-            let computed = |slot: usize| {
-                let values = n.input(slot).filter(|x| f.constant(*x).is_none());
-                values.is_some_and(|x| !g.producer(x).is_some_and(|p| maker.is_some_and(|m| g.reaches(m, p))))
-            };
-            let goes_on = match (n.op.name.as_str(), slot) {
-                ("MatMul" | "Gemm", 0 | 1) if computed(1 - slot) => return Some(id),
-                ("MatMul" | "Gemm", 0 | 1) | ("Conv" | "LayerNormalization" | "BatchNormalization", 0) => true,
-                ("Mul", 0 | 1) => {
-                    let sum = n.out().filter(|_| computed(1 - slot)).and_then(|y| summed(g, y));
-                    if sum.is_some() {
-                        return sum;
-                    }
-                    true
-                }
-                ("Add" | "Sub" | "Concat" | "Max" | "Min", _) | ("Where", 1 | 2) | ("Div", 0) => true,
-                ("Cast" | "Dropout" | "Clip" | "Relu" | "Slice" | "Pad" | "Split" | "Gather" | "Reshape", 0)
-                | ("Transpose" | "Unsqueeze" | "Squeeze" | "Expand" | "Tile" | "Identity" | "Flatten", 0) => true,
-                _ => false,
-            };
-            if goes_on {
-                todo.extend(n.outputs.iter().flatten().filter(|y| seen.insert(**y)));
-            }
-        }
-        if seen.len() > MOST_READERS {
-            return None;
-        }
-    }
-    None
-}
-
-/// The sum that is all that reads a value, seen through moves.
-fn summed(g: &Graph, mut v: ValueId) -> Option<NodeId> {
-    for _ in 0..4 {
-        let [(id, 0)] = g.uses(v)[..] else { return None };
-        let n = g.node(id);
-        match n.op.name.as_str() {
-            "ReduceSum" => return Some(id),
-            "Reshape" | "Transpose" => v = n.out()?,
-            _ => return None,
-        }
-    }
-    None
 }
 
 /// How far [`added`] looks back: operands may be shared, so that a chain of n sums has 2^n ways.
