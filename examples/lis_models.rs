@@ -33,16 +33,18 @@ fn write(dir: &std::path::Path) -> Result<(), WriteNpyError> {
         let v_dims = [s.batch, s.heads, s.keys, s.width];
         write_npy(at.join("scores.npy"), &array(&[s.batch, s.heads, s.queries, s.keys], c.scores))?;
         let v = array(&v_dims, c.v);
-        if c.v_type == DType::INT8 {
-            write_npy(at.join("v.npy"), &v.mapv(|x| x as i8))?;
-        } else {
-            write_npy(at.join("v.npy"), &v)?;
+        // Without V the weights are the output.
+        match c.v_type {
+            _ if s.width == 0 => {}
+            DType::INT8 => write_npy(at.join("v.npy"), &v.mapv(|x| x as i8))?,
+            _ => write_npy(at.join("v.npy"), &v)?,
         }
         if let Some((dims, on)) = c.mask {
             let on = ArrayD::from_shape_vec(IxDyn(&dims), on).expect("sizes match");
             write_npy(at.join("mask.npy"), &on)?;
         }
-        let y = ArrayD::from_shape_vec(IxDyn(&[s.batch, s.heads, s.queries, s.width]), c.expected);
+        let last = if s.width > 0 { s.width } else { s.keys };
+        let y = ArrayD::from_shape_vec(IxDyn(&[s.batch, s.heads, s.queries, last]), c.expected);
         write_npy(at.join("expected.npy"), &y.expect("sizes match"))?;
     }
     Ok(())
