@@ -1,9 +1,9 @@
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::common::{over_last, patch_rounds};
+use super::common::{over_last, patch_rounds, softmax_axis};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Graph, Model, NodeId, ValueId};
+use crate::ir::{Graph, Model, NodeId, Tensor, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -46,7 +46,8 @@ impl Pass for UnitSums {
     }
 
     fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        patch_rounds(model, patch)
+        let opset = model.opset();
+        patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }
 }
 
@@ -55,7 +56,7 @@ const NEAR: f32 = 1e-5;
 /// How far back sums are followed.
 const MOST_STEPS: u32 = 8;
 
-fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
+fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let div = g.node(id);
     if !div.op.is("Div") {
         return None;
@@ -64,9 +65,8 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let rank = map.rank(x)?;
     // The axis stays, or is taken away and put back.
     let put_back = g.producer_is(s, "Unsqueeze").map(|n| g.node(n));
-    let last = |axes: Vec<i64>| matches!(axes[..], [a] if a == -1 || a + 1 == rank as i64);
     let sum = match put_back {
-        Some(n) => last(g.ints(n, 1, "axes")?).then(|| n.input(0))??,
+        Some(n) => n.input(0).filter(|_| over_last(g, n, rank as i64))?,
         None => s,
     };
     let sum = g.node(g.producer_is(sum, "ReduceSum")?);
@@ -75,7 +75,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
         || kept == put_back.is_some()
         || !over_last(g, sum, rank as i64)
         || g.is_output(y)
-        || !sums(g, x, rank, map, MOST_STEPS)?.iter().all(|s| (s - 1.0).abs() <= NEAR)
+        || !sums(g, x, rank, map, opset, MOST_STEPS)?.iter().all(|s| (s - 1.0).abs() <= NEAR)
     {
         return None;
     }
@@ -85,7 +85,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
 }
 
 /// What the rows of a value of this rank add up to, in a shape that broadcasts against it with a last axis of 1.
-fn sums(g: &Graph, v: ValueId, rank: usize, map: &ShapeMap, steps: u32) -> Option<ArrayD<f32>> {
+fn sums(g: &Graph, v: ValueId, rank: usize, map: &ShapeMap, opset: i64, steps: u32) -> Option<ArrayD<f32>> {
     if let Some(t) = g.constant(v) {
         // A constant of fewer entries is added to every key.
         let keys = map.dims(v)?.last()?.known()?;
@@ -97,13 +97,10 @@ fn sums(g: &Graph, v: ValueId, rank: usize, map: &ShapeMap, steps: u32) -> Optio
     let steps = steps.checked_sub(1)?;
     let of = |slot: usize| {
         let x = n.input(slot)?;
-        (map.rank(x) == Some(rank)).then(|| sums(g, x, rank, map, steps)).flatten()
+        (map.rank(x) == Some(rank)).then(|| sums(g, x, rank, map, opset, steps)).flatten()
     };
     match n.op.name.as_str() {
-        "Softmax" => {
-            let axis = n.attrs.int("axis").unwrap_or(-1);
-            (axis == -1 || axis + 1 == rank as i64).then(|| ArrayD::ones(IxDyn(&vec![1; rank])))
-        }
+        "Softmax" => (softmax_axis(n, rank, opset) + 1 == rank).then(|| ArrayD::ones(IxDyn(&vec![1; rank]))),
         "Add" | "Sub" => {
             let (a, b) = (of(0)?, of(1)?);
             // Both are whole rows: of one that is a single entry, each key has the sum.
@@ -121,7 +118,7 @@ fn sums(g: &Graph, v: ValueId, rank: usize, map: &ShapeMap, steps: u32) -> Optio
     }
 }
 
-fn array(t: &crate::ir::Tensor) -> Option<ArrayD<f32>> {
+fn array(t: &Tensor) -> Option<ArrayD<f32>> {
     let dims: Vec<usize> = t.dims.iter().map(|d| usize::try_from(*d).ok()).collect::<Option<_>>()?;
     ArrayD::from_shape_vec(IxDyn(&dims), t.to_f32s()?.into_owned()).ok()
 }
