@@ -43,8 +43,7 @@ fn write(dir: &std::path::Path) -> Result<(), WriteNpyError> {
             let on = ArrayD::from_shape_vec(IxDyn(&dims), on).expect("sizes match");
             write_npy(at.join("mask.npy"), &on)?;
         }
-        let last = if s.width > 0 { s.width } else { s.keys };
-        let y = ArrayD::from_shape_vec(IxDyn(&[s.batch, s.heads, s.queries, last]), c.expected);
+        let y = ArrayD::from_shape_vec(IxDyn(&s.output()), c.expected);
         write_npy(at.join("expected.npy"), &y.expect("sizes match"))?;
     }
     Ok(())

@@ -774,6 +774,11 @@ def einsum():
     return g.case(2, 5, 2)
 
 
+def over_heads(g, t):
+    """A layer over the heads of scores or weights."""
+    return g.transpose(linear(g, g.transpose(t, 0, 2, 3, 1), H, H), 0, 3, 1, 2)
+
+
 @case("talking-heads")
 def talking():
     """A product over the heads before and behind the Softmax (CaiT)."""
@@ -782,8 +787,7 @@ def talking():
     y = layer_norm(g, x)
     q, k, v = projected(g, y)
     s = g.op("MatMul", g.op("Mul", q, g.const(0.35)), g.transpose(k, 0, 1, 3, 2))
-    over = lambda t: g.transpose(linear(g, g.transpose(t, 0, 2, 3, 1), H, H), 0, 3, 1, 2)
-    w = over(g.op("Softmax", over(s), axis=-1))
+    w = over_heads(g, g.op("Softmax", over_heads(g, s), axis=-1))
     y = joined(g, g.op("MatMul", w, v))
     g.output(block(g, g.op("Add", x, linear(g, y, D, D))), [N, D])
     return g.case(2, 3, 1)

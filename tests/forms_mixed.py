@@ -3,13 +3,9 @@ forms.py."""
 
 import numpy as np
 
-from forms import D, H, N, Graph, case, layer_norm, linear
+from forms import D, H, N, Graph, case, layer_norm, linear, over_heads
 from forms_other import FLOAT, SCALE, W, merged, network, padding, plain, qkv
 from forms_scores import HIDES, attention, causal, product, seen
-
-
-def over_heads(g, t):
-    return g.transpose(linear(g, g.transpose(t, 0, 2, 3, 1), H, H), 0, 3, 1, 2)
 
 
 def weights(change, **more):

@@ -5,7 +5,7 @@ import tempfile
 
 import numpy as np
 
-from forms import D, H, Graph, block, case, gelu, layer_norm, linear
+from forms import D, H, Graph, block, case, gelu, layer_norm, linear, over_heads
 
 S = 4  # Tokens along each side of the picture.
 T = S * S
@@ -288,14 +288,13 @@ def cait():
     """Talking heads in two blocks with a factor a channel, then a class token that asks alone."""
     g = Graph(17)
     x = g.input("x", [T, D])
-    over = lambda t: g.transpose(linear(g, g.transpose(t, 0, 2, 3, 1), H, H), 0, 3, 1, 2)
     scaled = lambda t: g.op("Mul", g.const(0.1 + g.rng.random(D)), t)
     for _ in range(2):
         parts = g.reshape(linear(g, layer_norm(g, x), D, 3 * D), -1, T, 3, H, 8)
         parts = g.transpose(parts, 2, 0, 3, 1, 4)
         q, k, v = (g.op("Gather", parts, g.const(i, np.int64), axis=0) for i in range(3))
         s = g.op("MatMul", g.op("Mul", q, g.const(2.0)), g.transpose(k, 0, 1, 3, 2))
-        y = g.op("MatMul", over(g.op("Softmax", over(s), axis=-1)), v)
+        y = g.op("MatMul", over_heads(g, g.op("Softmax", over_heads(g, s), axis=-1)), v)
         x = g.op("Add", x, scaled(linear(g, merged(g, y, T), D, D)))
         y = gelu(g, linear(g, layer_norm(g, x), D, 2 * D))
         x = g.op("Add", x, scaled(linear(g, y, 2 * D, D)))

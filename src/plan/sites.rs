@@ -318,7 +318,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
             s.islands.push((a.softmax, "its values are constants".to_owned()));
             continue;
         }
-        let made = a.product.map_or_else(|| g.producer(a.scores_product), |p| Some(p.node));
+        let made = g.producer(a.scores_product);
         if let Some(why) = made.and_then(|n| apart.get(&n)).filter(|_| apart.contains_key(&a.softmax)) {
             s.islands.push((a.softmax, (*why).to_owned()));
             continue;

@@ -18,10 +18,11 @@ pub fn decide(
     recipe: &AttentionRecipe,
 ) -> Result<(QParams, AttentionForm, String), String> {
     let (range, families, by_head) = match recipe {
-        AttentionRecipe::Lis { scores, scale_by_head, weights_alone: Some(spec), .. } if alone => {
-            (*scores, vec![vec![spec.clone()]], *scale_by_head && *scores == ScoreRange::Weights)
-        }
-        AttentionRecipe::Lis { spec, scores, fine, bases, scale_by_head, .. } => {
+        AttentionRecipe::Lis { spec, scores, fine, bases, scale_by_head, weights_alone } => {
+            let (spec, fine, bases) = match weights_alone {
+                Some(other) if alone => (other, &[][..], &[][..]),
+                _ => (spec, &fine[..], &bases[..]),
+            };
             let fine = fine.iter().map(|n| spec.clone().with_fine(vec![*n]));
             let bases = bases.iter().map(|b| spec.clone().with_base(vec![*b]));
             let all = |v: Result<Vec<LisSpec>, LisError>| v.map_err(|e| e.to_string());

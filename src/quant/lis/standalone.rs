@@ -18,6 +18,14 @@ pub struct Sizes {
     pub width: usize,
 }
 
+impl Sizes {
+    /// Of the output.
+    pub fn output(&self) -> [usize; 4] {
+        let last = if self.width > 0 { self.width } else { self.keys };
+        [self.batch, self.heads, self.queries, last]
+    }
+}
+
 /// Why no model was made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum StandaloneError {
@@ -88,8 +96,7 @@ fn empty(opset: i64) -> Model {
 
 /// The output `y`, which a stand-in makes until a patch takes it over.
 fn output(m: &mut Model, from: ValueId, sizes: Sizes) -> ValueId {
-    let last = if sizes.width > 0 { sizes.width } else { sizes.keys };
-    let ty = typed(DType::FLOAT, &[sizes.batch, sizes.heads, sizes.queries, last]);
+    let ty = typed(DType::FLOAT, &sizes.output());
     let y = m.graph.add_value("y", Def::Nothing, Some(ty)).expect("the graph has no such name");
     let attrs = Attrs::new().with_int("to", DType::FLOAT.0.into());
     m.graph.add_node(Node::new(Op::onnx("Cast"), vec![Some(from)], vec![Some(y)], attrs), None);
