@@ -8,7 +8,7 @@ use crate::ir::DType;
 /// sample, and says what to do where that is not plain.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error("{}: no such file or folder", path.display())]
+    #[error("{}: no such file or folder; give a folder of JPEG or PNG files, or an .npy or .npz file", path.display())]
     Missing { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
