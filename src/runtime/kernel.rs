@@ -5,6 +5,7 @@
 //!
 //! What one code is, [`quant::kernel`](crate::quant::kernel) defines; here are the loops over whole tensors.
 
+use super::wide::wide;
 use crate::quant::kernel::{dequantize, rounded};
 
 /// An integer type that codes are stored in.
@@ -52,6 +53,16 @@ pub enum GrainError {
     Length(usize, usize, usize),
 }
 
+/// QuantizeLinear of a matrix whose columns may differ: a number for each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Requantize {
+    pub scale: Vec<f32>,
+    pub zero: Vec<i32>,
+    /// Lowest and highest code minus the zero point.
+    pub low: Vec<f32>,
+    pub high: Vec<f32>,
+}
+
 /// Scales and zero points, ready for use on whole tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Params {
@@ -87,6 +98,29 @@ impl Params {
 
     pub fn grain(&self) -> Grain {
         self.grain
+    }
+
+    /// How many scales there are.
+    pub fn scales(&self) -> usize {
+        self.scale.len()
+    }
+
+    /// Scales and zero points, as many of these as of those.
+    pub fn numbers(&self) -> (&[f32], &[i32]) {
+        (&self.scale, &self.zero)
+    }
+
+    /// The same for each of `cols` columns, if there is one scale, or as many as columns.
+    pub fn by_column(&self, cols: usize) -> Requantize {
+        fn each<T: Copy>(v: &[T], cols: usize) -> Vec<T> {
+            if v.len() == 1 { vec![v[0]; cols] } else { v.to_vec() }
+        }
+        Requantize {
+            scale: each(&self.scale, cols),
+            zero: each(&self.zero, cols),
+            low: each(&self.low, cols),
+            high: each(&self.high, cols),
+        }
     }
 
     /// The same parameters for a tensor whose axes were moved: `f` says where an axis went. `None` when it vanished or
@@ -197,32 +231,35 @@ fn code<C: Code>(x: f32, scale: f32, zero: i32, low: f32, high: f32) -> C {
     C::narrow(rounded(x, scale, low, high).wrapping_add(zero))
 }
 
-fn q_one<C: Code>(x: &[f32], y: &mut [C], scale: f32, zero: i32, low: f32, high: f32) {
-    for (x, y) in x.iter().zip(y) {
-        *y = code(*x, scale, zero, low, high);
+wide! {
+    fn q_one<C: Code>(x: &[f32], y: &mut [C], scale: f32, zero: i32, low: f32, high: f32) {
+        for (x, y) in x.iter().zip(y) {
+            *y = code(*x, scale, zero, low, high);
+        }
     }
-}
 
-fn q_each<C: Code>(x: &[f32], y: &mut [C], [scale, low, high]: [&[f32]; 3], zero: &[i32]) {
-    let n = y.len();
-    // One length for all, so that the bounds checks leave the loop.
-    let (x, scale, low, high, zero) = (&x[..n], &scale[..n], &low[..n], &high[..n], &zero[..n]);
-    for i in 0..n {
-        y[i] = code(x[i], scale[i], zero[i], low[i], high[i]);
+    fn q_each<C: Code>(x: &[f32], y: &mut [C], bounds: [&[f32]; 3], zero: &[i32]) {
+        let n = y.len();
+        // One length for all, so that the bounds checks leave the loop.
+        let [scale, low, high] = bounds.map(|b| &b[..n]);
+        let (x, zero) = (&x[..n], &zero[..n]);
+        for i in 0..n {
+            y[i] = code(x[i], scale[i], zero[i], low[i], high[i]);
+        }
     }
-}
 
-fn dq_one<C: Code>(q: &[C], y: &mut [f32], scale: f32, zero: i32) {
-    for (q, y) in q.iter().zip(y) {
-        *y = dequantize(q.wide(), scale, zero);
+    fn dq_one<C: Code>(q: &[C], y: &mut [f32], scale: f32, zero: i32) {
+        for (q, y) in q.iter().zip(y) {
+            *y = dequantize(q.wide(), scale, zero);
+        }
     }
-}
 
-fn dq_each<C: Code>(q: &[C], y: &mut [f32], scale: &[f32], zero: &[i32]) {
-    let n = y.len();
-    let (q, scale, zero) = (&q[..n], &scale[..n], &zero[..n]);
-    for i in 0..n {
-        y[i] = dequantize(q[i].wide(), scale[i], zero[i]);
+    fn dq_each<C: Code>(q: &[C], y: &mut [f32], scale: &[f32], zero: &[i32]) {
+        let n = y.len();
+        let (q, scale, zero) = (&q[..n], &scale[..n], &zero[..n]);
+        for i in 0..n {
+            y[i] = dequantize(q[i].wide(), scale[i], zero[i]);
+        }
     }
 }
 

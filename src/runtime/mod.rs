@@ -6,6 +6,12 @@
 //! onnxruntime computes. [`fold_samples`] runs independent samples on several threads and hands the results back in
 //! sample order, so that a sum over samples has the same bits whatever the thread count.
 //!
+//! # Speed
+//! Products of codes run in 8 bits: [`gemm`] multiplies them exactly on every processor, with its vector instructions
+//! where there are any. MatMulInteger and ConvInteger are the session's own on top of it, and a MatMul, Gemm or Conv between
+//! DequantizeLinear and QuantizeLinear becomes one such product with bias and requantization, packed when the model is
+//! loaded ([`SessionOptions::optimize`]). [`onnx()`] hands tract's reader with these operators to programs of their own.
+//!
 //! # Why not tract as it comes
 //! tract's own QuantizeLinear multiplies by the reciprocal of the scale, and its own DequantizeLinear may replace a
 //! chain up to the next QuantizeLinear, a Softmax included, by a table of 256 entries, which is wrong. The session
@@ -14,24 +20,38 @@
 //! hold each of these facts, so that an upgrade of tract that changes one shows.
 
 mod array;
+pub mod gemm;
 pub mod kernel;
 mod samples;
+mod wide;
 
+#[cfg(feature = "tract")]
+mod absorb;
+#[cfg(feature = "tract")]
+mod conv;
 #[cfg(feature = "tract")]
 mod error;
 #[cfg(feature = "tract")]
+mod fuse;
+#[cfg(feature = "tract")]
 mod prepare;
+#[cfg(feature = "tract")]
+mod product;
 #[cfg(feature = "tract")]
 mod qdq;
 #[cfg(feature = "tract")]
 mod repeat;
 #[cfg(feature = "tract")]
 mod session;
+#[cfg(feature = "tract")]
+mod steps;
 
 #[cfg(all(test, feature = "tract"))]
 mod build;
 #[cfg(all(test, feature = "tract"))]
 mod conformance;
+#[cfg(all(test, feature = "tract"))]
+mod products_tests;
 
 pub use array::{Array, ArrayError, Element};
 pub use samples::{fold_samples, map_samples};
@@ -39,4 +59,4 @@ pub use samples::{fold_samples, map_samples};
 #[cfg(feature = "tract")]
 pub use error::RuntimeError;
 #[cfg(feature = "tract")]
-pub use session::{Outputs, Port, Session, SessionOptions};
+pub use session::{Outputs, Port, Session, SessionOptions, onnx};

@@ -1,7 +1,8 @@
 //! QuantizeLinear and DequantizeLinear as tract operators, in place of tract's own.
 //!
 //! Both are opaque to tract's rewriting, except that a change of axes may move through them and that on a constant they
-//! become a constant, whatever its size.
+//! become a constant, whatever its size. Where products of codes are fused ([`fuse`](super::fuse)), that waits until the
+//! whole model is read, so that a product finds the codes of its weights.
 
 use std::sync::Arc;
 
@@ -11,14 +12,18 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::change_axes::{AxisChangeConsequence, AxisOp, InOut};
 use tract_onnx::tract_hir::internal::*;
 
-use super::kernel::{Code, Grain, Params};
+use super::kernel::{Code, Grain, Params, Requantize};
 use super::prepare::CODE_BITS;
 use crate::ir::DType;
 
-/// Puts both operators in place of tract's.
-pub fn register(onnx: &mut Onnx) {
-    onnx.op_register.insert("QuantizeLinear", |_, node| build(node, Direction::Quantize));
-    onnx.op_register.insert("DequantizeLinear", |_, node| build(node, Direction::Dequantize));
+/// Puts both operators in place of tract's. `keep`: whether codes of weights are kept as long as the model is read.
+pub fn register(onnx: &mut Onnx, keep: bool) {
+    onnx.op_register.insert("QuantizeLinear", |_, node| build(node, Direction::Quantize, false));
+    if keep {
+        onnx.op_register.insert("DequantizeLinear", |_, node| build(node, Direction::Dequantize, true));
+    } else {
+        onnx.op_register.insert("DequantizeLinear", |_, node| build(node, Direction::Dequantize, false));
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +43,11 @@ struct Linear {
     codes: Option<DatumType>,
     /// Bits of a code, when fewer than its type has.
     bits: Option<u32>,
+    /// Whether a tensor of codes is kept until the model is read.
+    keep: bool,
 }
 
-fn build(node: &NodeProto, direction: Direction) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+fn build(node: &NodeProto, direction: Direction, keep: bool) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     // Absent, empty and 0 (undefined) mean the same.
     let dtype = node.get_attr_opt::<i64>("output_dtype")?.map(|x| DType(x as i32)).filter(|d| *d != DType::UNDEFINED);
     let codes = match (direction, dtype) {
@@ -58,6 +65,7 @@ fn build(node: &NodeProto, direction: Direction) -> TractResult<(Box<dyn Inferen
         has_zero: node.input.get(2).is_some_and(|n| !n.is_empty()),
         codes,
         bits: node.get_attr_opt::<i64>(CODE_BITS)?.and_then(|b| u32::try_from(b).ok()),
+        keep,
     };
     Ok((expand(op), vec![]))
 }
@@ -121,10 +129,16 @@ impl Expansion for Linear {
             range,
         )?;
         let op = Qdq { direction: self.direction, codes, params: Arc::new(params) };
+        // A vector is a bias or the like, and no weights.
+        let keep = self.keep && x.rank() > 1 && matches!(codes, DatumType::U8 | DatumType::I8);
         match &x.konst {
-            Some(k) => Ok(tvec!(target.add_const(prefix, op.apply(k)?)?)),
-            None => target.wire_node(prefix, op, &[inputs[0]]),
+            Some(k) if !keep => Ok(tvec!(target.add_const(prefix, op.apply(k)?)?)),
+            _ => target.wire_node(prefix, op, &[inputs[0]]),
         }
+    }
+
+    fn runs_out_of_plan(&self) -> bool {
+        !self.keep
     }
 }
 
@@ -161,7 +175,7 @@ fn code_range(dt: DatumType, bits: Option<u32>) -> TractResult<(i32, i32)> {
 
 /// The operator as it runs: one input, everything else constant.
 #[derive(Clone, Debug, PartialEq)]
-struct Qdq {
+pub struct Qdq {
     direction: Direction,
     codes: DatumType,
     params: Arc<Params>,
@@ -171,6 +185,27 @@ struct Qdq {
 impl Eq for Qdq {}
 
 impl Qdq {
+    /// The parameters of a DequantizeLinear.
+    pub fn dequantizes(&self) -> Option<&Params> {
+        (self.direction == Direction::Dequantize).then_some(&*self.params)
+    }
+
+    /// The parameters of a QuantizeLinear, and the type of its codes.
+    pub fn quantizes(&self) -> Option<(&Params, DatumType)> {
+        (self.direction == Direction::Quantize).then_some((&*self.params, self.codes))
+    }
+
+    /// A QuantizeLinear as the last step of a product with `cols` columns along `axis`, and the type of its codes.
+    pub fn requantize(&self, axis: usize, cols: usize) -> Option<(Requantize, DatumType)> {
+        let (params, codes) = self.quantizes()?;
+        let fits = match params.grain() {
+            Grain::Tensor => true,
+            Grain::Axis(a) => a == axis && params.scales() == cols,
+            Grain::Block { .. } => false,
+        };
+        (fits && codes != DatumType::I32).then(|| (params.by_column(cols), codes))
+    }
+
     fn apply(&self, x: &Tensor) -> TractResult<Tensor> {
         match (self.direction, self.codes) {
             (Direction::Quantize, DatumType::U8) => self.quantize::<u8>(x),
@@ -276,4 +311,4 @@ impl TypedOp for Qdq {
 /// The builders do not read the context; its type is named so that a change of tract's signature shows here.
 #[expect(clippy::type_complexity, reason = "the signature is tract's")]
 const _: fn(&ParsingContext, &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> =
-    |_, node| build(node, Direction::Quantize);
+    |_, node| build(node, Direction::Quantize, false);

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
+use tract_onnx::Onnx;
 use tract_onnx::pb;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::DimLike;
 
-use super::{Array, Element, RuntimeError, prepare, qdq, repeat};
+use super::{Array, Element, RuntimeError, conv, fuse, prepare, product, qdq, repeat};
 use crate::ir::{DType, Dim, Validated};
 use crate::onnx;
 
@@ -28,6 +29,29 @@ fn leave_amx_alone() {
             TRACT_CPU_ISA.set(Some(format!("{own}-amx-int8")));
         });
     }
+}
+
+/// tract's ONNX reader with the project's operators in place of its own. `optimize`: whether products of codes are fused.
+fn operators(optimize: bool) -> Onnx {
+    leave_amx_alone();
+    let mut onnx = tract_onnx::onnx();
+    qdq::register(&mut onnx, optimize);
+    product::register(&mut onnx);
+    conv::register(&mut onnx);
+    if optimize {
+        fuse::register(&mut onnx);
+    }
+    repeat::register(&mut onnx, optimize);
+    onnx
+}
+
+/// tract's ONNX reader with the project's operators in place of tract's own, for programs that use tract themselves: a
+/// quantized file then runs on products of 8-bit codes. `examples/service.rs` is a whole program.
+///
+/// What a [`Session`] does to a file before tract reads it is left out: tract itself holds no constants of 4 bits, and takes
+/// an operator of a foreign domain for the standard one of its name. Files that need neither run the same in both.
+pub fn onnx() -> Onnx {
+    operators(true)
 }
 
 /// How to load a model.
@@ -90,16 +114,12 @@ impl Session {
 
     /// Loads an encoded ONNX file. `dir` is where its external data lie, if it has any.
     pub fn new(model: &[u8], dir: Option<&Path>, options: &SessionOptions) -> Result<Session, RuntimeError> {
-        leave_amx_alone();
-        let mut onnx = tract_onnx::onnx();
-        qdq::register(&mut onnx);
-        repeat::register(&mut onnx, options.optimize);
-        Session::with_operators(&onnx, model, dir, options)
+        Session::with_operators(&operators(options.optimize), model, dir, options)
     }
 
     /// [`Session::new`] with a choice of operators: conformance tests also load with tract's own.
     pub(super) fn with_operators(
-        onnx: &tract_onnx::Onnx,
+        onnx: &Onnx,
         model: &[u8],
         dir: Option<&Path>,
         options: &SessionOptions,
