@@ -12,17 +12,25 @@
 //! `# full` among the header lines prints large constants too. `FQVIT_BLESS=1 cargo test --test golden` writes what
 //! came out into the files; read the diff before committing it.
 //!
-//! Whatever is blessed, a file fails when a pass gets or leaves an invalid model, or when the result does not survive
-//! printing and parsing.
+//! Whatever is blessed, a file fails when a pass gets or leaves an invalid model, when the result does not survive
+//! printing and parsing, or when the program computes something else after a pass than before it: both are run in tract
+//! on seeded inputs and held to what the pass declares. `# not run: REASON` in the header is for programs that tract can
+//! not run; a program that says so and runs all the same, with the same results, fails too. `# sizes: n=3 m=3` gives open sizes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fqvit_opt::ir::Model;
+use fqvit_opt::compile::Step;
+use fqvit_opt::compile::each::{EachError, verify_each};
 use fqvit_opt::ir::validate::validate;
+use fqvit_opt::ir::{DType, Def, Dim, Model};
 use fqvit_opt::passes::registry;
 use fqvit_opt::passes::widen_floats::widen_floats;
+use fqvit_opt::runtime::Array;
 use fqvit_opt::text::{Elide, parse_model, print_model};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 const RULE: &str = "---\n";
 
@@ -70,20 +78,21 @@ fn print(m: &Model, elide: Elide) -> Result<String, String> {
     Ok(print_model(m, elide))
 }
 
-/// What comes out; `Err` is a failure that no blessing covers.
-fn outcome(input: &str) -> Result<String, String> {
+/// What comes out, and the passes that ran without an error; `Err` is a failure that no blessing covers.
+fn outcome(input: &str) -> Result<(String, Vec<Step>), String> {
     let (task, elide) = task(input)?;
     let parsed = parse_model(input);
     if let (Task::Parse, Err(e)) = (&task, &parsed) {
-        return Ok(format!("{e}\n"));
+        return Ok((format!("{e}\n"), Vec::new()));
     }
     let mut m = parsed.map_err(|e| format!("the program does not parse: {e}"))?;
-    match task {
-        Task::Parse => print(&m, elide),
-        Task::Validate => Ok(match validate(&m) {
+    let mut steps = Vec::new();
+    let text = match task {
+        Task::Parse => print(&m, elide)?,
+        Task::Validate => match validate(&m) {
             Ok(_) => "valid\n".to_owned(),
             Err(e) => format!("{e}\n"),
-        }),
+        },
         Task::Passes(ids) => {
             validate(&m).map_err(|e| format!("the program is invalid: {e}"))?;
             let mut notes = String::new();
@@ -101,15 +110,105 @@ fn outcome(input: &str) -> Result<String, String> {
                     let known: Vec<&str> = registry::all().iter().map(|p| p.id()).collect();
                     format!("there is no pass `{id}`; there are: {}", known.join(", "))
                 })?;
+                let before = m.clone();
                 match pass.run(&mut m) {
-                    Ok(out) => notes.extend(out.notes.iter().map(|n| format!("# {id}: {n}\n"))),
+                    Ok(out) => {
+                        notes.extend(out.notes.iter().map(|n| format!("# {id}: {n}\n")));
+                        let (changes, numerics) = (out.changes, pass.numerics());
+                        steps.push(Step { pass: id.clone(), changes, numerics, models: Some([before, m.clone()]) });
+                    }
                     Err(e) => notes.push_str(&format!("# {id} failed: {e}\n")),
                 }
                 validate(&m).map_err(|e| format!("pass `{id}` left an invalid model: {e}"))?;
             }
-            Ok(print(&m, elide)? + &notes)
+            print(&m, elide)? + &notes
+        }
+    };
+    Ok((text, steps))
+}
+
+/// Seeded numbers for every input of a program: what is open of a shape becomes 2 if it is in front somewhere, and 3, 4, ..
+/// by name elsewhere, unless `sizes` says otherwise. Integers wide enough to be indices or sizes are 0 or 1.
+fn feed(m: &Model, sizes: &[(&str, usize)]) -> Result<Vec<(String, Array)>, String> {
+    let g = &m.graph;
+    let mut rng = ChaCha8Rng::seed_from_u64(17);
+    let mut open: BTreeMap<&str, usize> = sizes.iter().copied().collect();
+    for v in g.inputs() {
+        if let Some(Dim::Symbol(s)) = g.shape(*v).and_then(|s| s.first()) {
+            open.entry(s).or_insert(2);
         }
     }
+    let mut out = Vec::new();
+    for v in g.inputs().iter().filter(|v| !matches!(g.value(**v).def, Def::InputWithDefault(_))) {
+        let name = g.name_of(*v);
+        let ty = g.value(*v).ty.as_ref().ok_or_else(|| format!("input {name} has no type"))?;
+        let mut dims = Vec::new();
+        for (i, d) in ty.shape.iter().flatten().enumerate() {
+            let next = 3 + open.len();
+            dims.push(match d {
+                Dim::Known(n) => *n as usize,
+                Dim::Symbol(s) => *open.entry(s).or_insert(next),
+                Dim::Unknown if i == 0 => 2,
+                Dim::Unknown => 3,
+            });
+        }
+        let n: usize = dims.iter().product();
+        let mut float = || (0..4).map(|_| rng.random::<f32>() - 0.5).sum::<f32>() * 1.75;
+        let a = match ty.dtype {
+            DType::FLOAT => Array::new(&dims, (0..n).map(|_| float()).collect()),
+            DType::DOUBLE => Array::new(&dims, (0..n).map(|_| f64::from(float())).collect()),
+            DType::FLOAT16 => Array::new(&dims, (0..n).map(|_| half::f16::from_f32(float())).collect()),
+            DType::INT64 => Array::new(&dims, (0..n).map(|_| rng.random_range(0..2i64)).collect()),
+            DType::INT32 => Array::new(&dims, (0..n).map(|_| rng.random_range(0..2i32)).collect()),
+            DType::UINT8 => Array::new(&dims, (0..n).map(|_| rng.random::<u8>()).collect()),
+            DType::INT8 => Array::new(&dims, (0..n).map(|_| rng.random::<i8>()).collect()),
+            DType::UINT16 => Array::new(&dims, (0..n).map(|_| rng.random::<u16>()).collect()),
+            DType::INT16 => Array::new(&dims, (0..n).map(|_| rng.random::<i16>()).collect()),
+            DType::BOOL => Array::new(&dims, (0..n).map(|_| rng.random::<bool>()).collect()),
+            other => return Err(format!("input {name} has type {other}")),
+        };
+        out.push((name.to_owned(), a.map_err(|e| e.to_string())?));
+    }
+    Ok(out)
+}
+
+/// Runs the program before and after each of its passes, and holds them to what they declare.
+fn held(input: &str, steps: &[Step]) -> Result<(), String> {
+    let header =
+        |what: &str| input.lines().map_while(|l| l.strip_prefix('#')).find_map(|l| l.trim().strip_prefix(what));
+    let excuse = header("not run:");
+    let sizes = header("sizes:").unwrap_or_default();
+    let sizes: Vec<(&str, usize)> = sizes
+        .split_whitespace()
+        .map(|s| s.split_once('=').and_then(|(name, n)| Some((name, n.parse().ok()?))))
+        .collect::<Option<_>>()
+        .ok_or("`# sizes:` takes NAME=N ..")?;
+    let Some([first, _]) = steps.iter().find(|s| s.changes > 0).and_then(|s| s.models.as_ref()) else {
+        return Ok(());
+    };
+    let ran = feed(first, &sizes).and_then(|inputs| {
+        verify_each(steps, &inputs, 2).map_err(|e| match e {
+            EachError::Runtime { pass, source } => format!("after {pass}: {source}"),
+            other => other.to_string(),
+        })
+    });
+    let moved = match (ran, excuse) {
+        (Err(e), None) => {
+            return Err(format!("the program does not run ({e}); give `# not run: REASON` if it can not"));
+        }
+        (Err(_), Some(_)) => return Ok(()),
+        (Ok(moved), Some(_)) if moved.iter().all(|m| m.kept) => {
+            return Err("the header says `# not run`, but the program runs, and alike: take that line out".into());
+        }
+        (Ok(_), Some(_)) => return Ok(()),
+        (Ok(moved), None) => moved,
+    };
+    let broken: Vec<String> = moved
+        .iter()
+        .filter(|m| !m.kept)
+        .map(|m| format!("{} declares {:?} and moves {} by {:e}", m.pass, m.numerics, m.output, m.distance))
+        .collect();
+    if broken.is_empty() { Ok(()) } else { Err(broken.join("\n")) }
 }
 
 /// Checks one file, or rewrites its expectation.
@@ -120,7 +219,8 @@ fn check(path: &Path, bless: bool) -> Result<(), String> {
         None if bless => (format!("{}\n", text.trim_end()), ""),
         None => return Err(format!("there is no line `{}` with the expected result below it", RULE.trim_end())),
     };
-    let got = outcome(&input)?;
+    let (got, steps) = outcome(&input)?;
+    held(&input, &steps)?;
     if got == expected {
         return Ok(());
     }
@@ -129,6 +229,34 @@ fn check(path: &Path, bless: bool) -> Result<(), String> {
     }
     let diff = similar::TextDiff::from_lines(expected, got.as_str());
     Err(diff.unified_diff().context_radius(3).header("expected", "got").to_string())
+}
+
+/// Every registered pass is shown at work, and shown leaving a program alone that is not meant for it.
+#[test]
+fn every_pass_fires_somewhere_and_is_quiet_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let (mut fired, mut quiet) = (BTreeSet::new(), BTreeSet::new());
+    for f in files(&root) {
+        let text = fs::read_to_string(&f).expect("a readable file");
+        let input = text.split_once(&format!("\n{RULE}")).map_or(text.as_str(), |(i, _)| i);
+        for s in outcome(&format!("{input}\n")).map(|(_, steps)| steps).unwrap_or_default() {
+            let id = s.pass.split('=').next().expect("a name").to_owned();
+            if s.changes > 0 {
+                fired.insert(id)
+            } else {
+                quiet.insert(id)
+            };
+        }
+    }
+    let lacking = |seen: &BTreeSet<String>| -> Vec<&str> {
+        registry::all().iter().map(|p| p.id()).filter(|id| !seen.contains(*id)).collect()
+    };
+    assert!(
+        lacking(&fired).is_empty() && lacking(&quiet).is_empty(),
+        "no file below tests/golden shows these passes at work: {:?}; nor these leaving a program alone: {:?}",
+        lacking(&fired),
+        lacking(&quiet)
+    );
 }
 
 /// All `.txt` files below a folder, sorted.

@@ -133,6 +133,18 @@ pub fn shapes(model: &Model) -> ShapeMap {
     infer(model, ShapeMap::default())
 }
 
+/// As [`shapes`], of a model that is fed inputs of these sizes, by name.
+pub fn shapes_fed(model: &Model, inputs: &[(&str, &[i64])]) -> ShapeMap {
+    let mut fed = model.clone();
+    for v in model.graph.inputs() {
+        let given = inputs.iter().find(|(name, _)| *name == model.graph.name_of(*v));
+        if let (Some((_, dims)), Some(ty)) = (given, &mut fed.graph.value_mut(*v).ty) {
+            ty.shape = Some(dims.iter().map(|n| Dim::Known(*n)).collect());
+        }
+    }
+    shapes(&fed)
+}
+
 /// As [`shapes`], and constants also where they are the results of operators that libraries approximate: those are right
 /// up to rounding.
 pub fn approximate_constants(model: &Model) -> ShapeMap {
