@@ -4,6 +4,7 @@
 //! [`make_plan`] decides; [`apply`] carries the plan out. Each step returns a value that the next one takes, and every
 //! value in between can be written to a file, edited and read again.
 
+use crate::budget::{self, OverBudget};
 use crate::calibrate::data::{DataError, InputSpec};
 use crate::infer;
 use crate::ir::{Graph, Invalid, Model, Op, ops, validate};
@@ -77,6 +78,15 @@ pub enum CompileError {
     #[error(transparent)]
     Invalid(#[from] Invalid),
     #[error(transparent)]
+    Illegal(#[from] infer::Illegal),
+    #[error(transparent)]
+    Memory(#[from] OverBudget),
+    #[error(
+        "node `{node}` ({op}): `{value}` has no elements ({sizes}), so there is nothing to quantize; export the model with \
+         sizes of at least 1"
+    )]
+    Empty { node: String, op: String, value: String, sizes: String },
+    #[error(transparent)]
     Planning(#[from] PlanningError),
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -144,6 +154,7 @@ impl Journal {
 /// Runs one pass and checks that it left a valid model behind.
 fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), CompileError> {
     let before = journal.keep_models.then(|| m.clone());
+    budget::step(format_args!("pass {}", pass.id()));
     let out = pass.run(m)?;
     journal.notes.extend(out.notes.into_iter().map(|n| format!("{}: {n}", pass.id())));
     journal.steps.push(Step {
@@ -186,11 +197,47 @@ pub const BEFORE_A_RUN: [&dyn Pass; 3] = [&CleanUp, &PatchSums, &BatchNormRows];
 /// of these there were: what every other step takes.
 ///
 /// # Errors
-/// If a function can not be written out, or a sparse weight is malformed.
+/// If a function can not be written out, or a sparse weight is malformed; if a node breaks a rule of its operator, or a value
+/// has more elements than memory holds, or none where a layer needs some.
 pub fn unpacked(model: &Model) -> Result<(Model, usize), CompileError> {
+    budget::step("writing functions out");
     let (mut m, sparse) = onnx::dense_weights(&onnx::inline_functions(model)?)?;
     Unfuse.run(&mut m)?;
+    validate::validate(&m)?;
+    budget::step("checking sizes");
+    infer::legal(&m)?;
+    infer::affordable(&m)?;
+    nonempty(&m)?;
     Ok((m, sparse))
+}
+
+/// Refuses layers that read or make a value without elements.
+fn nonempty(m: &Model) -> Result<(), CompileError> {
+    const LAYERS: [&str; 10] = [
+        "MatMul",
+        "Gemm",
+        "Conv",
+        "ConvTranspose",
+        "Einsum",
+        "Attention",
+        "Softmax",
+        "LayerNormalization",
+        "ReduceMean",
+        "ReduceMax",
+    ];
+    let (g, map) = (&m.graph, infer::shapes(m));
+    for (_, n) in g.nodes().filter(|(_, n)| n.op.is_onnx() && LAYERS.contains(&n.op.name.as_str())) {
+        let empty = |v: &&crate::ir::ValueId| map.dims(**v).is_some_and(|d| d.iter().any(|s| s.known() == Some(0)));
+        // Lists that Reduce operators take may be empty.
+        let read = n.inputs.iter().flatten().take(if n.op.name.starts_with("Reduce") { 1 } else { usize::MAX });
+        if let Some(v) = read.chain(n.outputs.iter().flatten()).find(empty) {
+            let sizes = map.ty(*v).map_or(String::new(), |t| crate::ir::show::type_text(&t));
+            let name = if n.name.is_empty() { n.out().map_or("", |v| g.name_of(v)) } else { &n.name };
+            let (node, value) = (name.to_owned(), g.name_of(*v).to_owned());
+            return Err(CompileError::Empty { node, op: n.op.to_string(), value, sizes });
+        }
+    }
+    Ok(())
 }
 
 /// What a data set must hold to feed the model.

@@ -1,5 +1,6 @@
 //! `fqvit-opt` compiles a float vision transformer in ONNX into a fully quantized one and measures the difference.
 
+pub mod budget;
 pub mod calibrate;
 #[cfg(all(feature = "cli", feature = "tract"))]
 pub mod cli;

@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use fqvit_opt::budget::Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
 fn main() -> ExitCode {
     fqvit_opt::cli::main(std::env::args_os())
 }

@@ -80,7 +80,18 @@ impl Recipe {
 
     /// Reads a recipe's text; `path` is for error messages.
     pub fn parse(text: &str, path: &str) -> Result<Recipe, RecipeError> {
-        serde_yaml::from_str(text).map_err(|e| RecipeError::Read { path: path.to_owned(), message: e.to_string() })
+        let wrong = |message: String| RecipeError::Read { path: path.to_owned(), message };
+        // A text of this size is no recipe; references in it could make it any size.
+        if text.len() > MOST_BYTES {
+            return Err(wrong(format!("{} bytes are too many for a recipe", text.len())));
+        }
+        let recipe: Recipe = serde_yaml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        if let Some(word) = text.lines().filter_map(|l| l.split('#').next()).flat_map(words).find(|w| not_finite(w)) {
+            return Err(wrong(format!("`{word}` is no number to compute with")));
+        }
+        let value = serde_json::to_value(&recipe).map_err(|e| wrong(e.to_string()))?;
+        bounded(&value, &mut Vec::new()).map_err(wrong)?;
+        Ok(recipe)
     }
 
     /// Names of the shipped recipes, sorted.
@@ -89,6 +100,54 @@ impl Recipe {
             RECIPES.files().filter_map(|f| Some(f.path().file_stem()?.to_str()?.to_owned())).collect();
         v.sort();
         v
+    }
+}
+
+const MOST_BYTES: usize = 1 << 20;
+/// Entries of a list: each is a way that is tried.
+const MOST_WAYS: usize = 64;
+/// Exponents of ranges beyond this leave no float of the factors.
+const MOST_STRENGTH: f64 = 8.0;
+/// No number of a recipe is larger.
+const MOST: f64 = 1e6;
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| c.is_whitespace() || "[]{},:".contains(c))
+}
+
+/// YAML's words for what is no finite number.
+fn not_finite(word: &str) -> bool {
+    let w = word.trim_start_matches(['+', '-']).to_ascii_lowercase();
+    w == ".nan" || w == ".inf"
+}
+
+/// Numbers and lists of a recipe within what makes sense; the message names the place.
+fn bounded(v: &serde_json::Value, path: &mut Vec<String>) -> Result<(), String> {
+    use serde_json::Value;
+    let at = |path: &[String]| format!("`{}`", path.join("."));
+    match v {
+        Value::Number(n) => {
+            let x = n.as_f64().unwrap_or(f64::NAN);
+            let strength = path.iter().any(|p| p == "strengths");
+            let most = if strength { MOST_STRENGTH } else { MOST };
+            if x.is_finite() && x.abs() <= most {
+                return Ok(());
+            }
+            Err(format!("{} is {n}; it must lie between -{most} and {most}", at(path)))
+        }
+        Value::Array(list) => {
+            if list.len() > MOST_WAYS {
+                return Err(format!("{} has {} entries; {MOST_WAYS} are the most", at(path), list.len()));
+            }
+            list.iter().try_for_each(|x| bounded(x, path))
+        }
+        Value::Object(map) => map.iter().try_for_each(|(k, x)| {
+            path.push(k.clone());
+            let r = bounded(x, path);
+            path.pop();
+            r
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -103,6 +162,22 @@ mod tests {
         for n in names {
             let r = Recipe::find(&n, None).unwrap();
             assert_eq!(r.name, n);
+        }
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused_with_their_place() {
+        let text = RECIPES.get_file("fq-vit.yaml").and_then(|f| f.contents_utf8()).unwrap();
+        let at = text.find("strengths: [").expect("a fold") + "strengths: [".len();
+        let end = at + text[at..].find(']').unwrap();
+        let with = |list: &str| Recipe::parse(&format!("{}{list}{}", &text[..at], &text[end..]), "r.yaml");
+        assert!(with("0.5, 1.0").is_ok());
+        let many = vec!["0.5"; 1000].join(", ");
+        for (list, says) in
+            [("65536", "strengths"), (".nan", ".nan"), ("-.inf", "-.inf"), ("1e300", "strengths"), (&many, "64")]
+        {
+            let e = with(list).expect_err(list).to_string();
+            assert!(e.contains("r.yaml") && e.contains(says), "{list}: {e}");
         }
     }
 

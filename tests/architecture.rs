@@ -8,23 +8,25 @@ use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name, itself left out. A module knows only what stands above it.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("budget", &[]),
     ("file", &[]),
-    ("ir", &[]),
+    ("ir", &["budget"]),
     ("text", &["ir"]),
-    ("infer", &["ir"]),
+    ("infer", &["budget", "ir"]),
     ("rewrite", &["ir"]),
-    ("onnx", &["file", "ir"]),
+    ("onnx", &["budget", "file", "ir"]),
     ("pattern", &["ir", "text", "infer", "rewrite"]),
-    ("quant", &["ir", "rewrite"]),
+    ("quant", &["budget", "ir", "rewrite"]),
     ("plan", &["ir", "infer", "pattern", "quant"]),
-    ("passes", &["ir", "infer", "rewrite", "onnx", "pattern", "quant", "plan"]),
-    ("runtime", &["ir", "onnx", "quant"]),
-    ("calibrate", &["file", "ir", "onnx", "quant", "runtime"]),
+    ("passes", &["budget", "ir", "infer", "rewrite", "onnx", "pattern", "quant", "plan"]),
+    ("runtime", &["budget", "ir", "onnx", "quant"]),
+    ("calibrate", &["budget", "file", "ir", "onnx", "quant", "runtime"]),
     ("verify", &["ir", "infer", "onnx", "quant", "plan", "runtime", "calibrate"]),
     ("recipe", &["quant", "plan", "verify"]),
     (
         "compile",
         &[
+            "budget",
             "file",
             "ir",
             "text",

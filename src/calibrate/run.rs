@@ -89,7 +89,9 @@ pub fn observe(
                     let mut stats = fresh();
                     loop {
                         let i = next.fetch_add(1, Ordering::Relaxed);
-                        if i >= indices.len() || failure.lock().expect("no panic inside").is_some() {
+                        // Samples before one that failed are run to their end: one of them may fail too, and is then told.
+                        let failed = failure.lock().expect("no panic inside").as_ref().map(|(at, _)| *at);
+                        if i >= indices.len() || failed.is_some_and(|at| at < i) {
                             return stats;
                         }
                         if let Err(e) = one(&mut stats, indices[i]) {

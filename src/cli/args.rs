@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::budget;
 use crate::calibrate::data::DataOptions;
 use crate::plan::parts::By;
 
@@ -22,6 +23,21 @@ pub struct Cli {
     pub command: Option<Command>,
     #[command(flatten)]
     pub compile: CompileArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// What a run may take. Defaults grow with the model's file, so that a small file that asks for the machine is an error.
+#[derive(Clone, Debug, Args)]
+pub struct LimitArgs {
+    /// Memory the run may take, such as 800M or 4G [default: by the size of the model's file, and nine tenths of the machine at
+    /// most]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = budget::parse)]
+    pub memory: Option<usize>,
+    /// Seconds the run may go without finishing a step or a sample; 0 for no limit [default: by the size of the model's
+    /// file]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub patience: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -14,6 +14,7 @@ macro_rules! say_raw {
 
 mod args;
 mod compile;
+mod limits;
 mod sensitivity;
 mod tools;
 
@@ -47,7 +48,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return if e.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS };
         }
     };
-    let done = match cli.command {
+    limits::begin(&cli.limits);
+    let done = limits::whole(|| match cli.command {
         None => compile::compile(&cli.compile),
         Some(Command::Inspect(a)) => tools::inspect(&a),
         Some(Command::Calibrate(a)) => compile::calibrate(&a),
@@ -56,7 +58,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Verify(a)) => compile::verify(&a),
         Some(Command::Explain(a)) => tools::explain(&a),
         Some(Command::Recipes) => tools::recipes(),
-    };
+    });
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(MISSED),
@@ -94,7 +96,9 @@ fn readable(message: &str) -> String {
 
 /// Reads a model and tells what the reader did not understand.
 fn load(path: &Path, notes: &mut Vec<String>) -> Result<Model, Failure> {
+    limits::reading(path);
     let loaded = onnx::load(path)?;
+    limits::read(file_bytes(path, &loaded.model));
     notes.extend(loaded.unknown.iter().map(|u| format!("{}: unknown field dropped: {u}", path.display())));
     Ok(loaded.model)
 }
@@ -113,7 +117,9 @@ fn rules(dir: Option<&Path>) -> Result<RuleSet, Failure> {
 }
 
 fn threads(asked: Option<usize>) -> usize {
-    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
+    // More than any machine has; each takes a stack and a sample.
+    const MOST: usize = 1024;
+    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, MOST)
 }
 
 /// A stage with a bar on standard error.

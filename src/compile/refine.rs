@@ -264,7 +264,7 @@ fn sums(
                     Some(u) => (u.columns(&coded, x.dims()), channels_last(&y.f32s(), y.dims())),
                     None => (coded, y.f32s().into_owned()),
                 };
-                if xs.len() / j.ins == ys.len() / j.outs {
+                if xs.len().checked_div(j.ins) == ys.len().checked_div(j.outs) {
                     let rows = if j.linear.is_conv { 0 } else { y.dims().iter().rev().nth(1).copied().unwrap_or(0) };
                     sums[i % parts].add(&xs, &ys, &row_weights(&ys, j.outs, rows, &read));
                 }
@@ -297,7 +297,7 @@ impl<'p> InputCodes<'p> {
         if let Some(f) = self.fold {
             let inner: usize = if conv { dims.iter().skip(2).product() } else { 1 };
             for (r, run) in v.chunks_mut(inner.max(1)).enumerate() {
-                let c = r % f.factors.len();
+                let c = r % f.factors.len().max(1);
                 run.iter_mut().for_each(|v| *v = (*v - f.offset(c)) / f.factors[c]);
             }
         }
@@ -311,7 +311,7 @@ impl<'p> InputCodes<'p> {
 
 /// `[b, c, ..]` as rows of `c`.
 fn channels_last(y: &[f32], dims: &[usize]) -> Vec<f32> {
-    let (b, c) = (dims[0], dims[1]);
+    let &[b, c, ..] = dims else { return y.to_vec() };
     let inner = y.len() / (b * c).max(1);
     let mut out = Vec::with_capacity(y.len());
     for s in 0..b {

@@ -11,6 +11,9 @@ use crate::ir::{DType, Tensor};
 
 type Elements = Vec<Option<Size>>;
 
+/// Integers of a constant that are computed with: each takes several times the room it has in a file.
+const MAX_INTEGERS: i64 = 1 << 20;
+
 /// Fills in what is known of the contents of a computing operator's first output.
 pub(super) fn evaluate(view: &View, out: &mut Draft) {
     let (Some(ty), Some(dims)) = (out.dtype, &out.dims) else { return };
@@ -26,7 +29,7 @@ pub(super) fn evaluate(view: &View, out: &mut Draft) {
         out.constant = triangle(view, ty, &dims);
     } else if all_constant && (view.dtype(0).is_some_and(DType::is_float) || ty.is_float()) {
         out.constant = floats(view, ty, &dims);
-    } else if all_constant || count <= MAX_ELEMENTS as i64 {
+    } else if count <= if all_constant { MAX_INTEGERS } else { MAX_ELEMENTS as i64 } {
         let integral = |t: DType| t.is_int() || t == DType::BOOL;
         if integral(ty) && (0..view.node.inputs.len()).all(|i| view.dtype(i).is_some_and(integral)) {
             // Operators that are not computed here keep what their shape rule said (Shape and Size do).

@@ -14,6 +14,8 @@
 mod approximate;
 mod arith;
 mod einsum;
+mod legal;
+mod memo;
 mod moves;
 mod rules;
 mod size;
@@ -22,17 +24,47 @@ mod view;
 
 use std::sync::Arc;
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use crate::budget::{self, OverBudget};
 use crate::ir::{AttrValue, DType};
 use crate::ir::{Def, Dim, Graph, Model, Node, NodeId, Tensor, TensorType, ValueId};
 
 pub(crate) use einsum::spelt_out;
+pub use legal::{Illegal, legal};
 pub use size::{Atom, Size};
 pub(crate) use view::{Given, View};
 
 /// Constants larger than this many bytes are carried but not computed with.
 const MAX_FOLD_BYTES: usize = 64 << 20;
+/// A constant that is larger than what it is made of may have this many bytes: a few bytes in a file can ask for any number.
+const MAX_GROWN_BYTES: usize = 32 << 20;
+/// All constants computed in one walk may have this many bytes together, and four times what the file holds.
+const MAX_WALK_BYTES: usize = 96 << 20;
 /// Integer tensors up to this many elements are followed element by element.
 const MAX_ELEMENTS: usize = 1024;
+/// Elements followed in one walk.
+const MAX_WALK_ELEMENTS: usize = 4 << 20;
+/// Sizes with longer names than this are unnamed.
+const MAX_DIM_TEXT: usize = 256;
+
+/// What one walk may still compute. Cells, because whoever asks holds the facts.
+#[derive(Clone, Debug, Default)]
+struct Allowance {
+    bytes: Cell<usize>,
+    elements: Cell<usize>,
+}
+
+impl Allowance {
+    fn take(left: &Cell<usize>, n: usize) -> bool {
+        let enough = left.get() >= n;
+        if enough {
+            left.set(left.get() - n);
+        }
+        enough
+    }
+}
 
 /// What is known of one value.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +87,9 @@ pub struct ShapeMap {
     atoms: Vec<Option<String>>,
     /// Constants are computed where runtimes differ in the last bit, too.
     approximate: bool,
+    allowance: Allowance,
+    /// The first value whose sizes no memory can hold, with them; nothing is claimed of its shape.
+    vast: Option<(ValueId, Vec<i64>)>,
 }
 
 impl ShapeMap {
@@ -96,6 +131,25 @@ impl ShapeMap {
         matches!((self.dims(a), self.dims(b)), (Some(x), Some(y)) if x == y)
     }
 
+    /// Keeps what was found of a value. Sizes that no memory can hold are not believed, so that whoever multiplies sizes that
+    /// are known here can not overflow.
+    fn keep(&mut self, v: ValueId, mut fact: Fact) {
+        if let Some(dims) = &fact.dims {
+            // Run-time sizes are at least 1.
+            let least: Vec<i64> = dims.iter().map(|d| d.known().unwrap_or(1)).collect();
+            if budget::elements(least.iter().copied()).is_none() {
+                self.vast.get_or_insert((v, least));
+                fact = Fact { dtype: fact.dtype, ..Fact::default() };
+            }
+        }
+        if let Some(e) = &fact.elements
+            && !Allowance::take(&self.allowance.elements, e.len())
+        {
+            fact.elements = None;
+        }
+        self.facts[v.0 as usize] = fact;
+    }
+
     /// The type as the IR writes it: a symbolic size becomes a name (`batch`, `4*batch`), an unnamed one is unknown.
     /// `None` if not even the element type is known.
     pub fn ty(&self, v: ValueId) -> Option<TensorType> {
@@ -123,6 +177,9 @@ impl ShapeMap {
                 text.push_str(if names.is_empty() { "" } else { "*" });
             }
             text.push_str(&names.join("*"));
+            if text.len() > MAX_DIM_TEXT {
+                return Dim::Unknown;
+            }
         }
         Dim::Symbol(text)
     }
@@ -155,7 +212,10 @@ fn infer(model: &Model, mut map: ShapeMap) -> ShapeMap {
     let g = &model.graph;
     let count = g.values().last().map_or(0, |(v, _)| v.0 as usize + 1);
     map.facts.resize(count, Fact::default());
-    let mut names: Vec<(String, Size)> = Vec::new();
+    let stored: usize = g.initializers().iter().filter_map(|v| g.try_init(*v)).map(Tensor::byte_len).sum();
+    map.allowance.bytes.set(stored.saturating_mul(4).saturating_add(MAX_WALK_BYTES));
+    map.allowance.elements.set(MAX_WALK_ELEMENTS);
+    let mut names: BTreeMap<String, Size> = BTreeMap::new();
     for (v, val) in g.values() {
         let fact = match &val.def {
             Def::Init(t) => of_tensor(t),
@@ -165,7 +225,7 @@ fn infer(model: &Model, mut map: ShapeMap) -> ShapeMap {
             },
             Def::Node { .. } => continue,
         };
-        map.facts[v.0 as usize] = fact;
+        map.keep(v, fact);
     }
     for id in g.schedule() {
         infer_node(g, id, model.opset(), &mut map);
@@ -196,7 +256,7 @@ fn infer_node(g: &Graph, id: NodeId, opset: i64, map: &mut ShapeMap) {
                 _ => Fact::default(),
             },
         };
-        map.facts[v.0 as usize] = fact;
+        map.keep(*v, fact);
     }
 }
 
@@ -243,7 +303,7 @@ fn fresh(atoms: &mut Vec<Option<String>>, name: Option<String>) -> Size {
 /// What a constant is.
 fn of_tensor(t: &Tensor) -> Fact {
     // Sizes that no memory could hold are a broken file's; nothing is computed with them.
-    let sane = t.dims.iter().try_fold(1i64, |a, d| if *d < 0 { None } else { a.checked_mul(*d) }).is_some();
+    let sane = budget::elements(t.dims.iter().copied()).is_some();
     let small = sane && t.len() <= MAX_ELEMENTS && (t.dtype.is_int() || t.dtype == DType::BOOL);
     let elements = if small { t.to_i64s() } else { None };
     Fact {
@@ -256,20 +316,15 @@ fn of_tensor(t: &Tensor) -> Fact {
 
 /// What a declaration says. A symbol is believed only with `names` at hand (graph inputs): the same name there is the
 /// same size.
-fn declared(ty: &TensorType, atoms: &mut Vec<Option<String>>, mut names: Option<&mut Vec<(String, Size)>>) -> Fact {
+fn declared(ty: &TensorType, atoms: &mut Vec<Option<String>>, mut names: Option<&mut BTreeMap<String, Size>>) -> Fact {
     let dims = ty.shape.as_ref().map(|shape| {
         shape
             .iter()
             .map(|d| match (d, names.as_deref_mut()) {
                 (Dim::Known(n), _) if *n >= 0 => Size::Known(*n),
-                (Dim::Symbol(s), Some(names)) => match names.iter().find(|(n, _)| n == s) {
-                    Some((_, size)) => size.clone(),
-                    None => {
-                        let size = fresh(atoms, Some(s.clone()));
-                        names.push((s.clone(), size.clone()));
-                        size
-                    }
-                },
+                (Dim::Symbol(s), Some(names)) => {
+                    names.entry(s.clone()).or_insert_with(|| fresh(atoms, Some(s.clone()))).clone()
+                }
                 _ => fresh(atoms, None),
             })
             .collect()
@@ -283,17 +338,74 @@ fn node_facts(view: &View) -> Option<Vec<Draft>> {
         let t = constant_tensor(view.node)?;
         return Some(vec![Draft { constant: Some(t), ..Draft::default() }]);
     }
-    let mut out = rules::outputs(view)?;
-    if let Some(values) = moves::evaluate(view, &out) {
-        return Some(values);
+    let out = rules::outputs(view)?;
+    if !computable(view, &out) {
+        return Some(out);
     }
-    if let [first, ..] = &mut out[..] {
-        arith::evaluate(view, first);
-        if view.approximates() && first.constant.is_none() {
-            first.constant = approximate::evaluate(view, first);
+    memo::remembered(view, &out, |mut out| {
+        if let Some(values) = moves::evaluate(view, &out) {
+            return values;
         }
+        if let [first, ..] = &mut out[..] {
+            arith::evaluate(view, first);
+            if view.approximates() && first.constant.is_none() {
+                first.constant = approximate::evaluate(view, first);
+            }
+        }
+        out
+    })
+    .into()
+}
+
+/// Whether the contents of the outputs may be computed: what is small always, what is large if it is made of something as
+/// large, or if this walk has not computed too much already.
+fn computable(view: &View, out: &[Draft]) -> bool {
+    let bytes = |d: &Draft| {
+        let dims = d.dims.as_ref()?.iter().map(|s| s.as_ref()?.known()).collect::<Option<Vec<_>>>()?;
+        let n = usize::try_from(budget::elements(dims)?).ok()?;
+        n.checked_mul(d.dtype?.bits()?.max(8) / 8)
+    };
+    let all: usize = out.iter().filter_map(bytes).fold(0, usize::saturating_add);
+    if all <= memo::SMALL {
+        return true;
     }
-    Some(out)
+    let sources = (0..view.node.inputs.len()).filter_map(|i| view.constant(i)).map(Tensor::byte_len);
+    let largest = sources.max().unwrap_or(0);
+    // Nothing is computed of the tensors of the network proper.
+    let constant = (0..view.node.inputs.len()).all(|i| !view.has(i) || view.constant(i).is_some())
+        || matches!(view.op(), "EyeLike" | "ConstantOfShape");
+    if !constant {
+        return true;
+    }
+    all <= MAX_FOLD_BYTES && (all <= largest || all <= MAX_GROWN_BYTES) && view.allows(all)
+}
+
+/// Refuses a model one of whose values no memory can hold, or more than the budget has: it can not be run.
+///
+/// # Errors
+/// [`OverBudget`] names the value, what makes it, and its sizes.
+pub fn affordable(model: &Model) -> Result<(), OverBudget> {
+    let (g, map) = (&model.graph, shapes(model));
+    let name = |v: ValueId, dims: &[i64]| {
+        let dims = dims.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+        let dtype = map.dtype(v).unwrap_or(DType::FLOAT);
+        match g.producer(v).map(|n| g.node(n)) {
+            Some(n) if n.name.is_empty() => format!("value `{}` ({dtype}[{dims}]) of {}", g.name_of(v), n.op),
+            Some(n) => format!("value `{}` ({dtype}[{dims}]) of node `{}` ({})", g.name_of(v), n.name, n.op),
+            None => format!("input `{}` ({dtype}[{dims}])", g.name_of(v)),
+        }
+    };
+    if let Some((v, dims)) = &map.vast {
+        return budget::afford(None, || name(*v, dims));
+    }
+    for (v, value) in g.values().filter(|(_, value)| !matches!(value.def, Def::Init(_))) {
+        let Some(dims) = map.dims(v) else { continue };
+        let least: Vec<i64> = dims.iter().map(|d| d.known().unwrap_or(1)).collect();
+        let width = map.dtype(v).or(value.ty.as_ref().map(|t| t.dtype)).and_then(DType::bits).unwrap_or(8).max(8) / 8;
+        let bytes = budget::elements(least.iter().copied()).and_then(|n| n.checked_mul(width as u64));
+        budget::afford(bytes, || name(v, &least))?;
+    }
+    Ok(())
 }
 
 /// The tensor a `Constant` node holds, from whichever attribute it uses; `None` for strings, sparse tensors, and
@@ -319,10 +431,10 @@ pub fn annotate(model: &mut Model) {
     let map = shapes(model);
     let ids: Vec<ValueId> = model.graph.values().map(|(v, _)| v).collect();
     for v in ids {
-        if model.graph.inputs().contains(&v) || model.graph.is_output(v) {
+        if matches!(model.graph.value(v).def, Def::Input | Def::InputWithDefault(_)) || model.graph.is_output(v) {
             continue;
         }
-        let declared = model.graph.declared().contains(&v);
+        let declared = model.graph.is_declared(v);
         match (map.ty(v), &mut model.graph.value_mut(v).ty) {
             (Some(found), Some(ty)) if declared => refine(ty, found),
             (Some(found), ty) => *ty = Some(found),

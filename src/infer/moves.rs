@@ -68,7 +68,9 @@ fn take_tensor(view: &View, moved: &Moved, ty: DType, dims: &[i64]) -> Option<Te
         .collect::<Vec<_>>();
     let mut out = Vec::with_capacity(from.len() * size);
     for (i, e) in from {
-        out.extend_from_slice(bytes[*i as usize].as_ref()?.get(e * size..(e + 1) * size)?);
+        // A place outside of the input may be any number.
+        let at = e.checked_mul(size)?;
+        out.extend_from_slice(bytes[*i as usize].as_ref()?.get(at..at.checked_add(size)?)?);
     }
     Some(Tensor::raw(ty, dims, out))
 }
@@ -164,7 +166,7 @@ fn moved(view: &View, slot: usize, out: &[i64]) -> Option<Moved> {
             let x = x?;
             let at = view.axis("axis", 0, x.len())?;
             let before: i64 = match view.list("split", 1) {
-                Given::Known(s) => s.iter().take(slot).sum(),
+                Given::Known(s) => s.iter().take(slot).try_fold(0i64, |a, n| a.checked_add(*n).filter(|_| *n >= 0))?,
                 Given::Absent => {
                     let n = view.node.outputs.len() as i64;
                     (slot as i64 * ((x[at] + n - 1) / n)).min(x[at])

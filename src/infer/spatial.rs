@@ -81,7 +81,7 @@ pub(super) fn resize(view: &View) -> Option<Dims> {
         out[*axis] = match (&sizes, &scales) {
             (Some(s), _) if keeps => s[i].clone(),
             (_, Some(s)) if s[i] == 1.0 => Some(x[*axis].clone()),
-            (_, Some(s)) if s[i].fract() == 0.0 && s[i] > 0.0 && s[i] < 1e6 => x[*axis].mul(&Size::Known(s[i] as i64)),
+            (_, Some(s)) if s[i].fract() == 0.0 && s[i] > 0.0 && s[i] < 1e12 => x[*axis].mul(&Size::Known(s[i] as i64)),
             _ => None,
         };
     }

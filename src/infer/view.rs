@@ -41,6 +41,11 @@ impl<'a> View<'a> {
         self.map.approximate
     }
 
+    /// Whether this walk may compute so many more bytes of constants; counts them if it may.
+    pub fn allows(&self, bytes: usize) -> bool {
+        super::Allowance::take(&self.map.allowance.bytes, bytes)
+    }
+
     pub fn op(&self) -> &'a str {
         &self.node.op.name
     }

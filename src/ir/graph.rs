@@ -1,7 +1,7 @@
 //! The graph: nodes in a petgraph `StableDiGraph`, values in a table beside it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
 use std::fmt;
 
 use indexmap::IndexMap;
@@ -88,6 +88,10 @@ pub struct Value {
     pub rider: Rider,
     /// Readers, in no meaningful order: `(node, input slot)`.
     pub(crate) uses: Vec<(NodeId, usize)>,
+    /// How often the graph lists it as an output.
+    outs: u32,
+    /// Whether it has a `value_info` entry.
+    listed: bool,
 }
 
 /// Where a node comes from: told in reports and error messages.
@@ -208,11 +212,11 @@ pub struct Graph {
     values: Vec<Option<Value>>,
     names: IndexMap<String, ValueId>,
     pub(crate) inputs: Vec<ValueId>,
-    pub(crate) outputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
     /// Initializers in file order.
     pub(crate) inits: Vec<ValueId>,
     /// Values with a `value_info` entry, in file order.
-    pub(crate) declared: Vec<ValueId>,
+    declared: Vec<ValueId>,
     /// Graph fields the IR does not model.
     pub rider: Rider,
     next_minor: u32,
@@ -290,17 +294,21 @@ impl Graph {
     /// Readers of a value in graph order: `(node, input slot)`; a nested graph's reading has slot `usize::MAX`.
     pub fn uses(&self, v: ValueId) -> Vec<(NodeId, usize)> {
         let mut u = self.value(v).uses.clone();
+        if u.len() < 2 {
+            return u;
+        }
         u.sort_by_key(|(n, s)| (self.node(*n).rank, n.0, *s));
         u
     }
 
     /// How often the value is read, a graph output counting as one reading.
     pub fn use_count(&self, v: ValueId) -> usize {
-        self.value(v).uses.len() + self.outputs.iter().filter(|o| **o == v).count()
+        let value = self.value(v);
+        value.uses.len() + value.outs as usize
     }
 
     pub fn is_output(&self, v: ValueId) -> bool {
-        self.outputs.contains(&v)
+        self.try_value(v).is_some_and(|value| value.outs > 0)
     }
 
     /// The node that makes the value.
@@ -432,7 +440,11 @@ impl Graph {
 
     /// A shortest cycle through the oldest node of every group of nodes that depend on each other.
     pub(crate) fn cycles(&self) -> Vec<Vec<NodeId>> {
-        let mut found: Vec<Vec<NodeId>> = petgraph::algo::tarjan_scc(&self.net)
+        if self.node_order_is_acyclic() {
+            return Vec::new();
+        }
+        // Kosaraju's algorithm, not Tarjan's: petgraph's form of that is recursive.
+        let mut found: Vec<Vec<NodeId>> = petgraph::algo::kosaraju_scc(&self.net)
             .into_iter()
             .filter(|group| group.len() > 1 || self.net.contains_edge(group[0], group[0]))
             .filter_map(|group| self.cycle_through(*group.iter().min_by_key(|ix| self.net[**ix].0)?))
@@ -484,9 +496,43 @@ impl Graph {
         if matches!(def, Def::Init(_) | Def::InputWithDefault(_)) {
             self.inits.push(id);
         }
-        self.values.push(Some(Value { name: name.to_owned(), def, ty, rider: Rider::default(), uses: Vec::new() }));
+        self.values.push(Some(Value {
+            name: name.to_owned(),
+            def,
+            ty,
+            rider: Rider::default(),
+            uses: Vec::new(),
+            outs: 0,
+            listed: false,
+        }));
         self.names.insert(name.to_owned(), id);
         Ok(id)
+    }
+
+    /// Lists the value as the next output of the graph.
+    pub(crate) fn add_output(&mut self, v: ValueId) {
+        self.outputs.push(v);
+        self.value_mut(v).outs += 1;
+    }
+
+    /// Replaces the list of outputs.
+    #[cfg(test)]
+    pub(crate) fn set_outputs(&mut self, outputs: Vec<ValueId>) {
+        for v in std::mem::take(&mut self.outputs) {
+            self.value_mut(v).outs -= 1;
+        }
+        outputs.into_iter().for_each(|v| self.add_output(v));
+    }
+
+    /// Lists the value as one with a `value_info` entry.
+    pub(crate) fn add_declared(&mut self, v: ValueId) {
+        self.declared.push(v);
+        self.value_mut(v).listed = true;
+    }
+
+    /// True if the value has a `value_info` entry.
+    pub fn is_declared(&self, v: ValueId) -> bool {
+        self.try_value(v).is_some_and(|value| value.listed)
     }
 
     pub(crate) fn value_mut(&mut self, id: ValueId) -> &mut Value {
@@ -551,12 +597,23 @@ impl Graph {
         }
     }
 
+    /// Takes one reading off a value's list. It is looked for from both ends: readers of a value with very many of them go in
+    /// the order they came, or in reverse.
+    fn forget_use(&mut self, v: ValueId, reading: (NodeId, usize)) {
+        let uses = &mut self.value_mut(v).uses;
+        let n = uses.len();
+        let at = (0..n.div_ceil(2)).flat_map(|i| [i, n - 1 - i]).find(|i| uses[*i] == reading);
+        if let Some(at) = at {
+            uses.swap_remove(at);
+        }
+    }
+
     /// Makes input `slot` of `user` read `new`.
     pub(crate) fn set_input(&mut self, user: NodeId, slot: usize, new: Option<ValueId>) {
         let old = self.node(user).inputs.get(slot).copied().flatten();
         if let Some(o) = old {
             self.unwire(o, user, slot);
-            self.value_mut(o).uses.retain(|u| *u != (user, slot));
+            self.forget_use(o, (user, slot));
         }
         let ix = self.nodes[user.0 as usize].expect("live node");
         let ins = &mut self.net[ix].1.inputs;
@@ -574,10 +631,7 @@ impl Graph {
     pub(crate) fn set_capture(&mut self, user: NodeId, old: ValueId, new: ValueId) {
         let Some(at) = self.node(user).captures.iter().position(|v| *v == old) else { return };
         self.unwire(old, user, usize::MAX);
-        let uses = &mut self.value_mut(old).uses;
-        if let Some(i) = uses.iter().position(|u| *u == (user, usize::MAX)) {
-            uses.remove(i);
-        }
+        self.forget_use(old, (user, usize::MAX));
         self.node_mut(user).captures[at] = new;
         self.value_mut(new).uses.push((user, usize::MAX));
         self.wire(new, user, usize::MAX);
@@ -606,10 +660,10 @@ impl Graph {
         let aside = self.fresh_name(&format!("{name}_before"));
         self.rename(old, &aside).expect("fresh name");
         self.rename(new, &name).expect("name was set free");
-        for o in &mut self.outputs {
-            if *o == old {
-                *o = new;
-            }
+        let outs = std::mem::take(&mut self.value_mut(old).outs);
+        if outs > 0 {
+            self.outputs.iter_mut().filter(|o| **o == old).for_each(|o| *o = new);
+            self.value_mut(new).outs += outs;
         }
         self.value_mut(new).rider = self.value(old).rider.clone();
     }
@@ -620,11 +674,11 @@ impl Graph {
         let node = self.net[ix].1.clone();
         for (slot, v) in node.inputs.iter().enumerate() {
             if let Some(v) = v {
-                self.value_mut(*v).uses.retain(|u| *u != (id, slot));
+                self.forget_use(*v, (id, slot));
             }
         }
         for v in &node.captures {
-            self.value_mut(*v).uses.retain(|u| *u != (id, usize::MAX));
+            self.forget_use(*v, (id, usize::MAX));
         }
         self.net.remove_node(ix);
         self.nodes[id.0 as usize] = None;
@@ -639,25 +693,64 @@ impl Graph {
     /// Removes a value that nothing reads.
     pub(crate) fn erase_value(&mut self, v: ValueId) {
         debug_assert_eq!(self.use_count(v), 0);
-        if let Some(val) = self.values[v.0 as usize].take() {
-            self.names.swap_remove(&val.name);
+        let Some(val) = self.values[v.0 as usize].take() else { return };
+        self.names.swap_remove(&val.name);
+        // Only the lists that can hold it are searched: graphs of very many values are emptied one by one.
+        let drop_from = |list: &mut Vec<ValueId>| list.retain(|x| *x != v);
+        if matches!(val.def, Def::Init(_) | Def::InputWithDefault(_)) {
+            drop_from(&mut self.inits);
         }
-        self.inits.retain(|x| *x != v);
-        self.inputs.retain(|x| *x != v);
-        self.declared.retain(|x| *x != v);
+        if matches!(val.def, Def::Input | Def::InputWithDefault(_)) {
+            drop_from(&mut self.inputs);
+        }
+        if val.listed {
+            drop_from(&mut self.declared);
+        }
+    }
+
+    /// Removes constants and undefined values that nothing reads, all at once.
+    pub(crate) fn erase_unread(&mut self) {
+        let mut any = false;
+        for slot in &mut self.values {
+            let unread = |v: &Value| matches!(v.def, Def::Init(_) | Def::Nothing) && v.uses.is_empty() && v.outs == 0;
+            if let Some(val) = slot.take_if(|v| unread(v)) {
+                self.names.swap_remove(&val.name);
+                any = true;
+            }
+        }
+        if any {
+            let values = &self.values;
+            let live = |v: &ValueId| values[v.0 as usize].is_some();
+            self.inits.retain(live);
+            self.declared.retain(live);
+        }
+    }
+
+    /// Takes the `value_info` entries of these values off the list.
+    pub(crate) fn undeclare(&mut self, gone: impl Fn(ValueId) -> bool) {
+        let values = &mut self.values;
+        self.declared.retain(|v| {
+            let goes = gone(*v);
+            if let Some(value) = values[v.0 as usize].as_mut().filter(|_| goes) {
+                value.listed = false;
+            }
+            !goes
+        });
     }
 
     /// Checks that the value table and the petgraph edges tell the same story; the texts name what does not.
     pub(crate) fn check_wiring(&self) -> Vec<String> {
         let mut bad = Vec::new();
         let mut expected = 0usize;
+        let told: HashSet<(ValueId, NodeId, usize)> =
+            self.values().flat_map(|(v, val)| val.uses.iter().map(move |(n, s)| (v, *n, *s))).collect();
         for (id, n) in self.nodes() {
             let reads = n.inputs.iter().enumerate().filter_map(|(s, v)| Some((s, (*v)?)));
             for (slot, v) in reads.chain(n.captures.iter().map(|v| (usize::MAX, *v))) {
                 match self.try_value(v) {
                     None => bad.push(format!("{id:?} reads {v:?}, which was erased")),
                     Some(val) => {
-                        if !val.uses.contains(&(id, slot)) {
+                        if !told.contains(&(v, id, slot)) {
                             bad.push(format!("{id:?} reads `{}` at {slot}, which the value does not know", val.name));
                         }
                         expected += matches!(val.def, Def::Node { .. }) as usize;

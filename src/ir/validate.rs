@@ -29,6 +29,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::budget;
+
 use super::show::{component, node_line, type_of, type_text, typed};
 use super::{AttrValue, DType, Def, Dim, Graph, Model, Node, NodeId, Payload, Tensor, TensorType, ValueId, ops};
 
@@ -96,7 +98,10 @@ impl fmt::Display for Invalid {
 /// # Errors
 /// [`Invalid`] with every violation; its text shows each line of the model that is wrong with all that is wrong with it.
 pub fn validate(model: &Model) -> Result<Validated<'_>, Invalid> {
-    let mut c = Checker { m: model, g: &model.graph, bad: Vec::new() };
+    let g = &model.graph;
+    let functions = model.functions.iter().map(|(d, f)| (canonical(d), f.as_str())).collect();
+    let (inputs, inits) = (g.inputs.iter().copied().collect(), g.inits.iter().copied().collect());
+    let mut c = Checker { m: model, g, functions, inputs, inits, bad: Vec::new() };
     c.opsets();
     for message in c.g.check_wiring() {
         c.model(message);
@@ -138,9 +143,15 @@ fn plural(n: usize, what: &str) -> String {
     if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") }
 }
 
+/// More captures than this are not searched one by one.
+const MANY: usize = 1000;
+
 struct Checker<'m> {
     m: &'m Model,
     g: &'m Graph,
+    functions: BTreeSet<(&'m str, &'m str)>,
+    inputs: BTreeSet<ValueId>,
+    inits: BTreeSet<ValueId>,
     bad: Vec<Violation>,
 }
 
@@ -179,9 +190,9 @@ impl<'m> Checker<'m> {
         let g = self.g;
         let lists: [(&str, &[ValueId]); 4] = [
             ("graph inputs", &g.inputs),
-            ("graph outputs", &g.outputs),
+            ("graph outputs", g.outputs()),
             ("initializers", &g.inits),
-            ("declarations", &g.declared),
+            ("declarations", g.declared()),
         ];
         for (what, list) in lists {
             let mut seen = BTreeSet::new();
@@ -220,15 +231,16 @@ impl<'m> Checker<'m> {
             self.value(v, format!("the name `{}` leads to another value", value.name));
         }
         for (node, slot) in &value.uses {
+            // That a nested graph's reading is known from both sides is counted in the graph's own check.
             let reads = self.g.try_node(*node).is_some_and(|n| match slot {
-                &usize::MAX => n.captures.contains(&v),
+                &usize::MAX => n.captures.len() > MANY || n.captures.contains(&v),
                 s => n.input(*s) == Some(v),
             });
             if !reads {
                 self.value(v, format!("`{}` is said to be read by {node:?}, which does not", value.name));
             }
         }
-        let listed = |list: &[ValueId]| list.contains(&v);
+        let (input, init) = (self.inputs.contains(&v), self.inits.contains(&v));
         match &value.def {
             Def::Node { node, slot } => {
                 if self.g.try_node(*node).and_then(|n| n.output(*slot)) != Some(v) {
@@ -236,15 +248,15 @@ impl<'m> Checker<'m> {
                 }
             }
             Def::Input => {
-                if !listed(&self.g.inputs) {
+                if !input {
                     self.value(v, format!("`{}` is an input that the graph does not list", value.name));
                 }
             }
             Def::Init(t) | Def::InputWithDefault(t) => {
-                if !listed(&self.g.inits) {
+                if !init {
                     self.value(v, format!("`{}` is a constant that the graph does not list", value.name));
                 }
-                if matches!(value.def, Def::InputWithDefault(_)) && !listed(&self.g.inputs) {
+                if matches!(value.def, Def::InputWithDefault(_)) && !input {
                     self.value(v, format!("`{}` is an input that the graph does not list", value.name));
                 }
                 for problem in tensor_problems(t) {
@@ -303,7 +315,7 @@ impl<'m> Checker<'m> {
         if op.name.is_empty() {
             return self.node(id, None, "the node has no operator".to_owned());
         }
-        if self.m.functions.iter().any(|(d, f)| canonical(d) == canonical(&op.domain) && *f == op.name) {
+        if self.functions.contains(&(canonical(&op.domain), op.name.as_str())) {
             return;
         }
         if !imported.contains(canonical(&op.domain)) {
@@ -366,8 +378,7 @@ fn tensor_problems(t: &Tensor) -> Vec<String> {
     if let Some(d) = t.dims.iter().find(|d| **d < 0) {
         return vec![format!("has a negative size, {d}")];
     }
-    let len = t.dims.iter().try_fold(1usize, |a, d| a.checked_mul(usize::try_from(*d).ok()?));
-    let Some(len) = len.filter(|n| n.checked_mul(16).is_some()) else {
+    let Some(len) = budget::elements(t.dims.iter().copied()).and_then(|n| usize::try_from(n).ok()) else {
         return vec!["has sizes whose product no memory can hold".to_owned()];
     };
     if t.dtype == DType::UNDEFINED {

@@ -266,7 +266,7 @@ impl Front<'_> {
                     value: name.to_owned(),
                 });
             };
-            g.outputs.push(v);
+            g.add_output(v);
             if !self.declare(g, v, &o) {
                 p.output.push(o);
             }
@@ -295,7 +295,7 @@ impl Front<'_> {
             // The same words once more change nothing, and ride along; others are left for validation to find.
             let again = !told.insert(v) && agrees && !keep_all;
             if !again {
-                g.declared.push(v);
+                g.add_declared(v);
             }
             if !agrees || keep_all || again {
                 p.value_info.push(info);

@@ -2,18 +2,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message;
+
 use super::external::Folder;
 use super::{LoadError, back, front, proto, scope};
+use crate::budget;
 use crate::ir::{Def, Model, ops};
 
 /// How deep functions may call functions.
 const DEEPEST: usize = 64;
+/// Nodes and calls that writing functions out may make: a function that calls another twice, which calls another twice, has
+/// 2^n nodes. Large models that are made of functions have some ten thousand.
+const MOST_NODES: usize = 200_000;
+/// Bytes of their names, constants and other attributes.
+const MOST_BYTES: usize = 200 << 20;
 
 /// Why functions could not be written out.
 #[derive(Debug, thiserror::Error)]
 pub enum InlineError {
-    #[error("function `{function}` calls itself, directly or through others")]
+    #[error(
+        "function `{function}` calls itself, directly or through others, or is called through more than {DEEPEST} others"
+    )]
     Recursive { function: String },
+    #[error(
+        "written out, the model's functions are more than {MOST_NODES} nodes or {} (at a call of `{function}`); export the \
+         model without functions",
+        budget::readable(MOST_BYTES as u64)
+    )]
+    TooMany { function: String },
     #[error(
         "function `{function}` is written in opset {has} and its {op} means something else in the model's opset {model}; \
          export the model with one opset"
@@ -107,26 +123,42 @@ pub fn inline_functions(m: &Model) -> Result<Model, InlineError> {
     Ok(out)
 }
 
-/// Names of values and nodes that are taken.
+/// Names of values and nodes that are taken, and how much may still be made.
 struct Names {
     taken: BTreeSet<String>,
+    /// The last number given to a hint.
+    last: BTreeMap<String, usize>,
+    nodes: usize,
+    bytes: usize,
 }
 
 impl Names {
     fn of(g: &proto::GraphProto) -> Names {
         let mut taken = BTreeSet::new();
         collect(g, &mut taken);
-        Names { taken }
+        Names { taken, last: BTreeMap::new(), nodes: MOST_NODES, bytes: MOST_BYTES }
     }
 
     fn fresh(&mut self, hint: &str) -> String {
-        let mut name = hint.to_owned();
-        let mut i = 1;
-        while name.is_empty() || !self.taken.insert(name.clone()) {
-            i += 1;
-            name = format!("{hint}_{i}");
+        self.bytes = self.bytes.saturating_sub(2 * hint.len());
+        if !hint.is_empty() && self.taken.insert(hint.to_owned()) {
+            return hint.to_owned();
         }
-        name
+        let last = self.last.entry(hint.to_owned()).or_insert(1);
+        loop {
+            *last += 1;
+            let name = format!("{hint}_{last}");
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
+        }
+    }
+
+    /// Takes one node or call, and its bytes, off what may still be made; false if nothing is left.
+    fn allow(&mut self, bytes: usize) -> bool {
+        self.nodes = self.nodes.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.nodes > 0 && self.bytes > 0
     }
 }
 
@@ -175,6 +207,9 @@ fn expand(
     if depth > DEEPEST {
         return Err(InlineError::Recursive { function: function() });
     }
+    if !names.allow(0) {
+        return Err(InlineError::TooMany { function: function() });
+    }
     // What the function's names become.
     let mut map: BTreeMap<String, String> = BTreeMap::new();
     for (formal, given) in [(&f.input, &n.input), (&f.output, &n.output)] {
@@ -209,6 +244,9 @@ fn expand(
         }
     }
     for inner in &f.node {
+        if !names.allow(inner.encoded_len()) {
+            return Err(InlineError::TooMany { function: function() });
+        }
         let mut inner = inner.clone();
         let rename = |s: &mut String| {
             if let Some(new) = map.get(s) {
@@ -373,6 +411,22 @@ mod tests {
         let same = function("Same", &["v"], &["v"], vec![]);
         let m = model(vec![same], vec![call("Same", "i", &["x"], &["y"])]);
         assert_eq!(inlined(&m), "{\n   [\"i/v\"] y = Identity (x)\n}");
+    }
+
+    #[test]
+    fn functions_that_double_are_refused_before_they_fill_the_memory() {
+        // The last one holds a node, or nothing at all: calls count too.
+        for leaf in [vec![node("Neg", "", &["v"], &["w"])], vec![]] {
+            let mut functions = vec![function("F0", &["v"], &["w"], leaf)];
+            for i in 1..40 {
+                let inner = format!("F{}", i - 1);
+                let calls = vec![call(&inner, "", &["v"], &["h"]), call(&inner, "", &["h"], &["w"])];
+                functions.push(function(&format!("F{i}"), &["v"], &["w"], calls));
+            }
+            let m = model(functions, vec![call("F39", "f", &["x"], &["y"])]);
+            let e = inline_functions(&m).expect_err("too many").to_string();
+            assert!(e.contains("200000 nodes"), "{e}");
+        }
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub(super) fn rename_free(g: &mut proto::GraphProto, names: &BTreeMap<String, St
         names.iter().filter(|(k, _)| !own.contains(*k)).map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut free = Vec::new();
     free_names(g, &mut free);
+    let free: BTreeSet<String> = free.into_iter().collect();
     names.retain(|k, _| free.contains(k));
     if names.is_empty() {
         return;

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::common::{commit, erasable, is_plain, is_read};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{Attrs, DType, Def, Graph, Model, NodeId, ValueId};
+use crate::ir::{AttrValue, Attrs, DType, Def, Graph, Model, NodeId, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// Initializers up to this many bytes are shared; a weight keeps its own copy, which later passes may change.
@@ -96,7 +96,7 @@ impl Cse {
     }
 
     fn nodes(&self, model: &mut Model, out: &mut Outcome) -> Result<(), PassError> {
-        type Key = (String, Vec<Option<ValueId>>);
+        type Key = (String, Vec<Option<ValueId>>, Vec<(String, Scalars)>);
         let mut seen: BTreeMap<Key, Vec<NodeId>> = BTreeMap::new();
         for id in model.graph.schedule() {
             let g = &model.graph;
@@ -104,7 +104,7 @@ impl Cse {
             if !is_plain(g, id) || !is_pure(g, id) || node.inputs.is_empty() {
                 continue;
             }
-            let others = seen.entry((node.op.name.clone(), node.inputs.clone())).or_default();
+            let others = seen.entry((node.op.name.clone(), node.inputs.clone(), scalars(&node.attrs))).or_default();
             let twin = others.iter().copied().find(|o| {
                 let o = g.node(*o);
                 let covers = |(i, v): (usize, &Option<ValueId>)| v.is_none() || o.output(i).is_some();
@@ -157,6 +157,24 @@ fn is_pure(g: &Graph, id: NodeId) -> bool {
     let node = g.node(id);
     !node.op.name.starts_with("Random")
         && !matches!(&node.op.name[..], "Multinomial" | "Bernoulli" | "Dropout" | "Constant")
+}
+
+/// Numbers of an attribute, floats as their bits.
+type Scalars = Vec<i64>;
+
+/// Numbers and lists of numbers among attributes, in order of their names: what tells most calls of one operator on one value
+/// apart, without comparing each with each.
+fn scalars(attrs: &Attrs) -> Vec<(String, Scalars)> {
+    let number = |v: &AttrValue| match v {
+        AttrValue::Int(n) => Some(vec![*n]),
+        // Zeros of either sign are equal.
+        AttrValue::Float(x) => Some(vec![i64::from((x + 0.0).to_bits())]),
+        AttrValue::Ints(v) => Some(v.to_vec()),
+        _ => None,
+    };
+    let mut all: Vec<_> = attrs.0.iter().filter_map(|a| Some((a.name.clone(), number(&a.value)?))).collect();
+    all.sort();
+    all
 }
 
 /// Same attributes in any order; doc strings do not count.

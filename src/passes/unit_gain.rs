@@ -52,6 +52,9 @@ impl Pass for UnitGain {
     }
 }
 
+/// No LayerNorm is wider; a gain of ones takes four bytes a channel.
+const MOST_CHANNELS: i64 = 1 << 20;
+
 /// Nodes from the mean of squares to the factor.
 const MOST_STEPS: u32 = 5;
 
@@ -64,7 +67,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     };
     let y = n.out().filter(|y| map.dtype(*y) == Some(DType::FLOAT))?;
     let (d, by) = slots.iter().find_map(|i| Some((deviation(g, n.input(*i)?, map)?, n.input(1 - i)?)))?;
-    let size = map.dims(d)?.last()?.known().filter(|n| *n > 1)?;
+    let size = map.dims(d)?.last()?.known().filter(|n| (2..=MOST_CHANNELS).contains(n))?;
     let vector = |v: ValueId| g.constant(v).is_some_and(|t| t.len() > 1);
     let gained = |user: NodeId| g.node(user).op.is("Mul") && g.node(user).inputs.iter().flatten().any(|v| vector(*v));
     if !spread(g, by, d, map, MOST_STEPS)

@@ -133,8 +133,8 @@ impl Pattern {
             p.lines.push(LinePat { targets, pat });
         }
         let root = p.lines.len() - 1;
-        let mut ops = BTreeSet::new();
-        if !p.roots(p.lines[root].pat, &mut ops) {
+        let (mut ops, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        if !p.roots(p.lines[root].pat, &mut ops, &mut seen) {
             return Err(Fault::new(
                 lines[root].expr.pos(),
                 "the last line is the root and must be an operator in every alternative",
@@ -151,9 +151,14 @@ impl Pattern {
             let name = name.as_deref().unwrap_or("_");
             return Err(Fault::new(*pos, format!("nothing that the last line needs uses `{name}`")));
         }
-        let mut certain = p.certain(p.lines[root].pat);
-        certain.extend(p.lines[root].targets.iter().flatten());
-        for s in certain {
+        // Lines name earlier ones only, and each is looked at once: as a tree they may have 2^n leaves.
+        let mut certain: Vec<BTreeSet<Slot>> = Vec::with_capacity(p.lines.len());
+        for l in &p.lines {
+            let mut of_line = p.certain(l.pat, &certain);
+            of_line.extend(l.targets.iter().flatten());
+            certain.push(of_line);
+        }
+        for s in certain.pop().unwrap_or_default() {
             p.names[s].certain = true;
         }
         Ok(p)
@@ -272,7 +277,7 @@ impl Pattern {
     }
 
     /// Collects the operators a root can be (`""`: any); false if some alternative is no operator.
-    fn roots(&self, pat: PatId, into: &mut BTreeSet<String>) -> bool {
+    fn roots(&self, pat: PatId, into: &mut BTreeSet<String>, seen: &mut BTreeSet<usize>) -> bool {
         match &self.pats[pat] {
             Pat::Call(c) if c.ops.is_empty() => {
                 into.insert(String::new());
@@ -282,8 +287,9 @@ impl Pattern {
                 into.extend(c.ops.iter().cloned());
                 true
             }
-            Pat::Alternatives(all) => all.iter().all(|a| self.roots(*a, into)),
-            Pat::Line { line, .. } => self.roots(self.lines[*line].pat, into),
+            Pat::Alternatives(all) => all.iter().all(|a| self.roots(*a, into, seen)),
+            // A line that was no operator has ended the search.
+            Pat::Line { line, .. } => !seen.insert(*line) || self.roots(self.lines[*line].pat, into, seen),
             _ => false,
         }
     }
@@ -297,26 +303,22 @@ impl Pattern {
         }
     }
 
-    /// Names bound in every match of this part.
-    fn certain(&self, pat: PatId) -> BTreeSet<Slot> {
+    /// Names bound in every match of this part; `lines` has those of the lines before it.
+    fn certain(&self, pat: PatId, lines: &[BTreeSet<Slot>]) -> BTreeSet<Slot> {
         match &self.pats[pat] {
             Pat::Any | Pat::Number(_) => BTreeSet::new(),
             Pat::Free(s) | Pat::Constant(s) => BTreeSet::from([*s]),
-            Pat::Line { line, .. } => {
-                let mut s = self.certain(self.lines[*line].pat);
-                s.extend(self.lines[*line].targets.iter().flatten());
-                s
-            }
+            Pat::Line { line, .. } => lines[*line].clone(),
             Pat::Call(c) => {
                 let binds = c.attrs.iter().filter_map(|(_, a)| if let AttrPat::Bind(s) = a { Some(*s) } else { None });
                 let mut s: BTreeSet<Slot> = binds.collect();
                 for a in c.args.iter().filter(|a| !a.optional) {
-                    s.extend(self.certain(a.pat));
+                    s.extend(self.certain(a.pat, lines));
                 }
                 s
             }
             Pat::Alternatives(all) => {
-                let mut each = all.iter().map(|a| self.certain(*a));
+                let mut each = all.iter().map(|a| self.certain(*a, lines));
                 let first = each.next().unwrap_or_default();
                 each.fold(first, |acc, s| acc.intersection(&s).copied().collect())
             }
@@ -379,6 +381,18 @@ mod tests {
         assert!(certain("x") && certain("g") && certain("n") && certain("y"));
         assert!(!certain("b"));
         assert_eq!(p.root_ops, ["Add", "Mul"]);
+    }
+
+    #[test]
+    fn lines_that_double_are_read_once() {
+        let mut text = "a0 = Exp (x) | Neg (x)\n".to_owned();
+        for i in 1..200 {
+            let j = i - 1;
+            text += &format!("a{i} = Add (a{j}, a{j}) | Mul (a{j}, a{j}) | a{j}\n");
+        }
+        let p = Pattern::new(&text).unwrap();
+        assert!(p.names[p.slot_of("x").unwrap()].certain);
+        assert_eq!(p.root_ops, ["Add", "Exp", "Mul", "Neg"]);
     }
 
     #[test]

@@ -70,11 +70,22 @@ pub enum Attribute {
     Bind(String),
 }
 
+/// How deep calls and groups may be nested. The deepest rule shipped has 6.
+const DEEPEST: usize = 64;
+/// Bindings of one text.
+const MOST_LINES: usize = 500;
+
 /// Reads a match or replacement text.
 pub fn parse(text: &str) -> Result<Vec<Line>, Fault> {
     let mut c = Cursor::new(text)?;
     let mut lines = Vec::new();
     while *c.peek() != Tok::End {
+        if lines.len() == MOST_LINES {
+            return Err(Fault::new(
+                c.span().into(),
+                format!("a text has {MOST_LINES} bindings at most; split the rule"),
+            ));
+        }
         lines.push(line(&mut c)?);
     }
     if lines.is_empty() {
@@ -98,17 +109,22 @@ fn line(c: &mut Cursor<'_>) -> Result<Line, Fault> {
         }
     }
     c.expect("=", "after the name")?;
-    Ok(Line { targets, expr: expr(c)? })
+    Ok(Line { targets, expr: expr(c, DEEPEST)? })
 }
 
-fn expr(c: &mut Cursor<'_>) -> Result<Expr, Fault> {
-    let first = item(c)?;
+/// `room`: how much deeper it may go.
+fn expr(c: &mut Cursor<'_>, room: usize) -> Result<Expr, Fault> {
+    let Some(room) = room.checked_sub(1) else {
+        let message = format!("calls and groups are nested deeper than {DEEPEST}; give an inner one a line of its own");
+        return Err(Fault::new(c.span().into(), message));
+    };
+    let first = item(c, room)?;
     if !c.is("|") {
         return Ok(first);
     }
     let mut all = vec![first];
     while c.eat("|") {
-        all.push(item(c)?);
+        all.push(item(c, room)?);
     }
     Ok(Expr::Alternatives(all))
 }
@@ -134,13 +150,13 @@ fn at_call(c: &Cursor<'_>) -> bool {
     mark(i, "(") || mark(i, "<")
 }
 
-fn item(c: &mut Cursor<'_>) -> Result<Expr, Fault> {
+fn item(c: &mut Cursor<'_>, room: usize) -> Result<Expr, Fault> {
     if at_call(c) {
-        return Ok(Expr::Call(call(c)?));
+        return Ok(Expr::Call(call(c, room)?));
     }
     let pos = c.span().into();
     if c.eat("(") {
-        let e = expr(c)?;
+        let e = expr(c, room)?;
         c.expect(")", "to close the group")?;
         return Ok(e);
     }
@@ -170,7 +186,7 @@ fn operator(c: &mut Cursor<'_>) -> Result<String, Fault> {
     Ok(op)
 }
 
-fn call(c: &mut Cursor<'_>) -> Result<Call, Fault> {
+fn call(c: &mut Cursor<'_>, room: usize) -> Result<Call, Fault> {
     let pos = c.span().into();
     let mut ops = Vec::new();
     if c.eat("[") {
@@ -213,7 +229,7 @@ fn call(c: &mut Cursor<'_>) -> Result<Call, Fault> {
             c.expect(")", "after `...`")?;
             break;
         }
-        args.push(expr(c)?);
+        args.push(expr(c, room)?);
         if !c.is(")") {
             c.expect(",", "between inputs")?;
         }
@@ -273,6 +289,20 @@ mod tests {
         let Expr::Call(any) = &lines[2].expr else { panic!() };
         assert!(any.ops.is_empty() && any.args.len() == 4);
         assert!(matches!(&any.args[1], Expr::Name { optional: true, .. }));
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let nested = |n: usize| format!("y = {}x{}", "Exp (".repeat(n), ")".repeat(n));
+        assert!(parse(&nested(60)).is_ok());
+        for n in [100, 10_000, 100_000] {
+            let f = parse(&nested(n)).unwrap_err();
+            assert!(f.pos.line == 1 && f.message.contains("64"), "{f}");
+            let groups = format!("y = {}x{}", "(".repeat(n), ")".repeat(n));
+            assert!(parse(&groups).unwrap_err().message.contains("64"));
+        }
+        let lines: String = (0..10_000).map(|i| format!("a{i} = Exp (x)\n")).collect();
+        assert!(parse(&lines).unwrap_err().message.contains("500"));
     }
 
     #[test]

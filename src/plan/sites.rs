@@ -256,7 +256,11 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
         "Conv" => (0, 1, true),
         _ => return None,
     };
-    let channels = w.dims[out_axis] as usize;
+    // A weight of fewer axes, or none to count along, is no layer's.
+    let channels = usize::try_from(*w.dims.get(out_axis.max(in_axis)).and(w.dims.get(out_axis))?).ok()?;
+    if w.is_empty() || (!is_conv && w.dims.len() != 2) {
+        return None;
+    }
     let y = n.out()?;
     if let Some(b) = n.input(2) {
         let ok = constant_out(b) && (is_conv || n.attrs.float("beta").unwrap_or(1.0) == 1.0);

@@ -26,6 +26,8 @@ impl<const HALF: i32> Hist<HALF> {
         if x == 0.0 {
             return -140;
         }
+        // Nothing is counted that is not finite; asked for by mistake, it must not search for ever.
+        let x = if x.is_finite() { x } else { f32::MAX };
         // HALF * 2^e > |x|  (a negative x may equal -HALF * 2^e; one exponent more is harmless and keeps it simple)
         let e = (x.abs() as f64).log2().floor() as i32 + 1 - HALF.ilog2() as i32;
         // log2 may round up at a power of two; start low and correct.
@@ -264,6 +266,13 @@ impl Moments {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_for_what_is_not_finite_is_found_too() {
+        for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-45] {
+            assert!((-190..=128).contains(&Hist::<512>::exponent_for(x)), "{x}");
+        }
+    }
     use proptest::prelude::*;
 
     fn of(v: &[f32]) -> Hist {

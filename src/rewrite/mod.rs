@@ -79,6 +79,9 @@ enum Step {
     },
 }
 
+/// Nodes looked at for what a patch reads, before all are.
+const NEAR: usize = 100;
+
 /// A rewrite that has not happened yet.
 #[derive(Clone, Debug)]
 pub struct Patch {
@@ -416,6 +419,29 @@ impl Patch {
             }
             roots
         };
+        // Most rewrites read what stood a few nodes before what they replace. Then every new reading goes forwards in the order
+        // of the old graph, and there is no cycle; without this, each patch would walk all that its value depends on.
+        let before = |node: Option<NodeId>, r: Ref, but: Option<ValueId>| {
+            let roots = old_roots(r).into_iter().filter(|v| g.producer(*v).is_some() && Some(*v) != but);
+            let mut missing: std::collections::BTreeSet<ValueId> = roots.collect();
+            let (mut todo, mut seen) = (std::collections::VecDeque::from_iter(node), std::collections::BTreeSet::new());
+            while !missing.is_empty() && seen.len() < NEAR {
+                let Some(n) = todo.pop_front() else { return false };
+                for v in g.node(n).inputs.iter().flatten().chain(&g.node(n).captures) {
+                    missing.remove(v);
+                    todo.extend(g.producer(*v).filter(|p| seen.insert(*p)));
+                }
+            }
+            missing.is_empty()
+        };
+        let forwards = self.steps.iter().all(|s| match s {
+            Step::Replace { old, new, .. } => before(g.producer(*old), *new, Some(*old)),
+            Step::Input { node, new: Some(new), .. } => before(Some(*node), *new, None),
+            _ => true,
+        });
+        if forwards {
+            return Ok(());
+        }
         let mut redirected: Vec<(NodeId, Ref)> = Vec::new();
         for s in &self.steps {
             match s {
@@ -428,9 +454,9 @@ impl Patch {
         if redirected.is_empty() {
             return Ok(());
         }
-        let mut by_new: std::collections::BTreeMap<Ref, Vec<NodeId>> = Default::default();
+        let mut by_new: std::collections::BTreeMap<Ref, std::collections::BTreeSet<NodeId>> = Default::default();
         for (u, r) in redirected {
-            by_new.entry(r).or_default().push(u);
+            by_new.entry(r).or_default().insert(u);
         }
         for (r, users) in by_new {
             // Old nodes the new value depends on; a redirected user among them closes a cycle unless the path goes
@@ -601,14 +627,7 @@ pub fn sweep(m: &mut Model) -> usize {
         gone += 1;
         todo.extend(feeders);
     }
-    let dead: Vec<ValueId> = g
-        .values()
-        .filter(|(v, x)| matches!(x.def, Def::Init(_) | Def::Nothing) && g.use_count(*v) == 0)
-        .map(|(v, _)| v)
-        .collect();
-    for v in dead {
-        g.erase_value(v);
-    }
+    g.erase_unread();
     gone
 }
 

@@ -83,7 +83,7 @@ pub fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<usize, W
         }
     }
     // What the file says of a weight's type a second time says nothing, and is wrong now.
-    g.declared.retain(|v| !weights.contains(v));
+    g.undeclare(|v| weights.binary_search(&v).is_ok());
     let nodes: Vec<_> = g.nodes().map(|(id, _)| id).collect();
     for id in nodes {
         for a in &mut g.node_mut(id).attrs.0 {

@@ -29,8 +29,14 @@ pub enum RuntimeError {
     InputType { input: String, expected: DType, given: DType },
     #[error("value '{value}' has elements of a type that can not be handed out ({dtype})")]
     OutputType { value: String, dtype: String },
-    #[error("tract can not {action} the model: {message}")]
+    #[error(
+        "tract, which runs models here, can not {action} the model: {message}; if onnxruntime runs it, report it, otherwise \
+         export it again"
+    )]
     Engine { action: &'static str, message: String },
-    #[error("tract panicked while it tried to {action} the model: {message}")]
+    #[error(
+        "tract, which runs models here, failed while it tried to {action} the model: {message}; if onnxruntime runs it, \
+         report it, otherwise export it again"
+    )]
     Panicked { action: &'static str, message: String },
 }

@@ -206,7 +206,9 @@ pub fn fix_shapes(
     shapes: &[(String, Vec<usize>)],
 ) -> Result<(), RuntimeError> {
     let given = |name: &str| shapes.iter().find(|(n, _)| n == name).map(|(_, s)| s);
-    let inputs: Vec<usize> = (0..graph.input.len()).filter(|i| is_input(graph, &graph.input[*i])).collect();
+    let inits: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let inputs: Vec<usize> =
+        (0..graph.input.len()).filter(|i| !inits.contains(graph.input[*i].name.as_str())).collect();
     for (name, _) in shapes {
         if !inputs.iter().any(|i| graph.input[*i].name == *name) {
             let known = inputs.iter().map(|i| graph.input[*i].name.clone()).collect();

@@ -11,6 +11,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::DimLike;
 
 use super::{Array, Element, RuntimeError, conv, fuse, prepare, product, qdq, repeat};
+use crate::budget;
 use crate::ir::{DType, Dim, Validated};
 use crate::onnx;
 
@@ -220,6 +221,7 @@ impl Session {
             tensors.push(tensor(array).into_tvalue());
         }
         let values = guarded("run", || self.plan.run(tensors))?;
+        budget::progress();
         let name = |i: usize| match self.outputs.get(i) {
             Some(p) => p.name.as_str(),
             None => self.tap_places.iter().position(|p| *p == i).map_or("", |t| self.taps[t].as_str()),
@@ -256,9 +258,32 @@ pub(super) fn runnable(typed: TypedModel, optimize: bool) -> TractResult<Arc<Typ
     }
 }
 
+thread_local! {
+    /// Whether a panic of this thread is caught here and told as an error.
+    static IN_TRACT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Keeps the panic hook from printing what becomes an error.
+fn quiet_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !IN_TRACT.get() {
+                hook(info);
+            }
+        }));
+    });
+}
+
 /// Runs tract code: errors get their whole chain of reasons, and a panic becomes an error.
 fn guarded<T>(action: &'static str, f: impl FnOnce() -> TractResult<T>) -> Result<T, RuntimeError> {
-    match catch_unwind(AssertUnwindSafe(f)) {
+    budget::step(format_args!("tract's attempt to {action} the model"));
+    quiet_panics();
+    IN_TRACT.set(true);
+    let done = catch_unwind(AssertUnwindSafe(f));
+    IN_TRACT.set(false);
+    match done {
         Ok(Ok(x)) => Ok(x),
         Ok(Err(e)) => Err(RuntimeError::Engine { action, message: format!("{e:#}") }),
         Err(panic) => {

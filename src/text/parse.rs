@@ -153,7 +153,7 @@ fn graph(c: &mut Cursor) -> Result<Graph, ParseError> {
     c.expect("(", "to open the graph's outputs")?;
     c.list(")", |c| {
         let (v, _) = typed_value(c, &mut b)?;
-        b.g.outputs.push(v);
+        b.g.add_output(v);
         Ok(())
     })?;
     if c.eat("<") {
@@ -192,8 +192,8 @@ fn value_info(c: &mut Cursor, b: &mut Builder) -> Result<(), ParseError> {
         return set_init(c, b, v, ty, at);
     }
     b.declare(c, at, v, ty)?;
-    if !b.g.declared.contains(&v) {
-        b.g.declared.push(v);
+    if !b.g.is_declared(v) {
+        b.g.add_declared(v);
     }
     Ok(())
 }

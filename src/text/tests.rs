@@ -256,13 +256,13 @@ mod round_trip {
         }
         for (i, ty) in types {
             if let Some(v) = made.get(i as usize % made.len().max(1)).copied()
-                && !g.declared.contains(&v)
+                && !g.is_declared(v)
             {
                 g.value_mut(v).ty = Some(ty);
-                g.declared.push(v);
+                g.add_declared(v);
             }
         }
-        g.outputs = outs.iter().filter_map(|i| all.get(*i as usize % all.len().max(1)).copied()).collect();
+        g.set_outputs(outs.iter().filter_map(|i| all.get(*i as usize % all.len().max(1)).copied()).collect());
         let opsets = vec![Opset { domain: String::new(), version: 17 }, Opset { domain: "a b".into(), version: -1 }];
         Model { ir_version: 8, opsets, graph: g, functions: vec![("d".into(), "f\"".into())], ..Model::default() }
     }

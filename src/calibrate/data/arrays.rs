@@ -90,6 +90,10 @@ impl ArrayFile {
                 return Err(self.lengths(name, array.rows()));
             }
         }
+        if let Some((name, _)) = self.arrays.iter().find(|(_, a)| a.shape.iter().skip(1).any(|n| *n == 0)) {
+            let reason = "its samples have no elements".into();
+            return Err(DataError::Malformed { path: self.path.clone(), array: name.clone(), reason });
+        }
         if self.len() == 0 {
             let array = self.arrays.first().map_or_else(String::new, |(n, _)| n.clone());
             return Err(DataError::Malformed { path: self.path.clone(), array, reason: "holds no sample".into() });

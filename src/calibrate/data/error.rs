@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use crate::budget::OverBudget;
 use crate::ir::DType;
 
 /// Why a data source could not be opened, or one of its samples not made. Every message names the file, the array or the
 /// sample, and says what to do where that is not plain.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
+    #[error(transparent)]
+    Memory(#[from] OverBudget),
     #[error("{}: no such file or folder; give a folder of JPEG or PNG files, or an .npy or .npz file", path.display())]
     Missing { path: PathBuf },
     #[error("{}: {source}", path.display())]

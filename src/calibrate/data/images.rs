@@ -7,6 +7,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::{DynamicImage, ImageReader};
 
 use super::{DataError, DataOptions, InputSpec, labels};
+use crate::budget;
 use crate::ir::{DType, Dim};
 
 /// How an image input lays out its numbers.
@@ -178,18 +179,34 @@ pub(super) fn is_image_name(path: &Path) -> bool {
 /// to even, crop from `(size - crop) / 2`.
 fn load(path: &Path, shape: ImageShape, short_side: Option<u32>) -> Result<Vec<u8>, DataError> {
     let fail = |reason: String| DataError::Decode { path: path.to_path_buf(), reason };
-    let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.to_path_buf(), source })?;
+    let io = |source| DataError::Io { path: path.to_path_buf(), source };
+    let room = |needs: Option<u64>, what: String| {
+        // Pixels are held several times over, and by several threads.
+        let needs = needs.and_then(|n| n.checked_mul(SHARE));
+        budget::afford(needs, || format!("{}: {what}", path.display()))
+    };
+    let length = std::fs::metadata(path).map_err(io)?.len();
+    room(Some(length), format!("a picture of {} in the file", budget::readable(length)))?;
+    let bytes = std::fs::read(path).map_err(io)?;
     if is_cut_jpeg(&bytes) {
         return Err(fail("the JPEG is cut off: it has no end-of-image marker".to_string()));
+    }
+    if let Some((w, h)) = jpeg_size(&bytes) {
+        room(Some(3 * u64::from(w) * u64::from(h)), format!("a picture of {w}x{h} pixels"))?;
     }
     // By content, not by extension: ImageNet itself has a PNG named .JPEG.
     let image = match jpeg(&bytes) {
         Some(image) => image,
-        None => ImageReader::new(std::io::Cursor::new(bytes))
-            .with_guessed_format()
-            .map_err(|e| fail(e.to_string()))?
-            .decode()
-            .map_err(|e| fail(e.to_string()))?,
+        None => {
+            let reader = || ImageReader::new(std::io::Cursor::new(&bytes)).with_guessed_format().map_err(io);
+            let (w, h) = reader()?.into_dimensions().map_err(|e| fail(e.to_string()))?;
+            room(Some(3 * u64::from(w) * u64::from(h)), format!("a picture of {w}x{h} pixels"))?;
+            let mut reader = reader()?;
+            let mut limits = image::Limits::default();
+            limits.max_alloc = Some((budget::memory() as u64 / 2).min(1 << 32));
+            reader.limits(limits);
+            reader.decode().map_err(|e| fail(e.to_string()))?
+        }
     };
     let (mut width, mut height) = (image.width(), image.height());
     let mut pixels = if shape.channels == 1 { luma(image) } else { rgb(image) };
@@ -197,6 +214,10 @@ fn load(path: &Path, shape: ImageShape, short_side: Option<u32>) -> Result<Vec<u
         let scale = f64::from(side) / f64::from(width.min(height).max(1));
         let to = |n: u32| ((f64::from(n) * scale).round_ties_even() as u32).max(1);
         let (w, h) = (to(width), to(height));
+        let bytes = (shape.channels as u64)
+            .checked_mul(u64::from(w))
+            .and_then(|n| n.checked_mul(u64::from(h).max(height.into())));
+        room(bytes, format!("its {width}x{height} pixels, resized to {w}x{h} (short side {side}, see --resize),"))?;
         pixels = resize(pixels, shape.channels, (width, height), (w, h)).map_err(fail)?;
         (width, height) = (w, h);
     }
@@ -211,6 +232,34 @@ fn load(path: &Path, shape: ImageShape, short_side: Option<u32>) -> Result<Vec<u
         .flat_map(|y| &pixels[y * row + left * shape.channels..][..shape.width * shape.channels])
         .copied()
         .collect())
+}
+
+/// How often pixels are held at once.
+const SHARE: u64 = 4;
+
+/// Width and height out of a JPEG's frame header; `None` for what is no JPEG or has none.
+fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
+    loop {
+        // Any number of fill bytes stands before a marker.
+        let at = rest.iter().position(|b| *b != 0xFF)?;
+        let marker = rest[at];
+        if at == 0 {
+            return None;
+        }
+        rest = &rest[at + 1..];
+        if (0xD0..=0xD8).contains(&marker) || marker == 0x01 {
+            continue;
+        }
+        let length = usize::from(u16::from_be_bytes(rest.first_chunk().copied()?));
+        let frame = (0xC0..=0xCF).contains(&marker) && !matches!(marker, 0xC4 | 0xC8 | 0xCC);
+        if frame {
+            let size: &[u8; 4] = rest.get(3..)?.first_chunk()?;
+            let two = |i: usize| u32::from(u16::from_be_bytes([size[i], size[i + 1]]));
+            return Some((two(2), two(0)));
+        }
+        rest = rest.get(length.max(2)..)?;
+    }
 }
 
 /// A greyscale or colour JPEG, decoded to the same bits as libjpeg-turbo, which is what PIL and torchvision read photographs

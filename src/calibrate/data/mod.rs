@@ -29,13 +29,19 @@ pub use crate::runtime::Array;
 pub use error::DataError;
 pub use options::{DataOptions, Preset};
 
+use crate::budget;
 use crate::ir::{DType, Def, Dim, Graph, TensorType};
 use arrays::ArrayFile;
 use images::{ImageFolder, ImageShape};
 use synthetic::Synthetic;
 
-/// Synthetic samples made when no number is asked for.
+/// Synthetic samples made when no number is asked for; fewer, but [`FEWEST_SAMPLES`], of inputs so large that they would have
+/// more than [`SYNTHETIC_VALUES`] together.
 const SYNTHETIC_SAMPLES: usize = 64;
+const FEWEST_SAMPLES: usize = 8;
+const SYNTHETIC_VALUES: u64 = 1 << 28;
+/// More made-up samples than this say nothing new.
+const MOST_SYNTHETIC: usize = 100_000;
 
 /// One input of a model: what a sample must supply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,9 +103,16 @@ impl Dataset {
         }
         let mut notes = Vec::new();
         let batch = fixed_batch(inputs)?;
+        let values = sample_values(inputs, options)?;
         let (source, labels, total, description) = match &options.calibrate {
             None => {
-                let total = options.samples.unwrap_or(SYNTHETIC_SAMPLES.next_multiple_of(batch));
+                if let Some(n) = options.samples.filter(|n| *n > MOST_SYNTHETIC) {
+                    let reason = format!("made-up samples are at most {MOST_SYNTHETIC}; give data with --calibrate");
+                    return Err(DataError::Flag { flag: "samples", value: n.to_string(), reason });
+                }
+                let fit = usize::try_from(SYNTHETIC_VALUES * batch as u64 / values.max(1)).unwrap_or(usize::MAX);
+                let usual = fit.clamp(FEWEST_SAMPLES, SYNTHETIC_SAMPLES);
+                let total = options.samples.unwrap_or(usual.next_multiple_of(batch));
                 let source = Synthetic::new(inputs, options, &mut notes)?;
                 check_crop(&inputs[0], options, &mut notes)?;
                 let description = format!("synthetic: made from seed {}, no data was given", options.seed);
@@ -240,6 +253,31 @@ fn fixed_batch(inputs: &[InputSpec]) -> Result<usize, DataError> {
         }
     }
     Ok(batch.unwrap_or(1))
+}
+
+/// Values of one sample, all inputs and the whole batch together, sizes that are left open as images have them or 1. A sample
+/// that the memory budget can not hold is refused before any is made.
+fn sample_values(inputs: &[InputSpec], options: &DataOptions) -> Result<u64, DataError> {
+    /// A value as it is made, before it has the input's type, and the room a picture takes while it is drawn.
+    const BYTES: u64 = 24;
+    let mut all = 0u64;
+    for spec in inputs {
+        if spec.dims.iter().any(|d| matches!(d, Dim::Known(n) if *n < 0)) {
+            return Err(spec.refused("one of its sizes is negative"));
+        }
+        let batch = spec.dims.first().map_or(1, |d| if let Dim::Known(n) = d { *n } else { 1 });
+        let dims: Vec<i64> = match ImageShape::of(spec, options.crop) {
+            Some(s) => s.dims(1).iter().skip(1).map(|n| i64::try_from(*n).unwrap_or(i64::MAX)).collect(),
+            None => spec.dims.iter().skip(1).map(|d| if let Dim::Known(n) = d { *n } else { 1 }).collect(),
+        };
+        let n = budget::elements(std::iter::once(batch).chain(dims));
+        let crop = options.crop.map_or(String::new(), |c| format!(" with --crop {c}"));
+        budget::afford(n.and_then(|n| n.checked_mul(BYTES)), || {
+            format!("a sample of input {:?} ({spec}){crop}", spec.name)
+        })?;
+        all = all.saturating_add(n.unwrap_or(u64::MAX));
+    }
+    Ok(all)
 }
 
 /// The image layout of an input (`None` if it is no image), after a check of `--crop` against the model's own size.

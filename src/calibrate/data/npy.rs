@@ -13,6 +13,7 @@ use half::f16;
 use memmap2::Mmap;
 
 use super::DataError;
+use crate::budget;
 
 /// An element type NumPy writes and this program reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,8 +228,13 @@ pub(super) fn read_npz(path: &Path, bytes: &Bytes) -> Result<Vec<(String, Npy)>,
             }
         } else {
             // Not reserved by the size the archive claims: a false one must not ask for that memory.
+            let most = budget::memory() as u64 / 4;
             let mut v = Vec::new();
-            member.read_to_end(&mut v).map_err(|e| malformed(&name, e.to_string()))?;
+            (&mut member).take(most).read_to_end(&mut v).map_err(|e| malformed(&name, e.to_string()))?;
+            if v.len() as u64 == most {
+                let what = || format!("{}, array {name:?}: unpacked, it", path.display());
+                budget::afford(member.size().max(most).checked_mul(4).or(Some(u64::MAX)), what)?;
+            }
             Bytes::from(v)
         };
         let array = Npy::parse(data).map_err(|e| malformed(&name, e))?;

@@ -198,31 +198,70 @@ impl QuantizeActivations<'_> {
 /// True for a move whose result a nested graph reads, behind further moves or not. Bodies compute in float, so codes would
 /// only cost accuracy; and onnxruntime dies when it looks for a way past a move between DequantizeLinear and a body.
 fn feeds_a_body(g: &Graph, n: NodeId) -> bool {
-    let node = g.node(n);
-    let read = |v: &ValueId| is_captured(g, *v) || g.uses(*v).into_iter().any(|(u, s)| s == 0 && feeds_a_body(g, u));
-    is_move(node) && !node.has_subgraph() && node.outputs.iter().flatten().any(read)
+    let plain = |n: NodeId| is_move(g.node(n)) && !g.node(n).has_subgraph();
+    plain(n) && behind(g, n, |v| is_captured(g, v), |u, s| (s == 0 && plain(u)).then_some(false))
 }
 
 /// True if the reader is a contraction, or moves that lead to one.
 fn ends_in(g: &Graph, n: NodeId, contracting: &BTreeSet<NodeId>) -> bool {
-    if contracting.contains(&n) {
-        return true;
+    contracting.contains(&n)
+        || is_move(g.node(n))
+            && behind(
+                g,
+                n,
+                |_| false,
+                |u, s| match contracting.contains(&u) {
+                    true => Some(true),
+                    // The other operands of a move are not moved.
+                    false => ((s == 0 || g.node(u).op.is("Concat")) && is_move(g.node(u))).then_some(false),
+                },
+            )
+}
+
+/// Whether `found` holds for a value behind the node, or `goes` is `Some(true)` for a reader; readers for which it is
+/// `Some(false)` are gone through. Each node is visited once: by paths, n Concats of a value with itself have 2^n.
+fn behind(
+    g: &Graph,
+    from: NodeId,
+    found: impl Fn(ValueId) -> bool,
+    goes: impl Fn(NodeId, usize) -> Option<bool>,
+) -> bool {
+    let (mut seen, mut todo) = (BTreeSet::from([from]), vec![from]);
+    while let Some(n) = todo.pop() {
+        for v in g.node(n).outputs.iter().flatten() {
+            if found(*v) {
+                return true;
+            }
+            for (u, s) in g.uses(*v) {
+                match goes(u, s) {
+                    Some(true) => return true,
+                    Some(false) if seen.insert(u) => todo.push(u),
+                    _ => {}
+                }
+            }
+        }
     }
-    let node = g.node(n);
-    is_move(node)
-        && node.outputs.iter().flatten().any(|v| {
-            g.uses(*v).into_iter().any(|(u, s)| {
-                // The other operands of a move are not moved.
-                let data = s == 0 || g.node(u).op.is("Concat") || contracting.contains(&u);
-                data && ends_in(g, u, contracting)
-            })
-        })
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::text::parse_model;
+
+    /// By paths this has 2^64 of them.
+    #[test]
+    fn concats_of_a_value_with_itself_are_walked_once() {
+        let mut text = "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1] v0) => (float[n] y) {\n".to_owned();
+        for i in 0..64 {
+            text += &format!("v{} = Concat <axis = 0> (v{i}, v{i})\n", i + 1);
+        }
+        let m = parse_model(&(text + "y = Relu (v64)\n}")).unwrap();
+        let first = m.graph.producer(m.graph.find("v1").unwrap()).unwrap();
+        assert!(!ends_in(&m.graph, first, &BTreeSet::new()) && !feeds_a_body(&m.graph, first));
+        let last = m.graph.producer(m.graph.find("y").unwrap()).unwrap();
+        assert!(ends_in(&m.graph, first, &BTreeSet::from([last])));
+    }
 
     /// Behind moves too, in either operand of a product; and a nested graph gets no code at all.
     #[test]

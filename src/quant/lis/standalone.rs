@@ -100,7 +100,7 @@ fn output(m: &mut Model, from: ValueId, sizes: Sizes) -> ValueId {
     let y = m.graph.add_value("y", Def::Nothing, Some(ty)).expect("the graph has no such name");
     let attrs = Attrs::new().with_int("to", DType::FLOAT.0.into());
     m.graph.add_node(Node::new(Op::onnx("Cast"), vec![Some(from)], vec![Some(y)], attrs), None);
-    m.graph.outputs.push(y);
+    m.graph.add_output(y);
     y
 }
 

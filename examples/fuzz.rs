@@ -1,0 +1,889 @@
+//! Feeds the program inputs that somebody damaged, each in a process of its own with limits of time and memory.
+//!
+//! `fuzz [--seconds N] [--seed S] [--target NAME] [--jobs N] [--keep DIR] PROGRAM`. Targets: `bytes` and `structure` of
+//! models, `recipe`, `rules`, `plan`, `statistics`, `arrays`, `pictures`; all in turn without `--target`. A case is a seed
+//! file (of `testdata`, or a model written here as text) with one to eight changes; which, follows from the seed and the
+//! case's number alone.
+//!
+//! A case passes if the program ends within 10 s and 1 GB, with status 0 or 2, or with status 1 and one error that names
+//! what it is about. Cases that fail are kept, with the command that shows them.
+
+#![allow(clippy::print_stdout)]
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use fqvit_opt::ir::validate::validate;
+use fqvit_opt::onnx::encode;
+use fqvit_opt::text::parse_model;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+type Rng = ChaCha8Rng;
+type Failure = Box<dyn Error + Send + Sync>;
+
+const TIME: Duration = Duration::from_secs(10);
+const MEMORY_KB: u64 = 1_000_000;
+const TARGETS: [&str; 8] = ["bytes", "structure", "recipe", "rules", "plan", "statistics", "arrays", "pictures"];
+
+fn main() -> Result<(), Failure> {
+    let mut args = std::env::args().skip(1);
+    let (mut seconds, mut seed, mut target, mut jobs, mut keep) =
+        (60u64, 1u64, None, 2usize, PathBuf::from("target/fuzz"));
+    let mut program = None;
+    while let Some(a) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{a} wants a value"));
+        match a.as_str() {
+            "--seconds" => seconds = value()?.parse()?,
+            "--seed" => seed = value()?.parse()?,
+            "--target" => target = Some(value()?),
+            "--jobs" => jobs = value()?.parse()?,
+            "--keep" => keep = value()?.into(),
+            _ => program = Some(PathBuf::from(a)),
+        }
+    }
+    let program =
+        program.ok_or("usage: fuzz [--seconds N] [--seed S] [--target NAME] [--jobs N] [--keep DIR] PROGRAM")?;
+    let targets: Vec<&str> = TARGETS.into_iter().filter(|t| target.as_deref().is_none_or(|x| x == *t)).collect();
+    if targets.is_empty() {
+        return Err(format!("the targets are {}", TARGETS.join(", ")).into());
+    }
+    fs::create_dir_all(&keep)?;
+    let work = tempfile::tempdir()?;
+    let seeds = Seeds::new(&program, work.path())?;
+    let tally = run_all(&program, &seeds, &targets, seed, Duration::from_secs(seconds), jobs, work.path(), &keep)?;
+    println!("{tally}");
+    if tally.ends_with(" 0 failures") { Ok(()) } else { Err("some cases failed".into()) }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn run_all(
+    program: &Path,
+    seeds: &Seeds,
+    targets: &[&str],
+    seed: u64,
+    time: Duration,
+    jobs: usize,
+    work: &Path,
+    keep: &Path,
+) -> Result<String, Failure> {
+    let start = Instant::now();
+    let next = AtomicU64::new(0);
+    let (failed, longest, largest) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (refused, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let trouble: Mutex<Option<Failure>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for job in 0..jobs.max(1) {
+            let (next, failed, longest, largest, refused, done, trouble) =
+                (&next, &failed, &longest, &largest, &refused, &done, &trouble);
+            scope.spawn(move || {
+                let dir = work.join(format!("job{job}"));
+                while start.elapsed() < time {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let target = targets[(n % targets.len() as u64) as usize];
+                    let mut rng = Rng::seed_from_u64(seed);
+                    rng.set_stream(n);
+                    let one = fs::create_dir_all(&dir)
+                        .map_err(Failure::from)
+                        .and_then(|()| seeds.case(target, &mut rng, &dir))
+                        .and_then(|args| Ok((run(program, &args, &dir)?, args)));
+                    match one {
+                        Ok((end, args)) => {
+                            done.fetch_add(1, Ordering::Relaxed);
+                            refused.fetch_add(usize::from(end.status == Some(1)), Ordering::Relaxed);
+                            longest.fetch_max(end.time.as_millis() as u64, Ordering::Relaxed);
+                            largest.fetch_max(end.peak_kb, Ordering::Relaxed);
+                            if let Some(why) = end.fault() {
+                                failed.fetch_add(1, Ordering::Relaxed);
+                                let name = format!("{target}-{seed}-{n}");
+                                let kept = keep.join(&name);
+                                let _ = fs::remove_dir_all(&kept);
+                                let _ = fs::rename(&dir, &kept);
+                                println!("{name}: {why}\n  in {}: {}", kept.display(), args.join(" "));
+                            } else {
+                                let _ = fs::remove_dir_all(&dir);
+                            }
+                        }
+                        Err(e) => {
+                            trouble.lock().map(|mut t| t.get_or_insert(e).to_string()).ok();
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if let Some(e) = trouble.into_inner().ok().flatten() {
+        return Err(e);
+    }
+    Ok(format!(
+        "{} cases in {} s ({}), {} refused with an error, longest {:.1} s, largest {} MB: {} failures",
+        done.into_inner(),
+        start.elapsed().as_secs(),
+        targets.join(", "),
+        refused.into_inner(),
+        longest.into_inner() as f64 / 1e3,
+        largest.into_inner() / 1000,
+        failed.into_inner()
+    ))
+}
+
+// ---- running --------------------------------------------------------------------------------------------------------
+
+/// How the program ended.
+struct End {
+    /// `None`: killed, by a signal or by us.
+    status: Option<i32>,
+    time: Duration,
+    peak_kb: u64,
+    errors: String,
+}
+
+impl End {
+    /// What is wrong with it.
+    fn fault(&self) -> Option<String> {
+        if self.time > TIME {
+            return Some(format!("took more than {} s", TIME.as_secs()));
+        }
+        if self.peak_kb > MEMORY_KB {
+            return Some(format!("took {} MB", self.peak_kb / 1000));
+        }
+        let first = self.errors.lines().next().unwrap_or_default();
+        match self.status {
+            Some(0 | 2) => None,
+            Some(1) if self.errors.contains("has a fault") => Some(first.to_owned()),
+            Some(1) if self.errors.contains("panicked") => Some(first.to_owned()),
+            Some(1) if self.errors.matches("error: ").count() >= 1 => None,
+            Some(1) => Some(format!("no error told: {first}")),
+            other => Some(format!("ended with {other:?}: {first}")),
+        }
+    }
+}
+
+fn run(program: &Path, args: &[String], dir: &Path) -> Result<End, Failure> {
+    let errors = dir.join("stderr");
+    let start = Instant::now();
+    let mut child = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&errors)?)
+        .spawn()?;
+    let (status, mut peak_kb) = (format!("/proc/{}/status", child.id()), 0);
+    let end = loop {
+        if let Some(end) = child.try_wait()? {
+            break end.code();
+        }
+        let high = fs::read_to_string(&status).ok().and_then(|t| {
+            let line = t.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+            line.trim().strip_suffix(" kB")?.trim().parse().ok()
+        });
+        peak_kb = peak_kb.max(high.unwrap_or(0));
+        if start.elapsed() > TIME + Duration::from_secs(2) || peak_kb > 2 * MEMORY_KB {
+            child.kill()?;
+            child.wait()?;
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    Ok(End { status: end, time: start.elapsed(), peak_kb, errors: fs::read_to_string(&errors).unwrap_or_default() })
+}
+
+// ---- seeds and cases ------------------------------------------------------------------------------------------------
+
+struct Seeds {
+    models: Vec<Vec<u8>>,
+    digits: PathBuf,
+    recipes: Vec<String>,
+    rules: Vec<String>,
+    plan: String,
+    statistics: Vec<u8>,
+    arrays: Vec<Vec<u8>>,
+    pictures: Vec<Vec<u8>>,
+}
+
+/// Models that hold what the shipped ones do not: branches, loops, computed shapes, convolutions with everything.
+const TEXTS: [&str; 4] = [
+    r#"<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1,3,8,8] x) => (float[1,4,10] y)
+    <float[8,3,4,4] w = {192 * 0.02}, float[8] b = {8 * 0.0}, float[8,10] h = {80 * 0.1}, int64[3] s = {1, 8, 4},
+     float[8] gamma = {8 * 1.0}, float[8] beta = {8 * 0.0}, float k = {0.5}>
+    {
+        c = Conv <strides = [4, 4], pads = [0, 0, 0, 0], group = 1, dilations = [1, 1]> (x, w, b)
+        r = Reshape (c, s)
+        t = Transpose <perm = [0, 2, 1]> (r)
+        n = LayerNormalization <axis = -1, epsilon = 0.00001> (t, gamma, beta)
+        u = Transpose <perm = [0, 2, 1]> (n)
+        p = MatMul (n, u)
+        m = Mul (p, k)
+        a = Softmax <axis = -1> (m)
+        o = MatMul (a, n)
+        z = Add (o, t)
+        y = MatMul (z, h)
+    }"#,
+    r#"<ir_version: 8, opset_import: ["" : 13]>
+    g (float[batch,4,16] x) => (float[batch,4,16] y)
+    <float[16,16] w = {256 * 0.05}, int64 one = {1}, int64 two = {2}, int64[1] back = {-1}, int64[1] first = {0},
+     int64[1] last = {9223372036854775807}, int64[1] axis = {1}, int64[2] split = {8, 8}>
+    {
+        s = Shape (x)
+        b = Gather <axis = 0> (s, one)
+        l = Unsqueeze (b, first)
+        d = Concat <axis = 0> (first, l, back)
+        q = Reshape (x, d)
+        lo, hi = Split <axis = 2> (q, split)
+        j = Concat <axis = 2> (hi, lo)
+        c = Slice (j, first, last, axis)
+        f = MatMul (c, w)
+        e = Relu (f)
+        y = Add (e, x)
+    }"#,
+    r#"<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1,6] x) => (float[1,6] y)
+    <int64[2] n = {1, 6}, float[6,6] w = {36 * 0.1}, int64[2] reps = {1, 2}, int64[4] pads = {0, 1, 0, 1}, float zero = {0},
+     int64 a = {0}, int64 z = {6}, int64 st = {1}>
+    {
+        e = ConstantOfShape <value: tensor = float[1] {2}> (n)
+        r = Range (a, z, st)
+        rf = Cast <to = 1> (r)
+        m = Mul (e, rf)
+        t = Tile (m, reps)
+        p = Pad <mode = "constant"> (m, pads, zero)
+        i = Gather <axis = 1> (t, r)
+        k = MatMul (i, w)
+        h = Gather <axis = 1> (p, r)
+        s = Add (k, x)
+        y = Mul (s, h)
+    }"#,
+    r#"<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1,5,8] x) => (float[1,1,8] y)
+    <float[8,24] w = {192 * 0.03}, float[24] b = {24 * 0.0}, int64[5] s = {1, 5, 3, 2, 4}, int64[3] f = {1, 5, 8},
+     int64 zero = {0}, int64 one = {1}, int64 two = {2}, float k = {0.5}>
+    {
+        q1 = MatMul (x, w)
+        q2 = Add (q1, b)
+        q3 = Reshape (q2, s)
+        q4 = Transpose <perm = [2, 0, 3, 1, 4]> (q3)
+        q = Gather <axis = 0> (q4, zero)
+        key = Gather <axis = 0> (q4, one)
+        v = Gather <axis = 0> (q4, two)
+        kt = Transpose <perm = [0, 1, 3, 2]> (key)
+        sc = MatMul (q, kt)
+        sm = Mul (sc, k)
+        at = Softmax <axis = -1> (sm)
+        o = MatMul (at, v)
+        ot = Transpose <perm = [0, 2, 1, 3]> (o)
+        r = Reshape (ot, f)
+        e = ReduceMean <axes = [1], keepdims = 1> (r)
+        y = Erf (e)
+    }"#,
+];
+
+/// Files of a folder with this ending, by name.
+fn files(dir: &Path, ending: &str) -> Result<Vec<PathBuf>, Failure> {
+    let mut v: Vec<PathBuf> = fs::read_dir(dir)?.filter_map(|e| Some(e.ok()?.path())).collect();
+    v.retain(|p| p.extension().is_some_and(|e| e == ending));
+    v.sort();
+    Ok(v)
+}
+
+impl Seeds {
+    fn new(program: &Path, work: &Path) -> Result<Seeds, Failure> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let digits = root.join("testdata/digits");
+        let mut models = Vec::new();
+        for text in TEXTS {
+            // A number of equal elements is written `{192 * 0.02}` here.
+            let m = parse_model(&repeated(text))?;
+            models.push(encode(validate(&m)?));
+        }
+        models.push(fs::read(digits.join("digits_vit.onnx"))?);
+        for f in files(&root.join("testdata/fuzz"), "onnx").unwrap_or_default() {
+            models.push(fs::read(f)?);
+        }
+        let (plan, statistics) = (work.join("seed.plan.yaml"), work.join("seed.stats"));
+        let args = ["plan", "digits_vit.onnx", "--samples", "4", "--quiet", "--plan"];
+        let made = Command::new(program)
+            .current_dir(&digits)
+            .args(args)
+            .arg(&plan)
+            .arg("--stats")
+            .arg(&statistics)
+            .output()?;
+        if !made.status.success() {
+            return Err(String::from_utf8_lossy(&made.stderr).into_owned().into());
+        }
+        let read = |paths: Vec<PathBuf>| paths.iter().map(fs::read_to_string).collect::<Result<Vec<_>, _>>();
+        let mut pictures = Vec::new();
+        for ending in ["png", "jpg", "jpeg"] {
+            for f in files(&root.join("testdata/images"), ending)? {
+                pictures.push(fs::read(f)?);
+            }
+        }
+        pictures.retain(|p| p.len() < 100_000);
+        Ok(Seeds {
+            models,
+            recipes: read(files(&root.join("passes/recipes"), "yaml")?)?,
+            rules: read(files(&root.join("passes/rules"), "yaml")?)?,
+            plan: fs::read_to_string(plan)?,
+            statistics: fs::read(statistics)?,
+            arrays: vec![fs::read(digits.join("digits_calib.npz"))?, npy("<f4", "(2, 1, 8, 8)", 512)],
+            pictures,
+            digits: digits.join("digits_vit.onnx"),
+        })
+    }
+
+    /// Writes a case into `dir`; returns the program's arguments.
+    fn case(&self, target: &str, rng: &mut Rng, dir: &Path) -> Result<Vec<String>, Failure> {
+        let put = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes);
+        let words = |s: &str| s.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let digits = self.digits.display().to_string();
+        let model = |m: &str, more: &str| words(&format!("{m} -o out.onnx --quiet --samples 2 --threads 1{more}"));
+        let of_digits = |more: &str| model(&digits, more);
+        Ok(match target {
+            "bytes" => {
+                let mut b = pick(rng, &self.models).clone();
+                damage(rng, &mut b);
+                put("m.onnx", &b)?;
+                if rng.random() { words("inspect m.onnx") } else { model("m.onnx", "") }
+            }
+            "structure" => {
+                let seed = pick(rng, &self.models);
+                let mut m = wire::Message::parse(seed, "Model").ok_or("a seed is no model")?;
+                for _ in 0..rng.random_range(1..8) {
+                    wire::mutate(&mut m, rng);
+                }
+                put("m.onnx", &m.bytes())?;
+                match rng.random_range(0..4) {
+                    0 => words("inspect m.onnx"),
+                    1 => model("m.onnx", " --recipe linear-w8a8"),
+                    2 => model("m.onnx", " --verify-each"),
+                    _ => model("m.onnx", ""),
+                }
+            }
+            "recipe" => {
+                let text = pick(rng, &self.recipes).clone();
+                put("r.yaml", mutate_text(rng, text).as_bytes())?;
+                of_digits(" --recipe r.yaml")
+            }
+            "rules" => {
+                fs::create_dir_all(dir.join("p/rules"))?;
+                let text = pick(rng, &self.rules).clone();
+                put("p/rules/r.yaml", mutate_text(rng, text).as_bytes())?;
+                words(&format!("inspect {digits} --passes-dir p"))
+            }
+            "plan" => {
+                put("p.yaml", mutate_text(rng, self.plan.clone()).as_bytes())?;
+                of_digits(" --plan p.yaml")
+            }
+            "statistics" => {
+                let mut b = self.statistics.clone();
+                let body = 40.min(b.len());
+                let mut rest = b.split_off(body);
+                damage(rng, &mut rest);
+                b.extend(&rest);
+                // Most cases get past the checksum.
+                if rng.random_range(0..8) > 0 && b.len() >= 40 {
+                    b[8..40].copy_from_slice(blake3::hash(&rest).as_bytes());
+                }
+                put("s.stats", &b)?;
+                of_digits(" --stats s.stats")
+            }
+            "arrays" => {
+                let mut b = pick(rng, &self.arrays).clone();
+                let name = if b.starts_with(b"PK") { "a.npz" } else { "a.npy" };
+                if rng.random() && name == "a.npy" {
+                    let sizes: Vec<String> = (0..rng.random_range(0..6)).map(|_| number(rng).to_string()).collect();
+                    let kind = *pick(rng, &["<f4", ">f8", "<f2", "|u1", "<i8", "|b1", "<u4", "<c8", "|O"]);
+                    b = npy(kind, &format!("({},)", sizes.join(", ")), rng.random_range(0..4096));
+                } else {
+                    damage(rng, &mut b);
+                }
+                put(name, &b)?;
+                of_digits(&format!(" --calibrate {name}"))
+            }
+            _ => {
+                fs::create_dir_all(dir.join("i"))?;
+                let mut b = pick(rng, &self.pictures).clone();
+                if rng.random() && b.starts_with(b"\x89PNG") {
+                    png_size(rng, &mut b);
+                } else {
+                    damage(rng, &mut b);
+                }
+                put("i/a.png", &b)?;
+                let more = *pick(rng, &["", " --resize 0", " --resize 100000", " --resize 8", " --preset clip"]);
+                of_digits(&format!(" --calibrate i{more}"))
+            }
+        })
+    }
+}
+
+fn repeated(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (inner, tail) = after.split_once('}').unwrap_or((after, ""));
+        let list = inner.split_once(" * ").and_then(|(n, x)| Some(vec![x; n.parse().ok()?].join(", ")));
+        out += before;
+        match list {
+            Some(l) => out += &format!("{{{l}}}"),
+            None => {
+                out.push('{');
+                rest = after;
+                continue;
+            }
+        }
+        rest = tail;
+    }
+    out + rest
+}
+
+fn npy(kind: &str, shape: &str, data: usize) -> Vec<u8> {
+    let head = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let mut v = b"\x93NUMPY\x01\x00".to_vec();
+    v.extend((head.len() as u16).to_le_bytes());
+    v.extend(head.as_bytes());
+    v.resize(v.len() + data, 0);
+    v
+}
+
+// ---- changes --------------------------------------------------------------------------------------------------------
+
+fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
+    &from[rng.random_range(0..from.len())]
+}
+
+/// Numbers at which something ends.
+fn number(rng: &mut Rng) -> i64 {
+    const ENDS: [i64; 28] = [
+        0,
+        1,
+        -1,
+        2,
+        3,
+        -2,
+        7,
+        8,
+        16,
+        64,
+        127,
+        128,
+        255,
+        256,
+        -128,
+        1000,
+        32_767,
+        65_536,
+        1 << 20,
+        1 << 31,
+        (1 << 31) - 1,
+        1 << 32,
+        (1 << 32) + 16,
+        1 << 40,
+        1 << 60,
+        1 << 62,
+        i64::MAX,
+        i64::MIN,
+    ];
+    if rng.random_range(0..4) == 0 { rng.random_range(-20..200) } else { *pick(rng, &ENDS) }
+}
+
+fn damage(rng: &mut Rng, b: &mut Vec<u8>) {
+    for _ in 0..rng.random_range(1..8) {
+        if b.is_empty() {
+            return;
+        }
+        let at = rng.random_range(0..b.len());
+        let len = rng.random_range(1..64).min(b.len() - at);
+        match rng.random_range(0..7) {
+            0 => b[at] ^= 1 << rng.random_range(0..8),
+            1 => b[at] = rng.random(),
+            2 => b.truncate(at),
+            3 => drop(b.drain(at..at + len)),
+            4 => {
+                let piece = b[at..at + len].to_vec();
+                let to = rng.random_range(0..b.len());
+                b.splice(to..to, piece);
+            }
+            5 => b[at..at + len].fill(*pick(rng, &[0, 0xFF, 0x7F, 0x80])),
+            _ => {
+                let n = number(rng).to_le_bytes();
+                let end = (at + 8).min(b.len());
+                b[at..end].copy_from_slice(&n[..end - at]);
+            }
+        }
+    }
+}
+
+/// Gives a PNG another size, with a right checksum.
+fn png_size(rng: &mut Rng, b: &mut [u8]) {
+    if b.len() < 33 {
+        return;
+    }
+    for at in [16, 20] {
+        if rng.random() {
+            b[at..at + 4].copy_from_slice(&(number(rng) as u32).to_be_bytes());
+        }
+    }
+    if rng.random() {
+        b[24] = *pick(rng, &[1, 2, 4, 8, 16]);
+    }
+    let mut crc = !0u32;
+    for x in &b[12..29] {
+        crc ^= u32::from(*x);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
+        }
+    }
+    b[29..33].copy_from_slice(&(!crc).to_be_bytes());
+}
+
+/// Changes words, numbers and lines of a text.
+fn mutate_text(rng: &mut Rng, text: String) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for _ in 0..rng.random_range(1..8) {
+        if lines.is_empty() {
+            break;
+        }
+        let at = rng.random_range(0..lines.len());
+        match rng.random_range(0..9) {
+            0 => drop(lines.remove(at)),
+            1 => {
+                let copy = lines[at].clone();
+                lines.insert(rng.random_range(0..=lines.len()), copy);
+            }
+            2 => {
+                let other = rng.random_range(0..lines.len());
+                lines.swap(at, other);
+            }
+            3 => lines[at] = format!("{}{}", " ".repeat(rng.random_range(0..5)), lines[at].trim_start()),
+            4 => {
+                let n = rng.random_range(1..3000);
+                let nested = format!("y = {}x{}", "Exp (".repeat(n), ")".repeat(n));
+                lines[at] = nested;
+            }
+            5 => {
+                let list = vec!["0.5"; rng.random_range(1..5000)].join(", ");
+                lines[at] = lines[at].replacen('[', &format!("[{list}, "), 1);
+            }
+            _ => lines[at] = change_word(rng, &lines[at]),
+        }
+    }
+    lines.join("\n")
+}
+
+fn change_word(rng: &mut Rng, line: &str) -> String {
+    let mut words: Vec<String> =
+        line.split_inclusive([' ', ',', ':', '[', ']', '(', ')', '{', '}']).map(str::to_owned).collect();
+    if words.is_empty() {
+        return line.to_owned();
+    }
+    let at = rng.random_range(0..words.len());
+    const ODD: [&str; 16] = [
+        ".nan", "-.inf", "1e300", "1e-300", "65536", "-1", "0", "\"\"", "~", "[]", "{}", "*a", "&a", "|", "x", "!!str",
+    ];
+    let end: String = words[at].chars().rev().take_while(|c| !c.is_alphanumeric() && *c != '.').collect();
+    let end: String = end.chars().rev().collect();
+    words[at] = match rng.random_range(0..4) {
+        0 => format!("{}{end}", number(rng)),
+        1 => format!("{}{end}", pick(rng, &ODD)),
+        2 => pick(rng, &words.clone()).clone(),
+        _ => String::new(),
+    };
+    words.concat()
+}
+
+/// Protobuf's wire format as a tree, with as much of ONNX's schema as tells messages from texts.
+mod wire {
+    use super::{Rng, number, pick};
+    use rand::RngExt;
+
+    #[derive(Clone)]
+    pub enum Value {
+        Varint(u64),
+        Fixed64([u8; 8]),
+        Fixed32([u8; 4]),
+        Bytes(Vec<u8>),
+        Message(Message),
+    }
+
+    #[derive(Clone)]
+    pub struct Message {
+        kind: &'static str,
+        fields: Vec<(u32, Value)>,
+    }
+
+    /// The message that a field holds.
+    fn inner(kind: &str, number: u32) -> Option<&'static str> {
+        Some(match (kind, number) {
+            ("Model", 7) => "Graph",
+            ("Model", 8) => "Opset",
+            ("Model", 25) => "Function",
+            ("Graph", 1) | ("Function", 7) => "Node",
+            ("Graph", 5) | ("Attribute", 5 | 10) => "Tensor",
+            ("Graph", 11..=13) => "Info",
+            ("Node", 5) => "Attribute",
+            ("Attribute", 6 | 11) => "Graph",
+            ("Info", 2) => "Type",
+            ("Type", 1) => "TypeTensor",
+            ("TypeTensor", 2) => "Shape",
+            ("Shape", 1) => "Dim",
+            ("Function", 9) => "Opset",
+            _ => return None,
+        })
+    }
+
+    fn varint(b: &[u8], at: &mut usize) -> Option<u64> {
+        let mut v = 0;
+        for shift in (0..64).step_by(7) {
+            let x = *b.get(*at)?;
+            *at += 1;
+            v |= u64::from(x & 127) << shift;
+            if x < 128 {
+                return Some(v);
+            }
+        }
+        None
+    }
+
+    fn put(out: &mut Vec<u8>, mut v: u64) {
+        while v >= 128 {
+            out.push(v as u8 | 128);
+            v >>= 7;
+        }
+        out.push(v as u8);
+    }
+
+    impl Message {
+        pub fn parse(b: &[u8], kind: &'static str) -> Option<Message> {
+            let (mut at, mut fields) = (0, Vec::new());
+            while at < b.len() {
+                let key = varint(b, &mut at)?;
+                let number = (key >> 3) as u32;
+                let value = match key & 7 {
+                    0 => Value::Varint(varint(b, &mut at)?),
+                    1 => {
+                        at += 8;
+                        Value::Fixed64(b.get(at - 8..at)?.try_into().ok()?)
+                    }
+                    5 => {
+                        at += 4;
+                        Value::Fixed32(b.get(at - 4..at)?.try_into().ok()?)
+                    }
+                    2 => {
+                        let n = usize::try_from(varint(b, &mut at)?).ok()?;
+                        let bytes = b.get(at..at.checked_add(n)?)?;
+                        at += n;
+                        match inner(kind, number) {
+                            Some(k) => Value::Message(Message::parse(bytes, k)?),
+                            None => Value::Bytes(bytes.to_vec()),
+                        }
+                    }
+                    _ => return None,
+                };
+                fields.push((number, value));
+            }
+            Some(Message { kind, fields })
+        }
+
+        pub fn bytes(&self) -> Vec<u8> {
+            let mut out = Vec::new();
+            for (number, v) in &self.fields {
+                let key = |wire: u64| u64::from(*number) << 3 | wire;
+                match v {
+                    Value::Varint(x) => {
+                        put(&mut out, key(0));
+                        put(&mut out, *x);
+                    }
+                    Value::Fixed64(x) => {
+                        put(&mut out, key(1));
+                        out.extend(x);
+                    }
+                    Value::Fixed32(x) => {
+                        put(&mut out, key(5));
+                        out.extend(x);
+                    }
+                    Value::Bytes(x) => {
+                        put(&mut out, key(2));
+                        put(&mut out, x.len() as u64);
+                        out.extend(x);
+                    }
+                    Value::Message(m) => {
+                        let x = m.bytes();
+                        put(&mut out, key(2));
+                        put(&mut out, x.len() as u64);
+                        out.extend(x);
+                    }
+                }
+            }
+            out
+        }
+
+        fn graph(&mut self) -> Option<&mut Message> {
+            self.fields.iter_mut().find_map(|(n, v)| match v {
+                Value::Message(m) if *n == 7 => Some(m),
+                _ => None,
+            })
+        }
+
+        /// Names that nodes, inputs and constants make.
+        fn names(&self) -> Vec<Vec<u8>> {
+            let mut out = Vec::new();
+            for (n, v) in &self.fields {
+                let Value::Message(m) = v else { continue };
+                let number = match (m.kind, n) {
+                    ("Node", _) => 2,
+                    ("Tensor", _) => 8,
+                    ("Info", 11) => 1,
+                    _ => continue,
+                };
+                out.extend(m.fields.iter().filter(|(n, _)| *n == number).filter_map(|(_, v)| match v {
+                    Value::Bytes(b) => Some(b.clone()),
+                    _ => None,
+                }));
+            }
+            out
+        }
+    }
+
+    const OPS: [&str; 40] = [
+        "Add",
+        "Mul",
+        "Sub",
+        "Div",
+        "MatMul",
+        "Gemm",
+        "Conv",
+        "Softmax",
+        "Reshape",
+        "Transpose",
+        "Concat",
+        "Split",
+        "Slice",
+        "Gather",
+        "Expand",
+        "Tile",
+        "Pad",
+        "Range",
+        "Cast",
+        "Where",
+        "Identity",
+        "Relu",
+        "Erf",
+        "Sqrt",
+        "ReduceMean",
+        "ReduceSum",
+        "LayerNormalization",
+        "Squeeze",
+        "Unsqueeze",
+        "Shape",
+        "ConstantOfShape",
+        "Flatten",
+        "Resize",
+        "MaxPool",
+        "AveragePool",
+        "ConvTranspose",
+        "TopK",
+        "ScatterND",
+        "GatherND",
+        "Einsum",
+    ];
+
+    /// One change somewhere in the graph.
+    pub fn mutate(m: &mut Message, rng: &mut Rng) {
+        if rng.random_range(0..20) == 0 {
+            return change(m, rng, &[]);
+        }
+        let Some(g) = m.graph() else { return };
+        let names = g.names();
+        // Where in the graph: nodes more often than their number says, for weights are many.
+        let wanted = *pick(rng, &["Node", "Node", "Node", "Tensor", "Info", "Any"]);
+        let at: Vec<usize> = (0..g.fields.len())
+            .filter(|i| matches!(&g.fields[*i].1, Value::Message(m) if wanted == "Any" || m.kind == wanted))
+            .collect();
+        if at.is_empty() {
+            return;
+        }
+        let i = *pick(rng, &at);
+        match rng.random_range(0..12) {
+            0 => drop(g.fields.remove(i)),
+            1 => {
+                let copy = g.fields[i].clone();
+                g.fields.insert(i, copy);
+            }
+            2 => {
+                let j = *pick(rng, &at);
+                g.fields.swap(i, j);
+            }
+            _ => {
+                if let Value::Message(m) = &mut g.fields[i].1 {
+                    change(m, rng, &names);
+                }
+            }
+        }
+    }
+
+    /// One change in a message, or in one it holds.
+    fn change(m: &mut Message, rng: &mut Rng, names: &[Vec<u8>]) {
+        if m.fields.is_empty() {
+            let n = rng.random_range(1..12);
+            return m.fields.push((n, Value::Varint(number(rng) as u64)));
+        }
+        let i = rng.random_range(0..m.fields.len());
+        let (kind, field) = (m.kind, m.fields[i].0);
+        match &mut m.fields[i].1 {
+            Value::Message(inner) if rng.random_range(0..6) > 0 => change(inner, rng, names),
+            Value::Varint(x) if rng.random_range(0..6) > 0 => *x = number(rng) as u64,
+            Value::Fixed32(x) if rng.random() => {
+                *x = (*pick(rng, &[f32::NAN, f32::INFINITY, 0.0, -1.0, 1e30, 1e-30])).to_le_bytes();
+            }
+            Value::Bytes(b) if rng.random_range(0..6) > 0 => {
+                let text =
+                    matches!((kind, field), ("Node", 1..=4 | 7) | ("Info", 1) | ("Tensor", 8) | ("Attribute", 1));
+                if kind == "Node" && field == 4 {
+                    *b = pick(rng, &OPS).as_bytes().to_vec();
+                } else if text && !names.is_empty() {
+                    *b = if rng.random_range(0..8) == 0 { Vec::new() } else { pick(rng, names).clone() };
+                } else if kind == "Tensor" && field == 9 && b.len() >= 4 {
+                    floats(b, rng);
+                } else {
+                    // Packed numbers: of sizes, axes, permutations.
+                    *b = (0..rng.random_range(0..6)).flat_map(|_| packed(number(rng))).collect();
+                }
+            }
+            _ => match rng.random_range(0..3) {
+                0 => drop(m.fields.remove(i)),
+                1 => {
+                    let copy = m.fields[i].clone();
+                    m.fields.push(copy);
+                }
+                _ => m.fields[i].0 = rng.random_range(1..12),
+            },
+        }
+    }
+
+    fn packed(n: i64) -> Vec<u8> {
+        let mut v = Vec::new();
+        put(&mut v, n as u64);
+        v
+    }
+
+    /// Weights at which arithmetic ends; of integers, sizes.
+    fn floats(b: &mut [u8], rng: &mut Rng) {
+        let ends = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30, 1e-30, 1e-45, f32::MAX];
+        let x = if rng.random() { pick(rng, &ends).to_le_bytes() } else { (number(rng) as i32).to_le_bytes() };
+        let n = b.len() / 4;
+        if rng.random() {
+            let at = rng.random_range(0..n) * 4;
+            b[at..at + 4].copy_from_slice(&x);
+        } else {
+            b.chunks_exact_mut(4).for_each(|c| c.copy_from_slice(&x));
+        }
+    }
+}

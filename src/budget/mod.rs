@@ -1,0 +1,188 @@
+//! Limits of memory and time, in one place: what a computation may take, asked before it is begun.
+//!
+//! *Memory.* [`memory`] is the budget of the process in bytes: by default a share of what the machine has, less for small
+//! files (a few kilobytes that ask for gigabytes are a mistake or an attack), and what `--memory` says. Whoever is about to
+//! allocate by a number out of a file asks [`afford`] first, so that the error names the value and the numbers. What is
+//! not asked for (the runtime's own buffers) is counted by [`Counting`], the program's allocator.
+//!
+//! *Time.* [`Watchdog`] ends a process that takes more memory than its budget or makes no progress for longer than its
+//! time; [`step`] and [`progress`] tell it what is being done.
+//!
+//! *Sizes.* [`elements`] multiplies sizes without wrapping; [`MOST_ELEMENTS`] is the most that any value may have.
+
+mod counting;
+mod watch;
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub use counting::Counting;
+pub use watch::{
+    Exceeded, Limit, Watchdog, current, current_file, default_patience, file, progress, set_patience, step,
+};
+
+/// Elements a value may have at most. Products of sizes below it, and of the bytes they take, fit into 64 bits.
+pub const MOST_ELEMENTS: u64 = 1 << 48;
+
+/// The memory budget in bytes; `usize::MAX` until [`set_memory`] is called.
+static MEMORY: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// A computation that would take more memory than the budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverBudget {
+    /// What would take it: `value \`x\` (float[1, 3, 30000, 30000])`.
+    pub what: String,
+    /// Bytes it would take; `None` if the number fits no word.
+    pub needs: Option<u64>,
+    /// Bytes the budget has.
+    pub budget: u64,
+}
+
+impl fmt::Display for OverBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let needs = self.needs.map_or_else(|| "more bytes than can be counted".to_owned(), readable);
+        write!(
+            f,
+            "{} needs {needs} of memory, and the budget is {}; if the sizes are meant, raise it with --memory",
+            self.what,
+            readable(self.budget)
+        )
+    }
+}
+
+impl std::error::Error for OverBudget {}
+
+/// The memory budget in bytes.
+pub fn memory() -> usize {
+    MEMORY.load(Ordering::Relaxed)
+}
+
+/// Sets the memory budget of the process.
+pub fn set_memory(bytes: usize) {
+    MEMORY.store(bytes, Ordering::Relaxed);
+}
+
+/// Asks whether a computation may take so much memory.
+///
+/// # Errors
+/// [`OverBudget`] if it may not; `needs` is `None` for a product that overflowed.
+pub fn afford(needs: Option<u64>, what: impl FnOnce() -> String) -> Result<(), OverBudget> {
+    let budget = memory() as u64;
+    match needs {
+        Some(n) if n <= budget => Ok(()),
+        _ => Err(OverBudget { what: what(), needs, budget }),
+    }
+}
+
+/// The product of sizes; `None` if one is negative or the product of those that are not 0 exceeds [`MOST_ELEMENTS`]. (A
+/// size of 0 does not excuse the others: parts of the product are used as well.)
+pub fn elements(dims: impl IntoIterator<Item = i64>) -> Option<u64> {
+    let (mut product, mut empty) = (1u64, false);
+    for d in dims {
+        let d = u64::try_from(d).ok()?;
+        empty |= d == 0;
+        product = product.checked_mul(d.max(1)).filter(|n| *n <= MOST_ELEMENTS)?;
+    }
+    Some(if empty { 0 } else { product })
+}
+
+/// A number of bytes as people read it: `640 MB`, `1.5 GB`.
+pub fn readable(bytes: u64) -> String {
+    let (unit, by) = match bytes {
+        0..1_000 => return format!("{bytes} bytes"),
+        1_000..1_000_000 => ("kB", 1e3),
+        1_000_000..1_000_000_000 => ("MB", 1e6),
+        1_000_000_000..1_000_000_000_000 => ("GB", 1e9),
+        _ => ("TB", 1e12),
+    };
+    let n = bytes as f64 / by;
+    if n < 10.0 { format!("{n:.1} {unit}") } else { format!("{n:.0} {unit}") }
+}
+
+/// A number of bytes as people write it: `800M`, `1.5G`, `2000000`.
+///
+/// # Errors
+/// If it is no such number, or not positive.
+pub fn parse(text: &str) -> Result<usize, String> {
+    let t = text.trim();
+    let t = t.strip_suffix(['B', 'b']).unwrap_or(t).trim_end_matches('i');
+    let (digits, by) = match t.chars().last().map(|c| c.to_ascii_uppercase()) {
+        Some('K') => (&t[..t.len() - 1], 1e3),
+        Some('M') => (&t[..t.len() - 1], 1e6),
+        Some('G') => (&t[..t.len() - 1], 1e9),
+        Some('T') => (&t[..t.len() - 1], 1e12),
+        _ => (t, 1.0),
+    };
+    match digits.trim().parse::<f64>() {
+        Ok(n) if n > 0.0 && n * by <= 1e15 => Ok((n * by) as usize),
+        _ => Err("give a size such as 800M or 4G".to_owned()),
+    }
+}
+
+/// What a process gets without a word: enough for a model of `file` bytes on `threads` threads, and nine tenths of the
+/// machine's memory at most.
+pub fn default_memory(file: u64, threads: usize) -> usize {
+    const LEAST: u64 = 720_000_000;
+    const A_THREAD: u64 = 64_000_000;
+    /// Fitting, weights of several forms and sums of products take a multiple of the file.
+    const A_BYTE: u64 = 120;
+    let wanted = LEAST + A_THREAD * (threads as u64).saturating_sub(8) + file.saturating_mul(A_BYTE);
+    usize::try_from(wanted.min(machine_memory() / 10 * 9)).unwrap_or(usize::MAX)
+}
+
+/// Memory of the machine, or of the container the process runs in; unlimited where it is not known.
+fn machine_memory() -> u64 {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let cgroup = limits.iter().find_map(|p| number(p)).unwrap_or(u64::MAX);
+    let all = std::fs::read_to_string("/proc/meminfo").ok().and_then(|t| {
+        let line = t.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    });
+    cgroup.min(all.unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_do_not_wrap() {
+        assert_eq!(elements([2, 3, 4]), Some(24));
+        assert_eq!(elements([]), Some(1));
+        assert_eq!(elements([1 << 32, 1 << 32]), None);
+        assert_eq!(elements([16, 4_294_967_312]), Some(16 * 4_294_967_312));
+        assert_eq!(elements([-1, 3]), None);
+        // Parts of the product are used as well.
+        assert_eq!(elements([0, 5]), Some(0));
+        assert_eq!(elements([0, 1 << 40, 1 << 40]), None);
+    }
+
+    #[test]
+    fn sizes_are_read_and_written_as_people_do() {
+        assert_eq!(parse("800M"), Ok(800_000_000));
+        assert_eq!(parse("1.5 G"), Ok(1_500_000_000));
+        assert_eq!(parse("4GB"), Ok(4_000_000_000));
+        assert_eq!(parse("2GiB"), Ok(2_000_000_000));
+        assert_eq!(parse("1000"), Ok(1000));
+        for bad in ["", "G", "-1G", "0", "nan", "inf", "1e30", "x"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(readable(999), "999 bytes");
+        assert_eq!(readable(1_500_000_000), "1.5 GB");
+        assert_eq!(readable(64_000_000), "64 MB");
+    }
+
+    #[test]
+    fn small_files_get_less_than_large_ones() {
+        assert!(default_memory(1_000, 2) <= default_memory(20_000_000, 2));
+        assert!(default_memory(1_000, 2) < 1_000_000_000);
+        assert!(default_memory(u64::MAX, 64) as u64 <= machine_memory());
+    }
+
+    #[test]
+    fn what_can_not_be_afforded_names_both_numbers() {
+        let e = OverBudget { what: "value `x`".into(), needs: Some(4_000_000_000), budget: 720_000_000 }.to_string();
+        assert!(e.contains("`x`") && e.contains("4.0 GB") && e.contains("720 MB") && e.contains("--memory"), "{e}");
+    }
+}

@@ -1,0 +1,503 @@
+//! What the standard demands of attributes and shapes, checked before anything is computed with them. Runtimes differ in what
+//! they do with an axis out of range or a permutation that names an axis twice: some refuse it, some loop, some allocate.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::rules::broadcast_dim;
+use super::view::{Given, View, axes, axis};
+use super::{Size, shapes};
+use crate::ir::{AttrValue, DType, Model};
+
+/// A node that is no call of its operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Illegal {
+    /// The node's name, or that of its first output.
+    pub node: String,
+    pub op: String,
+    pub what: String,
+}
+
+impl fmt::Display for Illegal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "node `{}` ({}): {}; no runtime can compute this: correct the model, or export it again",
+            self.node, self.op, self.what
+        )
+    }
+}
+
+impl std::error::Error for Illegal {}
+
+/// Checks every standard node of the graph, as far as shapes are known.
+///
+/// # Errors
+/// The first node that breaks a rule of its operator, with the rule.
+pub fn legal(model: &Model) -> Result<(), Illegal> {
+    let (g, map) = (&model.graph, shapes(model));
+    for id in g.schedule() {
+        let node = g.node(id);
+        if !node.op.is_onnx() {
+            continue;
+        }
+        let view = View::new(node, model.opset(), &map);
+        if let Err(what) = check(&view) {
+            let name = if node.name.is_empty() { node.out().map_or("", |v| g.name_of(v)) } else { &node.name };
+            return Err(Illegal { node: name.to_owned(), op: node.op.to_string(), what });
+        }
+    }
+    Ok(())
+}
+
+type Checked = Result<(), String>;
+
+/// The type an attribute of this name has, in every operator of the standard that has one.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Int,
+    Ints,
+    Float,
+    Text,
+    Tensor,
+}
+
+impl Kind {
+    fn of(op: &str, name: &str) -> Option<Kind> {
+        Some(match name {
+            // A list of outputs' sizes once, and of axes in Scan and of a whole shape in Reshape.
+            "perm" | "axes" | "pads" | "strides" | "dilations" | "kernel_shape" | "output_shape" | "output_padding"
+            | "split" | "starts" | "ends" | "shape" => Kind::Ints,
+            "axis"
+            | "keepdims"
+            | "group"
+            | "transA"
+            | "transB"
+            | "to"
+            | "blocksize"
+            | "noop_with_empty_axes"
+            | "allowzero"
+            | "ceil_mode"
+            | "count_include_pad"
+            | "storage_order"
+            | "num_heads"
+            | "q_num_heads"
+            | "kv_num_heads"
+            | "is_causal"
+            | "batch_dims"
+            | "num_outputs"
+            | "largest"
+            | "sorted"
+            | "exclusive"
+            | "reverse"
+            | "upper"
+            | "select_last_index"
+            | "stash_type"
+            | "num_groups"
+            | "fmod"
+            | "training_mode" => Kind::Int,
+            "epsilon" | "alpha" | "beta" | "momentum" | "gamma" | "bias" | "lambd" => Kind::Float,
+            "auto_pad"
+            | "equation"
+            | "approximate"
+            | "reduction"
+            | "nearest_mode"
+            | "coordinate_transformation_mode" => Kind::Text,
+            "mode" if op != "ImageDecoder" => Kind::Text,
+            "value" if matches!(op, "Constant" | "ConstantOfShape") => Kind::Tensor,
+            _ => return None,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Int => "an integer",
+            Kind::Ints => "a list of integers",
+            Kind::Float => "a float",
+            Kind::Text => "a text",
+            Kind::Tensor => "a tensor",
+        }
+    }
+
+    fn is(self, v: &AttrValue) -> bool {
+        match self {
+            Kind::Int => matches!(v, AttrValue::Int(_)),
+            Kind::Ints => matches!(v, AttrValue::Ints(_)),
+            Kind::Float => matches!(v, AttrValue::Float(_)),
+            Kind::Text => matches!(v, AttrValue::Str(_)),
+            Kind::Tensor => matches!(v, AttrValue::Tensor(_)),
+        }
+    }
+}
+
+fn check(view: &View) -> Checked {
+    types(view)?;
+    match view.op() {
+        "Softmax" | "LogSoftmax" | "Hardmax" => one_axis(view, if view.opset < 13 { 1 } else { -1 }, 0)?,
+        "LayerNormalization" | "RMSNormalization" => {
+            one_axis(view, -1, 0)?;
+            if let (Some(x), Some(a)) = (view.dims(0), view.rank(0).and_then(|r| view.axis("axis", -1, r))) {
+                (1..view.node.inputs.len()).try_for_each(|i| spreads(view, i, &x[a..]))?;
+            }
+        }
+        "Concat" => concat(view)?,
+        "Split" => split(view)?,
+        "Gather" | "GatherElements" => {
+            one_axis(view, 0, 0)?;
+            indices(view)?;
+        }
+        "ArgMax" | "ArgMin" | "ScatterElements" => one_axis(view, 0, 0)?,
+        "TopK" => one_axis(view, -1, 0)?,
+        "Flatten" => one_axis(view, 1, 1)?,
+        "Transpose" => perm(view)?,
+        "Squeeze" => many_axes(view, 1, 0)?,
+        "Unsqueeze" => {
+            let more = match view.list("axes", 1) {
+                Given::Known(a) => a.len(),
+                _ => 0,
+            };
+            many_axes(view, 1, more)?;
+        }
+        "Slice" => many_axes(view, 3, 0)?,
+        op if op.starts_with("Reduce") => many_axes(view, 1, 0)?,
+        "Conv" => window(view, Some(1))?,
+        "ConvInteger" => window(view, Some(1))?,
+        "ConvTranspose" => window(view, None)?,
+        "MaxPool" | "AveragePool" | "LpPool" => {
+            if view.node.attrs.ints("kernel_shape").is_none() {
+                return Err("it has no `kernel_shape`".to_owned());
+            }
+            window(view, None)?;
+        }
+        "Pad" => pad(view)?,
+        "Reshape" => reshape(view)?,
+        "Expand" | "ConstantOfShape" => {
+            let slot = usize::from(view.op() == "Expand");
+            no_less_than(view, slot, 0, "a size of its shape")?;
+            if view.op() == "Expand"
+                && let (Some(x), Some(s)) = (view.dims(0), view.elements(1))
+            {
+                broadcasts(x, &s.iter().cloned().collect::<Vec<_>>())?;
+            }
+        }
+        "Tile" => no_less_than(view, 1, 0, "a repetition")?,
+        "Range" => {
+            if view.ints(2).is_some_and(|s| s.first() == Some(&0)) {
+                return Err("its step is 0".to_owned());
+            }
+        }
+        "MatMul" => product(view)?,
+        "Gemm" => gemm(view)?,
+        "Resize" => resize(view)?,
+        "DepthToSpace" | "SpaceToDepth" => {
+            if view.node.attrs.int("blocksize").is_none_or(|b| !(1..1 << 16).contains(&b)) {
+                return Err("its `blocksize` is no positive size".to_owned());
+            }
+        }
+        "Cast" => {
+            let to = view.node.attrs.int("to").and_then(|t| i32::try_from(t).ok()).map(DType);
+            if to.is_none_or(|t| t == DType::UNDEFINED || t.name().is_none()) {
+                return Err("`to` is no element type of the standard".to_owned());
+            }
+        }
+        "BatchNormalization" | "InstanceNormalization" => {
+            if let Some([_, c, ..]) = view.dims(0) {
+                (1..view.node.inputs.len()).try_for_each(|i| spreads(view, i, std::slice::from_ref(c)))?;
+            }
+        }
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Sum" | "Mean" | "Where" | "Equal" | "Less"
+        | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Mod" => elementwise(view)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn types(view: &View) -> Checked {
+    for a in &view.node.attrs.0 {
+        if let Some(kind) = Kind::of(view.op(), &a.name).filter(|k| !k.is(&a.value)) {
+            // An empty list has no type of its own in some encodings.
+            if kind == Kind::Ints && matches!(&a.value, AttrValue::Floats(v) if v.is_empty()) {
+                continue;
+            }
+            if matches!(a.value, AttrValue::Other(_)) {
+                continue;
+            }
+            return Err(format!("attribute `{}` is not {}", a.name, kind.name()));
+        }
+    }
+    Ok(())
+}
+
+/// `axis`; `beyond`: how many places behind the last axis it may name.
+fn one_axis(view: &View, default: i64, beyond: usize) -> Checked {
+    let Some(rank) = view.rank(0) else { return Ok(()) };
+    let a = view.int("axis", default);
+    if axis(a, rank + beyond).is_some() || (beyond > 0 && axis(a, rank).is_some()) {
+        return Ok(());
+    }
+    // What the operator takes by default is not the file's fault; a scalar has one row.
+    if view.node.attrs.int("axis").is_none() || (rank == 0 && (a == 0 || a == -1)) {
+        return Ok(());
+    }
+    Err(format!("`axis` is {a}, its input has {rank} axes"))
+}
+
+fn many_axes(view: &View, slot: usize, more: usize) -> Checked {
+    let (Some(rank), Given::Known(list)) = (view.rank(0), view.list("axes", slot)) else { return Ok(()) };
+    if rank == 0 && more == 0 && list.iter().all(|a| *a == 0 || *a == -1) {
+        return Ok(());
+    }
+    if axes(&list, rank + more).is_none() {
+        let of = if more > 0 { "output" } else { "input" };
+        return Err(format!("`axes` are {}, its {of} has {} axes, and each is named once", short(&list), rank + more));
+    }
+    Ok(())
+}
+
+fn perm(view: &View) -> Checked {
+    let Some(p) = view.node.attrs.ints("perm") else { return Ok(()) };
+    let rank = view.rank(0).unwrap_or(p.len());
+    if p.len() == rank && axes(p, rank).is_some() {
+        return Ok(());
+    }
+    Err(format!("`perm` is {}, which is no permutation of {rank} axes", short(p)))
+}
+
+/// A list, cut where it is long.
+fn short(list: &[i64]) -> String {
+    let head: Vec<String> = list.iter().take(8).map(i64::to_string).collect();
+    format!("[{}{}]", head.join(", "), if list.len() > 8 { ", ..." } else { "" })
+}
+
+fn concat(view: &View) -> Checked {
+    let ranks: BTreeSet<usize> = (0..view.node.inputs.len()).filter_map(|i| view.rank(i)).collect();
+    if ranks.len() > 1 {
+        return Err(format!("its inputs have different numbers of axes: {ranks:?}"));
+    }
+    let Some(rank) = ranks.first().copied() else { return Ok(()) };
+    let a = view.int("axis", if view.opset < 4 { 1 } else { i64::MAX });
+    let Some(at) = axis(a, rank) else { return Err(format!("`axis` is {a}, its inputs have {rank} axes")) };
+    for i in (0..rank).filter(|i| *i != at) {
+        let sizes: BTreeSet<i64> = (0..view.node.inputs.len()).filter_map(|k| view.dims(k)?.get(i)?.known()).collect();
+        if sizes.len() > 1 {
+            return Err(format!("its inputs differ in axis {i}, which it does not join: {sizes:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn split(view: &View) -> Checked {
+    one_axis(view, 0, 0)?;
+    let Given::Known(sizes) = view.list("split", 1) else { return Ok(()) };
+    if sizes.len() != view.node.outputs.len() || sizes.iter().any(|n| *n < 0) {
+        return Err(format!("its sizes are {}, for {} outputs", short(&sizes), view.node.outputs.len()));
+    }
+    let whole = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis("axis", 0, r)?)?.known());
+    let sum = sizes.iter().try_fold(0i64, |a, n| a.checked_add(*n));
+    match whole {
+        Some(n) if sum != Some(n) => Err(format!("its sizes {} do not add up to {n}", short(&sizes))),
+        _ => Ok(()),
+    }
+}
+
+fn indices(view: &View) -> Checked {
+    let n = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis("axis", 0, r)?)?.known());
+    let (Some(n), Some(list)) = (n, view.ints(1)) else { return Ok(()) };
+    match list.iter().find(|i| !(-n..n).contains(*i)) {
+        Some(i) => Err(format!("index {i} is outside of an axis of {n}")),
+        None => Ok(()),
+    }
+}
+
+/// Strides, dilations, pads, kernel and groups of a window that slides.
+fn window(view: &View, out_axis: Option<usize>) -> Checked {
+    let a = &view.node.attrs;
+    let weighted = matches!(view.op(), "Conv" | "ConvInteger" | "ConvTranspose");
+    let spatial = match (view.rank(0), view.rank(1).filter(|_| weighted)) {
+        (Some(x), Some(w)) if x != w => return Err(format!("its input has {x} axes and its weight {w}")),
+        (Some(r), _) | (None, Some(r)) if r < 3 => return Err(format!("its input has {r} axes, it takes 3 or more")),
+        (Some(r), _) | (None, Some(r)) => Some(r - 2),
+        _ => None,
+    };
+    for (name, least, twice) in
+        [("strides", 1, 1), ("dilations", 1, 1), ("kernel_shape", 1, 1), ("pads", 0, 2), ("output_padding", 0, 1)]
+    {
+        let Some(list) = a.ints(name) else { continue };
+        if let Some(n) = list.iter().find(|n| !(least..1 << 31).contains(*n)) {
+            return Err(format!("`{name}` holds {n}"));
+        }
+        if spatial.is_some_and(|s| list.len() != s * twice) {
+            return Err(format!("`{name}` has {} entries for {} axes", list.len(), spatial.unwrap_or(0)));
+        }
+    }
+    if !weighted {
+        return Ok(());
+    }
+    let group = view.int("group", 1);
+    if group < 1 {
+        return Err(format!("`group` is {group}"));
+    }
+    let (x, w) = (view.dims(0), view.dims(1));
+    if let (Some(k), Some(w)) = (a.ints("kernel_shape"), w) {
+        let differs = k.iter().zip(&w[2..]).any(|(k, w)| w.known().is_some_and(|n| n != *k));
+        if differs {
+            return Err(format!("`kernel_shape` is {}, its weight has another", short(k)));
+        }
+    }
+    if let (Some(_), Some(x), Some(w)) = (out_axis, x, w)
+        && let (Some(c), Some(outs), Some(ins)) = (x[1].known(), w[0].known(), w[1].known())
+        && (ins.checked_mul(group) != Some(c) || outs % group != 0)
+    {
+        return Err(format!("{c} channels in {group} groups do not fit a weight for {outs} x {ins}"));
+    }
+    if let Some(w) = w
+        && w.iter().any(|d| d.known() == Some(0))
+    {
+        return Err("its weight has no elements".to_owned());
+    }
+    Ok(())
+}
+
+fn pad(view: &View) -> Checked {
+    let Given::Known(p) = view.list("pads", 1) else { return Ok(()) };
+    if let Some(n) = p.iter().find(|n| n.unsigned_abs() > 1 << 31) {
+        return Err(format!("a padding is {n}"));
+    }
+    let Some(x) = view.dims(0) else { return Ok(()) };
+    let which: Option<Vec<usize>> = match view.ints(3) {
+        Some(a) => a.iter().map(|a| axis(*a, x.len())).collect(),
+        None if view.has(3) => return Ok(()),
+        None => Some((0..x.len()).collect()),
+    };
+    let Some(which) = which else { return Err(format!("its axes are outside of an input of {} axes", x.len())) };
+    if p.len() != 2 * which.len() {
+        return Err(format!("it has {} paddings for {} axes", p.len(), which.len()));
+    }
+    for (i, a) in which.iter().enumerate() {
+        if let Some(n) = x[*a].known()
+            && n + p[i] + p[i + which.len()] < 0
+        {
+            return Err(format!("axis {a} of size {n} is padded by {} and {}", p[i], p[i + which.len()]));
+        }
+    }
+    Ok(())
+}
+
+fn reshape(view: &View) -> Checked {
+    let target = match view.node.attrs.ints("shape") {
+        Some(s) if view.opset < 5 => s.to_vec(),
+        _ => match view.ints(1) {
+            Some(s) => s,
+            None => return Ok(()),
+        },
+    };
+    if let Some(n) = target.iter().find(|n| **n < -1) {
+        return Err(format!("a size of its shape is {n}"));
+    }
+    if target.iter().filter(|n| **n == -1).count() > 1 {
+        return Err(format!("its shape {} leaves more than one size open", short(&target)));
+    }
+    let copies = view.int("allowzero", 0) == 0;
+    let Some(from) = view.dims(0) else { return Ok(()) };
+    let at = |(i, n): (usize, &i64)| if *n == 0 && copies { from.get(i)?.known() } else { Some(*n) };
+    let sizes: Option<Vec<i64>> = target.iter().enumerate().map(at).collect();
+    let total = from.iter().map(Size::known).collect::<Option<Vec<i64>>>().and_then(crate::budget::elements);
+    let (Some(sizes), Some(total)) = (sizes, total) else { return Ok(()) };
+    let given = crate::budget::elements(sizes.iter().copied().filter(|n| *n != -1));
+    let open = sizes.contains(&-1);
+    let fits = given.is_some_and(|n| if open { n != 0 && total.is_multiple_of(n) || total == 0 } else { n == total });
+    if fits { Ok(()) } else { Err(format!("{total} elements do not fit the shape {}", short(&target))) }
+}
+
+fn no_less_than(view: &View, slot: usize, least: i64, what: &str) -> Checked {
+    match view.ints(slot).and_then(|v| v.into_iter().find(|n| *n < least)) {
+        Some(n) => Err(format!("{what} is {n}")),
+        None => Ok(()),
+    }
+}
+
+fn broadcasts(a: &[Size], b: &[Option<Size>]) -> Checked {
+    for (x, y) in a.iter().rev().zip(b.iter().rev()) {
+        if let (Some(m), Some(n)) = (x.known(), y.as_ref().and_then(Size::known))
+            && m != n
+            && m != 1
+            && n != 1
+        {
+            return Err(format!("sizes {m} and {n} of its inputs do not go together"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether input `i` spreads over the sizes `over`.
+fn spreads(view: &View, i: usize, over: &[Size]) -> Checked {
+    let Some(own) = view.dims(i) else { return Ok(()) };
+    for (x, y) in own.iter().rev().zip(over.iter().rev()) {
+        if let (Some(m), Some(n)) = (x.known(), y.known())
+            && m != n
+            && m != 1
+        {
+            return Err(format!("input {i} has {m} entries for {n}"));
+        }
+    }
+    Ok(())
+}
+
+fn elementwise(view: &View) -> Checked {
+    let mut all: Vec<Option<Size>> = Vec::new();
+    for i in 0..view.node.inputs.len() {
+        let Some(d) = view.dims(i) else { return Ok(()) };
+        broadcasts(d, &all)?;
+        let rank = all.len().max(d.len());
+        let one = || Some(Size::Known(1));
+        let mut joined = Vec::with_capacity(rank);
+        for k in 0..rank {
+            let a = (k + all.len()).checked_sub(rank).map_or(one(), |j| all[j].clone());
+            let b = (k + d.len()).checked_sub(rank).map_or(one(), |j| Some(d[j].clone()));
+            joined.push(broadcast_dim(a.as_ref(), b.as_ref()));
+        }
+        all = joined;
+    }
+    Ok(())
+}
+
+fn product(view: &View) -> Checked {
+    let (Some(a), Some(b)) = (view.dims(0), view.dims(1)) else { return Ok(()) };
+    let (Some(inner), false) = (a.last(), b.is_empty()) else {
+        return Err("it multiplies a scalar".to_owned());
+    };
+    let other = &b[b.len().saturating_sub(2)];
+    if let (Some(m), Some(n)) = (inner.known(), other.known())
+        && m != n
+    {
+        return Err(format!("it multiplies rows of {m} with columns of {n}"));
+    }
+    let batch = |d: &[Size]| d[..d.len().saturating_sub(2)].to_vec();
+    broadcasts(&batch(a), &batch(b).into_iter().map(Some).collect::<Vec<_>>())
+}
+
+fn gemm(view: &View) -> Checked {
+    let (Some(a), Some(b)) = (view.dims(0), view.dims(1)) else { return Ok(()) };
+    if a.len() != 2 || b.len() != 2 {
+        return Err(format!("it multiplies inputs of {} and {} axes; both have two", a.len(), b.len()));
+    }
+    let (ta, tb) = (view.int("transA", 0) != 0, view.int("transB", 0) != 0);
+    if let (Some(m), Some(n)) = (a[usize::from(!ta)].known(), b[usize::from(tb)].known())
+        && m != n
+    {
+        return Err(format!("it multiplies rows of {m} with columns of {n}"));
+    }
+    spreads(view, 2, &[a[usize::from(ta)].clone(), b[usize::from(!tb)].clone()])
+}
+
+fn resize(view: &View) -> Checked {
+    if view.opset >= 11 {
+        no_less_than(view, 3, 1, "a size")?;
+    }
+    let slot = if view.opset < 11 { 1 } else { 2 };
+    let scales = view.constant(slot).and_then(|t| t.to_f32s());
+    match scales.as_ref().and_then(|s| s.iter().find(|s| !(s.is_finite() && **s > 0.0))) {
+        Some(s) => Err(format!("a scale is {s}")),
+        None => Ok(()),
+    }
+}
