@@ -30,9 +30,12 @@ use crate::passes::quantize::equalise::Equalise;
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::integer_norm::IntegerNorm;
 use crate::passes::quantize::lower::codes_first::CodesFirst;
+use crate::passes::quantize::lower::layers::LayersWhole;
 use crate::passes::quantize::lower::patches::PatchesAsRows;
 use crate::passes::quantize::lower::per_channel::PerChannel;
 use crate::passes::quantize::lower::products::IntegerProducts;
+use crate::passes::quantize::lower::rows::Rows;
+use crate::passes::quantize::lower::siblings::Siblings;
 use crate::passes::quantize::lower::sums::IntegerSums;
 use crate::passes::quantize::lower::wide_codes::WideCodes;
 use crate::passes::quantize::weights::QuantizeWeights;
@@ -53,7 +56,7 @@ use crate::passes::{Numerics, Pass, PassError};
 use crate::pattern::{RuleSet, attentions};
 use crate::plan::planner::{self, PlanningError};
 use crate::plan::sites::{self, Sites};
-use crate::plan::{Equalisation, Form, PlanError, QuantPlan};
+use crate::plan::{Equalisation, PlanError, QuantPlan, Target};
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
 use crate::rewrite::{WidenError, narrow_floats, sweep};
@@ -402,6 +405,35 @@ fn equalised<'p>(
     Ok(Cow::Owned(e))
 }
 
+/// How a target writes the arithmetic between codes: these passes, in this order.
+pub fn lowering(target: Target, assume_vnni: bool) -> &'static [&'static dyn Pass] {
+    match (target, assume_vnni) {
+        (Target::Integer, _) => {
+            &[&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel]
+        }
+        (Target::Qdq, false) => &[
+            &PatchesAsRows,
+            &CodesFirst,
+            &IntegerSums,
+            &LayersWhole { assume_vnni: false },
+            &Cse,
+            &Siblings,
+            &PerChannel,
+            &Rows,
+        ],
+        (Target::Qdq, true) => &[
+            &PatchesAsRows,
+            &CodesFirst,
+            &IntegerSums,
+            &LayersWhole { assume_vnni: true },
+            &Cse,
+            &Siblings,
+            &PerChannel,
+            &Rows,
+        ],
+    }
+}
+
 /// The first operator set whose QuantizeLinear makes codes of 16 bits.
 const WIDE_CODES: i64 = 21;
 
@@ -424,16 +456,12 @@ pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Mo
         run(pass, &mut m, journal)?;
     }
     sweep(&mut m);
-    if plan.form == Form::Integer {
-        run(&Cse, &mut m, journal)?;
-        infer::annotate(&mut m);
-        let lowering: [&dyn Pass; 6] =
-            [&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel];
-        for pass in lowering {
-            run(pass, &mut m, journal)?;
-        }
+    run(&Cse, &mut m, journal)?;
+    infer::annotate(&mut m);
+    for pass in lowering(plan.target, plan.assume_vnni) {
+        run(*pass, &mut m, journal)?;
     }
-    if plan.form == Form::Integer || m.opset() < WIDE_CODES {
+    if plan.target == Target::Integer || m.opset() < WIDE_CODES {
         run(&WideCodes, &mut m, journal)?;
     }
     run(&Cse, &mut m, journal)?;

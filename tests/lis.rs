@@ -8,8 +8,8 @@ use fqvit_opt::ir::DType;
 use fqvit_opt::runtime::{Array, Session, SessionOptions};
 use lis_cases::Case;
 
-fn run(c: &Case) -> Result<Vec<f32>, String> {
-    let session = Session::new(&c.model, None, &SessionOptions::default()).map_err(|e| e.to_string())?;
+fn run(c: &Case, model: &[u8]) -> Result<Vec<f32>, String> {
+    let session = Session::new(model, None, &SessionOptions::default()).map_err(|e| e.to_string())?;
     let s = c.sizes;
     let array = |dims: &[usize], v: &[u8]| Array::new(dims, v.to_vec()).map_err(|e| e.to_string());
     let v_dims = [s.batch, s.heads, s.keys, s.width];
@@ -35,7 +35,7 @@ fn every_variant_has_the_bits_of_the_reference() {
     assert!(cases.len() > 1000);
     let mut bad = Vec::new();
     for c in &cases {
-        match run(c) {
+        match run(c, &c.model) {
             Err(e) => bad.push(format!("{}: {e}", c.name)),
             Ok(y) => {
                 let differ: Vec<usize> =
@@ -49,4 +49,29 @@ fn every_variant_has_the_bits_of_the_reference() {
         }
     }
     assert!(bad.is_empty(), "{} of {} cases:\n{}", bad.len(), cases.len(), bad.join("\n"));
+}
+
+/// The codes are those of the reference, and the weights exact up to float32's rounding. One wrong code among 197 would be
+/// off by some thousandths.
+#[test]
+fn a_softmax_of_the_codes_gives_what_the_codes_mean() {
+    const REL: f32 = 2e-5;
+    let cases = lis_cases::cases();
+    let (mut bad, mut seen) = (Vec::new(), 0);
+    for c in &cases {
+        let Some((model, exact)) = &c.softmax else { continue };
+        seen += 1;
+        let reach = exact.iter().fold(0f32, |m, y| m.max(y.abs()));
+        match run(c, model) {
+            Err(e) => bad.push(format!("{}: {e}", c.name)),
+            Ok(y) => {
+                let off = y.iter().zip(exact).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+                if y.len() != exact.len() || off.is_nan() || off > REL * reach {
+                    bad.push(format!("{}: off by {off}, reach {reach}", c.name));
+                }
+            }
+        }
+    }
+    assert!(seen > 300, "{seen} cases");
+    assert!(bad.is_empty(), "{} of {seen} cases:\n{}", bad.len(), bad.join("\n"));
 }

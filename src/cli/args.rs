@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget;
 use crate::calibrate::data::DataOptions;
+use crate::plan::Target;
 use crate::plan::parts::By;
 
 #[derive(Debug, Parser)]
@@ -64,6 +65,12 @@ pub struct PrepareArgs {
     /// The recipe: a shipped one (see `fqvit-opt recipes`) or a YAML file
     #[arg(long, value_name = "NAME|FILE", default_value = "fq-vit")]
     pub recipe: String,
+    /// How the arithmetic between codes is written, in place of what the recipe or the plan says
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub target: Option<TargetArg>,
+    /// The processors that will run the file have VNNI: let weights take all of int8, which saturates on those without
+    #[arg(long)]
+    pub assume_vnni: bool,
     /// A folder with own `rules/*.yaml` and `recipes/*.yaml`; they add to and override the shipped ones
     #[arg(long, value_name = "DIR")]
     pub passes_dir: Option<PathBuf>,
@@ -73,6 +80,24 @@ pub struct PrepareArgs {
     /// Threads for running models [default: all processors]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+/// [`Target`] as a flag's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TargetArg {
+    /// QuantizeLinear and DequantizeLinear around float operators: what runtimes on CPUs fuse and accelerators read
+    Qdq,
+    /// Integer products and element-wise arithmetic: the same bits in every runtime
+    Integer,
+}
+
+impl From<TargetArg> for Target {
+    fn from(t: TargetArg) -> Target {
+        match t {
+            TargetArg::Qdq => Target::Qdq,
+            TargetArg::Integer => Target::Integer,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -63,7 +63,13 @@ pub(super) fn prepared(
     log: &mut Log,
 ) -> Result<(Model, Recipe, Option<Prepared>), Failure> {
     let m = load(model, &mut log.notes)?;
-    let recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
+    let mut recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
+    if let (Some(target), Some(q)) = (a.target, &mut recipe.quantize) {
+        q.target = target.into();
+    }
+    if let Some(q) = recipe.quantize.as_mut().filter(|_| a.assume_vnni) {
+        q.weights.assume_vnni = true;
+    }
     let Some(how) = recipe.prepare.clone() else { return Ok((m, recipe, None)) };
     let rules = rules(a.passes_dir.as_deref())?;
     let journal = &mut log.journal;
@@ -196,7 +202,12 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let (plan, calibration, samples) = match given {
         Some(f) => {
             let text = std::fs::read_to_string(f).map_err(|e| format!("{}: {e}", f.display()))?;
-            (QuantPlan::from_yaml(&text, &f.display().to_string())?, format!("plan {}", f.display()), 0)
+            let mut plan = QuantPlan::from_yaml(&text, &f.display().to_string())?;
+            if let Some(target) = a.prepare.target {
+                plan.target = target.into();
+            }
+            plan.assume_vnni |= a.prepare.assume_vnni;
+            (plan, format!("plan {}", f.display()), 0)
         }
         None => {
             let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;

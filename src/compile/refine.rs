@@ -26,6 +26,7 @@ use crate::plan::{Fold, QuantPlan, Rounding, StoredWeight};
 use crate::quant::QParams;
 use crate::quant::gptq::{self, Normal, Search};
 use crate::quant::kernel::{dequantize, quantize};
+use crate::quant::pairs::{self, Mates};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::tokens::{Read, row_weights};
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
@@ -58,6 +59,8 @@ const SUMS_AT_ONCE: usize = 1 << 30;
 const SUMS_OF_ONE: usize = 2 << 30;
 /// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
 const DAMP: f64 = 0.001;
+/// Scales tried besides the recipe's where neighbours must not saturate: codes that are smaller meet that more often.
+const WIDER: [f32; 2] = [1.6, 1.25];
 
 /// A linear layer whose weight is fitted.
 struct Job<'p> {
@@ -70,6 +73,8 @@ struct Job<'p> {
     ins: usize,
     bias: Vec<f32>,
     unfold: Option<Unfold>,
+    /// Which weights of an output may meet in one sum of 16 bits.
+    mates: Mates,
 }
 
 /// Replaces the planned weights by fitted ones, as `recipe` says.
@@ -163,7 +168,13 @@ fn jobs<'p>(p: &Prepared, plan: &QuantPlan, layers: &[Planned<'p>]) -> Result<Ve
         let w = (0..outs * ins).map(|i| data[place(linear, i / ins, i % ins, outs, ins)] as f64).collect();
         let bias = linear.bias_now(&folded.graph).and_then(|(_, _, b)| folded.graph.constant(b)?.to_f32s());
         let bias = bias.map_or(vec![0.0; outs], |b| b.into_owned());
-        out.push(Job { at, linear, w, outs, ins, bias, unfold });
+        let mates = match &t.dims[..] {
+            [_, inputs, spatial @ ..] if linear.is_conv => {
+                Mates::of_kernel(*inputs as usize, spatial.iter().product::<i64>() as usize)
+            }
+            _ => Mates::of_row(ins),
+        };
+        out.push(Job { at, linear, w, outs, ins, bias, unfold, mates });
     }
     Ok(out)
 }
@@ -197,7 +208,14 @@ fn fitted(
     let least: Vec<f32> = (0..job.outs)
         .map(|o| sx.map_or(0.0, |sx| least_scale((bias(&|i| v[i], o) * 1.1) as f32, sx)).max(SCALE_FLOOR))
         .collect();
-    let how = Search { top: layer.weight.range().1, clips: &recipe.clip, least: &least, damp: DAMP };
+    let top = layer.weight.range().1;
+    // Codes of fewer bits never saturate.
+    let mates = (top > pairs::MOST / 2 && !plan.assume_vnni).then_some(&job.mates);
+    let clips: Vec<f32> = match mates {
+        Some(_) => WIDER.iter().chain(&recipe.clip).copied().collect(),
+        None => recipe.clip.clone(),
+    };
+    let how = Search { top, clips: &clips, least: &least, damp: DAMP, mates };
     let r = gptq::round(&c, &v, &how)?;
     let correction = (0..job.outs)
         .map(|o| (bias(&|i| r.codes[i] as f64 * r.scales[o] as f64, o) - job.bias[o] as f64) as f32)

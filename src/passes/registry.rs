@@ -30,9 +30,12 @@ use super::plain_scores::PlainScores;
 use super::pool_mean::PoolMean;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
+use super::quantize::lower::layers::LayersWhole;
 use super::quantize::lower::patches::PatchesAsRows;
 use super::quantize::lower::per_channel::PerChannel;
 use super::quantize::lower::products::IntegerProducts;
+use super::quantize::lower::rows::Rows;
+use super::quantize::lower::siblings::Siblings;
 use super::quantize::lower::sums::IntegerSums;
 use super::quantize::lower::wide_codes::WideCodes;
 use super::raise_opset::RaiseOpset;
@@ -91,6 +94,9 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(SplitProjection),
         Box::new(GainIntoLayer),
         Box::new(PatchesAsRows),
+        Box::new(LayersWhole::default()),
+        Box::new(Siblings),
+        Box::new(Rows),
         Box::new(CodesFirst),
         Box::new(IntegerSums),
         Box::new(IntegerProducts),

@@ -50,8 +50,12 @@ pub struct QuantPlan {
     #[serde(default)]
     pub attentions: Vec<AttentionPlan>,
     /// How the arithmetic between codes is written.
-    #[serde(default)]
-    pub form: Form,
+    #[serde(default, alias = "form")]
+    pub target: Target,
+    /// The processors that will run the file have VNNI: products of uint8 and int8 do not saturate there, so weights need
+    /// not keep out of that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub assume_vnni: bool,
     /// What stays in float, and why.
     #[serde(default)]
     pub islands: Vec<Island>,
@@ -148,14 +152,16 @@ pub struct Constant {
     pub params: QParams,
 }
 
-/// How the arithmetic between codes is written. Both forms mean the same numbers, up to rounding.
+/// How the arithmetic between codes is written: for whom the file is. What is quantized, and to which codes, is the same for
+/// all, and so are the results up to float rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Form {
-    /// Float operators between DequantizeLinear and QuantizeLinear, the convention that compilers for accelerators read.
+pub enum Target {
+    /// Float operators between DequantizeLinear and QuantizeLinear with one scale each, as runtimes on CPUs fuse them and
+    /// compilers for accelerators read them.
     #[default]
     Qdq,
-    /// Exact integer sums and element-wise arithmetic in a fixed order: the same bits in every runtime.
+    /// Exact integer products and element-wise arithmetic in a fixed order: the same bits in every runtime.
     Integer,
 }
 

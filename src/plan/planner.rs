@@ -14,7 +14,7 @@ use super::head_rows::{read_tokens, values_before};
 use super::recipe::{Candidate, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
-use super::{Activation, AttentionPlan, Constant, Fold, Form, Island, Outlier, QuantPlan, Readers, Role, VERSION};
+use super::{Activation, AttentionPlan, Constant, Fold, Island, Outlier, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
 use crate::quant::hist::Moments;
 use crate::quant::observe::{Stats, Watch};
@@ -157,7 +157,7 @@ enum Decided {
 /// True if a value can stay the sums of the linear layers that make it, and the recipe wants that: it is read by Adds
 /// alone, and made by layers, with moves and constants joined to them between.
 fn summed(g: &Graph, s: &Site, sites: &Sites, recipe: &QuantRecipe) -> bool {
-    if recipe.form != Form::Integer || !recipe.candidates(s.role).contains(&Candidate::Sums) {
+    if !recipe.candidates(s.role).contains(&Candidate::Sums) {
         return false;
     }
     let made = |v: ValueId| sites.linears.iter().any(|l| l.out == trace_back(g, v));
@@ -198,7 +198,8 @@ pub fn plan(
         constants: constants(g, sites, recipe),
         layers: Vec::new(),
         attentions: Vec::new(),
-        form: recipe.form,
+        target: recipe.target,
+        assume_vnni: recipe.weights.assume_vnni,
         islands: Vec::new(),
     };
     let by_x: BTreeMap<ValueId, Vec<&Linear>> = sites.linears.iter().fold(BTreeMap::new(), |mut m, l| {
@@ -440,8 +441,7 @@ fn decide(
                     (ptf::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
                 }
                 Candidate::Ptf { code, rule, second_code_beyond, .. } => {
-                    let second = second_code_beyond
-                        .filter(|_| recipe.form == Form::Integer && rule.splits() && code == Code::U8 && s.axis == -1);
+                    let second = second_code_beyond.filter(|_| rule.splits() && code == Code::U8 && s.axis == -1);
                     let (p, outliers) = match second {
                         Some(beyond) => outliers::split(st, s.axis, rule, beyond),
                         None => (ptf::ptf(code, st, s.axis, rule, |_| 1.0), Vec::new()),

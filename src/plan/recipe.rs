@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Between, Form, Role, Rounding};
+use super::{Between, Role, Rounding, Target};
 use crate::quant::Code;
 use crate::quant::lis::{LisSpec, LogBase};
 use crate::quant::ptf::{PtfRule, Range};
@@ -32,8 +32,8 @@ pub struct QuantRecipe {
     #[serde(default)]
     pub bias_correction: bool,
     /// How the arithmetic between codes is written.
-    #[serde(default)]
-    pub form: Form,
+    #[serde(default, alias = "form")]
+    pub target: Target,
     /// Roles that stay in float.
     #[serde(default)]
     pub keep_float: Vec<Role>,
@@ -72,6 +72,10 @@ pub struct WeightRecipe {
     /// of the mean variance of the input's channels.
     #[serde(default)]
     pub refit: Option<f64>,
+    /// The processors that will run the file have VNNI: weights need not keep out of what saturates without, see
+    /// [`pairs`](crate::quant::pairs).
+    #[serde(default)]
+    pub assume_vnni: bool,
 }
 
 impl WeightRecipe {

@@ -15,6 +15,8 @@
 use nalgebra::{Cholesky, DMatrix, Dyn};
 use rayon::prelude::*;
 
+use super::pairs::{self, Mates};
+
 /// Output channels rounded side by side: each reads the factor once.
 const LANES: usize = 16;
 
@@ -294,6 +296,9 @@ pub struct Search<'a> {
     pub least: &'a [f32],
     /// Share of the mean variance added to every variance.
     pub damp: f64,
+    /// Weights that must not saturate together, if any must not: a code is then held to what its neighbours leave it, and
+    /// the error goes into the weights that are rounded later, like any other.
+    pub mates: Option<&'a Mates>,
 }
 
 /// Rounds weights `v` (`outs x ins`) for inputs of covariance `c.xx`; `None` if the input never varies.
@@ -312,11 +317,12 @@ pub fn round(c: &Centred, v: &[f64], how: &Search<'_>) -> Option<Rounded> {
         }
     }
     let power: Vec<f32> = diag.iter().map(|d| (d * d) as f32).collect();
+    let earlier = rounded_before(&order, how.mates);
     let parts: Vec<Vec<Lane>> = (0..c.outs.div_ceil(LANES))
         .into_par_iter()
         .map(|p| {
             let outs: Vec<usize> = (p * LANES..((p + 1) * LANES).min(c.outs)).collect();
-            lanes(&outs, v, &order, &pull, &power, how)
+            lanes(&outs, v, &order, (&pull, &power, &earlier), how)
         })
         .collect();
     let mut out = Rounded { scales: Vec::new(), codes: vec![0; c.outs * n], error: 0.0 };
@@ -337,7 +343,22 @@ struct Lane {
     codes: Vec<i8>,
 }
 
-fn lanes(outs: &[usize], v: &[f64], order: &[usize], pull: &[f32], power: &[f32], how: &Search<'_>) -> Vec<Lane> {
+/// For each column in rounding order, those of its neighbours that have their codes when it is rounded.
+fn rounded_before(order: &[usize], mates: Option<&Mates>) -> Vec<Vec<usize>> {
+    let Some(mates) = mates else { return vec![Vec::new(); order.len()] };
+    let mut place = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(k, i)| place[*i] = k);
+    let of = |(k, i): (usize, &usize)| mates.of(*i).iter().map(|m| place[*m]).filter(|m| *m > k).collect();
+    order.iter().enumerate().map(of).collect()
+}
+
+fn lanes(
+    outs: &[usize],
+    v: &[f64],
+    order: &[usize],
+    (pull, power, earlier): (&[f32], &[f32], &[Vec<usize>]),
+    how: &Search<'_>,
+) -> Vec<Lane> {
     let n = order.len();
     let top = how.top as f32;
     let mut start = vec![0f32; n * LANES];
@@ -363,8 +384,15 @@ fn lanes(outs: &[usize], v: &[f64], order: &[usize], pull: &[f32], power: &[f32]
             let (before, rest) = w.split_at_mut(k * LANES);
             let here = &rest[..LANES];
             let mut off = [0f32; LANES];
+            let (mut lo, mut hi) = ([-top; LANES], [top; LANES]);
+            for m in &earlier[k] {
+                for (lane, q) in codes[m * LANES..(m + 1) * LANES].iter().enumerate() {
+                    let (l, h) = pairs::range(i32::from(*q));
+                    (lo[lane], hi[lane]) = (lo[lane].max(l as f32), hi[lane].min(h as f32));
+                }
+            }
             for lane in 0..LANES {
-                let q = (here[lane] / s[lane]).round_ties_even().clamp(-top, top);
+                let q = (here[lane] / s[lane]).round_ties_even().clamp(lo[lane], hi[lane]);
                 off[lane] = here[lane] - q * s[lane];
                 codes[k * LANES + lane] = q as i8;
                 error[lane] += (power[k] * off[lane] * off[lane]) as f64;
@@ -446,7 +474,7 @@ mod tests {
         let x = inputs(&mut rng, &mix, 400);
         let c = sums(&x, &times(&w, &x)).centred();
         let least = [0.0; OUTS];
-        let how = Search { top: 7, clips: &[1.0], least: &least, damp: 1e-6 };
+        let how = Search { top: 7, clips: &[1.0], least: &least, damp: 1e-6, mates: None };
         let r = round(&c, &w, &how).unwrap();
         let nearest: Vec<f64> = w
             .iter()
@@ -487,7 +515,7 @@ mod tests {
         let mut c = sums(&[0.0; N * 2], &[0.0; OUTS * 2]).centred();
         (0..N).for_each(|i| c.xx[i * N + i] = 1.0 + i as f64);
         let least = [0.0; OUTS];
-        let r = round(&c, &w, &Search { top: 127, clips: &[1.0], least: &least, damp: 0.0 }).unwrap();
+        let r = round(&c, &w, &Search { top: 127, clips: &[1.0], least: &least, damp: 0.0, mates: None }).unwrap();
         for (i, q) in r.codes.iter().enumerate() {
             assert_eq!(*q, (w[i] as f32 / r.scales[i / N]).round_ties_even() as i8);
         }
@@ -499,11 +527,11 @@ mod tests {
         let x = inputs(&mut rng, &mix, 100);
         let c = sums(&x, &times(&w, &x)).centred();
         let least: Vec<f32> = (0..OUTS).map(|o| o as f32 * 0.05).collect();
-        let r = round(&c, &w, &Search { top: 7, clips: &[1.0, 0.5], least: &least, damp: 0.001 }).unwrap();
+        let r = round(&c, &w, &Search { top: 7, clips: &[1.0, 0.5], least: &least, damp: 0.001, mates: None }).unwrap();
         assert!(r.codes.iter().all(|q| (-7..=7).contains(q)));
         assert!(r.scales.iter().zip(&least).all(|(s, l)| s >= l));
         let dead = sums(&[0.0; N], &[0.0; OUTS]).centred();
-        assert_eq!(round(&dead, &w, &Search { top: 7, clips: &[1.0], least: &least, damp: 0.001 }), None);
+        assert_eq!(round(&dead, &w, &Search { top: 7, clips: &[1.0], least: &least, damp: 0.001, mates: None }), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod levels;
 pub mod lis;
 pub mod observe;
+pub mod pairs;
 pub mod ptf;
 pub mod qparams;
 pub mod ties;

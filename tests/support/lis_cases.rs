@@ -1,6 +1,7 @@
 //! The attentions on which emitted Log-Int-Softmax is compared with its reference, in every runtime.
 
-use fqvit_opt::ir::DType;
+use fqvit_opt::ir::validate::validate;
+use fqvit_opt::ir::{DType, Model};
 use fqvit_opt::quant::lis::standalone::{self, Sizes};
 use fqvit_opt::quant::lis::{Anchor, Form, LisFacts, LisPlan, LisSpec, LogBase, Normalise, Rounding, Tail, reference};
 use rand::{Rng, RngExt, SeedableRng};
@@ -10,6 +11,9 @@ use rand_chacha::ChaCha8Rng;
 pub struct Case {
     pub name: String,
     pub model: Vec<u8>,
+    /// The same with a Softmax of the codes' logarithms, where there is such a form, and what the codes of the reference give
+    /// in exact arithmetic.
+    pub softmax: Option<(Vec<u8>, Vec<f32>)>,
     pub sizes: Sizes,
     pub scores: Vec<u8>,
     /// V's codes as bytes, whatever their sign; none where the weights are the output.
@@ -154,8 +158,13 @@ fn case(name: String, spec: &LisSpec, s: &Setting, seed: u64) -> Option<Case> {
     let plan = LisPlan::new(spec, &facts, &name).ok()?;
     let model = standalone::model(spec, &facts, s.sizes, mask_dims.as_deref(), s.opset)
         .unwrap_or_else(|e| panic!("{name}: {e}"));
-    let model =
-        fqvit_opt::onnx::encode(fqvit_opt::ir::validate::validate(&model).unwrap_or_else(|e| panic!("{name}: {e}")));
+    let encoded = |m: &Model| fqvit_opt::onnx::encode(validate(m).unwrap_or_else(|e| panic!("{name}: {e}")));
+    let model = encoded(&model);
+    let softmax = standalone::softmax_model(spec, &facts, s.sizes, mask_dims.as_deref(), s.opset)
+        .unwrap_or_else(|e| panic!("{name}: {e}"))
+        .as_ref()
+        .map(|m| (encoded(m), Vec::new()));
+    let mut softmax = softmax;
 
     let rows = batch * heads * queries;
     let mut scores = Vec::with_capacity(rows * keys);
@@ -178,15 +187,48 @@ fn case(name: String, spec: &LisSpec, s: &Setting, seed: u64) -> Option<Case> {
             &on[at * keys..(at + 1) * keys]
         });
         let scores = &scores[r * keys..(r + 1) * keys];
+        let shares = shares_of_codes(&plan, head, scores, m);
         if width == 0 {
             expected.extend(reference::shares(&plan, head, scores, m));
+            softmax.iter_mut().for_each(|(_, exact)| exact.extend(shares.iter().map(|s| *s as f32)));
             continue;
         }
         let at = (b * heads + head) * keys * width;
         let v: Vec<i32> = v[at..at + keys * width].iter().map(|x| code(*x)).collect();
+        let v_scale = f64::from(facts.v_scale[head.min(facts.v_scale.len() - 1)]);
+        let value = |j: usize, d: usize| f64::from(v[j * width + d] - v_zero) * v_scale;
+        let sum = |d: usize| shares.iter().enumerate().map(|(j, s)| s * value(j, d)).sum::<f64>() as f32;
+        softmax.iter_mut().for_each(|(_, exact)| exact.extend((0..width).map(sum)));
         expected.extend(reference::attend(&plan, head, scores, m, &v, width));
     }
-    Some(Case { name, model, sizes: s.sizes, scores, v, v_type, mask, expected })
+    Some(Case { name, model, softmax, sizes: s.sizes, scores, v, v_type, mask, expected })
+}
+
+/// The shares of a row, from the codes of the reference: base to the power of minus the code, or half octaves up to the
+/// knee and octaves from there. Without codes, exponentials of the distances.
+fn shares_of_codes(plan: &LisPlan, head: usize, row: &[u8], mask: Option<&[bool]>) -> Vec<f64> {
+    let (spec, facts) = (plan.spec(), plan.facts());
+    let fine = spec.fine().get(head).or(spec.fine().last()).map_or(0.0, |f| f64::from(*f));
+    let scale = f64::from(facts.score_scale[head.min(facts.score_scale.len() - 1)]);
+    let weight = |c: u32| {
+        let c = match spec.tail() {
+            _ if spec.rounding() == Rounding::None => return (-f64::from(c) * scale).exp(),
+            Tail::Saturate => c.min(spec.levels() - 1),
+            _ if c >= spec.levels() => return 0.0,
+            _ => c,
+        };
+        let c = f64::from(c);
+        let octaves = if spec.fine().is_empty() {
+            c / f64::from(spec.base_of(head).steps())
+        } else {
+            (c / 2.0).max(c - fine / 2.0)
+        };
+        (-octaves).exp2()
+    };
+    let codes = reference::codes(plan, head, row, mask);
+    let weights: Vec<f64> = codes.into_iter().map(|c| c.map_or(0.0, weight)).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|w| if sum > 0.0 { w / sum } else { 0.0 }).collect()
 }
 
 /// A row of scores: every distance once where the rows are as many, otherwise bell-shaped, flat, peaked or equal.

@@ -20,9 +20,9 @@ use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::pattern::Attention;
 use crate::plan::scores::score_site;
 use crate::plan::sites::{Sites, trace_back};
-use crate::plan::{AttentionForm, AttentionPlan, QuantPlan};
+use crate::plan::{AttentionForm, AttentionPlan, QuantPlan, Target};
 use crate::quant::QParams;
-use crate::quant::lis::{LisFacts, LisSite, emit};
+use crate::quant::lis::{LisFacts, LisPlan, LisSite, emit, emit_softmax};
 use crate::rewrite::{Patch, Ref, sweep};
 
 use super::hiding::{HIDDEN, Hiding, hiding, seen};
@@ -147,7 +147,13 @@ impl QuantizeAttention<'_> {
                     opset,
                     hint: plan.output.clone(),
                 };
-                let mut y = emit(&mut p, spec, &lis).map_err(|e| failed(e.to_string()))?;
+                let mut y = match self.plan.target {
+                    Target::Integer => emit(&mut p, spec, &lis),
+                    Target::Qdq => LisPlan::new(spec, &lis.facts, &lis.hint)
+                        .and_then(|of| emit_softmax(&mut p, &of, &lis))
+                        .and_then(|y| y.map_or_else(|| emit(&mut p, spec, &lis), Ok)),
+                }
+                .map_err(|e| failed(e.to_string()))?;
                 if let Some(view) = &site.view {
                     y = reshape(&mut p, y, &view.result, format!("{}_whole", plan.output));
                 }

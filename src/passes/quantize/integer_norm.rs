@@ -46,8 +46,6 @@ use crate::rewrite::{Patch, Ref, sweep};
 const MAX_FACTOR: u32 = 256;
 /// Integers up to this magnitude are exact in float32.
 const F32_EXACT: f64 = 16_777_216.0;
-/// Adding and taking away this many times `B` leaves the nearest multiple of `B`.
-const SNAP: f32 = 12_582_912.0;
 
 /// The pass. It takes everything from the graph: the codes' scales and zero points are the plan's.
 pub struct IntegerNorm;
@@ -436,9 +434,13 @@ impl Emitter<'_> {
                 self.row_sum("squares", s)
             }
             Squares::Digits { base, high, cross, low } => {
-                let snap = self.scalar("snap", SNAP * base as f32);
-                let t = self.op("Add", "snapped", &[u, snap]);
-                let h = self.op("Sub", "high", &[t, snap]);
+                // Both factors are powers of two. Adding and taking away a large constant would round as well, but a
+                // runtime may see that the two cancel.
+                let inverse = self.scalar("digit_inverse", (1.0 / base) as f32);
+                let digit = self.scalar("digit", base as f32);
+                let t = self.op("Mul", "quotient", &[u, inverse]);
+                let t = self.op("Round", "high_digit", &[t]);
+                let h = self.op("Mul", "high", &[t, digit]);
                 let l = self.op("Sub", "low", &[u, h]);
                 let hh = self.product_sum("high_high", h, h, base * base, high);
                 let hl = self.product_sum("high_low", h, l, base, cross);

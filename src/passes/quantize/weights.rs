@@ -21,6 +21,7 @@ use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Linear, Sites, trace_back};
 use crate::plan::{Layer, QuantPlan};
 use crate::quant::kernel;
+use crate::quant::pairs::Rows;
 use crate::quant::qparams::{SCALE_FLOOR, code_tensor};
 use crate::quant::{Code, QParams};
 use crate::rewrite::Patch;
@@ -152,7 +153,13 @@ fn patch(pass: &QuantizeWeights, g: &Graph, l: &Linear, layer: &Layer) -> Result
             }
             codes
         }
-        None => kernel::quantize_tensor(&data, &dims, &w_params).map_err(|e| failed(e.to_string()))?,
+        None => {
+            let mut codes = kernel::quantize_tensor(&data, &dims, &w_params).map_err(|e| failed(e.to_string()))?;
+            if let Some(rows) = Rows::of(&dims, l.out_axis, l.is_conv).filter(|_| !pass.plan.assume_vnni) {
+                rows.settle(&mut codes);
+            }
+            codes
+        }
     };
     let mut p = Patch::new(pass.id()).made_from([layer.output.clone()]).before(l.node);
     let name = g.name_of(w_now).to_owned();

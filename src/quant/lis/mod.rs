@@ -13,9 +13,11 @@
 mod emit;
 mod plan;
 pub mod reference;
+mod softmax;
 mod spec;
 pub mod standalone;
 
 pub use emit::{LisSite, emit};
 pub use plan::{LisFacts, LisPlan, Product};
+pub use softmax::emit_softmax;
 pub use spec::{Anchor, Form, LisError, LisSpec, LogBase, Normalise, Rounding, Tail};

@@ -4,7 +4,8 @@ use crate::ir::{Attrs, DType, Def, Dim, Model, Node, Op, Opset, TensorType, Valu
 use crate::rewrite::{Patch, PatchError, Ref, sweep};
 
 use super::emit::{LisSite, emit};
-use super::plan::LisFacts;
+use super::plan::{LisFacts, LisPlan};
+use super::softmax::emit_softmax;
 use super::spec::{LisError, LisSpec};
 
 /// Sizes of the attention: score codes `[B, H, N, M]`, V `[B, H, M, D]`, output `[B, H, N, D]`. A width D of 0: there is no
@@ -37,6 +38,9 @@ pub enum StandaloneError {
 
 /// A model with inputs `scores` (uint8), `v` (uint8 or int8) and, if `mask` gives its sizes, `mask` (bool, true =
 /// keep), and the output `y` (float). `facts.keys` decides the form; the declared sizes are `sizes` in any case.
+///
+/// # Errors
+/// Where [`emit`] fails.
 pub fn model(
     spec: &LisSpec,
     facts: &LisFacts,
@@ -44,6 +48,35 @@ pub fn model(
     mask: Option<&[usize]>,
     opset: i64,
 ) -> Result<Model, StandaloneError> {
+    let made = written(facts, sizes, mask, opset, &|p, site| emit(p, spec, site).map(Some))?;
+    Ok(made.expect("every spec can be written in integers"))
+}
+
+/// The same model, with the weights from a Softmax of the codes' logarithms, as [`emit_softmax`] writes them; `None` where
+/// the spec has no such form.
+///
+/// # Errors
+/// Where [`emit_softmax`] fails.
+pub fn softmax_model(
+    spec: &LisSpec,
+    facts: &LisFacts,
+    sizes: Sizes,
+    mask: Option<&[usize]>,
+    opset: i64,
+) -> Result<Option<Model>, StandaloneError> {
+    let plan = LisPlan::new(spec, facts, "lis")?;
+    written(facts, sizes, mask, opset, &|p, site| emit_softmax(p, &plan, site))
+}
+
+type Emission<'a> = dyn Fn(&mut Patch, &LisSite) -> Result<Option<Ref>, LisError> + 'a;
+
+fn written(
+    facts: &LisFacts,
+    sizes: Sizes,
+    mask: Option<&[usize]>,
+    opset: i64,
+    emission: &Emission<'_>,
+) -> Result<Option<Model>, StandaloneError> {
     let mut m = empty(opset);
     let Sizes { batch, heads, queries, keys, width } = sizes;
     let scores = input(&mut m, "scores", DType::UINT8, &[batch, heads, queries, keys]);
@@ -60,11 +93,11 @@ pub fn model(
         hint: "lis".to_owned(),
     };
     let mut p = Patch::new("lis-standalone");
-    let out = emit(&mut p, spec, &site)?;
+    let Some(out) = emission(&mut p, &site)? else { return Ok(None) };
     p.replace(y, out);
     p.commit(&mut m)?;
     sweep(&mut m);
-    Ok(m)
+    Ok(Some(m))
 }
 
 /// What the log-int-softmax stands for, in float: `y = Softmax(scores) v`, all of them float. The yardstick of

@@ -11,9 +11,12 @@
 //! [`wide_codes`].
 
 pub mod codes_first;
+pub mod layers;
 pub mod patches;
 pub mod per_channel;
 pub mod products;
+pub mod rows;
+pub mod siblings;
 pub mod sums;
 pub mod wide_codes;
 
