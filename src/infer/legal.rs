@@ -177,22 +177,18 @@ fn check(view: &View) -> Checked {
             if view.op() == "Expand"
                 && let (Some(x), Some(s)) = (view.dims(0), view.elements(1))
             {
-                broadcasts(x, &s.iter().cloned().collect::<Vec<_>>())?;
+                broadcasts(x, s)?;
             }
         }
         "Tile" => no_less_than(view, 1, 0, "a repetition")?,
-        "Range" => {
-            if view.ints(2).is_some_and(|s| s.first() == Some(&0)) {
-                return Err("its step is 0".to_owned());
-            }
-        }
+        "Range" if view.ints(2).is_some_and(|s| s.first() == Some(&0)) => return Err("its step is 0".to_owned()),
         "MatMul" => product(view)?,
         "Gemm" => gemm(view)?,
         "Resize" => resize(view)?,
-        "DepthToSpace" | "SpaceToDepth" => {
-            if view.node.attrs.int("blocksize").is_none_or(|b| !(1..1 << 16).contains(&b)) {
-                return Err("its `blocksize` is no positive size".to_owned());
-            }
+        "DepthToSpace" | "SpaceToDepth"
+            if view.node.attrs.int("blocksize").is_none_or(|b| !(1..1 << 16).contains(&b)) =>
+        {
+            return Err("its `blocksize` is no positive size".to_owned());
         }
         "Cast" => {
             let to = view.node.attrs.int("to").and_then(|t| i32::try_from(t).ok()).map(DType);

@@ -99,6 +99,13 @@ impl QuantizeAttention<'_> {
                     d = p.node("Where", &format!("{name}_kept"), &[keep, d, hidden], Attrs::new());
                 }
                 p.replace(raw, d);
+                if g.node(a.softmax).input(0) == Some(raw) {
+                    // onnxruntime makes a QLinearSoftmax of a Softmax between codes, which has other bits and takes longer.
+                    // What is taken off a whole row changes no weight.
+                    let max = row_max(&mut p, &name, d, opset);
+                    let below = p.node("Sub", &format!("{name}_below_max"), &[d, max], Attrs::new());
+                    p.set_input(a.softmax, 0, Some(below));
+                }
                 // Weights that others read first are a value like any other, with codes of their own.
                 if a.v.is_some() {
                     let w = super::round_trip(&mut p, a.probs.into(), params, g.name_of(a.probs));
@@ -163,4 +170,14 @@ impl QuantizeAttention<'_> {
         }
         Ok(p)
     }
+}
+
+/// The largest score of each row.
+fn row_max(p: &mut Patch, name: &str, x: Ref, opset: i64) -> Ref {
+    let (hint, keep) = (format!("{name}_max"), Attrs::new().with_int("keepdims", 1));
+    if opset < 18 {
+        return p.node("ReduceMax", &hint, &[x], keep.with_ints("axes", &[-1]));
+    }
+    let axes = p.constant(&format!("{hint}_axis"), Tensor::i64(&[1], &[-1]));
+    p.node("ReduceMax", &hint, &[x, axes], keep)
 }
