@@ -7,7 +7,7 @@
 use crate::budget::{self, OverBudget};
 use crate::calibrate::data::{DataError, InputSpec};
 use crate::infer;
-use crate::ir::{Graph, Invalid, Model, Op, ops, validate};
+use crate::ir::{DType, Graph, Invalid, Model, Op, ops, validate};
 use crate::onnx;
 use crate::passes::batch_norm_rows::BatchNormRows;
 use crate::passes::clean_up::CleanUp;
@@ -57,6 +57,7 @@ use crate::pattern::{RuleSet, attentions};
 use crate::plan::planner::{self, PlanningError};
 use crate::plan::sites::{self, Sites};
 use crate::plan::{Equalisation, PlanError, QuantPlan, Target};
+use crate::quant::Code;
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
 use crate::rewrite::{WidenError, narrow_floats, sweep};
@@ -113,6 +114,13 @@ pub enum CompileError {
          or train it again"
     )]
     Weight { weight: String, node: String, op: String, what: &'static str, at: usize },
+    #[error("the model has no output, so nothing of it can be compiled or measured; export it again")]
+    NoOutput,
+    #[error(
+        "{who} stores weights as {code}, which begins with opset {needs}, and this model has opset {has}{kept}; let it be \
+         raised, or take codes in int8 (recipe `w4a8`, `code: i4in8`)"
+    )]
+    Codes { who: String, code: DType, needs: i64, has: i64, kept: &'static str },
     #[error("the model is quantized already (node `{node}` is a {op}); give the float model it was made from")]
     Quantized { node: String, op: String },
 }
@@ -133,6 +141,8 @@ pub struct Journal {
     /// What the passes want to tell the user.
     pub notes: Vec<String>,
     keep_models: bool,
+    /// The model was changed since the last step, by something that is no pass.
+    fresh: bool,
 }
 
 /// One pass that ran.
@@ -142,6 +152,8 @@ pub struct Step {
     pub changes: usize,
     /// What the pass says it does to the numbers.
     pub numerics: Numerics,
+    /// The pass did not find the model as the step before left it: what was computed there can not be compared.
+    pub fresh: bool,
     /// The model as the pass found and left it, in a journal that keeps models.
     pub models: Option<[Model; 2]>,
 }
@@ -164,6 +176,7 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
         pass: pass.id().to_owned(),
         changes: out.changes,
         numerics: pass.numerics(),
+        fresh: std::mem::take(&mut journal.fresh),
         models: before.map(|b| [b, m.clone()]),
     });
     validate::validate(m)?;
@@ -270,6 +283,9 @@ pub fn prepare(
     if let Some((_, n)) = model.graph.nodes().find(|(_, n)| is_quantized(&n.op)) {
         return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
     }
+    if model.graph.outputs().is_empty() {
+        return Err(CompileError::NoOutput);
+    }
     let (found, newest) = (model.opset(), ops::newest_opset());
     if found > newest {
         return Err(CompileError::Opset { found, newest });
@@ -285,6 +301,7 @@ pub fn prepare(
     if of_narrow.is_some() {
         infer::annotate(&mut m);
         let weights = widen_floats(&mut m)?;
+        journal.fresh = true;
         journal.notes.push(format!(
             "the model computes in half precision; {weights} weights and all it computes are float32 now"
         ));
@@ -374,6 +391,37 @@ fn raise(m: &mut Model, least: i64, rules: &RuleSet, journal: &mut Journal) -> R
     Ok(())
 }
 
+/// Refuses codes that the model's operator set has no type for.
+fn has_codes(
+    m: &Model,
+    codes: impl IntoIterator<Item = Code>,
+    who: &str,
+    kept: &'static str,
+) -> Result<(), CompileError> {
+    let fits = |s: &ops::OpSchema, t| s.input(0).is_some_and(|p| p.allows(t));
+    let has = m.opset();
+    let now = ops::schema("DequantizeLinear", has);
+    for t in codes.into_iter().map(Code::dtype) {
+        if !now.is_some_and(|s| fits(s, t)) {
+            let all = ops::versions("DequantizeLinear").unwrap_or_default();
+            let needs = all.iter().find(|s| fits(s, t)).map_or(i64::MAX, |s| s.since);
+            return Err(CompileError::Codes { who: who.to_owned(), code: t, needs, has, kept });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a recipe whose codes the prepared model can not hold, before anything is run. `keep_opset`: whether the model
+/// was to keep its operator set.
+///
+/// # Errors
+/// [`CompileError::Codes`].
+pub fn suits(p: &Prepared, recipe: &Recipe, keep_opset: bool) -> Result<(), CompileError> {
+    let codes = recipe.quantize.iter().flat_map(|q| [Some(q.weights.code), q.weights.ends]).flatten();
+    let kept = if keep_opset { ", which it is to keep" } else { ", beyond which it can not be raised" };
+    has_codes(&p.model, codes, &format!("recipe `{}`", recipe.name), kept)
+}
+
 /// Decides, from statistics.
 pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe) -> Result<QuantPlan, CompileError> {
     let Some(q) = &recipe.quantize else {
@@ -444,8 +492,13 @@ pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Mo
             PlanError::Model { path: "plan".into(), plan: plan.model.clone(), model: p.fingerprint.clone() }.into()
         );
     }
+    plan.check()?;
+    has_codes(&p.model, plan.layers.iter().map(|l| l.weight), "the plan", "")?;
     let e = equalised(p, &plan.equalisations, journal)?;
     let (mut m, sites) = (e.model.clone(), &e.sites);
+    // Types that the operator set has, the file's version must have too.
+    let newer = plan.layers.iter().filter_map(|l| ops::newer_type(l.weight.dtype()));
+    m.ir_version = newer.map(|(_, version)| version).fold(m.ir_version, i64::max);
     let passes: [&dyn Pass; 4] = [
         &FoldFactors { plan, sites },
         &QuantizeWeights { plan, sites },

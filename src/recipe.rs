@@ -1,6 +1,6 @@
 //! Recipes: which passes run, what may be quantized how, and what the result must reach.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
@@ -48,17 +48,22 @@ pub enum RecipeError {
 impl Recipe {
     /// The recipe of this name: a file path, a file in `dir` (a user's passes folder, under `recipes/`), or a shipped one.
     pub fn find(name: &str, dir: Option<&Path>) -> Result<Recipe, RecipeError> {
-        let file = Path::new(name);
-        if file.extension().is_some_and(|e| e == "yaml" || e == "yml") {
-            return Recipe::read(file);
-        }
-        if let Some(f) = dir.map(|d| d.join("recipes").join(format!("{name}.yaml"))).filter(|f| f.is_file()) {
+        if let Some(f) = Recipe::file(name, dir) {
             return Recipe::read(&f);
         }
         match RECIPES.get_file(format!("{name}.yaml")).and_then(|f| f.contents_utf8()) {
             Some(text) => Recipe::parse(text, name),
             None => Err(RecipeError::Unknown { name: name.to_owned(), known: Recipe::shipped().join(", ") }),
         }
+    }
+
+    /// The file that [`find`](Recipe::find) reads; `None` for a shipped recipe, or one that there is not.
+    pub fn file(name: &str, dir: Option<&Path>) -> Option<PathBuf> {
+        let file = Path::new(name);
+        if file.extension().is_some_and(|e| e == "yaml" || e == "yml") {
+            return Some(file.to_owned());
+        }
+        dir.map(|d| d.join("recipes").join(format!("{name}.yaml"))).filter(|f| f.is_file())
     }
 
     fn read(file: &Path) -> Result<Recipe, RecipeError> {

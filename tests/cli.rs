@@ -435,6 +435,74 @@ fn what_is_kept_in_float_is_in_the_plan_and_in_the_report() {
     assert!(one["islands"].as_array().expect("a list").iter().any(|i| i["node"] == worst), "{one}");
 }
 
+/// A constant, an input, an input with a default, what a Constant node makes and an inner value as outputs beside the result.
+#[test]
+fn outputs_that_no_layer_makes() {
+    let p = Place::new();
+    let numbers = |n: usize, f: f32| {
+        let all: Vec<String> = (0..n).map(|i| format!("{:.3}", ((i * 37 % 23) as f32 - 11.0) * f)).collect();
+        all.join(", ")
+    };
+    let model = format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]>
+        g (float[batch, 8] x, float[8] d) => (float[batch, 8] y, float[8, 8] w, float[8] b, float[batch, 8] x, float[8] d,
+            float[8] k, float[batch, 8] h, float[8] alone)
+        <float[8, 8] w = {{{}}}, float[8, 8] v = {{{}}}, float[8] b = {{{}}}, float[8] d = {{{}}}, float[8] alone = {{{}}}>
+        {{
+            k = Constant <value: tensor = float[8] {{{}}}> ()
+            p = MatMul (x, w) h = Add (p, b) r = Relu (h) s = Mul (r, k) t = Add (s, d) y = MatMul (t, v)
+        }}",
+        numbers(64, 0.05), numbers(64, 0.04), numbers(8, 0.1), numbers(8, 0.2), numbers(8, 0.3), numbers(8, 0.07)
+    );
+    let m = fqvit_opt::text::parse_model(&model).unwrap_or_else(|e| panic!("{e}"));
+    onnx::save(validate(&m).unwrap_or_else(|e| panic!("{e}")), &p.path("m.onnx"), &Default::default())
+        .expect("writable");
+    let names =
+        |m: &Model| -> Vec<String> { m.graph.outputs().iter().map(|v| m.graph.name_of(*v).to_owned()).collect() };
+    let given = onnx::load(&p.path("m.onnx")).expect("a model").model;
+    // What a constant output holds, through Identity if need be.
+    let held = |m: &Model, name: &str| -> Vec<f32> {
+        let mut v = m.graph.find(name).expect("an output");
+        while let Some(n) = m.graph.producer(v) {
+            let n = m.graph.node(n);
+            if let Some(fqvit_opt::ir::AttrValue::Tensor(t)) = n.attrs.get("value") {
+                return t.to_f32s().expect("floats").into_owned();
+            }
+            assert!(n.op.is("Identity"), "{name} is made by {}", n.op);
+            v = n.input(0).expect("an input");
+        }
+        m.graph
+            .constant(v)
+            .unwrap_or_else(|| m.graph.try_init(v).expect("a constant"))
+            .to_f32s()
+            .expect("floats")
+            .into_owned()
+    };
+    for recipe in ["none", "linear-w8a8", "minmax-w8a8", "fq-vit", "fq-vit-r16", "w4a8", "w4a8-int4", "fq-vit-paper"] {
+        let o = p.compile("m.onnx", &["--recipe", recipe, "--samples", "8"]);
+        assert_ne!(o.status.code(), Some(1), "{recipe}: {}", String::from_utf8_lossy(&o.stderr));
+        let q = onnx::load(&p.path("out.onnx")).unwrap_or_else(|e| panic!("{recipe}: {e}")).model;
+        assert_eq!(names(&q), names(&given), "{recipe}");
+        assert!(q.graph.node_count() >= 5, "{recipe} dropped the nodes");
+        for c in ["w", "b", "k", "alone"] {
+            assert_eq!(held(&q, c), held(&given, c), "{recipe}: {c}");
+        }
+        for i in ["x", "d"] {
+            let v = q.graph.find(i).expect("an input");
+            assert!(q.graph.inputs().contains(&v) && q.graph.outputs().contains(&v), "{recipe}: {i}");
+        }
+    }
+    // A model without any output has nothing to compile.
+    let m = fqvit_opt::text::parse_model(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1, 2] x) => () { y = Relu (x) }",
+    );
+    let m = m.unwrap_or_else(|e| panic!("{e}"));
+    onnx::save(validate(&m).unwrap_or_else(|e| panic!("{e}")), &p.path("mute.onnx"), &Default::default())
+        .expect("writable");
+    p.write("out.onnx", OLD);
+    p.refused(&["mute.onnx", "-o", "out.onnx", "--recipe", "linear-w8a8", "-q"], &["mute.onnx", "has no output"]);
+}
+
 #[test]
 fn help_and_recipes() {
     let p = Place::new();

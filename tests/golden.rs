@@ -115,7 +115,8 @@ fn outcome(input: &str) -> Result<(String, Vec<Step>), String> {
                     Ok(out) => {
                         notes.extend(out.notes.iter().map(|n| format!("# {id}: {n}\n")));
                         let (changes, numerics) = (out.changes, pass.numerics());
-                        steps.push(Step { pass: id.clone(), changes, numerics, models: Some([before, m.clone()]) });
+                        let models = Some([before, m.clone()]);
+                        steps.push(Step { pass: id.clone(), changes, numerics, fresh: false, models });
                     }
                     Err(e) => notes.push_str(&format!("# {id} failed: {e}\n")),
                 }

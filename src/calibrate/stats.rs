@@ -1,17 +1,21 @@
 //! The statistics file: what calibration saw, to be used again or joined with other shards.
 //!
-//! Layout: 8 bytes `FQVSTAT4`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
+//! Layout: 8 bytes `FQVSTAT5`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::run::{CalibrateError, merge};
-use crate::file::{self, WriteError};
+use crate::file::{self, ReadError, WriteError};
 use crate::quant::observe::Stats;
 
-const MAGIC: &[u8; 8] = b"FQVSTAT4";
+const MAGIC: &[u8; 8] = b"FQVSTAT5";
+
+/// What all kinds of this program's statistics files begin with.
+const FAMILY: &[u8; 7] = b"FQVSTAT";
 
 /// Statistics with where they come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,35 +27,82 @@ pub struct StatsFile {
     /// Whether any of the data were made up, not given.
     pub synthetic: bool,
     pub samples: u64,
+    /// How data become inputs (normalisation, resizing): see [`Origin::how`].
+    how: String,
+    /// Which parts of which data have been seen, by the fingerprint of the data.
+    seen: BTreeMap<String, Shards>,
     pub values: Vec<(String, Stats)>,
+}
+
+/// Where statistics come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What data, for people.
+    pub data: String,
+    /// Whether they were made up.
+    pub synthetic: bool,
+    /// How data become inputs; statistics made in two ways have nothing to do with each other.
+    pub how: String,
+    /// A fingerprint of the data as a whole.
+    pub source: String,
+    /// The part that was seen, of how many; from 1.
+    pub shard: (u32, u32),
+}
+
+/// Parts of one data set: part `i` of `of` has every `of`-th sample.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Shards {
+    of: u32,
+    /// Sorted, from 1.
+    parts: Vec<u32>,
+}
+
+impl Shards {
+    fn missing(&self) -> Vec<u32> {
+        (1..=self.of).filter(|p| !self.parts.contains(p)).collect()
+    }
 }
 
 /// Why a statistics file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StatsError {
     #[error("{path}: {source}")]
-    Io { path: String, source: std::io::Error },
+    Io { path: String, source: ReadError },
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error("{path} is no statistics file of this program; make one with `fqvit-opt calibrate`")]
     Kind { path: String },
+    #[error("{path} holds statistics of another version of this program; make it again with `fqvit-opt calibrate`")]
+    Version { path: String },
     #[error("{path} is damaged (its checksum does not fit); make it again with `fqvit-opt calibrate`")]
     Damaged { path: String },
     #[error("{path} was made for another model or recipe (fingerprint {file}, now {model}); make it again")]
     Model { path: String, file: String, model: String },
+    #[error("{path} was made with {file}, the others with {other}; make it again as the others")]
+    How { path: String, file: String, other: String },
+    #[error("{path} watches other values than the others do: it was made for another recipe; make it again")]
+    Values { path: String },
+    #[error("{path} holds {what} of {data}, which is in the others already; give each part once")]
+    Twice { path: String, what: String, data: String },
+    #[error(
+        "{path} holds a part of other data than the others ({data}), or of another division; only whole data sets of \
+         different data can be joined"
+    )]
+    Data { path: String, data: String },
+    #[error(
+        "{path} lacks {missing} of {of} parts ({}); join them all with `fqvit-opt calibrate --join`",
+        .parts.iter().map(|p| format!("{p}/{of}")).collect::<Vec<_>>().join(", ")
+    )]
+    Part { path: String, missing: usize, of: u32, parts: Vec<u32> },
     #[error("{path}: {source}")]
     Merge { path: String, source: Box<CalibrateError> },
 }
 
 impl StatsFile {
-    pub fn new(
-        model: String,
-        data: String,
-        synthetic: bool,
-        samples: u64,
-        values: IndexMap<String, Stats>,
-    ) -> StatsFile {
-        StatsFile { model, data, synthetic, samples, values: values.into_iter().collect() }
+    pub fn new(model: String, from: Origin, samples: u64, values: IndexMap<String, Stats>) -> StatsFile {
+        let Origin { data, synthetic, how, source, shard: (part, of) } = from;
+        let seen = [(source, Shards { of, parts: vec![part] })].into();
+        StatsFile { model, data, synthetic, samples, how, seen, values: values.into_iter().collect() }
     }
 
     /// The statistics by value name.
@@ -60,42 +111,110 @@ impl StatsFile {
     }
 
     /// Reads a file.
+    ///
+    /// # Errors
+    /// If it can not be read, is no statistics file of this version, or is damaged.
     pub fn read(path: &Path) -> Result<StatsFile, StatsError> {
         let name = || path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|source| StatsError::Io { path: name(), source })?;
-        let rest = bytes.strip_prefix(MAGIC.as_slice()).filter(|r| r.len() >= 32);
-        let (sum, body) = rest.ok_or_else(|| StatsError::Kind { path: name() })?.split_at(32);
+        let bytes = file::read(path).map_err(|source| StatsError::Io { path: name(), source })?;
+        let Some(rest) = bytes.strip_prefix(MAGIC.as_slice()).filter(|r| r.len() >= 32) else {
+            return Err(match bytes.starts_with(FAMILY) && !bytes.starts_with(MAGIC) {
+                true => StatsError::Version { path: name() },
+                false => StatsError::Kind { path: name() },
+            });
+        };
+        let (sum, body) = rest.split_at(32);
         if blake3::hash(body).as_bytes() != sum {
             return Err(StatsError::Damaged { path: name() });
         }
         postcard::from_bytes(body).map_err(|_| StatsError::Kind { path: name() })
     }
 
-    /// Refuses statistics of another model.
+    /// Refuses statistics of another model, and those of a part of the data: they would pass for the whole.
+    ///
+    /// # Errors
+    /// What is wrong with them, with the file's name.
     pub fn check(&self, path: &Path, model: &str) -> Result<(), StatsError> {
+        self.of_model(path, model)?;
+        let Some((shards, parts)) = self.seen.values().map(|s| (s, s.missing())).find(|(_, m)| !m.is_empty()) else {
+            return Ok(());
+        };
+        Err(StatsError::Part { path: path.display().to_string(), missing: parts.len(), of: shards.of, parts })
+    }
+
+    fn of_model(&self, path: &Path, model: &str) -> Result<(), StatsError> {
         if self.model == model {
             return Ok(());
         }
         Err(StatsError::Model { path: path.display().to_string(), file: self.model.clone(), model: model.to_owned() })
     }
 
+    /// Parts that are still to be joined: `3/4`.
+    pub fn missing(&self) -> Vec<String> {
+        self.seen.values().flat_map(|s| s.missing().into_iter().map(|p| format!("{p}/{}", s.of))).collect()
+    }
+
     /// Joins another shard: as if both had been one run.
+    ///
+    /// # Errors
+    /// If it is of another model, was made in another way, or is there already.
     pub fn join(self, other: StatsFile, path: &Path) -> Result<StatsFile, StatsError> {
-        other.check(path, &self.model)?;
-        let (model, data, samples) = (self.model.clone(), self.data.clone(), self.samples + other.samples);
+        let name = || path.display().to_string();
+        other.of_model(path, &self.model)?;
+        if other.how != self.how {
+            return Err(StatsError::How { path: name(), file: other.how, other: self.how });
+        }
+        let watched = |s: &StatsFile| s.values.iter().map(|(n, v)| (n.clone(), v.watch.clone())).collect::<Vec<_>>();
+        if watched(&self) != watched(&other) {
+            return Err(StatsError::Values { path: name() });
+        }
+        let mut seen = self.seen.clone();
+        for (source, s) in &other.seen {
+            let whole = |m: &BTreeMap<String, Shards>| m.values().all(|s| s.missing().is_empty());
+            let foreign = || StatsError::Data { path: name(), data: other.data.clone() };
+            let Some(mine) = seen.get_mut(source) else {
+                // Other data may be added, but a part of them is a part of something else.
+                if !(whole(&self.seen) && whole(&other.seen)) {
+                    return Err(foreign());
+                }
+                seen.insert(source.clone(), s.clone());
+                continue;
+            };
+            if let Some(p) = s.parts.iter().find(|p| mine.parts.contains(p) || mine.of != s.of) {
+                if mine.of != s.of {
+                    return Err(foreign());
+                }
+                let what = if s.of == 1 { "all".to_owned() } else { format!("part {p}/{}", s.of) };
+                return Err(StatsError::Twice { path: name(), what, data: other.data.clone() });
+            }
+            mine.parts.extend(&s.parts);
+            mine.parts.sort_unstable();
+        }
+        let data = if other.seen.keys().all(|k| self.seen.contains_key(k)) {
+            self.data.clone()
+        } else {
+            format!("{}, {}", self.data, other.data)
+        };
+        let (model, how, samples) = (self.model.clone(), self.how.clone(), self.samples + other.samples);
         let synthetic = self.synthetic || other.synthetic;
         let mut all = self.into_map();
-        merge(&mut all, &other.into_map())
-            .map_err(|e| StatsError::Merge { path: path.display().to_string(), source: Box::new(e) })?;
-        Ok(StatsFile::new(model, data, synthetic, samples, all))
+        merge(&mut all, &other.into_map()).map_err(|e| StatsError::Merge { path: name(), source: Box::new(e) })?;
+        Ok(StatsFile { model, data, synthetic, samples, how, seen, values: all.into_iter().collect() })
+    }
+
+    /// The bytes of the file.
+    pub fn encode(&self) -> Vec<u8> {
+        let body = postcard::to_stdvec(self).expect("plain data encodes");
+        let sum = blake3::hash(&body);
+        [MAGIC.as_slice(), sum.as_bytes(), &body].concat()
     }
 
     /// Writes the file whole or not at all.
+    ///
+    /// # Errors
+    /// As [`file::write`].
     pub fn write(&self, path: &Path) -> Result<(), StatsError> {
-        let body = postcard::to_stdvec(self).expect("plain data encodes");
-        let sum = blake3::hash(&body);
-        file::write(path, &[MAGIC.as_slice(), sum.as_bytes(), &body].concat())?;
-        Ok(())
+        Ok(file::write(path, &self.encode())?)
     }
 }
 
@@ -104,10 +223,21 @@ mod tests {
     use super::*;
     use crate::quant::observe::Watch;
 
-    fn file() -> StatsFile {
+    fn of(source: &str, shard: (u32, u32), how: &str) -> StatsFile {
         let mut s = Stats::new(Watch::Channels { axis: -1 });
         s.observe(&[1.0, -2.0, 3.0, 4.0], &[2, 2], 0).unwrap();
-        StatsFile::new("m".into(), "d".into(), false, 1, [("x".to_owned(), s)].into_iter().collect())
+        let from = Origin { data: source.into(), synthetic: false, how: how.into(), source: source.into(), shard };
+        StatsFile::new("m".into(), from, 1, [("x".to_owned(), s)].into_iter().collect())
+    }
+
+    fn file() -> StatsFile {
+        of("d", (1, 1), "imagenet")
+    }
+
+    fn joined(files: &[StatsFile]) -> Result<StatsFile, String> {
+        let mut all = files.iter().cloned();
+        let first = all.next().unwrap();
+        all.try_fold(first, |a, b| a.join(b, Path::new("b"))).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -129,13 +259,44 @@ mod tests {
         assert!(matches!(StatsFile::read(&path), Err(StatsError::Damaged { .. })));
         std::fs::write(&path, b"hello").unwrap();
         assert!(matches!(StatsFile::read(&path), Err(StatsError::Kind { .. })));
+        std::fs::write(&path, b"FQVSTAT4 and so on").unwrap();
+        assert!(matches!(StatsFile::read(&path), Err(StatsError::Version { .. })));
     }
 
     #[test]
     fn joining_is_one_run() {
-        let one = file();
-        let joined = one.clone().join(file(), Path::new("b")).unwrap();
-        assert_eq!(joined.samples, 2);
-        assert_eq!(joined.values[0].1.count, 4);
+        let all = joined(&[of("d", (2, 2), "i"), of("d", (1, 2), "i")]).unwrap();
+        assert_eq!((all.samples, all.values[0].1.count, all.data.as_str()), (2, 4, "d"));
+        assert!(all.check(Path::new("a"), "m").is_ok());
+        // Two whole data sets.
+        let all = joined(&[of("d", (1, 1), "i"), of("e", (1, 1), "i")]).unwrap();
+        assert_eq!((all.samples, all.data.as_str()), (2, "d, e"));
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        let part = |p| of("d", (p, 3), "i");
+        let told = |files: &[StatsFile]| joined(files).unwrap_err();
+        assert!(told(&[file(), file()]).contains("b holds all of d, which is in the others already"));
+        assert!(told(&[part(1), part(2), part(1)]).contains("part 1/3"));
+        assert!(
+            told(&[joined(&[part(1), part(2)]).unwrap(), joined(&[part(2), part(3)]).unwrap()]).contains("part 2/3")
+        );
+        assert!(told(&[part(1), of("e", (2, 3), "i")]).contains("other data"));
+        assert!(told(&[part(1), of("d", (2, 2), "i")]).contains("another division"));
+        assert!(told(&[part(1), of("e", (1, 1), "i")]).contains("other data"));
+        assert!(told(&[part(1), of("d", (2, 3), "clip")]).contains("made with clip"));
+        assert!(told(&[part(1), StatsFile { model: "n".into(), ..part(2) }]).contains("another model"));
+        let mut other = part(2);
+        other.values[0].0 = "y".into();
+        assert!(told(&[part(1), other]).contains("other values"));
+    }
+
+    #[test]
+    fn a_part_does_not_pass_for_the_whole() {
+        let some = joined(&[of("d", (1, 4), "i"), of("d", (3, 4), "i")]).unwrap();
+        assert_eq!(some.missing(), ["2/4", "4/4"]);
+        let e = some.check(Path::new("a"), "m").unwrap_err().to_string();
+        assert!(e.contains("a lacks 2 of 4 parts (2/4, 4/4)"), "{e}");
     }
 }

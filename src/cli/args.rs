@@ -59,6 +59,29 @@ pub enum Command {
     Recipes,
 }
 
+/// A number that can be compared with.
+fn number(s: &str) -> Result<f64, String> {
+    s.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| "give a finite number".to_owned())
+}
+
+/// A share of a whole.
+fn share(s: &str) -> Result<f64, String> {
+    number(s).ok().filter(|x| (0.0..=1.0).contains(x)).ok_or_else(|| "give a number from 0 to 1".to_owned())
+}
+
+/// The second of four parts is `2/4`.
+fn shard(s: &str) -> Result<(u32, u32), String> {
+    s.split_once('/')
+        .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)))
+        .filter(|(i, n)| *i >= 1 && i <= n)
+        .ok_or_else(|| "write it as 2/4, the second of four parts".to_owned())
+}
+
+/// Threads that a call may ask for.
+fn threads(s: &str) -> Result<usize, String> {
+    s.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "give a number from 1 to 1024".to_owned())
+}
+
 /// How a model is read and brought into canonical form.
 #[derive(Debug, Args)]
 pub struct PrepareArgs {
@@ -78,7 +101,7 @@ pub struct PrepareArgs {
     #[arg(long)]
     pub keep_opset: bool,
     /// Threads for running models [default: all processors]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 }
 
@@ -137,7 +160,7 @@ pub struct KeepArgs {
     #[arg(long, value_name = "N|NAMES")]
     pub keep_float: Option<KeepFloat>,
     /// Leave as few of the worst parts in float as reach this SQNR
-    #[arg(long, value_name = "DB", conflicts_with = "keep_float")]
+    #[arg(long, value_name = "DB", conflicts_with = "keep_float", value_parser = number, allow_negative_numbers = true)]
     pub target_sqnr: Option<f64>,
     /// What a part is: attention and MLP of each block, whole blocks, one kind of value in all blocks, or
     /// every value and weight on its own
@@ -225,10 +248,10 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// Least SQNR of any output in dB, in place of the recipe's threshold
-    #[arg(long, value_name = "DB")]
+    #[arg(long, value_name = "DB", value_parser = number, allow_negative_numbers = true)]
     pub min_sqnr: Option<f64>,
     /// Least top-1 agreement with the float model (0..1), in place of the recipe's threshold
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
     /// Do not compare the models at all
     #[arg(long)]
@@ -255,8 +278,8 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "FILE")]
     pub stats: PathBuf,
     /// Only this part of the samples, such as 2/4; the parts can be made anywhere and joined with --join
-    #[arg(long, value_name = "I/N")]
-    pub shard: Option<String>,
+    #[arg(long, value_name = "I/N", value_parser = shard, conflicts_with = "join")]
+    pub shard: Option<(u32, u32)>,
     /// Statistics files to join instead of running the model
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub join: Vec<PathBuf>,
@@ -299,7 +322,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE.npz")]
     pub outputs: Option<PathBuf>,
     /// Threads for running models [default: all processors]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     #[command(flatten)]
     pub report: ReportArgs,

@@ -6,15 +6,18 @@ use indexmap::IndexMap;
 use ndarray_npy::NpzWriter;
 
 use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, ReportArgs, VerifyArgs};
+use super::files::{Files, is_std};
 use super::sensitivity::kept;
-use super::{Failure, bar, deliver, distinct, file_bytes, load, rules, threads, timed, writable};
+use super::{Failure, bar, deliver, load, rules, threads, timed};
 use crate::calibrate::data::{DataOptions, Dataset, split_holdout};
 use crate::calibrate::run::{CalibrateError, observe};
-use crate::calibrate::stats::StatsFile;
+use crate::calibrate::stats::{Origin, StatsFile};
 use crate::compile::each::{Moved, verify_each};
 use crate::compile::refine::{FitData, refine};
-use crate::compile::{BEFORE_A_RUN, CompileError, Journal, Prepared, apply, inputs, make_plan, prepare, unpacked};
-use crate::file::{self, Pending};
+use crate::compile::{
+    BEFORE_A_RUN, CompileError, Journal, Prepared, apply, inputs, make_plan, prepare, suits, unpacked,
+};
+use crate::file::{Batch, Pending};
 use crate::ir::{Def, Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::passes::Numerics;
@@ -57,12 +60,19 @@ pub(super) fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Da
     Ok(d)
 }
 
+/// The only part of data that are not divided.
+pub(super) const WHOLE: (u32, u32) = (1, 1);
+
+/// A model as it was read, with the bytes of its files.
+pub(super) type Float = (Model, u64);
+
 pub(super) fn prepared(
     model: &Path,
     a: &PrepareArgs,
+    files: &mut Files,
     log: &mut Log,
-) -> Result<(Model, Recipe, Option<Prepared>), Failure> {
-    let m = load(model, &mut log.notes)?;
+) -> Result<(Float, Recipe, Option<Prepared>), Failure> {
+    let (m, bytes) = load("MODEL", model, files, &mut log.notes)?;
     let mut recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
     if let (Some(target), Some(q)) = (a.target, &mut recipe.quantize) {
         q.target = target.into();
@@ -70,13 +80,14 @@ pub(super) fn prepared(
     if let Some(q) = recipe.quantize.as_mut().filter(|_| a.assume_vnni) {
         q.weights.assume_vnni = true;
     }
-    let Some(how) = recipe.prepare.clone() else { return Ok((m, recipe, None)) };
+    let Some(how) = recipe.prepare.clone() else { return Ok(((m, bytes), recipe, None)) };
     let rules = rules(a.passes_dir.as_deref())?;
     let journal = &mut log.journal;
     let named = |e: CompileError| format!("{}: {e}", model.display());
     let p =
         timed(&mut log.timings, "prepare", || Ok(prepare(&m, &how, &rules, a.keep_opset, journal).map_err(named)?))?;
     log.gather();
+    suits(&p, &recipe, a.keep_opset).map_err(named)?;
     if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) {
         let Sites { attentions, linears, softmaxes, .. } = &p.sites;
         if attentions.is_empty() && linears.is_empty() {
@@ -93,20 +104,19 @@ pub(super) fn prepared(
             ));
         }
     }
-    Ok((m, recipe, Some(p)))
+    Ok(((m, bytes), recipe, Some(p)))
 }
 
 /// Statistics from a file, or from running the model; with the number of samples behind them.
 pub(super) fn statistics(
     p: &Prepared,
     recipe: &Recipe,
-    data: &Dataset,
-    indices: &[usize],
-    file: Option<&Path>,
+    (data, indices): (&Dataset, &[usize]),
+    (given, shard): (Option<&Path>, (u32, u32)),
     how: Running,
     log: &mut Log,
 ) -> Result<StatsFile, Failure> {
-    if let Some(f) = file.filter(|f| f.exists()) {
+    if let Some(f) = given {
         let s = StatsFile::read(f)?;
         s.check(f, &p.fingerprint)?;
         log.notes.push(format!("statistics of {} samples read from {}", s.samples, f.display()));
@@ -131,11 +141,19 @@ pub(super) fn statistics(
     })?;
     b.finish_and_clear();
     let n = indices.len() as u64 * data.batch() as u64;
-    let s = StatsFile::new(p.fingerprint.clone(), data.description().to_owned(), data.is_synthetic(), n, values);
-    if let Some(f) = file {
-        s.write(f)?;
-    }
-    Ok(s)
+    let from = Origin {
+        data: data.description().to_owned(),
+        synthetic: data.is_synthetic(),
+        how: data.how().to_owned(),
+        source: data.fingerprint(),
+        shard,
+    };
+    Ok(StatsFile::new(p.fingerprint.clone(), from, n, values))
+}
+
+/// A file of `--stats` or `--plan`, by whether it was there when the call began.
+pub(super) fn split(path: Option<&Path>, is_there: bool) -> (Option<&Path>, Option<&Path>) {
+    if is_there { (path, None) } else { (None, path) }
 }
 
 pub(super) fn planned(p: &Prepared, recipe: &Recipe, stats: StatsFile, log: &mut Log) -> Result<QuantPlan, Failure> {
@@ -172,34 +190,28 @@ fn fitted(
 pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let model_path = a.model.as_deref().ok_or("give the model to compile")?;
     let output = a.output.as_deref().ok_or("give the output with -o")?;
-    distinct(&[
-        ("MODEL", Some(model_path)),
-        ("--calibrate", a.data.calibrate.as_deref()),
-        ("-o", Some(output)),
-        ("--plan", a.plan.as_deref()),
-        ("--stats", a.stats.as_deref()),
-        ("--json", a.report.json.as_deref()),
-        ("--html", a.report.html.as_deref()),
-    ])?;
-    writable(output)?;
-    a.report.writable()?;
-    for f in [&a.plan, &a.stats].into_iter().flatten().filter(|f| !f.exists()) {
-        writable(f)?;
-    }
+    let mut files = Files::default();
+    files.reads("MODEL", model_path)?;
+    files.data("--calibrate", a.data.calibrate.as_deref())?;
+    files.data("--verify", a.verify.as_deref())?;
+    files.preparation(&a.prepare);
+    files.model(output)?;
+    let (plan_given, plan_made) = split(a.plan.as_deref(), files.either("--plan", a.plan.as_deref())?);
+    let (stats_given, stats_made) = split(a.stats.as_deref(), files.either("--stats", a.stats.as_deref())?);
+    files.report(&a.report)?;
+    files.check()?;
     let mut log =
         Log { journal: if a.verify_each { Journal::keeping_models() } else { Journal::default() }, ..Log::default() };
-    let (float, recipe, p) = prepared(model_path, &a.prepare, &mut log)?;
-    let before = file_bytes(model_path, &float);
+    let ((float, before), recipe, p) = prepared(model_path, &a.prepare, &mut files, &mut log)?;
     let (Some(p), Some(_)) = (p, &recipe.quantize) else {
-        return unchanged(a, (model_path, before), output, &float, &recipe, log);
+        return unchanged(a, (model_path, before), output, &float, &recipe, (files, log));
     };
     let how = Running { threads: threads(a.prepare.threads), quiet: a.report.quiet };
     let data = open(&a.data, &p.model, &mut log)?;
     let all: Vec<usize> = (0..data.len()).collect();
     let measured = (a.verify.is_none() && !a.report.no_verify) || a.keep.asked();
     let (calib, held) = if measured { split_holdout(data.len()) } else { (all, Vec::new()) };
-    let given = a.plan.as_deref().filter(|f| f.exists());
-    let (plan, calibration, samples) = match given {
+    let (plan, calibration, samples) = match plan_given {
         Some(f) => {
             let text = std::fs::read_to_string(f).map_err(|e| format!("{}: {e}", f.display()))?;
             let mut plan = QuantPlan::from_yaml(&text, &f.display().to_string())?;
@@ -210,7 +222,10 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             (plan, format!("plan {}", f.display()), 0)
         }
         None => {
-            let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;
+            let s = statistics(&p, &recipe, (&data, &calib), (stats_given, WHOLE), how, &mut log)?;
+            if let Some(f) = stats_made {
+                files.write(f, &s.encode())?;
+            }
             let (what, samples) = (s.data.clone(), s.samples);
             let plan = planned(&p, &recipe, s, &mut log)?;
             (fitted(&p, &recipe, plan, (&data, &calib, &what), how, &mut log)?, what, samples)
@@ -220,7 +235,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let journal = &mut log.journal;
     let quantized = timed(&mut log.timings, "rewrite", || {
         // The plan may have come from a file.
-        Ok(apply(&p, &plan, journal).map_err(|e| match given {
+        Ok(apply(&p, &plan, journal).map_err(|e| match plan_given {
             Some(f) => format!("{}: {e}", f.display()),
             None => e.to_string(),
         })?)
@@ -244,9 +259,9 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         let c = side_by_side((&p.model, &quantized), &vdata, &indices, &taps, how, &mut log)?;
         Some((c, vdata.description().to_owned(), indices.len() as u64 * vdata.batch() as u64))
     };
-    onnx::save(validate::validate(&quantized)?, output, &SaveOptions::default())?;
-    if let (Some(f), None) = (a.plan.as_deref(), given) {
-        file::write(f, plan.to_yaml().as_bytes())?;
+    let after = written(&quantized, output, &mut files)?;
+    if let Some(f) = plan_made {
+        files.write(f, plan.to_yaml().as_bytes())?;
     }
     let (c, verification, vsamples) = match compared {
         Some((c, d, n)) => (Some(c), d, n),
@@ -257,13 +272,13 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         calibration_samples: samples,
         verification,
         verification_samples: vsamples,
-        synthetic: data.is_synthetic() && given.is_none() && a.stats.as_deref().is_none_or(|f| !f.exists()),
+        synthetic: data.is_synthetic() && plan_given.is_none() && stats_given.is_none(),
     };
-    let files = (
+    let pair = (
         ModelFile { name: model_path.display().to_string(), bytes: before },
-        ModelFile { name: output.display().to_string(), bytes: file_bytes(output, &quantized) },
+        ModelFile { name: output.display().to_string(), bytes: after },
     );
-    let mut report = report(files, data_report, c, &quantized, &a.report, Some(&recipe), log);
+    let mut report = report(pair, data_report, c, &quantized, &a.report, Some(&recipe), log);
     report.passes = passes;
     report.islands.extend(plan.islands.iter().cloned());
     for x in &plan.activations {
@@ -278,7 +293,16 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     for e in plan.equalisations.iter().filter(|e| !e.factors.is_empty()) {
         *report.decisions.entry(format!("{} equalised", e.between.name())).or_default() += 1;
     }
-    deliver(&report, &a.report)
+    deliver(&report, &a.report, files)
+}
+
+/// Holds the model ready; returns the bytes of its files.
+fn written(m: &Model, output: &Path, files: &mut Files) -> Result<u64, Failure> {
+    let valid = validate::validate(m)?;
+    Ok(match files.printed(output) {
+        Some(to) => onnx::write_to(valid, to)?,
+        None => onnx::stage(valid, output, &SaveOptions::default(), files.batch())?,
+    })
 }
 
 /// Import and export, nothing else.
@@ -288,13 +312,12 @@ fn unchanged(
     output: &Path,
     model: &Model,
     recipe: &Recipe,
-    log: Log,
+    (mut files, log): (Files, Log),
 ) -> Result<bool, Failure> {
-    let valid = validate::validate(model).map_err(|e| format!("{}: {e}", path.display()))?;
-    onnx::save(valid, output, &SaveOptions::default())?;
-    let files = (
+    let after = written(model, output, &mut files).map_err(|e| format!("{}: {e}", path.display()))?;
+    let pair = (
         ModelFile { name: path.display().to_string(), bytes: before },
-        ModelFile { name: output.display().to_string(), bytes: file_bytes(output, model) },
+        ModelFile { name: output.display().to_string(), bytes: after },
     );
     let none = || "none".to_owned();
     let data = DataReport {
@@ -304,7 +327,7 @@ fn unchanged(
         verification_samples: 0,
         synthetic: false,
     };
-    deliver(&report(files, data, None, model, &a.report, Some(recipe), log), &a.report)
+    deliver(&report(pair, data, None, model, &a.report, Some(recipe), log), &a.report, files)
 }
 
 /// Holds every pass to what it declares, on the first sample.
@@ -412,34 +435,28 @@ fn report(
 
 pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
-    distinct(&[("MODEL", Some(&a.model)), ("--calibrate", a.data.calibrate.as_deref()), ("--stats", Some(&a.stats))])?;
-    writable(&a.stats)?;
+    let mut files = Files::default();
+    files.reads("MODEL", &a.model)?;
+    files.data("--calibrate", a.data.calibrate.as_deref())?;
+    files.preparation(&a.prepare);
+    a.join.iter().try_for_each(|f| files.reads("--join", f))?;
+    files.writes("--stats", &a.stats)?;
+    files.check()?;
     if !a.join.is_empty() {
-        let mut files = a.join.iter();
-        let first = files.next().ok_or("give the files to join")?;
-        let mut all = StatsFile::read(first)?;
-        for f in files {
-            all = all.join(StatsFile::read(f)?, f)?;
-        }
-        all.write(&a.stats)?;
-        say!("{} samples joined into {}", all.samples, a.stats.display());
-        return Ok(true);
+        return join(a, files);
     }
-    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut log)?;
+    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut files, &mut log)?;
     let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to calibrate", recipe.name))?;
     let data = open(&a.data, &p.model, &mut log)?;
-    let mut indices: Vec<usize> = (0..data.len()).collect();
-    if let Some(s) = &a.shard {
-        let (i, n) = s
-            .split_once('/')
-            .and_then(|(i, n)| Some((i.parse::<usize>().ok()?, n.parse::<usize>().ok()?)))
-            .filter(|(i, n)| *i >= 1 && i <= n)
-            .ok_or_else(|| format!("--shard {s}: write it as 2/4, the second of four parts"))?;
-        indices.retain(|k| k % n == i - 1);
+    let (i, n) = a.shard.unwrap_or(WHOLE);
+    let indices: Vec<usize> = (0..data.len()).filter(|k| k % n as usize == i as usize - 1).collect();
+    if indices.is_empty() {
+        return Err(format!("--shard {i}/{n}: there are {} samples; divide them into fewer parts", data.len()).into());
     }
     let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
-    let s = statistics(&p, &recipe, &data, &indices, None, how, &mut log)?;
-    s.write(&a.stats)?;
+    let s = statistics(&p, &recipe, (&data, &indices), (None, (i, n)), how, &mut log)?;
+    files.write(&a.stats, &s.encode())?;
+    files.commit()?;
     for n in &log.notes {
         say!("note: {n}");
     }
@@ -447,28 +464,53 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
     Ok(true)
 }
 
+/// Joins shards.
+fn join(a: &CalibrateArgs, mut files: Files) -> Result<bool, Failure> {
+    let [first, others @ ..] = &a.join[..] else { return Err("give the files to join".into()) };
+    if others.is_empty() {
+        return Err(format!("--join {}: one file is joined with nothing; give all parts", first.display()).into());
+    }
+    let mut all = StatsFile::read(first)?;
+    for f in others {
+        all = all.join(StatsFile::read(f)?, f)?;
+    }
+    files.write(&a.stats, &all.encode())?;
+    files.commit()?;
+    say!("{} samples joined into {}", all.samples, a.stats.display());
+    let missing = all.missing();
+    if !missing.is_empty() {
+        say!("note: still to be joined before they can be used: {}", missing.join(", "));
+    }
+    Ok(true)
+}
+
 pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
-    distinct(&[
-        ("MODEL", Some(&a.model)),
-        ("--calibrate", a.data.calibrate.as_deref()),
-        ("--plan", Some(&a.plan)),
-        ("--stats", a.stats.as_deref()),
-    ])?;
-    writable(&a.plan)?;
-    if let Some(f) = a.stats.as_deref().filter(|f| !f.exists()) {
-        writable(f)?;
-    }
-    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut log)?;
+    let mut files = Files::default();
+    files.reads("MODEL", &a.model)?;
+    files.data("--calibrate", a.data.calibrate.as_deref())?;
+    files.preparation(&a.prepare);
+    files.writes_or_prints("--plan", &a.plan)?;
+    let (stats_given, stats_made) = split(a.stats.as_deref(), files.either("--stats", a.stats.as_deref())?);
+    files.check()?;
+    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut files, &mut log)?;
     let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to plan", recipe.name))?;
     let data = open(&a.data, &p.model, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
-    let s = statistics(&p, &recipe, &data, &indices, a.stats.as_deref(), how, &mut log)?;
+    let s = statistics(&p, &recipe, (&data, &indices), (stats_given, WHOLE), how, &mut log)?;
+    if let Some(f) = stats_made {
+        files.write(f, &s.encode())?;
+    }
     let what = s.data.clone();
     let plan = planned(&p, &recipe, s, &mut log)?;
     let plan = fitted(&p, &recipe, plan, (&data, &indices, &what), how, &mut log)?;
-    file::write(&a.plan, plan.to_yaml().as_bytes())?;
+    files.write(&a.plan, plan.to_yaml().as_bytes())?;
+    files.commit()?;
+    if is_std(&a.plan) {
+        log.notes.iter().for_each(|n| eprintln!("note: {n}"));
+        return Ok(true);
+    }
     for n in &log.notes {
         say!("note: {n}");
     }
@@ -485,19 +527,16 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
 
 pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
-    distinct(&[
-        ("the float model", Some(&a.float)),
-        ("--data", a.data.calibrate.as_deref()),
-        ("--outputs", a.outputs.as_deref()),
-        ("--json", a.report.json.as_deref()),
-        ("--html", a.report.html.as_deref()),
-    ])?;
-    if let Some(p) = &a.outputs {
-        distinct(&[("the quantized model", Some(&a.quantized)), ("--outputs", Some(p))])?;
-        writable(p)?;
-    }
-    a.report.writable()?;
-    let (mut float, _) = unpacked(&load(&a.float, &mut log.notes)?)?;
+    let mut files = Files::default();
+    files.reads("the float model", &a.float)?;
+    files.reads("the quantized model", &a.quantized)?;
+    files.data("--data", a.data.calibrate.as_deref())?;
+    a.outputs.iter().try_for_each(|p| files.writes("--outputs", p))?;
+    files.report(&a.report)?;
+    files.check()?;
+    let (float, before) = load("the float model", &a.float, &mut files, &mut log.notes)?;
+    let (quantized, after) = load("the quantized model", &a.quantized, &mut files, &mut log.notes)?;
+    let (mut float, _) = unpacked(&float)?;
     // As `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it is.
     if narrow_floats(&float).is_some() && widen_floats(&mut float).is_ok() {
         log.notes.push("the float model computes in half precision; it is run in float32".into());
@@ -505,14 +544,14 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     for pass in BEFORE_A_RUN {
         pass.run(&mut float)?;
     }
-    let (quantized, _) = unpacked(&load(&a.quantized, &mut log.notes)?)?;
+    let (quantized, _) = unpacked(&quantized)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.threads), quiet: a.report.quiet };
     let taps: Vec<String> = shared_sums(&float, &quantized);
     let c = side_by_side((&float, &quantized), &data, &indices, &taps, how, &mut log)?;
     if let Some(p) = &a.outputs {
-        write_outputs(p, &c.quantized)?;
+        stage_outputs(p, &c.quantized, files.batch())?;
     }
     let data_report = DataReport {
         calibration: "not part of this run".into(),
@@ -521,12 +560,12 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         verification_samples: indices.len() as u64 * data.batch() as u64,
         synthetic: data.is_synthetic(),
     };
-    let files = (
-        ModelFile { name: a.float.display().to_string(), bytes: file_bytes(&a.float, &float) },
-        ModelFile { name: a.quantized.display().to_string(), bytes: file_bytes(&a.quantized, &quantized) },
+    let pair = (
+        ModelFile { name: a.float.display().to_string(), bytes: before },
+        ModelFile { name: a.quantized.display().to_string(), bytes: after },
     );
-    let report = report(files, data_report, Some(c), &quantized, &a.report, None, log);
-    deliver(&report, &a.report)
+    let report = report(pair, data_report, Some(c), &quantized, &a.report, None, log);
+    deliver(&report, &a.report, files)
 }
 
 /// Values of both models under one name that a float Add makes: the residual stream.
@@ -543,19 +582,21 @@ fn shared_sums(float: &Model, quantized: &Model) -> Vec<String> {
         .collect()
 }
 
-fn write_outputs(path: &Path, outputs: &IndexMap<String, Array>) -> Result<(), Failure> {
+fn stage_outputs(path: &Path, outputs: &IndexMap<String, Array>, batch: &mut Batch) -> Result<(), Failure> {
     let f = Pending::create(path)?;
     let mut w = NpzWriter::new(f.file().try_clone()?);
-    for (name, a) in outputs {
+    let add = |name: &str, a: &Array| -> Result<(), Failure> {
         match a {
-            Array::I64(x) => w.add_array(name.as_str(), x)?,
-            Array::I32(x) => w.add_array(name.as_str(), x)?,
-            _ => {
-                let x = ndarray::ArrayD::from_shape_vec(a.dims(), a.f32s().into_owned())?;
-                w.add_array(name.as_str(), &x)?;
-            }
+            Array::I64(x) => w.add_array(name, x)?,
+            Array::I32(x) => w.add_array(name, x)?,
+            _ => w.add_array(name, &ndarray::ArrayD::from_shape_vec(a.dims(), a.f32s().into_owned())?)?,
         }
-    }
-    w.finish()?;
-    Ok(f.commit()?)
+        Ok(())
+    };
+    let mut add = add;
+    let done =
+        outputs.iter().try_for_each(|(name, a)| add(name, a)).and_then(|()| w.finish().map(drop).map_err(Into::into));
+    done.map_err(|e| format!("cannot write {}: {e}; nothing was changed", path.display()))?;
+    batch.add(f);
+    Ok(())
 }

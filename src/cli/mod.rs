@@ -14,24 +14,26 @@ macro_rules! say_raw {
 
 mod args;
 mod compile;
+mod files;
 mod limits;
 mod sensitivity;
 mod tools;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::file::{self, Pending};
+use crate::file::{self, stop};
 use crate::ir::Model;
 use crate::onnx;
 use crate::pattern::RuleSet;
 use crate::verify::report::{Report, Timing};
 use args::{Cli, Command, ReportArgs};
+use files::Files;
 
 /// Any error, with its causes in its text.
 type Failure = Box<dyn std::error::Error>;
@@ -48,6 +50,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return if e.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS };
         }
     };
+    if let Err(e) = stop::watch(|s| eprintln!("error: {s}")) {
+        eprintln!("warning: signals will leave temporary files behind: {e}");
+    }
     limits::begin(&cli.limits);
     let done = limits::whole(|| match cli.command {
         None => compile::compile(&cli.compile),
@@ -71,13 +76,24 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Prints. A reader that has gone, as in `| head`, ends the program quietly; everything else is written by then.
 fn put(text: std::fmt::Arguments<'_>) {
+    put_bytes(text.to_string().as_bytes(), false);
+}
+
+/// As [`put`]; where the bytes are what the call is for, a reader that has gone is an error.
+fn put_bytes(bytes: &[u8], product: bool) {
     use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout().lock();
-    match out.write_fmt(text).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => {}
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe && !product => std::process::exit(0),
         Err(e) => {
-            eprintln!("error: standard output can not be written: {e}");
+            let done: Vec<_> = file::written().iter().map(|p| p.display().to_string()).collect();
+            let done = if done.is_empty() {
+                String::new()
+            } else {
+                format!("; these files were written: {}", done.join(", "))
+            };
+            eprintln!("error: standard output can not be written: {e}{done}");
             std::process::exit(1);
         }
     }
@@ -94,13 +110,14 @@ fn readable(message: &str) -> String {
     format!("{}\n... and {} lines more", first.join("\n"), n - LINES)
 }
 
-/// Reads a model and tells what the reader did not understand.
-fn load(path: &Path, notes: &mut Vec<String>) -> Result<Model, Failure> {
+/// Reads a model and tells what the reader did not understand. Returns the bytes of its files as well.
+fn load(what: &str, path: &Path, files: &mut Files, notes: &mut Vec<String>) -> Result<(Model, u64), Failure> {
     limits::reading(path);
     let loaded = onnx::load(path)?;
-    limits::read(file_bytes(path, &loaded.model));
+    limits::read(loaded.files.iter().map(|(_, n)| n).sum());
+    files.loaded(what, &loaded)?;
     notes.extend(loaded.unknown.iter().map(|u| format!("{}: unknown field dropped: {u}", path.display())));
-    Ok(loaded.model)
+    Ok((loaded.model, loaded.files.iter().map(|(_, n)| n).sum()))
 }
 
 /// Shipped rules and the user's own.
@@ -144,75 +161,30 @@ fn timed<T>(timings: &mut Vec<Timing>, stage: &str, f: impl FnOnce() -> Result<T
     Ok(r)
 }
 
-/// Fails early, before minutes of work, if a file could not be written later.
-fn writable(path: &Path) -> Result<(), Failure> {
-    Ok(Pending::create(path).map(drop)?)
-}
-
-/// Refuses a command line on which two things have one file: the later would destroy the earlier.
-fn distinct(paths: &[(&str, Option<&Path>)]) -> Result<(), Failure> {
-    let mut seen: Vec<(&str, PathBuf)> = Vec::new();
-    for (what, path) in paths {
-        let Some(path) = path.filter(|p| *p != Path::new("-")) else { continue };
-        let place = place(path);
-        if let Some((other, _)) = seen.iter().find(|(_, p)| *p == place) {
-            return Err(format!("{what} and {other} are the same file, {}; give another name", path.display()).into());
-        }
-        seen.push((what, place));
+/// Holds the report ready where it was asked for, puts all files of the call in their places, and prints. `false` if a
+/// threshold was missed.
+fn deliver(report: &Report, how: &ReportArgs, mut files: Files) -> Result<bool, Failure> {
+    if let Some(p) = &how.json {
+        let json = report.to_json()? + if files::is_std(p) { "\n" } else { "" };
+        files.write(p, json.as_bytes())?;
     }
-    Ok(())
-}
-
-/// Where a path leads, whether the file exists or not.
-fn place(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| {
-        let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        dir.canonicalize().unwrap_or(dir.to_owned()).join(path.file_name().unwrap_or_default())
-    })
-}
-
-/// Bytes of a model with its external data.
-fn file_bytes(path: &Path, m: &Model) -> u64 {
-    use crate::ir::{Def, Payload};
-    let size = |p: PathBuf| std::fs::metadata(p).map_or(0, |m| m.len());
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut files: Vec<String> = m
-        .graph
-        .values()
-        .filter_map(|(_, v)| match &v.def {
-            Def::Init(t) | Def::InputWithDefault(t) => match &t.data {
-                Payload::External(e) => e.entries.iter().find(|(k, _)| k == "location").map(|(_, v)| v.clone()),
-                _ => None,
-            },
-            _ => None,
-        })
-        .collect();
-    files.sort();
-    files.dedup();
-    size(path.to_owned()) + files.into_iter().map(|f| size(dir.join(f))).sum::<u64>()
+    if let Some(p) = &how.html {
+        files.write(p, report.to_html().as_bytes())?;
+    }
+    let taken = files.stdout_is_taken();
+    files.commit()?;
+    match (taken, how.reports_on_stdout()) {
+        (false, _) => say!("{}", report.to_terminal(columns())),
+        // The model has standard output: people read the other one.
+        (true, false) => eprintln!("{}", report.to_terminal(columns())),
+        (true, true) => {}
+    }
+    Ok(report.passes())
 }
 
 impl ReportArgs {
-    /// Files that will be written, checked before the work begins.
-    fn writable(&self) -> Result<(), Failure> {
-        let json = self.json.as_deref().filter(|p| *p != Path::new("-"));
-        json.into_iter().chain(self.html.as_deref()).try_for_each(writable)
+    /// True if a report for programs goes to standard output, in place of the readable one.
+    fn reports_on_stdout(&self) -> bool {
+        self.json.iter().chain(&self.html).any(|p| files::is_std(p))
     }
-}
-
-/// Sends the report where it was asked for; `false` if a threshold was missed.
-fn deliver(report: &Report, how: &ReportArgs) -> Result<bool, Failure> {
-    let to_stdout = how.json.as_deref() == Some(Path::new("-"));
-    match &how.json {
-        Some(_) if to_stdout => say!("{}", report.to_json()?),
-        Some(p) => file::write(p, report.to_json()?.as_bytes())?,
-        None => {}
-    }
-    if let Some(p) = &how.html {
-        file::write(p, report.to_html().as_bytes())?;
-    }
-    if !to_stdout {
-        say!("{}", report.to_terminal(columns()));
-    }
-    Ok(report.passes())
 }

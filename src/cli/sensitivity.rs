@@ -1,16 +1,14 @@
 //! `sensitivity`, and what the main job takes from it: parts to keep in float.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use super::args::{KeepArgs, KeepFloat, SensitivityArgs};
-use super::compile::{Log, Running, open, planned, prepared, statistics};
-use super::{Failure, bar, distinct, threads, writable};
+use super::compile::{Log, Running, WHOLE, open, planned, prepared, split, statistics};
+use super::files::Files;
+use super::{Failure, bar, threads};
 use crate::calibrate::data::{Dataset, split_holdout};
 use crate::compile::Prepared;
 use crate::compile::sensitivity::{Bench, Choice, Sensitivity};
-use crate::file;
 use crate::plan::QuantPlan;
 use crate::plan::parts::{Part, divide, named};
 use crate::verify::report::table;
@@ -56,23 +54,23 @@ struct Kept {
 const VERSION: u32 = 1;
 
 pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
-    distinct(&[
-        ("MODEL", Some(&a.model)),
-        ("--calibrate", a.data.calibrate.as_deref()),
-        ("--stats", a.stats.as_deref()),
-        ("--json", a.json.as_deref()),
-    ])?;
-    let to_stdout = a.json.as_deref() == Some(Path::new("-"));
-    for f in a.json.as_deref().filter(|_| !to_stdout).into_iter().chain(a.stats.as_deref().filter(|f| !f.exists())) {
-        writable(f)?;
-    }
+    let mut files = Files::default();
+    files.reads("MODEL", &a.model)?;
+    files.data("--calibrate", a.data.calibrate.as_deref())?;
+    files.preparation(&a.prepare);
+    let (stats_given, stats_made) = split(a.stats.as_deref(), files.either("--stats", a.stats.as_deref())?);
+    a.json.iter().try_for_each(|p| files.writes_or_prints("--json", p))?;
+    files.check()?;
     let mut log = Log::default();
-    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut log)?;
+    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut files, &mut log)?;
     let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to measure", recipe.name))?;
     let data = open(&a.data, &p.model, &mut log)?;
     let (calib, held) = split_holdout(data.len());
     let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
-    let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;
+    let s = statistics(&p, &recipe, (&data, &calib), (stats_given, WHOLE), how, &mut log)?;
+    if let Some(f) = stats_made {
+        files.write(f, &s.encode())?;
+    }
     let plan = planned(&p, &recipe, s, &mut log)?;
     let bench = Bench::new(&p, &plan, &data, &held, how.threads)?;
     let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by.into());
@@ -104,12 +102,12 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     };
     let mut json = serde_json::to_string_pretty(&found)?;
     json.push('\n');
-    match &a.json {
-        Some(_) if to_stdout => say_raw!("{json}"),
-        Some(f) => file::write(f, json.as_bytes())?,
-        None => {}
+    if let Some(f) = &a.json {
+        files.write(f, json.as_bytes())?;
     }
-    if !to_stdout {
+    let taken = files.stdout_is_taken();
+    files.commit()?;
+    if !taken {
         say_raw!("{}", readable(&found));
     }
     let missed = a.keep.target_sqnr.is_some_and(|t| found.kept_in_float.is_some_and(|k| k.sqnr_db < t));

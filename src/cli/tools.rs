@@ -1,6 +1,7 @@
 //! Subcommands that only look.
 
 use super::args::{ExplainArgs, InspectArgs};
+use super::files::Files;
 use super::{Failure, load, rules};
 use crate::compile::{self, Journal};
 use crate::ir::{Op, validate};
@@ -12,7 +13,7 @@ use crate::text::{Elide, print_model};
 
 pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
-    let m = load(&a.model, &mut notes)?;
+    let (m, _) = load("MODEL", &a.model, &mut Files::default(), &mut notes)?;
     if a.text {
         say_raw!("{}", print_model(&m, Elide::default()));
         return Ok(true);
@@ -71,7 +72,7 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
 
 pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
-    let m = load(&a.model, &mut notes)?;
+    let (m, _) = load("MODEL", &a.model, &mut Files::default(), &mut notes)?;
     let (mut m, _) = compile::unpacked(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
     validate::validate(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
     for pass in compile::BEFORE_RULES {

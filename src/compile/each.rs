@@ -42,7 +42,8 @@ pub enum EachError {
 /// Runs `inputs` through the models of a journal, as they are written (without tract's own rewriting), and measures what
 /// each pass moved. `batch` is what an open first size of an input becomes.
 ///
-/// A pass without a rewrite is not run. A quantizing pass keeps to its declaration as long as its outputs have their
+/// A pass without a rewrite is not run. Where something else than a pass has changed the model (half precision was
+/// widened), what follows is compared with the model as it is from there on. A quantizing pass keeps to its declaration as long as its outputs have their
 /// types and shapes and stay finite; how much it loses is what the figures are for.
 ///
 /// Behind a quantizing pass, [`Numerics::Close`] holds up to the next rounding only: a value within the bound of a tie may
@@ -56,6 +57,14 @@ pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> 
     let mut quantized: Option<f64> = None;
     for step in steps {
         let [before, after] = step.models.as_ref().ok_or(EachError::NoModels)?;
+        if step.fresh {
+            (first, last) = (None, None);
+        }
+        // Nothing was run yet, and nothing is to be compared: a model in half precision may not run before it is widened.
+        if step.changes == 0 && last.is_none() {
+            out.push(unmoved(step, after));
+            continue;
+        }
         let old = match last.take() {
             Some(o) => o,
             None => run(before, "", inputs, batch)?,
@@ -84,18 +93,23 @@ fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Resul
     })
 }
 
-fn moved(step: &Step, model: &Model, old: &Outputs, new: &Outputs, origin: &Outputs) -> Moved {
-    let names = model.graph.outputs().iter().map(|v| model.graph.name_of(*v));
-    let mut worst = Moved {
+/// A step that did nothing, of a model that was not run.
+fn unmoved(step: &Step, model: &Model) -> Moved {
+    Moved {
         pass: step.pass.clone(),
         changes: step.changes,
         numerics: step.numerics,
-        output: String::new(),
-        distance: -1.0,
+        output: model.graph.outputs().first().map_or(String::new(), |v| model.graph.name_of(*v).to_owned()),
+        distance: 0.0,
         sqnr_db: EXACT_DB,
         total_db: EXACT_DB,
         kept: true,
-    };
+    }
+}
+
+fn moved(step: &Step, model: &Model, old: &Outputs, new: &Outputs, origin: &Outputs) -> Moved {
+    let names = model.graph.outputs().iter().map(|v| model.graph.name_of(*v));
+    let mut worst = Moved { output: String::new(), distance: -1.0, ..unmoved(step, model) };
     let (old, new, origin) = (&old.outputs, &new.outputs, &origin.outputs);
     for (name, (a, (b, o))) in names.zip(old.iter().zip(new.iter().zip(origin))) {
         let distance = distance(a, b);
@@ -180,10 +194,14 @@ mod tests {
         }
     }
 
-    fn after(passes: &[Scale]) -> Vec<Moved> {
+    fn model() -> Model {
         let text = "<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[1, 2] x) => (float[1, 2] y)\n\
                     <float[2, 2] w = {1, 2, 3, 4}> { y = MatMul (x, w) }";
-        let mut m = parse_model(text).expect("a model");
+        parse_model(text).expect("a model")
+    }
+
+    fn after(passes: &[Scale]) -> Vec<Moved> {
+        let mut m = model();
         let mut journal = Journal::keeping_models();
         passes.iter().for_each(|p| run_pass(p, &mut m, &mut journal).expect("runs"));
         let x = Array::new(&[1, 2], vec![1.0f32, -0.5]).expect("fits");
@@ -225,8 +243,46 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_pass_is_nobodys_fault() {
+        let says = Numerics::BitExact;
+        let mut m = model();
+        let mut journal = Journal::keeping_models();
+        let exact = Scale { by: 1.0, says };
+        run_pass(&exact, &mut m, &mut journal).expect("runs");
+        // Something else changes the weight.
+        Scale { by: 2.0, says }.run(&mut m).expect("runs");
+        journal.fresh = true;
+        run_pass(&exact, &mut m, &mut journal).expect("runs");
+        run_pass(&Scale { by: 1.5, says }, &mut m, &mut journal).expect("runs");
+        let x = Array::new(&[1, 2], vec![1.0f32, -0.5]).expect("fits");
+        let moved = verify_each(&journal.steps, &[("x".into(), x)], 1).expect("runs");
+        assert_eq!(moved.iter().map(|m| m.kept).collect::<Vec<_>>(), [true, true, false]);
+    }
+
+    #[test]
+    fn half_precision_is_widened_before_anything_is_compared() {
+        // Sums of products that half precision rounds: computed in float32 they are others.
+        let text = "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1, 2] x) => (float[1, 2] y)
+            <float16[2, 2] w = {0.3335, 1.001, -0.7, 2.71}, float16[2] b = {0.1, 0.2}, int64[2] s = {1, 2}> {
+                h = Cast <to = 10> (x) p = MatMul (h, w) q = Add (p, b) r = MatMul (q, w) n = Identity (r)
+                f = Reshape (n, s) y = Cast <to = 1> (f)
+            }";
+        let m = parse_model(text).expect("a model");
+        let rules = crate::pattern::RuleSet::embedded().expect("rules");
+        let mut journal = Journal::keeping_models();
+        let how = crate::recipe::Prepare { opset: 17 };
+        crate::compile::prepare(&m, &how, &rules, false, &mut journal).expect("a model that can be prepared");
+        let x = Array::new(&[1, 2], vec![0.123f32, -0.456]).expect("fits");
+        let moved = verify_each(&journal.steps, &[("x".into(), x)], 1).expect("runs");
+        assert!(moved.iter().any(|m| m.pass == "clean-up" && m.changes > 0));
+        for m in &moved {
+            assert!(m.kept, "{m:?}");
+        }
+    }
+
+    #[test]
     fn a_journal_without_models_says_so() {
-        let step = Step { pass: "p".into(), changes: 1, numerics: Numerics::BitExact, models: None };
+        let step = Step { pass: "p".into(), changes: 1, numerics: Numerics::BitExact, fresh: false, models: None };
         assert!(matches!(verify_each(&[step], &[], 1), Err(EachError::NoModels)));
     }
 }

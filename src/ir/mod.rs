@@ -24,7 +24,7 @@ use bytes::Bytes;
 pub use attr::{Attr, AttrValue, Attrs};
 pub use dtype::DType;
 pub use graph::{Def, Dim, Graph, Node, NodeId, Op, Origin, TensorType, Value, ValueId};
-pub use tensor::{External, Payload, Tensor};
+pub use tensor::{Payload, Tensor};
 pub use validate::{Invalid, Validated, Violation};
 
 /// Encoded fields that the IR carries without understanding them.

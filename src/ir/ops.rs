@@ -1,11 +1,13 @@
-//! The operators of ONNX's own domain: since when they exist, and how many inputs and outputs they take.
+//! The operators of ONNX's own domain: since when they exist, how many inputs and outputs they take, of which element types,
+//! and which attributes they have.
 //!
 //! The facts are data (`ops_table.rs`, made from ONNX's schema registry by `tools/gen_ops_table.py`).
 
 #[path = "ops_table.rs"]
 mod ops_table;
 
-use ops_table::{NEWEST, OPS};
+use super::DType;
+use ops_table::{FILE_VERSIONS, NEWER_TYPES, NEWEST, OPS, SETS};
 
 /// One version of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,19 +20,66 @@ pub struct OpSchema {
     max_outputs: u8,
     /// The standard withdrew the operator with this version; runtimes may still run it.
     pub deprecated: bool,
+    /// Of each input and output: a set of element types by its place in the table, and a type variable.
+    inputs: Words,
+    outputs: Words,
+    /// Names of its attributes, sorted.
+    attrs: &'static [&'static str],
+}
+
+type Words = &'static [(u8, u8)];
+
+/// What may stand in one input or output of an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Param {
+    types: u32,
+    variable: u8,
+}
+
+impl Param {
+    fn of(all: Words, slot: usize, variadic: bool) -> Option<Param> {
+        let (set, variable) = all.get(slot).or_else(|| all.last().filter(|_| variadic))?;
+        Some(Param { types: SETS[usize::from(*set)], variable: *variable })
+    }
+
+    /// True if tensors of this element type may stand there. Types that the table does not know may stand anywhere.
+    pub fn allows(self, t: DType) -> bool {
+        u32::try_from(t.0).ok().filter(|n| *n < 31).is_none_or(|n| self.types >> n & 1 == 1)
+    }
+
+    /// The one element type that may stand there.
+    pub fn only(self) -> Option<DType> {
+        (self.types.count_ones() == 1 && self.types.trailing_zeros() < 31)
+            .then(|| DType(self.types.trailing_zeros() as i32))
+    }
+
+    /// A number for all inputs and outputs of the node that have the same type as this one; 0: none.
+    pub fn variable(self) -> usize {
+        self.variable.into()
+    }
 }
 
 /// "Any number" in the table.
 const VARIADIC: u8 = u8::MAX;
 
-/// A table entry, as short as a table wants it: since, inputs (least, most), outputs (least, most).
-const fn s(since: i64, min_inputs: u8, max_inputs: u8, min_outputs: u8, max_outputs: u8) -> OpSchema {
-    OpSchema { since, min_inputs, max_inputs, min_outputs, max_outputs, deprecated: false }
+/// A table entry, as short as a table wants it: since, inputs (least, most), outputs (least, most), their types, attributes.
+#[rustfmt::skip]
+#[allow(clippy::too_many_arguments, reason = "a row of a table")]
+const fn s(
+    since: i64, min_inputs: u8, max_inputs: u8, min_outputs: u8, max_outputs: u8, inputs: Words, outputs: Words,
+    attrs: &'static [&'static str],
+) -> OpSchema {
+    OpSchema { since, min_inputs, max_inputs, min_outputs, max_outputs, deprecated: false, inputs, outputs, attrs }
 }
 
 /// The entry of a withdrawn operator.
-const fn d(since: i64, min_inputs: u8, max_inputs: u8, min_outputs: u8, max_outputs: u8) -> OpSchema {
-    OpSchema { deprecated: true, ..s(since, min_inputs, max_inputs, min_outputs, max_outputs) }
+#[rustfmt::skip]
+#[allow(clippy::too_many_arguments, reason = "a row of a table")]
+const fn d(
+    since: i64, min_inputs: u8, max_inputs: u8, min_outputs: u8, max_outputs: u8, inputs: Words, outputs: Words,
+    attrs: &'static [&'static str],
+) -> OpSchema {
+    OpSchema { deprecated: true, ..s(since, min_inputs, max_inputs, min_outputs, max_outputs, inputs, outputs, attrs) }
 }
 
 /// How many inputs or outputs are legal: at least `min`, at most `max` (`None`: no limit). Trailing optional ones may
@@ -68,6 +117,21 @@ impl OpSchema {
 
     pub fn outputs(&self) -> Arity {
         Arity::new(self.min_outputs, self.max_outputs)
+    }
+
+    /// What may stand in an input; `None` beyond the last.
+    pub fn input(&self, slot: usize) -> Option<Param> {
+        Param::of(self.inputs, slot, self.max_inputs == VARIADIC)
+    }
+
+    /// What may stand in an output; `None` beyond the last.
+    pub fn output(&self, slot: usize) -> Option<Param> {
+        Param::of(self.outputs, slot, self.max_outputs == VARIADIC)
+    }
+
+    /// True if the operator has an attribute of this name.
+    pub fn has_attr(&self, name: &str) -> bool {
+        self.attrs.binary_search(&name).is_ok()
     }
 }
 
@@ -128,6 +192,16 @@ pub fn attr_input(op: &str, attr: &str) -> Option<usize> {
     })
 }
 
+/// The operator set and the file version (IR) that an element type begins with, if it is one that older files lack.
+pub fn newer_type(t: DType) -> Option<(i64, i64)> {
+    NEWER_TYPES.iter().find(|(n, ..)| *n == t.0).map(|(_, opset, version)| (*opset, *version))
+}
+
+/// The oldest file version (IR) that may carry an operator set.
+pub fn file_version(opset: i64) -> i64 {
+    FILE_VERSIONS.iter().find(|(_, newest)| *newest >= opset).or(FILE_VERSIONS.last()).map_or(0, |(v, _)| *v)
+}
+
 /// The newest operator set the table knows.
 pub fn newest_opset() -> i64 {
     NEWEST
@@ -158,6 +232,27 @@ mod tests {
         assert_eq!(schema("ReduceMean", 18).map(|s| s.inputs()), Some(Arity { min: 1, max: Some(2) }));
         assert_eq!(schema("Concat", 13).map(|s| s.inputs()), Some(Arity { min: 1, max: None }));
         assert_eq!(schema("LayerNormalization", 99).map(|s| s.outputs()), Some(Arity { min: 1, max: Some(3) }));
+    }
+
+    #[test]
+    fn a_file_version_goes_with_its_operator_sets() {
+        let want =
+            [(11, 6), (12, 7), (14, 7), (15, 8), (18, 8), (19, 9), (20, 9), (21, 10), (22, 10), (23, 11), (99, 14)];
+        assert_eq!(want.map(|(opset, _)| file_version(opset)), want.map(|(_, v)| v));
+        assert_eq!(newer_type(DType::INT4), Some((21, 10)));
+        assert_eq!(newer_type(DType::FLOAT), None);
+    }
+
+    #[test]
+    fn types_and_attributes_are_those_of_the_version_in_force() {
+        let dq = |opset| schema("DequantizeLinear", opset).and_then(|s| s.input(0)).expect("an input");
+        assert!(!dq(20).allows(DType::INT4) && dq(21).allows(DType::INT4) && dq(13).allows(DType::INT32));
+        let concat = schema("Concat", 13).expect("it exists");
+        assert_eq!(concat.input(7), concat.input(0), "any number of inputs");
+        assert_eq!(schema("Add", 14).and_then(|s| s.input(2)), None);
+        assert_eq!(schema("Shape", 15).and_then(|s| s.output(0)).and_then(Param::only), Some(DType::INT64));
+        let q = |opset, a| schema("QuantizeLinear", opset).is_some_and(|s| s.has_attr(a));
+        assert!(q(13, "axis") && !q(10, "axis") && q(21, "output_dtype") && !q(19, "output_dtype"));
     }
 
     #[test]

@@ -118,11 +118,9 @@ pub(crate) enum Contents {
 }
 
 pub(crate) fn contents(t: &Tensor, elide: Elide) -> Contents {
-    if let Payload::External(e) = &t.data
-        && e.bytes.is_none()
-    {
+    if let Payload::External(entries) = &t.data {
         let pairs: Vec<String> =
-            e.entries.iter().map(|(k, v)| format!("{}: {}", quote(k.as_bytes()), quote(v.as_bytes()))).collect();
+            entries.iter().map(|(k, v)| format!("{}: {}", quote(k.as_bytes()), quote(v.as_bytes()))).collect();
         return Contents::Shown(format!("[{}]", pairs.join(", ")));
     }
     if let Elide::Above(most) = elide

@@ -31,16 +31,9 @@ pub enum Payload {
     /// Also holds uint32.
     U64(Arc<[u64]>),
     Str(Arc<[Bytes]>),
-    External(External),
-}
-
-/// Elements that live in a file beside the model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct External {
-    /// The key/value entries as written (`location`, `offset`, `length`, `checksum`).
-    pub entries: Arc<[(String, String)]>,
-    /// The mapped bytes, when the file was found; `None` when the model was read without its folder.
-    pub bytes: Option<Bytes>,
+    /// In a file beside the model that was not read: the key/value entries as written (`location`, `offset`, `length`,
+    /// `checksum`). A model that was loaded from its folder has none of these.
+    External(Arc<[(String, String)]>),
 }
 
 impl Tensor {
@@ -101,11 +94,10 @@ impl Tensor {
         self.dtype.bits().map_or(0, |b| self.len().saturating_mul(b).div_ceil(8))
     }
 
-    /// The little-endian bytes, when the elements are stored so (inline or external).
+    /// The little-endian bytes, when the elements are stored so.
     pub fn raw_bytes(&self) -> Option<&Bytes> {
         match &self.data {
             Payload::Raw(b) => Some(b),
-            Payload::External(e) => e.bytes.as_ref(),
             _ => None,
         }
     }

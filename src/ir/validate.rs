@@ -16,15 +16,19 @@
 //! - An operator of the standard domain exists at the model's operator set and takes that many inputs and outputs.
 //!   Operators withdrawn by the standard are let through; an operator set newer than the
 //!   [table](super::ops::newest_opset) is trusted about names the table does not know.
-//! - An attribute that became an input is none where it is one: runtimes refuse it, or overlook it.
+//! - It has no attribute that its operator lacks there, nor one that became an input: runtimes refuse it, or overlook it.
+//! - The element types it reads and makes, as far as they are known, are ones that the operator takes there, the same
+//!   wherever the standard wants one type.
 //! - What it reads is defined, also by its nested graphs.
 //! - Its attributes have names, no two the same.
 //!
 //! Of a constant (initializer or attribute):
-//! - Its sizes are not negative and can be multiplied, its element type is given.
+//! - Its sizes are not negative and can be multiplied, its element type is given, and files of the model's version have it.
 //! - Its elements are stored in a form its type allows, exactly as many as the sizes say. External data that was not
 //!   loaded, and types outside the standard, are not counted.
 //! - A declared type of the same value agrees: same element type, same rank, no size known to differ.
+
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -98,10 +102,7 @@ impl fmt::Display for Invalid {
 /// # Errors
 /// [`Invalid`] with every violation; its text shows each line of the model that is wrong with all that is wrong with it.
 pub fn validate(model: &Model) -> Result<Validated<'_>, Invalid> {
-    let g = &model.graph;
-    let functions = model.functions.iter().map(|(d, f)| (canonical(d), f.as_str())).collect();
-    let (inputs, inits) = (g.inputs.iter().copied().collect(), g.inits.iter().copied().collect());
-    let mut c = Checker { m: model, g, functions, inputs, inits, bad: Vec::new() };
+    let mut c = Checker::of(model, false);
     c.opsets();
     for message in c.g.check_wiring() {
         c.model(message);
@@ -118,6 +119,22 @@ pub fn validate(model: &Model) -> Result<Validated<'_>, Invalid> {
         }
     }
     if c.bad.is_empty() { Ok(Validated(model)) } else { Err(Invalid(c.bad)) }
+}
+
+/// Checks operators, attributes and element types alone, as a runtime does: of a model that is written, or of a nested
+/// graph that is handed over as one. What [`validate`] lets through is refused here: half precision where the operator
+/// set has float32 only (exporters write it, and it is widened before anything runs), and codes of 16 bits before opset
+/// 21 (a model on its way to be written holds them).
+///
+/// # Errors
+/// As [`validate`].
+pub fn operators(model: &Model) -> Result<(), Invalid> {
+    let mut c = Checker::of(model, true);
+    let imported: BTreeSet<&str> = model.opsets.iter().map(|o| canonical(&o.domain)).collect();
+    for id in c.g.order_with_cycles() {
+        c.operator_rules(id, c.g.node(id), &imported);
+    }
+    if c.bad.is_empty() { Ok(()) } else { Err(Invalid(c.bad)) }
 }
 
 /// The one name of a domain that has two.
@@ -153,9 +170,20 @@ struct Checker<'m> {
     inputs: BTreeSet<ValueId>,
     inits: BTreeSet<ValueId>,
     bad: Vec<Violation>,
+    /// Element types of what nodes make.
+    made: BTreeMap<ValueId, DType>,
+    /// Half precision is not taken for float32.
+    strict: bool,
 }
 
 impl<'m> Checker<'m> {
+    fn of(m: &'m Model, strict: bool) -> Checker<'m> {
+        let g = &m.graph;
+        let functions = m.functions.iter().map(|(d, f)| (canonical(d), f.as_str())).collect();
+        let (inputs, inits) = (g.inputs.iter().copied().collect(), g.inits.iter().copied().collect());
+        Checker { m, g, functions, inputs, inits, bad: Vec::new(), made: BTreeMap::new(), strict }
+    }
+
     fn model(&mut self, message: String) {
         self.bad.push(Violation { node: None, value: None, message, line: String::new() });
     }
@@ -259,7 +287,7 @@ impl<'m> Checker<'m> {
                 if matches!(value.def, Def::InputWithDefault(_)) && !input {
                     self.value(v, format!("`{}` is an input that the graph does not list", value.name));
                 }
-                for problem in tensor_problems(t) {
+                for problem in tensor_problems(t).into_iter().chain(self.age(t)) {
                     self.value(v, format!("`{}` {problem}", value.name));
                 }
                 if let Some(ty) = &value.ty
@@ -296,8 +324,10 @@ impl<'m> Checker<'m> {
                 AttrValue::Tensors(v) => v,
                 _ => &[],
             };
-            for problem in tensors.iter().flat_map(tensor_problems) {
-                self.node(id, None, format!("attribute `{}` {problem}", a.name));
+            for t in tensors {
+                for problem in tensor_problems(t).into_iter().chain(self.age(t)) {
+                    self.node(id, None, format!("attribute `{}` {problem}", a.name));
+                }
             }
         }
     }
@@ -346,15 +376,13 @@ impl<'m> Checker<'m> {
             let wants = counted(ins, "input");
             self.node(id, None, format!("{} takes {wants} at opset {opset}, not {found}", op.name));
         }
-        for a in &n.attrs.0 {
-            if ops::attr_input(&op.name, &a.name).is_some_and(|slot| ins.allows(slot + 1)) {
-                let message = format!("`{}` is an input of {} at opset {opset}, no attribute", a.name, op.name);
-                self.node(id, None, message);
-            }
-        }
         if !outs.allows(n.outputs.len()) {
             let (wants, found) = (counted(outs, "output"), n.outputs.len());
             self.node(id, None, format!("{} has {wants} at opset {opset}, not {found}", op.name));
+        }
+        if !schema.deprecated {
+            self.attribute_rules(id, n, schema);
+            self.type_rules(id, n, schema);
         }
     }
 }
@@ -390,9 +418,6 @@ fn tensor_problems(t: &Tensor) -> Vec<String> {
     let bytes = t.byte_len();
     let (want, have, unit) = match &t.data {
         Payload::Raw(b) if t.dtype.bits().is_some() => (bytes, b.len(), "byte"),
-        Payload::External(e) if t.dtype.bits().is_some() => {
-            (bytes, e.bytes.as_ref().map_or(bytes, |b| b.len()), "byte")
-        }
         Payload::Raw(_) | Payload::External(_) => return Vec::new(),
         Payload::F32(v) => (complex_len(t.dtype, len), v.len(), "element"),
         Payload::F64(v) => (complex_len(t.dtype, len), v.len(), "element"),

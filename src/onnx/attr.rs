@@ -8,14 +8,11 @@ use super::proto::attribute_proto::AttributeType as Kind;
 use super::tensor::{put_str, rest, rider, take_str, take_tensor, tensor_proto};
 use crate::ir::{Attr, AttrValue, Rider, Tensor};
 
-/// How external bytes are found: entries and the size the shape asks for.
-pub(super) type Map<'a, E> = dyn FnMut(&[(String, String)], Option<usize>) -> Result<Option<Bytes>, E> + 'a;
-
 /// Reads one attribute.
 ///
 /// Two remarks can stand in the rider's `type` field, which is otherwise the IR's: `UNDEFINED` says that the file gave
 /// no type (format version 1), the attribute's own type says that the value field was left at its default, unwritten.
-pub(super) fn take_attr<E>(mut p: proto::AttributeProto, map: &mut Map<'_, E>) -> Result<Attr, E> {
+pub(super) fn take_attr(mut p: proto::AttributeProto) -> Attr {
     // What goes undecoded goes as it came.
     let name = p.name.clone().unwrap_or_default();
     let kind = match p.r#type {
@@ -28,7 +25,7 @@ pub(super) fn take_attr<E>(mut p: proto::AttributeProto, map: &mut Map<'_, E>) -
         rider: Rider::default(),
     };
     let odd = p.r#type == Some(Kind::Undefined as i32);
-    let Some(kind) = kind.filter(|_| !odd) else { return Ok(other(p)) };
+    let Some(kind) = kind.filter(|_| !odd) else { return other(p) };
     let typed = p.r#type.is_some();
 
     if p.ref_attr_name.is_some() {
@@ -38,12 +35,12 @@ pub(super) fn take_attr<E>(mut p: proto::AttributeProto, map: &mut Map<'_, E>) -
         bare.r#type = None;
         bare.ref_attr_name = None;
         if bare.encoded_len() > 0 || !typed {
-            return Ok(other(p));
+            return other(p);
         }
         let attr = p.ref_attr_name.take().unwrap_or_default();
         p.r#type = None;
         take_str(&mut p.name);
-        return Ok(Attr { name, value: AttrValue::Ref { attr, kind: kind as i32 }, rider: rider(&p) });
+        return Attr { name, value: AttrValue::Ref { attr, kind: kind as i32 }, rider: rider(&p) };
     }
 
     let mut absent = false;
@@ -52,26 +49,22 @@ pub(super) fn take_attr<E>(mut p: proto::AttributeProto, map: &mut Map<'_, E>) -
         Kind::Int => AttrValue::Int(p.i.take().unwrap_or_else(|| flag(&mut absent))),
         Kind::String => AttrValue::Str(p.s.take().unwrap_or_else(|| flag(&mut absent))),
         Kind::Tensor => match p.t.take() {
-            Some(t) => AttrValue::Tensor(attr_tensor(t, map)?),
-            None => return Ok(other(p)),
+            Some(t) => AttrValue::Tensor(attr_tensor(t)),
+            None => return other(p),
         },
         Kind::Graph => match p.g.take() {
             Some(g) => AttrValue::Graph(g.encode_to_vec().into()),
-            None => return Ok(other(p)),
+            None => return other(p),
         },
         Kind::Floats => AttrValue::Floats(std::mem::take(&mut p.floats).into()),
         Kind::Ints => AttrValue::Ints(std::mem::take(&mut p.ints).into()),
         Kind::Strings => AttrValue::Strs(std::mem::take(&mut p.strings).into()),
-        Kind::Tensors => {
-            let v: Result<Vec<Tensor>, E> =
-                std::mem::take(&mut p.tensors).into_iter().map(|t| attr_tensor(t, map)).collect();
-            AttrValue::Tensors(v?.into())
-        }
+        Kind::Tensors => AttrValue::Tensors(std::mem::take(&mut p.tensors).into_iter().map(attr_tensor).collect()),
         Kind::Graphs => AttrValue::Graphs(
             std::mem::take(&mut p.graphs).into_iter().map(|g| Bytes::from(g.encode_to_vec())).collect(),
         ),
         Kind::SparseTensor | Kind::SparseTensors | Kind::TypeProto | Kind::TypeProtos | Kind::Undefined => {
-            return Ok(other(p));
+            return other(p);
         }
     };
     p.r#type = match (typed, absent) {
@@ -80,7 +73,7 @@ pub(super) fn take_attr<E>(mut p: proto::AttributeProto, map: &mut Map<'_, E>) -
         (true, false) => None,
     };
     take_str(&mut p.name);
-    Ok(Attr { name, value, rider: rider(&p) })
+    Attr { name, value, rider: rider(&p) }
 }
 
 fn flag<T: Default>(absent: &mut bool) -> T {
@@ -107,10 +100,9 @@ fn sole_kind(p: &proto::AttributeProto) -> Option<Kind> {
     if written.next().is_some() { None } else { Some(first) }
 }
 
-fn attr_tensor<E>(mut p: proto::TensorProto, map: &mut Map<'_, E>) -> Result<Tensor, E> {
-    let mut t = take_tensor(&mut p, &mut |e, n| map(e, n))?;
-    t.rider = rider(&p);
-    Ok(t)
+fn attr_tensor(mut p: proto::TensorProto) -> Tensor {
+    let t = take_tensor(&mut p);
+    Tensor { rider: rider(&p), ..t }
 }
 
 /// The graph an attribute value holds encoded.

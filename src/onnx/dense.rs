@@ -153,11 +153,15 @@ impl Made {
     /// The dense tensor, or what is wrong as the end of a sentence that begins with the weight's name.
     fn tensor(&mut self, s: proto::SparseTensorProto) -> Result<Tensor, String> {
         let dims = s.dims;
-        let far = |what: &str| format!("keeps its {what} in another file, which is not read here");
         let mut values = s.values.ok_or("has no values")?;
-        let values = take_tensor(&mut values, &mut |_, _| Err(far("values")))?;
+        let values = take_tensor(&mut values);
         let mut indices = s.indices.unwrap_or_default();
-        let indices = take_tensor(&mut indices, &mut |_, _| Err(far("indices")))?;
+        let indices = take_tensor(&mut indices);
+        for (t, what) in [(&values, "values"), (&indices, "indices")] {
+            if matches!(t.data, Payload::External(_)) {
+                return Err(format!("keeps its {what} in another file, which was not read"));
+            }
+        }
 
         let sizes: Option<Vec<usize>> = dims.iter().map(|d| usize::try_from(*d).ok()).collect();
         let sizes = sizes.ok_or_else(|| format!("has a negative size among {dims:?}"))?;
@@ -290,8 +294,8 @@ mod tests {
     /// `y = Identity (w)`, with `w` sparse.
     fn model(w: proto::SparseTensorProto) -> proto::ModelProto {
         proto::ModelProto {
-            ir_version: Some(8),
-            opset_import: vec![proto::OperatorSetIdProto { domain: None, version: Some(17) }],
+            ir_version: Some(10),
+            opset_import: vec![proto::OperatorSetIdProto { domain: None, version: Some(21) }],
             graph: Some(proto::GraphProto {
                 name: s("g"),
                 node: vec![node("Identity", "", &["w"], &["y"])],

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::file::WriteError;
+use crate::file::{ReadError, WriteError};
+use crate::ir::Invalid;
 
 /// Why a file could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("cannot read {path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io { path: PathBuf, source: ReadError },
     #[error("{path} is a folder; give the path of the .onnx file inside it")]
     Folder { path: PathBuf },
     #[error("{file} is empty (0 bytes); export or download the model again")]
@@ -60,11 +61,14 @@ pub enum SaveError {
     Location { location: String },
     #[error("the data of tensor `{tensor}` was not loaded (it lies in `{location}`): load the model from its folder")]
     NotLoaded { tensor: String, location: String },
-    #[error(
-        "node {node} holds a nested graph with external tensors, which can only be saved into the folder of the \
-         original data; make them inline first"
-    )]
-    Nested { node: String },
+    #[error("{path} was changed since it was read; nothing was written: wait until it is complete, and start again")]
+    Changed { path: PathBuf },
+    #[error("no runtime would take the model as it would be written: {0}")]
+    Types(Invalid),
+    #[error("in a nested graph of node {node}: {source}")]
+    Body { node: String, source: Invalid },
+    #[error("the model can not be written to the pipe: {0}")]
+    Pipe(std::io::Error),
     #[error(
         "the model takes {bytes} bytes, more than the 2 GB one ONNX file may have; let the weights go into a file \
          beside it"

@@ -2,26 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-
 use super::attr::take_attr;
-use super::external::{Folder, Refused};
 use super::tensor::{declaration, rider, take_declaration, take_str, take_tensor};
 use super::{LoadError, proto, scope};
-use crate::ir::{AttrValue, Attrs, Def, Dim, Graph, Model, Node, NodeId, Op, Opset, Tensor, TensorType, ValueId};
+use crate::ir::{Attr, AttrValue, Attrs, Def, Dim, Graph, Model, Node, NodeId, Op, Opset, Tensor, TensorType, ValueId};
 
 /// Format version from which a model must import its operator sets.
 const OPSETS_REQUIRED: i64 = 3;
 
 struct Front<'a> {
     file: &'a str,
-    folder: Folder<'a>,
     /// Values that the file has declared so far, be it without a word.
     declared: BTreeSet<ValueId>,
 }
 
 /// Reads a model out of its message. `file` stands in error messages.
-pub(super) fn model(mut p: proto::ModelProto, folder: Folder<'_>, file: &str) -> Result<Model, LoadError> {
+pub(super) fn model(mut p: proto::ModelProto, file: &str) -> Result<Model, LoadError> {
     let Some(graph) = p.graph.take() else { return Err(LoadError::NoGraph { file: file.to_owned() }) };
     let ir_version = if p.ir_version == Some(0) { 0 } else { p.ir_version.take().unwrap_or(0) };
     if ir_version >= OPSETS_REQUIRED && p.opset_import.is_empty() {
@@ -41,17 +37,17 @@ pub(super) fn model(mut p: proto::ModelProto, folder: Folder<'_>, file: &str) ->
         .iter()
         .map(|f| (f.domain.clone().unwrap_or_default(), f.name.clone().unwrap_or_default()))
         .collect();
-    let graph = Front { file, folder, declared: BTreeSet::new() }.graph(graph)?;
+    let graph = Front { file, declared: BTreeSet::new() }.graph(graph)?;
     Ok(Model { ir_version, opsets, graph, functions, rider: rider(&p) })
 }
 
 /// Reads a nested graph out of its message. All it reads must be defined in it.
 pub(super) fn body(p: proto::GraphProto, attr: &str) -> Result<Graph, LoadError> {
-    Front { file: attr, folder: Folder::new(None), declared: BTreeSet::new() }.graph(p)
+    Front { file: attr, declared: BTreeSet::new() }.graph(p)
 }
 
 /// How an error message calls a node.
-fn call(n: &proto::NodeProto, index: usize) -> String {
+pub(super) fn call(n: &proto::NodeProto, index: usize) -> String {
     let op = n.op_type.as_deref().unwrap_or("?");
     match n.name.as_deref() {
         Some(s) if !s.is_empty() => format!("`{s}` ({op})"),
@@ -135,7 +131,7 @@ impl Front<'_> {
             if name.is_empty() {
                 return Err(self.unnamed(format!("initializer {i}")));
             }
-            let mut tensor = take_tensor(&mut t, &mut |e, n| self.folder.find(e, n)).map_err(|r| self.far(&name, r))?;
+            let mut tensor = take_tensor(&mut t);
             tensor.rider = rider(&t);
             self.constant(g, &name, tensor, i)?;
         }
@@ -171,12 +167,8 @@ impl Front<'_> {
             .map_err(|v| self.duplicate(g, v, &[], format!("initializer {i}")))
     }
 
-    fn far(&self, tensor: &str, r: Refused) -> LoadError {
-        LoadError::External { file: self.file(), tensor: tensor.to_owned(), location: r.location, problem: r.problem }
-    }
-
     fn node(
-        &mut self,
+        &self,
         g: &Graph,
         mut p: proto::NodeProto,
         index: usize,
@@ -207,17 +199,7 @@ impl Front<'_> {
             .map(|name| g.find(name).ok_or_else(|| undefined(&p, name, self.file)))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let mut attrs = Vec::with_capacity(p.attribute.len());
-        for a in std::mem::take(&mut p.attribute) {
-            let attr_name = a.name.clone().unwrap_or_default();
-            let folder = &mut self.folder;
-            let mut map =
-                |e: &[(String, String)], n: Option<usize>| -> Result<Option<Bytes>, Refused> { folder.find(e, n) };
-            match take_attr(a, &mut map) {
-                Ok(a) => attrs.push(a),
-                Err(r) => return Err(self.far(&format!("{attr_name} of node {}", call(&p, index)), r)),
-            }
-        }
+        let attrs: Vec<Attr> = std::mem::take(&mut p.attribute).into_iter().map(take_attr).collect();
         debug_assert!(captures.is_empty() || attrs.iter().any(|a| is_nested(&a.value)));
         p.input = Vec::new();
         p.output = Vec::new();

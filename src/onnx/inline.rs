@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::external::Folder;
 use super::{LoadError, back, front, proto, scope};
 use crate::budget;
-use crate::ir::{Def, Model, ops};
+use crate::ir::{Model, ops};
 
 /// How deep functions may call functions.
 const DEEPEST: usize = 64;
@@ -110,17 +109,7 @@ pub fn inline_functions(m: &Model) -> Result<Model, InlineError> {
         graph.node.iter().map(|n| domain(&n.domain)).chain(nested.into_iter().map(|k| k.0)).collect();
     p.opset_import.retain(|o| !gone.contains(&domain(&o.domain)) || used.contains(&domain(&o.domain)));
     p.graph = Some(graph);
-    let mut out = front::model(p, Folder::new(None), "the model")?;
-    // Weights in other files are only named by the message: the mapped bytes come from the old model.
-    for (_, v) in m.graph.values() {
-        if let (Def::Init(t) | Def::InputWithDefault(t), Some(id)) = (&v.def, out.graph.find(&v.name)) {
-            match &mut out.graph.value_mut(id).def {
-                Def::Init(new) | Def::InputWithDefault(new) => new.clone_from(t),
-                _ => {}
-            }
-        }
-    }
-    Ok(out)
+    Ok(front::model(p, "the model")?)
 }
 
 /// Names of values and nodes that are taken, and how much may still be made.

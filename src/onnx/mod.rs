@@ -1,11 +1,13 @@
 //! Reading and writing ONNX files.
 //!
-//! [`load`] maps the file, so that weights stay where they are: an initializer is a handle to mapped bytes, also when
-//! it lies in a data file beside the model. [`encode`] and [`save`] write a model back.
+//! [`load`] maps a large file, so that weights stay where they are: an initializer is a handle to mapped bytes, also when
+//! it lies in a data file beside the model. [`encode`] and [`save`] write a model back, which then points to no file but
+//! its own.
 //!
 //! **No-op law.** Loading and encoding with nothing between gives the same bytes for canonically encoded files (fields
-//! by ascending number, as protobuf libraries write them) whose nodes are sorted, as the standard demands; for other
-//! encodings it gives a message that decodes to the same content. What the IR does not model rides along (see
+//! by ascending number, as protobuf libraries write them) whose nodes are sorted, as the standard demands, and whose data
+//! they hold themselves; for other encodings it gives a message that decodes to the same content, and data files come
+//! home into the model. What the IR does not model rides along (see
 //! [`Rider`](crate::ir::Rider)); fields that not even the schema knows can not be carried and are reported in
 //! [`Loaded::unknown`].
 
@@ -29,7 +31,7 @@ mod tests;
 mod wire;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use prost::Message;
@@ -38,9 +40,11 @@ pub use dense::{SparseError, dense_weights};
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
 pub use nested::{map_bodies, open_body};
-pub use save::{External, SaveOptions, encode_whole, save};
+pub use save::{External, SaveOptions, data_path, save, stage, write_to};
 
+use crate::file;
 use crate::ir::{Model, Validated};
+use external::Origin;
 
 /// A file, read.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub struct Loaded {
     /// Fields of the file that the schema does not know and that a saved model will lack, in file order. Normally
     /// empty; not so for files of a newer standard or with a vendor's own extensions.
     pub unknown: Vec<UnknownField>,
+    /// The files it was read from and their sizes: the model's own first (if it has one), then data files.
+    pub files: Vec<(PathBuf, u64)>,
 }
 
 /// A field that the ONNX schema of this program does not have.
@@ -71,23 +77,28 @@ impl fmt::Display for UnknownField {
     }
 }
 
-/// Loads a model file. It is mapped, not read: the file must not be shortened while the model lives.
+/// Loads a model from a file, a pipe, or standard input (`-`). A large file is mapped (see [`file::read`]).
+///
+/// Tensors whose data lie in other files get them: see `docs/files.md` for where these files may be.
 ///
 /// # Errors
 /// If the file can not be read, is no ONNX model, or breaks the rules every graph obeys (one definition for each
 /// value, nothing undefined read, no cycle); if a data file beside the model is missing, too short, or outside the
 /// model's folder.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let io = |source| LoadError::Io { path: path.to_owned(), source };
-    if std::fs::metadata(path).map_err(io)?.is_dir() {
+    let piped = path == Path::new(file::STDIN);
+    let kind = (!piped).then(|| std::fs::metadata(path)).transpose();
+    let kind = kind.map_err(|e| LoadError::Io { path: path.to_owned(), source: e.into() })?;
+    if kind.as_ref().is_some_and(|m| m.is_dir()) {
         return Err(LoadError::Folder { path: path.to_owned() });
     }
-    let bytes = external::map_file(path).map_err(io)?;
-    let dir = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    parse(bytes, Some(dir), &path.display().to_string())
+    let bytes = file::read(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
+    let size = bytes.len() as u64;
+    let name = if piped { "standard input".to_owned() } else { path.display().to_string() };
+    let is_file = kind.is_some_and(|m| m.is_file());
+    let mut loaded = parse_from(bytes, if is_file { Origin::File(path) } else { Origin::Pipe }, &name)?;
+    loaded.files.insert(0, (path.to_owned(), size));
+    Ok(loaded)
 }
 
 /// Reads a model from memory; decoding copies no weights out of `bytes`.
@@ -98,6 +109,10 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 /// # Errors
 /// As [`load`].
 pub fn parse(bytes: Bytes, dir: Option<&Path>, name_for_errors: &str) -> Result<Loaded, LoadError> {
+    parse_from(bytes, dir.map_or(Origin::Memory, Origin::Folder), name_for_errors)
+}
+
+fn parse_from(bytes: Bytes, origin: Origin<'_>, name_for_errors: &str) -> Result<Loaded, LoadError> {
     let file = || name_for_errors.to_owned();
     if bytes.is_empty() {
         return Err(LoadError::Empty { file: file() });
@@ -111,18 +126,19 @@ pub fn parse(bytes: Bytes, dir: Option<&Path>, name_for_errors: &str) -> Result<
             LoadError::Malformed { file: file(), at: d.at, path: d.path, what: what.to_owned() }
         }
     })?;
-    let p = proto::ModelProto::decode(bytes).map_err(|e| LoadError::Malformed {
+    let mut p = proto::ModelProto::decode(bytes).map_err(|e| LoadError::Malformed {
         file: file(),
         at: 0,
         path: String::new(),
         what: e.to_string(),
     })?;
-    let model = front::model(p, external::Folder::new(dir), name_for_errors)?;
-    Ok(Loaded { model, unknown })
+    let files = external::bring_home(&mut p, origin, name_for_errors)?;
+    let model = front::model(p, name_for_errors)?;
+    Ok(Loaded { model, unknown, files })
 }
 
-/// The encoded model; external tensors keep pointing where they do. This holds a copy of all inline weights:
-/// [`save`] does not.
+/// The encoded model, all in one piece. This holds a copy of all weights: [`save`] does not. Tensors whose data were not
+/// loaded keep pointing to them.
 pub fn encode(m: Validated<'_>) -> Vec<u8> {
     back::model(m.model()).encode_to_vec()
 }

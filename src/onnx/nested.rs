@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::attr::body;
 use super::{back, front, proto, scope};
-use crate::ir::{AttrValue, Attrs, Graph, Model, Node, TensorType, ValueId};
+use crate::ir::{AttrValue, Attrs, Graph, Invalid, Model, Node, TensorType, ValueId, validate};
 
 /// What the bodies of a node become when each is handed to `change` as a model of its own: the attributes that hold them,
 /// by name. The node itself is not touched.
@@ -66,6 +66,43 @@ pub fn open_body(node: &Node, attr: &str) -> Result<(Graph, Vec<(ValueId, ValueI
     let pairs: Option<Vec<_>> = names.iter().map(pair).collect();
     let pairs = pairs.ok_or_else(|| format!("what {attr} reads from outside is not known"))?;
     Ok((graph, pairs))
+}
+
+/// Checks the operators, attributes and element types in all nested graphs, at any depth. Validation does not open them.
+///
+/// # Errors
+/// The node whose body breaks rules, and these.
+pub(super) fn check_bodies(m: &Model) -> Result<(), (String, Invalid)> {
+    for (_, n) in m.graph.nodes().filter(|(_, n)| n.has_subgraph()) {
+        let outer = free(&n.attrs);
+        let known = |name: &String| {
+            let v = *n.captures.get(outer.iter().position(|o| o == name)?)?;
+            let told = m.graph.value(v).ty.clone();
+            told.or_else(|| m.graph.constant(v).map(|t| TensorType { dtype: t.dtype, shape: None }))
+        };
+        for a in &n.attrs.0 {
+            let bodies = match &a.value {
+                AttrValue::Graph(b) => std::slice::from_ref(b),
+                AttrValue::Graphs(all) => all,
+                _ => continue,
+            };
+            for b in bodies {
+                // What can not be opened says nothing of its nodes.
+                let Ok((mut graph, names)) = open(b, &a.name) else { continue };
+                for name in &names {
+                    if let (Some(ty), Some(v)) = (known(name), graph.find(name)) {
+                        graph.value_mut(v).ty = Some(ty);
+                    }
+                }
+                let (opsets, functions) = (m.opsets.clone(), m.functions.clone());
+                let inner = Model { graph, opsets, functions, ir_version: m.ir_version, ..Model::default() };
+                let name = || if n.name.is_empty() { n.op.to_string() } else { n.name.clone() };
+                validate::operators(&inner).map_err(|e| (name(), e))?;
+                check_bodies(&inner)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A body, and the names it reads from outside, which are put among its inputs.

@@ -2,17 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
 use prost::Message;
 
-use super::external::{self, Folder};
-use super::{SaveError, back};
-use crate::file::{Pending, WriteError};
-use crate::ir::{Attr, AttrValue, Def, External as Far, Model, Payload, Rider, Tensor, Validated};
+use super::tensor::FAR;
+use super::{SaveError, back, external, nested, proto};
+use crate::file::{self, Batch, Pending, WriteError};
+use crate::ir::{Validated, validate};
 
 /// Above this encoded size [`External::Auto`] puts the weights into a file of their own. One protobuf message can not
 /// be larger than 2 GB, and readers count differently on the way there.
@@ -21,23 +20,16 @@ const INLINE_LIMIT: usize = 1_900_000_000;
 /// The hard limit of a protobuf message.
 const MESSAGE_LIMIT: usize = i32::MAX as usize;
 
-/// External tensors start at multiples of this, so that readers can map each by itself.
-const PAGE: u64 = 4096;
-
-/// Tensors below this size stay in the model, in bytes: shapes and scalars must be readable without the data file.
-const SMALL: usize = 1024;
-
 /// How a model is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SaveOptions {
     pub external: External,
 }
 
-/// Where the weights go.
+/// Where the weights go. Wherever they came from, the result points to no file but its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum External {
-    /// As it was: tensors that lay in a file beside the model stay there if that file lies beside the output too, and
-    /// otherwise move into `OUT.data`; inline tensors stay inline unless the model would grow beyond 1.9 GB.
+    /// Into the model file, or into `OUT.data` beside it if the model file would grow beyond 1.9 GB.
     #[default]
     Auto,
     /// Everything into the model file.
@@ -46,220 +38,145 @@ pub enum External {
     Always { location: String },
 }
 
-/// Writes the model to `path`. It is written under another name in the same folder and then renamed, so that a failure
-/// leaves a file that was there untouched, and a model can be saved over the very file it is mapped from.
+/// The data file that a model of this path would get. A link is followed, as the model itself goes where it leads.
+pub fn data_path(path: &Path) -> PathBuf {
+    let mut name = file::target(path).into_os_string();
+    name.push(".data");
+    name.into()
+}
+
+/// Writes the model to `path`, with a data file beside it if it needs one. Each is written under another name in the same
+/// folder and then renamed, both or neither, so that a failure leaves files that were there untouched, and a model can
+/// be saved over the very file it is mapped from.
 ///
 /// # Errors
-/// If the folder can not be written to, an external tensor's data is missing, or the model is too large for one file.
+/// If the folder can not be written to, data of a tensor is missing, the model is too large for one file, or a file that it
+/// was read from has changed since.
 pub fn save(m: Validated<'_>, path: &Path, opt: &SaveOptions) -> Result<(), SaveError> {
-    let dir = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
+    let mut batch = Batch::default();
+    stage(m, path, opt, &mut batch)?;
+    Ok(batch.commit()?)
+}
+
+/// As [`save`], up to the renames: these are the batch's, which may hold other files. Returns the bytes of all files.
+///
+/// # Errors
+/// As [`save`].
+pub fn stage(m: Validated<'_>, path: &Path, opt: &SaveOptions, batch: &mut Batch) -> Result<u64, SaveError> {
+    stage_within(INLINE_LIMIT, m, path, opt, batch)
+}
+
+/// As [`stage`], with another limit for what [`External::Auto`] keeps in one file.
+pub(super) fn stage_within(
+    limit: usize,
+    m: Validated<'_>,
+    path: &Path,
+    opt: &SaveOptions,
+    batch: &mut Batch,
+) -> Result<u64, SaveError> {
     let out = Pending::create(path)?;
-    let own = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let beside = format!("{own}.data");
-    // Clones handles, not weights.
-    let mut model = m.model().clone();
-    let data = match &opt.external {
-        External::Inline => {
-            inline(&mut model)?;
-            None
-        }
+    // Handles, not weights.
+    let mut p = home(m)?;
+    let own = out.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let location = match &opt.external {
+        External::Inline => None,
         External::Always { location } => {
             let plain = Path::new(location).file_name().is_some_and(|n| n == location.as_str());
             if !plain || *location == own || location.contains(['/', '\\']) {
                 return Err(SaveError::Location { location: location.clone() });
             }
-            Some(write_data(&mut model, dir, location, |t| t.byte_len() >= SMALL)?)
+            Some(location.clone())
         }
-        External::Auto => {
-            if !far_data_stands(&model, dir)? {
-                Some(write_data(&mut model, dir, &beside, |t| matches!(t.data, Payload::External(_)))?)
-            } else if back::model(&model).encoded_len() > INLINE_LIMIT {
-                Some(write_data(&mut model, dir, &beside, |t| t.byte_len() >= SMALL)?)
-            } else {
-                None
-            }
-        }
+        External::Auto => (p.encoded_len() > limit).then(|| format!("{own}.data")),
     };
-    let p = back::model(&model);
-    let size = p.encoded_len();
-    if size > MESSAGE_LIMIT {
-        return Err(SaveError::TooLarge { bytes: size });
-    }
+    let sources = bytes_of(&mut p);
+    let whole = |done: Result<(), SaveError>| match file::intact(&sources) {
+        // A map that was cut short can also show as an error of the disk.
+        Err(path) => Err(SaveError::Changed { path }),
+        Ok(()) => done,
+    };
+    let data = match location {
+        Some(l) => {
+            let data = Pending::create(&file::folder(out.path()).join(&l))?;
+            let moved = move_into(&data, &l, &mut p);
+            whole(moved.as_ref().map(drop).map_err(|e| io_error(&data, e)))?;
+            // A file that nothing points to is not written.
+            moved.is_ok_and(|n| n > 0).then_some(data)
+        }
+        None => None,
+    };
+    check_size(&p)?;
     let mut sink = Sink::new(out.file());
     // The sink has no end, so encoding can only fail by a write error, which the sink remembers.
     let encoded = p.encode(&mut sink).map_err(io::Error::other);
-    sink.finish().and(encoded).map_err(|source| WriteError::Io { path: path.to_owned(), source })?;
-    match data {
-        // The data goes first: a model that points to data not yet there would be worse than data nobody reads yet.
-        Some(data) => data.commit_with(out)?,
-        None => out.commit()?,
-    }
-    Ok(())
+    whole(sink.finish().and(encoded).map_err(|e| io_error(&out, &e)))?;
+    let bytes = out.len() + data.as_ref().map_or(0, Pending::len);
+    // The data goes first: a model that points to data not yet there would be worse than data nobody reads yet.
+    data.into_iter().for_each(|d| batch.add(d));
+    batch.add(out);
+    Ok(bytes)
 }
 
-/// Every tensor of the graph outside nested graphs, with what to call it.
-fn tensors_mut(m: &mut Model, mut f: impl FnMut(&str, &mut Tensor) -> Result<(), SaveError>) -> Result<(), SaveError> {
-    let g = &mut m.graph;
-    for v in g.initializers().to_vec() {
-        let x = g.value_mut(v);
-        if let Def::Init(t) | Def::InputWithDefault(t) = &mut x.def {
-            f(&x.name, t)?;
-        }
-    }
-    let ids: Vec<_> = g.nodes().map(|(id, _)| id).collect();
-    for id in ids {
-        let n = g.node_mut(id);
-        for Attr { name, value, .. } in &mut n.attrs.0 {
-            match value {
-                AttrValue::Tensor(t) => f(name, t)?,
-                AttrValue::Tensors(ts) if ts.iter().any(|t| matches!(t.data, Payload::External(_))) => {
-                    let mut list = ts.to_vec();
-                    list.iter_mut().try_for_each(|t| f(name, t))?;
-                    *ts = list.into();
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
+/// Writes the model, all in one piece, to a pipe or whatever takes bytes. Returns their number.
+///
+/// # Errors
+/// As [`save`].
+pub fn write_to(m: Validated<'_>, out: &mut impl Write) -> Result<u64, SaveError> {
+    let mut p = home(m)?;
+    check_size(&p)?;
+    let sources = bytes_of(&mut p);
+    // In memory first: what has gone into a pipe can not be taken back.
+    let bytes = p.encode_to_vec();
+    file::intact(&sources).map_err(|path| SaveError::Changed { path })?;
+    out.write_all(&bytes).and_then(|()| out.flush()).map_err(SaveError::Pipe)?;
+    Ok(bytes.len() as u64)
 }
 
-fn missing(tensor: &str, e: &Far) -> SaveError {
-    SaveError::NotLoaded { tensor: tensor.to_owned(), location: external::location(&e.entries).to_owned() }
-}
-
-/// What a tensor's rider may keep once its bytes have moved.
-fn unplaced(r: &Rider) -> Rider {
-    let mut p: super::proto::TensorProto = super::tensor::rest(r);
-    p.external_data = Vec::new();
-    super::tensor::rider(&p)
-}
-
-fn inline(m: &mut Model) -> Result<(), SaveError> {
-    nested_external(m)?;
-    tensors_mut(m, |name, t| {
-        if let Payload::External(e) = &t.data {
-            let b = e.bytes.clone().ok_or_else(|| missing(name, e))?;
-            t.data = Payload::Raw(b);
-            t.rider = unplaced(&t.rider);
-        }
-        Ok(())
-    })
-}
-
-/// The encoded model with all its data in it, wherever its file keeps them: what a runtime is given. Tensors whose data were
-/// not loaded keep pointing to them.
-pub fn encode_whole(m: Validated<'_>) -> Vec<u8> {
-    let mut model = m.model().clone();
-    let moved = tensors_mut(&mut model, |_, t| {
-        if let Payload::External(Far { bytes: Some(b), .. }) = &t.data {
-            t.data = Payload::Raw(b.clone());
-            t.rider = unplaced(&t.rider);
-        }
-        Ok(())
-    });
-    debug_assert!(moved.is_ok());
-    back::model(&model).encode_to_vec()
-}
-
-/// Nested graphs are carried undecoded, so their external tensors can not move.
-fn nested_external(m: &Model) -> Result<(), SaveError> {
-    fn far(g: &super::proto::GraphProto) -> bool {
-        let external = |t: &super::proto::TensorProto| !t.external_data.is_empty();
-        g.initializer.iter().any(external)
-            || g.node
-                .iter()
-                .flat_map(|n| &n.attribute)
-                .any(|a| a.t.iter().chain(&a.tensors).any(external) || a.g.iter().chain(&a.graphs).any(far))
-    }
-    for (_, n) in m.graph.nodes() {
-        let bodies = n.attrs.0.iter().flat_map(|a| match &a.value {
-            AttrValue::Graph(b) => std::slice::from_ref(b),
-            AttrValue::Graphs(v) => v,
-            _ => &[],
-        });
-        if bodies.into_iter().any(|b| far(&super::attr::body(b))) {
-            return Err(SaveError::Nested { node: n.name.clone() });
-        }
-    }
-    Ok(())
-}
-
-/// True if every external tensor finds its own bytes at the same place beside the output (as it does when the output
-/// goes into the folder the model came from), or was never loaded.
-fn far_data_stands(m: &Model, dir: &Path) -> Result<bool, SaveError> {
-    let mut folder = Folder::new(Some(dir));
-    let mut stands = true;
-    let mut check = |t: &Tensor| {
-        if let Payload::External(Far { entries, bytes: Some(b) }) = &t.data {
-            stands = stands && folder.find(entries, Some(b.len())).ok().flatten().is_some_and(|f| f == *b);
-        }
-    };
-    for v in m.graph.initializers() {
-        if let Def::Init(t) | Def::InputWithDefault(t) = &m.graph.value(*v).def {
-            check(t);
-        }
-    }
-    for (_, n) in m.graph.nodes() {
-        for a in &n.attrs.0 {
-            match &a.value {
-                AttrValue::Tensor(t) => check(t),
-                AttrValue::Tensors(ts) => ts.iter().for_each(&mut check),
-                _ => {}
-            }
-        }
-    }
-    if !stands {
-        nested_external(m)?;
-    }
-    Ok(stands)
-}
-
-/// Streams the chosen tensors into a new data file and makes them point there. Tensors that were external before
-/// always move: their old file need not lie beside the output.
-fn write_data(
-    m: &mut Model,
-    dir: &Path,
-    location: &str,
-    choose: impl Fn(&Tensor) -> bool,
-) -> Result<Pending, SaveError> {
-    nested_external(m)?;
-    let data = Pending::create(&dir.join(location))?;
-    let mut out = io::BufWriter::with_capacity(1 << 16, data.file());
-    let mut at = 0u64;
-    let fail = |source| WriteError::Io { path: data.path().to_owned(), source };
-    tensors_mut(m, |name, t| {
-        if let Payload::External(e) = &t.data {
-            // Small ones come home, the others move.
-            t.data = Payload::Raw(e.bytes.clone().ok_or_else(|| missing(name, e))?);
-            t.rider = unplaced(&t.rider);
-            if t.byte_len() < SMALL {
-                return Ok(());
-            }
-        } else if !choose(t) {
+/// The message of a model whose data are all there.
+fn home(m: Validated<'_>) -> Result<proto::ModelProto, SaveError> {
+    validate::operators(m.model()).map_err(SaveError::Types)?;
+    nested::check_bodies(m.model()).map_err(|(node, source)| SaveError::Body { node, source })?;
+    let mut p = back::model(m.model());
+    external::tensors(&mut p, &mut |name, t| {
+        if t.data_location != Some(FAR) {
             return Ok(());
         }
-        let Some(b) = t.to_le_bytes() else { return Ok(()) };
-        let pad = at.next_multiple_of(PAGE) - at;
-        io::copy(&mut io::Read::take(io::repeat(0), pad), &mut out).map_err(fail)?;
-        out.write_all(&b).map_err(fail)?;
-        let offset = at + pad;
-        at = offset + b.len() as u64;
-        let entries: Arc<[(String, String)]> = [
-            ("location".to_owned(), location.to_owned()),
-            ("offset".to_owned(), offset.to_string()),
-            ("length".to_owned(), b.len().to_string()),
-        ]
-        .into();
-        t.data = Payload::External(Far { entries, bytes: None });
-        Ok(())
+        Err(SaveError::NotLoaded { tensor: name.to_owned(), location: external::location(t).to_owned() })
     })?;
-    out.flush().map_err(fail)?;
-    drop(out);
-    Ok(data)
+    Ok(p)
+}
+
+fn check_size(p: &proto::ModelProto) -> Result<(), SaveError> {
+    match p.encoded_len() {
+        bytes if bytes > MESSAGE_LIMIT => Err(SaveError::TooLarge { bytes }),
+        _ => Ok(()),
+    }
+}
+
+/// Handles to the elements of all tensors.
+fn bytes_of(p: &mut proto::ModelProto) -> Vec<bytes::Bytes> {
+    let mut all = Vec::new();
+    let done: Result<(), std::convert::Infallible> = external::tensors(p, &mut |_, t| {
+        all.extend(t.raw_data.clone());
+        Ok(())
+    });
+    match done {
+        Ok(()) => all,
+        Err(e) => match e {},
+    }
+}
+
+fn move_into(data: &Pending, location: &str, p: &mut proto::ModelProto) -> io::Result<u64> {
+    let mut out = io::BufWriter::with_capacity(1 << 16, data.file());
+    let n = external::move_out(p, location, &mut out)?;
+    out.flush()?;
+    Ok(n)
+}
+
+fn io_error(p: &Pending, e: &io::Error) -> SaveError {
+    // The error is looked at twice, and none can be cloned.
+    let source = e.raw_os_error().map_or_else(|| io::Error::new(e.kind(), e.to_string()), io::Error::from_raw_os_error);
+    WriteError::Io { path: p.path().to_owned(), source }.into()
 }
 
 /// A file as an encoder's buffer: small pieces are gathered, large ones go straight through, the first error is kept

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use prost::Message;
 
 use super::proto;
-use crate::ir::{DType, Dim, External, Payload, Rider, Tensor, TensorType};
+use crate::ir::{DType, Dim, Payload, Rider, Tensor, TensorType};
 
 /// Encodes what is left of a message.
 pub(super) fn rider(rest: &impl Message) -> Rider {
@@ -39,38 +38,27 @@ pub(super) fn put_str(slot: &mut Option<String>, s: &str) {
     }
 }
 
-/// Takes the tensor out of a message; the name is left to the caller. `map` finds external bytes.
-pub(super) fn take_tensor<E>(
-    p: &mut proto::TensorProto,
-    map: &mut impl FnMut(&[(String, String)], Option<usize>) -> Result<Option<Bytes>, E>,
-) -> Result<Tensor, E> {
+/// What `data_location` says of a tensor whose elements lie in another file.
+pub(super) const FAR: i32 = proto::tensor_proto::DataLocation::External as i32;
+
+/// Takes the tensor out of a message; the name is left to the caller.
+pub(super) fn take_tensor(p: &mut proto::TensorProto) -> Tensor {
     let dims = std::mem::take(&mut p.dims);
     let dtype = DType(if p.data_type == Some(0) { 0 } else { p.data_type.take().unwrap_or(0) });
-    let data = take_payload(p, dtype, |entries| {
-        let bits = dtype.bits();
-        let n = dims.iter().try_fold(1usize, |a, d| a.checked_mul(usize::try_from(*d).ok()?));
-        map(entries, bits.zip(n).and_then(|(b, n)| Some(n.checked_mul(b)?.div_ceil(8))))
-    })?;
-    Ok(Tensor { dtype, dims, data, rider: Rider::default() })
+    Tensor { dtype, dims, data: take_payload(p, dtype), rider: Rider::default() }
 }
 
-fn take_payload<E>(
-    p: &mut proto::TensorProto,
-    dtype: DType,
-    map: impl FnOnce(&[(String, String)]) -> Result<Option<Bytes>, E>,
-) -> Result<Payload, E> {
-    const EXTERNAL: i32 = proto::tensor_proto::DataLocation::External as i32;
-    if p.data_location == Some(EXTERNAL) {
+fn take_payload(p: &mut proto::TensorProto, dtype: DType) -> Payload {
+    if p.data_location == Some(FAR) {
         // A half-written entry can not be told from an empty one in the IR: such a list stays in the rider as well.
         let whole = p.external_data.iter().all(|e| e.key.is_some() && e.value.is_some());
         let list = if whole { std::mem::take(&mut p.external_data) } else { p.external_data.clone() };
         p.data_location = None;
         let entries: Arc<[(String, String)]> =
             list.into_iter().map(|e| (e.key.unwrap_or_default(), e.value.unwrap_or_default())).collect();
-        let bytes = map(&entries)?;
-        return Ok(Payload::External(External { entries, bytes }));
+        return Payload::External(entries);
     }
-    Ok(if let Some(b) = p.raw_data.take() {
+    if let Some(b) = p.raw_data.take() {
         Payload::Raw(b)
     } else if !p.float_data.is_empty() {
         Payload::F32(std::mem::take(&mut p.float_data).into())
@@ -94,7 +82,7 @@ fn take_payload<E>(
             DType::STRING => Payload::Str(Arc::from([])),
             _ => Payload::I32(Arc::from([])),
         }
-    })
+    }
 }
 
 /// The message of a tensor, without its name.
@@ -112,16 +100,15 @@ pub(super) fn tensor_proto(t: &Tensor) -> proto::TensorProto {
         Payload::F64(v) => p.double_data = v.to_vec(),
         Payload::U64(v) => p.uint64_data = v.to_vec(),
         Payload::Str(v) => p.string_data = v.to_vec(),
-        Payload::External(e) => {
-            p.data_location = Some(proto::tensor_proto::DataLocation::External as i32);
-            let same = p.external_data.len() == e.entries.len()
+        Payload::External(entries) => {
+            p.data_location = Some(FAR);
+            let same = p.external_data.len() == entries.len()
                 && p.external_data
                     .iter()
-                    .zip(e.entries.iter())
+                    .zip(entries.iter())
                     .all(|(a, b)| a.key.as_deref().unwrap_or("") == b.0 && a.value.as_deref().unwrap_or("") == b.1);
             if !same {
-                p.external_data = e
-                    .entries
+                p.external_data = entries
                     .iter()
                     .map(|(k, v)| proto::StringStringEntryProto { key: Some(k.clone()), value: Some(v.clone()) })
                     .collect();

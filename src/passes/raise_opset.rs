@@ -1,7 +1,7 @@
 use super::opset::{self, Job};
 use super::{Numerics, Outcome, Pass, PassError};
 use crate::infer;
-use crate::ir::{Model, ValueId};
+use crate::ir::{Model, ValueId, ops};
 use crate::onnx;
 use crate::rewrite::{Patch, PatchError};
 
@@ -114,7 +114,7 @@ fn raise(model: &mut Model, to: i64) -> Result<Vec<String>, PatchError> {
     }
     if bad.is_empty() {
         patch.commit(model)?;
-        model.ir_version = model.ir_version.max(opset::ir_version(to));
+        model.ir_version = model.ir_version.max(ops::file_version(to));
     }
     Ok(bad)
 }

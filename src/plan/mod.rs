@@ -5,6 +5,7 @@
 pub(crate) mod apart;
 pub mod channel_map;
 mod channels;
+mod check;
 pub(crate) mod head_rows;
 mod hidden;
 pub mod parts;
@@ -272,6 +273,12 @@ pub enum PlanError {
         "the plan names `{what}`, which is not in the model (or is no {kind}); make a new one with `fqvit-opt plan`"
     )]
     Missing { what: String, kind: &'static str },
+    #[error("{path}: {source}")]
+    Contradiction { path: String, source: Box<PlanError> },
+    #[error("the plan decides on `{value}` twice (as {kind}); delete one of the entries")]
+    Twice { value: String, kind: &'static str },
+    #[error("the plan gives `{value}` {what}; correct it, or make a new plan with `fqvit-opt plan`")]
+    Number { value: String, what: String },
 }
 
 impl QuantPlan {
@@ -287,6 +294,7 @@ impl QuantPlan {
         if p.version != VERSION {
             return Err(PlanError::Version { path: path.to_owned(), found: p.version });
         }
+        p.check().map_err(|e| PlanError::Contradiction { path: path.to_owned(), source: Box::new(e) })?;
         Ok(p)
     }
 

@@ -110,7 +110,7 @@ pub struct Session {
 impl Session {
     /// Loads a model, whatever file its weights lie in.
     pub fn of(model: Validated<'_>, options: &SessionOptions) -> Result<Session, RuntimeError> {
-        Session::new(&onnx::encode_whole(model), None, options)
+        Session::new(&onnx::encode(model), None, options)
     }
 
     /// Loads an encoded ONNX file. `dir` is where its external data lie, if it has any.

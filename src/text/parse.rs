@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use crate::ir::{
-    AttrValue, Attrs, DType, Def, Dim, External, Graph, Model, Node, Op, Opset, Payload, Rider, Tensor, TensorType,
-    ValueId,
+    AttrValue, Attrs, DType, Def, Dim, Graph, Model, Node, Op, Opset, Payload, Rider, Tensor, TensorType, ValueId,
 };
 
 use crate::ir::show::{ATTR_KINDS, type_of};
@@ -266,7 +265,7 @@ fn tensor_contents(c: &mut Cursor, ty: &TensorType, at: Span) -> Result<Tensor, 
             c.expect(":", "after the key")?;
             Ok((k, c.name("a value between quotes")?.0))
         })?;
-        return Ok(tensor(Payload::External(External { entries: entries.into(), bytes: None })));
+        return Ok(tensor(Payload::External(entries.into())));
     }
     c.expect("{", "to open the elements")?;
     if c.is("~") {

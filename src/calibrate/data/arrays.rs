@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::convert::{Refused, to_array};
+use super::images::is_image_name;
 use super::npy::{self, Npy, Numbers};
 use super::{DataError, InputSpec, labels};
+use crate::file::{self, ReadError};
 use crate::ir::Dim;
 use crate::runtime::Array;
 
@@ -25,7 +27,15 @@ impl ArrayFile {
         specs: &[InputSpec],
         notes: &mut Vec<String>,
     ) -> Result<(ArrayFile, Option<Vec<i64>>), DataError> {
-        let bytes = npy::map(path)?;
+        let bytes = file::read(path).map_err(|source| match source {
+            ReadError::Io(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                DataError::Missing { path: path.to_path_buf() }
+            }
+            source => DataError::Read { path: path.to_path_buf(), source },
+        })?;
+        if !bytes.starts_with(b"\x93NUMPY") && !bytes.starts_with(b"PK") {
+            return Err(DataError::UnknownFormat { path: path.to_path_buf(), is_image: is_image_name(path) });
+        }
         let (arrays, labels) = if bytes.starts_with(b"\x93NUMPY") {
             let [spec] = specs else {
                 let inputs = specs.iter().map(|s| s.name.clone()).collect();
@@ -64,6 +74,14 @@ impl ArrayFile {
     /// The file's name without its folder.
     pub(super) fn name(&self) -> String {
         self.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
+    }
+
+    /// Adds names, shapes and elements to a hash.
+    pub(super) fn digest(&self, h: &mut blake3::Hasher) {
+        for (name, a) in &self.arrays {
+            h.update(name.as_bytes()).update(format!("{:?} {:?}", a.elem, a.shape).as_bytes());
+            h.update(a.bytes());
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -137,6 +155,7 @@ impl ArrayFile {
     /// The values of input number `input` for these rows.
     pub(super) fn make(&self, spec: &InputSpec, input: usize, rows: &[usize]) -> Result<Array, DataError> {
         let (name, array) = &self.arrays[input];
+        npy::intact(array)?;
         let dims = InputSpec::batched(rows.len(), &array.shape[array.shape.len().min(1)..]);
         let per_row = array.shape.iter().skip(1).product::<usize>().max(1);
         to_array(array.gather(rows), spec.dtype, &dims, spec.mask).map_err(|e| match e {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::budget::OverBudget;
+use crate::file::ReadError;
 use crate::ir::DType;
 
 /// Why a data source could not be opened, or one of its samples not made. Every message names the file, the array or the
@@ -15,6 +16,10 @@ pub enum DataError {
     Missing { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: ReadError },
+    #[error("{}: it was changed while it was read; wait until it is complete, and start again", path.display())]
+    Changed { path: PathBuf },
     #[error("{}: neither a folder of images nor an .npy or .npz file{}", path.display(),
         if *.is_image { "; give the folder that holds the image" } else { "" })]
     UnknownFormat { path: PathBuf, is_image: bool },

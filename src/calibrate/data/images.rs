@@ -128,6 +128,11 @@ impl ImageFolder {
         &self.names[item]
     }
 
+    /// Bytes of one file; 0 if it is gone.
+    pub(super) fn bytes_of(&self, item: usize) -> u64 {
+        std::fs::metadata(self.folder.join(&self.names[item])).map_or(0, |m| m.len())
+    }
+
     pub(super) fn shape(&self) -> ImageShape {
         self.shape
     }

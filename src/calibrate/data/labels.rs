@@ -1,6 +1,7 @@
 //! `labels.txt`: the classes of a folder's images.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
 
 use super::DataError;
 
@@ -14,6 +15,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, i64)>, DataError> {
         _ => DataError::Io { path: path.to_path_buf(), source },
     })?;
     let mut rows = Vec::new();
+    let mut lines = BTreeMap::new();
     for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
         let fail = |reason: String| DataError::LabelLine { path: path.to_path_buf(), line: i + 1, reason };
         let (file, class) = line
@@ -22,6 +24,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, i64)>, DataError> {
             .ok_or_else(|| fail(format!("{:?} has no class", line.trim())))?;
         let class = class.parse::<i64>().map_err(|_| fail(format!("{class:?} is no class number")))?;
         let file = file.trim_end().to_string();
+        if !Path::new(&file).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+            return Err(fail(format!("{file:?} is no path inside the folder")));
+        }
+        if let Some(first) = lines.insert(file.clone(), i + 1) {
+            return Err(fail(format!("{file:?} stands in line {first} already")));
+        }
         if !path.with_file_name(&file).is_file() {
             return Err(fail(format!("the folder has no file {file:?}")));
         }

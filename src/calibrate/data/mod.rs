@@ -23,7 +23,6 @@ mod synthetic;
 mod tests;
 
 use std::fmt;
-use std::path::Path;
 
 pub use crate::runtime::Array;
 pub use error::DataError;
@@ -81,6 +80,7 @@ pub struct Dataset {
     labels: Option<Vec<i64>>,
     notes: Vec<String>,
     description: String,
+    how: String,
 }
 
 #[derive(Clone, Debug)]
@@ -129,7 +129,6 @@ impl Dataset {
                 (Source::Images(folder), labels, total, format!("images of {}", path.display()))
             }
             Some(path) => {
-                check_array_file(path)?;
                 let (file, labels) = ArrayFile::open(path, inputs, &mut notes)?;
                 let total = file.len();
                 (Source::Arrays(file), labels, total, format!("arrays of {}", path.display()))
@@ -149,7 +148,12 @@ impl Dataset {
         }
         // The selection is made before the remainder is dropped, so that a fixed batch sees the same items as batch 1.
         let labels = labels.map(|l| (0..used).map(|i| l[spread(i, taken, total)]).collect());
-        Ok(Dataset { source, inputs: inputs.to_vec(), batch, total, used, labels, notes, description, taken })
+        let how = match &source {
+            Source::Images(_) => options.how(),
+            Source::Arrays(_) => "arrays".to_owned(),
+            Source::Synthetic(_) => format!("synthetic, {}", options.how()),
+        };
+        Ok(Dataset { source, inputs: inputs.to_vec(), batch, total, used, labels, notes, description, taken, how })
     }
 
     /// Number of samples; at least 1.
@@ -181,6 +185,30 @@ impl Dataset {
     /// What the samples are, for a report.
     pub fn description(&self) -> &str {
         &self.description
+    }
+
+    /// How data become inputs: two data sets with another answer have nothing to do with each other.
+    pub fn how(&self) -> &str {
+        &self.how
+    }
+
+    /// A fingerprint of all its samples: their names and number, and for arrays the elements themselves. It does not
+    /// depend on where the data lie.
+    pub fn fingerprint(&self) -> String {
+        let mut h = blake3::Hasher::new();
+        h.update(&(self.taken as u64).to_le_bytes());
+        h.update(&(self.total as u64).to_le_bytes());
+        match &self.source {
+            Source::Images(folder) => (0..folder.len()).for_each(|i| {
+                h.update(folder.name(i).as_bytes()).update(&[0]);
+                h.update(&folder.bytes_of(i).to_le_bytes());
+            }),
+            Source::Arrays(file) => file.digest(&mut h),
+            Source::Synthetic(_) => {
+                h.update(self.description.as_bytes());
+            }
+        }
+        h.finalize().to_hex()[..16].to_owned()
     }
 
     /// Things worth telling the user: samples dropped, sizes assumed, arrays ignored.
@@ -300,23 +328,6 @@ fn check_crop(
         ));
     }
     Ok(Some(shape))
-}
-
-/// Whether the path is a NumPy file, by its first bytes.
-fn check_array_file(path: &Path) -> Result<(), DataError> {
-    use std::io::Read;
-    let mut head = Vec::new();
-    match std::fs::File::open(path).and_then(|f| f.take(6).read_to_end(&mut head)) {
-        Ok(_) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(DataError::Missing { path: path.to_path_buf() });
-        }
-        Err(source) => return Err(DataError::Io { path: path.to_path_buf(), source }),
-    }
-    if head.starts_with(b"\x93NUMPY") || head.starts_with(b"PK") {
-        return Ok(());
-    }
-    Err(DataError::UnknownFormat { path: path.to_path_buf(), is_image: images::is_image_name(path) })
 }
 
 /// An array of images in the input's element type.

@@ -1,19 +1,18 @@
 //! The NumPy formats: `.npy`, one array, and `.npz`, a zip of them.
 //!
-//! Both are mapped: an array whose bytes lie in the file as they are (every `.npy`; an `.npz` from `numpy.savez`) is read
+//! Large files are mapped: an array whose bytes lie in the file as they are (every `.npy`; an `.npz` from `numpy.savez`) is read
 //! row by row, and memory does not grow with the file. A compressed member (`savez_compressed`) is unpacked whole.
 //! Source: the format description in NumPy's documentation, `numpy.lib.format`, versions 1.0 to 3.0.
 
-use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
 use bytes::Bytes;
 use half::f16;
-use memmap2::Mmap;
 
 use super::DataError;
 use crate::budget;
+use crate::file;
 
 /// An element type NumPy writes and this program reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +96,11 @@ pub(super) struct Npy {
     data: Bytes,
 }
 
+/// Checks that the file behind an array has not been written to since it was opened.
+pub(super) fn intact(a: &Npy) -> Result<(), DataError> {
+    file::intact([&a.data]).map_err(|path| DataError::Changed { path })
+}
+
 impl Npy {
     /// Reads the header and checks that the elements are all there. The error is a sentence for
     /// [`DataError::Malformed`].
@@ -129,6 +133,11 @@ impl Npy {
             return Err(format!("its elements need {need} bytes, the file has {}: it is cut off", data.len()));
         }
         Ok(Npy { elem, shape, big_endian: order == ">", fortran, data: data.slice(..need) })
+    }
+
+    /// The elements as the file has them.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.data
     }
 
     /// Samples: the leading size; 1 for a scalar.
@@ -199,16 +208,6 @@ fn quoted(s: &str) -> Option<&str> {
     Some(s[1..].split_once(quote)?.0)
 }
 
-/// Maps a file.
-pub(super) fn map(path: &Path) -> Result<Bytes, DataError> {
-    let io = |source| DataError::Io { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(io)?;
-    // SAFETY: the map is read-only. Another process that shortens the file while it is mapped can end this one, as with
-    // every mapped file; the data is the user's own and read once.
-    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-    Ok(Bytes::from_owner(map))
-}
-
 /// The arrays of an .npz file, by name, in file order.
 pub(super) fn read_npz(path: &Path, bytes: &Bytes) -> Result<Vec<(String, Npy)>, DataError> {
     let malformed =
@@ -223,7 +222,14 @@ pub(super) fn read_npz(path: &Path, bytes: &Bytes) -> Result<Vec<(String, Npy)>,
             let start = usize::try_from(member.data_start()).ok();
             let end = start.and_then(|s| s.checked_add(usize::try_from(member.size()).ok()?));
             match (start, end) {
-                (Some(s), Some(e)) if e <= bytes.len() => bytes.slice(s..e),
+                // A member that is unpacked is checked as it is read.
+                (Some(s), Some(e)) if e <= bytes.len() && crc32fast::hash(&bytes[s..e]) == member.crc32() => {
+                    bytes.slice(s..e)
+                }
+                (Some(_), Some(e)) if e <= bytes.len() => {
+                    let why = "its checksum does not fit: the file is damaged; copy it again, or write it again";
+                    return Err(malformed(&name, why.to_string()));
+                }
                 _ => return Err(malformed(&name, "it lies outside of the file".to_string())),
             }
         } else {

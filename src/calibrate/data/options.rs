@@ -16,17 +16,17 @@ pub struct DataOptions {
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Preset::Imagenet))]
     pub preset: Preset,
     /// Mean per channel of pixels in [0, 1], in place of the preset's (one value, or one per channel)
-    #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X"))]
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X", value_parser = finite, allow_negative_numbers = true))]
     pub mean: Vec<f32>,
     /// Standard deviation per channel, in place of the preset's
-    #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X"))]
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X", value_parser = positive, allow_negative_numbers = true))]
     pub std: Vec<f32>,
     /// Resize the short side of every image to N pixels before the crop; 0 leaves images as they are
     /// [default: the preset's: crop / 0.875, clip: the crop]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub resize: Option<u32>,
     /// Side of the centre crop [default: the height and width of the model's input]
-    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..)))]
     pub crop: Option<u32>,
     /// How many samples to use, spread evenly over the data [default: all of them; 64 synthetic ones]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
@@ -34,6 +34,16 @@ pub struct DataOptions {
     /// Seed of the synthetic data
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t = 0))]
     pub seed: u64,
+}
+
+#[cfg(feature = "cli")]
+fn finite(s: &str) -> Result<f32, String> {
+    s.parse().ok().filter(|x: &f32| x.is_finite()).ok_or_else(|| "give a finite number".to_owned())
+}
+
+#[cfg(feature = "cli")]
+fn positive(s: &str) -> Result<f32, String> {
+    finite(s).ok().filter(|x| *x > 0.0).ok_or_else(|| "a standard deviation is a positive number".to_owned())
 }
 
 /// Named normalisations, as the model families were trained with.
@@ -106,6 +116,27 @@ impl DataOptions {
                 channels,
             }),
         }
+    }
+
+    /// What turns pixels into inputs, in words.
+    pub(super) fn how(&self) -> String {
+        let preset = match self.preset {
+            Preset::Imagenet => "imagenet",
+            Preset::Inception => "inception",
+            Preset::Clip => "clip",
+        };
+        let list = |what: &str, v: &[f32]| {
+            let all: Vec<String> = v.iter().map(f32::to_string).collect();
+            if all.is_empty() { String::new() } else { format!(", {what} {}", all.join(" ")) }
+        };
+        let one = |what: &str, n: Option<u32>| n.map_or(String::new(), |n| format!(", {what} {n}"));
+        format!(
+            "preset {preset}{}{}{}{}",
+            list("mean", &self.mean),
+            list("std", &self.std),
+            one("resize", self.resize),
+            one("crop", self.crop)
+        )
     }
 
     /// Short side to resize to, `None` for as they are.

@@ -12,18 +12,6 @@ use super::common::is_captured;
 /// Newest operator set the conversions are known for.
 pub(super) const NEWEST: i64 = 23;
 
-/// Oldest IR version that may carry an operator set.
-pub(super) fn ir_version(opset: i64) -> i64 {
-    match opset {
-        ..=11 => 6,
-        12..=14 => 7,
-        15..=18 => 8,
-        19..=20 => 9,
-        21..=22 => 10,
-        _ => 11,
-    }
-}
-
 /// One node on its way from operator set `from` to `to`.
 pub(super) struct Job<'a> {
     pub g: &'a Graph,

@@ -85,7 +85,11 @@ impl QuantizeActivations<'_> {
         let mut p = Patch::new(self.id()).made_from([name.to_owned()]);
         let c = p.constant(&format!("{name}_codes"), crate::quant::qparams::code_tensor(q.code(), &t.dims, &codes));
         let d = super::dequantize_linear(&mut p, c, q, name);
-        p.replace(v, d);
+        // A constant that is an output, if through an Identity, stays what it is for the caller.
+        let handed_on = |n: NodeId| g.node(n).op.is("Identity") && g.node(n).out().is_some_and(|y| g.is_output(y));
+        for (n, slot) in g.uses(v).into_iter().filter(|(n, slot)| *slot != usize::MAX && !handed_on(*n)) {
+            p.set_input(n, slot, Some(d));
+        }
         Ok(p)
     }
 
@@ -139,14 +143,16 @@ impl QuantizeActivations<'_> {
                     }
             })
             .collect();
-        if users.is_empty() && !g.is_output(v) {
+        // An input that is an output as well stays what it is for the caller.
+        let makes_output = g.is_output(v) && g.producer(v).is_some() && a.readers != Readers::Contracting;
+        if users.is_empty() && !makes_output {
             return Ok(None);
         }
         let d = match &a.outliers[..] {
             [] => super::round_trip(&mut p, v.into(), &a.params, &hint),
             _ => self.two_codes(&mut p, v, a, &hint)?,
         };
-        if g.is_output(v) && a.readers != Readers::Contracting {
+        if makes_output {
             p.replace(v, d);
         } else {
             for (n, slot) in users {

@@ -1,0 +1,172 @@
+//! The files of one call: what it reads and what it writes, checked against each other before any work, written together
+//! at the end.
+
+use std::path::{Path, PathBuf};
+
+use super::args::{PrepareArgs, ReportArgs};
+use super::{Failure, put_bytes};
+use crate::file::{self, Batch, Ledger, Pending};
+use crate::onnx::Loaded;
+use crate::recipe::Recipe;
+
+/// Read so far and written at the end.
+#[derive(Default)]
+pub(super) struct Files {
+    ledger: Ledger,
+    /// Folders whose files are read.
+    folders: Vec<(String, PathBuf)>,
+    batch: Batch,
+    /// What takes standard input, and what goes to standard output.
+    stdin: Option<String>,
+    stdout: Option<(String, Vec<u8>)>,
+}
+
+/// True for the name of standard input and output.
+pub(super) fn is_std(path: &Path) -> bool {
+    path == Path::new(file::STDIN)
+}
+
+impl Files {
+    /// Notes a file that is read; `-` is standard input, which one thing alone can be read from.
+    pub fn reads(&mut self, what: &str, path: &Path) -> Result<(), Failure> {
+        if !is_std(path) {
+            self.ledger.reads(what, path);
+            return Ok(());
+        }
+        match self.stdin.replace(what.to_owned()) {
+            Some(other) => Err(format!("{what} and {other} both read standard input; give one of them a file").into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes calibration or verification data: one file, or all files of a folder.
+    pub fn data(&mut self, what: &str, path: Option<&Path>) -> Result<(), Failure> {
+        match path {
+            Some(p) if p.is_dir() => self.folders.push((what.to_owned(), p.to_owned())),
+            Some(p) => self.reads(what, p)?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Notes recipe and rules.
+    pub fn preparation(&mut self, a: &PrepareArgs) {
+        if let Some(f) = Recipe::file(&a.recipe, a.passes_dir.as_deref()) {
+            self.ledger.reads("--recipe", &f);
+        }
+        for d in a.passes_dir.iter().flat_map(|d| [d.clone(), d.join("rules"), d.join("recipes")]) {
+            self.folders.push(("--passes-dir".to_owned(), d));
+        }
+    }
+
+    /// Notes a file that is read if it is there and written if not; true if it is there.
+    pub fn either(&mut self, what: &str, path: Option<&Path>) -> Result<bool, Failure> {
+        match path {
+            Some(p) if !is_std(p) && p.exists() => {
+                self.ledger.reads_alone(what, p);
+                Ok(true)
+            }
+            Some(p) => self.writes(what, p).map(|()| false),
+            None => Ok(false),
+        }
+    }
+
+    /// Notes a file that will be written.
+    pub fn writes(&mut self, what: &str, path: &Path) -> Result<(), Failure> {
+        if is_std(path) {
+            let why = "takes the name of a file, and `-` is none (a file of that name is `./-`)";
+            return Err(format!("{what} {why}").into());
+        }
+        self.ledger.writes(what, path);
+        Ok(())
+    }
+
+    /// Notes a file that will be written, or standard output if it is `-`.
+    pub fn writes_or_prints(&mut self, what: &str, path: &Path) -> Result<(), Failure> {
+        if !is_std(path) {
+            return self.writes(what, path);
+        }
+        match self.stdout.replace((what.to_owned(), Vec::new())) {
+            Some((other, _)) => {
+                Err(format!("{what} and {other} both write to standard output; give one of them a file").into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Notes where the report goes.
+    pub fn report(&mut self, a: &ReportArgs) -> Result<(), Failure> {
+        a.json.iter().try_for_each(|p| self.writes_or_prints("--json", p))?;
+        a.html.iter().try_for_each(|p| self.writes_or_prints("--html", p))
+    }
+
+    /// Notes where a model goes, with the data file that a large one gets.
+    pub fn model(&mut self, path: &Path) -> Result<(), Failure> {
+        self.writes_or_prints("-o", path)?;
+        if !is_std(path) {
+            self.ledger.writes("the data file of -o", &crate::onnx::data_path(path));
+        }
+        Ok(())
+    }
+
+    /// Refuses a call that would destroy one of its own files, or could not write one, before minutes of work.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.distinct()?;
+        // The data file is only written for large models.
+        let named = self.ledger.written().filter(|(what, _)| !what.starts_with("the data file"));
+        Ok(named.map(|(_, p)| p).try_for_each(|p| Pending::create(p).map(drop))?)
+    }
+
+    /// Notes the files that belong to a model, and checks again.
+    pub fn loaded(&mut self, what: &str, l: &Loaded) -> Result<(), Failure> {
+        for (f, _) in l.files.iter().skip(1) {
+            self.ledger.reads(format!("the data file of {what}"), f);
+        }
+        self.distinct()
+    }
+
+    fn distinct(&self) -> Result<(), Failure> {
+        let mut all = self.ledger.clone();
+        // A file that is not there yet is none that a folder holds.
+        if all.written().any(|(_, p)| p.exists()) {
+            for (what, dir) in &self.folders {
+                let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+                entries.map(|e| e.path()).filter(|p| p.is_file()).for_each(|p| all.reads(what.clone(), &p));
+            }
+        }
+        Ok(all.check()?)
+    }
+
+    /// True if standard output carries something else than words for people.
+    pub fn stdout_is_taken(&self) -> bool {
+        self.stdout.is_some()
+    }
+
+    /// Files to come, for those who write them.
+    pub fn batch(&mut self) -> &mut Batch {
+        &mut self.batch
+    }
+
+    /// Where bytes for standard output go, if `path` is that.
+    pub fn printed(&mut self, path: &Path) -> Option<&mut Vec<u8>> {
+        self.stdout.as_mut().filter(|_| is_std(path)).map(|(_, b)| b)
+    }
+
+    /// Holds a file ready.
+    pub fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+        match self.printed(path) {
+            Some(b) => b.extend(bytes),
+            None => self.batch.write(path, bytes)?,
+        }
+        Ok(())
+    }
+
+    /// Puts all files in their places, then prints what standard output was promised.
+    pub fn commit(self) -> Result<(), Failure> {
+        self.batch.commit()?;
+        if let Some((what, bytes)) = self.stdout {
+            put_bytes(&bytes, what == "-o");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+//! Files: read so that a change under way is noticed, written whole or not at all.
+//!
+//! *Reading.* [`read`] gives the bytes of a file, a pipe or standard input. A large file is mapped; [`intact`] tells
+//! whether the file behind some bytes is still the one that was read.
+//!
+//! *Writing.* A file is written under another name in the same folder and takes its place by a rename, so that a failure
+//! leaves what was there untouched, and nobody ever reads half a file. A [`Batch`] holds all files of one call: they take
+//! their places together, or none does.
+//!
+//! *Ends.* [`stop::watch`] lets a program that is told to stop, or whose mapped input is cut short, end in order. What a
+//! killed program leaves behind is removed by the next one that writes into that folder.
+//!
+//! *Names.* A [`Ledger`] lists what a call reads and writes, and refuses one file in two places.
+
+mod ledger;
+mod read;
+pub mod stop;
+mod temp;
+mod write;
+
+pub use ledger::{Conflict, Ledger};
+pub use read::{ReadError, STDIN, intact, read};
+pub use write::{Batch, Pending, WriteError, write};
+
+use std::path::{Path, PathBuf};
+
+/// The files this process has put in their places so far.
+pub fn written() -> Vec<PathBuf> {
+    temp::hold().written.clone()
+}
+
+/// The folder a file lies in.
+pub fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Where a file of this name is written: the name at the end of a chain of links, also where no file has it yet. A chain
+/// without an end stays as it is.
+pub fn target(path: &Path) -> PathBuf {
+    let mut at = path.to_owned();
+    for _ in 0..40 {
+        match std::fs::read_link(&at) {
+            Ok(to) => at = folder(&at).join(to),
+            Err(_) => return at,
+        }
+    }
+    path.to_owned()
+}

@@ -1,0 +1,217 @@
+//! The end of a program that is told to stop, or whose input is cut short under it.
+//!
+//! A signal handler may do next to nothing. Here it writes one byte into a pipe; a thread of its own waits there, removes
+//! what has no name yet and ends the program. While a [`Batch`](super::Batch) takes its places the thread waits.
+
+use std::path::PathBuf;
+
+/// Why the program ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// SIGINT, SIGTERM or SIGHUP, by number.
+    Signal(i32),
+    /// A mapped file lost the bytes that were read just now; which one, if it is one of this program's.
+    CutShort(Option<PathBuf>),
+}
+
+/// The end of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    pub cause: Cause,
+    /// Files that had been written by then.
+    pub written: Vec<PathBuf>,
+}
+
+impl Stop {
+    /// 128 and the number of the signal, as shells have it; 1 for an input that was cut short, which is an error.
+    pub fn status(&self) -> i32 {
+        match self.cause {
+            Cause::Signal(n) => 128 + n,
+            Cause::CutShort(_) => 1,
+        }
+    }
+}
+
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.cause {
+            Cause::Signal(n) => {
+                let name = match n {
+                    1 => "SIGHUP",
+                    2 => "SIGINT",
+                    15 => "SIGTERM",
+                    _ => "a signal",
+                };
+                write!(f, "stopped by {name}")?;
+            }
+            Cause::CutShort(Some(p)) => {
+                write!(
+                    f,
+                    "{} was cut short while it was read; wait until it is complete, and start again",
+                    p.display()
+                )?;
+            }
+            Cause::CutShort(None) => {
+                f.write_str("memory of a file can not be read any more (SIGBUS): is a disk full?")?
+            }
+        }
+        match &self.written[..] {
+            [] => f.write_str("; nothing was written"),
+            all => {
+                let names: Vec<_> = all.iter().map(|p| p.display().to_string()).collect();
+                write!(f, "; written before that: {}", names.join(", "))
+            }
+        }
+    }
+}
+
+/// From now on SIGINT, SIGTERM, SIGHUP and SIGBUS end the program in order: temporary files are removed, `tell` is called,
+/// and the exit status is [`Stop::status`]. Signals that the program was started to ignore (`nohup`) stay ignored. To be
+/// called once, by a program and not by a library.
+///
+/// # Errors
+/// If the system has no pipe or thread left.
+#[cfg(unix)]
+pub fn watch(tell: impl Fn(&Stop) + Send + 'static) -> std::io::Result<()> {
+    unix::watch(tell)
+}
+
+/// Nothing: this system ends programs in its own way.
+///
+/// # Errors
+/// None.
+#[cfg(not(unix))]
+pub fn watch(_: impl Fn(&Stop) + Send + 'static) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::io::{self, Read};
+    use std::mem::MaybeUninit;
+    use std::os::fd::IntoRawFd;
+    use std::ptr;
+    use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+    use super::{Cause, Stop};
+    use crate::file::{read, temp};
+
+    /// The writing end of the pipe.
+    static WAKE: AtomicI32 = AtomicI32::new(-1);
+
+    /// Where the byte is that could not be read.
+    static FAULT: AtomicUsize = AtomicUsize::new(0);
+
+    /// Puts the signal's number into the pipe. Async-signal-safe: one atomic load and write(2).
+    fn wake(signal: libc::c_int) {
+        let byte = signal as u8;
+        // SAFETY: the descriptor is never closed, and one byte is read from a live variable. A full pipe or an error is of
+        // no matter: then the thread has been woken already.
+        unsafe { libc::write(WAKE.load(Ordering::SeqCst), ptr::from_ref(&byte).cast(), 1) };
+    }
+
+    extern "C" fn on_stop(signal: libc::c_int) {
+        // SAFETY: errno belongs to the code that was interrupted; its address is valid for the thread's life.
+        unsafe {
+            let errno = errno();
+            let saved = *errno;
+            wake(signal);
+            *errno = saved;
+        }
+    }
+
+    extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // SAFETY: the kernel hands a valid description of the fault to a handler that was installed with SA_SIGINFO.
+        FAULT.store(unsafe { (*info).si_addr() } as usize, Ordering::SeqCst);
+        wake(signal);
+        // Back at the instruction it would fault again. The waiting thread ends the program.
+        loop {
+            // SAFETY: pause(2) takes nothing and is async-signal-safe.
+            unsafe { libc::pause() };
+        }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "emscripten"))]
+    unsafe fn errno() -> *mut libc::c_int {
+        // SAFETY: always valid, says the C library.
+        unsafe { libc::__errno_location() }
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "emscripten")))]
+    unsafe fn errno() -> *mut libc::c_int {
+        // SAFETY: always valid, says the C library.
+        unsafe { libc::__error() }
+    }
+
+    /// Installs a handler, unless the signal is to be ignored.
+    fn install(
+        signal: libc::c_int,
+        handler: libc::sighandler_t,
+        flags: libc::c_int,
+        even_ignored: bool,
+    ) -> io::Result<()> {
+        // SAFETY: both structures are plain data for which zero is valid and are filled before use; the handlers above do
+        // what a handler may do; the old action is only looked at.
+        unsafe {
+            let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+            if libc::sigaction(signal, ptr::null(), old.as_mut_ptr()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if old.assume_init().sa_sigaction == libc::SIG_IGN && !even_ignored {
+                return Ok(());
+            }
+            let mut new: libc::sigaction = MaybeUninit::zeroed().assume_init();
+            new.sa_sigaction = handler;
+            new.sa_flags = flags;
+            libc::sigemptyset(&mut new.sa_mask);
+            if libc::sigaction(signal, &new, ptr::null_mut()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+
+    pub fn watch(tell: impl Fn(&Stop) + Send + 'static) -> io::Result<()> {
+        let (mut from, to) = io::pipe()?;
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            let mut byte = [0];
+            // The writing end lives as long as the program.
+            if from.read_exact(&mut byte).is_ok() {
+                end(byte[0].into(), &tell);
+            }
+        })?;
+        WAKE.store(to.into_raw_fd(), Ordering::SeqCst);
+        for s in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            install(s, on_stop as *const () as libc::sighandler_t, libc::SA_RESTART, false)?;
+        }
+        let flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        install(libc::SIGBUS, on_fault as *const () as libc::sighandler_t, flags, true)
+    }
+
+    fn end(signal: libc::c_int, tell: &dyn Fn(&Stop)) -> ! {
+        let cause = match signal {
+            libc::SIGBUS => Cause::CutShort(read::mapped_at(FAULT.load(Ordering::SeqCst))),
+            n => Cause::Signal(n),
+        };
+        // Never let go again: nothing takes its place any more.
+        let mut live = temp::hold();
+        live.remove_temps();
+        let stop = Stop { cause, written: std::mem::take(&mut live.written) };
+        tell(&stop);
+        std::process::exit(stop.status())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_says_why_and_what_stands() {
+        let s = |cause, written: &[&str]| Stop { cause, written: written.iter().map(PathBuf::from).collect() };
+        let (a, b) = (s(Cause::Signal(15), &[]), s(Cause::CutShort(Some("m.onnx".into())), &["p.yaml"]));
+        assert_eq!((a.status(), a.to_string()), (143, "stopped by SIGTERM; nothing was written".into()));
+        assert!(b.status() == 1 && b.to_string().starts_with("m.onnx was cut short"), "{b}");
+        assert!(b.to_string().ends_with("written before that: p.yaml"), "{b}");
+    }
+}
