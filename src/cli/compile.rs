@@ -27,6 +27,7 @@ use crate::runtime::Array;
 use crate::verify::coverage;
 use crate::verify::report::{DataReport, ModelFile, PassReport, Report, Timing, VERSION};
 use crate::verify::run::{Compared, compare};
+use crate::verify::speed::{Effort, Speed, measure};
 
 /// What one command gathers on its way to a report.
 #[derive(Default)]
@@ -237,6 +238,8 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     if let (Some(f), None) = (a.plan.as_deref(), given) {
         file::write(f, plan.to_yaml().as_bytes())?;
     }
+    let speed =
+        if a.report.no_bench || a.report.no_verify { None } else { timing((&p.model, &quantized), &data, &mut log) };
     let (c, verification, vsamples) = match compared {
         Some((c, d, n)) => (Some(c), d, n),
         None => (None, "none".to_owned(), 0),
@@ -254,6 +257,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     );
     let mut report = report(files, data_report, c, &quantized, &a.report, Some(&recipe), log);
     report.passes = passes;
+    report.speed = speed;
     report.islands.extend(plan.islands.iter().cloned());
     for x in &plan.activations {
         *report.decisions.entry(format!("{} {}", x.role.name(), x.params.kind())).or_default() += 1;
@@ -360,6 +364,17 @@ fn side_by_side(
     Ok(c)
 }
 
+/// Times both models; a note says why there are no times.
+fn timing((float, quantized): (&Model, &Model), data: &Dataset, log: &mut Log) -> Option<Speed> {
+    let times = timed(&mut log.timings, "bench", || {
+        let (f, q) = (validate::validate(float)?, validate::validate(quantized)?);
+        let sample = data.sample(0)?;
+        Ok(measure(f, q, &sample.inputs, data.batch(), Effort::default())
+            .map_err(|(what, e)| format!("{what} model: {e}"))?)
+    });
+    times.map_err(|e| log.notes.push(format!("the models were not timed: {e}"))).ok()
+}
+
 fn report(
     files: (ModelFile, ModelFile),
     data: DataReport,
@@ -389,6 +404,7 @@ fn report(
         data,
         outputs,
         blocks,
+        speed: None,
         coverage,
         islands,
         decisions: IndexMap::new(),
@@ -486,20 +502,14 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         writable(p)?;
     }
     a.report.writable()?;
-    let (mut float, _) = unpacked(&load(&a.float, &mut log.notes)?)?;
-    // As `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it is.
-    if narrow_floats(&float).is_some() && widen_floats(&mut float).is_ok() {
-        log.notes.push("the float model computes in half precision; it is run in float32".into());
-    }
-    for pass in BEFORE_A_RUN {
-        pass.run(&mut float)?;
-    }
+    let float = float_to_run(&a.float, &mut log.notes)?;
     let (quantized, _) = unpacked(&load(&a.quantized, &mut log.notes)?)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.threads), quiet: a.report.quiet };
     let taps: Vec<String> = shared_sums(&float, &quantized);
     let c = side_by_side((&float, &quantized), &data, &indices, &taps, how, &mut log)?;
+    let speed = if a.report.no_bench { None } else { timing((&float, &quantized), &data, &mut log) };
     if let Some(p) = &a.outputs {
         write_outputs(p, &c.quantized)?;
     }
@@ -514,8 +524,21 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         ModelFile { name: a.float.display().to_string(), bytes: file_bytes(&a.float, &float) },
         ModelFile { name: a.quantized.display().to_string(), bytes: file_bytes(&a.quantized, &quantized) },
     );
-    let report = report(files, data_report, Some(c), &quantized, &a.report, None, log);
+    let report = Report { speed, ..report(files, data_report, Some(c), &quantized, &a.report, None, log) };
     deliver(&report, &a.report)
+}
+
+/// A float model as `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it
+/// is.
+pub(super) fn float_to_run(path: &Path, notes: &mut Vec<String>) -> Result<Model, Failure> {
+    let (mut float, _) = unpacked(&load(path, notes)?)?;
+    if narrow_floats(&float).is_some() && widen_floats(&mut float).is_ok() {
+        notes.push("the float model computes in half precision; it is run in float32".into());
+    }
+    for pass in BEFORE_A_RUN {
+        pass.run(&mut float)?;
+    }
+    Ok(float)
 }
 
 /// Values of both models under one name that a float Add makes: the residual stream.
