@@ -245,9 +245,19 @@ const PATCHES: Window = Window {
     pads: [0; 4],
 };
 
-fn windows() -> [Window; 5] {
+fn windows() -> [Window; 6] {
     [
         PATCHES,
+        Window {
+            channels: 4,
+            out: 18,
+            group: 2,
+            image: [5, 5],
+            kernel: [3, 3],
+            stride: [1, 1],
+            pads: [1, 0, 0, 2],
+            ..PATCHES
+        },
         Window { out: 5, image: [7, 6], kernel: [3, 3], stride: [1, 2], pads: [1, 1, 1, 1], ..PATCHES },
         Window {
             out: 4,
@@ -429,7 +439,8 @@ fn gemm_between_codes_is_one_product() {
 #[test]
 fn a_convolution_between_codes_is_one_operator() {
     let mut dice = Dice(33);
-    for w in windows() {
+    // Groups of few channels stay in float.
+    for w in windows().into_iter().filter(|w| w.group == 1 || w.out / w.group >= 8) {
         let (xs, ws) = w.shapes();
         let (a, b) = (Codes::new(&xs, false, &mut dice), Codes::new(&ws, true, &mut dice));
         let sb: Vec<f32> = (0..w.out).map(|i| 0.003 + 0.0007 * i as f32).collect();

@@ -96,6 +96,11 @@ fn region<'m>(model: &'m TypedModel, node: &'m TypedNode) -> Option<(&'m TypedNo
 /// More nodes than any activation function has.
 const LARGEST: usize = 32;
 
+/// The only output of an operator, if that can be told without a plan.
+fn run(op: &dyn TypedOp, inputs: TVec<TValue>) -> TractResult<Option<TValue>> {
+    Ok(op.eval_out_of_plan(inputs)?.and_then(|mut v| v.pop()))
+}
+
 /// Runs the nodes on every code.
 fn tabulate(
     model: &TypedModel,
@@ -114,8 +119,6 @@ fn tabulate(
         Tensor::from_shape(&shape, &all)?
     };
     let mut values: HashMap<usize, TValue> = HashMap::default();
-    let run = |op: &dyn TypedOp, inputs: TVec<TValue>| Ok(op.eval_out_of_plan(inputs)?.map(|mut v| v.remove(0)));
-    let run: &dyn Fn(&dyn TypedOp, TVec<TValue>) -> TractResult<Option<TValue>> = &run;
     let Some(value) = run(&*root.op, tvec!(all.into_tvalue()))? else { return Ok(None) };
     values.insert(root.id, value);
     for n in order {

@@ -108,7 +108,7 @@ impl Packed {
             let first = p * height;
             let lines = height.min(x.lines - first);
             let panel = &mut self.data.as_mut_slice()[p * self.panel..(p + 1) * self.panel];
-            if lines < height || x.depth % shape.group != 0 {
+            if lines < height || !x.depth.is_multiple_of(shape.group) {
                 panel.fill(0);
             }
             let part = Part { x, first, lines, height };
