@@ -16,7 +16,7 @@ use crate::runtime::{Array, RuntimeError, Session, SessionOptions, gemm::Isa};
 pub struct Speed {
     /// What ran the models.
     pub runtime: String,
-    /// The instructions that products of codes used: `portable`, `avx2`, `avxvnni` or `avx512vnni`.
+    /// The instructions that products of codes used: `portable`, `sse2`, `avx2`, `avxvnni` or `avx512vnni`.
     pub instructions: String,
     pub threads: u64,
     /// How often each model ran, in turn.
