@@ -1,6 +1,8 @@
 //! How long the float and the quantized model take, side by side.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(feature = "tract")]
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +91,7 @@ pub fn measure(
 }
 
 /// The middle one, or the mean of the two in the middle; 0 of none.
+#[cfg(feature = "tract")]
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut v: Vec<f64> = values.collect();
     v.sort_by(f64::total_cmp);
