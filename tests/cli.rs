@@ -311,6 +311,27 @@ fn json_is_alone_on_standard_output() {
     let total =
         report["passes"].as_array().and_then(|p| p.last()).and_then(|p| p["total_db"].as_f64()).expect("a figure");
     assert!((5.0..60.0).contains(&total), "{total} dB");
+    assert!(report["speed"]["ratio"].as_f64().is_some_and(|r| r > 0.0), "{}", report["speed"]);
+}
+
+#[test]
+fn a_bench_times_both_models() {
+    let p = Place::new();
+    let m = digits("digits_vit.onnx");
+    let done = p.compile(text(&m), &["--samples", "4", "--no-verify", "--json", "report.json"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(p.path("report.json")).expect("a report")).expect("JSON");
+    assert!(report.get("speed").is_none(), "nothing was timed");
+    let o = p.run(&["bench", text(&m), "out.onnx", "--rounds", "3", "--json", "-"]);
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    let speed: serde_json::Value = serde_json::from_slice(&o.stdout).expect("nothing but JSON");
+    assert_eq!((&speed["runtime"], &speed["threads"], &speed["rounds"]), (&"tract".into(), &1.into(), &3.into()));
+    for key in ["float_ms", "quantized_ms", "ratio"] {
+        assert!(speed[key].as_f64().is_some_and(|x| x > 0.0), "{key}: {speed}");
+    }
+    p.refused(&["bench", text(&m), text(&digits("digits_calib.npz"))], &["digits_calib.npz"]);
+    p.refused(&["bench", text(&m), "out.onnx", "--json", "out.onnx"], &["--json", "out.onnx"]);
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub enum Command {
     Sensitivity(SensitivityArgs),
     /// Compare a quantized model with its float original
     Verify(VerifyArgs),
+    /// Time a quantized model and its float original side by side in tract, on one thread
+    Bench(BenchArgs),
     /// Say how close a rule came to matching, and where it stopped
     Explain(ExplainArgs),
     /// List the shipped recipes
@@ -253,9 +255,12 @@ pub struct ReportArgs {
     /// Least top-1 agreement with the float model (0..1), in place of the recipe's threshold
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
-    /// Do not compare the models at all
+    /// Do not compare the models at all, nor time them
     #[arg(long)]
     pub no_verify: bool,
+    /// Do not time the models
+    #[arg(long)]
+    pub no_bench: bool,
     /// No progress on standard error
     #[arg(short, long)]
     pub quiet: bool,
@@ -326,6 +331,22 @@ pub struct VerifyArgs {
     pub threads: Option<usize>,
     #[command(flatten)]
     pub report: ReportArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The float model
+    pub float: PathBuf,
+    /// The quantized model
+    pub quantized: PathBuf,
+    /// How often each model runs, in turn
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub rounds: u64,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// Write the times as JSON (`-`: to standard output, instead of the readable line)
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

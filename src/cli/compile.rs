@@ -30,6 +30,7 @@ use crate::runtime::Array;
 use crate::verify::coverage;
 use crate::verify::report::{DataReport, ModelFile, PassReport, Report, Timing, VERSION};
 use crate::verify::run::{Compared, compare};
+use crate::verify::speed::{Effort, Speed, measure};
 
 /// What one command gathers on its way to a report.
 #[derive(Default)]
@@ -263,6 +264,8 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     if let Some(f) = plan_made {
         files.write(f, plan.to_yaml().as_bytes())?;
     }
+    let speed =
+        if a.report.no_bench || a.report.no_verify { None } else { timing((&p.model, &quantized), &data, &mut log) };
     let (c, verification, vsamples) = match compared {
         Some((c, d, n)) => (Some(c), d, n),
         None => (None, "none".to_owned(), 0),
@@ -280,6 +283,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     );
     let mut report = report(pair, data_report, c, &quantized, &a.report, Some(&recipe), log);
     report.passes = passes;
+    report.speed = speed;
     report.islands.extend(plan.islands.iter().cloned());
     for x in &plan.activations {
         *report.decisions.entry(format!("{} {}", x.role.name(), x.params.kind())).or_default() += 1;
@@ -394,6 +398,17 @@ fn side_by_side(
     Ok(c)
 }
 
+/// Times both models; a note says why there are no times.
+fn timing((float, quantized): (&Model, &Model), data: &Dataset, log: &mut Log) -> Option<Speed> {
+    let times = timed(&mut log.timings, "bench", || {
+        let (f, q) = (validate::validate(float)?, validate::validate(quantized)?);
+        let sample = data.sample(0)?;
+        Ok(measure(f, q, &sample.inputs, data.batch(), Effort::default())
+            .map_err(|(what, e)| format!("{what} model: {e}"))?)
+    });
+    times.map_err(|e| log.notes.push(format!("the models were not timed: {e}"))).ok()
+}
+
 fn report(
     files: (ModelFile, ModelFile),
     data: DataReport,
@@ -423,6 +438,7 @@ fn report(
         data,
         outputs,
         blocks,
+        speed: None,
         coverage,
         islands,
         decisions: IndexMap::new(),
@@ -536,20 +552,14 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     files.check()?;
     let (float, before) = load("the float model", &a.float, &mut files, &mut log.notes)?;
     let (quantized, after) = load("the quantized model", &a.quantized, &mut files, &mut log.notes)?;
-    let (mut float, _) = unpacked(&float)?;
-    // As `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it is.
-    if narrow_floats(&float).is_some() && widen_floats(&mut float).is_ok() {
-        log.notes.push("the float model computes in half precision; it is run in float32".into());
-    }
-    for pass in BEFORE_A_RUN {
-        pass.run(&mut float)?;
-    }
+    let float = float_to_run(&float, &mut log.notes)?;
     let (quantized, _) = unpacked(&quantized)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.threads), quiet: a.report.quiet };
     let taps: Vec<String> = shared_sums(&float, &quantized);
     let c = side_by_side((&float, &quantized), &data, &indices, &taps, how, &mut log)?;
+    let speed = if a.report.no_bench { None } else { timing((&float, &quantized), &data, &mut log) };
     if let Some(p) = &a.outputs {
         stage_outputs(p, &c.quantized, files.batch())?;
     }
@@ -564,8 +574,21 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         ModelFile { name: a.float.display().to_string(), bytes: before },
         ModelFile { name: a.quantized.display().to_string(), bytes: after },
     );
-    let report = report(pair, data_report, Some(c), &quantized, &a.report, None, log);
+    let report = Report { speed, ..report(pair, data_report, Some(c), &quantized, &a.report, None, log) };
     deliver(&report, &a.report, files)
+}
+
+/// A float model as `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it
+/// is.
+pub(super) fn float_to_run(float: &Model, notes: &mut Vec<String>) -> Result<Model, Failure> {
+    let (mut float, _) = unpacked(float)?;
+    if narrow_floats(&float).is_some() && widen_floats(&mut float).is_ok() {
+        notes.push("the float model computes in half precision; it is run in float32".into());
+    }
+    for pass in BEFORE_A_RUN {
+        pass.run(&mut float)?;
+    }
+    Ok(float)
 }
 
 /// Values of both models under one name that a float Add makes: the residual stream.

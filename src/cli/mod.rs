@@ -13,6 +13,7 @@ macro_rules! say_raw {
 }
 
 mod args;
+mod bench;
 mod compile;
 mod files;
 mod limits;
@@ -61,6 +62,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Plan(a)) => compile::plan(&a),
         Some(Command::Sensitivity(a)) => sensitivity::sensitivity(&a),
         Some(Command::Verify(a)) => compile::verify(&a),
+        Some(Command::Bench(a)) => bench::bench(&a),
         Some(Command::Explain(a)) => tools::explain(&a),
         Some(Command::Recipes) => tools::recipes(),
     });

@@ -1,7 +1,8 @@
 //! Convolutions of codes as a tract operator: ConvInteger, and what Conv between codes becomes.
 //!
 //! The patches under the kernel are written out as rows of a matrix of codes (where a patch hangs over the border, the
-//! zero point stands), and that is multiplied with the weights as in [`Product`](super::product::Product).
+//! zero point stands), and that is multiplied with the weights as in [`Product`](super::product::Product). Groups of a few
+//! channels (depthwise convolutions) would leave most of a kernel's tile empty; their sums are taken one by one.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::cnn::Conv;
 
 use super::absorb;
-use super::gemm::{Isa, Operand, Packed, Side, multiply};
+use super::gemm::{Isa, Operand, Packed, Side, Strip, multiply};
 use super::product::{Output, Work, Zero, code_bytes, with_work, zero_points};
 use super::steps::{Place, Steps};
 
@@ -60,6 +61,11 @@ impl Spec {
         })
     }
 
+    /// Whether groups have so few of the output channels that a convolution in float is faster.
+    pub fn narrow(&self, channels: usize) -> bool {
+        self.group > 1 && channels / self.group < FEW
+    }
+
     /// For each axis of space, the size that comes out and the border before it.
     fn paddings<D: DimLike>(&self, space: &[D], kernel: &[usize]) -> TVec<(D, D)> {
         let ones: TVec<usize> = tvec![1; kernel.len()];
@@ -71,30 +77,55 @@ impl Spec {
     fn shape<D: DimLike>(&self, x: &[D], kernel: &[usize]) -> TractResult<TVec<D>> {
         ensure!(x.len() == kernel.len() && x.len() > 2, "a convolution of ranks {} and {}", x.len(), kernel.len());
         ensure!(x[1] == (self.group * kernel[1]).into(), "the number of input channels does not fit the weights");
-        ensure!(self.group > 0 && kernel[0] % self.group == 0, "{} channels in {} groups", kernel[0], self.group);
+        ensure!(
+            self.group > 0 && kernel[0].is_multiple_of(self.group),
+            "{} channels in {} groups",
+            kernel[0],
+            self.group
+        );
         let mut shape: TVec<D> = tvec![x[0].clone(), kernel[0].into()];
         shape.extend(self.paddings(&x[2..], &kernel[2..]).into_iter().map(|p| p.0));
         Ok(shape)
     }
 }
 
+/// Output channels of a group from which on a tile pays.
+const FEW: usize = 8;
+
 /// Weights: for each group, a line for each of its output channels.
 #[derive(Debug)]
 pub struct Kernels {
-    packed: Vec<Packed>,
+    groups: Vec<Group>,
     shape: TVec<usize>,
+}
+
+#[derive(Debug)]
+enum Group {
+    Packed(Packed),
+    /// Line after line, zero points taken off.
+    Few(Vec<i32>),
 }
 
 impl Kernels {
     pub fn pack(t: &Tensor, group: usize, zero: &[i32]) -> TractResult<Kernels> {
         let (codes, signed) = code_bytes(t)?;
         let shape: TVec<usize> = t.shape().into();
-        ensure!(group > 0 && !shape.is_empty() && shape[0] % group == 0, "{shape:?} weights in {group} groups");
+        ensure!(
+            group > 0 && !shape.is_empty() && shape[0].is_multiple_of(group),
+            "{shape:?} weights in {group} groups"
+        );
         let (lines, depth) = (shape[0] / group, shape[1..].iter().product::<usize>());
         ensure!(zero.len() == 1 || zero.len() == shape[0], "{} zero points for {} channels", zero.len(), shape[0]);
-        let packed = (0..group).map(|g| {
-            let mut p = Packed::default();
+        let groups = (0..group).map(|g| {
             let at = g * lines..(g + 1) * lines;
+            if group > 1 && lines < FEW {
+                let one = |i: usize| {
+                    let code = if signed { codes[i] as i8 as i32 } else { codes[i] as i32 };
+                    code - if zero.len() == 1 { zero[0] } else { zero[i / depth] }
+                };
+                return Group::Few((at.start * depth..at.end * depth).map(one).collect());
+            }
+            let mut p = Packed::default();
             let x = Operand {
                 codes: &codes[at.start * depth..at.end * depth],
                 signed,
@@ -105,9 +136,9 @@ impl Kernels {
                 zero: if zero.len() == 1 { zero } else { &zero[at] },
             };
             p.pack(Isa::best(), Side::Right, x);
-            p
+            Group::Packed(p)
         });
-        Ok(Kernels { packed: packed.collect(), shape })
+        Ok(Kernels { groups: groups.collect(), shape })
     }
 }
 
@@ -190,11 +221,22 @@ impl CodeConv {
         let mut out = Output::new(self.out, &shape)?;
         let mut rows = std::mem::take(&mut work.codes);
         for image in 0..x[0] {
-            for (g, right) in kernels.packed.iter().enumerate() {
+            for (g, right) in kernels.groups.iter().enumerate() {
                 let from = (image * self.spec.group + g) * channels * plane;
                 rows.clear();
                 rows.resize(positions * depth, za as u8);
                 patches.write(&codes[from..from + channels * plane], &mut rows);
+                let mut to = out.part((image * self.spec.group + g) * size, size)?;
+                let place = Place { row: 1, col: positions };
+                let right = match right {
+                    Group::Packed(right) => right,
+                    Group::Few(w) => {
+                        let mut sums = few(&rows, signed, za, w, depth);
+                        let strip = Strip { sums: &mut sums, width: cols, rows: positions, first: 0, cols };
+                        self.steps.finish(strip, g * cols, &mut work.floats, &mut to, place);
+                        continue;
+                    }
+                };
                 let left = Operand {
                     codes: &rows,
                     signed,
@@ -205,16 +247,24 @@ impl CodeConv {
                     zero: &[za],
                 };
                 work.left.pack(isa, Side::Left, left);
-                let mut to = out.part((image * self.spec.group + g) * size, size)?;
                 let steps = &self.steps;
                 multiply(&work.left, right, &mut work.scratch, &mut |strip| {
-                    steps.finish(strip, g * cols, &mut work.floats, &mut to, Place { row: 1, col: positions });
+                    steps.finish(strip, g * cols, &mut work.floats, &mut to, place);
                 });
             }
         }
         work.codes = rows;
         Ok(out.tensor)
     }
+}
+
+/// Sums of a group of few channels: for each row, one for each line of `w`.
+fn few(rows: &[u8], signed: bool, zero: i32, w: &[i32], depth: usize) -> Vec<i32> {
+    let value = |b: &u8| (if signed { *b as i8 as i32 } else { *b as i32 }) - zero;
+    let depth = depth.max(1);
+    rows.chunks_exact(depth)
+        .flat_map(|row| w.chunks_exact(depth).map(move |w| row.iter().zip(w).map(|(x, w)| value(x) * w).sum()))
+        .collect()
 }
 
 /// The way from an image to a matrix with a row for each position of the kernel.

@@ -250,6 +250,9 @@ impl Compute {
         let Some(spec) = Spec::of(&*self.stock) else { return Ok(None) };
         let fact = target.outlet_fact(inputs[1])?;
         let Some(cols) = fact.shape.first().and_then(|d| d.to_usize().ok()) else { return Ok(None) };
+        if spec.narrow(cols) {
+            return Ok(None);
+        }
         let bias = match inputs.get(2) {
             None => None,
             Some(b) => {

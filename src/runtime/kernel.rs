@@ -5,6 +5,8 @@
 //!
 //! What one code is, [`quant::kernel`](crate::quant::kernel) defines; here are the loops over whole tensors.
 
+use std::ops::Range;
+
 use super::wide::wide;
 use crate::quant::kernel::{dequantize, rounded};
 
@@ -61,6 +63,18 @@ pub struct Requantize {
     /// Lowest and highest code minus the zero point.
     pub low: Vec<f32>,
     pub high: Vec<f32>,
+}
+
+impl Requantize {
+    /// That of some of the columns.
+    pub fn part(&self, columns: Range<usize>) -> Requantize {
+        Requantize {
+            scale: self.scale[columns.clone()].to_vec(),
+            zero: self.zero[columns.clone()].to_vec(),
+            low: self.low[columns.clone()].to_vec(),
+            high: self.high[columns].to_vec(),
+        }
+    }
 }
 
 /// Scales and zero points, ready for use on whole tensors.

@@ -45,6 +45,8 @@ mod repeat;
 mod session;
 #[cfg(feature = "tract")]
 mod steps;
+#[cfg(feature = "tract")]
+mod table;
 
 #[cfg(all(test, feature = "tract"))]
 mod build;

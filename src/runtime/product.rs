@@ -175,8 +175,11 @@ impl Weights {
     }
 }
 
-/// Where each matrix of the product finds its operands: indices among the matrices of either side.
-fn pairs(a: &[usize], b: &[usize]) -> TractResult<(TVec<usize>, Vec<(usize, usize)>)> {
+/// For each matrix of a product, which of the left and which of the right matrices it is the product of.
+type Pairs = Vec<(usize, usize)>;
+
+/// The leading axes of a product, and where each of its matrices finds its operands.
+fn pairs(a: &[usize], b: &[usize]) -> TractResult<(TVec<usize>, Pairs)> {
     let dims = tract_onnx::tract_core::broadcast::multi_broadcast(&[a, b])?;
     let rank = dims.len();
     let index = |shape: &[usize], at: &[usize]| {

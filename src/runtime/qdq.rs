@@ -9,11 +9,14 @@ use std::sync::Arc;
 use tract_onnx::Onnx;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_core::ops::array::Slice;
 use tract_onnx::tract_core::ops::change_axes::{AxisChangeConsequence, AxisOp, InOut};
 use tract_onnx::tract_hir::internal::*;
 
+use super::absorb::only_reader;
 use super::kernel::{Code, Grain, Params, Requantize};
 use super::prepare::CODE_BITS;
+use super::table;
 use crate::ir::DType;
 
 /// Puts both operators in place of tract's. `keep`: whether codes of weights are kept as long as the model is read.
@@ -206,6 +209,20 @@ impl Qdq {
         (fits && codes != DatumType::I32).then(|| (params.by_column(cols), codes))
     }
 
+    /// Moves codes instead of values: a quarter of the bytes, and a QuantizeLinear of the same parameters may follow.
+    fn behind_a_move(&self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+        let Some(next) = only_reader(model, node) else { return Ok(None) };
+        if self.params.grain() != Grain::Tensor || !(next.op_is::<AxisOp>() || next.op_is::<Slice>()) {
+            return Ok(None);
+        }
+        let mut patch = TypedModelPatch::default();
+        let codes = patch.tap_model(model, node.inputs[0])?;
+        let moved = patch.wire_node(format!("{}.codes", next.name), next.op.clone(), &[codes])?;
+        let wire = patch.wire_node(&next.name, self.clone(), &moved)?;
+        patch.shunt_outside(model, next.id.into(), wire[0])?;
+        Ok(Some(patch))
+    }
+
     fn apply(&self, x: &Tensor) -> TractResult<Tensor> {
         match (self.direction, self.codes) {
             (Direction::Quantize, DatumType::U8) => self.quantize::<u8>(x),
@@ -298,7 +315,12 @@ impl TypedOp for Qdq {
 
     /// On a constant that only appeared during optimization. tract's own folding stops at 4 MiB.
     fn declutter(&self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-        let Some(k) = &model.outlet_fact(node.inputs[0])?.konst else { return Ok(None) };
+        let Some(k) = &model.outlet_fact(node.inputs[0])?.konst else {
+            return match self.direction {
+                Direction::Quantize => table::fuse(model, node),
+                Direction::Dequantize => self.behind_a_move(model, node),
+            };
+        };
         let mut patch = TypedModelPatch::default();
         let wire = patch.add_const(&node.name, self.apply(k)?)?;
         patch.shunt_outside(model, node.id.into(), wire)?;

@@ -49,10 +49,13 @@ fn operators(optimize: bool) -> Onnx {
 /// tract's ONNX reader with the project's operators in place of tract's own, for programs that use tract themselves: a
 /// quantized file then runs on products of 8-bit codes. `examples/service.rs` is a whole program.
 ///
+/// Sizes that the file declares for values between input and output are not read, so that an open size (`batch`) can be
+/// fixed at the inputs.
+///
 /// What a [`Session`] does to a file before tract reads it is left out: tract itself holds no constants of 4 bits, and takes
 /// an operator of a foreign domain for the standard one of its name. Files that need neither run the same in both.
 pub fn onnx() -> Onnx {
-    operators(true)
+    operators(true).with_ignore_value_info(true)
 }
 
 /// How to load a model.

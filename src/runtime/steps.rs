@@ -67,6 +67,9 @@ impl Steps {
     pub fn finish(&self, strip: Strip<'_>, base: usize, floats: &mut Vec<f32>, out: &mut Out<'_>, place: Place) {
         let Strip { sums, width, first, cols, .. } = strip;
         let of = base + first..base + first + cols;
+        if place.col == 1 && place.row > 0 && self.at_once(sums, width, of.clone(), first, out, place.row) {
+            return;
+        }
         let ints = self.list.iter().position(|s| *s == Step::Float).unwrap_or(self.list.len());
         for step in &self.list[..ints] {
             if let Step::AddInt(b) = step {
@@ -100,6 +103,70 @@ impl Steps {
     }
 }
 
+/// More columns than any strip has.
+const NONE: [f32; 64] = [0.0; 64];
+
+impl Steps {
+    /// A scale, perhaps a bias, perhaps codes, which is what most layers have: one loop instead of one for each step. The
+    /// operations are the same; `false` where the steps are others.
+    fn at_once(
+        &self,
+        sums: &[i32],
+        width: usize,
+        of: Range<usize>,
+        first: usize,
+        out: &mut Out<'_>,
+        row: usize,
+    ) -> bool {
+        let (scale, bias) = match &self.list[..] {
+            [Step::Float, Step::Mul(m)] => (&m[of.clone()], None),
+            [Step::Float, Step::Mul(m), Step::Add(b)] => (&m[of.clone()], Some(&b[of.clone()])),
+            _ => return false,
+        };
+        // Of a rounded value the sign of a zero is lost, so that no bias is one of 0.
+        let q = |q: &'_ Requantize| Layer {
+            scale,
+            bias: bias.unwrap_or(&NONE[..of.len()]),
+            requantize: q.part(of.clone()),
+        };
+        match (&self.requantize, out) {
+            (None, Out::F32(out)) => {
+                let out = out.get_mut(first..).unwrap_or_default();
+                match bias {
+                    Some(b) => scaled_with_bias(sums, width, scale, b, out, row),
+                    None => scaled(sums, width, scale, out, row),
+                }
+            }
+            (Some(r), Out::U8(out)) => q(r).codes(sums, width, out.get_mut(first..).unwrap_or_default(), row),
+            (Some(r), Out::I8(out)) => q(r).codes(sums, width, out.get_mut(first..).unwrap_or_default(), row),
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Numbers for each column of a strip.
+struct Layer<'a> {
+    scale: &'a [f32],
+    bias: &'a [f32],
+    requantize: Requantize,
+}
+
+impl Layer<'_> {
+    fn codes<C: Code>(&self, sums: &[i32], width: usize, out: &mut [C], row: usize) {
+        let q = &self.requantize;
+        // A quotient by a power of two is the product with its reciprocal, to the last bit.
+        let exact = |s: &f32| s.is_normal() && s.to_bits() << 9 == 0 && s.recip().is_normal();
+        let bounds = [&q.low[..], &q.high[..]];
+        if q.scale.iter().all(exact) {
+            let factor: Vec<f32> = q.scale.iter().map(|s| s.recip()).collect();
+            codes_by_product(sums, width, [self.scale, self.bias, &factor], bounds, &q.zero, out, row);
+        } else {
+            codes_by_quotient(sums, width, [self.scale, self.bias, &q.scale], bounds, &q.zero, out, row);
+        }
+    }
+}
+
 /// Puts codes in their place. `sums` lends its memory.
 fn codes<C: Code>(
     q: &Requantize,
@@ -110,18 +177,14 @@ fn codes<C: Code>(
     out: &mut [C],
     place: Place,
 ) {
-    let cols = of.len();
     let bounds = [&q.scale[of.clone()], &q.low[of.clone()], &q.high[of.clone()]];
     let zero = &q.zero[of];
-    if place.col == 1 {
-        for (r, row) in x.chunks_exact(width).enumerate() {
-            quantize_row(&row[..cols], &mut out[r * place.row + first..][..cols], bounds, zero);
-        }
-        return;
+    if place.col == 1 && place.row > 0 {
+        return quantize_rows_to(x, width, bounds, zero, out.get_mut(first..).unwrap_or_default(), place.row);
     }
     quantize_rows(x, sums, width, bounds, zero);
     for (r, row) in sums.chunks_exact(width).enumerate() {
-        for (c, x) in row[..cols].iter().enumerate() {
+        for (c, x) in row[..zero.len()].iter().enumerate() {
             out[r * place.row + (first + c) * place.col] = C::narrow(*x);
         }
     }
@@ -171,14 +234,64 @@ wide! {
         }
     }
 
-    /// One row of codes, each column with its own scale, bounds and zero point.
-    fn quantize_row<C: Code>(x: &[f32], y: &mut [C], bounds: [&[f32]; 3], zero: &[i32]) {
-        let n = y.len();
+    /// Sums times a scale a column. Rows begin `row` elements apart.
+    fn scaled(sums: &[i32], width: usize, scale: &[f32], out: &mut [f32], row: usize) {
+        let n = scale.len();
+        for (x, y) in sums.chunks_exact(width).zip(out.chunks_mut(row)) {
+            let (x, y) = (&x[..n], &mut y[..n]);
+            for i in 0..n {
+                y[i] = x[i] as f32 * scale[i];
+            }
+        }
+    }
+
+    fn scaled_with_bias(sums: &[i32], width: usize, scale: &[f32], bias: &[f32], out: &mut [f32], row: usize) {
+        let n = scale.len();
+        let bias = &bias[..n];
+        for (x, y) in sums.chunks_exact(width).zip(out.chunks_mut(row)) {
+            let (x, y) = (&x[..n], &mut y[..n]);
+            for i in 0..n {
+                y[i] = x[i] as f32 * scale[i] + bias[i];
+            }
+        }
+    }
+
+    /// Codes of scaled sums; `v` are scale, bias, and what the result is multiplied with.
+    fn codes_by_product<C: Code>(sums: &[i32], width: usize, v: [&[f32]; 3], bounds: [&[f32]; 2], zero: &[i32], out: &mut [C], row: usize) {
+        let n = zero.len();
+        let ([scale, bias, factor], [low, high]) = (v.map(|v| &v[..n]), bounds.map(|b| &b[..n]));
+        for (x, y) in sums.chunks_exact(width).zip(out.chunks_mut(row)) {
+            let (x, y) = (&x[..n], &mut y[..n]);
+            for i in 0..n {
+                let value = (x[i] as f32 * scale[i] + bias[i]) * factor[i];
+                y[i] = C::narrow(rounded(value, 1.0, low[i], high[i]).wrapping_add(zero[i]));
+            }
+        }
+    }
+
+    /// Codes of scaled sums; `v` are scale, bias, and what the result is divided by.
+    fn codes_by_quotient<C: Code>(sums: &[i32], width: usize, v: [&[f32]; 3], bounds: [&[f32]; 2], zero: &[i32], out: &mut [C], row: usize) {
+        let n = zero.len();
+        let ([scale, bias, step], [low, high]) = (v.map(|v| &v[..n]), bounds.map(|b| &b[..n]));
+        for (x, y) in sums.chunks_exact(width).zip(out.chunks_mut(row)) {
+            let (x, y) = (&x[..n], &mut y[..n]);
+            for i in 0..n {
+                let value = x[i] as f32 * scale[i] + bias[i];
+                y[i] = C::narrow(rounded(value, step[i], low[i], high[i]).wrapping_add(zero[i]));
+            }
+        }
+    }
+
+    /// Rows of codes, each column with its own scale, bounds and zero point. Rows begin `row` elements apart.
+    fn quantize_rows_to<C: Code>(x: &[f32], width: usize, bounds: [&[f32]; 3], zero: &[i32], out: &mut [C], row: usize) {
+        let n = zero.len();
         // One length for all, so that the bounds checks leave the loop.
         let [scale, low, high] = bounds.map(|b| &b[..n]);
-        let (x, zero) = (&x[..n], &zero[..n]);
-        for i in 0..n {
-            y[i] = C::narrow(rounded(x[i], scale[i], low[i], high[i]).wrapping_add(zero[i]));
+        for (x, y) in x.chunks_exact(width).zip(out.chunks_mut(row)) {
+            let (x, y) = (&x[..n], &mut y[..n]);
+            for i in 0..n {
+                y[i] = C::narrow(rounded(x[i], scale[i], low[i], high[i]).wrapping_add(zero[i]));
+            }
         }
     }
 

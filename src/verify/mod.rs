@@ -5,3 +5,4 @@ pub mod metrics;
 pub mod report;
 #[cfg(feature = "tract")]
 pub mod run;
+pub mod speed;

@@ -11,6 +11,8 @@ pub const VARIABLE: &str = "FQVIT_ISA";
 pub enum Isa {
     /// No instructions of one processor: what the compiler makes of plain loops.
     Portable,
+    /// Any x86: pairs of 16-bit integers, multiplied and added into 32 bits.
+    Sse2,
     /// x86 with AVX2: pairs of 16-bit integers, multiplied and added into 32 bits.
     Avx2,
     /// x86 with AVX-VNNI: groups of four codes in 256 bits.
@@ -33,11 +35,12 @@ pub struct Shape {
 }
 
 impl Isa {
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Sse2, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni];
 
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
+            Isa::Sse2 => "sse2",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
@@ -48,6 +51,7 @@ impl Isa {
         let shape = |rows, cols, group, bytes| Shape { rows, cols, group, bytes };
         match self {
             Isa::Portable => shape(4, 8, 1, false),
+            Isa::Sse2 => shape(4, 8, 2, false),
             Isa::Avx2 => shape(6, 16, 2, false),
             Isa::AvxVnni => shape(6, 16, 4, true),
             Isa::Avx512Vnni => shape(12, 32, 4, true),
@@ -59,7 +63,7 @@ impl Isa {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
             match self {
-                Isa::Portable => true,
+                Isa::Portable | Isa::Sse2 => true,
                 Isa::Avx2 => is_x86_feature_detected!("avx2"),
                 Isa::AvxVnni => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
                 Isa::Avx512Vnni => {

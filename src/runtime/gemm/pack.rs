@@ -3,7 +3,7 @@
 //! A panel holds `rows` rows of the left operand (or `cols` columns of the right one) over the whole summed axis: for each
 //! group of neighbours along that axis, the group of every row, one after the other. What a panel lacks is zeros.
 
-use super::isa::{Isa, Shape};
+use super::isa::Isa;
 
 /// 64 bytes, as the processor moves them.
 #[derive(Clone, Copy, Debug)]
@@ -108,81 +108,123 @@ impl Packed {
             let first = p * height;
             let lines = height.min(x.lines - first);
             let panel = &mut self.data.as_mut_slice()[p * self.panel..(p + 1) * self.panel];
-            if lines < height || x.depth % shape.group != 0 {
+            if lines < height || !x.depth.is_multiple_of(shape.group) {
                 panel.fill(0);
             }
-            for r in 0..lines {
-                if shape.bytes {
-                    let flip = if x.signed == (side == Side::Left) { 0x80 } else { 0 };
-                    let sum = pack_bytes(panel, r, height, flip, side, x, first + r);
-                    self.sums.push(sum);
+            let part = Part { x, first, lines, height };
+            match (shape.bytes, shape.group) {
+                (true, _) => {
+                    let flip = if x.signed == (side == Side::Left) { 0x80u8 } else { 0 };
+                    part.pack(panel, |c: [u8; 4]| c.map(|b| b ^ flip));
+                    part.sums(flip, side, &mut self.sums);
+                    // A flipped bit moves the code, and the zero point with it.
                     let shift = match (flip, side) {
                         (0, _) => 0,
                         (_, Side::Left) => 128,
                         (_, Side::Right) => -128,
                     };
-                    self.zeros.push(x.zero_of(first + r).wrapping_add(shift));
-                } else {
-                    pack_words(panel, r, height, shape, x, first + r);
+                    self.zeros.extend((first..first + lines).map(|l| x.zero_of(l).wrapping_add(shift)));
                 }
+                (false, 2) => part.pack_words(panel, |c: [i16; 2]| {
+                    let [a, b] = c.map(i16::to_le_bytes);
+                    [a[0], a[1], b[0], b[1]]
+                }),
+                (false, _) => part.pack_words(panel, |[c]: [i16; 1]| c.to_le_bytes()),
             }
         }
     }
 }
 
-/// Packs one line as bytes and returns their sum.
-fn pack_bytes(panel: &mut [u8], r: usize, height: usize, flip: u8, side: Side, x: Operand<'_>, line: usize) -> i32 {
-    // Without depth there may be no codes at all.
-    let from = x.codes.get(line * x.line_stride..).unwrap_or_default();
-    let value = |b: u8| if side == Side::Left { b as i32 } else { b as i8 as i32 };
-    let mut sum = 0i32;
-    let step = height * 4;
-    if x.depth_stride == 1 {
-        let from = &from[..x.depth];
-        let (whole, rest) = from.as_chunks::<4>();
-        for (k, c) in whole.iter().enumerate() {
-            let c = c.map(|b| b ^ flip);
-            sum += c.iter().map(|b| value(*b)).sum::<i32>();
-            panel[k * step + r * 4..][..4].copy_from_slice(&c);
-        }
-        for (t, b) in rest.iter().enumerate() {
-            sum += value(b ^ flip);
-            panel[whole.len() * step + r * 4 + t] = b ^ flip;
-        }
-    } else {
-        for k in 0..x.depth {
-            let b = from[k * x.depth_stride] ^ flip;
-            sum += value(b);
-            panel[(k / 4) * step + r * 4 + k % 4] = b;
-        }
-    }
-    sum
+/// Some lines of an operand, which fill one panel.
+struct Part<'a> {
+    x: Operand<'a>,
+    first: usize,
+    lines: usize,
+    height: usize,
 }
 
-/// Packs one line as 16-bit integers, zero point taken off. Codes and zero points have 8 bits, so differences have nine.
-fn pack_words(panel: &mut [u8], r: usize, height: usize, shape: Shape, x: Operand<'_>, line: usize) {
-    let zero = x.zero_of(line);
-    // Without depth there may be no codes at all.
-    let from = x.codes.get(line * x.line_stride..).unwrap_or_default();
-    let value = |b: u8| {
-        let v = if x.signed { b as i8 as i32 } else { b as i32 };
-        (v - zero) as i16
-    };
-    let g = shape.group;
-    let step = height * g * 2;
-    if x.depth_stride == 1 && g == 2 {
-        let (whole, rest) = from[..x.depth].as_chunks::<2>();
-        for (k, [a, b]) in whole.iter().enumerate() {
-            let both = (value(*a) as u16 as u32) | ((value(*b) as u16 as u32) << 16);
-            panel[k * step + r * 4..][..4].copy_from_slice(&both.to_le_bytes());
+impl Part<'_> {
+    /// Codes of a line from a place along the depth on; without depth there may be none at all.
+    fn from(&self, line: usize, k: usize) -> &[u8] {
+        let at = (self.first + line) * self.x.line_stride + k * self.x.depth_stride;
+        self.x.codes.get(at..).unwrap_or_default()
+    }
+
+    /// Packs groups of `G` codes, each turned into `B` bytes. What is missing in the last group is left as it is: zero.
+    fn pack<const G: usize, const B: usize>(&self, panel: &mut [u8], bytes: impl Fn([u8; G]) -> [u8; B]) {
+        let (depth, stride) = (self.x.depth, self.x.depth_stride);
+        let (whole, rest) = (depth / G, depth % G);
+        let (panel, _) = panel.as_chunks_mut::<B>();
+        if stride == 1 {
+            let rows: Vec<&[[u8; G]]> = (0..self.lines).map(|r| self.from(r, 0).as_chunks::<G>().0).collect();
+            for (k, to) in panel.chunks_exact_mut(self.height).take(whole).enumerate() {
+                for (to, row) in to.iter_mut().zip(&rows) {
+                    *to = bytes(row[k]);
+                }
+            }
+        } else if self.x.line_stride == 1 {
+            for (k, to) in panel.chunks_exact_mut(self.height).take(whole).enumerate() {
+                let cols: [&[u8]; G] = std::array::from_fn(|t| &self.from(0, k * G + t)[..self.lines]);
+                for (r, to) in to[..self.lines].iter_mut().enumerate() {
+                    *to = bytes(cols.map(|c| c[r]));
+                }
+            }
+        } else {
+            for (k, to) in panel.chunks_exact_mut(self.height).take(whole).enumerate() {
+                for (r, to) in to[..self.lines].iter_mut().enumerate() {
+                    *to = bytes(std::array::from_fn(|t| self.from(r, k * G + t)[0]));
+                }
+            }
         }
-        if let [b] = rest {
-            panel[whole.len() * step + r * 4..][..2].copy_from_slice(&value(*b).to_le_bytes());
+        if rest > 0 {
+            for r in 0..self.lines {
+                let last: [u8; G] = std::array::from_fn(|t| if t < rest { self.from(r, whole * G + t)[0] } else { 0 });
+                let width = B / G * rest;
+                panel[whole * self.height + r][..width].copy_from_slice(&bytes(last)[..width]);
+            }
         }
-    } else {
-        for k in 0..x.depth {
-            let at = (k / g) * step + (r * g + k % g) * 2;
-            panel[at..][..2].copy_from_slice(&value(from[k * x.depth_stride]).to_le_bytes());
+    }
+
+    /// Packs codes as 16-bit integers, zero point taken off. Codes and zero points have 8 bits, so differences have nine.
+    fn pack_words<const G: usize, const B: usize>(&self, panel: &mut [u8], bytes: impl Fn([i16; G]) -> [u8; B]) {
+        let signed = self.x.signed;
+        let value = move |b: u8, zero: i32| ((if signed { b as i8 as i32 } else { b as i32 }) - zero) as i16;
+        if self.x.zero.len() == 1 {
+            let zero = self.x.zero[0];
+            return self.pack(panel, |c: [u8; G]| bytes(c.map(|b| value(b, zero))));
+        }
+        for r in 0..self.lines {
+            let zero = self.x.zero_of(self.first + r);
+            for k in 0..self.x.depth {
+                let one = bytes([value(self.from(r, k)[0], zero); G]);
+                let at = (k / G * self.height + r) * B + k % G * 2;
+                panel[at..at + 2].copy_from_slice(&one[..2]);
+            }
+        }
+    }
+
+    /// Adds the sum of each line's codes, as they are packed, to `sums`.
+    fn sums(&self, flip: u8, side: Side, sums: &mut Vec<i32>) {
+        let value = |b: &u8| match side {
+            Side::Left => (b ^ flip) as i32,
+            Side::Right => (b ^ flip) as i8 as i32,
+        };
+        let at = sums.len();
+        sums.resize(at + self.lines, 0);
+        if self.x.depth_stride == 1 {
+            for (r, s) in sums[at..].iter_mut().enumerate() {
+                *s = self.from(r, 0)[..self.x.depth].iter().map(value).sum();
+            }
+        } else if self.x.line_stride == 1 {
+            for k in 0..self.x.depth {
+                for (s, b) in sums[at..].iter_mut().zip(&self.from(0, k)[..self.lines]) {
+                    *s += value(b);
+                }
+            }
+        } else {
+            for (r, s) in sums[at..].iter_mut().enumerate() {
+                *s = (0..self.x.depth).map(|k| value(&self.from(r, k)[0])).sum();
+            }
         }
     }
 }

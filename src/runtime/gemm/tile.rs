@@ -22,6 +22,8 @@ pub fn kernel(isa: Isa) -> Kernel {
     assert!(isa.runs_here(), "this processor has no {}", isa.name());
     match isa {
         #[cfg(target_arch = "x86_64")]
+        Isa::Sse2 => x86::sse2,
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => x86::avx2,
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni => x86::avxvnni,
@@ -93,6 +95,11 @@ pub(super) mod x86 {
         };
     }
 
+    kernel! {
+        /// 4 x 8, pairs of 16-bit integers.
+        sse2, "sse2", 4, __m128i, 4, _mm_loadu_si128, _mm_storeu_si128, _mm_set1_epi32,
+        |acc, x, y| _mm_add_epi32(*acc, _mm_madd_epi16(x, y))
+    }
     kernel! {
         /// 6 x 16, pairs of 16-bit integers.
         avx2, "avx2", 6, __m256i, 8, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32,

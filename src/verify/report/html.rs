@@ -24,6 +24,9 @@ pub(super) fn render(r: &Report) -> String {
         &mut h,
         format_args!("<p>{} \u{00b7} recipe {} \u{00b7} {}</p>\n", esc(&sizes(r)), esc(&r.recipe), esc(&r.tool)),
     );
+    if let Some(s) = &r.speed {
+        put(&mut h, format_args!("<p>Speed: {}.</p>\n", esc(&speed(s))));
+    }
     let d = &r.data;
     put(
         &mut h,

@@ -16,6 +16,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::{Check, EXACT_DB, TensorMetrics};
+use super::speed::Speed;
 use crate::plan::Island;
 
 /// Version of the JSON form; it changes when a field changes its meaning or goes.
@@ -38,6 +39,9 @@ pub struct Report {
     pub outputs: Vec<TensorMetrics>,
     /// Named tapped values, from the input to the output of the model.
     pub blocks: Vec<TensorMetrics>,
+    /// How long both models take, where they were timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Speed>,
     pub coverage: Coverage,
     /// Compute operators that stay in float, with the reason.
     pub islands: Vec<Island>,
@@ -194,6 +198,15 @@ fn sizes(r: &Report) -> String {
         String::new()
     };
     format!("{} -> {}{ratio}", megabytes(r.float.bytes), megabytes(r.quantized.bytes))
+}
+
+/// `float 39.60 ms, quantized 14.20 ms a run (0.36x): tract, one thread, avx2`.
+pub(crate) fn speed(s: &Speed) -> String {
+    let threads = if s.threads == 1 { "one thread".to_owned() } else { format!("{} threads", s.threads) };
+    format!(
+        "float {:.2} ms, quantized {:.2} ms a run ({:.2}x): {}, {threads}, {}",
+        s.float_ms, s.quantized_ms, s.ratio, s.runtime, s.instructions
+    )
 }
 
 /// `float 82.0 %, quantized 81.3 %`.

@@ -7,6 +7,9 @@ use super::*;
 pub(super) fn render(r: &Report, width: u16) -> String {
     let mut out = Page { text: String::new(), width };
     out.line(&format!("{} -> {}   {}", r.float.name, r.quantized.name, sizes(r)));
+    if let Some(s) = &r.speed {
+        out.line(&format!("speed: {}", speed(s)));
+    }
     out.line(&format!("recipe {}, {}", r.recipe, r.tool));
     let d = &r.data;
     out.line(&format!("calibrated on {} samples ({})", d.calibration_samples, d.calibration));

@@ -42,6 +42,15 @@ fn report() -> Report {
         },
         checks: t.check(std::slice::from_ref(&logits)),
         outputs: vec![logits],
+        speed: Some(Speed {
+            runtime: "tract".into(),
+            instructions: "avx2".into(),
+            threads: 1,
+            rounds: 25,
+            float_ms: 39.6,
+            quantized_ms: 14.204,
+            ratio: 0.3587,
+        }),
         blocks: vec![
             tensor("/embed/Add_output_0", 999.0),
             tensor("/blocks.0/<attn>/Add_output_0", 24.5),
@@ -141,6 +150,7 @@ fn an_empty_report_renders() {
         islands: vec![],
         decisions: IndexMap::new(),
         passes: vec![],
+        speed: None,
         timings: vec![],
         checks: vec![],
         notes: vec![],
