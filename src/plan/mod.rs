@@ -5,6 +5,7 @@
 pub(crate) mod apart;
 pub mod channel_map;
 mod channels;
+pub mod fed;
 pub(crate) mod head_rows;
 mod hidden;
 pub mod parts;
