@@ -8,19 +8,24 @@ use ndarray_npy::NpzWriter;
 use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, ReportArgs, VerifyArgs};
 use super::sensitivity::kept;
 use super::{Failure, bar, deliver, distinct, file_bytes, load, rules, threads, timed, writable};
-use crate::calibrate::data::{DataOptions, Dataset, split_holdout};
-use crate::calibrate::run::{CalibrateError, observe};
+use crate::calibrate::data::{DataOptions, Dataset, InputSpec, split_holdout};
+use crate::calibrate::run::{CalibrateError, Observed, observe};
+use crate::calibrate::sizes::settled;
 use crate::calibrate::stats::StatsFile;
 use crate::compile::each::{Moved, verify_each};
+use crate::compile::reach::cut_where_it_fails;
 use crate::compile::refine::{FitData, refine};
-use crate::compile::{BEFORE_A_RUN, CompileError, Journal, Prepared, apply, inputs, make_plan, prepare, unpacked};
+use crate::compile::{
+    BEFORE_A_RUN, CompileError, Journal, Prepared, apply_in_front, inputs, make_plan, prepare, runnable, unpacked,
+    whole,
+};
 use crate::file::{self, Pending};
-use crate::ir::{Def, Model, validate};
+use crate::ir::{Def, Dim, Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::passes::Numerics;
 use crate::passes::widen_floats::widen_floats;
 use crate::plan::sites::Sites;
-use crate::plan::{QuantPlan, Rounding, planner, sites};
+use crate::plan::{Island, QuantPlan, Rounding, planner, sites};
 use crate::recipe::Recipe;
 use crate::rewrite::narrow_floats;
 use crate::runtime::Array;
@@ -52,7 +57,9 @@ pub(super) struct Running {
 
 /// Opens a data set and refuses data that does not fit the model.
 pub(super) fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
-    let d = Dataset::open(options, &inputs(&m.graph)?)?;
+    let specs = inputs(&m.graph)?;
+    let options = &settled(options, validate::validate(m)?, &specs)?;
+    let d = Dataset::open(options, &specs)?;
     log.notes.extend(d.notes().iter().cloned());
     Ok(d)
 }
@@ -80,20 +87,46 @@ pub(super) fn prepared(
     if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) {
         let Sites { attentions, linears, softmaxes, .. } = &p.sites;
         if attentions.is_empty() && linears.is_empty() {
-            return Err(named(CompileError::NoAttention { recipe: recipe.name.clone() }).into());
+            return Err(named(nothing_found(&p, &recipe)).into());
         }
         let how_close = "(`fqvit-opt explain` tells how close the rules came)";
         if attentions.is_empty() {
             log.notes.push(format!("no attention was found; the rest is quantized {how_close}"));
         } else if let Some(n) = softmaxes.first() {
             log.notes.push(format!(
-                "{} Softmax of no recognised attention, in float between codes; the first is `{}` {how_close}",
+                "{} Softmax of no recognised attention, which stay in float; the first is `{}` {how_close}",
                 softmaxes.len(),
-                p.model.graph.node(*n).name
+                p.model.graph.label(p.model.graph.node(*n))
             ));
         }
     }
     Ok((m, recipe, Some(p)))
+}
+
+/// What to do where sizes were made up, and may be why a model does not run.
+fn made_up(data: &Dataset) -> String {
+    let open = |s: &&InputSpec| s.dims.iter().skip(1).any(|d| !matches!(d, Dim::Known(_)));
+    let names: Vec<&str> = data.inputs().iter().filter(open).map(|s| s.name.as_str()).collect();
+    let Some(sample) = data.sample(0).ok().filter(|_| data.is_synthetic() && !names.is_empty()) else {
+        return String::new();
+    };
+    let shape = |(n, a): &(String, Array)| {
+        format!("{n}={}", a.dims().iter().map(usize::to_string).collect::<Vec<_>>().join(","))
+    };
+    let tried: Vec<String> = sample.inputs.iter().filter(|(n, _)| names.contains(&n.as_str())).map(shape).collect();
+    format!(
+        "; the model leaves sizes open, and {} was made up: give the sizes that it is for, such as --shape {}=1,3,48,320, or data",
+        tried.join(" "),
+        names[0]
+    )
+}
+
+/// Why there is nothing to work on: there is nothing, or it is where the passes do not go.
+fn nothing_found(p: &Prepared, recipe: &Recipe) -> CompileError {
+    match coverage::in_bodies(&p.model.graph) {
+        Some((count, node, op)) => CompileError::InBodies { count, node, op: op.to_string() },
+        None => CompileError::NoAttention { recipe: recipe.name.clone() },
+    }
 }
 
 /// Statistics from a file, or from running the model; with the number of samples behind them.
@@ -125,10 +158,17 @@ pub(super) fn statistics(
         let model = validate::validate(&p.model)?;
         let seen = observe(model, data, indices, &watches, how.threads, &|n| b.set_position(n as u64));
         Ok(seen.map_err(|e| match e {
-            CalibrateError::Runtime(e) => format!("the float model does not run: {e}"),
+            CalibrateError::Runtime(e) => format!("the float model does not run: {e}{}", made_up(data)),
             other => other.to_string(),
         })?)
     })?;
+    let Observed { stats: values, ignored } = values;
+    if let Some(first) = ignored.first() {
+        log.notes.push(format!(
+            "{} values hold NaN or infinity in places that no output depends on (the first is `{first}`); these are left out",
+            ignored.len()
+        ));
+    }
     b.finish_and_clear();
     let n = indices.len() as u64 * data.batch() as u64;
     let s = StatsFile::new(p.fingerprint.clone(), data.description().to_owned(), data.is_synthetic(), n, values);
@@ -190,7 +230,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         Log { journal: if a.verify_each { Journal::keeping_models() } else { Journal::default() }, ..Log::default() };
     let (float, recipe, p) = prepared(model_path, &a.prepare, &mut log)?;
     let before = file_bytes(model_path, &float);
-    let (Some(p), Some(_)) = (p, &recipe.quantize) else {
+    let (Some(mut p), Some(_)) = (p, &recipe.quantize) else {
         return unchanged(a, (model_path, before), output, &float, &recipe, log);
     };
     let how = Running { threads: threads(a.prepare.threads), quiet: a.report.quiet };
@@ -210,7 +250,21 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             (plan, format!("plan {}", f.display()), 0)
         }
         None => {
-            let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?;
+            let s = statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log);
+            let s = match s {
+                // Sizes that were made up may be at fault, and not the operator.
+                Err(_) if made_up(&data).is_empty() => {
+                    let rules = rules(a.prepare.passes_dir.as_deref())?;
+                    if let Some(front) = cut_where_it_fails(&p, &data, &rules, &mut log.journal)? {
+                        p = front;
+                        log.gather();
+                        statistics(&p, &recipe, &data, &calib, a.stats.as_deref(), how, &mut log)?
+                    } else {
+                        s?
+                    }
+                }
+                s => s?,
+            };
             let (what, samples) = (s.data.clone(), s.samples);
             let plan = planned(&p, &recipe, s, &mut log)?;
             (fitted(&p, &recipe, plan, (&data, &calib, &what), how, &mut log)?, what, samples)
@@ -220,7 +274,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let journal = &mut log.journal;
     let quantized = timed(&mut log.timings, "rewrite", || {
         // The plan may have come from a file.
-        Ok(apply(&p, &plan, journal).map_err(|e| match given {
+        Ok(apply_in_front(&p, &plan, journal).map_err(|e| match given {
             Some(f) => format!("{}: {e}", f.display()),
             None => e.to_string(),
         })?)
@@ -244,6 +298,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         let c = side_by_side((&p.model, &quantized), &vdata, &indices, &taps, how, &mut log)?;
         Some((c, vdata.description().to_owned(), indices.len() as u64 * vdata.batch() as u64))
     };
+    let quantized = whole(&p, quantized)?;
     onnx::save(validate::validate(&quantized)?, output, &SaveOptions::default())?;
     if let (Some(f), None) = (a.plan.as_deref(), given) {
         file::write(f, plan.to_yaml().as_bytes())?;
@@ -265,7 +320,9 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     );
     let mut report = report(files, data_report, c, &quantized, &a.report, Some(&recipe), log);
     report.passes = passes;
-    report.islands.extend(plan.islands.iter().cloned());
+    let told = |i: &&Island| !report.islands.iter().any(|o| o.node == i.node && o.op == i.op);
+    let more: Vec<Island> = plan.islands.iter().filter(told).cloned().collect();
+    report.islands.extend(more);
     for x in &plan.activations {
         *report.decisions.entry(format!("{} {}", x.role.name(), x.params.kind())).or_default() += 1;
     }
@@ -384,6 +441,7 @@ fn report(
     let mut limits = recipe.map(|r| r.thresholds.clone()).unwrap_or_default();
     limits.sqnr_db = how.min_sqnr.or(limits.sqnr_db);
     limits.agreement = how.min_agreement.or(limits.agreement);
+    limits.agreement_asked = how.min_agreement.is_some();
     let (outputs, blocks, checks) = match compared {
         Some(c) => {
             let checks = limits.check(&c.outputs);
@@ -506,6 +564,8 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         pass.run(&mut float)?;
     }
     let (quantized, _) = unpacked(&load(&a.quantized, &mut log.notes)?)?;
+    let before = (file_bytes(&a.float, &float), file_bytes(&a.quantized, &quantized));
+    let (float, quantized, whole) = in_front(float, quantized, &mut log)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.threads), quiet: a.report.quiet };
@@ -522,11 +582,31 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         synthetic: data.is_synthetic(),
     };
     let files = (
-        ModelFile { name: a.float.display().to_string(), bytes: file_bytes(&a.float, &float) },
-        ModelFile { name: a.quantized.display().to_string(), bytes: file_bytes(&a.quantized, &quantized) },
+        ModelFile { name: a.float.display().to_string(), bytes: before.0 },
+        ModelFile { name: a.quantized.display().to_string(), bytes: before.1 },
     );
-    let report = report(files, data_report, Some(c), &quantized, &a.report, None, log);
+    let report = report(files, data_report, Some(c), whole.as_ref().unwrap_or(&quantized), &a.report, None, log);
     deliver(&report, &a.report)
+}
+
+/// Both models up to the operators that can not be run here, and the whole of the quantized one where that is less.
+fn in_front(float: Model, quantized: Model, log: &mut Log) -> Result<(Model, Model, Option<Model>), Failure> {
+    let (f, tail) = runnable(float, &mut log.journal)?;
+    log.gather();
+    if tail.is_none() {
+        return Ok((f, quantized, None));
+    }
+    let (q, _) = runnable(quantized.clone(), &mut Journal::default())?;
+    let outputs = |m: &Model| m.graph.outputs().iter().map(|v| m.graph.name_of(*v).to_owned()).collect::<Vec<_>>();
+    if outputs(&f) != outputs(&q) {
+        return Err(format!(
+            "the two models are not cut at the same values by operators that can not be run here: {} and {}",
+            outputs(&f).join(", "),
+            outputs(&q).join(", ")
+        )
+        .into());
+    }
+    Ok((f, q, Some(quantized)))
 }
 
 /// Values of both models under one name that a float Add makes: the residual stream.
@@ -543,11 +623,15 @@ fn shared_sums(float: &Model, quantized: &Model) -> Vec<String> {
         .collect()
 }
 
-fn write_outputs(path: &Path, outputs: &IndexMap<String, Array>) -> Result<(), Failure> {
+fn write_outputs(path: &Path, outputs: &IndexMap<String, Vec<Array>>) -> Result<(), Failure> {
     let f = Pending::create(path)?;
     let mut w = NpzWriter::new(f.file().try_clone()?);
-    for (name, a) in outputs {
-        match a {
+    for (name, samples) in outputs {
+        // A scalar has no axis to join samples along.
+        let rows = |a: &Array| if a.rank() == 0 { a.clone().reshape(&[1]) } else { Ok(a.clone()) };
+        let rows: Vec<Array> = samples.iter().map(rows).collect::<Result<_, _>>()?;
+        let a = Array::concat(&rows).map_err(|e| format!("output `{name}` has another shape in each sample: {e}"))?;
+        match &a {
             Array::I64(x) => w.add_array(name.as_str(), x)?,
             Array::I32(x) => w.add_array(name.as_str(), x)?,
             _ => {
