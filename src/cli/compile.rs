@@ -58,8 +58,12 @@ pub(super) struct Running {
 /// Opens a data set and refuses data that does not fit the model.
 pub(super) fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
     let specs = inputs(&m.graph)?;
-    let options = &settled(options, validate::validate(m)?, &specs)?;
-    let d = Dataset::open(options, &specs)?;
+    let found = settled(options, validate::validate(m)?, &specs)?;
+    if found.shape != options.shape {
+        let sizes = found.shape.join(" ");
+        log.notes.push(format!("the model leaves sizes open, and runs with {sizes}; --shape gives others"));
+    }
+    let d = Dataset::open(&found, &specs)?;
     log.notes.extend(d.notes().iter().cloned());
     Ok(d)
 }
