@@ -90,7 +90,6 @@ def main():
         make()
     bad = 0
     for name, model, x in cases:
-        onnx.checker.check_model(model)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         want = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
