@@ -525,7 +525,6 @@ impl Graph {
     }
 
     /// Replaces the list of outputs.
-    #[cfg(test)]
     pub(crate) fn set_outputs(&mut self, outputs: Vec<ValueId>) {
         for v in std::mem::take(&mut self.outputs) {
             self.value_mut(v).outs -= 1;

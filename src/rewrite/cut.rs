@@ -53,11 +53,10 @@ pub fn cut(m: &Model, first: &BTreeSet<NodeId>) -> Option<(Model, Tail)> {
         return None;
     }
     let mut front = m.clone();
-    front.graph.outputs = outputs;
+    front.graph.set_outputs(outputs);
     for id in nodes.iter().rev() {
         front.graph.erase_node(*id);
     }
-    front.graph.declared.retain(|v| g.producer(*v).is_none_or(|p| !off.contains(&p)));
     sweep(&mut front);
     let names = cut.iter().map(|v| g.name_of(*v).to_owned()).collect();
     Some((front, Tail { whole: m.clone(), nodes, cut: names }))
@@ -111,7 +110,7 @@ impl Tail {
                 let at = g.add_value(&name, Def::Nothing, x.ty.clone()).map_err(|_| missing(*v))?;
                 g.value_mut(at).rider = x.rider.clone();
                 if old.declared().contains(v) {
-                    g.declared.push(at);
+                    g.add_declared(at);
                 }
                 new.insert(*v, at);
             }
@@ -122,7 +121,7 @@ impl Tail {
         }
         let end = |v: &ValueId| new.get(v).copied().or_else(|| g.find(old.name_of(*v))).ok_or_else(|| missing(*v));
         let outputs: Vec<ValueId> = old.outputs().iter().map(end).collect::<Result<_, _>>()?;
-        g.outputs = outputs;
+        g.set_outputs(outputs);
         Ok(m)
     }
 }

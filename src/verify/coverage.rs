@@ -142,7 +142,9 @@ fn from_codes(g: &Graph, mut v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> b
             "Gather" if n.input(1).is_some_and(is_int) && n.input(0).is_some_and(|t| g.constant(t).is_some()) => {
                 return true;
             }
-            "Floor" | "Clip" | "Mul" | "Min" | "LeakyRelu" | "Softmax" if n.origin_is("quantize-attention") => n.input(0),
+            "Floor" | "Clip" | "Mul" | "Min" | "LeakyRelu" | "Softmax" if n.origin_is("quantize-attention") => {
+                n.input(0)
+            }
             "Concat" => {
                 return n.inputs.iter().flatten().all(|x| from_codes(g, *x, is_int));
             }
