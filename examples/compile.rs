@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let data = Dataset::open(&options, &compile::inputs(&prepared.model.graph)?)?;
     let samples: Vec<usize> = (0..data.len()).collect();
     let watches = planner::watches(&prepared.model, &prepared.sites, quantize);
-    let stats = run::observe(validate(&prepared.model)?, &data, &samples, &watches, 2, &|_| ())?;
+    let stats = run::observe(validate(&prepared.model)?, &data, &samples, &watches, 2, &|_| ())?.stats;
 
     // Decide, then do.
     let plan = compile::make_plan(&prepared, &stats, &recipe)?;

@@ -7,8 +7,11 @@
 use crate::budget::{self, OverBudget};
 use crate::calibrate::data::{DataError, InputSpec};
 use crate::infer;
+#[cfg(feature = "tract")]
+use crate::ir::{AttrValue, Node, NodeId};
 use crate::ir::{DType, Graph, Invalid, Model, Op, ops, validate};
 use crate::onnx;
+use crate::passes::batch_norm_layers::BatchNormLayers;
 use crate::passes::batch_norm_rows::BatchNormRows;
 use crate::passes::clean_up::CleanUp;
 use crate::passes::cse::Cse;
@@ -43,9 +46,11 @@ use crate::passes::raise_opset::RaiseOpset;
 use crate::passes::rules::{ApplyRules, opset_wanted};
 use crate::passes::scale_after_product::ScaleAfterProduct;
 use crate::passes::select::SelectByArithmetic;
+use crate::passes::sequences::Sequences;
 use crate::passes::softmax_last::SoftmaxLast;
 use crate::passes::softmax_repeated::SoftmaxRepeated;
 use crate::passes::split_projection::SplitProjection;
+use crate::passes::stack_sums::StackSums;
 use crate::passes::unfuse::Unfuse;
 use crate::passes::unit_gain::UnitGain;
 use crate::passes::unit_sums::UnitSums;
@@ -54,21 +59,30 @@ use crate::passes::whole_update::WholeUpdate;
 use crate::passes::widen_floats::widen_floats;
 use crate::passes::{Numerics, Pass, PassError};
 use crate::pattern::{RuleSet, attentions};
+use crate::plan::fed::{continues, table_rows};
 use crate::plan::planner::{self, PlanningError};
 use crate::plan::sites::{self, Sites};
 use crate::plan::{Equalisation, PlanError, QuantPlan, Target};
 use crate::quant::Code;
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
-use crate::rewrite::{WidenError, narrow_floats, sweep};
+#[cfg(feature = "tract")]
+use crate::rewrite::cut;
+use crate::rewrite::{Tail, WidenError, narrow_floats, open_sizes, sweep};
+#[cfg(feature = "tract")]
+use crate::runtime::lacks;
 use crate::text::{Elide, print_model};
 
 use std::borrow::Cow;
+#[cfg(feature = "tract")]
+use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
 #[cfg(feature = "tract")]
 pub mod each;
+#[cfg(feature = "tract")]
+pub mod reach;
 #[cfg(feature = "tract")]
 pub mod refine;
 #[cfg(feature = "tract")]
@@ -99,6 +113,21 @@ pub enum CompileError {
          on; `fqvit-opt inspect` shows what was recognised and `fqvit-opt explain` how close the rules came"
     )]
     NoAttention { recipe: String },
+    #[error(
+        "all that computes here ({count} operators) is in the bodies of {op} nodes (the first is `{node}`), and bodies stay as \
+         they are: export the parts as models of their own (for a decoder, without a cache and with one)"
+    )]
+    InBodies { count: usize, node: String, op: String },
+    #[error(
+        "nothing is left to quantize in front of operators that can not be run here: {nodes}; cut the model behind them and give \
+         the rest"
+    )]
+    Unrunnable { nodes: String },
+    #[error(
+        "node `{node}` is a {op}: onnxruntime saved this model for one kind of processor (ORT_ENABLE_ALL); give the model it \
+         was made from, or save it at ORT_ENABLE_EXTENDED"
+    )]
+    OneProcessor { node: String, op: String },
     #[error(transparent)]
     Inline(#[from] onnx::InlineError),
     #[error(transparent)]
@@ -132,6 +161,9 @@ pub struct Prepared {
     pub sites: Sites,
     /// Fingerprint of the canonical model: statistics and plans carry it.
     pub fingerprint: String,
+    /// What follows operators that can not be run here, and was cut off: it is put back behind the quantized rest as it is,
+    /// the last first.
+    pub tails: Vec<Tail>,
 }
 
 /// What the passes did, in the order they ran.
@@ -184,8 +216,9 @@ fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), Comp
 }
 
 /// What brings a model into the form that rules are written for.
-pub const BEFORE_RULES: [&dyn Pass; 19] = [
+pub const BEFORE_RULES: [&dyn Pass; 22] = [
     &CleanUp,
+    &Sequences,
     &DecomposeAttention,
     &EinsumAsProduct,
     &PatchSums,
@@ -196,6 +229,8 @@ pub const BEFORE_RULES: [&dyn Pass; 19] = [
     &KeysByQueries,
     &FlatLayers,
     &WholeUpdate,
+    &BatchNormLayers,
+    &StackSums,
     &CleanUp,
     &HeadsApart,
     &SoftmaxLast,
@@ -207,7 +242,7 @@ pub const BEFORE_RULES: [&dyn Pass; 19] = [
 ];
 
 /// Of these, what lets the executor run a model as its exporter wrote it.
-pub const BEFORE_A_RUN: [&dyn Pass; 3] = [&CleanUp, &PatchSums, &BatchNormRows];
+pub const BEFORE_A_RUN: [&dyn Pass; 4] = [&CleanUp, &Sequences, &PatchSums, &BatchNormRows];
 
 /// The model with its functions and the operators that onnxruntime fused written out, its sparse weights dense, and how many
 /// of these there were: what every other step takes.
@@ -218,6 +253,7 @@ pub const BEFORE_A_RUN: [&dyn Pass; 3] = [&CleanUp, &PatchSums, &BatchNormRows];
 pub fn unpacked(model: &Model) -> Result<(Model, usize), CompileError> {
     budget::step("writing functions out");
     let (mut m, sparse) = onnx::dense_weights(&onnx::inline_functions(model)?)?;
+    open_sizes(&mut m);
     Unfuse.run(&mut m)?;
     validate::validate(&m)?;
     budget::step("checking sizes");
@@ -262,8 +298,12 @@ fn nonempty(m: &Model) -> Result<(), CompileError> {
 /// If an input has a type that no data can be made for.
 pub fn inputs(g: &Graph) -> Result<Vec<InputSpec>, DataError> {
     let masks = sites::mask_inputs(g);
-    let mask = |name: &str| masks.iter().any(|v| g.name_of(*v) == name);
-    Ok(InputSpec::of(g)?.into_iter().map(|s| InputSpec { mask: mask(&s.name), ..s }).collect())
+    let told = |s: InputSpec| {
+        let v = g.find(&s.name);
+        let mask = v.is_some_and(|v| masks.contains(&v));
+        InputSpec { mask, rows: v.and_then(|v| table_rows(g, v)), cache: v.is_some_and(|v| continues(g, v)), ..s }
+    };
+    Ok(InputSpec::of(g)?.into_iter().map(told).collect())
 }
 
 /// Canonical form: constants folded, LayerNorm and GELU as one node each, attention with its scale behind the product.
@@ -281,7 +321,10 @@ pub fn prepare(
     journal: &mut Journal,
 ) -> Result<Prepared, CompileError> {
     if let Some((_, n)) = model.graph.nodes().find(|(_, n)| is_quantized(&n.op)) {
-        return Err(CompileError::Quantized { node: n.name.clone(), op: n.op.to_string() });
+        return Err(CompileError::Quantized { node: model.graph.label(n), op: n.op.to_string() });
+    }
+    if let Some((_, n)) = model.graph.nodes().find(|(_, n)| n.op.domain == "com.microsoft.nchwc") {
+        return Err(CompileError::OneProcessor { node: model.graph.label(n), op: n.op.to_string() });
     }
     if model.graph.outputs().is_empty() {
         return Err(CompileError::NoOutput);
@@ -323,10 +366,64 @@ pub fn prepare(
     run(&GainIntoLayer, &mut m, journal)?;
     run(&CleanUp, &mut m, journal)?;
     infer::annotate(&mut m);
+    let (m, tail) = runnable(m, journal)?;
     let sites = sites::find(&m, attentions(&m, rules));
     finite(&m.graph, &sites)?;
     let fingerprint = fingerprint(&m);
-    Ok(Prepared { model: m, sites, fingerprint })
+    Ok(Prepared { model: m, sites, fingerprint, tails: tail.into_iter().collect() })
+}
+
+/// The model up to the first operators that can not be run here, and the rest, if there are any.
+///
+/// # Errors
+/// If nothing is left in front of them.
+#[cfg(feature = "tract")]
+pub fn runnable(m: Model, journal: &mut Journal) -> Result<(Model, Option<Tail>), CompileError> {
+    use crate::onnx::open_body;
+    let g = &m.graph;
+    // Of a node and all that it holds.
+    fn names(n: &Node, found: &mut BTreeSet<String>) -> bool {
+        let own = n.op.is_onnx();
+        found.insert(n.op.name.clone());
+        let bodies = n.attrs.0.iter().filter(|a| matches!(a.value, AttrValue::Graph(_)));
+        bodies
+            .filter_map(|a| open_body(n, &a.name).ok())
+            .fold(own, |own, (body, _)| body.nodes().fold(own, |own, (_, n)| names(n, found) && own))
+    }
+    let held: Vec<(NodeId, BTreeSet<String>, bool)> = g
+        .nodes()
+        .map(|(id, n)| {
+            let mut found = BTreeSet::new();
+            let own = names(n, &mut found);
+            (id, found, own)
+        })
+        .collect();
+    let lacking = lacks(held.iter().flat_map(|(_, names, _)| names).map(String::as_str));
+    let lacking: BTreeSet<&str> = lacking.into_iter().collect();
+    let stops = |(_, names, own): &&(NodeId, BTreeSet<String>, bool)| {
+        !own || names.iter().any(|n| lacking.contains(n.as_str()))
+    };
+    let first: BTreeSet<NodeId> = held.iter().filter(stops).map(|h| h.0).collect();
+    if first.is_empty() {
+        return Ok((m, None));
+    }
+    let told: Vec<String> = first.iter().map(|id| format!("{} `{}`", g.node(*id).op, g.label(g.node(*id)))).collect();
+    let Some((front, tail)) = cut(&m, &first) else { return Err(CompileError::Unrunnable { nodes: told.join(", ") }) };
+    let few = told.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    journal.notes.push(format!(
+        "{} operator{} can not be run here ({few}{}): the model is quantized and measured up to {}; {} operators behind stay as they are",
+        told.len(),
+        if told.len() == 1 { "" } else { "s" },
+        if told.len() > 3 { ", .." } else { "" },
+        if tail.cut.is_empty() { "its other outputs".to_owned() } else { tail.cut.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ") },
+        tail.nodes().count()
+    ));
+    Ok((front, Some(tail)))
+}
+
+#[cfg(not(feature = "tract"))]
+fn runnable(m: Model, _: &mut Journal) -> Result<(Model, Option<Tail>), CompileError> {
+    Ok((m, None))
 }
 
 /// Sixteen hexadecimal digits of a hash over the model's text and, apart, the bytes of its weights where they lie: encoding
@@ -357,7 +454,7 @@ fn finite(g: &Graph, sites: &Sites) -> Result<(), CompileError> {
             let n = g.node(n);
             return Err(CompileError::Weight {
                 weight: g.name_of(v).to_owned(),
-                node: if n.name.is_empty() { n.out().map_or("", |v| g.name_of(v)) } else { &n.name }.to_owned(),
+                node: g.label(n),
                 op: n.op.to_string(),
                 what: if data[at].is_nan() { "NaN" } else { "infinity" },
                 at,
@@ -485,8 +582,23 @@ pub fn lowering(target: Target, assume_vnni: bool) -> &'static [&'static dyn Pas
 /// The first operator set whose QuantizeLinear makes codes of 16 bits.
 const WIDE_CODES: i64 = 21;
 
-/// Carries a plan out.
+/// Carries a plan out, and puts what was cut off behind.
 pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Model, CompileError> {
+    whole(p, apply_in_front(p, plan, journal)?)
+}
+
+/// The quantized model with what was cut off behind it.
+pub fn whole(p: &Prepared, front: Model) -> Result<Model, CompileError> {
+    let mut m = front;
+    for tail in p.tails.iter().rev() {
+        m = tail.join(&m).map_err(|message| PassError::Failed { pass: "cut".into(), message })?;
+        validate::validate(&m)?;
+    }
+    Ok(m)
+}
+
+/// Carries a plan out on what can be run here, which is all of the model but for its [`Prepared::tails`].
+pub fn apply_in_front(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Model, CompileError> {
     if plan.model != p.fingerprint {
         return Err(
             PlanError::Model { path: "plan".into(), plan: plan.model.clone(), model: p.fingerprint.clone() }.into()

@@ -6,7 +6,7 @@ use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::recipe::QuantRecipe;
-use crate::verify::metrics::Thresholds;
+use crate::verify::thresholds::Thresholds;
 
 static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/passes/recipes");
 

@@ -627,7 +627,7 @@ def segformer():
 CASES["norm-plain"] = lambda: encoder(norm="pow-plain")
 CASES["norm-untrained"] = lambda: encoder(opset=14, norm="pow-untrained")
 CASES["norm-untrained-gamma-first"] = lambda: encoder(opset=14, norm="gamma-first-untrained")
-CASES["norm-rms"] = lambda: encoder(norm="rms", norms=0)
+CASES["norm-rms"] = lambda: encoder(norm="rms")
 CASES["keep-opset-17"] = lambda: encoder(flags=["--keep-opset"], gelus=0)
 
 
@@ -938,8 +938,8 @@ def moves():
 @case("foreign-operator")
 def foreign():
     g = Graph(17)
-    x = block(g, g.input("x", [N, D]))
-    g.output(g.op("BiasSplitGelu", x, g.weight(D), domain="com.microsoft"), [N, D])
+    x = g.op("BiasSplitGelu", g.input("x", [N, D]), g.weight(D), domain="com.microsoft")
+    g.output(block(g, x), [N, D])
     c = g.case(1, 2, 1)
     c.model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return c

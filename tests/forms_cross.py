@@ -34,7 +34,7 @@ REFUSED = {
     "sparse-twice": "names element",
     "sparse-hostile": "larger than 2 GB",
     "already-quantized": "quantized already",
-    "foreign-operator": "com.microsoft",
+    "foreign-operator": "nothing is left to quantize",
     "opset-10": "opset",
 }
 

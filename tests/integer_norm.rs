@@ -47,6 +47,29 @@ fn wide_factors_become_digits() {
 }
 
 #[test]
+fn of_a_norm_without_a_mean_nothing_is_centred() {
+    let (m, notes) = apply(&format!(
+        "{}g (uint8[b,3] q) => (float[b,3] y) <float[3] s = {{0.5, 1.0, 4.0}}, uint8[3] z = {{100, 128, 7}},
+         float[3] gamma = {{1.0, 2.0, 3.0}}> {{
+         d = DequantizeLinear <axis = 1> (q, s, z)
+         y = RMSNormalization <axis = -1, epsilon = 1e-6> (d, gamma) }}",
+        HEAD.replace("17", "23").replace("ir_version: 8", "ir_version: 11")
+    ));
+    assert!(notes.is_empty(), "{notes:?}");
+    let text = print_model(&m, Elide::Full);
+    for line in [
+        "\"y/square\" = Mul (\"y/v\", \"y/v\")",
+        "\"y/variance_epsilon\" = Add (\"y/mean_square\", \"y/epsilon\")",
+        "\"y/normalised\" = Mul (\"y/v\", \"y/inverse_deviation\")",
+        "y = Mul (\"y/normalised\", gamma)",
+        "float \"y/epsilon\" = {4e-6}",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("centre"), "{text}");
+}
+
+#[test]
 fn channels_are_counted_by_gamma_whatever_the_scales_run_along() {
     // One scale, given as a vector of one along another axis: a pooled image in front of a classifier.
     let (m, notes) = apply(&format!(

@@ -2,6 +2,10 @@
 
 pub mod data;
 #[cfg(feature = "tract")]
+mod finite;
+#[cfg(feature = "tract")]
 pub mod run;
+#[cfg(feature = "tract")]
+pub mod sizes;
 #[cfg(feature = "tract")]
 pub mod stats;

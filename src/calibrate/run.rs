@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use indexmap::IndexMap;
 
 use super::data::{DataError, Dataset};
+use super::finite::{broken, mended};
 use crate::ir::{Dim, Graph, Model, Validated};
 use crate::quant::observe::{ObserveError, Stats, Watch};
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions};
@@ -33,6 +34,14 @@ pub enum CalibrateError {
     Empty,
 }
 
+/// What calibration saw.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    pub stats: IndexMap<String, Stats>,
+    /// Values that held NaN or infinity in places that no output depends on; these places are left out.
+    pub ignored: BTreeSet<String>,
+}
+
 /// Watches values of `model` while it runs over the samples `indices` of `data` on `threads` threads.
 ///
 /// The result does not depend on the thread count or on how samples are divided. `progress` is told the number of
@@ -44,7 +53,7 @@ pub fn observe(
     watches: &IndexMap<String, Watch>,
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<IndexMap<String, Stats>, CalibrateError> {
+) -> Result<Observed, CalibrateError> {
     if indices.is_empty() {
         return Err(CalibrateError::Empty);
     }
@@ -60,6 +69,7 @@ pub fn observe(
     let failure: Mutex<Option<(usize, CalibrateError)>> = Mutex::new(None);
     let fresh =
         || -> IndexMap<String, Stats> { watches.iter().map(|(k, w)| (k.clone(), Stats::new(w.clone()))).collect() };
+    let ignored: Mutex<BTreeSet<String>> = Mutex::default();
     let one = |stats: &mut IndexMap<String, Stats>, index: usize| -> Result<(), CalibrateError> {
         let sample = data.sample(index)?;
         let out = session.run(&sample.inputs)?;
@@ -71,9 +81,19 @@ pub fn observe(
                 .flatten(),
             source,
         };
+        let mut reaches = None;
         for (name, a) in taps.iter().zip(&out.taps) {
             let s = stats.get_mut(name).expect("one entry a tap");
-            s.observe(&a.f32s(), a.dims(), index as u64).map_err(|e| wrap(name, e))?;
+            let mut x = a.f32s();
+            if broken(&x, &s.watch) {
+                let nan = |a: &Array| a.dtype().is_float() && a.f32s().iter().any(|v| v.is_nan());
+                if !*reaches.get_or_insert_with(|| out.outputs.iter().any(nan)) {
+                    ignored.lock().expect("no panic inside").insert(name.clone());
+                    let Some(whole) = mended(&x, a.dims(), &s.watch) else { continue };
+                    x = whole.into();
+                }
+            }
+            s.observe(&x, a.dims(), index as u64).map_err(|e| wrap(name, e))?;
         }
         for (name, a) in &sample.inputs {
             if let Some(s) = stats.get_mut(name) {
@@ -116,7 +136,7 @@ pub fn observe(
         merge(&mut all, &part)?;
     }
     all.values_mut().for_each(Stats::finish);
-    Ok(all)
+    Ok(Observed { stats: all, ignored: ignored.into_inner().expect("no panic inside") })
 }
 
 /// The NaN nearest to `value` among the constants that it is computed from. An infinity may be a mask or a bound.

@@ -9,21 +9,24 @@ use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, ReportArgs,
 use super::files::{Files, is_std};
 use super::sensitivity::kept;
 use super::{Failure, bar, deliver, load, rules, threads, timed};
-use crate::calibrate::data::{DataOptions, Dataset, split_holdout};
-use crate::calibrate::run::{CalibrateError, observe};
+use crate::calibrate::data::{DataOptions, Dataset, InputSpec, split_holdout};
+use crate::calibrate::run::{CalibrateError, Observed, observe};
+use crate::calibrate::sizes::settled;
 use crate::calibrate::stats::{Origin, StatsFile};
 use crate::compile::each::{Moved, verify_each};
+use crate::compile::reach::cut_where_it_fails;
 use crate::compile::refine::{FitData, refine};
 use crate::compile::{
-    BEFORE_A_RUN, CompileError, Journal, Prepared, apply, inputs, make_plan, prepare, suits, unpacked,
+    BEFORE_A_RUN, CompileError, Journal, Prepared, apply_in_front, inputs, make_plan, prepare, runnable, suits,
+    unpacked, whole,
 };
 use crate::file::{Batch, Pending};
-use crate::ir::{Def, Model, validate};
+use crate::ir::{Def, Dim, Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::passes::Numerics;
 use crate::passes::widen_floats::widen_floats;
 use crate::plan::sites::Sites;
-use crate::plan::{QuantPlan, Rounding, planner, sites};
+use crate::plan::{Island, QuantPlan, Rounding, planner, sites};
 use crate::recipe::Recipe;
 use crate::rewrite::narrow_floats;
 use crate::runtime::Array;
@@ -56,7 +59,13 @@ pub(super) struct Running {
 
 /// Opens a data set and refuses data that does not fit the model.
 pub(super) fn open(options: &DataOptions, m: &Model, log: &mut Log) -> Result<Dataset, Failure> {
-    let d = Dataset::open(options, &inputs(&m.graph)?)?;
+    let specs = inputs(&m.graph)?;
+    let found = settled(options, validate::validate(m)?, &specs)?;
+    if found.shape != options.shape {
+        let sizes = found.shape.join(" ");
+        log.notes.push(format!("the model leaves sizes open, and runs with {sizes}; --shape gives others"));
+    }
+    let d = Dataset::open(&found, &specs)?;
     log.notes.extend(d.notes().iter().cloned());
     Ok(d)
 }
@@ -92,20 +101,46 @@ pub(super) fn prepared(
     if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) {
         let Sites { attentions, linears, softmaxes, .. } = &p.sites;
         if attentions.is_empty() && linears.is_empty() {
-            return Err(named(CompileError::NoAttention { recipe: recipe.name.clone() }).into());
+            return Err(named(nothing_found(&p, &recipe)).into());
         }
         let how_close = "(`fqvit-opt explain` tells how close the rules came)";
         if attentions.is_empty() {
             log.notes.push(format!("no attention was found; the rest is quantized {how_close}"));
         } else if let Some(n) = softmaxes.first() {
             log.notes.push(format!(
-                "{} Softmax of no recognised attention, in float between codes; the first is `{}` {how_close}",
+                "{} Softmax of no recognised attention, which stay in float; the first is `{}` {how_close}",
                 softmaxes.len(),
-                p.model.graph.node(*n).name
+                p.model.graph.label(p.model.graph.node(*n))
             ));
         }
     }
     Ok(((m, bytes), recipe, Some(p)))
+}
+
+/// What to do where sizes were made up, and may be why a model does not run.
+fn made_up(data: &Dataset) -> String {
+    let open = |s: &&InputSpec| s.dims.iter().skip(1).any(|d| !matches!(d, Dim::Known(_)));
+    let names: Vec<&str> = data.inputs().iter().filter(open).map(|s| s.name.as_str()).collect();
+    let Some(sample) = data.sample(0).ok().filter(|_| data.is_synthetic() && !names.is_empty()) else {
+        return String::new();
+    };
+    let shape = |(n, a): &(String, Array)| {
+        format!("{n}={}", a.dims().iter().map(usize::to_string).collect::<Vec<_>>().join(","))
+    };
+    let tried: Vec<String> = sample.inputs.iter().filter(|(n, _)| names.contains(&n.as_str())).map(shape).collect();
+    format!(
+        "; the model leaves sizes open, and {} was made up: give the sizes that it is for, such as --shape {}=1,3,48,320, or data",
+        tried.join(" "),
+        names[0]
+    )
+}
+
+/// Why there is nothing to work on: there is nothing, or it is where the passes do not go.
+fn nothing_found(p: &Prepared, recipe: &Recipe) -> CompileError {
+    match coverage::in_bodies(&p.model.graph) {
+        Some((count, node, op)) => CompileError::InBodies { count, node, op: op.to_string() },
+        None => CompileError::NoAttention { recipe: recipe.name.clone() },
+    }
 }
 
 /// Statistics from a file, or from running the model; with the number of samples behind them.
@@ -136,10 +171,17 @@ pub(super) fn statistics(
         let model = validate::validate(&p.model)?;
         let seen = observe(model, data, indices, &watches, how.threads, &|n| b.set_position(n as u64));
         Ok(seen.map_err(|e| match e {
-            CalibrateError::Runtime(e) => format!("the float model does not run: {e}"),
+            CalibrateError::Runtime(e) => format!("the float model does not run: {e}{}", made_up(data)),
             other => other.to_string(),
         })?)
     })?;
+    let Observed { stats: values, ignored } = values;
+    if let Some(first) = ignored.first() {
+        log.notes.push(format!(
+            "{} values hold NaN or infinity in places that no output depends on (the first is `{first}`); these are left out",
+            ignored.len()
+        ));
+    }
     b.finish_and_clear();
     let n = indices.len() as u64 * data.batch() as u64;
     let from = Origin {
@@ -204,7 +246,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let mut log =
         Log { journal: if a.verify_each { Journal::keeping_models() } else { Journal::default() }, ..Log::default() };
     let ((float, before), recipe, p) = prepared(model_path, &a.prepare, &mut files, &mut log)?;
-    let (Some(p), Some(_)) = (p, &recipe.quantize) else {
+    let (Some(mut p), Some(_)) = (p, &recipe.quantize) else {
         return unchanged(a, (model_path, before), output, &float, &recipe, (files, log));
     };
     let how = Running { threads: threads(a.prepare.threads), quiet: a.report.quiet };
@@ -223,7 +265,18 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             (plan, format!("plan {}", f.display()), 0)
         }
         None => {
-            let s = statistics(&p, &recipe, (&data, &calib), (stats_given, WHOLE), how, &mut log)?;
+            let from = (stats_given, WHOLE);
+            let s = match statistics(&p, &recipe, (&data, &calib), from, how, &mut log) {
+                // Sizes that were made up may be at fault, and not the operator.
+                Err(e) if made_up(&data).is_empty() => {
+                    let rules = rules(a.prepare.passes_dir.as_deref())?;
+                    let Some(front) = cut_where_it_fails(&p, &data, &rules, &mut log.journal)? else { return Err(e) };
+                    p = front;
+                    log.gather();
+                    statistics(&p, &recipe, (&data, &calib), from, how, &mut log)?
+                }
+                s => s?,
+            };
             if let Some(f) = stats_made {
                 files.write(f, &s.encode())?;
             }
@@ -236,7 +289,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let journal = &mut log.journal;
     let quantized = timed(&mut log.timings, "rewrite", || {
         // The plan may have come from a file.
-        Ok(apply(&p, &plan, journal).map_err(|e| match plan_given {
+        Ok(apply_in_front(&p, &plan, journal).map_err(|e| match plan_given {
             Some(f) => format!("{}: {e}", f.display()),
             None => e.to_string(),
         })?)
@@ -260,12 +313,13 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         let c = side_by_side((&p.model, &quantized), &vdata, &indices, &taps, how, &mut log)?;
         Some((c, vdata.description().to_owned(), indices.len() as u64 * vdata.batch() as u64))
     };
+    let speed =
+        if a.report.no_bench || a.report.no_verify { None } else { timing((&p.model, &quantized), &data, &mut log) };
+    let quantized = whole(&p, quantized)?;
     let after = written(&quantized, output, &mut files)?;
     if let Some(f) = plan_made {
         files.write(f, plan.to_yaml().as_bytes())?;
     }
-    let speed =
-        if a.report.no_bench || a.report.no_verify { None } else { timing((&p.model, &quantized), &data, &mut log) };
     let (c, verification, vsamples) = match compared {
         Some((c, d, n)) => (Some(c), d, n),
         None => (None, "none".to_owned(), 0),
@@ -284,7 +338,9 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let mut report = report(pair, data_report, c, &quantized, &a.report, Some(&recipe), log);
     report.passes = passes;
     report.speed = speed;
-    report.islands.extend(plan.islands.iter().cloned());
+    let told = |i: &&Island| !report.islands.iter().any(|o| o.node == i.node && o.op == i.op);
+    let more: Vec<Island> = plan.islands.iter().filter(told).cloned().collect();
+    report.islands.extend(more);
     for x in &plan.activations {
         *report.decisions.entry(format!("{} {}", x.role.name(), x.params.kind())).or_default() += 1;
     }
@@ -422,6 +478,7 @@ fn report(
     let mut limits = recipe.map(|r| r.thresholds.clone()).unwrap_or_default();
     limits.sqnr_db = how.min_sqnr.or(limits.sqnr_db);
     limits.agreement = how.min_agreement.or(limits.agreement);
+    limits.agreement_asked = how.min_agreement.is_some();
     let (outputs, blocks, checks) = match compared {
         Some(c) => {
             let checks = limits.check(&c.outputs);
@@ -554,6 +611,7 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     let (quantized, after) = load("the quantized model", &a.quantized, &mut files, &mut log.notes)?;
     let float = float_to_run(&float, &mut log.notes)?;
     let (quantized, _) = unpacked(&quantized)?;
+    let (float, quantized, whole) = in_front(float, quantized, &mut log)?;
     let data = open(&a.data, &float, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let how = Running { threads: threads(a.threads), quiet: a.report.quiet };
@@ -574,7 +632,10 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         ModelFile { name: a.float.display().to_string(), bytes: before },
         ModelFile { name: a.quantized.display().to_string(), bytes: after },
     );
-    let report = Report { speed, ..report(pair, data_report, Some(c), &quantized, &a.report, None, log) };
+    let report = Report {
+        speed,
+        ..report(pair, data_report, Some(c), whole.as_ref().unwrap_or(&quantized), &a.report, None, log)
+    };
     deliver(&report, &a.report, files)
 }
 
@@ -591,6 +652,26 @@ pub(super) fn float_to_run(float: &Model, notes: &mut Vec<String>) -> Result<Mod
     Ok(float)
 }
 
+/// Both models up to the operators that can not be run here, and the whole of the quantized one where that is less.
+fn in_front(float: Model, quantized: Model, log: &mut Log) -> Result<(Model, Model, Option<Model>), Failure> {
+    let (f, tail) = runnable(float, &mut log.journal)?;
+    log.gather();
+    if tail.is_none() {
+        return Ok((f, quantized, None));
+    }
+    let (q, _) = runnable(quantized.clone(), &mut Journal::default())?;
+    let outputs = |m: &Model| m.graph.outputs().iter().map(|v| m.graph.name_of(*v).to_owned()).collect::<Vec<_>>();
+    if outputs(&f) != outputs(&q) {
+        return Err(format!(
+            "the two models are not cut at the same values by operators that can not be run here: {} and {}",
+            outputs(&f).join(", "),
+            outputs(&q).join(", ")
+        )
+        .into());
+    }
+    Ok((f, q, Some(quantized)))
+}
+
 /// Values of both models under one name that a float Add makes: the residual stream.
 fn shared_sums(float: &Model, quantized: &Model) -> Vec<String> {
     let g = &float.graph;
@@ -605,18 +686,21 @@ fn shared_sums(float: &Model, quantized: &Model) -> Vec<String> {
         .collect()
 }
 
-fn stage_outputs(path: &Path, outputs: &IndexMap<String, Array>, batch: &mut Batch) -> Result<(), Failure> {
+fn stage_outputs(path: &Path, outputs: &IndexMap<String, Vec<Array>>, batch: &mut Batch) -> Result<(), Failure> {
     let f = Pending::create(path)?;
     let mut w = NpzWriter::new(f.file().try_clone()?);
-    let add = |name: &str, a: &Array| -> Result<(), Failure> {
-        match a {
+    let mut add = |name: &str, samples: &[Array]| -> Result<(), Failure> {
+        // A scalar has no axis to join samples along.
+        let rows = |a: &Array| if a.rank() == 0 { a.clone().reshape(&[1]) } else { Ok(a.clone()) };
+        let rows: Vec<Array> = samples.iter().map(rows).collect::<Result<_, _>>()?;
+        let a = Array::concat(&rows).map_err(|e| format!("output `{name}` has another shape in each sample: {e}"))?;
+        match &a {
             Array::I64(x) => w.add_array(name, x)?,
             Array::I32(x) => w.add_array(name, x)?,
             _ => w.add_array(name, &ndarray::ArrayD::from_shape_vec(a.dims(), a.f32s().into_owned())?)?,
         }
         Ok(())
     };
-    let mut add = add;
     let done =
         outputs.iter().try_for_each(|(name, a)| add(name, a)).and_then(|()| w.finish().map(drop).map_err(Into::into));
     done.map_err(|e| format!("cannot write {}: {e}; nothing was changed", path.display()))?;

@@ -59,10 +59,10 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
         say!("  attention at {name} by {}{scale}{masks}", at.rule);
     }
     for n in &p.sites.softmaxes {
-        say!("  Softmax of no recognised attention: {} (stays float, between codes)", p.model.graph.node(*n).name);
+        say!("  Softmax of no recognised attention: {} (stays float)", p.model.graph.label(p.model.graph.node(*n)));
     }
     for (n, why) in &p.sites.islands {
-        say!("  stays float: {} ({why})", p.model.graph.node(*n).name);
+        say!("  stays float: {} ({why})", p.model.graph.label(p.model.graph.node(*n)));
     }
     for n in notes.iter().chain(&journal.notes) {
         say!("  note: {n}");

@@ -5,6 +5,7 @@ use crate::calibrate::run::open_shapes;
 use crate::ir::{Invalid, Model, validate};
 use crate::passes::Numerics;
 use crate::runtime::{Array, Outputs, RuntimeError, Session, SessionOptions};
+use crate::verify::kinds::Kind;
 use crate::verify::metrics::{Deviation, EXACT_DB, Site, decibels};
 
 /// What one pass did to the outputs.
@@ -119,7 +120,7 @@ fn moved(step: &Step, model: &Model, old: &Outputs, new: &Outputs, origin: &Outp
             Numerics::Quantizes => distance.is_finite(),
         };
         if distance > worst.distance {
-            let site = Site { tensor: name, sample: "", items: 1, labels: None };
+            let site = Site { tensor: name, sample: "", items: 1, labels: None, kind: Kind::Values };
             let db = |a: &Array, b: &Array| {
                 Deviation::between(site, a, b).map_or(-EXACT_DB, |d| decibels(d.signal, d.noise))
             };

@@ -268,9 +268,13 @@ fn sums(
             let mut values: BTreeMap<String, Array> =
                 s.inputs.into_iter().filter(|(name, _)| jobs.iter().any(|j| g.name_of(j.linear.x) == name)).collect();
             values.extend(taps.iter().cloned().zip(out.taps));
+            let nan = |a: &Array| a.dtype().is_float() && a.f32s().iter().any(|v| v.is_nan());
             match values.iter().find(|(_, a)| a.f32s().iter().any(|v| !v.is_finite())) {
-                Some((value, _)) => Err(RefineError::NotFinite { sample: s.name, value: value.clone() }),
-                None => Ok(values),
+                // Rows that no output depends on are left out of the sums.
+                Some((value, _)) if out.outputs.iter().any(nan) => {
+                    Err(RefineError::NotFinite { sample: s.name, value: value.clone() })
+                }
+                _ => Ok(values),
             }
         },
         |i, values| {
@@ -282,8 +286,13 @@ fn sums(
                     Some(u) => (u.columns(&coded, x.dims()), channels_last(&y.f32s(), y.dims())),
                     None => (coded, y.f32s().into_owned()),
                 };
+                let (xs, ys, all) = whole_rows((xs, j.ins), (ys, j.outs));
                 if xs.len().checked_div(j.ins) == ys.len().checked_div(j.outs) {
-                    let rows = if j.linear.is_conv { 0 } else { y.dims().iter().rev().nth(1).copied().unwrap_or(0) };
+                    // Rows in front tell the places of tokens only where all are there.
+                    let rows = match y.dims() {
+                        [.., rows, _] if all && !j.linear.is_conv => *rows,
+                        _ => 0,
+                    };
                     sums[i % parts].add(&xs, &ys, &row_weights(&ys, j.outs, rows, &read));
                 }
             });
@@ -292,6 +301,16 @@ fn sums(
         },
     )?;
     Ok(all)
+}
+
+/// The rows that are finite in both, and whether these are all.
+fn whole_rows((xs, ins): (Vec<f32>, usize), (ys, outs): (Vec<f32>, usize)) -> (Vec<f32>, Vec<f32>, bool) {
+    let finite = |row: &[f32]| row.iter().all(|v| v.is_finite());
+    if finite(&xs) && finite(&ys) || ins == 0 || outs == 0 || xs.len() / ins != ys.len() / outs {
+        return (xs, ys, true);
+    }
+    let rows = || xs.chunks(ins).zip(ys.chunks(outs)).filter(|(x, y)| finite(x) && finite(y));
+    (rows().flat_map(|r| r.0).copied().collect(), rows().flat_map(|r| r.1).copied().collect(), false)
 }
 
 /// What stands between a float value and the layer that reads it: the fold's factors, and the codes.
@@ -442,7 +461,7 @@ mod tests {
     #[test]
     fn sums_that_take_too_much_are_not_made_and_others_come_in_parts() {
         let model = Layout::heads(2, 3, [true, false]).model();
-        let p = Prepared { sites: sites_of(&model), model, fingerprint: String::new() };
+        let p = Prepared { sites: sites_of(&model), model, fingerprint: String::new(), tails: Vec::new() };
         let layer = |y: &str| format!("- {{output: {y}, weight: i8, rounding: nearest, reason: i8}}\n");
         let layers: String = ["q", "k", "v", "y"].into_iter().map(layer).collect();
         let text = format!("version: 1\nrecipe: test\nmodel: ''\nlayers:\n{layers}");

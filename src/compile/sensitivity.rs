@@ -3,13 +3,14 @@
 //! Measured, not estimated: a plan with the decisions of one part only, or with all but these, is carried out and run in
 //! tract on samples, next to the float model. The figure is the least SQNR of any output.
 
-use super::{CompileError, Journal, Prepared, apply};
+use super::{CompileError, Journal, Prepared, apply_in_front};
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Invalid, Model, validate};
 use crate::plan::QuantPlan;
 use crate::plan::parts::Part;
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
+use crate::verify::kinds::Kind;
 use crate::verify::metrics::{Deviation, EXACT_DB, MetricError, Site, decibels};
 
 /// Why sensitivities could not be measured.
@@ -99,13 +100,14 @@ impl<'a> Bench<'a> {
 
     /// SQNR in dB of the output that suffers most under a plan.
     pub fn sqnr(&self, plan: &QuantPlan, what: &str) -> Result<f64, SensitivityError> {
-        let m = apply(self.prepared, plan, &mut Journal::default())?;
+        let m = apply_in_front(self.prepared, plan, &mut Journal::default())?;
         let g = &self.prepared.model.graph;
         let names: Vec<&str> = g.outputs().iter().map(|v| g.name_of(*v)).collect();
         let mut sums = vec![(0f64, 0f64); names.len()];
         self.run(&m, what, |i, outputs| {
             for ((sum, tensor), (a, b)) in sums.iter_mut().zip(&names).zip(self.float[i].iter().zip(&outputs)) {
-                let site = Site { tensor, sample: "held back", items: self.batch, labels: None };
+                let kind = Kind::Values;
+                let site = Site { tensor, sample: "held back", items: self.batch, labels: None, kind };
                 let d = Deviation::between(site, a, b)?;
                 *sum = (sum.0 + d.signal, sum.1 + d.noise);
             }

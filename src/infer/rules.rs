@@ -49,6 +49,8 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
         | "Not"
         | "BitwiseNot"
         | "RMSNormalization"
+        | "RotaryEmbedding"
+        | "ReverseSequence"
         | "BatchNormalization"
         | "InstanceNormalization"
         | "GroupNormalization"
@@ -97,6 +99,8 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
         "Gemm" => one(ty, gemm(view)),
         "Einsum" => one(ty, einsum::shape(view)),
         "Conv" => one(ty, spatial::conv(view, 1)),
+        "ConvTranspose" => one(ty, spatial::conv_transpose(view)),
+        "RoiAlign" => one(ty, spatial::roi_align(view)),
         "ConvInteger" => one(Some(DType::INT32), spatial::conv(view, 1)),
         "QLinearConv" => one(view.dtype(7), spatial::conv(view, 3)),
         "MaxPool" => {

@@ -55,6 +55,45 @@ pub(super) fn conv(view: &View, weight: usize) -> Option<Dims> {
     Some(out)
 }
 
+/// ConvTranspose: `[N, C, spatial...] x [C, M/group, kernel...] -> [N, M, ...]`. Of padding that follows from the stride nothing
+/// is claimed.
+pub(super) fn conv_transpose(view: &View) -> Option<Dims> {
+    let (x, w) = (view.dims(0)?, view.dims(1)?);
+    let spatial = x.len().checked_sub(2)?;
+    if spatial == 0 || w.len() != x.len() {
+        return None;
+    }
+    let a = &view.node.attrs;
+    let group = Size::Known(a.int("group").unwrap_or(1));
+    let mut out = vec![Some(x[0].clone()), w[1].mul(&group)];
+    for i in 0..spatial {
+        let at = |name: &str, i: usize, default: i64| a.ints(name).map_or(Some(default), |v| v.get(i).copied());
+        let size = || -> Option<Size> {
+            if let Some(sizes) = a.ints("output_shape") {
+                // With or without the first two.
+                return Some(Size::Known(*sizes.get(sizes.len().checked_sub(spatial)? + i)?));
+            }
+            if !matches!(a.str("auto_pad").unwrap_or("NOTSET"), "NOTSET" | "VALID") {
+                return None;
+            }
+            let kernel = a.ints("kernel_shape").and_then(|k| k.get(i).copied()).or(w[2 + i].known())?;
+            let span = at("dilations", i, 1)?.checked_mul(kernel - 1)?.checked_add(1)?;
+            let pads = at("pads", i, 0)?.checked_add(at("pads", i + spatial, 0)?)?;
+            let more = span.checked_sub(pads)?.checked_add(at("output_padding", i, 0)?)?;
+            x[2 + i].sub(&Size::Known(1))?.mul(&Size::Known(at("strides", i, 1)?))?.add(&Size::Known(more))
+        };
+        out.push(size());
+    }
+    Some(out)
+}
+
+/// RoiAlign: one image a region.
+pub(super) fn roi_align(view: &View) -> Option<Dims> {
+    let side = |name: &str| Some(Size::Known(view.node.attrs.int(name).unwrap_or(1)));
+    let channels = view.dims(0).and_then(|d| d.get(1).cloned());
+    Some(vec![view.dims(1).and_then(|d| d.first().cloned()), channels, side("output_height"), side("output_width")])
+}
+
 /// MaxPool, AveragePool, LpPool.
 pub(super) fn pool(view: &View) -> Option<Dims> {
     let (x, k) = (view.dims(0)?, view.node.attrs.ints("kernel_shape")?);

@@ -307,6 +307,15 @@ impl Graph {
         value.uses.len() + value.outs as usize
     }
 
+    /// What a user finds a node by: its name, or else that of what it makes.
+    pub fn label(&self, n: &Node) -> String {
+        if n.name.is_empty() {
+            n.outputs.iter().flatten().next().map_or("", |v| self.name_of(*v)).to_owned()
+        } else {
+            n.name.clone()
+        }
+    }
+
     pub fn is_output(&self, v: ValueId) -> bool {
         self.try_value(v).is_some_and(|value| value.outs > 0)
     }
@@ -516,7 +525,6 @@ impl Graph {
     }
 
     /// Replaces the list of outputs.
-    #[cfg(test)]
     pub(crate) fn set_outputs(&mut self, outputs: Vec<ValueId>) {
         for v in std::mem::take(&mut self.outputs) {
             self.value_mut(v).outs -= 1;

@@ -3,6 +3,7 @@
 //! A pass reads the model, builds [`Patch`](crate::rewrite::Patch)es and commits them. It declares its [`Numerics`],
 //! and `--verify-each` holds it to that by running the model before and after.
 
+pub mod batch_norm_layers;
 pub mod batch_norm_rows;
 pub mod bias_first;
 pub mod clean_up;
@@ -41,9 +42,11 @@ pub mod reshape_static;
 pub mod rules;
 pub mod scale_after_product;
 pub mod select;
+pub mod sequences;
 pub mod softmax_last;
 pub mod softmax_repeated;
 pub mod split_projection;
+pub mod stack_sums;
 pub mod unfuse;
 mod unfuse_attention;
 pub mod unit_gain;

@@ -1,6 +1,7 @@
 //! All passes by name.
 
 use super::Pass;
+use super::batch_norm_layers::BatchNormLayers;
 use super::batch_norm_rows::BatchNormRows;
 use super::bias_first::BiasFirst;
 use super::clean_up::CleanUp;
@@ -42,9 +43,11 @@ use super::raise_opset::RaiseOpset;
 use super::reshape_static::ReshapeStatic;
 use super::rules::ApplyRules;
 use super::select::SelectByArithmetic;
+use super::sequences::Sequences;
 use super::softmax_last::SoftmaxLast;
 use super::softmax_repeated::SoftmaxRepeated;
 use super::split_projection::SplitProjection;
+use super::stack_sums::StackSums;
 use super::unfuse::Unfuse;
 use super::unit_gain::UnitGain;
 use super::unit_sums::UnitSums;
@@ -76,6 +79,9 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(DecomposeAttention),
         Box::new(EinsumAsProduct),
         Box::new(PatchSums),
+        Box::new(Sequences),
+        Box::new(StackSums),
+        Box::new(BatchNormLayers),
         Box::new(BatchNormRows),
         Box::new(PoolMean),
         Box::new(FlatLayers),

@@ -126,10 +126,16 @@ impl Pass for ApplyRules {
 /// The lowest opset at which every rule that matches this model can also rewrite it; `None` if the model's own will do.
 pub fn opset_wanted(model: &Model, rules: &RuleSet) -> Option<i64> {
     let facts = Facts::new(model);
-    rules
-        .iter()
-        .filter_map(|r| Some((r, r.needs_opset().filter(|n| *n > model.opset())?)))
-        .filter(|(r, _)| !find(&facts, r, &mut BTreeSet::new()).matches.is_empty())
-        .map(|(_, n)| n)
-        .max()
+    // What one rule takes for a shape with a name, no later one takes for another: a LayerNorm holds an RMSNorm of a deviation.
+    let mut claimed = BTreeSet::new();
+    let mut wanted = None;
+    for r in rules.iter().filter(|r| r.rewrites()) {
+        let own = &mut BTreeSet::new();
+        let taken = if r.stands_for.is_some() { &mut claimed } else { own };
+        let higher = r.needs_opset().filter(|n| *n > model.opset());
+        if (r.stands_for.is_some() || higher.is_some()) && !find(&facts, r, taken).matches.is_empty() {
+            wanted = wanted.max(higher);
+        }
+    }
+    wanted
 }

@@ -1,4 +1,4 @@
-//! LayerNorms that have no gain.
+//! Norms that have no gain.
 
 use super::common::{has, over_last, patch_nodes};
 use super::{Numerics, Outcome, Pass, PassError};
@@ -7,11 +7,11 @@ use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
-/// Multiplies a deviation from a mean, divided by its standard deviation, with a gain of ones where the model multiplies with
-/// none: the rules for LayerNorm then take it for one.
+/// Multiplies a value that is divided by the root of the mean of its squares with a gain of ones where the model multiplies
+/// with none: the rules for LayerNorm (whose value is a deviation from a mean) and for RMSNorm then take it for one.
 ///
 /// # When it fires
-/// On a Div or Mul of `x - mean(x)`, over a last axis of known size in float32, with what is computed from the mean of its
+/// On a Div or Mul of a value, over a last axis of known size in float32, with what is computed from the mean of its own
 /// squares by Add, Sqrt, Reciprocal, Pow and Div alone, unless a constant vector multiplies the result.
 ///
 /// # Why it is correct
@@ -36,7 +36,7 @@ impl Pass for UnitGain {
     }
 
     fn summary(&self) -> &'static str {
-        "a LayerNorm without a gain gets one of ones"
+        "a norm without a gain gets one of ones"
     }
 
     fn numerics(&self) -> Numerics {
@@ -66,14 +66,14 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
         _ => return None,
     };
     let y = n.out().filter(|y| map.dtype(*y) == Some(DType::FLOAT))?;
-    let (d, by) = slots.iter().find_map(|i| Some((deviation(g, n.input(*i)?, map)?, n.input(1 - i)?)))?;
+    let ends = slots.iter().filter_map(|i| Some((n.input(*i)?, n.input(1 - i)?)));
+    let (d, by) = ends.filter(|(d, by)| d != by).find(|(d, by)| spread(g, *by, *d, map, MOST_STEPS))?;
     let size = map.dims(d)?.last()?.known().filter(|n| (2..=MOST_CHANNELS).contains(n))?;
     let vector = |v: ValueId| g.constant(v).is_some_and(|t| t.len() > 1);
     let gained = |user: NodeId| g.node(user).op.is("Mul") && g.node(user).inputs.iter().flatten().any(|v| vector(*v));
-    if !spread(g, by, d, map, MOST_STEPS)
-        || g.uses(y).iter().any(|(user, _)| gained(*user))
-        || g.uses(y).is_empty() && !g.is_output(y)
-    {
+    // A gain may be in what it is multiplied with, in one product.
+    let inside = g.producer_is(by, "Mul").is_some_and(gained);
+    if inside || g.uses(y).iter().any(|(user, _)| gained(*user)) || g.uses(y).is_empty() && !g.is_output(y) {
         return None;
     }
     let name = g.name_of(y);
@@ -84,14 +84,6 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let new = p.node("Mul", name, &[plain, ones], Attrs::new());
     p.succeed(y, new);
     Some(p)
-}
-
-/// `v` if it is what is left of a value without its mean over the last axis.
-fn deviation(g: &Graph, v: ValueId, map: &ShapeMap) -> Option<ValueId> {
-    let sub = g.node(g.producer_is(v, "Sub")?);
-    let (x, mean) = (sub.input(0)?, g.node(g.producer_is(sub.input(1)?, "ReduceMean")?));
-    let kept = mean.attrs.int("keepdims").unwrap_or(1) == 1;
-    (kept && mean.input(0) == Some(x) && over_last(g, mean, map.rank(x)? as i64)).then_some(v)
 }
 
 /// True if `v` is computed from the mean of the squares of `d` over the last axis, and from constants.
@@ -105,7 +97,8 @@ fn spread(g: &Graph, v: ValueId, d: ValueId, map: &ShapeMap, most: u32) -> bool 
             let two = |v: ValueId| g.constant(v).and_then(|t| t.as_scalar()) == Some(2.0);
             let squares = square.op.is("Mul") && of(0) && of(1)
                 || square.op.is("Pow") && of(0) && square.input(1).is_some_and(two);
-            squares && map.rank(d).is_some_and(|r| over_last(g, n, r as i64))
+            let kept = n.attrs.int("keepdims").unwrap_or(1) == 1;
+            squares && kept && map.rank(d).is_some_and(|r| over_last(g, n, r as i64))
         }
         "Sqrt" | "Reciprocal" => n.input(0).is_some_and(|x| spread(g, x, d, map, less)),
         "Add" | "Pow" | "Div" => {

@@ -1,5 +1,6 @@
-//! Nodes that compute nothing of the network proper: what they make follows from constants and sizes alone, or is read as
-//! indices and conditions only. Codes would save nothing there, and could change which element is picked.
+//! Nodes that compute nothing of the network proper: what they make follows from constants, sizes and integers alone, or is
+//! read as indices, conditions and angles only, or is a norm's measure of its input. Codes would save nothing there, and could
+//! change which element is picked, turn a phase by more than a step, or drown what is small in squares of what is large.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +8,15 @@ use super::sites::is_move;
 use crate::ir::{DType, Graph, Node, NodeId, ValueId};
 
 pub(super) const CONSTANT: &str = "it does not depend on what the model is fed";
-pub(super) const INDICES: &str = "it computes indices or conditions";
+pub(super) const INDICES: &str = "it computes indices, conditions or angles";
+const POSITIONS: &str = "it is computed from positions, sizes or a mask alone";
+const MEASURE: &str = "it measures what a norm divides by";
 
 /// The nodes, with the reason.
 pub(super) fn apart(g: &Graph) -> BTreeMap<NodeId, &'static str> {
     let mut found: BTreeMap<NodeId, &'static str> = indices(g).into_iter().map(|n| (n, INDICES)).collect();
+    found.extend(measures(g).into_iter().map(|n| (n, MEASURE)));
+    found.extend(positions(g).into_iter().map(|n| (n, POSITIONS)));
     found.extend(unfed(g).into_iter().map(|n| (n, CONSTANT)));
     found
 }
@@ -72,10 +77,11 @@ const ARITHMETIC: &[&str] = &[
 /// Nodes of float arithmetic that only leads to integers and truth values.
 fn indices(g: &Graph) -> BTreeSet<NodeId> {
     let mut found: BTreeSet<NodeId> = BTreeSet::new();
+    // An angle has no range that steps could be chosen for: it is read modulo a turn.
     let asks = |n: &Node| {
         let whole = |t: i64| i32::try_from(t).is_ok_and(|t| DType(t).is_int() || DType(t) == DType::BOOL);
         match n.op.name.as_str() {
-            "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "IsNaN" | "IsInf" => true,
+            "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "IsNaN" | "IsInf" | "Sin" | "Cos" => true,
             "Cast" => n.attrs.int("to").is_some_and(whole),
             _ => false,
         }
@@ -90,7 +96,7 @@ fn indices(g: &Graph) -> BTreeSet<NodeId> {
         };
         let float = |v: &ValueId| g.value(*v).ty.as_ref().is_some_and(|t| t.dtype.is_float());
         if n.op.is_onnx()
-            && (ARITHMETIC.contains(&n.op.name.as_str()) || is_move(n))
+            && (ARITHMETIC.contains(&n.op.name.as_str()) || is_move(n) || turned(g, n, &found))
             && n.out().is_some_and(|v| float(&v))
             && !n.outputs.iter().flatten().any(open)
         {
@@ -98,6 +104,137 @@ fn indices(g: &Graph) -> BTreeSet<NodeId> {
         }
     }
     found
+}
+
+/// A product with constant frequencies, all of which is angles.
+fn turned(g: &Graph, n: &Node, found: &BTreeSet<NodeId>) -> bool {
+    let angles = |v: ValueId| {
+        !g.uses(v).is_empty()
+            && g.uses(v).iter().all(|(u, _)| {
+                let n = g.node(*u);
+                n.op.is("Sin") || n.op.is("Cos") || found.contains(u)
+            })
+    };
+    n.op.is("MatMul") && n.inputs.iter().flatten().any(|v| g.constant(*v).is_some()) && n.out().is_some_and(angles)
+}
+
+/// True for a type of whole numbers or truth values.
+fn whole(g: &Graph, v: ValueId) -> bool {
+    g.value(v).ty.as_ref().is_some_and(|t| t.dtype.is_int() || t.dtype == DType::BOOL)
+}
+
+/// Nodes of arithmetic whose results follow from integers, truth values and sizes alone: grids, weights of an interpolation,
+/// masks. What is picked from a table by integers as they are fed is an embedding, and what a layer makes is the
+/// network's.
+fn positions(g: &Graph) -> BTreeSet<NodeId> {
+    let mut nodes = BTreeSet::new();
+    // Values that follow from integers, and of these the ones that a wave was made of.
+    let mut values: BTreeSet<ValueId> = g.inputs().iter().copied().filter(|v| whole(g, *v)).collect();
+    let mut waves: BTreeSet<ValueId> = BTreeSet::new();
+    for id in g.schedule() {
+        let n = g.node(id);
+        if n.has_subgraph() || !n.op.is_onnx() || RANDOM.contains(&n.op.name.as_str()) {
+            continue;
+        }
+        let constant = |v: &ValueId| g.constant(*v).is_some();
+        let inputs = || n.inputs.iter().flatten();
+        let settled = n.op.is("Shape") || n.op.is("Size") || inputs().all(|v| constant(v) || values.contains(v));
+        // As in `unfed`: what a repeated constant is computed with is computed for each sample.
+        let repeated = is_move(n) && !n.op.is("Concat") && n.input(0).is_some_and(|v| constant(&v) && !whole(g, v));
+        if !settled || repeated && n.inputs.len() > 1 && !inputs().all(constant) && !n.op.is("Gather") {
+            continue;
+        }
+        let wave = inputs().any(|v| waves.contains(v)) || n.op.is("Sin") || n.op.is("Cos");
+        let allowed = match n.op.name.as_str() {
+            "Gather" | "GatherND" | "GatherElements" => {
+                let table = n.input(0).is_some_and(|t| constant(&t) && !whole(g, t));
+                !table || n.input(1).is_none_or(|i| !as_fed(g, i))
+            }
+            // Interpolation is a product with a table; features that an MLP makes of a wave are the network's.
+            "MatMul" => !wave && !biased(g, n),
+            "OneHot" | "Gemm" | "Conv" | "ConvTranspose" | "LayerNormalization" | "Softmax" | "Gelu" | "LSTM"
+            | "GRU" => false,
+            _ => true,
+        };
+        if allowed {
+            values.extend(n.outputs.iter().flatten());
+            if wave {
+                waves.extend(n.outputs.iter().flatten());
+            }
+            nodes.insert(id);
+        }
+    }
+    // What follows from constants alone is told apart by `unfed`.
+    nodes.retain(|id: &NodeId| !g.node(*id).inputs.iter().flatten().all(|v| g.constant(*v).is_some()));
+    nodes
+}
+
+/// True for integers as a graph input has them, moved or converted.
+fn as_fed(g: &Graph, mut v: ValueId) -> bool {
+    while let Some(n) = g.producer(v).map(|p| g.node(p)) {
+        let offset = n.op.is("Add") && n.inputs.iter().flatten().any(|v| g.constant(*v).is_some());
+        let on = is_move(n) || n.op.is("Cast") || offset;
+        let Some(x) = n.inputs.iter().flatten().copied().find(|v| g.constant(*v).is_none()).filter(|_| on) else {
+            return false;
+        };
+        v = x;
+    }
+    g.inputs().contains(&v)
+}
+
+fn biased(g: &Graph, n: &Node) -> bool {
+    let Some(y) = n.out() else { return false };
+    let vector = |v: &ValueId| g.constant(*v).is_some_and(|t| t.len() > 1);
+    g.uses(y).iter().any(|(u, _)| g.node(*u).op.is("Add") && g.node(*u).inputs.iter().flatten().any(vector))
+}
+
+/// Nodes from the square of a value to the root of its mean, or of its sum, along an axis.
+fn measures(g: &Graph) -> BTreeSet<NodeId> {
+    let mut nodes = BTreeSet::new();
+    let two = |v: ValueId| g.constant(v).and_then(|t| t.as_scalar()) == Some(2.0);
+    let square = |id: NodeId| {
+        let n = g.node(id);
+        let same = n.input(0).is_some() && n.input(0) == n.input(1);
+        n.op.is("Mul") && same || n.op.is("Pow") && n.input(1).is_some_and(two)
+    };
+    for id in g.schedule() {
+        let n = g.node(id);
+        let own = n.op.is("ReduceL2") || n.op.is("ReduceSumSquare");
+        let sum = n.op.is("ReduceMean") || n.op.is("ReduceSum");
+        let made = n.input(0).and_then(|x| g.producer(x)).filter(|s| sum && square(*s));
+        let Some(mut at) = n.out().filter(|_| own || made.is_some()) else { continue };
+        let mut chain = vec![id];
+        let mut root = n.op.is("ReduceL2");
+        // A root, of what a small number may be added to or bound, and what one divided by it is.
+        while let [(user, slot)] = g.uses(at)[..] {
+            if slot == usize::MAX {
+                break;
+            }
+            let n = g.node(user);
+            let scalar = |i: usize| n.input(i).and_then(|v| g.constant(v)).is_some_and(|t| t.len() == 1);
+            let on = match n.op.name.as_str() {
+                "Sqrt" | "Reciprocal" | "Cast" | "Relu" => true,
+                "Add" | "Max" | "Mul" => scalar(1 - slot.min(1)),
+                "Div" => scalar(1 - slot.min(1)),
+                "Clip" => slot == 0,
+                "Pow" => slot == 0 && scalar(1),
+                _ => false,
+            };
+            if !on {
+                break;
+            }
+            root |= n.op.is("Sqrt") || n.op.is("Pow");
+            chain.push(user);
+            let Some(y) = n.out() else { break };
+            at = y;
+        }
+        if root {
+            // A square that others read as well is a value like any other.
+            nodes.extend(made.filter(|s| g.node(*s).out().is_some_and(|v| g.use_count(v) == 1)));
+            nodes.extend(chain);
+        }
+    }
+    nodes
 }
 
 #[cfg(test)]
@@ -143,9 +280,53 @@ mod tests {
             ("real", CONSTANT),
             ("part", CONSTANT),
             ("scale", CONSTANT),
-            ("far", INDICES),
-            ("log", INDICES),
+            ("far", POSITIONS),
+            ("log", POSITIONS),
+            ("bucket", POSITIONS),
         ];
+        assert_eq!(found, want.map(|(n, why)| (n.to_owned(), why)));
+    }
+
+    #[test]
+    fn grids_of_integers_are_left_alone_and_embeddings_are_not() {
+        let found = named(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[1,6,4] x, int64[1,2] sides, int64[1,6] ids) => (float[1,6,4] y, float[1,6,2] e)
+            <float two = {2.0}, float[2,4] grid = {1,2,3,4,5,6,7,8}, float[3,2] words = {1,2,3,4,5,6}, int64[3] shape = {1, 1, 4},
+             float[2,2] w = {1,2,3,4}, float[2] b = {1,2}>
+            {
+                real = Cast <to = 1> (sides)
+                half = Div (real, two)
+                flat = MatMul (half, grid)
+                place = Reshape (flat, shape)
+                y = Add (x, place)
+                word = Gather (words, ids)
+                h = MatMul (word, w)
+                e = Add (h, b)
+            }"#,
+        );
+        assert_eq!(found, ["real", "half", "flat", "place"].map(|n| (n.to_owned(), POSITIONS)));
+    }
+
+    #[test]
+    fn what_a_norm_divides_by_and_angles_are_left_alone() {
+        let found = named(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[1,6,4] x, float[1,6,2] at) => (float[1,6,4] y, float[1,6,4] z, float[1,6,4] sq)
+            <float two = {2.0}, float eps = {1e-6}, float[2,4] freq = {1,2,3,4,5,6,7,8}, float turn = {6.2831853}>
+            {
+                s = Mul (x, x)
+                m = ReduceMean <axes = [-1]> (s)
+                me = Add (m, eps)
+                r = Sqrt (me)
+                y = Div (x, r)
+                f = MatMul (at, freq)
+                a = Mul (f, turn)
+                z = Sin (a)
+                sq = Pow (y, two)
+            }"#,
+        );
+        let want = [("s", MEASURE), ("m", MEASURE), ("me", MEASURE), ("r", MEASURE), ("f", INDICES), ("a", INDICES)];
         assert_eq!(found, want.map(|(n, why)| (n.to_owned(), why)));
     }
 }

@@ -265,7 +265,7 @@ pub fn plan(
     separate_containers(g, &mut plan);
     for (n, reason) in &sites.islands {
         let n = g.node(*n);
-        plan.islands.push(Island { node: n.name.clone(), op: n.op.to_string(), reason: reason.clone() });
+        plan.islands.push(Island { node: g.label(n), op: n.op.to_string(), reason: reason.clone() });
     }
     Ok(plan)
 }
@@ -285,9 +285,13 @@ fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
         if out.iter().any(|c| c.value == name) || *last <= 0 || data.iter().any(|x| !x.is_finite()) {
             continue;
         }
-        let mut reach = vec![0f32; *last as usize];
+        // Of a ConvTranspose, the output channels of one group are the second axis.
+        let turned = g.node(*n).op.is("ConvTranspose") && t.dims.len() > 2;
+        let axis = if turned { 1 } else { t.dims.len() - 1 };
+        let (channels, inner) = (t.dims[axis] as usize, t.dims[axis + 1..].iter().product::<i64>() as usize);
+        let mut reach = vec![0f32; channels];
         for (i, x) in data.iter().enumerate() {
-            let r = &mut reach[i % *last as usize];
+            let r = &mut reach[i / inner.max(1) % channels];
             *r = r.max(x.abs());
         }
         let product = |x: &(NodeId, usize)| g.node(x.0).input(x.1) == Some(v) && g.node(x.0).op.is("MatMul");
@@ -298,7 +302,7 @@ fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
         let zeros = vec![0; scales.len()];
         let params = match scales[..] {
             [scale] => QParams::affine(Code::I8, scale, 0),
-            _ => QParams::per_axis(Code::I8, t.dims.len() as i64 - 1, scales, zeros),
+            _ => QParams::per_axis(Code::I8, axis as i64, scales, zeros),
         };
         if let Ok(params) = params {
             out.push(Constant { value: name.to_owned(), params });

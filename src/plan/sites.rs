@@ -136,7 +136,8 @@ pub struct Sites {
     pub attentions: Vec<Attention>,
     pub norms: Vec<NodeId>,
     pub gelus: Vec<NodeId>,
-    /// Softmax nodes around which no attention was recognised. They compute in float, between codes.
+    /// Softmax nodes around which no attention was recognised. They compute in float, from floats: of one between codes
+    /// onnxruntime makes a QLinearSoftmax, which rounds in another way than the three operators do.
     pub softmaxes: Vec<NodeId>,
     pub sites: IndexMap<ValueId, Site>,
     /// Compute nodes left in float with the reason.
@@ -193,6 +194,16 @@ const ELEMENTWISE: &[&str] = &[
     "PRelu",
     "Where",
 ];
+
+/// Elements from which on a table is worth codes.
+const TABLE: usize = 1024;
+
+/// True for a Gather of rows of a constant table of floats: an embedding.
+fn picks_rows(g: &Graph, n: &Node) -> bool {
+    let table = n.input(0).and_then(|t| g.constant(t));
+    let rows = table.is_some_and(|t| t.dims.len() == 2 && t.dtype == DType::FLOAT && t.len() >= TABLE);
+    rows && n.attrs.int("axis").unwrap_or(0) == 0 && n.input(1).is_some_and(|i| !is_const(g, i))
+}
 
 /// True for a move, which changes no value.
 pub fn is_move(n: &Node) -> bool {
@@ -366,6 +377,10 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
         if constant(at) || !float_value(g, at) || masked.contains(&at) {
             return;
         }
+        // Read element by element, it stays the number it is; a product can not do without codes.
+        if !contracted && g.producer(at).is_some_and(|p| apart.contains_key(&p)) {
+            return;
+        }
         let e = sites.entry(at).or_insert_with(|| Site {
             value: at,
             role: Role::Other,
@@ -395,7 +410,9 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
                 want(v, Some(Role::Value), true, &mut sites);
             }
         } else if inner.contains(id) || is_move(n) || n.has_subgraph() {
-            continue;
+            if n.op.is("Gather") && !apart.contains_key(id) && picks_rows(g, n) {
+                s.constants.push((*id, 0));
+            }
         } else if let Some(why) = apart.get(id) {
             let computes = n.op.is_onnx() && (ELEMENTWISE.contains(&n.op.name.as_str()) || is_product(n));
             if computes && n.out().is_some_and(|v| float_value(g, v)) {
@@ -408,6 +425,9 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
             if let (Some(i), true) = (fixed, n.op.is("MatMul")) {
                 want(slots[1 - i], None, true, &mut sites);
                 s.constants.push((*id, i));
+            } else if n.op.is("ConvTranspose") && fixed == Some(1) {
+                want(slots[0], None, true, &mut sites);
+                s.constants.push((*id, 1));
             } else if fixed.is_some() {
                 s.islands.push((*id, "its weight has a form without a quantized counterpart".into()));
             } else {
@@ -436,7 +456,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
                 _ => n.inputs.len(),
             };
             let role = match n.op.name.as_str() {
-                "LayerNormalization" => Some(Role::Residual),
+                "LayerNormalization" | "RMSNormalization" => Some(Role::Residual),
                 "Gelu" => Some(Role::GeluInput),
                 _ => None,
             };
@@ -446,7 +466,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
             if floats.iter().all(|(_, v)| constant(*v)) {
                 continue;
             }
-            for (i, v) in floats {
+            for (i, v) in floats.into_iter().filter(|_| !n.op.is("Softmax")) {
                 if constant(v) {
                     if g.constant(v).is_some_and(|t| t.len() > 1 && t.dtype == DType::FLOAT) {
                         s.constants.push((*id, i));
@@ -456,7 +476,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
                 }
             }
             match n.op.name.as_str() {
-                "LayerNormalization" => s.norms.push(*id),
+                "LayerNormalization" | "RMSNormalization" => s.norms.push(*id),
                 "Gelu" => s.gelus.push(*id),
                 "Softmax" => s.softmaxes.push(*id),
                 _ => {}
@@ -483,6 +503,15 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
                     elementwise: false,
                 });
             }
+        }
+    }
+    // What has codes for another reader leaves none for what a Softmax makes of it.
+    for n in &s.softmaxes {
+        let n = g.node(*n);
+        if n.input(0).is_some_and(|x| sites.contains_key(&trace_back(g, x)))
+            && let Some(y) = n.out()
+        {
+            sites.retain(|v, _| moved_from(g, *v) != y);
         }
     }
     // Roles that follow from the maker.

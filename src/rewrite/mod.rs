@@ -3,8 +3,12 @@
 //! A [`Patch`] is a little graph with taps into the old one. It can add nodes and constants, redirect readers of old
 //! values to new ones, and erase nodes; nothing of it shows in the model until [`Patch::commit`] has checked all of it.
 
+mod cut;
+mod open_sizes;
 mod widen;
 
+pub use cut::{Tail, cut};
+pub use open_sizes::open_sizes;
 pub use widen::{Bodies, Ends, WidenError, narrow_floats, widen_graph};
 
 use crate::ir::{

@@ -169,6 +169,15 @@ impl Array {
         Ok(each!(self, a => a.slice_axis(Axis(0), Slice::from(range)).to_owned().into()))
     }
 
+    /// The rows along axis 0 at these places, in this order. A scalar has no rows.
+    pub fn select(&self, places: &[usize]) -> Result<Array, ArrayError> {
+        let rows = self.dims().first().copied().unwrap_or(0);
+        if let Some(p) = places.iter().copied().find(|p| *p >= rows).or((self.rank() == 0).then_some(0)) {
+            return Err(ArrayError::Range { start: p, end: p + 1, dims: self.dims().to_vec() });
+        }
+        Ok(each!(self, a => a.select(Axis(0), places).into()))
+    }
+
     /// Joins arrays of one type along axis 0; all other sizes must agree.
     pub fn concat(parts: &[Array]) -> Result<Array, ArrayError> {
         let first = parts.first().ok_or(ArrayError::Empty)?;

@@ -34,6 +34,8 @@ mod error;
 #[cfg(feature = "tract")]
 mod fuse;
 #[cfg(feature = "tract")]
+mod host;
+#[cfg(feature = "tract")]
 mod prepare;
 #[cfg(feature = "tract")]
 mod product;
@@ -61,4 +63,4 @@ pub use samples::{fold_samples, map_samples};
 #[cfg(feature = "tract")]
 pub use error::RuntimeError;
 #[cfg(feature = "tract")]
-pub use session::{Outputs, Port, Session, SessionOptions, onnx};
+pub use session::{Outputs, Port, Session, SessionOptions, lacks, onnx};

@@ -108,6 +108,24 @@ fn widen_scope(graph: &mut pb::GraphProto, outer: &BTreeMap<String, u32>) -> Res
     Ok(())
 }
 
+/// Makes bfloat16 float32, ends of the graph included: tract has no such type. Numbers of it are fed and read as float32
+/// that it holds exactly; what a Cast to it would round away is kept.
+pub fn widen_bfloats(graph: &mut pb::GraphProto) {
+    for info in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
+        if let Some(pb::TypeProto { value: Some(pb::type_proto::Value::TensorType(t)), .. }) = &mut info.r#type
+            && t.elem_type == DType::BFLOAT16.0
+        {
+            t.elem_type = DType::FLOAT.0;
+        }
+    }
+    for a in graph.node.iter_mut().flat_map(|n| &mut n.attribute) {
+        if matches!(a.name.as_str(), "to" | "dtype" | "output_dtype") && a.i == i64::from(DType::BFLOAT16.0) {
+            a.i = i64::from(DType::FLOAT.0);
+        }
+        a.g.iter_mut().chain(&mut a.graphs).for_each(widen_bfloats);
+    }
+}
+
 fn int_attribute(name: &str, i: i64) -> pb::AttributeProto {
     pb::AttributeProto {
         name: name.into(),
@@ -187,7 +205,8 @@ pub fn declared(info: &pb::ValueInfoProto) -> (DType, Vec<Dim>) {
     };
     let dims = t.shape.iter().flat_map(|s| &s.dim).map(|d| match &d.value {
         Some(DimValue(v)) if *v >= 0 => Dim::Known(*v),
-        Some(DimParam(name)) if !name.is_empty() => Dim::Symbol(name.clone()),
+        // Names that say nothing are not one size wherever they stand.
+        Some(DimParam(name)) if !matches!(name.as_str(), "" | "?" | "-1" | "None") => Dim::Symbol(name.clone()),
         _ => Dim::Unknown,
     });
     (DType(t.elem_type), dims.collect())

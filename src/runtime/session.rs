@@ -10,7 +10,7 @@ use tract_onnx::pb;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::DimLike;
 
-use super::{Array, Element, RuntimeError, conv, fuse, prepare, product, qdq, repeat};
+use super::{Array, Element, RuntimeError, conv, fuse, host, prepare, product, qdq, repeat};
 use crate::budget;
 use crate::ir::{DType, Dim, Validated};
 use crate::onnx;
@@ -42,6 +42,7 @@ fn operators(optimize: bool) -> Onnx {
     if optimize {
         fuse::register(&mut onnx);
     }
+    host::register(&mut onnx);
     repeat::register(&mut onnx, optimize);
     onnx
 }
@@ -135,6 +136,7 @@ impl Session {
             let why = "its data lie in another file; give the folder of the model".into();
             return Err(RuntimeError::Tensor { tensor: tensor.into(), why });
         }
+        prepare::widen_bfloats(graph);
         let port = |info: &pb::ValueInfoProto| {
             let (dtype, declared) = prepare::declared(info);
             Port { name: info.name.clone(), dtype, declared, dims: None }
@@ -247,6 +249,12 @@ impl Session {
         arrays.truncate(self.outputs.len());
         Ok(Outputs { outputs: arrays, taps })
     }
+}
+
+/// The names among these, of operators of the standard, that no session has.
+pub fn lacks<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
+    let onnx = operators(true);
+    names.filter(|n| !onnx.op_register.0.contains_key(*n)).collect()
 }
 
 /// A model ready to run, in its fastest form if that is wished.

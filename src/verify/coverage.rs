@@ -2,11 +2,14 @@
 //!
 //! A MatMul, Gemm, Conv or attention product is covered when both operands come from DequantizeLinear (moves between do
 //! not matter) or from integer codes (Log-Int-Softmax weights held in float). Integer operators are covered as they are.
-//! What does not depend on what the model is fed is not counted. Products in the bodies of If, Loop and Scan count as float:
-//! bodies are left as they are.
+//! Recurrent layers, and norms, Softmax and ConvTranspose that read floats, count as what they are: float. What of these reads
+//! codes computes in float *between* codes, which a runtime may or may not fuse; they are counted apart.
+//! What does not depend on what the model is fed is not counted. What computes in the bodies of If, Loop and Scan counts as
+//! float: bodies are left as they are.
 
 use super::report::{Coverage, OpCoverage};
 use crate::infer;
+use crate::ir::Op;
 use crate::ir::{AttrValue, Graph, Model, Node, ValueId};
 use crate::onnx;
 use crate::plan::Island;
@@ -24,19 +27,25 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
         let n = g.node(id);
         let name = n.op.name.as_str();
         if n.has_subgraph() {
-            let held = format!("it is in the body of {} `{}`, and bodies stay as they are", n.op, label(g, n));
+            let held = format!("it is in the body of {} `{}`, and bodies stay as they are", n.op, g.label(n));
             inside(n, &mut |node, op| {
                 c.by_op.entry(op.to_owned()).or_insert(OpCoverage { covered: 0, total: 0 }).total += 1;
                 c.total += 1;
                 islands.push(Island { node, op: op.to_owned(), reason: held.clone() });
             });
         }
-        let operands: &[usize] = match name {
-            "MatMul" | "Gemm" | "Conv" | "ConvTranspose" if n.op.is_onnx() => &[0, 1],
-            "MatMulInteger" | "ConvInteger" | "QLinearMatMul" | "QLinearConv" if n.op.is_onnx() => &[],
-            _ => continue,
-        };
         let is_int = |v: ValueId| shapes.dtype(v).is_some_and(|d| d.is_int());
+        let operands: &[usize] = match name {
+            "MatMul" | "Gemm" | "Conv" | "DeformConv" if n.op.is_onnx() => &[0, 1],
+            "LSTM" | "GRU" | "RNN" if n.op.is_onnx() => &[0, 1, 2],
+            "MatMulInteger" | "ConvInteger" | "QLinearMatMul" | "QLinearConv" if n.op.is_onnx() => &[],
+            _ if !computes(&n.op) => continue,
+            _ if n.op.is_onnx() && n.input(0).is_some_and(|v| from_codes(g, v, &is_int)) => {
+                *c.between.entry(name.to_owned()).or_default() += 1;
+                continue;
+            }
+            _ => &[0],
+        };
         let bad: Vec<ValueId> =
             operands.iter().filter_map(|i| n.input(*i)).filter(|v| !from_codes(g, *v, &is_int)).collect();
         let e = c.by_op.entry(name.to_owned()).or_insert(OpCoverage { covered: 0, total: 0 });
@@ -48,7 +57,7 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
         } else {
             let names: Vec<String> = bad.iter().map(|v| format!("`{}`", g.name_of(*v))).collect();
             islands.push(Island {
-                node: label(g, n),
+                node: g.label(n),
                 op: name.to_owned(),
                 reason: format!("{} reaches it in float", names.join(" and ")),
             });
@@ -57,26 +66,59 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
     (c, islands)
 }
 
-/// Of the operators that compute; Attention and Einsum are products by now in the graph itself, not in bodies.
-fn is_product(n: &Node) -> bool {
-    n.op.is_onnx()
-        && matches!(n.op.name.as_str(), "MatMul" | "Gemm" | "Conv" | "ConvTranspose" | "Attention" | "Einsum")
+/// Operators of the standard that compute more than element by element.
+const COMPUTES: &[&str] = &[
+    "MatMul",
+    "Gemm",
+    "Conv",
+    "ConvTranspose",
+    "DeformConv",
+    "Attention",
+    "Einsum",
+    "LSTM",
+    "GRU",
+    "RNN",
+    "LayerNormalization",
+    "RMSNormalization",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "BatchNormalization",
+    "LpNormalization",
+    "MeanVarianceNormalization",
+    "Softmax",
+    "LogSoftmax",
+];
+
+/// True for these, and for every operator of another domain but what is made of integers there.
+fn computes(op: &Op) -> bool {
+    if op.is_onnx() {
+        return COMPUTES.contains(&op.name.as_str());
+    }
+    !(op.name.starts_with("QLinear") || op.name.ends_with("Integer") || op.name.ends_with("QuantizeLinear"))
 }
 
-/// A node's name, or what it makes.
-fn label(g: &Graph, n: &Node) -> String {
-    if n.name.is_empty() { n.out().map_or(String::new(), |v| g.name_of(v).to_owned()) } else { n.name.clone() }
+/// How many operators in bodies compute, and the node that holds the first: what `compile` can not reach.
+pub fn in_bodies(g: &Graph) -> Option<(usize, String, Op)> {
+    let mut first = None;
+    let mut count = 0;
+    for n in g.schedule().into_iter().map(|id| g.node(id)).filter(|n| n.has_subgraph()) {
+        inside(n, &mut |_, _| {
+            count += 1;
+            first.get_or_insert_with(|| (g.label(n), n.op.clone()));
+        });
+    }
+    first.map(|(node, op)| (count, node, op))
 }
 
-/// Tells `found` of the products in a node's bodies, and in the bodies inside these.
+/// Tells `found` of what computes in a node's bodies, and in the bodies inside these.
 fn inside(n: &Node, found: &mut impl FnMut(String, &str)) {
     for a in n.attrs.0.iter().filter(|a| matches!(a.value, AttrValue::Graph(_))) {
         // A body that does not open was refused when the model was read.
         let Ok((g, _)) = onnx::open_body(n, &a.name) else { continue };
         for id in g.schedule() {
             let inner = g.node(id);
-            if is_product(inner) {
-                found(label(&g, inner), &inner.op.name);
+            if computes(&inner.op) {
+                found(g.label(inner), &inner.op.name);
             }
             if inner.has_subgraph() {
                 inside(inner, found);
@@ -100,7 +142,9 @@ fn from_codes(g: &Graph, mut v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> b
             "Gather" if n.input(1).is_some_and(is_int) && n.input(0).is_some_and(|t| g.constant(t).is_some()) => {
                 return true;
             }
-            "Floor" | "Clip" | "Mul" if n.origin_is("quantize-attention") => n.input(0),
+            "Floor" | "Clip" | "Mul" | "Min" | "LeakyRelu" | "Softmax" if n.origin_is("quantize-attention") => {
+                n.input(0)
+            }
             "Concat" => {
                 return n.inputs.iter().flatten().all(|x| from_codes(g, *x, is_int));
             }

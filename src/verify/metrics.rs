@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kinds::Kind;
 use crate::runtime::Array;
 
 /// The SQNR of a tensor without any error; its negative is that of an error on an all-zero reference.
@@ -43,10 +44,14 @@ pub struct Deviation {
     /// Sum over the items of the cosine between y and yq.
     pub cosine: f64,
     pub max_abs: f64,
-    /// Rows along the last axis, and how many have their largest element at the same place; no rows if the last axis
-    /// has fewer than two elements.
+    /// Rows along the axis of the classes, and how many have their largest element at the same place; no rows if these are
+    /// no scores of at least two classes.
     pub rows: u64,
     pub agree: u64,
+    /// Elements that are the same in both, of labels.
+    pub equal: Option<u64>,
+    /// What of a list of detections found its like in the other, and what there was to find; see [`super::lists`].
+    pub matched: Option<(f64, f64)>,
     /// Hits of the labels, if there are labels.
     pub hits: Option<Hits>,
 }
@@ -71,6 +76,7 @@ pub struct Site<'a> {
     pub items: usize,
     /// The class of each item; only for a tensor `[items, classes]`, ignored for others.
     pub labels: Option<&'a [i64]>,
+    pub kind: Kind,
 }
 
 impl Deviation {
@@ -85,8 +91,10 @@ impl Deviation {
             });
         }
         let (y, q) = (wide(float), wide(quantized));
+        // What hides is minus infinity in both, and no error.
+        let alike = |i: usize| y[i] == q[i] || (y[i].is_nan() && q[i].is_nan());
         for (v, float) in [(&y, true), (&q, false)] {
-            if let Some(index) = v.iter().position(|x| !x.is_finite()) {
+            if let Some(index) = v.iter().enumerate().position(|(i, x)| !(x.is_finite() || alike(i) && y[i] < 0.0)) {
                 let (tensor, sample) = (site.tensor.to_string(), site.sample.to_string());
                 return Err(MetricError::NonFinite { tensor, sample, float, index, value: v[index] });
             }
@@ -100,7 +108,7 @@ impl Deviation {
         }
         for (y, q) in y.chunks(y.len() / items).zip(q.chunks(q.len() / items)) {
             let (mut yy, mut qq, mut yq) = (0.0, 0.0, 0.0);
-            for (a, b) in y.iter().zip(q) {
+            for (a, b) in y.iter().zip(q).filter(|(a, _)| a.is_finite()) {
                 yy += a * a;
                 qq += b * b;
                 yq += a * b;
@@ -115,16 +123,27 @@ impl Deviation {
                 _ => 0.0,
             };
         }
-        let classes = float.dims().last().copied().unwrap_or(1);
-        if classes >= 2 {
-            let rows = y.chunks(classes).zip(q.chunks(classes));
-            d.rows = (y.len() / classes) as u64;
-            d.agree = rows.filter(|(y, q)| largest(y) == largest(q)).count() as u64;
-            if let Some(labels) = site.labels
-                && float.dims() == [labels.len(), classes]
-            {
-                d.hits = Some(hits(site, labels, classes, &y, &q)?);
-            }
+        if site.kind == Kind::Labels {
+            d.equal = Some(y.iter().zip(&q).filter(|(y, q)| y == q).count() as u64);
+        }
+        if let Kind::Classes { axis } = site.kind
+            && let Some(&classes) = float.dims().get(axis).filter(|n| **n >= 2)
+        {
+            // Element `class` of a row lies `inner` behind the one before it.
+            let inner: usize = float.dims()[axis + 1..].iter().product();
+            let largest = |v: &[f64], row: usize| {
+                let first = row / inner * classes * inner + row % inner;
+                (1..classes).fold(0, |best, c| if v[first + c * inner] > v[first + best * inner] { c } else { best })
+            };
+            let rows = y.len() / classes;
+            d.rows = rows as u64;
+            d.agree = (0..rows).filter(|r| largest(&y, *r) == largest(&q, *r)).count() as u64;
+        }
+        if let (Some(labels), [n, classes]) = (site.labels, float.dims())
+            && *n == labels.len()
+            && *classes >= 2
+        {
+            d.hits = Some(hits(site, labels, *classes, &y, &q)?);
         }
         Ok(d)
     }
@@ -161,11 +180,6 @@ fn wide(a: &Array) -> Vec<f64> {
     }
 }
 
-/// Index of the largest element; of equals the first, as NumPy's argmax.
-fn largest(v: &[f64]) -> usize {
-    v.iter().enumerate().fold(0, |best, (i, x)| if *x > v[best] { i } else { best })
-}
-
 /// How many elements come before `class` when the largest is first, equals in order of their index.
 fn place(v: &[f64], class: usize) -> usize {
     v.iter().enumerate().filter(|(i, x)| **x > v[class] || (**x == v[class] && *i < class)).count()
@@ -174,10 +188,16 @@ fn place(v: &[f64], class: usize) -> usize {
 /// The deviations of one tensor, added up in the order they are given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
+    kind: Kind,
     sum: Deviation,
 }
 
 impl Tally {
+    /// Of a tensor that is this.
+    pub fn of(kind: Kind) -> Tally {
+        Tally { kind, ..Tally::default() }
+    }
+
     /// Adds one sample. Of samples with and without labels, only the labelled ones count for the labels.
     pub fn add(&mut self, d: &Deviation) {
         let s = &mut self.sum;
@@ -189,6 +209,13 @@ impl Tally {
         s.max_abs = s.max_abs.max(d.max_abs);
         s.rows += d.rows;
         s.agree += d.agree;
+        if let Some(n) = d.equal {
+            *s.equal.get_or_insert_default() += n;
+        }
+        if let Some((found, all)) = d.matched {
+            let m = s.matched.get_or_insert_default();
+            *m = (m.0 + found, m.1 + all);
+        }
         if let Some(d) = &d.hits {
             let h = s.hits.get_or_insert_default();
             h.items += d.items;
@@ -206,11 +233,14 @@ impl Tally {
         let share = |n: u64, of: u64| n as f64 / of as f64;
         (s.items > 0).then(|| TensorMetrics {
             tensor: tensor.to_string(),
+            kind: self.kind,
             samples: s.items,
             sqnr_db: decibels(s.signal, s.noise),
             cosine: s.cosine / s.items as f64,
             max_abs_error: s.max_abs,
             top1_agreement: (s.rows > 0).then(|| share(s.agree, s.rows)),
+            equal: s.equal.map(|n| if s.elements > 0 { share(n, s.elements) } else { 1.0 }),
+            matched: s.matched.map(|(found, all)| if all > 0.0 { found / all } else { 1.0 }),
             accuracy: s.hits.filter(|h| h.items > 0).map(|h| Accuracy {
                 samples: h.items,
                 top1_float: share(h.top1_float, h.items),
@@ -237,9 +267,12 @@ fn number_or(instead: f64, x: f64) -> f64 {
 }
 
 /// The distance of one tensor over all samples.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TensorMetrics {
     pub tensor: String,
+    /// What it is, and so what it is judged by.
+    #[serde(default)]
+    pub kind: Kind,
     /// Items compared (samples times the batch).
     pub samples: u64,
     /// Signal to quantization noise in dB; [`EXACT_DB`] without any error.
@@ -248,9 +281,15 @@ pub struct TensorMetrics {
     pub cosine: f64,
     /// In the float model's units.
     pub max_abs_error: f64,
-    /// Share of the rows along the last axis with the largest element at the same place; `None` if that axis has fewer
-    /// than two elements.
+    /// Share of the rows with the largest element at the same place, along the axis of the classes; `None` for what is
+    /// not [`Kind::Classes`].
     pub top1_agreement: Option<f64>,
+    /// Share of the elements that are the same in both, 0..1; only of [`Kind::Labels`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equal: Option<f64>,
+    /// Share of the detections that found their like in the other list, 0..1; only of [`Kind::Detections`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched: Option<f64>,
     /// Against labels, if there are any.
     pub accuracy: Option<Accuracy>,
 }
@@ -272,61 +311,12 @@ pub struct Top5 {
     pub quantized: f64,
 }
 
-/// What a quantized model must reach.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Thresholds {
-    /// Least SQNR of the worst output, dB.
-    pub sqnr_db: Option<f64>,
-    /// Least mean cosine of the worst output.
-    pub cosine: Option<f64>,
-    /// Least top-1 agreement of the worst output that has one, 0..1.
-    pub agreement: Option<f64>,
-    /// Most top-1 accuracy lost against the float model, 0..1.
-    pub top1_drop: Option<f64>,
-}
-
-/// One threshold, held against its figure.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Check {
-    pub name: String,
-    /// `None`: the figure does not exist (no labels, nothing to agree on), which does not pass.
-    pub value: Option<f64>,
-    pub limit: f64,
-    /// Whether the value must be at least the limit (otherwise at most).
-    pub at_least: bool,
-    pub pass: bool,
-}
-
-impl Thresholds {
-    /// Holds each threshold that is set against the worst of the outputs.
-    pub fn check(&self, outputs: &[TensorMetrics]) -> Vec<Check> {
-        let worst = |f: fn(&TensorMetrics) -> Option<f64>, at_least: bool| {
-            outputs.iter().filter_map(f).reduce(if at_least { f64::min } else { f64::max })
-        };
-        let drop = |m: &TensorMetrics| m.accuracy.as_ref().map(|a| a.top1_float - a.top1_quantized);
-        [
-            ("sqnr_db", self.sqnr_db, worst(|m| Some(m.sqnr_db), true), true),
-            ("cosine", self.cosine, worst(|m| Some(m.cosine), true), true),
-            ("top1_agreement", self.agreement, worst(|m| m.top1_agreement, true), true),
-            ("top1_drop", self.top1_drop, worst(drop, false), false),
-        ]
-        .into_iter()
-        .filter_map(|(name, limit, value, at_least)| {
-            let limit = limit?;
-            let pass = value.is_some_and(|v| if at_least { v >= limit } else { v <= limit });
-            Some(Check { name: name.to_string(), value, limit, at_least, pass })
-        })
-        .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn site<'a>(items: usize, labels: Option<&'a [i64]>) -> Site<'a> {
-        Site { tensor: "logits", sample: "s", items, labels }
+        Site { tensor: "logits", sample: "s", items, labels, kind: Kind::Classes { axis: 1 } }
     }
 
     fn array(dims: &[usize], v: &[f32]) -> Array {
@@ -427,21 +417,5 @@ mod tests {
             single.add(&Deviation::between(site(1, None), &y.rows(r.clone()).unwrap(), &q.rows(r).unwrap()).unwrap());
         }
         assert_eq!(single.finish("logits").unwrap(), metrics(2, None, &y, &q));
-    }
-
-    #[test]
-    fn thresholds_are_held_against_the_worst_output() {
-        let good = metrics(1, Some(&[0]), &array(&[1, 2], &[1., 0.]), &array(&[1, 2], &[1., 0.]));
-        let bad = metrics(1, Some(&[0]), &array(&[1, 2], &[1., 0.]), &array(&[1, 2], &[0., 1.]));
-        let t = Thresholds { sqnr_db: Some(10.0), agreement: Some(0.9), top1_drop: Some(0.01), ..Default::default() };
-        assert!(t.check(std::slice::from_ref(&good)).iter().all(|c| c.pass));
-        let checks = t.check(&[good, bad]);
-        assert_eq!(
-            checks.iter().map(|c| (c.name.as_str(), c.pass)).collect::<Vec<_>>(),
-            [("sqnr_db", false), ("top1_agreement", false), ("top1_drop", false)]
-        );
-        assert_eq!(checks[2].value, Some(1.0));
-        let scalar = Array::scalar(1.0f32);
-        assert!(!t.check(&[metrics(1, None, &scalar, &scalar)])[2].pass, "no figure does not pass");
     }
 }

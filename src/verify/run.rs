@@ -2,11 +2,13 @@
 
 use indexmap::IndexMap;
 
+use super::kinds::{Kind, kinds};
+use super::lists::{Pairs, pair};
 use super::metrics::{Deviation, MetricError, Site, Tally, TensorMetrics};
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::run::open_shapes;
 use crate::ir::Validated;
-use crate::runtime::{Array, ArrayError, RuntimeError, Session, SessionOptions, fold_samples};
+use crate::runtime::{Array, Outputs, RuntimeError, Session, SessionOptions, fold_samples};
 
 /// Why verification stopped.
 #[derive(Debug, thiserror::Error)]
@@ -17,8 +19,6 @@ pub enum VerifyError {
     Runtime { model: &'static str, source: RuntimeError },
     #[error(transparent)]
     Metric(#[from] MetricError),
-    #[error(transparent)]
-    Array(#[from] ArrayError),
     #[error("no samples are left for verification; give --verify data, or at least two samples")]
     Empty,
 }
@@ -30,8 +30,8 @@ pub struct Compared {
     pub outputs: Vec<TensorMetrics>,
     /// Per tapped value.
     pub blocks: Vec<TensorMetrics>,
-    /// The quantized model's outputs by name, samples joined along the batch axis.
-    pub quantized: IndexMap<String, Array>,
+    /// The quantized model's outputs by name, one array a sample.
+    pub quantized: IndexMap<String, Vec<Array>>,
 }
 
 /// Compares outputs, and the values `taps` that both models have, on the samples `indices`.
@@ -57,7 +57,9 @@ pub fn compare(
     };
     let (f, q) = (open(float, "float")?, open(quantized, "quantized")?);
     let names: Vec<String> = f.outputs().iter().map(|p| p.name.clone()).collect();
-    let mut tallies = vec![Tally::default(); names.len() + taps.len()];
+    let kinds = kinds(float.model());
+    let of_taps = taps.iter().map(|_| Kind::Values);
+    let mut tallies: Vec<Tally> = kinds.iter().copied().chain(of_taps).map(Tally::of).collect();
     let mut kept: Vec<Vec<Array>> = vec![Vec::new(); names.len()];
     let mut done = 0;
     fold_samples(
@@ -67,17 +69,22 @@ pub fn compare(
             let s = data.sample(indices[i])?;
             let a = f.run(&s.inputs).map_err(|source| VerifyError::Runtime { model: "float", source })?;
             let b = q.run(&s.inputs).map_err(|source| VerifyError::Runtime { model: "quantized", source })?;
-            let outs = names.iter().zip(a.outputs.iter().zip(&b.outputs)).map(|(n, p)| (n, p, true));
-            let mids = taps.iter().zip(a.taps.iter().zip(&b.taps)).map(|(n, p)| (n, p, false));
+            let pairs = detections(&kinds, &a, &b);
+            let outs = names.iter().zip(a.outputs.iter().zip(&b.outputs)).zip(kinds.iter().map(Some));
+            let mids = taps.iter().zip(a.taps.iter().zip(&b.taps)).zip(std::iter::repeat(None));
             let devs = outs
                 .chain(mids)
-                .map(|(n, (x, y), out)| {
-                    let labels = if out { s.labels.as_deref() } else { None };
-                    let site = Site { tensor: n, sample: &s.name, items: data.batch(), labels };
-                    match Deviation::between(site, x, y) {
-                        // Between input and output a float model may well hold minus infinity: masks do.
-                        Err(MetricError::NonFinite { float: true, .. }) if !out => Ok(Deviation::default()),
-                        d => d,
+                .map(|((n, (x, y)), out)| {
+                    let labels = if out.is_some() { s.labels.as_deref() } else { None };
+                    let kind = out.copied().unwrap_or_default();
+                    let site = Site { tensor: n, sample: &s.name, items: data.batch(), labels, kind };
+                    match (Deviation::of(site, x, y, pairs.as_ref()), out) {
+                        // Between input and output a float model may well hold minus infinity: masks do. And what has
+                        // another shape is another value, that a pass gave the name to.
+                        (Err(MetricError::NonFinite { float: true, .. } | MetricError::Shape { .. }), None) => {
+                            Ok(Deviation::default())
+                        }
+                        (d, _) => d,
                     }
                 })
                 .collect::<Result<_, _>>()?;
@@ -94,9 +101,27 @@ pub fn compare(
     let mut all: Vec<TensorMetrics> =
         names.iter().chain(&taps).zip(&tallies).filter_map(|(n, t)| t.finish(n)).collect();
     let blocks = all.split_off(names.len().min(all.len()));
-    let mut joined = IndexMap::new();
-    for (n, parts) in names.iter().zip(kept) {
-        joined.insert(n.clone(), Array::concat(&parts)?);
+    Ok(Compared { outputs: all, blocks, quantized: names.into_iter().zip(kept).collect() })
+}
+
+/// Which detections of the two runs belong together, if the model makes any.
+fn detections(kinds: &[Kind], float: &Outputs, quantized: &Outputs) -> Option<Pairs> {
+    fn listed<'a>(kinds: &[Kind], o: &'a Outputs) -> Vec<&'a Array> {
+        o.outputs.iter().zip(kinds).filter(|(_, k)| **k == Kind::Detections).map(|(a, _)| a).collect()
     }
-    Ok(Compared { outputs: all, blocks, quantized: joined })
+    pair(&listed(kinds, float), &listed(kinds, quantized))
+}
+
+impl Deviation {
+    /// As [`Deviation::between`]; of detections, only those that belong together are compared, and the share of them counted.
+    fn of(site: Site<'_>, float: &Array, quantized: &Array, pairs: Option<&Pairs>) -> Result<Deviation, MetricError> {
+        let Some(p) = pairs.filter(|_| site.kind == Kind::Detections) else {
+            return Deviation::between(site, float, quantized);
+        };
+        let d = match p.aligned(float, quantized) {
+            Some((x, y)) => Deviation::between(Site { items: 1, ..site }, &x, &y)?,
+            None => Deviation::between(site, float, quantized)?,
+        };
+        Ok(Deviation { items: site.items.max(1) as u64, matched: Some(p.matched), ..d })
+    }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::convert::{Refused, to_array};
 use super::images::is_image_name;
+use super::layout::{Layout, Lead};
 use super::npy::{self, Npy, Numbers};
 use super::{DataError, InputSpec, labels};
 use crate::file::{self, ReadError};
@@ -16,6 +17,19 @@ pub(super) struct ArrayFile {
     path: PathBuf,
     /// Name in the file and contents, in the order of the model's inputs.
     arrays: Vec<(String, Npy)>,
+    leads: Vec<Lead>,
+    items: usize,
+}
+
+/// What of an array belongs to one item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Per {
+    /// So many rows.
+    Rows(usize),
+    /// One row, whose first axis is the input's own.
+    Whole,
+    /// All of it.
+    Shared,
 }
 
 impl ArrayFile {
@@ -25,6 +39,7 @@ impl ArrayFile {
     pub(super) fn open(
         path: &Path,
         specs: &[InputSpec],
+        layout: &Layout,
         notes: &mut Vec<String>,
     ) -> Result<(ArrayFile, Option<Vec<i64>>), DataError> {
         let bytes = file::read(path).map_err(|source| match source {
@@ -65,8 +80,8 @@ impl ArrayFile {
             }
             (arrays, labels)
         };
-        let file = ArrayFile { path: path.to_path_buf(), arrays };
-        file.check(specs)?;
+        let mut file = ArrayFile { path: path.to_path_buf(), arrays, leads: layout.leads.clone(), items: 0 };
+        file.items = file.check(specs)?;
         let labels = labels.map(|l| file.labels(&l)).transpose()?.flatten();
         Ok((file, labels))
     }
@@ -85,14 +100,36 @@ impl ArrayFile {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.arrays.first().map_or(0, |(_, a)| a.rows())
+        self.items
     }
 
-    fn check(&self, specs: &[InputSpec]) -> Result<(), DataError> {
-        for ((name, array), spec) in self.arrays.iter().zip(specs) {
-            let tail = spec.dims.get(1..).unwrap_or(&[]);
-            let fits = array.shape.len() == tail.len() + 1
-                && array.shape[1..].iter().zip(tail).all(|(have, want)| match want {
+    /// What of array number `k` is one item's.
+    fn per(&self, k: usize, rank: usize) -> Per {
+        let shape = &self.arrays[k].1.shape;
+        match self.leads[k] {
+            Lead::Items => Per::Rows(1),
+            Lead::Nothing if shape.is_empty() => Per::Shared,
+            Lead::Nothing => Per::Whole,
+            Lead::Rows(_) if shape.len() > rank => Per::Whole,
+            Lead::Rows(n) if shape.first() == Some(&n) => Per::Shared,
+            Lead::Rows(n) => Per::Rows(n),
+        }
+    }
+
+    /// Checks the shapes; the number of items.
+    fn check(&self, specs: &[InputSpec]) -> Result<usize, DataError> {
+        let mut items: Option<(usize, usize)> = None;
+        for (k, ((name, array), spec)) in self.arrays.iter().zip(specs).enumerate() {
+            let per = self.per(k, spec.dims.len());
+            let own = usize::from(matches!(per, Per::Rows(_)));
+            let (have, want) = match per {
+                Per::Whole => (array.shape.get(1..).unwrap_or(&[]), &spec.dims[..]),
+                Per::Shared => (&array.shape[..], &spec.dims[..]),
+                Per::Rows(_) => (array.shape.get(own..).unwrap_or(&[]), spec.dims.get(1..).unwrap_or(&[])),
+            };
+            let fits = have.len() == want.len()
+                && array.shape.len() >= own
+                && have.iter().zip(want).all(|(have, want)| match want {
                     Dim::Known(n) => usize::try_from(*n) == Ok(*have),
                     _ => true,
                 });
@@ -101,22 +138,43 @@ impl ArrayFile {
                     path: self.path.clone(),
                     array: name.clone(),
                     shape: array.shape.clone(),
-                    expected: tail.iter().map(super::dim_text).collect(),
+                    expected: want.iter().map(super::dim_text).collect(),
                 });
             }
-            if array.rows() != self.len() {
-                return Err(self.lengths(name, array.rows()));
+            let has = match per {
+                Per::Shared => continue,
+                Per::Whole => array.rows(),
+                Per::Rows(n) if array.rows() % n == 0 => array.rows() / n,
+                Per::Rows(n) => {
+                    let reason = format!("{} rows are no whole number of samples of {n} rows each", array.rows());
+                    return Err(DataError::Malformed { path: self.path.clone(), array: name.clone(), reason });
+                }
+            };
+            match items {
+                None => items = Some((k, has)),
+                Some((_, n)) if n == has => {}
+                Some((first, n)) => {
+                    return Err(DataError::Lengths {
+                        path: self.path.clone(),
+                        array: name.clone(),
+                        samples: has,
+                        other: self.arrays[first].0.clone(),
+                        other_samples: n,
+                    });
+                }
             }
         }
         if let Some((name, _)) = self.arrays.iter().find(|(_, a)| a.shape.iter().skip(1).any(|n| *n == 0)) {
             let reason = "its samples have no elements".into();
             return Err(DataError::Malformed { path: self.path.clone(), array: name.clone(), reason });
         }
-        if self.len() == 0 {
-            let array = self.arrays.first().map_or_else(String::new, |(n, _)| n.clone());
+        // All of it is the same in every sample: there is one.
+        let (first, items) = items.unwrap_or((0, 1));
+        if items == 0 {
+            let array = self.arrays.get(first).map_or_else(String::new, |(n, _)| n.clone());
             return Err(DataError::Malformed { path: self.path.clone(), array, reason: "holds no sample".into() });
         }
-        Ok(())
+        Ok(items)
     }
 
     fn labels(&self, array: &Npy) -> Result<Option<Vec<i64>>, DataError> {
@@ -152,13 +210,22 @@ impl ArrayFile {
         }
     }
 
-    /// The values of input number `input` for these rows.
-    pub(super) fn make(&self, spec: &InputSpec, input: usize, rows: &[usize]) -> Result<Array, DataError> {
+    /// The values of input number `input` for these items.
+    pub(super) fn make(&self, spec: &InputSpec, input: usize, items: &[usize]) -> Result<Array, DataError> {
         let (name, array) = &self.arrays[input];
         npy::intact(array)?;
-        let dims = InputSpec::batched(rows.len(), &array.shape[array.shape.len().min(1)..]);
+        let tail = array.shape.get(1..).unwrap_or(&[]);
+        let (rows, dims) = match self.per(input, spec.dims.len()) {
+            Per::Rows(n) => {
+                let of: Vec<usize> = items.iter().flat_map(|i| i * n..(i + 1) * n).collect();
+                let dims = [&[of.len()], tail].concat();
+                (of, dims)
+            }
+            Per::Whole => (items.to_vec(), tail.to_vec()),
+            Per::Shared => ((0..array.rows()).collect(), array.shape.clone()),
+        };
         let per_row = array.shape.iter().skip(1).product::<usize>().max(1);
-        to_array(array.gather(rows), spec.dtype, &dims, spec.mask).map_err(|e| match e {
+        to_array(array.gather(&rows), spec.dtype, &dims, spec.mask).map_err(|e| match e {
             Refused::NonFinite { at, value } => {
                 DataError::NonFinite { path: self.path.clone(), array: name.clone(), sample: rows[at / per_row], value }
             }

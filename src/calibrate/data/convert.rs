@@ -1,6 +1,6 @@
 //! Numbers from a file into the element type a model's input has.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::npy::Numbers;
 use crate::ir::DType;
@@ -21,6 +21,8 @@ pub(super) enum Refused {
 
 /// Elements as an array of `dtype` and `shape`. Floats become narrower floats by rounding; every other change of type has to
 /// keep every value exactly.
+///
+/// There is no array of bfloat16: what has this type is float32 that it holds exactly.
 ///
 /// `mask`: minus infinity is a value as any other.
 pub(super) fn to_array(numbers: Numbers, dtype: DType, shape: &[usize], mask: bool) -> Result<Array, Refused> {
@@ -56,6 +58,7 @@ pub(super) fn to_array(numbers: Numbers, dtype: DType, shape: &[usize], mask: bo
     match dtype {
         DType::FLOAT => floats!(|x: f64| x as f32, |y: f32| f64::from(y)),
         DType::DOUBLE => floats!(|x: f64| x, |y: f64| y),
+        DType::BFLOAT16 => floats!(|x: f64| bf16::from_f64(x).to_f32(), |y: f32| f64::from(y)),
         DType::FLOAT16 => floats!(f16::from_f64, |y: f16| y.to_f64()),
         DType::INT64 => ints!(i64),
         DType::INT32 => ints!(i32),
@@ -138,6 +141,8 @@ mod tests {
             to_array(Numbers::Float(vec![7e4]), DType::FLOAT16, &[1], false),
             Err(Refused::NonFinite { .. })
         ));
+        let rounded = to_array(Numbers::Float(vec![1.0 + 1.0 / 512.0, 3.0]), DType::BFLOAT16, &[2], false);
+        assert!(matches!(rounded, Ok(Array::F32(v)) if v[0] == 1.0 && v[1] == 3.0));
         assert_eq!(to_array(Numbers::Float(vec![0.0]), DType::STRING, &[1], false), Err(Refused::Type));
         assert_eq!(to_array(Numbers::Float(vec![0.0]), DType::FLOAT, &[2], false), Err(Refused::Length));
     }

@@ -31,7 +31,10 @@ impl ImageShape {
     /// the second size, unless that is not 1 or 3 and the last one is. Open sizes become `crop`, or 224.
     pub(super) fn of(spec: &InputSpec, crop: Option<u32>) -> Option<ImageShape> {
         let [_, a, b, c] = spec.dims.as_slice() else { return None };
-        if !(matches!(spec.dtype, DType::FLOAT | DType::FLOAT16 | DType::DOUBLE | DType::UINT8)) {
+        if spec.cache {
+            return None;
+        }
+        if !(matches!(spec.dtype, DType::FLOAT | DType::FLOAT16 | DType::BFLOAT16 | DType::DOUBLE | DType::UINT8)) {
             return None;
         }
         let channels = |d: &Dim| match d {

@@ -4,7 +4,9 @@
 //! does not grow with their number. Sample `i` is the same bytes whoever asks, in whatever order.
 //!
 //! *Batch.* Each array of a sample has a leading axis of size 1; if the model fixes its batch at B, a sample is B consecutive
-//! items and what is left over at the end is dropped (a note says so).
+//! items and what is left over at the end is dropped (a note says so). Where inputs have different fixed leading sizes (a
+//! picture and the queries asked of it), they are no batches: a sample holds the whole of each. Samples then follow
+//! each other along the leading axis, or along one of their own in front; what comes once is the same in every sample.
 //!
 //! *Sources.* A folder of JPEG/PNG files, an `.npy` file for a model of one input, an `.npz` file with arrays named as the
 //! inputs, or, with none given, seeded synthetic inputs ([`DataOptions`] has the flags). Values are checked as samples
@@ -16,6 +18,8 @@ mod convert;
 mod error;
 mod images;
 mod labels;
+mod layout;
+mod made_up;
 mod npy;
 mod options;
 mod synthetic;
@@ -32,6 +36,7 @@ use crate::budget;
 use crate::ir::{DType, Def, Dim, Graph, TensorType};
 use arrays::ArrayFile;
 use images::{ImageFolder, ImageShape};
+use layout::Layout;
 use synthetic::Synthetic;
 
 /// Synthetic samples made when no number is asked for; fewer, but [`FEWEST_SAMPLES`], of inputs so large that they would have
@@ -51,6 +56,10 @@ pub struct InputSpec {
     pub dims: Vec<Dim>,
     /// It is added to attention scores and read for nothing else: minus infinity hides.
     pub mask: bool,
+    /// Rows of the smallest table that it picks from: its integers are below.
+    pub rows: Option<i64>,
+    /// It continues what is computed, as a cache of keys does, and is no image whatever its sizes are.
+    pub cache: bool,
 }
 
 /// One run's worth of inputs.
@@ -69,6 +78,7 @@ pub struct Sample {
 pub struct Dataset {
     source: Source,
     inputs: Vec<InputSpec>,
+    layout: Layout,
     /// Items per sample.
     batch: usize,
     /// Items in the source.
@@ -102,7 +112,10 @@ impl Dataset {
             return Err(DataError::Flag { flag: "samples", value: "0".to_string(), reason });
         }
         let mut notes = Vec::new();
-        let batch = fixed_batch(inputs)?;
+        let given = options.shapes(inputs)?;
+        let inputs = &given[..];
+        let layout = Layout::of(inputs)?;
+        let batch = layout.batch;
         let values = sample_values(inputs, options)?;
         let (source, labels, total, description) = match &options.calibrate {
             None => {
@@ -113,7 +126,7 @@ impl Dataset {
                 let fit = usize::try_from(SYNTHETIC_VALUES * batch as u64 / values.max(1)).unwrap_or(usize::MAX);
                 let usual = fit.clamp(FEWEST_SAMPLES, SYNTHETIC_SAMPLES);
                 let total = options.samples.unwrap_or(usual.next_multiple_of(batch));
-                let source = Synthetic::new(inputs, options, &mut notes)?;
+                let source = Synthetic::new(inputs, options, &layout, &mut notes)?;
                 check_crop(&inputs[0], options, &mut notes)?;
                 let description = format!("synthetic: made from seed {}, no data was given", options.seed);
                 (Source::Synthetic(source), None, total, description)
@@ -129,7 +142,7 @@ impl Dataset {
                 (Source::Images(folder), labels, total, format!("images of {}", path.display()))
             }
             Some(path) => {
-                let (file, labels) = ArrayFile::open(path, inputs, &mut notes)?;
+                let (file, labels) = ArrayFile::open(path, inputs, &layout, &mut notes)?;
                 let total = file.len();
                 (Source::Arrays(file), labels, total, format!("arrays of {}", path.display()))
             }
@@ -153,7 +166,19 @@ impl Dataset {
             Source::Arrays(_) => "arrays".to_owned(),
             Source::Synthetic(_) => format!("synthetic, {}", options.how()),
         };
-        Ok(Dataset { source, inputs: inputs.to_vec(), batch, total, used, labels, notes, description, taken, how })
+        Ok(Dataset {
+            source,
+            inputs: inputs.to_vec(),
+            layout,
+            batch,
+            total,
+            used,
+            labels,
+            notes,
+            description,
+            taken,
+            how,
+        })
     }
 
     /// Number of samples; at least 1.
@@ -231,7 +256,7 @@ impl Dataset {
                     image_array(spec, &folder.shape(), items.len(), values)?
                 }
                 Source::Arrays(file) => file.make(spec, k, &items)?,
-                Source::Synthetic(s) => s.make(spec, k, &items)?,
+                Source::Synthetic(s) => s.make(spec, k, &items, self.layout.leads[k])?,
             };
             Ok((spec.name.clone(), array))
         };
@@ -261,26 +286,6 @@ pub fn split_holdout(n: usize) -> (Vec<usize>, Vec<usize>) {
 fn spread(i: usize, taken: usize, total: usize) -> usize {
     // 128 bits, because the product of two counts may exceed a 32-bit machine's word.
     (i as u128 * total as u128 / taken as u128) as usize
-}
-
-/// The batch size that the inputs agree on; 1 if all leave it open.
-fn fixed_batch(inputs: &[InputSpec]) -> Result<usize, DataError> {
-    let mut batch = None;
-    for spec in inputs {
-        match spec.dims.first() {
-            Some(Dim::Known(n)) => {
-                let n =
-                    usize::try_from(*n).ok().filter(|n| *n > 0).ok_or_else(|| spec.refused("its batch size is 0"))?;
-                if batch.is_some_and(|b| b != n) {
-                    return Err(spec.refused("the inputs of the model have different batch sizes"));
-                }
-                batch = Some(n);
-            }
-            None => return Err(spec.refused("a scalar has no batch axis to put samples on")),
-            _ => {}
-        }
-    }
-    Ok(batch.unwrap_or(1))
 }
 
 /// Values of one sample, all inputs and the whole batch together, sizes that are left open as images have them or 1. A sample
@@ -335,6 +340,7 @@ fn image_array(spec: &InputSpec, shape: &ImageShape, batch: usize, values: Vec<f
     let dims = shape.dims(batch);
     let array = match spec.dtype {
         DType::FLOAT => Array::new(&dims, values),
+        DType::BFLOAT16 => Array::new(&dims, values.into_iter().map(|x| half::bf16::from_f32(x).to_f32()).collect()),
         DType::DOUBLE => Array::new(&dims, values.into_iter().map(f64::from).collect()),
         DType::FLOAT16 => Array::new(&dims, values.into_iter().map(half::f16::from_f32).collect()),
         DType::UINT8 => Array::new(&dims, values.into_iter().map(|x| x as u8).collect()),
@@ -349,9 +355,14 @@ impl InputSpec {
     pub fn of(graph: &Graph) -> Result<Vec<InputSpec>, DataError> {
         let free = graph.inputs().iter().map(|id| graph.value(*id)).filter(|v| matches!(v.def, Def::Input));
         free.map(|v| match &v.ty {
-            Some(TensorType { dtype, shape: Some(dims) }) => {
-                Ok(InputSpec { name: v.name.clone(), dtype: *dtype, dims: dims.clone(), mask: false })
-            }
+            Some(TensorType { dtype, shape: Some(dims) }) => Ok(InputSpec {
+                name: v.name.clone(),
+                dtype: *dtype,
+                dims: dims.clone(),
+                mask: false,
+                rows: None,
+                cache: false,
+            }),
             ty => Err(DataError::Input {
                 input: v.name.clone(),
                 signature: ty.as_ref().map_or_else(|| "no tensor".to_string(), |t| t.dtype.to_string()),
@@ -359,11 +370,6 @@ impl InputSpec {
             }),
         })
         .collect()
-    }
-
-    /// The shape of a sample of `batch` items whose other sizes are `tail`.
-    fn batched(batch: usize, tail: &[usize]) -> Vec<usize> {
-        std::iter::once(batch).chain(tail.iter().copied()).collect()
     }
 
     fn refused(&self, reason: &str) -> DataError {

@@ -8,7 +8,7 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use bytes::Bytes;
-use half::f16;
+use half::{bf16, f16};
 
 use super::DataError;
 use crate::budget;
@@ -18,6 +18,8 @@ use crate::file;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Elem {
     F16,
+    /// As ml_dtypes writes it: NumPy has no name for it but "two bytes".
+    Bf16,
     F32,
     F64,
     I8,
@@ -35,6 +37,7 @@ impl Elem {
     fn from_descr(code: &str) -> Option<Elem> {
         Some(match code {
             "f2" => Elem::F16,
+            "V2" => Elem::Bf16,
             "f4" => Elem::F32,
             "f8" => Elem::F64,
             "i1" => Elem::I8,
@@ -54,6 +57,7 @@ impl Elem {
     pub(super) fn name(self) -> &'static str {
         match self {
             Elem::F16 => "float16",
+            Elem::Bf16 => "bfloat16",
             Elem::F32 => "float32",
             Elem::F64 => "float64",
             Elem::I8 => "int8",
@@ -71,7 +75,7 @@ impl Elem {
     fn width(self) -> usize {
         match self {
             Elem::I8 | Elem::U8 | Elem::Bool => 1,
-            Elem::F16 | Elem::I16 | Elem::U16 => 2,
+            Elem::F16 | Elem::Bf16 | Elem::I16 | Elem::U16 => 2,
             Elem::F32 | Elem::I32 | Elem::U32 => 4,
             Elem::F64 | Elem::I64 | Elem::U64 => 8,
         }
@@ -158,6 +162,7 @@ impl Npy {
         }
         match self.elem {
             Elem::F16 => Numbers::Float(elements.map(|e| f16::from_le_bytes(self.element(at(e))).to_f64()).collect()),
+            Elem::Bf16 => Numbers::Float(elements.map(|e| bf16::from_le_bytes(self.element(at(e))).to_f64()).collect()),
             Elem::F32 => Numbers::Float(elements.map(|e| f64::from(f32::from_le_bytes(self.element(at(e))))).collect()),
             Elem::F64 => Numbers::Float(elements.map(|e| f64::from_le_bytes(self.element(at(e)))).collect()),
             Elem::I8 => ints!(i8),

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::DataError;
+use super::{DataError, InputSpec};
+use crate::ir::Dim;
 
 /// Where samples come from and how images become numbers. With the `cli` feature these are the program's own flags.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +29,9 @@ pub struct DataOptions {
     /// Side of the centre crop [default: the height and width of the model's input]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..)))]
     pub crop: Option<u32>,
+    /// Sizes of an input, such as `x=1,3,48,320`, where the model leaves them open; once for each input
+    #[cfg_attr(feature = "cli", arg(long, value_name = "INPUT=N,N,.."))]
+    pub shape: Vec<String>,
     /// How many samples to use, spread evenly over the data [default: all of them; 64 synthetic ones]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub samples: Option<usize>,
@@ -88,6 +92,34 @@ impl Preset {
 }
 
 impl DataOptions {
+    /// The inputs with the sizes that `--shape` gives them. A leading 1 leaves a leading size open: samples come one by one.
+    pub(super) fn shapes(&self, inputs: &[InputSpec]) -> Result<Vec<InputSpec>, DataError> {
+        let mut out = inputs.to_vec();
+        for text in &self.shape {
+            let wrong = |reason: String| DataError::Flag { flag: "shape", value: text.clone(), reason };
+            let (name, sizes) = text
+                .rsplit_once('=')
+                .ok_or_else(|| wrong("write it as x=1,3,224,224, with the input's name".into()))?;
+            let known = || inputs.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+            let spec = out.iter_mut().find(|s| s.name == name);
+            let spec = spec.ok_or_else(|| wrong(format!("the model has no such input; it has {}", known())))?;
+            let size = |t: &str| t.trim().parse::<i64>().ok().filter(|n| (1..=1 << 31).contains(n));
+            let sizes: Option<Vec<i64>> = sizes.split(',').map(size).collect();
+            let sizes = sizes.ok_or_else(|| wrong("sizes are whole numbers from 1 on, separated by commas".into()))?;
+            let fits = sizes.len() == spec.dims.len()
+                && spec.dims.iter().zip(&sizes).all(|(d, n)| !matches!(d, Dim::Known(k) if k != n));
+            if !fits {
+                return Err(wrong(format!("the input is {spec}")));
+            }
+            for (axis, (d, n)) in spec.dims.iter_mut().zip(sizes).enumerate() {
+                if axis > 0 || n > 1 {
+                    *d = Dim::Known(n);
+                }
+            }
+        }
+        Ok(out)
+    }
+
     /// Mean and std for an input of `channels` channels. One value serves every channel; a preset's three values serve
     /// one channel by their average (0.449 and 0.226 for `imagenet`, the customary pair).
     pub(super) fn normalisation(&self, input: &str, channels: usize) -> Result<Vec<(f32, f32)>, DataError> {

@@ -18,19 +18,13 @@ use rustfft::num_complex::Complex;
 
 use super::convert::to_array;
 use super::images::{ImageShape, tables};
-use super::npy::Numbers;
+use super::layout::{Layout, Lead};
+use super::made_up::{Likeness, Sizes};
 use super::{DataError, DataOptions, InputSpec};
-use crate::ir::{DType, Dim};
 use crate::runtime::Array;
-
-/// What a size left open by the model becomes in an input that is no image.
-const OPEN_SIZE: usize = 16;
 
 /// Things in a picture.
 const LEAVES: usize = 250;
-
-/// Integer inputs are uniform over `0..INTEGERS`: valid token ids for any vocabulary of that size.
-const INTEGERS: i64 = 50;
 
 /// Mean and standard deviation of the pixels of ImageNet, per channel and over all three.
 const PIXELS: [(f64, f64); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
@@ -48,8 +42,7 @@ const MIX: [[f64; 3]; 3] = [
 #[derive(Clone, Debug)]
 enum Fill {
     Image { shape: ImageShape, tables: Vec<[f32; 256]> },
-    Normal { item: Vec<usize> },
-    Integers { item: Vec<usize> },
+    Other { tail: Vec<usize>, likeness: Likeness },
 }
 
 /// A source of synthetic samples.
@@ -64,77 +57,53 @@ impl Synthetic {
     pub(super) fn new(
         specs: &[InputSpec],
         options: &DataOptions,
+        layout: &Layout,
         notes: &mut Vec<String>,
     ) -> Result<Synthetic, DataError> {
-        let fill = |spec: &InputSpec| -> Result<Fill, DataError> {
-            if let Some(shape) = ImageShape::of(spec, options.crop) {
+        let images: Vec<Option<ImageShape>> = specs.iter().map(|s| ImageShape::of(s, options.crop)).collect();
+        let mut sizes = Sizes::of(specs, &images);
+        let side = images.iter().flatten().map(|i| i.height.max(i.width)).next();
+        let fill = |(spec, (image, lead)): (&InputSpec, (&Option<ImageShape>, &Lead))| -> Result<Fill, DataError> {
+            if let Some(shape) = *image {
                 return Ok(Fill::Image { shape, tables: tables(spec, options, shape.channels)? });
             }
-            let item: Vec<usize> = spec
-                .dims
-                .iter()
-                .skip(1)
-                .map(|d| match d {
-                    Dim::Known(n) => usize::try_from(*n).unwrap_or(0),
-                    _ => OPEN_SIZE,
-                })
-                .collect();
-            if spec.dims.iter().skip(1).any(|d| !matches!(d, Dim::Known(_))) {
-                notes.push(format!(
-                    "input {:?}: open sizes of {spec} are {OPEN_SIZE} in the synthetic samples",
-                    spec.name
-                ));
-            }
-            match spec.dtype {
-                DType::FLOAT | DType::FLOAT16 | DType::DOUBLE => Ok(Fill::Normal { item }),
-                t if t == DType::BOOL || (t.is_int() && t.bits().is_some_and(|b| b >= 8)) => {
-                    Ok(Fill::Integers { item })
-                }
-                _ => Err(spec.refused("no synthetic values are made for this element type")),
-            }
+            let tail = sizes.tail(spec, *lead, notes);
+            Ok(Fill::Other { likeness: Likeness::of(spec, &tail, side)?, tail })
         };
-        Ok(Synthetic { seed: options.seed, fills: specs.iter().map(fill).collect::<Result<_, _>>()? })
+        let fills = specs.iter().zip(images.iter().zip(&layout.leads)).map(fill).collect::<Result<_, _>>()?;
+        Ok(Synthetic { seed: options.seed, fills })
     }
 
     /// The values of input `input` for these items. Each item and input has a stream of its own, so a sample does not depend
     /// on which others were made, or in what order.
-    pub(super) fn make(&self, spec: &InputSpec, input: usize, items: &[usize]) -> Result<Array, DataError> {
+    pub(super) fn make(&self, spec: &InputSpec, input: usize, items: &[usize], lead: Lead) -> Result<Array, DataError> {
         let rng = |item: usize| {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
             rng.set_stream((item * self.fills.len() + input) as u64);
             rng
         };
-        let refused = |_| spec.refused("no synthetic values are made for this element type");
+        let rows = if let Lead::Rows(n) = lead { n } else { 1 };
         match &self.fills[input] {
             Fill::Image { shape, tables } => {
-                let mut out = Vec::with_capacity(shape.len() * items.len());
+                let mut out = Vec::with_capacity(shape.len() * items.len() * rows);
                 for item in items {
-                    shape.append(
-                        &picture(shape.channels, shape.height, shape.width, &mut rng(*item)),
-                        tables,
-                        &mut out,
-                    );
+                    let mut rng = rng(*item);
+                    for _ in 0..rows {
+                        let picture = picture(shape.channels, shape.height, shape.width, &mut rng);
+                        shape.append(&picture, tables, &mut out);
+                    }
                 }
-                super::image_array(spec, shape, items.len(), out)
+                super::image_array(spec, shape, items.len() * rows, out)
             }
-            Fill::Normal { item } => {
-                let n: usize = item.iter().product();
-                let v = items.iter().flat_map(|i| {
-                    let mut rng = rng(*i);
-                    (0..n).map(move |_| normal(&mut rng))
-                });
-                to_array(Numbers::Float(v.collect()), spec.dtype, &InputSpec::batched(items.len(), item), false)
-                    .map_err(refused)
-            }
-            Fill::Integers { item } => {
-                let n: usize = item.iter().product();
-                let top = if spec.dtype == DType::BOOL { 2 } else { INTEGERS };
-                let v = items.iter().flat_map(|i| {
-                    let mut rng = rng(*i);
-                    (0..n).map(move |_| i128::from(rng.random_range(0..top)))
-                });
-                to_array(Numbers::Int(v.collect()), spec.dtype, &InputSpec::batched(items.len(), item), false)
-                    .map_err(refused)
+            Fill::Other { tail, likeness } => {
+                let dims = lead.shape(items.len(), tail);
+                let mut made = likeness.numbers();
+                for item in items {
+                    let mut rng = rng(*item);
+                    (0..rows).for_each(|_| likeness.append(tail, &mut rng, &mut made));
+                }
+                to_array(made, spec.dtype, &dims, spec.mask)
+                    .map_err(|_| spec.refused("no synthetic values are made for this element type"))
             }
         }
     }
@@ -180,7 +149,7 @@ impl Leaf {
 }
 
 /// A normal number. The sampler's tail calls a logarithm; a grid of 2^-12 absorbs its last place.
-fn normal(rng: &mut ChaCha8Rng) -> f64 {
+pub(super) fn normal(rng: &mut ChaCha8Rng) -> f64 {
     (rng.sample::<f64, _>(StandardNormal) * 4096.0).round_ties_even() / 4096.0
 }
 

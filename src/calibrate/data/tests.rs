@@ -16,10 +16,10 @@ fn known(dims: &[i64]) -> Vec<Dim> {
 
 fn spec(name: &str, dtype: DType, dims: &[i64]) -> InputSpec {
     let mut dims = known(dims);
-    if dims[0] == Dim::Known(0) {
+    if dims.first() == Some(&Dim::Known(0)) {
         dims[0] = Dim::Symbol("batch".into());
     }
-    InputSpec { name: name.into(), dtype, dims, mask: false }
+    InputSpec { name: name.into(), dtype, dims, mask: false, rows: None, cache: false }
 }
 
 fn from(path: &Path) -> DataOptions {
@@ -105,6 +105,8 @@ fn layout_and_type_follow_the_input() {
         dtype: DType::FLOAT,
         dims: vec![Dim::Unknown, Dim::Known(3), Dim::Unknown, Dim::Unknown],
         mask: false,
+        rows: None,
+        cache: false,
     };
     let d = Dataset::open(&DataOptions { crop: Some(2), ..options.clone() }, &[open]).unwrap();
     assert_eq!(d.sample(0).unwrap().inputs[0].1.dims(), [1, 3, 2, 2]);
@@ -446,15 +448,90 @@ fn synthetic_inputs_without_a_size_get_one() {
         dtype: DType::FLOAT,
         dims: vec![Dim::Unknown, Dim::Known(3), Dim::Symbol("h".into()), Dim::Symbol("w".into())],
         mask: false,
+        rows: None,
+        cache: false,
     };
     let d = Dataset::open(&DataOptions { samples: Some(1), ..DataOptions::default() }, &[open]).unwrap();
     assert_eq!(d.sample(0).unwrap().inputs[0].1.dims(), [1, 3, 224, 224]);
     assert!(d.notes()[0].contains("224x224"));
-    let seq = InputSpec { name: "t".into(), dtype: DType::BOOL, dims: vec![Dim::Unknown, Dim::Unknown], mask: false };
+    let seq = InputSpec {
+        name: "t".into(),
+        dtype: DType::BOOL,
+        dims: vec![Dim::Unknown, Dim::Unknown],
+        mask: false,
+        rows: None,
+        cache: false,
+    };
     let d = Dataset::open(&DataOptions::default(), &[seq]).unwrap();
     assert_eq!((d.len(), d.sample(0).unwrap().inputs[0].1.dims()), (64, &[1usize, 16][..]));
-    let text = InputSpec { name: "s".into(), dtype: DType::STRING, dims: vec![Dim::Unknown], mask: false };
+    let text = InputSpec {
+        name: "s".into(),
+        dtype: DType::STRING,
+        dims: vec![Dim::Unknown],
+        mask: false,
+        rows: None,
+        cache: false,
+    };
     assert!(open_err(&DataOptions::default(), &[text]).contains("string[?]"));
+}
+
+#[test]
+fn shapes_that_the_user_gives_are_taken() {
+    let spec = InputSpec {
+        name: "x".into(),
+        dtype: DType::FLOAT,
+        dims: vec![Dim::Unknown, Dim::Known(3), Dim::Unknown, Dim::Unknown],
+        mask: false,
+        rows: None,
+        cache: false,
+    };
+    let with = |shape: &str| DataOptions { samples: Some(2), shape: vec![shape.into()], ..DataOptions::default() };
+    let d = Dataset::open(&with("x=1,3,48,320"), std::slice::from_ref(&spec)).unwrap();
+    assert_eq!((d.len(), d.sample(0).unwrap().inputs[0].1.dims()), (2, &[1usize, 3, 48, 320][..]));
+    let d = Dataset::open(&with("x=2,3,8,8"), std::slice::from_ref(&spec)).unwrap();
+    assert_eq!((d.batch(), d.sample(0).unwrap().inputs[0].1.dims()), (2, &[2usize, 3, 8, 8][..]));
+    for (bad, word) in
+        [("x", "write it as"), ("y=1,3,8,8", "has x"), ("x=1,4,8,8", "[?, 3"), ("x=1,3,0,8", "from 1 on")]
+    {
+        let e = open_err(&with(bad), std::slice::from_ref(&spec));
+        assert!(e.contains(word) && e.contains("--shape"), "{e}");
+    }
+}
+
+#[test]
+fn inputs_of_different_leading_sizes_are_whole_samples() {
+    let specs = [
+        spec("image", DType::FLOAT, &[1, 2, 2]),
+        spec("queries", DType::INT64, &[3, 4]),
+        spec("scale", DType::FLOAT, &[]),
+    ];
+    let d = Dataset::open(&DataOptions { samples: Some(2), ..DataOptions::default() }, &specs).unwrap();
+    let dims =
+        |d: &Dataset, i: usize| d.sample(i).unwrap().inputs.iter().map(|(_, a)| a.dims().to_vec()).collect::<Vec<_>>();
+    assert_eq!((d.len(), d.batch(), dims(&d, 1)), (2, 1, vec![vec![1, 2, 2], vec![3, 4], vec![]]));
+    // Rows one after the other, an axis of their own, or the same in every sample.
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, queries: &[usize], scale: &[usize]| {
+        let path = folder.path().join(name);
+        let mut w = ndarray_npy::NpzWriter::new(std::fs::File::create(&path).unwrap());
+        let n = |dims: &[usize]| {
+            let len: usize = dims.iter().product();
+            ndarray::ArrayD::from_shape_vec(dims, (0..len).map(|x| x as f32).collect()).unwrap()
+        };
+        w.add_array("image", &n(&[2, 2, 2])).unwrap();
+        w.add_array("queries", &n(queries).mapv(|x| x as i64)).unwrap();
+        w.add_array("scale", &n(scale)).unwrap();
+        w.finish().unwrap();
+        path
+    };
+    for (name, queries, scale) in
+        [("rows.npz", &[6, 4][..], &[2][..]), ("own.npz", &[2, 3, 4], &[2]), ("once.npz", &[3, 4], &[])]
+    {
+        let d = Dataset::open(&from(&file(name, queries, scale)), &specs).unwrap();
+        assert_eq!((d.len(), dims(&d, 1)), (2, vec![vec![1, 2, 2], vec![3, 4], vec![]]), "{name}");
+    }
+    let e = open_err(&from(&file("odd.npz", &[5, 4], &[2])), &specs);
+    assert!(e.contains("5 rows") && e.contains("queries"), "{e}");
 }
 
 #[test]
@@ -509,7 +586,7 @@ fn the_flags_are_read() {
     let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|c| c.data);
     assert_eq!(parse("x").unwrap(), DataOptions::default());
     let o = parse(
-        "x --calibrate d --preset clip --mean .1 .2 .3 --std 0.1,0.2,0.3 --resize 0 --crop 8 --samples 9 --seed 5",
+        "x --calibrate d --preset clip --mean .1 .2 .3 --std 0.1,0.2,0.3 --resize 0 --crop 8 --shape x=1,3,8,8 --samples 9 --seed 5",
     );
     let want = DataOptions {
         calibrate: Some("d".into()),
@@ -518,6 +595,7 @@ fn the_flags_are_read() {
         std: vec![0.1, 0.2, 0.3],
         resize: Some(0),
         crop: Some(8),
+        shape: vec!["x=1,3,8,8".into()],
         samples: Some(9),
         seed: 5,
     };

@@ -71,6 +71,12 @@ impl Pass for QuantizeActivations<'_> {
     }
 }
 
+/// True for a Gather of rows of a matrix whose columns have a scale each.
+fn picks_rows(g: &Graph, id: NodeId, q: &QParams) -> bool {
+    let n = g.node(id);
+    n.op.is("Gather") && n.attrs.int("axis").unwrap_or(0) == 0 && q.axis() == Some(1)
+}
+
 impl QuantizeActivations<'_> {
     fn constant(&self, g: &Graph, name: &str, q: &QParams) -> Result<Patch, PassError> {
         let failed = |message: String| PassError::Failed {
@@ -84,6 +90,15 @@ impl QuantizeActivations<'_> {
         let codes = crate::quant::kernel::quantize_tensor(&data, &dims, q).map_err(|e| failed(e.to_string()))?;
         let mut p = Patch::new(self.id()).made_from([name.to_owned()]);
         let c = p.constant(&format!("{name}_codes"), crate::quant::qparams::code_tensor(q.code(), &t.dims, &codes));
+        // Of a table, only the rows that are picked are read back.
+        for (id, _) in g.uses(v).into_iter().filter(|(id, slot)| *slot == 0 && picks_rows(g, *id, q)) {
+            let n = g.node(id);
+            let (Some(ids), Some(y)) = (n.input(1), n.out()) else { continue };
+            let name = g.name_of(y);
+            let rows = p.node("Gather", &format!("{name}_codes"), &[c, ids.into()], n.attrs.clone());
+            let new = super::dequantize_linear(&mut p, rows, &q.clone().with_axis(-1), name);
+            p.succeed(y, new);
+        }
         let d = super::dequantize_linear(&mut p, c, q, name);
         // A constant that is an output, if through an Identity, stays what it is for the caller.
         let handed_on = |n: NodeId| g.node(n).op.is("Identity") && g.node(n).out().is_some_and(|y| g.is_output(y));

@@ -115,7 +115,10 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
     let behind = behind.unwrap_or(0);
     // A gain for each element of several axes has no place for a factor a channel.
     let by_channel = |n: &NodeId| g.node(*n).input(1).and_then(|x| g.constant(x)).is_none_or(|t| t.dims.len() == 1);
-    match g.producer_is(v, "LayerNormalization").filter(|_| behind == 0).filter(by_channel) {
+    // A norm that takes no mean off has no beta that could take offsets.
+    let gain_alone = || g.producer_is(v, "RMSNormalization").filter(|_| fold.offsets.is_empty());
+    let norm = g.producer_is(v, "LayerNormalization").or_else(gain_alone);
+    match norm.filter(|_| behind == 0).filter(by_channel) {
         Some(norm) => {
             let vector = |x: ValueId, one: &dyn Fn(usize, f32) -> f32| -> Option<Tensor> {
                 let t = g.constant(x).filter(|t| t.dims.len() == 1 && t.len() == f.len())?;

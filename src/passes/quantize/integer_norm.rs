@@ -1,4 +1,4 @@
-//! `integer-norm`: LayerNormalization whose statistics are computed on codes, in exact integers.
+//! `integer-norm`: LayerNormalization and RMSNormalization whose statistics are computed on codes, in exact integers.
 //!
 //! *What it does.* With `v[c] = (q[c] - z[c]) f[c]`, the integers that Power-of-Two Factors and whole factors stand for,
 //! and `C` channels:
@@ -7,6 +7,8 @@
 //! 2. `u = v - m`, exact; `S2 = sum u^2`, exact: `u = h + l` with `h` the nearest multiple of `B` (a power of two), and
 //!    `S2 = sum h^2 + 2 sum h l + sum l^2`, each of the three an exact sum;
 //! 3. `y = (u - delta) / sqrt(S2 / C - delta^2 + eps / s^2) * gamma + beta` in float32.
+//!
+//! RMSNormalization takes no mean off: `m` and `delta` are 0.
 //!
 //! The tensor scale `s` cancels, except against epsilon. (The published code drops epsilon; here it stays.)
 //!
@@ -38,7 +40,7 @@
 //! digits are this project's.
 
 use super::lower::Coding;
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
 
@@ -65,8 +67,8 @@ impl Pass for IntegerNorm {
 
     fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        let norms: Vec<NodeId> =
-            m.graph.nodes().filter(|(_, n)| n.op.is("LayerNormalization")).map(|(i, _)| i).collect();
+        let is_norm = |op: &Op| op.is("LayerNormalization") || op.is("RMSNormalization");
+        let norms: Vec<NodeId> = m.graph.nodes().filter(|(_, n)| is_norm(&n.op)).map(|(i, _)| i).collect();
         for n in norms {
             match Norm::of(&m.graph, n) {
                 Ok(norm) => {
@@ -219,7 +221,8 @@ struct Norm {
     /// `f[c]`, shaped like the scales.
     factors: Tensor,
     channels: usize,
-    sum: Held,
+    /// How the sum of a row is held; `None` where no mean is taken off.
+    sum: Option<Held>,
     squares: Squares,
     /// `eps / s^2`.
     epsilon: f32,
@@ -306,8 +309,12 @@ impl Norm {
         let count = channels as f64;
         // `C m` differs from the sum by less than C; the centre from the mean by less than 1.
         let too_wide = || format!("{channels} channels are too many for exact sums in 32 bits");
-        let sum = Held::for_sum(total + count).ok_or_else(too_wide)?;
-        let squares = Squares::choose(count, range / 2.0 + 1.0, range + 1.0).ok_or_else(too_wide)?;
+        let centred = !n.op.is("RMSNormalization");
+        let sum = if centred { Some(Held::for_sum(total + count).ok_or_else(too_wide)?) } else { None };
+        // About the mean, or about 0.
+        let far = low.abs().max(high.abs()) + 1.0;
+        let (rms, reach) = if centred { (range / 2.0 + 1.0, range + 1.0) } else { (far, far) };
+        let squares = Squares::choose(count, rms, reach).ok_or_else(too_wide)?;
         Ok(Norm {
             node: id,
             out,
@@ -331,7 +338,7 @@ impl Norm {
         let mut e = Emitter { p, hint: name };
         let factors = e.constant("factors", self.factors.clone());
         let inputs: Vec<Option<Ref>> = [Some(self.codes.into()), Some(factors), self.zero.map(Ref::from)].to_vec();
-        let v = e.p.node_with(crate::ir::Op::onnx("DequantizeLinear"), &inputs, &[&e.part("v")], self.attrs.clone())[0];
+        let v = e.p.node_with(Op::onnx("DequantizeLinear"), &inputs, &[&e.part("v")], self.attrs.clone())[0];
         let v = self.coarse.iter().enumerate().fold(v, |v, (i, c)| {
             let f = e.scalar(&format!("coarse_factor_{i}"), c.scale);
             let zero = c.zero_point.into();
@@ -339,20 +346,22 @@ impl Norm {
             let h = e.op("Mul", &format!("coarse_placed_{i}"), &[h, c.place.into()]);
             e.op("Add", &format!("v_with_coarse_{i}"), &[v, h])
         });
-        let (m, delta) = e.mean(v, self.channels, self.sum);
-        let u = e.op("Sub", "centred", &[v, m]);
+        let mean = self.sum.map(|held| e.mean(v, self.channels, held));
+        let u = mean.map_or(v, |(m, _)| e.op("Sub", "centred", &[v, m]));
         let squares = e.squares(u, self.squares);
 
         let inverse = e.scalar("per_channel", 1.0 / self.channels as f32);
         let about = e.op("Mul", "mean_square", &[squares, inverse]);
-        let rest = e.op("Mul", "rest_square", &[delta, delta]);
-        let var = e.op("Sub", "variance", &[about, rest]);
+        let var = mean.map_or(about, |(_, delta)| {
+            let rest = e.op("Mul", "rest_square", &[delta, delta]);
+            e.op("Sub", "variance", &[about, rest])
+        });
         let eps = e.scalar("epsilon", self.epsilon);
         let var = e.op("Add", "variance_epsilon", &[var, eps]);
         let std = e.op("Sqrt", "deviation", &[var]);
         let rstd = e.op("Reciprocal", "inverse_deviation", &[std]);
 
-        let d = e.op("Sub", "distance", &[u, delta]);
+        let d = mean.map_or(u, |(_, delta)| e.op("Sub", "distance", &[u, delta]));
         let d = e.op("Mul", "normalised", &[d, rstd]);
         let mut y = e.op("Mul", "scaled", &[d, self.gamma.into()]);
         if let Some(beta) = self.beta {

@@ -81,6 +81,9 @@ pub(super) fn render(r: &Report) -> String {
     );
     let rows = r.coverage.by_op.iter().map(|(op, c)| vec![esc(op), c.covered.to_string(), c.total.to_string()]);
     table(&mut h, &["operator", "covered", "of"], 1, rows.collect());
+    if let Some(between) = between(&r.coverage) {
+        put(&mut h, format_args!("<p>{}.</p>\n", esc(&between)));
+    }
     if !r.islands.is_empty() {
         h += "<h2>Left in float</h2>\n";
         let rows = r.islands.iter().map(|i| vec![code(&i.node), esc(&i.op), esc(&i.reason)]);
@@ -120,16 +123,10 @@ pub(super) fn render(r: &Report) -> String {
 
 fn tensors(h: &mut String, heading: &str, rows: &[TensorMetrics]) {
     put(h, format_args!("<h2>{heading}</h2>\n"));
-    let rows = rows.iter().map(|m| {
-        vec![
-            code(&m.tensor),
-            db(m.sqnr_db),
-            format!("{:.5}", m.cosine),
-            number(m.max_abs_error),
-            or_dash(m.top1_agreement.map(percent)),
-        ]
-    });
-    table(h, &["tensor", "SQNR", "cosine", "largest error", "top-1 agreement"], 1, rows.collect());
+    let rows = rows
+        .iter()
+        .map(|m| vec![code(&m.tensor), error(m), format!("{:.5}", m.cosine), number(m.max_abs_error), agreement(m)]);
+    table(h, &["tensor", "SQNR", "cosine", "largest error", "agreement"], 1, rows.collect());
 }
 
 /// A table of cells that are HTML already; columns from number `right` on hold numbers.

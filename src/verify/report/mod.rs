@@ -15,8 +15,10 @@ pub(crate) use terminal::table;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::metrics::{Check, EXACT_DB, TensorMetrics};
+use super::kinds::Kind;
+use super::metrics::{EXACT_DB, TensorMetrics};
 use super::speed::Speed;
+use super::thresholds::Check;
 use crate::plan::Island;
 
 /// Version of the JSON form; it changes when a field changes its meaning or goes.
@@ -85,6 +87,9 @@ pub struct Coverage {
     pub covered: u64,
     pub total: u64,
     pub by_op: IndexMap<String, OpCoverage>,
+    /// Norms and Softmax that read codes and compute in float between them; no part of the figures above.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub between: IndexMap<String, u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +173,24 @@ fn percent(x: f64) -> String {
     format!("{:.1} %", 100.0 * x)
 }
 
+/// The error of a tensor; labels have none that decibels could tell.
+fn error(m: &TensorMetrics) -> String {
+    if m.kind == Kind::Labels { "-".to_string() } else { db(m.sqnr_db) }
+}
+
+/// The share that an output is judged by, if it has one.
+fn agreement(m: &TensorMetrics) -> String {
+    let equal = m.equal.map(|x| format!("{} equal", percent(x)));
+    let matched = m.matched.map(|x| format!("{} matched", percent(x)));
+    or_dash(m.top1_agreement.map(percent).or(equal).or(matched))
+}
+
+/// `In float between codes: 25 LayerNormalization, 2 Softmax`, if there are any.
+fn between(c: &Coverage) -> Option<String> {
+    let ops: Vec<String> = c.between.iter().map(|(op, n)| format!("{n} {op}")).collect();
+    (!ops.is_empty()).then(|| format!("in float between codes: {}", ops.join(", ")))
+}
+
 /// `-` for what does not exist.
 fn or_dash(x: Option<String>) -> String {
     x.unwrap_or_else(|| "-".to_string())
@@ -218,9 +241,11 @@ fn pair(float: f64, quantized: f64) -> String {
 fn check_text(c: &Check) -> String {
     let unit = |x: f64| match c.name.as_str() {
         "sqnr_db" => db(x),
-        "top1_agreement" | "top1_drop" => percent(x),
+        "top1_agreement" | "top1_drop" | "equal_labels" | "matched_detections" => percent(x),
         _ => number(x),
     };
     let sign = if c.at_least { ">=" } else { "<=" };
-    format!("{} {}, needs {sign} {}", c.name, c.value.map_or_else(|| "does not exist".to_string(), unit), unit(c.limit))
+    let value = c.value.map_or_else(|| "does not exist".to_string(), unit);
+    let because = c.because.as_ref().map_or_else(String::new, |b| format!("; {b}"));
+    format!("{} {value}, needs {sign} {}{because}", c.name, unit(c.limit))
 }

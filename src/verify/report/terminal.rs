@@ -39,6 +39,9 @@ pub(super) fn render(r: &Report, width: u16) -> String {
     out.line(&format!("{} of {} compute operators", r.coverage.covered, r.coverage.total));
     let rows = r.coverage.by_op.iter().map(|(op, c)| vec![op.clone(), c.covered.to_string(), c.total.to_string()]);
     out.table(&["operator", "covered", "of"], rows.collect(), 1);
+    if let Some(between) = between(&r.coverage) {
+        out.line(&between);
+    }
     if !r.islands.is_empty() {
         out.heading("Left in float");
         let rows = r.islands.iter().map(|i| vec![i.node.clone(), i.op.clone(), i.reason.clone()]);
@@ -100,15 +103,9 @@ impl Page {
         }
         self.heading(heading);
         let cells = rows.iter().map(|m| {
-            vec![
-                m.tensor.clone(),
-                db(m.sqnr_db),
-                format!("{:.5}", m.cosine),
-                number(m.max_abs_error),
-                or_dash(m.top1_agreement.map(percent)),
-            ]
+            vec![m.tensor.clone(), error(m), format!("{:.5}", m.cosine), number(m.max_abs_error), agreement(m)]
         });
-        self.table(&["tensor", "SQNR", "cosine", "largest error", "top-1 agreement"], cells.collect(), 1);
+        self.table(&["tensor", "SQNR", "cosine", "largest error", "agreement"], cells.collect(), 1);
     }
 
     /// A table whose columns from number `right` on are aligned to the right.

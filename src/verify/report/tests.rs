@@ -1,6 +1,7 @@
 //! The renderings against files in `src/verify/golden`; `FQVIT_BLESS=1` rewrites them.
 
-use super::super::metrics::{Accuracy, Thresholds, Top5};
+use super::super::metrics::{Accuracy, Top5};
+use super::super::thresholds::Thresholds;
 use super::*;
 
 fn tensor(name: &str, sqnr_db: f64) -> TensorMetrics {
@@ -10,13 +11,14 @@ fn tensor(name: &str, sqnr_db: f64) -> TensorMetrics {
         sqnr_db,
         cosine: 0.98,
         max_abs_error: 0.012_345,
-        top1_agreement: None,
-        accuracy: None,
+        ..Default::default()
     }
 }
 
 fn report() -> Report {
     let logits = TensorMetrics {
+        kind: Kind::Classes { axis: 1 },
+        samples: 400,
         top1_agreement: Some(0.9375),
         accuracy: Some(Accuracy {
             samples: 16,
@@ -26,7 +28,9 @@ fn report() -> Report {
         }),
         ..tensor("logits", 13.842)
     };
-    let t = Thresholds { sqnr_db: Some(10.0), agreement: Some(0.95), ..Thresholds::default() };
+    let classes = TensorMetrics { kind: Kind::Labels, equal: Some(0.975), ..tensor("class", -3.0) };
+    let boxes = TensorMetrics { kind: Kind::Detections, matched: Some(0.9), ..tensor("boxes", 21.5) };
+    let t = Thresholds { sqnr_db: Some(10.0), agreement: Some(0.99), ..Thresholds::default() };
     Report {
         version: VERSION,
         tool: "fqvit-opt 0.1.0".into(),
@@ -40,8 +44,8 @@ fn report() -> Report {
             verification_samples: 8,
             synthetic: true,
         },
-        checks: t.check(std::slice::from_ref(&logits)),
-        outputs: vec![logits],
+        checks: t.check(&[logits.clone(), classes.clone(), boxes.clone()]),
+        outputs: vec![logits, classes, boxes],
         speed: Some(Speed {
             runtime: "tract".into(),
             instructions: "avx2".into(),
@@ -64,6 +68,7 @@ fn report() -> Report {
                 .map(|(op, covered, total)| (op.to_string(), OpCoverage { covered, total }))
                 .into_iter()
                 .collect(),
+            between: [("LayerNormalization".to_string(), 25), ("Softmax".to_string(), 2)].into_iter().collect(),
         },
         islands: vec![Island {
             node: "/head/Add".into(),
@@ -136,7 +141,7 @@ fn the_worst_come_first_and_a_failed_check_fails() {
     let worst = |n| r.worst(n).iter().map(|m| m.sqnr_db).collect::<Vec<_>>();
     assert_eq!(worst(2), [-3.5, 8.25]);
     assert_eq!(worst(9), [-3.5, 8.25, 24.5], "the exact one is not among the worst");
-    assert_eq!(r.checks.iter().map(|c| c.pass).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(r.checks.iter().map(|c| c.pass).collect::<Vec<_>>(), [true, false, true, false]);
     assert!(!r.passes());
     assert!(Report { checks: vec![], ..r }.passes());
 }

@@ -9,7 +9,8 @@
 //! channel the channels must be found again on the other side: an axis that Transpose moves, the last axis of a Reshape
 //! that keeps it, the channels one after the other of a Concat along them. Pad needs one zero point, because it then pads
 //! with that code: the one that means 0. For DequantizeLinear with one scale in front of a Reshape, Transpose, Squeeze,
-//! Unsqueeze, Flatten, Slice, Gather or Split.
+//! Unsqueeze, Flatten, Slice, Gather or Split, also where it makes an output of the graph; with a scale a channel in front of
+//! the moves behind which the channels are found again.
 //!
 //! *Why it is correct.* Both work element by element; a move keeps elements, and an element keeps its channel.
 //!
@@ -20,7 +21,7 @@
 //! *Source.* The definition of the operators; runtimes know the same transformation as moving Q and DQ.
 
 use super::{Coding, size, zero_scalar, zero_tensor};
-use crate::ir::{Attrs, DType, Graph, Model, Node, Tensor, ValueId};
+use crate::ir::{AttrValue, Attrs, DType, Dim, Graph, Model, Node, Tensor, ValueId};
 use crate::passes::common::is_captured;
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
@@ -252,10 +253,33 @@ fn up_split(g: &Graph, c: &Coding) -> Option<Patch> {
     Some(p)
 }
 
+/// Where a move that keeps all elements takes the axis of the channels of `c`.
+fn axis_behind(g: &Graph, n: &Node, c: &Coding) -> Option<i64> {
+    let (from, to) = (g.shape(c.y)?, g.shape(n.out()?)?);
+    let rank = from.len() as i64;
+    let axis = if c.axis < 0 { c.axis + rank } else { c.axis };
+    let at = usize::try_from(axis).ok().filter(|a| *a < from.len())?;
+    match &n.op.name[..] {
+        "Transpose" => match n.attrs.ints("perm") {
+            Some(perm) => perm.iter().position(|a| *a == axis).map(|a| a as i64),
+            None => Some(rank - 1 - axis),
+        },
+        _ if !keeps_elements(n) => None,
+        _ if at + 1 == from.len() && to.last() == from.last() && matches!(from[at], Dim::Known(_)) => {
+            Some(to.len() as i64 - 1)
+        }
+        // All in front of the channels, and these, stay as they are.
+        _ => {
+            let known = from[1..=at].iter().all(|d| matches!(d, Dim::Known(_)));
+            (at > 0 && known && to.get(..=at) == Some(&from[..=at])).then_some(axis)
+        }
+    }
+}
+
 /// DequantizeLinear behind the moves that read it, each with its own. A move whose result a nested graph reads stays: that
 /// reading can not be redirected, and there would be a second move, and a third.
 fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
-    if c.whole().is_none() || g.constant(c.x).is_some() || g.is_output(c.y) {
+    if g.constant(c.x).is_some() {
         return Vec::new();
     }
     let dq = g.node(c.node);
@@ -270,6 +294,7 @@ fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
         })
         .filter_map(|(n, _)| {
             let node = g.node(n);
+            let axis = if c.whole().is_some() { None } else { Some(axis_behind(g, node, c)?) };
             let made: Vec<ValueId> = node.outputs.iter().flatten().copied().collect();
             let mut p = Patch::new("codes-first").made_from([g.name_of(*made.first()?).to_owned()]).before(n);
             let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
@@ -282,7 +307,11 @@ fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
                 p.typed(codes, c.dtype, shape.clone());
                 let mut inputs: Vec<Option<Ref>> = dq.inputs.iter().map(|v| v.map(Ref::from)).collect();
                 inputs[0] = Some(codes);
-                let back = p.node_with(dq.op.clone(), &inputs, &[g.name_of(y)], dq.attrs.clone())[0];
+                let mut attrs = dq.attrs.clone();
+                if let Some(axis) = axis {
+                    attrs.set("axis", AttrValue::Int(axis));
+                }
+                let back = p.node_with(dq.op.clone(), &inputs, &[g.name_of(y)], attrs)[0];
                 p.typed(back, DType::FLOAT, shape);
                 p.succeed(y, back);
             }

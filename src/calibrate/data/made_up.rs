@@ -1,0 +1,221 @@
+//! Inputs out of nothing that are no images: token ids, masks, boxes, points, caches, features.
+//!
+//! What an input is shows in what reads it (a table, attention scores), in its type, and in the name that exporters give it.
+//! Numbers that fit none of these are normal.
+
+use std::collections::BTreeMap;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::images::ImageShape;
+use super::layout::Lead;
+use super::npy::Numbers;
+use super::synthetic::normal;
+use super::{DataError, InputSpec};
+use crate::ir::{DType, Dim};
+
+/// What a size left open by the model becomes in an input that is no image.
+const OPEN_SIZE: usize = 16;
+
+/// Integers that pick from no table of known size are uniform over `0..INTEGERS`: token ids of any vocabulary.
+const INTEGERS: i64 = 50;
+
+/// The side that corners of boxes in whole numbers are a thousandth of (LayoutLM).
+const BOX_SIDE: f64 = 1000.0;
+
+/// What hides in a mask that is added to scores, and is a number in any type.
+const HIDDEN: f64 = -1e4;
+
+/// What made-up sizes are, so that one name is one size in all inputs.
+pub(super) struct Sizes(BTreeMap<String, usize>);
+
+impl Sizes {
+    /// Names that images give a size to.
+    pub(super) fn of(specs: &[InputSpec], images: &[Option<ImageShape>]) -> Sizes {
+        let mut names = BTreeMap::new();
+        for (spec, image) in specs.iter().zip(images).filter_map(|(s, i)| Some((s, (*i)?))) {
+            for (d, n) in spec.dims.iter().zip(image.dims(1)).skip(1) {
+                if let Dim::Symbol(s) = d {
+                    names.entry(s.clone()).or_insert(n);
+                }
+            }
+        }
+        Sizes(names)
+    }
+
+    /// Sizes of an input behind its leading one. A name such as `past + 1` is worked out of the names in it.
+    pub(super) fn tail(&mut self, spec: &InputSpec, lead: Lead, notes: &mut Vec<String>) -> Vec<usize> {
+        let tail: Vec<usize> = spec
+            .dims
+            .iter()
+            .skip(usize::from(lead != Lead::Nothing))
+            .map(|d| match d {
+                Dim::Known(n) => usize::try_from(*n).unwrap_or(0),
+                Dim::Symbol(s) => self.sum(s),
+                Dim::Unknown => OPEN_SIZE,
+            })
+            .collect();
+        if spec.dims.iter().skip(1).any(|d| !matches!(d, Dim::Known(_))) {
+            let sizes: Vec<String> = tail.iter().map(usize::to_string).collect();
+            notes.push(format!(
+                "input {:?}: {spec} has the sizes {} behind the first in the synthetic samples; --shape gives others",
+                spec.name,
+                sizes.join(", ")
+            ));
+        }
+        tail
+    }
+
+    fn sum(&mut self, name: &str) -> usize {
+        if let Some(n) = self.0.get(name) {
+            return *n;
+        }
+        let product = |sizes: &mut Sizes, t: &str| {
+            t.split('*')
+                .map(|f| f.trim().parse().unwrap_or_else(|_| *sizes.0.entry(f.trim().into()).or_insert(OPEN_SIZE)))
+                .product::<usize>()
+        };
+        if name.contains(['+', '*']) && !name.contains(['/', '-', '(']) {
+            return name.split('+').map(|t| product(self, t)).sum();
+        }
+        *self.0.entry(name.to_owned()).or_insert(OPEN_SIZE)
+    }
+}
+
+/// What an input is made to look like.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Likeness {
+    Normal,
+    /// Whole numbers from 0 to below this.
+    Below(i64),
+    /// What counts comes first along the last axis, in each row: `[hidden, seen]`.
+    Mask {
+        values: [f64; 2],
+        whole: bool,
+    },
+    /// Corners, the first above and left of the second, up to this.
+    Boxes {
+        side: f64,
+        whole: bool,
+    },
+    /// Between 0 and this.
+    Points {
+        side: f64,
+    },
+}
+
+impl Likeness {
+    /// `side`: that of the image, if the model takes one.
+    pub(super) fn of(spec: &InputSpec, tail: &[usize], side: Option<usize>) -> Result<Likeness, DataError> {
+        let name = spec.name.to_lowercase();
+        let named = |words: &[&str]| words.iter().any(|w| name.contains(w));
+        let floats = matches!(spec.dtype, DType::FLOAT | DType::FLOAT16 | DType::BFLOAT16 | DType::DOUBLE);
+        let whole = spec.dtype.is_int() && spec.dtype.bits().is_some_and(|b| b >= 8);
+        if !(floats || whole || spec.dtype == DType::BOOL) {
+            return Err(spec.refused("no synthetic values are made for this element type"));
+        }
+        let is_box = tail.last() == Some(&4) && named(&["box", "roi", "rect"]);
+        Ok(match (floats, spec.rows) {
+            (true, _) if spec.mask => Likeness::Mask { values: [HIDDEN, 0.0], whole: false },
+            (_, None) if !tail.is_empty() && named(&["mask"]) && (!floats || tail.len() <= 2) => {
+                Likeness::Mask { values: [0.0, 1.0], whole: !floats }
+            }
+            (true, _) if is_box => Likeness::Boxes { side: side.map_or(1.0, |s| s as f64), whole: false },
+            (true, _) if tail.last() == Some(&2) && named(&["point", "coord"]) => {
+                Likeness::Points { side: side.map_or(1.0, |s| s as f64) }
+            }
+            (true, _) => Likeness::Normal,
+            (false, rows) if is_box => Likeness::Boxes { side: rows.map_or(BOX_SIDE, |r| (r - 1) as f64), whole: true },
+            (false, Some(rows)) => Likeness::Below(rows),
+            (false, None) => Likeness::Below(if spec.dtype == DType::BOOL { 2 } else { INTEGERS }),
+        })
+    }
+
+    /// No numbers yet, of the sort that [`append`](Likeness::append) makes.
+    pub(super) fn numbers(&self) -> Numbers {
+        match self {
+            Likeness::Below(_) | Likeness::Mask { whole: true, .. } | Likeness::Boxes { whole: true, .. } => {
+                Numbers::Int(Vec::new())
+            }
+            _ => Numbers::Float(Vec::new()),
+        }
+    }
+
+    /// Makes one row of the leading axis more, whose sizes are `tail`.
+    pub(super) fn append(&self, tail: &[usize], rng: &mut ChaCha8Rng, out: &mut Numbers) {
+        let n: usize = tail.iter().product();
+        let mut put = |x: f64| match &mut *out {
+            Numbers::Float(v) => v.push(x),
+            Numbers::Int(v) => v.push(x as i128),
+        };
+        match self {
+            Likeness::Normal => (0..n).for_each(|_| put(normal(rng))),
+            Likeness::Below(top) => (0..n).for_each(|_| put(rng.random_range(0..*top) as f64)),
+            Likeness::Mask { values, .. } => {
+                // One length for the item, and at least one entry of each: what is 1 in a mask may be what hides.
+                let last = *tail.last().unwrap_or(&1);
+                let seen = if last > 1 { rng.random_range(last.div_ceil(2)..last) } else { last };
+                (0..n).for_each(|i| put(values[usize::from(i % last.max(1) < seen)]));
+            }
+            Likeness::Boxes { side, whole } => {
+                for _ in 0..n / 4 {
+                    let mut pair = || {
+                        let (a, b) = (rng.random::<f64>() * side, rng.random::<f64>() * side);
+                        if *whole { (a.min(b).floor(), a.max(b).ceil()) } else { (a.min(b), a.max(b)) }
+                    };
+                    let ((x0, x1), (y0, y1)) = (pair(), pair());
+                    [x0, y0, x1, y1].into_iter().for_each(&mut put);
+                }
+            }
+            Likeness::Points { side } => (0..n).for_each(|_| put(rng.random::<f64>() * side)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn spec(name: &str, dtype: DType, rows: Option<i64>, mask: bool) -> InputSpec {
+        InputSpec { name: name.into(), dtype, dims: Vec::new(), mask, rows, cache: false }
+    }
+
+    fn made(spec: &InputSpec, tail: &[usize]) -> Vec<f64> {
+        let l = Likeness::of(spec, tail, Some(64)).unwrap();
+        let mut out = l.numbers();
+        l.append(tail, &mut ChaCha8Rng::seed_from_u64(5), &mut out);
+        match out {
+            Numbers::Float(v) => v,
+            Numbers::Int(v) => v.into_iter().map(|x| x as f64).collect(),
+        }
+    }
+
+    #[test]
+    fn each_looks_like_what_it_is() {
+        let ids = made(&spec("input_ids", DType::INT64, Some(7), false), &[200]);
+        assert!(ids.iter().all(|x| (0.0..7.0).contains(x)) && ids.contains(&6.0));
+        let mask = made(&spec("attention_mask", DType::INT64, None, false), &[2, 9]);
+        assert!(mask[0] == 1.0 && mask[8] == 0.0 && mask[..9] == mask[9..], "{mask:?}");
+        let added = made(&spec("bias", DType::FLOAT, None, true), &[4, 4]);
+        assert!(added[0] == 0.0 && added[3] == HIDDEN && added[12] == 0.0, "a row that hides all has no weights");
+        let boxes = made(&spec("bbox", DType::INT64, Some(1024), false), &[5, 4]);
+        assert!(boxes.chunks(4).all(|b| b[0] <= b[2] && b[1] <= b[3] && b[3] < 1024.0), "{boxes:?}");
+        let boxes = made(&spec("input_boxes", DType::FLOAT, None, false), &[5, 4]);
+        assert!(boxes.chunks(4).all(|b| b[0] <= b[2] && b[1] <= b[3]) && boxes.iter().any(|x| *x > 1.0));
+        let cache = made(&spec("past_key_values.0.key", DType::FLOAT, None, false), &[2, 3, 4]);
+        assert!(cache.iter().any(|x| *x < 0.0));
+        assert!(made(&spec("flags", DType::BOOL, None, false), &[50]).iter().all(|x| *x == 0.0 || *x == 1.0));
+    }
+
+    #[test]
+    fn one_name_is_one_size() {
+        let mut sizes = Sizes(BTreeMap::from([("h".to_owned(), 224)]));
+        let at = |sizes: &mut Sizes, s: &str| sizes.sum(s);
+        assert_eq!(at(&mut sizes, "h"), 224);
+        assert_eq!((at(&mut sizes, "past"), at(&mut sizes, "past + 1"), at(&mut sizes, "past+2*h")), (16, 17, 464));
+        assert_eq!(at(&mut sizes, "floor(h/2)"), 16);
+    }
+}
