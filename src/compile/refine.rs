@@ -26,10 +26,11 @@ use crate::plan::{Fold, QuantPlan, Rounding, StoredWeight};
 use crate::quant::QParams;
 use crate::quant::gptq::{self, Normal, Search};
 use crate::quant::kernel::{dequantize, quantize};
+use crate::quant::observe::first_unfit;
 use crate::quant::pairs::{self, Mates};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::tokens::{Read, row_weights};
-use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
+use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples};
 
 use rayon::prelude::*;
 
@@ -133,7 +134,7 @@ fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, at_once: usize, of_
         let Some(w) = g.constant(l.weight) else { continue };
         let outs = w.dims[l.out_axis] as usize;
         let ins = w.len() / outs.max(1);
-        let bytes = parts * ins * (ins + outs) * size_of::<f64>();
+        let bytes = parts * Normal::bytes(ins, outs);
         if bytes > of_one {
             left.push((at, format!("rounded to nearest: sums over {ins} inputs take {:.1} GB", bytes as f64 / 1e9)));
             continue;
@@ -251,39 +252,53 @@ fn sums(
             taps.push(g.name_of(v).to_owned());
         }
     }
+    let place: BTreeMap<&str, usize> = taps.iter().enumerate().map(|(t, name)| (name.as_str(), t)).collect();
     let read = Read { tokens: read_tokens(g, &p.sites), alone: false };
     let codes: Vec<InputCodes<'_>> = jobs.iter().map(|j| InputCodes::of(g, plan, j.linear)).collect();
     let shapes = open_shapes(g, &fit.data.sample(fit.indices[0])?.inputs);
-    let options = SessionOptions { batch: fit.data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
+    let options = SessionOptions {
+        batch: fit.data.batch(),
+        taps: taps.clone(),
+        shapes,
+        outputs: false,
+        ..SessionOptions::default()
+    };
     let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
     let session = Session::of(valid, &options)?;
     let mut all: Vec<Vec<Normal>> = jobs.iter().map(|j| vec![Normal::new(j.ins, j.outs); parts]).collect();
     fold_samples(
         fit.indices.len(),
         fit.threads,
-        |i| {
+        |i| -> Result<_, RefineError> {
             let s = fit.data.sample(fit.indices[i])?;
-            let out = session.run(&s.inputs)?;
+            let out = session.tapped(&s.inputs)?;
             // Masks may hold infinities; what layers read and make may not.
-            let mut values: BTreeMap<String, Array> =
-                s.inputs.into_iter().filter(|(name, _)| jobs.iter().any(|j| g.name_of(j.linear.x) == name)).collect();
-            values.extend(taps.iter().cloned().zip(out.taps));
-            match values.iter().find(|(_, a)| a.f32s().iter().any(|v| !v.is_finite())) {
-                Some((value, _)) => Err(RefineError::NotFinite { sample: s.name, value: value.clone() }),
-                None => Ok(values),
+            let unfit = |value: &str| RefineError::NotFinite { sample: s.name.clone(), value: value.to_owned() };
+            for (t, name) in taps.iter().enumerate() {
+                first_unfit(&out.value(t)?.0, false).map_or(Ok(()), |_| Err(unfit(name)))?;
             }
+            for (name, a) in s.inputs.iter().filter(|(name, _)| jobs.iter().any(|j| g.name_of(j.linear.x) == name)) {
+                first_unfit(&a.f32s(), false).map_or(Ok(()), |_| Err(unfit(name)))?;
+            }
+            Ok((s.inputs, out))
         },
-        |i, values| {
+        |i, (inputs, out)| {
+            let of = |v: ValueId| {
+                let name = g.name_of(v);
+                match place.get(name) {
+                    Some(t) => out.value(*t).ok(),
+                    None => inputs.iter().find(|(n, _)| n == name).map(|(_, a)| (a.f32s(), a.dims())),
+                }
+            };
             all.par_iter_mut().zip(jobs).zip(&codes).for_each(|((sums, j), codes)| {
-                let of = |v: ValueId| values.get(g.name_of(v));
-                let (Some(x), Some(y)) = (of(j.linear.x), of(j.linear.out)) else { return };
-                let coded = codes.through(&x.f32s(), x.dims(), j.linear.is_conv);
+                let (Some((x, x_dims)), Some((y, y_dims))) = (of(j.linear.x), of(j.linear.out)) else { return };
+                let coded = codes.through(&x, x_dims, j.linear.is_conv);
                 let (xs, ys) = match &j.unfold {
-                    Some(u) => (u.columns(&coded, x.dims()), channels_last(&y.f32s(), y.dims())),
-                    None => (coded, y.f32s().into_owned()),
+                    Some(u) => (u.columns(&coded, x_dims), channels_last(&y, y_dims).into()),
+                    None => (coded, y),
                 };
                 if xs.len().checked_div(j.ins) == ys.len().checked_div(j.outs) {
-                    let rows = if j.linear.is_conv { 0 } else { y.dims().iter().rev().nth(1).copied().unwrap_or(0) };
+                    let rows = if j.linear.is_conv { 0 } else { y_dims.iter().rev().nth(1).copied().unwrap_or(0) };
                     sums[i % parts].add(&xs, &ys, &row_weights(&ys, j.outs, rows, &read));
                 }
             });
