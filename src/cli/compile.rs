@@ -189,6 +189,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let mut log =
         Log { journal: if a.verify_each { Journal::keeping_models() } else { Journal::default() }, ..Log::default() };
     let (float, recipe, p) = prepared(model_path, &a.prepare, &mut log)?;
+    let recipe = if a.fast { recipe.without_fitting() } else { recipe };
     let before = file_bytes(model_path, &float);
     let (Some(p), Some(_)) = (p, &recipe.quantize) else {
         return unchanged(a, (model_path, before), output, &float, &recipe, log);
@@ -197,7 +198,10 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let data = open(&a.data, &p.model, &mut log)?;
     let all: Vec<usize> = (0..data.len()).collect();
     let measured = (a.verify.is_none() && !a.report.no_verify) || a.keep.asked();
-    let (calib, held) = if measured { split_holdout(data.len()) } else { (all, Vec::new()) };
+    let (mut calib, mut held) = if measured { split_holdout(data.len()) } else { (all, Vec::new()) };
+    if a.fast {
+        (calib, held) = (thinned(calib, FAST_CALIBRATION), thinned(held, FAST_VERIFICATION));
+    }
     let given = a.plan.as_deref().filter(|f| f.exists());
     let (plan, calibration, samples) = match given {
         Some(f) => {
@@ -236,6 +240,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             Some(o) => {
                 let d = open(o, &p.model, &mut log)?;
                 let all = (0..d.len()).collect();
+                let all = if a.fast { thinned(all, FAST_VERIFICATION) } else { all };
                 (d, all)
             }
             None => (data.clone(), held),
@@ -279,6 +284,16 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         *report.decisions.entry(format!("{} equalised", e.between.name())).or_default() += 1;
     }
     deliver(&report, &a.report)
+}
+
+/// What `--fast` calibrates and verifies on at most.
+const FAST_CALIBRATION: usize = 32;
+const FAST_VERIFICATION: usize = 16;
+
+/// At most so many of these, spread evenly.
+fn thinned(all: Vec<usize>, most: usize) -> Vec<usize> {
+    let take = all.len().min(most);
+    (0..take).map(|i| all[i * all.len() / take]).collect()
 }
 
 /// Import and export, nothing else.
