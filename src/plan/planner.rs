@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
+use self::equalise::Known;
 use super::channels::channel_axis;
 use super::head_rows::{read_tokens, values_before};
 use super::recipe::{Candidate, QuantRecipe};
@@ -183,7 +184,7 @@ fn repeats_constant(g: &Graph, v: ValueId) -> bool {
 pub fn plan(
     m: &Model,
     sites: &Sites,
-    stats: &IndexMap<String, Stats>,
+    stats: &Known<'_>,
     recipe: &QuantRecipe,
     recipe_name: &str,
     fingerprint: &str,
@@ -261,7 +262,7 @@ pub fn plan(
 fn attention(
     g: &Graph,
     a: &Attention,
-    stats: &IndexMap<String, Stats>,
+    stats: &Known<'_>,
     recipe: &QuantRecipe,
 ) -> Result<(Activation, AttentionPlan), PlanningError> {
     let output = g.name_of(a.out).to_owned();

@@ -355,6 +355,9 @@ fn squared_weights(scores: &Stats, factor: f32) -> Option<f64> {
     (n > 0 && total.is_finite()).then(|| total / n as f64)
 }
 
+/// Statistics by the names of their values; those that nothing changes are as calibration left them, and not copied.
+pub type Known<'s> = IndexMap<String, Cow<'s, Stats>>;
+
 /// The statistics of the equalised model, from those of the model itself. The codes of an attention's output are made in
 /// front of its moves, where channels of different heads share places: there, they are those of the layer's input.
 pub fn divided<'s>(
@@ -362,8 +365,8 @@ pub fn divided<'s>(
     sites: &Sites,
     stats: &'s IndexMap<String, Stats>,
     equalisations: &[Equalisation],
-) -> Cow<'s, IndexMap<String, Stats>> {
-    let mut out = Cow::Borrowed(stats);
+) -> Known<'s> {
+    let mut out: Known<'s> = stats.iter().map(|(name, s)| (name.clone(), Cow::Borrowed(s))).collect();
     if equalisations.iter().all(|e| e.factors.is_empty()) {
         return out;
     }
@@ -376,8 +379,7 @@ pub fn divided<'s>(
             met[*t] = if p.between == Between::QueriesKeys { 1.0 / f } else { *f };
         }
         let (Some(a), Some(b)) = (stats.get(&first), stats.get(&second)) else { continue };
-        let (a, b) = (a.divided(&e.factors), b.divided(&met));
-        let out = out.to_mut();
+        let (a, b): (Cow<'s, Stats>, Cow<'s, Stats>) = (Cow::Owned(a.divided(&e.factors)), Cow::Owned(b.divided(&met)));
         if p.between == Between::ValuesProjection {
             out.insert(g.name_of(trace_back(g, sites.linears[p.second].x)).to_owned(), b.clone());
         }

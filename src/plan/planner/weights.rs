@@ -1,25 +1,16 @@
 //! Weights: their codes' range, and what nearest rounding shifts the mean output by.
 
-use indexmap::IndexMap;
-
 use super::Matrix;
+use super::equalise::Known;
 use crate::ir::Graph;
 use crate::plan::recipe::QuantRecipe;
 use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{Fold, Layer, Rounding};
 use crate::quant::Code;
-use crate::quant::observe::Stats;
 use crate::quant::qparams::SCALE_FLOOR;
 
 /// The plan of one linear layer, with nearest rounding and the mean error of it in the bias.
-pub fn layer(
-    g: &Graph,
-    l: &Linear,
-    stats: &IndexMap<String, Stats>,
-    recipe: &QuantRecipe,
-    folds: &[Fold],
-    code: Code,
-) -> Layer {
+pub fn layer(g: &Graph, l: &Linear, stats: &Known<'_>, recipe: &QuantRecipe, folds: &[Fold], code: Code) -> Layer {
     let output = g.name_of(l.out).to_owned();
     let mut out = Layer {
         output,
