@@ -205,7 +205,7 @@ fn mix(mut x: u64) -> u64 {
 /// Channels whose values are gathered at once: a line of the cache.
 const COLUMNS: usize = 16;
 
-/// Values that are summed side by side.
+/// Values that are compared side by side.
 const LANES: usize = 8;
 
 /// The place of the first value that is not finite; with `masked`, of the first that no mask can have made so: NaN, or above
@@ -252,40 +252,33 @@ impl Sums {
         }
         for (r, run) in x.chunks(layout.inner).enumerate() {
             let c = r % n;
-            let (lo, hi, sum, squares) = run_sums(run, hidden);
+            let (lo, hi) = ends(run, hidden);
             (s.lo[c], s.hi[c]) = (s.lo[c].min(lo), s.hi[c].max(hi));
-            s.sum[c] += sum;
-            s.squares[c] += squares;
+            let (mut sum, mut squares) = (s.sum[c], s.squares[c]);
+            for v in run.iter().filter(|v| **v > hidden).map(|v| f64::from(*v)) {
+                sum += v;
+                squares += v * v;
+            }
+            (s.sum[c], s.squares[c]) = (sum, squares);
         }
         s
     }
 }
 
-/// Smallest and largest of the values above `hidden`, their sum and the sum of their squares, in an order that does not
-/// depend on the processor.
-fn run_sums(run: &[f32], hidden: f32) -> (f32, f32, f64, f64) {
+/// The smallest and the largest of the values above `hidden`.
+fn ends(run: &[f32], hidden: f32) -> (f32, f32) {
     let (mut lo, mut hi) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    let (mut sum, mut squares) = ([0f64; LANES], [0f64; LANES]);
     let mut add = |part: &[f32]| {
-        for (i, v) in part.iter().enumerate() {
+        for ((v, lo), hi) in part.iter().zip(&mut lo).zip(&mut hi) {
             let seen = *v > hidden;
-            lo[i] = if seen && *v < lo[i] { *v } else { lo[i] };
-            hi[i] = if seen && *v > hi[i] { *v } else { hi[i] };
-            let v = if seen { f64::from(*v) } else { 0.0 };
-            sum[i] += v;
-            squares[i] += v * v;
+            *lo = if seen && *v < *lo { *v } else { *lo };
+            *hi = if seen && *v > *hi { *v } else { *hi };
         }
     };
     let mut parts = run.chunks_exact(LANES);
     parts.by_ref().for_each(&mut add);
     add(parts.remainder());
-    let all = |v: [f64; LANES]| v.iter().sum();
-    (
-        lo.into_iter().fold(f32::INFINITY, f32::min),
-        hi.into_iter().fold(f32::NEG_INFINITY, f32::max),
-        all(sum),
-        all(squares),
-    )
+    (lo.into_iter().fold(f32::INFINITY, f32::min), hi.into_iter().fold(f32::NEG_INFINITY, f32::max))
 }
 
 impl Stats {

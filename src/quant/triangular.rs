@@ -23,9 +23,10 @@ pub(super) fn factored(mut a: Array2<f64>) -> Option<Factor> {
         let l = here.slice(s![.., ..to - from]).to_owned();
         blocks(below.view_mut()).into_par_iter().for_each(|mut rows| {
             rows.outer_iter_mut().for_each(|mut row| {
-                for j in 0..to - from {
-                    let known = row.slice(s![..j]).dot(&l.slice(s![j, ..j]));
-                    row[j] = (row[j] - known) / l[[j, j]];
+                let row = row.as_slice_mut().expect("row-major");
+                for (j, l) in l.outer_iter().enumerate() {
+                    let l = l.to_slice().expect("row-major");
+                    row[j] = (row[j] - dot(&row[..j], &l[..j])) / l[j];
                 }
             });
         });
@@ -39,6 +40,18 @@ pub(super) fn factored(mut a: Array2<f64>) -> Option<Factor> {
         });
     }
     Some(Factor(a))
+}
+
+/// The sum of products, in an order that does not depend on the processor.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0f64; LANES];
+    let (mut left, mut right) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (a, b) in left.by_ref().zip(right.by_ref()) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(s, (a, b))| *s += a * b);
+    }
+    let rest = left.remainder().iter().zip(right.remainder());
+    sums.iter().sum::<f64>() + rest.map(|(a, b)| a * b).sum::<f64>()
 }
 
 /// A matrix in parts of so many rows, for as many threads.
@@ -95,9 +108,10 @@ impl Factor {
         for from in (0..n).step_by(BLOCK) {
             let to = (from + BLOCK).min(n);
             for mut row in d.outer_iter_mut() {
-                for j in from..to {
-                    let known = row.slice(s![from..j]).dot(&l.slice(s![j, from..j]));
-                    row[j] = (row[j] - known) / l[[j, j]];
+                let row = &mut row.as_slice_mut().expect("row-major")[from..to];
+                for (j, l) in l.slice(s![from..to, from..to]).outer_iter().enumerate() {
+                    let l = l.to_slice().expect("row-major");
+                    row[j] = (row[j] - dot(&row[..j], &l[..j])) / l[j];
                 }
             }
             let (done, mut rest) = d.view_mut().split_at(Axis(1), to);
@@ -113,9 +127,10 @@ impl Factor {
             // Columns of the block lie side by side here, for the sums.
             let block = l.slice(s![from..to, from..to]).t().as_standard_layout().into_owned();
             for mut row in y.outer_iter_mut() {
-                for j in (from..to).rev() {
-                    let known = row.slice(s![j + 1..to]).dot(&block.slice(s![j - from, j + 1 - from..]));
-                    row[j] = (row[j] - known) / l[[j, j]];
+                let row = &mut row.as_slice_mut().expect("row-major")[from..to];
+                for (j, l) in block.outer_iter().enumerate().rev() {
+                    let l = l.to_slice().expect("row-major");
+                    row[j] = (row[j] - dot(&row[j + 1..], &l[j + 1..])) / l[j];
                 }
             }
             let (mut rest, done) = y.view_mut().split_at(Axis(1), from);
