@@ -101,9 +101,10 @@ def table(rows):
             print("  ".join("-" * w for w in widths))
 
 
-def data_arguments(parser):
-    parser.add_argument("model", type=pathlib.Path, help="the float model")
-    parser.add_argument("calib", type=pathlib.Path, help="folder of images to calibrate on")
+def data_arguments(parser, optional=False):
+    count = {"nargs": "?"} if optional else {}
+    parser.add_argument("model", type=pathlib.Path, help="the float model", **count)
+    parser.add_argument("calib", type=pathlib.Path, help="folder of images to calibrate on", **count)
     parser.add_argument("--mean", type=float, nargs="+", default=[0.485, 0.456, 0.406])
     parser.add_argument("--std", type=float, nargs="+", default=[0.229, 0.224, 0.225])
     parser.add_argument("--resize", type=int, help="short side of calibration images before the crop; 0: as they are")

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Rounding;
 use crate::plan::recipe::QuantRecipe;
 use crate::verify::thresholds::Thresholds;
 
@@ -79,6 +80,16 @@ impl Recipe {
         if let Some(q) = &mut r.quantize {
             q.activations.extend(std::mem::take(&mut q.without_data));
             q.folds.extend(std::mem::take(&mut q.folds_without_data));
+        }
+        r
+    }
+
+    /// The recipe for a first look: weights are rounded to the nearest code instead of fitted to their input.
+    pub fn without_fitting(&self) -> Recipe {
+        let mut r = self.clone();
+        if let Some(q) = &mut r.quantize {
+            q.weights.rounding = Rounding::Nearest;
+            q.weights.refit = None;
         }
         r
     }
@@ -190,6 +201,14 @@ mod tests {
     fn an_unknown_recipe_names_the_known_ones() {
         let e = Recipe::find("nonsense", None).unwrap_err().to_string();
         assert!(e.contains("fq-vit") && e.contains("nonsense"), "{e}");
+    }
+
+    #[test]
+    fn a_first_look_rounds_and_decides_everything_else_alike() {
+        let r = Recipe::find("fq-vit", None).unwrap();
+        let (full, fast) = (r.quantize.clone().unwrap(), r.without_fitting().quantize.unwrap());
+        assert_eq!((full.weights.rounding, fast.weights.rounding), (Rounding::Gptq, Rounding::Nearest));
+        assert_eq!((full.activations, full.attention), (fast.activations, fast.attention));
     }
 
     #[test]

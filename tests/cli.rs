@@ -532,3 +532,18 @@ fn help_and_recipes() {
         assert!(o.status.success() && o.stderr.is_empty() && !o.stdout.is_empty(), "{args:?}");
     }
 }
+
+#[test]
+fn a_first_look_takes_few_samples_and_fits_nothing() {
+    let p = Place::new();
+    let (model, data) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let args = ["--calibrate", text(&data), "--fast", "--json", "fast.json", "--plan", "fast.yaml"];
+    let o = p.compile(text(&model), &args);
+    assert!(matches!(o.status.code(), Some(0 | 2)), "{}", String::from_utf8_lossy(&o.stderr));
+    let report = fs::read_to_string(p.path("fast.json")).expect("a report");
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!(report["data"]["calibration_samples"], 32);
+    assert_eq!(report["data"]["verification_samples"], 12);
+    let plan = fs::read_to_string(p.path("fast.yaml")).expect("a plan");
+    assert!(plan.contains("rounding: nearest") && !plan.contains("rounding: gptq"), "{plan}");
+}

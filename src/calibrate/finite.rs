@@ -3,8 +3,42 @@
 //! A row of padding that sees nothing but padding has no attention weights, and everything computed from it is NaN, until
 //! something leaves the row out. What the outputs are free of says nothing of the ranges of what reaches them.
 
+use std::sync::OnceLock;
+
+use crate::ir::Validated;
 use crate::quant::kernel::Layout;
 use crate::quant::observe::{HIDDEN_BELOW, Watch};
+use crate::runtime::{Array, RuntimeError, Session, SessionOptions};
+
+/// The outputs of a model, run only where they are asked for.
+pub struct OutputsOf<'m> {
+    model: Validated<'m>,
+    options: SessionOptions,
+    session: OnceLock<Session>,
+}
+
+impl<'m> OutputsOf<'m> {
+    pub fn new(model: Validated<'m>, batch: usize, shapes: Vec<(String, Vec<usize>)>) -> OutputsOf<'m> {
+        let options = SessionOptions { batch, shapes, ..SessionOptions::default() };
+        OutputsOf { model, options, session: OnceLock::new() }
+    }
+
+    /// True if an output holds NaN for these inputs.
+    ///
+    /// # Errors
+    /// If the model does not run.
+    pub fn hold_nan(&self, inputs: &[(String, Array)]) -> Result<bool, RuntimeError> {
+        let session = match self.session.get() {
+            Some(s) => s,
+            None => {
+                let made = Session::of(self.model, &self.options)?;
+                self.session.get_or_init(|| made)
+            }
+        };
+        let nan = |a: &Array| a.dtype().is_float() && a.f32s().iter().any(|v| v.is_nan());
+        Ok(session.run(inputs)?.outputs.iter().any(nan))
+    }
+}
 
 /// True if a value holds what an observer can not take in.
 pub fn broken(x: &[f32], watch: &Watch) -> bool {

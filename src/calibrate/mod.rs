@@ -2,7 +2,7 @@
 
 pub mod data;
 #[cfg(feature = "tract")]
-mod finite;
+pub(crate) mod finite;
 #[cfg(feature = "tract")]
 pub mod run;
 #[cfg(feature = "tract")]

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indexmap::IndexMap;
 
-use super::data::{DataError, Dataset};
-use super::finite::{broken, mended};
+use super::data::{DataError, Dataset, Sample};
+use super::finite::{OutputsOf, broken, mended};
 use crate::ir::{Dim, Graph, Model, Validated};
 use crate::quant::observe::{ObserveError, Stats, Watch};
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions};
@@ -62,81 +62,91 @@ pub fn observe(
     let taps: Vec<String> = watches.keys().filter(|k| !is_input(k)).cloned().collect();
     let shapes = open_shapes(&m.graph, &data.sample(indices[0])?.inputs);
     let options = SessionOptions { batch: data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
+    let outputs = OutputsOf::new(model, data.batch(), options.shapes.clone());
     let session = Session::of(model, &options)?;
     let next = AtomicUsize::new(0);
     let done = AtomicUsize::new(0);
     // The error of the earliest sample wins, so that the message does not depend on timing.
     let failure: Mutex<Option<(usize, CalibrateError)>> = Mutex::new(None);
-    let fresh =
-        || -> IndexMap<String, Stats> { watches.iter().map(|(k, w)| (k.clone(), Stats::new(w.clone()))).collect() };
+    // One set of statistics for all threads, which is all the memory that counts take: in what order samples come does not
+    // show in them.
+    let watched: Vec<Mutex<Stats>> = watches.values().map(|w| Mutex::new(Stats::new(w.clone()))).collect();
     let ignored: Mutex<BTreeSet<String>> = Mutex::default();
-    let one = |stats: &mut IndexMap<String, Stats>, index: usize| -> Result<(), CalibrateError> {
-        let sample = data.sample(index)?;
-        let out = session.run(&sample.inputs)?;
-        let wrap = |value: &str, source| CalibrateError::Observe {
+    let see = |i: usize, sample: &Sample, name: &str, x: &[f32], dims: &[usize]| -> Result<(), CalibrateError> {
+        let place = watches.get_index_of(name).expect("it is watched");
+        let mut stats = watched[place].lock().expect("no panic inside");
+        stats.observe(x, dims, indices[i] as u64).map_err(|source| CalibrateError::Observe {
             sample: sample.name.clone(),
-            value: value.to_owned(),
+            value: name.to_owned(),
             constant: matches!(source, ObserveError::NotFinite { .. })
-                .then(|| broken_constant(&m.graph, value))
+                .then(|| broken_constant(&m.graph, name))
                 .flatten(),
             source,
-        };
-        let mut reaches = None;
-        for (name, a) in taps.iter().zip(&out.taps) {
-            let s = stats.get_mut(name).expect("one entry a tap");
-            let mut x = a.f32s();
-            if broken(&x, &s.watch) {
-                let nan = |a: &Array| a.dtype().is_float() && a.f32s().iter().any(|v| v.is_nan());
-                if !*reaches.get_or_insert_with(|| out.outputs.iter().any(nan)) {
-                    ignored.lock().expect("no panic inside").insert(name.clone());
-                    let Some(whole) = mended(&x, a.dims(), &s.watch) else { continue };
-                    x = whole.into();
-                }
-            }
-            s.observe(&x, a.dims(), index as u64).map_err(|e| wrap(name, e))?;
-        }
-        for (name, a) in &sample.inputs {
-            if let Some(s) = stats.get_mut(name) {
-                s.observe(&a.f32s(), a.dims(), index as u64).map_err(|e| wrap(name, e))?;
-            }
+        })?;
+        if i == 0 {
+            stats.dims = dims.to_vec();
         }
         Ok(())
     };
-    let parts: Vec<IndexMap<String, Stats>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.clamp(1, indices.len()))
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut stats = fresh();
-                    loop {
-                        let i = next.fetch_add(1, Ordering::Relaxed);
-                        // Samples before one that failed are run to their end: one of them may fail too, and is then told.
-                        let failed = failure.lock().expect("no panic inside").as_ref().map(|(at, _)| *at);
-                        if i >= indices.len() || failed.is_some_and(|at| at < i) {
-                            return stats;
-                        }
-                        if let Err(e) = one(&mut stats, indices[i]) {
-                            let mut f = failure.lock().expect("no panic inside");
-                            if f.as_ref().is_none_or(|(at, _)| i < *at) {
-                                *f = Some((i, e));
-                            }
-                            return stats;
-                        }
-                        progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+    let one = |i: usize| -> Result<(), CalibrateError> {
+        let sample = data.sample(indices[i])?;
+        let out = session.tapped(&sample.inputs)?;
+        let mut reaches = None;
+        for (t, name) in taps.iter().enumerate() {
+            let (x, dims) = out.value(t)?;
+            let watch = &watches[name];
+            if broken(&x, watch) {
+                let reaches = match reaches {
+                    Some(known) => known,
+                    None => *reaches.insert(outputs.hold_nan(&sample.inputs)?),
+                };
+                if !reaches {
+                    ignored.lock().expect("no panic inside").insert(name.clone());
+                    if let Some(whole) = mended(&x, dims, watch) {
+                        see(i, &sample, name, &whole, dims)?;
                     }
-                })
-            })
-            .collect();
-        workers.into_iter().map(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+                    continue;
+                }
+            }
+            see(i, &sample, name, &x, dims)?;
+        }
+        for (name, a) in sample.inputs.iter().filter(|(name, _)| watches.contains_key(name)) {
+            see(i, &sample, name, &a.f32s(), a.dims())?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let work = || {
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                // Samples before one that failed are run to their end: one of them may fail too, and is then told.
+                let failed = failure.lock().expect("no panic inside").as_ref().map(|(at, _)| *at);
+                if i >= indices.len() || failed.is_some_and(|at| at < i) {
+                    return;
+                }
+                if let Err(e) = one(i) {
+                    let mut f = failure.lock().expect("no panic inside");
+                    if f.as_ref().is_none_or(|(at, _)| i < *at) {
+                        *f = Some((i, e));
+                    }
+                    return;
+                }
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            }
+        };
+        let workers: Vec<_> = (0..threads.clamp(1, indices.len())).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().for_each(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
     });
     if let Some((_, e)) = failure.into_inner().expect("no panic inside") {
         return Err(e);
     }
-    let mut all = fresh();
-    for part in parts {
-        merge(&mut all, &part)?;
-    }
-    all.values_mut().for_each(Stats::finish);
-    Ok(Observed { stats: all, ignored: ignored.into_inner().expect("no panic inside") })
+    let finished = watched.into_iter().map(|s| {
+        let mut s = s.into_inner().expect("no panic inside");
+        s.finish();
+        s
+    });
+    let stats = watches.keys().cloned().zip(finished).collect();
+    Ok(Observed { stats, ignored: ignored.into_inner().expect("no panic inside") })
 }
 
 /// The NaN nearest to `value` among the constants that it is computed from. An infinity may be a mask or a bound.

@@ -204,9 +204,12 @@ impl StatsFile {
 
     /// The bytes of the file.
     pub fn encode(&self) -> Vec<u8> {
-        let body = postcard::to_stdvec(self).expect("plain data encodes");
-        let sum = blake3::hash(&body);
-        [MAGIC.as_slice(), sum.as_bytes(), &body].concat()
+        // In one piece: the body is as large as all that is kept.
+        let head = MAGIC.len() + 32;
+        let mut bytes = postcard::to_extend(self, vec![0; head]).expect("plain data encodes");
+        let sum = blake3::hash(&bytes[head..]);
+        bytes[..head].copy_from_slice(&[MAGIC.as_slice(), sum.as_bytes()].concat());
+        bytes
     }
 
     /// Writes the file whole or not at all.

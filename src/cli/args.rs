@@ -148,6 +148,9 @@ pub struct CompileArgs {
     pub plan: Option<PathBuf>,
     #[command(flatten)]
     pub keep: KeepArgs,
+    /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted
+    #[arg(long)]
+    pub fast: bool,
     /// Run the model before and after every pass on one sample, and stop if a pass moves an output further than it declares
     #[arg(long)]
     pub verify_each: bool,

@@ -246,6 +246,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let mut log =
         Log { journal: if a.verify_each { Journal::keeping_models() } else { Journal::default() }, ..Log::default() };
     let ((float, before), recipe, p) = prepared(model_path, &a.prepare, &mut files, &mut log)?;
+    let recipe = if a.fast { recipe.without_fitting() } else { recipe };
     let (Some(mut p), Some(_)) = (p, &recipe.quantize) else {
         return unchanged(a, (model_path, before), output, &float, &recipe, (files, log));
     };
@@ -253,7 +254,10 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let data = open(&a.data, &p.model, &mut log)?;
     let all: Vec<usize> = (0..data.len()).collect();
     let measured = (a.verify.is_none() && !a.report.no_verify) || a.keep.asked();
-    let (calib, held) = if measured { split_holdout(data.len()) } else { (all, Vec::new()) };
+    let (mut calib, mut held) = if measured { split_holdout(data.len()) } else { (all, Vec::new()) };
+    if a.fast {
+        (calib, held) = (thinned(calib, FAST_CALIBRATION), thinned(held, FAST_VERIFICATION));
+    }
     let (plan, calibration, samples) = match plan_given {
         Some(f) => {
             let text = std::fs::read_to_string(f).map_err(|e| format!("{}: {e}", f.display()))?;
@@ -305,6 +309,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             Some(o) => {
                 let d = open(o, &p.model, &mut log)?;
                 let all = (0..d.len()).collect();
+                let all = if a.fast { thinned(all, FAST_VERIFICATION) } else { all };
                 (d, all)
             }
             None => (data.clone(), held),
@@ -363,6 +368,16 @@ fn written(m: &Model, output: &Path, files: &mut Files) -> Result<u64, Failure> 
         Some(to) => onnx::write_to(valid, to)?,
         None => onnx::stage(valid, output, &SaveOptions::default(), files.batch())?,
     })
+}
+
+/// What `--fast` calibrates and verifies on at most.
+const FAST_CALIBRATION: usize = 32;
+const FAST_VERIFICATION: usize = 16;
+
+/// At most so many of these, spread evenly.
+fn thinned(all: Vec<usize>, most: usize) -> Vec<usize> {
+    let take = all.len().min(most);
+    (0..take).map(|i| all[i * all.len() / take]).collect()
 }
 
 /// Import and export, nothing else.

@@ -10,10 +10,12 @@
 //! Errors from further up are left out on purpose: a layer that corrects what another will have corrected as well
 //! overshoots, and measured so by dB.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::{CompileError, Journal, Prepared, equalised};
 use crate::calibrate::data::{DataError, Dataset};
+use crate::calibrate::finite::OutputsOf;
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Graph, Node, ValueId, validate};
 use crate::passes::Pass;
@@ -26,10 +28,11 @@ use crate::plan::{Fold, QuantPlan, Rounding, StoredWeight};
 use crate::quant::QParams;
 use crate::quant::gptq::{self, Normal, Search};
 use crate::quant::kernel::{dequantize, quantize};
+use crate::quant::observe::first_unfit;
 use crate::quant::pairs::{self, Mates};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::tokens::{Read, row_weights};
-use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
+use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples};
 
 use rayon::prelude::*;
 
@@ -133,7 +136,7 @@ fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, at_once: usize, of_
         let Some(w) = g.constant(l.weight) else { continue };
         let outs = w.dims[l.out_axis] as usize;
         let ins = w.len() / outs.max(1);
-        let bytes = parts * ins * (ins + outs) * size_of::<f64>();
+        let bytes = parts * Normal::bytes(ins, outs);
         if bytes > of_one {
             left.push((at, format!("rounded to nearest: sums over {ins} inputs take {:.1} GB", bytes as f64 / 1e9)));
             continue;
@@ -251,48 +254,64 @@ fn sums(
             taps.push(g.name_of(v).to_owned());
         }
     }
+    let place: BTreeMap<&str, usize> = taps.iter().enumerate().map(|(t, name)| (name.as_str(), t)).collect();
     let read = Read { tokens: read_tokens(g, &p.sites), alone: false };
     let codes: Vec<InputCodes<'_>> = jobs.iter().map(|j| InputCodes::of(g, plan, j.linear)).collect();
     let shapes = open_shapes(g, &fit.data.sample(fit.indices[0])?.inputs);
-    let options = SessionOptions { batch: fit.data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
+    let options = SessionOptions {
+        batch: fit.data.batch(),
+        taps: taps.clone(),
+        shapes,
+        outputs: false,
+        ..SessionOptions::default()
+    };
     let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
+    let outputs = OutputsOf::new(valid, options.batch, options.shapes.clone());
     let session = Session::of(valid, &options)?;
     let mut all: Vec<Vec<Normal>> = jobs.iter().map(|j| vec![Normal::new(j.ins, j.outs); parts]).collect();
     fold_samples(
         fit.indices.len(),
         fit.threads,
-        |i| {
+        |i| -> Result<_, RefineError> {
             let s = fit.data.sample(fit.indices[i])?;
-            let out = session.run(&s.inputs)?;
+            let out = session.tapped(&s.inputs)?;
             // Masks may hold infinities; what layers read and make may not.
-            let mut values: BTreeMap<String, Array> =
-                s.inputs.into_iter().filter(|(name, _)| jobs.iter().any(|j| g.name_of(j.linear.x) == name)).collect();
-            values.extend(taps.iter().cloned().zip(out.taps));
-            let nan = |a: &Array| a.dtype().is_float() && a.f32s().iter().any(|v| v.is_nan());
-            match values.iter().find(|(_, a)| a.f32s().iter().any(|v| !v.is_finite())) {
-                // Rows that no output depends on are left out of the sums.
-                Some((value, _)) if out.outputs.iter().any(nan) => {
-                    Err(RefineError::NotFinite { sample: s.name, value: value.clone() })
-                }
-                _ => Ok(values),
+            let unfit = |name: &str| RefineError::NotFinite { sample: s.name.clone(), value: name.to_owned() };
+            let mut broken = None;
+            for (t, name) in taps.iter().enumerate() {
+                broken = broken.or(first_unfit(&out.value(t)?.0, false).map(|_| name));
             }
+            // Rows that no output depends on are left out of the sums.
+            if let Some(name) = broken
+                && outputs.hold_nan(&s.inputs)?
+            {
+                return Err(unfit(name));
+            }
+            for (name, a) in s.inputs.iter().filter(|(name, _)| jobs.iter().any(|j| g.name_of(j.linear.x) == name)) {
+                first_unfit(&a.f32s(), false).map_or(Ok(()), |_| Err(unfit(name)))?;
+            }
+            Ok((s.inputs, out))
         },
-        |i, values| {
+        |i, (inputs, out)| {
+            let of = |v: ValueId| {
+                let name = g.name_of(v);
+                match place.get(name) {
+                    Some(t) => out.value(*t).ok(),
+                    None => inputs.iter().find(|(n, _)| n == name).map(|(_, a)| (a.f32s(), a.dims())),
+                }
+            };
             all.par_iter_mut().zip(jobs).zip(&codes).for_each(|((sums, j), codes)| {
-                let of = |v: ValueId| values.get(g.name_of(v));
-                let (Some(x), Some(y)) = (of(j.linear.x), of(j.linear.out)) else { return };
-                let coded = codes.through(&x.f32s(), x.dims(), j.linear.is_conv);
+                let (Some((x, x_dims)), Some((y, y_dims))) = (of(j.linear.x), of(j.linear.out)) else { return };
+                let coded = codes.through(&x, x_dims, j.linear.is_conv);
                 let (xs, ys) = match &j.unfold {
-                    Some(u) => (u.columns(&coded, x.dims()), channels_last(&y.f32s(), y.dims())),
-                    None => (coded, y.f32s().into_owned()),
+                    Some(u) => (u.columns(&coded, x_dims), channels_last(&y, y_dims).into()),
+                    None => (coded, y),
                 };
                 let (xs, ys, all) = whole_rows((xs, j.ins), (ys, j.outs));
                 if xs.len().checked_div(j.ins) == ys.len().checked_div(j.outs) {
                     // Rows in front tell the places of tokens only where all are there.
-                    let rows = match y.dims() {
-                        [.., rows, _] if all && !j.linear.is_conv => *rows,
-                        _ => 0,
-                    };
+                    let rows =
+                        if j.linear.is_conv || !all { 0 } else { y_dims.iter().rev().nth(1).copied().unwrap_or(0) };
                     sums[i % parts].add(&xs, &ys, &row_weights(&ys, j.outs, rows, &read));
                 }
             });
@@ -304,7 +323,10 @@ fn sums(
 }
 
 /// The rows that are finite in both, and whether these are all.
-fn whole_rows((xs, ins): (Vec<f32>, usize), (ys, outs): (Vec<f32>, usize)) -> (Vec<f32>, Vec<f32>, bool) {
+fn whole_rows<'v>(
+    (xs, ins): (Vec<f32>, usize),
+    (ys, outs): (Cow<'v, [f32]>, usize),
+) -> (Vec<f32>, Cow<'v, [f32]>, bool) {
     let finite = |row: &[f32]| row.iter().all(|v| v.is_finite());
     if finite(&xs) && finite(&ys) || ins == 0 || outs == 0 || xs.len() / ins != ys.len() / outs {
         return (xs, ys, true);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
+use self::equalise::Known;
 use super::channels::channel_axis;
 use super::head_rows::{read_tokens, values_before};
 use super::recipe::{Candidate, QuantRecipe};
@@ -16,6 +17,7 @@ use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
 use super::{Activation, AttentionPlan, Constant, Fold, Island, Outlier, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
+use crate::pattern::Attention;
 use crate::quant::hist::Moments;
 use crate::quant::observe::{Stats, Watch};
 use crate::quant::ptf::{self, Range};
@@ -102,21 +104,21 @@ impl<'g> Matrix<'g> {
         Some(Matrix { data, outs, ins, inner, out_first: l.out_axis < l.in_axis })
     }
 
-    fn at(&self, o: usize, i: usize, k: usize) -> f64 {
-        let (a, b, nb) = if self.out_first { (o, i, self.ins) } else { (i, o, self.outs) };
-        self.data[(a * nb + b) * self.inner + k] as f64
-    }
-
-    /// For each input channel: sum over outputs of squared weights, times `scale(i)^2`.
-    fn in_power(&self) -> Vec<f64> {
-        let mut p = vec![0.0; self.ins];
-        for (i, p) in p.iter_mut().enumerate() {
-            for o in 0..self.outs {
-                for k in 0..self.inner {
-                    *p += self.at(o, i, k).powi(2);
-                }
+    /// Calls `f` with output, input and weight, for all weights in the order they lie in.
+    fn each(&self, mut f: impl FnMut(usize, usize, f32)) {
+        let columns = if self.out_first { self.ins } else { self.outs };
+        for (a, row) in self.data.chunks_exact((columns * self.inner).max(1)).enumerate() {
+            for (b, shared) in row.chunks_exact(self.inner.max(1)).enumerate() {
+                let (o, i) = if self.out_first { (a, b) } else { (b, a) };
+                shared.iter().for_each(|w| f(o, i, *w));
             }
         }
+    }
+
+    /// For each input channel: sum over outputs of squared weights.
+    fn in_power(&self) -> Vec<f64> {
+        let mut p = vec![0.0; self.ins];
+        self.each(|_, i, w| p[i] += f64::from(w).powi(2));
         p
     }
 
@@ -130,12 +132,13 @@ impl<'g> Matrix<'g> {
     /// For each output channel: the largest weight after input channel `i` is multiplied by `f(i)`.
     fn out_reach(&self, f: impl Fn(usize) -> f64) -> Vec<f64> {
         let mut r = vec![0f64; self.outs];
-        for i in 0..self.ins {
-            let fi = f(i);
-            for (o, r) in r.iter_mut().enumerate() {
-                for k in 0..self.inner {
-                    *r = r.max((self.at(o, i, k) * fi).abs());
-                }
+        let f: Vec<f64> = (0..self.ins).map(f).collect();
+        let more = |r: &mut f64, w: f64| *r = if w > *r { w } else { *r };
+        if self.out_first || self.inner != 1 {
+            self.each(|o, i, w| more(&mut r[o], (f64::from(w) * f[i]).abs()));
+        } else {
+            for (row, f) in self.data.chunks_exact(self.outs.max(1)).zip(&f) {
+                r.iter_mut().zip(row).for_each(|(r, w)| more(r, (f64::from(*w) * f).abs()));
             }
         }
         r
@@ -181,7 +184,7 @@ fn repeats_constant(g: &Graph, v: ValueId) -> bool {
 pub fn plan(
     m: &Model,
     sites: &Sites,
-    stats: &IndexMap<String, Stats>,
+    stats: &Known<'_>,
     recipe: &QuantRecipe,
     recipe_name: &str,
     fingerprint: &str,
@@ -236,30 +239,15 @@ pub fn plan(
         }
     }
     ties::separate(g, sites, &mut plan);
-    for (i, l) in sites.linears.iter().enumerate() {
-        let code = recipe.weights.code_of(i, sites.linears.len());
-        plan.layers.push(weights::layer(g, l, stats, recipe, &plan.folds, code));
-    }
+    let code = |i: usize| recipe.weights.code_of(i, sites.linears.len());
+    let layer = |(i, l): (usize, &Linear)| weights::layer(g, l, stats, recipe, &plan.folds, code(i));
+    plan.layers = sites.linears.par_iter().enumerate().map(layer).collect();
     if !recipe.linear_only {
-        for a in &sites.attentions {
-            let output = g.name_of(a.out).to_owned();
-            let site =
-                score_site(g, a).map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
-            let name = g.name_of(site.value);
-            let st = stats
-                .get(name)
-                .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: Role::Scores.name() })?;
-            let (params, form, reason) = scores::decide(st, site.factor, a.v.is_none(), &recipe.attention)
-                .map_err(|message| PlanningError::Attention { output: output.clone(), message })?;
-            plan.activations.push(Activation {
-                value: name.to_owned(),
-                role: Role::Scores,
-                readers: Readers::All,
-                params,
-                outliers: Vec::new(),
-                reason: reason.clone(),
-            });
-            plan.attentions.push(AttentionPlan { output, form, reason });
+        let decided: Vec<_> = sites.attentions.par_iter().map(|a| attention(g, a, stats, recipe)).collect();
+        for d in decided {
+            let (scores, attention) = d?;
+            plan.activations.push(scores);
+            plan.attentions.push(attention);
         }
     }
     separate_containers(g, &mut plan);
@@ -268,6 +256,31 @@ pub fn plan(
         plan.islands.push(Island { node: g.label(n), op: n.op.to_string(), reason: reason.clone() });
     }
     Ok(plan)
+}
+
+/// Codes of an attention's scores, and its form.
+fn attention(
+    g: &Graph,
+    a: &Attention,
+    stats: &Known<'_>,
+    recipe: &QuantRecipe,
+) -> Result<(Activation, AttentionPlan), PlanningError> {
+    let output = g.name_of(a.out).to_owned();
+    let failed = |message| PlanningError::Attention { output: output.clone(), message };
+    let site = score_site(g, a).map_err(failed)?;
+    let name = g.name_of(site.value);
+    let st =
+        stats.get(name).ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: Role::Scores.name() })?;
+    let (params, form, reason) = scores::decide(st, site.factor, a.v.is_none(), &recipe.attention).map_err(failed)?;
+    let scores = Activation {
+        value: name.to_owned(),
+        role: Role::Scores,
+        readers: Readers::All,
+        params,
+        outliers: Vec::new(),
+        reason: reason.clone(),
+    };
+    Ok((scores, AttentionPlan { output: output.clone(), form, reason }))
 }
 
 /// Constant operands of elementwise operators (position embeddings): int8 with one scale for each index of the last

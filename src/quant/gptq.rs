@@ -12,13 +12,19 @@
 //! `R` to the first, each with the errors made so far added to it: the closed form that GPTQ (arXiv 2210.17323) reaches
 //! through the inverse, here without the inverse (Babai's nearest plane). Columns of large variance come first.
 
-use nalgebra::{Cholesky, DMatrix, Dyn};
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::pairs::{self, Mates};
+use super::triangular::{Factor, factored};
 
-/// Output channels rounded side by side: each reads the factor once.
+/// Output channels rounded side by side, with all their scales: few enough that their weights stay in the cache.
 const LANES: usize = 16;
+/// Columns of the input whose errors are carried on together, as one product of matrices.
+const BLOCK: usize = if cfg!(test) { 8 } else { 64 };
+/// Rows of a symmetric sum that are made at once, from their diagonal on.
+const STRIP: usize = if cfg!(test) { 8 } else { 128 };
 
 /// Sums over rows of a layer's input `x` (as its codes give it) and output `y` (as the float model does), both less what the
 /// first row held: where rows hardly differ, as those of a class token before training, what they have in common would take
@@ -36,7 +42,7 @@ pub struct Normal {
     y: Vec<f64>,
     /// `sum y^2` of each output.
     yy: Vec<f64>,
-    /// `sum x x^T`, row-major, `ins x ins`.
+    /// `sum x x^T` in strips of rows, each from its diagonal on.
     xx: Vec<f64>,
     /// `sum y x^T`, row-major, `outs x ins`.
     yx: Vec<f64>,
@@ -58,6 +64,11 @@ pub struct Centred {
 }
 
 impl Normal {
+    /// Bytes of sums over so many inputs and outputs.
+    pub fn bytes(ins: usize, outs: usize) -> usize {
+        (strips_len(ins) + ins * outs) * size_of::<f64>()
+    }
+
     pub fn new(ins: usize, outs: usize) -> Normal {
         Normal {
             ins,
@@ -68,7 +79,7 @@ impl Normal {
             x: vec![0.0; ins],
             y: vec![0.0; outs],
             yy: vec![0.0; outs],
-            xx: vec![0.0; ins * ins],
+            xx: vec![0.0; strips_len(ins)],
             yx: vec![0.0; outs * ins],
         }
     }
@@ -83,32 +94,41 @@ impl Normal {
         if self.first_x.is_empty() {
             (self.first_x, self.first_y) = (x[..self.ins].to_vec(), y[..self.outs].to_vec());
         }
-        let less = |v, first: &[f32]| {
-            let m = ndarray::ArrayView2::from_shape((rows, first.len()), v).expect("whole rows");
-            &m - &ndarray::ArrayView1::from(first)
+        // With the root of its weight in every row, both products come from the same two matrices.
+        let roots: Vec<f64> = weights.iter().map(|w| w.sqrt()).collect();
+        let scaled = |v: &[f32], first: &[f32]| -> Array2<f32> {
+            let mut m = Array2::zeros((rows, first.len()));
+            for ((mut to, from), root) in m.outer_iter_mut().zip(v.chunks_exact(first.len())).zip(&roots) {
+                let root = *root as f32;
+                to.iter_mut().zip(from.iter().zip(first)).for_each(|(t, (v, f))| *t = (v - f) * root);
+            }
+            m
         };
-        let (mx, my) = (less(x, &self.first_x), less(y, &self.first_y));
-        let sum = |into: &mut [f64], m: &ndarray::Array2<f32>| {
-            let rows = m.outer_iter().zip(weights);
-            rows.for_each(|(r, w)| into.iter_mut().zip(r).for_each(|(s, v)| *s += w * *v as f64));
+        let (mx, my) = (scaled(x, &self.first_x), scaled(y, &self.first_y));
+        let sum = |into: &mut [f64], m: &Array2<f32>| {
+            let rows = m.outer_iter().zip(&roots);
+            rows.for_each(|(r, w)| into.iter_mut().zip(r).for_each(|(s, v)| *s += w * f64::from(*v)));
         };
         sum(&mut self.x, &mx);
         sum(&mut self.y, &my);
-        my.outer_iter()
-            .zip(weights)
-            .for_each(|(r, w)| self.yy.iter_mut().zip(r).for_each(|(s, v)| *s += w * (*v as f64).powi(2)));
-        let scaled = |m: &ndarray::Array2<f32>| {
-            let mut m = m.clone();
-            m.outer_iter_mut().zip(weights).for_each(|(mut r, w)| r.iter_mut().for_each(|v| *v *= *w as f32));
-            m
+        for r in my.outer_iter() {
+            self.yy.iter_mut().zip(r).for_each(|(s, v)| *s += f64::from(*v).powi(2));
+        }
+        // A few hundred rows in f32, the sums over samples in f64. Of what is symmetric, the upper part of whole strips.
+        let n = self.ins;
+        let add = |into: &mut [f64], left: ArrayView2<'_, f32>, from: usize| {
+            let part = left.t().dot(&mx.slice(s![.., from..]));
+            into.iter_mut().zip(&part).for_each(|(s, v)| *s += f64::from(*v));
         };
-        let (wx, wy) = (scaled(&mx), scaled(&my));
-        // A few hundred rows in f32, the sums over samples in f64.
-        let fold = |into: &mut [f64], m: ndarray::Array2<f32>| {
-            into.iter_mut().zip(m.iter()).for_each(|(s, v)| *s += *v as f64);
-        };
-        fold(&mut self.xx, wx.t().dot(&mx));
-        fold(&mut self.yx, wy.t().dot(&mx));
+        let mut rest = &mut self.xx[..];
+        for strip in strips(n) {
+            let (here, more) = rest.split_at_mut(strip.len() * (n - strip.start));
+            add(here, mx.slice(s![.., strip.clone()]), strip.start);
+            rest = more;
+        }
+        for (i, strip) in self.yx.chunks_mut(n * STRIP).enumerate() {
+            add(strip, my.slice(s![.., i * STRIP..i * STRIP + strip.len() / n]), 0);
+        }
         self.rows += weights.iter().sum::<f64>();
     }
 
@@ -141,13 +161,16 @@ impl Normal {
         let (dx, dy) = (moved(&self.first_x, &others.first_x), moved(&self.first_y, &others.first_y));
         let (n, mut s) = (self.rows, self.clone());
         // (u + a)(v + b) = u v + a v + b (u + a)
-        let shift = |sums: &mut [f64], left: &[f64], by: &[f64]| {
-            for (row, (u, a)) in sums.chunks_mut(self.ins.max(1)).zip(left.iter().zip(by)) {
-                row.iter_mut().zip(self.x.iter().zip(&dx)).for_each(|(s, (v, b))| *s += a * v + b * (u + n * a));
-            }
+        let shift = |row: &mut [f64], from: usize, u: f64, a: f64| {
+            let right = self.x[from..].iter().zip(&dx[from..]);
+            row.iter_mut().zip(right).for_each(|(s, (v, b))| *s += a * v + b * (u + n * a));
         };
-        shift(&mut s.xx, &self.x, &dx);
-        shift(&mut s.yx, &self.y, &dy);
+        for (i, from, at) in strip_rows(self.ins) {
+            shift(&mut s.xx[at], from, self.x[i], dx[i]);
+        }
+        for (o, row) in s.yx.chunks_mut(self.ins.max(1)).enumerate() {
+            shift(row, 0, self.y[o], dy[o]);
+        }
         s.yy.iter_mut().zip(self.y.iter().zip(&dy)).for_each(|(s, (u, a))| *s += 2.0 * a * u + n * a * a);
         s.x.iter_mut().zip(&dx).for_each(|(s, a)| *s += n * a);
         s.y.iter_mut().zip(&dy).for_each(|(s, a)| *s += n * a);
@@ -159,13 +182,17 @@ impl Normal {
         let n = self.rows.max(1.0);
         let mean = |v: &[f64]| -> Vec<f64> { v.iter().map(|s| s / n).collect() };
         let (mx, my) = (mean(&self.x), mean(&self.y));
-        let about = |sums: &[f64], left: &[f64]| -> Vec<f64> {
-            sums.chunks(self.ins.max(1))
-                .zip(left)
-                .flat_map(|(row, a)| row.iter().zip(&mx).map(move |(s, b)| s / n - a * b))
-                .collect()
+        let about = |row: &[f64], from: usize, mean: f64, to: &mut [f64]| {
+            to.iter_mut().zip(row.iter().zip(&mx[from..])).for_each(|(t, (s, b))| *t = s / n - mean * b);
         };
-        let (xx, yx) = (about(&self.xx, &mx), about(&self.yx, &my));
+        let width = self.ins;
+        let (mut xx, mut yx) = (vec![0.0; width * width], vec![0.0; self.yx.len()]);
+        for (i, from, at) in strip_rows(width) {
+            about(&self.xx[at], from, mx[i], &mut xx[i * width + from..(i + 1) * width]);
+        }
+        mirror(&mut xx, width);
+        let rows = self.yx.chunks(width.max(1)).zip(yx.chunks_mut(width.max(1))).zip(&my);
+        rows.for_each(|((row, to), mean)| about(row, 0, *mean, to));
         let yy = self.yy.iter().zip(&my).map(|(s, m)| s / n - m * m).collect();
         let whole = |mean: Vec<f64>, first: &[f32]| match first {
             [] => mean,
@@ -186,11 +213,11 @@ impl Centred {
         let d = self.residual(w);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
         // yy - 2 W yx + W xx W = yy - W yx - W (yx - W xx)
-        self.yy.iter().sum::<f64>() - dot(w, &self.yx) - dot(w, &d)
+        self.yy.iter().sum::<f64>() - dot(w, &self.yx) - dot(w, d.as_slice().expect("row-major"))
     }
 
     /// The covariance with `share` of its mean diagonal added, factored. Grows the share until the factor exists.
-    fn factor(&self, order: &[usize], share: f64) -> Option<Cholesky<f64, Dyn>> {
+    fn factor(&self, order: Option<&[usize]>, share: f64) -> Option<Factor> {
         let n = self.ins;
         let unit = self.mean_variance();
         if !unit.is_finite() || unit <= 0.0 {
@@ -198,10 +225,17 @@ impl Centred {
         }
         let mut share = share;
         while share <= 10.0 {
-            let m = DMatrix::from_fn(n, n, |i, j| {
-                self.xx[order[i] * n + order[j]] + if i == j { share * unit } else { 0.0 }
-            });
-            if let Some(c) = Cholesky::new(m) {
+            let mut m = match order {
+                None => Array2::from_shape_vec((n, n), self.xx.clone()).expect("a matrix"),
+                Some(o) => {
+                    let mut m = Array2::zeros((n, n));
+                    let rows = m.outer_iter_mut().zip(o);
+                    rows.for_each(|(mut to, i)| to.iter_mut().zip(o).for_each(|(t, j)| *t = self.xx[i * n + j]));
+                    m
+                }
+            };
+            m.diag_mut().iter_mut().for_each(|d| *d += share * unit);
+            if let Some(c) = factored(m) {
                 return Some(c);
             }
             share = (share * 10.0).max(1e-8);
@@ -210,47 +244,56 @@ impl Centred {
     }
 
     /// Covariance of the residual `y - W x` with `x`: `outs x ins`.
-    fn residual(&self, w: &[f64]) -> Vec<f64> {
-        let n = self.ins;
-        let mw = ndarray::ArrayView2::from_shape((self.outs, n), w).expect("a matrix");
-        let mx = ndarray::ArrayView2::from_shape((n, n), &self.xx).expect("a matrix");
-        let wx = mw.dot(&mx);
-        self.yx.iter().zip(wx.iter()).map(|(a, b)| a - b).collect()
+    fn residual(&self, w: &[f64]) -> Array2<f64> {
+        let view = |v, rows| ArrayView2::from_shape((rows, self.ins), v).expect("a matrix");
+        let mut d = view(&self.yx, self.outs).to_owned();
+        general_mat_mul(-1.0, &view(w, self.outs), &view(&self.xx, self.ins), 1.0, &mut d);
+        d
     }
 
-    /// The full step `D (C + ridge)^-1` from weights `w` (`outs x ins`), or `None` if the input never varies.
-    fn step(&self, w: &[f64], ridge: f64) -> Option<Vec<f64>> {
-        let order: Vec<usize> = (0..self.ins).collect();
-        let c = self.factor(&order, ridge)?;
-        let d = self.residual(w);
-        let rows: Vec<Vec<f64>> = d
-            .par_chunks(self.ins * LANES)
-            .map(|part| {
-                let k = part.len() / self.ins;
-                // Column-major: one output a column.
-                let mut rhs = DMatrix::from_column_slice(self.ins, k, part);
-                c.solve_mut(&mut rhs);
-                rhs.as_slice().to_vec()
-            })
-            .collect();
-        Some(rows.concat())
+    /// The full step `D (C + ridge)^-1`, where `d` is the residual's covariance with the input; `None` if the input never
+    /// varies.
+    fn step(&self, d: &Array2<f64>, ridge: f64) -> Option<Array2<f64>> {
+        let mut step = d.clone();
+        self.factor(None, ridge)?.solve(&mut step);
+        Some(step)
     }
 
-    /// For each output, `(a, b)`: moving the weights by `t` times `step` lowers the squared error by `2 t a - t^2 b`.
-    fn gain(&self, w: &[f64], step: &[f64]) -> Vec<(f64, f64)> {
-        let n = self.ins;
-        let d = self.residual(w);
-        let ms = ndarray::ArrayView2::from_shape((self.outs, n), step).expect("a matrix");
-        let mx = ndarray::ArrayView2::from_shape((n, n), &self.xx).expect("a matrix");
-        let sx = ms.dot(&mx);
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
-        (0..self.outs)
-            .map(|o| {
-                let at = o * n..(o + 1) * n;
-                let row = sx.row(o);
-                (dot(&d[at.clone()], &step[at.clone()]), dot(row.as_slice().expect("row-major"), &step[at]))
-            })
-            .collect()
+    /// For each output, `(a, b)`: moving the weights, whose residual's covariance with the input is `d`, by `t` times `step`
+    /// lowers the squared error by `2 t a - t^2 b`.
+    fn gain(&self, d: &Array2<f64>, step: &Array2<f64>) -> Vec<(f64, f64)> {
+        let mx = ArrayView2::from_shape((self.ins, self.ins), &self.xx).expect("a matrix");
+        let sx = step.dot(&mx);
+        (0..self.outs).map(|o| (d.row(o).dot(&step.row(o)), sx.row(o).dot(&step.row(o)))).collect()
+    }
+}
+
+/// The strips of a symmetric sum over `n` inputs.
+fn strips(n: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..n).step_by(STRIP).map(move |from| from..(from + STRIP).min(n))
+}
+
+/// Numbers in all strips.
+fn strips_len(n: usize) -> usize {
+    strips(n).map(|s| s.len() * (n - s.start)).sum()
+}
+
+/// For each row of the sum: its number, the column it begins with, and where it lies.
+fn strip_rows(n: usize) -> impl Iterator<Item = (usize, usize, std::ops::Range<usize>)> {
+    let mut at = 0;
+    strips(n).flat_map(|s| s.clone().map(move |i| (i, s.start))).map(move |(i, from)| {
+        let here = at..at + n - from;
+        at = here.end;
+        (i, from, here)
+    })
+}
+
+/// What lies left of the diagonal of a symmetric matrix, from what lies right of it.
+fn mirror(m: &mut [f64], n: usize) {
+    for i in 0..n {
+        for j in 0..i {
+            m[i * n + j] = m[j * n + i];
+        }
     }
 }
 
@@ -261,9 +304,10 @@ impl Centred {
 pub fn refit(halves: [&Normal; 2], w: &[f64], ridge: f64) -> (Vec<f64>, f64) {
     let [a, b] = [halves[0].centred(), halves[1].centred()];
     let whole = halves[0].plus(halves[1]).centred();
-    let steps = [&a, &b, &whole].map(|c| c.step(w, ridge));
+    let [da, db, d] = [&a, &b, &whole].map(|c| c.residual(w));
+    let steps = [(&a, &da), (&b, &db), (&whole, &d)].map(|(c, d)| c.step(d, ridge));
     let [Some(sa), Some(sb), Some(step)] = &steps else { return (w.to_vec(), 0.0) };
-    let (on_b, on_a) = (b.gain(w, sa), a.gain(w, sb));
+    let (on_b, on_a) = (b.gain(&db, sa), a.gain(&da, sb));
     let share: Vec<f64> = on_b
         .iter()
         .zip(&on_a)
@@ -307,13 +351,13 @@ pub fn round(c: &Centred, v: &[f64], how: &Search<'_>) -> Option<Rounded> {
     let mut order: Vec<usize> = (0..n).collect();
     // The last is rounded first.
     order.sort_by(|a, b| c.xx[a * n + a].total_cmp(&c.xx[b * n + b]).then(a.cmp(b)));
-    let l = c.factor(&order, how.damp)?.unpack();
+    let l = c.factor(Some(&order), how.damp)?;
     // Row k: how an error in column k moves the columns rounded after it.
-    let diag: Vec<f64> = (0..n).map(|j| l[(j, j)]).collect();
-    let mut pull = vec![0f32; n * n];
-    for k in 0..n {
-        for j in 0..k {
-            pull[k * n + j] = (l[(k, j)] / diag[j]) as f32;
+    let diag: Vec<f64> = l.diagonal();
+    let mut pull = Array2::<f32>::zeros((n, n));
+    for (k, mut row) in pull.outer_iter_mut().enumerate() {
+        for (j, d) in diag[..k].iter().enumerate() {
+            row[j] = (l.at(k, j) / d) as f32;
         }
     }
     let power: Vec<f32> = diag.iter().map(|d| (d * d) as f32).collect();
@@ -343,6 +387,9 @@ struct Lane {
     codes: Vec<i8>,
 }
 
+/// `1.5 * 2^23`: added and taken away again, it rounds a float within `±2^22` to a whole number, half to even.
+const MAGIC: f32 = 12_582_912.0;
+
 /// For each column in rounding order, those of its neighbours that have their codes when it is rounded.
 fn rounded_before(order: &[usize], mates: Option<&Mates>) -> Vec<Vec<usize>> {
     let Some(mates) = mates else { return vec![Vec::new(); order.len()] };
@@ -356,72 +403,69 @@ fn lanes(
     outs: &[usize],
     v: &[f64],
     order: &[usize],
-    (pull, power, earlier): (&[f32], &[f32], &[Vec<usize>]),
+    (pull, power, earlier): (&Array2<f32>, &[f32], &[Vec<usize>]),
     how: &Search<'_>,
 ) -> Vec<Lane> {
-    let n = order.len();
+    let (n, clips) = (order.len(), how.clips.len());
     let top = how.top as f32;
-    let mut start = vec![0f32; n * LANES];
-    for (lane, o) in outs.iter().enumerate() {
-        for (k, i) in order.iter().enumerate() {
-            start[k * LANES + lane] = v[o * n + i] as f32;
+    // One column for each scale of each output.
+    let columns = outs.len() * clips;
+    let mut start = Array2::<f32>::zeros((n, columns));
+    for (mut row, i) in start.outer_iter_mut().zip(order) {
+        for (c, to) in row.iter_mut().enumerate() {
+            *to = v[outs[c / clips] * n + i] as f32;
         }
     }
-    let mut reach = [0f32; LANES];
-    for row in start.chunks(LANES) {
+    let mut reach = vec![0f32; columns];
+    for row in start.outer_iter() {
         reach.iter_mut().zip(row).for_each(|(r, x)| *r = r.max(x.abs()));
     }
-    let mut best: Vec<Lane> = Vec::with_capacity(outs.len());
-    let mut codes = vec![0i8; n * LANES];
-    for clip in how.clips {
-        let mut s = [1f32; LANES];
-        for (lane, o) in outs.iter().enumerate() {
-            s[lane] = (reach[lane] / top * clip).max(how.least[*o]);
-        }
-        let mut w = start.clone();
-        let mut error = [0f64; LANES];
-        for k in (0..n).rev() {
-            let (before, rest) = w.split_at_mut(k * LANES);
-            let here = &rest[..LANES];
-            let mut off = [0f32; LANES];
-            let (mut lo, mut hi) = ([-top; LANES], [top; LANES]);
+    let scale: Vec<f32> =
+        (0..columns).map(|c| (reach[c] / top * how.clips[c % clips]).max(how.least[outs[c / clips]])).collect();
+    let mut codes = Array2::<i8>::zeros((n, columns));
+    let mut error = vec![0f64; columns];
+    let mut w = start.clone();
+    let mut carried = Array2::<f32>::zeros((BLOCK, columns));
+    let (mut lo, mut hi) = (vec![-top; columns], vec![top; columns]);
+    for to in (0..n).rev().step_by(BLOCK).map(|k| k + 1) {
+        let from = to.saturating_sub(BLOCK);
+        for k in (from..to).rev() {
+            (lo.fill(-top), hi.fill(top));
             for m in &earlier[k] {
-                for (lane, q) in codes[m * LANES..(m + 1) * LANES].iter().enumerate() {
+                for ((q, lo), hi) in codes.row(*m).iter().zip(&mut lo).zip(&mut hi) {
                     let (l, h) = pairs::range(i32::from(*q));
-                    (lo[lane], hi[lane]) = (lo[lane].max(l as f32), hi[lane].min(h as f32));
+                    (*lo, *hi) = (lo.max(l as f32), hi.min(h as f32));
                 }
             }
-            for lane in 0..LANES {
-                let q = (here[lane] / s[lane]).round_ties_even().clamp(lo[lane], hi[lane]);
-                off[lane] = here[lane] - q * s[lane];
-                codes[k * LANES + lane] = q as i8;
-                error[lane] += (power[k] * off[lane] * off[lane]) as f64;
+            let (mut before, here) = w.view_mut().split_at(Axis(0), k);
+            let (here, start, mut codes) = (here.row(0), start.row(k), codes.row_mut(k));
+            let mut carried = carried.row_mut(k - from);
+            let rows = (here.as_slice(), start.as_slice(), codes.as_slice_mut(), carried.as_slice_mut());
+            let (Some(here), Some(start), Some(codes), Some(carried)) = rows else { unreachable!("row-major") };
+            for c in 0..columns {
+                let q = ((here[c] / scale[c]).clamp(lo[c], hi[c]) + MAGIC) - MAGIC;
+                let off = here[c] - q * scale[c];
+                error[c] += f64::from(power[k] * off * off);
+                codes[c] = q as i8;
+                // What is carried on is the error against the weight as it was, not against the moved target.
+                carried[c] = start[c] - q * scale[c];
             }
-            // What is carried on is the error against the weight as it was, not against the moved target.
-            let mut carried = [0f32; LANES];
-            for lane in 0..LANES {
-                carried[lane] = start[k * LANES + lane] - codes[k * LANES + lane] as f32 * s[lane];
-            }
-            for (row, p) in before.chunks_exact_mut(LANES).zip(&pull[k * n..k * n + k]) {
-                for lane in 0..LANES {
-                    row[lane] += p * carried[lane];
-                }
-            }
-        }
-        for lane in 0..outs.len() {
-            let found = || Lane {
-                scale: s[lane],
-                error: error[lane],
-                codes: (0..n).map(|k| codes[k * LANES + lane]).collect(),
-            };
-            match best.get_mut(lane) {
-                None => best.push(found()),
-                Some(b) if error[lane] < b.error => *b = found(),
-                Some(_) => {}
+            for j in from..k {
+                let (p, mut row) = (pull[[k, j]], before.row_mut(j));
+                let row = row.as_slice_mut().expect("row-major");
+                row.iter_mut().zip(&*carried).for_each(|(w, c)| *w += p * c);
             }
         }
+        // The columns in front of the block take what the whole block carries on.
+        let moves = pull.slice(s![from..to, ..from]);
+        general_mat_mul(1.0, &moves.t(), &carried.slice(s![..to - from, ..]), 1.0, &mut w.slice_mut(s![..from, ..]));
     }
-    best
+    let best = |o: usize| {
+        let all = o * clips..(o + 1) * clips;
+        let c = all.reduce(|a, b| if error[b] < error[a] { b } else { a }).expect("a scale at least");
+        Lane { scale: scale[c], error: error[c], codes: codes.column(c).to_vec() }
+    };
+    (0..outs.len()).map(best).collect()
 }
 
 #[cfg(test)]

@@ -16,5 +16,6 @@ pub mod ptf;
 pub mod qparams;
 pub mod ties;
 pub mod tokens;
+mod triangular;
 
 pub use qparams::{Code, QParams};

@@ -202,6 +202,85 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
+/// Channels whose values are gathered at once: a line of the cache.
+const COLUMNS: usize = 16;
+
+/// Values that are compared side by side.
+const LANES: usize = 8;
+
+/// The place of the first value that is not finite; with `masked`, of the first that no mask can have made so: NaN, or above
+/// all numbers.
+pub fn first_unfit(x: &[f32], masked: bool) -> Option<usize> {
+    const MAGNITUDE: u32 = 0x7fff_ffff;
+    let fits = |v: &f32| v.is_finite() || (masked && *v <= HIDDEN_BELOW);
+    // Without a branch for each value, and as good as always enough.
+    let top = x.iter().fold(0i32, |m, v| m.max((v.to_bits() & MAGNITUDE) as i32));
+    if top < f32::INFINITY.to_bits() as i32 { None } else { x.iter().position(|v| !fits(v)) }
+}
+
+/// Ends and sums of the channels of one sample.
+struct Sums {
+    lo: Vec<f32>,
+    hi: Vec<f32>,
+    sum: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+impl Sums {
+    /// Over all values above `hidden`.
+    fn of(x: &[f32], layout: Layout, hidden: f32) -> Sums {
+        let n = layout.channels;
+        let mut s = Sums {
+            lo: vec![f32::INFINITY; n],
+            hi: vec![f32::NEG_INFINITY; n],
+            sum: vec![0.0; n],
+            squares: vec![0.0; n],
+        };
+        if layout.inner == 1 && hidden == f32::NEG_INFINITY {
+            for row in x.chunks_exact(n) {
+                for ((v, lo), hi) in row.iter().zip(&mut s.lo).zip(&mut s.hi) {
+                    *lo = if *v < *lo { *v } else { *lo };
+                    *hi = if *v > *hi { *v } else { *hi };
+                }
+                for ((v, sum), squares) in row.iter().zip(&mut s.sum).zip(&mut s.squares) {
+                    let v = f64::from(*v);
+                    *sum += v;
+                    *squares += v * v;
+                }
+            }
+            return s;
+        }
+        for (r, run) in x.chunks(layout.inner).enumerate() {
+            let c = r % n;
+            let (lo, hi) = ends(run, hidden);
+            (s.lo[c], s.hi[c]) = (s.lo[c].min(lo), s.hi[c].max(hi));
+            let (mut sum, mut squares) = (s.sum[c], s.squares[c]);
+            for v in run.iter().filter(|v| **v > hidden).map(|v| f64::from(*v)) {
+                sum += v;
+                squares += v * v;
+            }
+            (s.sum[c], s.squares[c]) = (sum, squares);
+        }
+        s
+    }
+}
+
+/// The smallest and the largest of the values above `hidden`.
+fn ends(run: &[f32], hidden: f32) -> (f32, f32) {
+    let (mut lo, mut hi) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let mut add = |part: &[f32]| {
+        for ((v, lo), hi) in part.iter().zip(&mut lo).zip(&mut hi) {
+            let seen = *v > hidden;
+            *lo = if seen && *v < *lo { *v } else { *lo };
+            *hi = if seen && *v > *hi { *v } else { *hi };
+        }
+    };
+    let mut parts = run.chunks_exact(LANES);
+    parts.by_ref().for_each(&mut add);
+    add(parts.remainder());
+    (lo.into_iter().fold(f32::INFINITY, f32::min), hi.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
 impl Stats {
     pub fn new(watch: Watch) -> Stats {
         Stats {
@@ -244,68 +323,103 @@ impl Stats {
         if x.is_empty() {
             return Ok(());
         }
-        let scores = matches!(self.watch, Watch::Scores { .. });
-        let skip = |v: f32| scores && v <= HIDDEN_BELOW;
+        let hidden = if matches!(self.watch, Watch::Scores { .. }) { HIDDEN_BELOW } else { f32::NEG_INFINITY };
+        let masked = hidden > f32::NEG_INFINITY;
+        if let Some(at) = first_unfit(x, masked) {
+            let what = if x[at].is_nan() { "NaN" } else { "infinity" };
+            return Err(ObserveError::NotFinite { what, at });
+        }
         // First the ranges, then the counts: each histogram makes room once a sample.
-        let n = layout.channels;
-        let (mut lo, mut hi) = (vec![f32::INFINITY; n], vec![f32::NEG_INFINITY; n]);
-        let (mut s1, mut s2) = (vec![0f64; n], vec![0f64; n]);
-        let mut each = |c: usize, i: usize, v: f32| -> Result<(), ObserveError> {
-            if skip(v) {
-                return Ok(());
-            }
-            if !v.is_finite() {
-                let what = if v.is_nan() { "NaN" } else { "infinity" };
-                return Err(ObserveError::NotFinite { what, at: i });
-            }
-            lo[c] = lo[c].min(v);
-            hi[c] = hi[c].max(v);
-            s1[c] += v as f64;
-            s2[c] += v as f64 * v as f64;
-            Ok(())
-        };
-        for (r, run) in x.chunks(layout.inner).enumerate() {
-            let c = r % n;
-            for (k, v) in run.iter().enumerate() {
-                each(c, r * layout.inner + k, *v)?;
-            }
-        }
-        let mut inv = vec![0f64; n];
-        for c in 0..n {
-            let ch = &mut self.channels[c];
-            if lo[c] > hi[c] {
-                continue;
-            }
-            ch.min = ch.min.min(lo[c]);
-            ch.max = ch.max.max(hi[c]);
-            ch.sum.add(s1[c]);
-            ch.square_sum.add(s2[c]);
-            ch.hist.prepare(lo[c], hi[c]);
-            inv[c] = ch.hist.inverse_width();
-        }
-        for (r, run) in x.chunks(layout.inner).enumerate() {
-            let ch = &mut self.channels[r % n];
-            for v in run {
-                if !skip(*v) {
-                    ch.hist.count(inv[r % n], *v);
-                }
-            }
-            if !scores {
-                ch.levels.add(run);
-            }
-        }
-        self.count += (x.len() / n) as u64;
-        match &self.watch {
-            Watch::Scores { .. } => self.keep_rows(x, dims, sample),
+        let sums = Sums::of(x, layout, hidden);
+        let tokens = match &self.watch {
             Watch::Tokens { read, .. } => {
                 let rows = if layout.inner == 1 && dims.len() >= 3 { dims[dims.len() - 2] } else { 0 };
-                let tokens = token_weights(x, layout, rows, read);
-                self.add_inverse_variances(&tokens.inverse);
-                self.count_tokens(x, layout, &tokens.weights, (&lo, &hi), sample);
+                Some(token_weights(x, layout, rows, read))
             }
-            _ => {}
+            _ => None,
+        };
+        let which = (sample % QUARTERS as u64) as usize;
+        for (c, ch) in self.channels.iter_mut().enumerate() {
+            let (lo, hi) = (sums.lo[c], sums.hi[c]);
+            if tokens.is_some() {
+                ch.quarters.resize(QUARTERS, Quarter::default());
+                let q = &mut ch.quarters[which];
+                (q.min, q.max) = (q.min.min(lo), q.max.max(hi));
+                q.weighted.prepare(lo, hi);
+            }
+            if lo <= hi {
+                (ch.min, ch.max) = (ch.min.min(lo), ch.max.max(hi));
+                ch.sum.add(sums.sum[c]);
+                ch.square_sum.add(sums.squares[c]);
+                ch.hist.prepare(lo, hi);
+            }
+        }
+        let weights = tokens.as_ref().map(|t| &t.weights[..]);
+        match layout.inner {
+            1 if !masked => self.count_columns(x, weights, which),
+            _ => self.count_runs(x, layout, weights, which, masked),
+        }
+        self.count += (x.len() / layout.channels) as u64;
+        if let Some(t) = &tokens {
+            self.add_inverse_variances(&t.inverse);
+        }
+        if masked {
+            self.keep_rows(x, dims, sample);
         }
         Ok(())
+    }
+
+    /// Counts rows of one value a channel. Some channels at a time are gathered, so that their counts stay in the cache.
+    fn count_columns(&mut self, x: &[f32], weights: Option<&[u32]>, which: usize) {
+        let n = self.channels.len();
+        let rows = x.len() / n;
+        // Tokens of no weight change nothing.
+        let weighing: Option<(Vec<usize>, Vec<u32>)> =
+            weights.map(|w| w.iter().copied().enumerate().filter(|(_, w)| *w > 0).unzip());
+        let mut columns = vec![0f32; rows * COLUMNS];
+        let mut some = Vec::new();
+        for (at, block) in self.channels.chunks_mut(COLUMNS).enumerate() {
+            for (r, row) in x.chunks_exact(n).enumerate() {
+                for (k, v) in row[at * COLUMNS..][..block.len()].iter().enumerate() {
+                    columns[k * rows + r] = *v;
+                }
+            }
+            for (ch, column) in block.iter_mut().zip(columns.chunks_exact(rows)) {
+                ch.hist.count_all(column);
+                ch.levels.add(column);
+                match &weighing {
+                    None => {}
+                    Some((all, weights)) if all.len() == rows => {
+                        ch.quarters[which].weighted.count_weighted(column, weights);
+                    }
+                    Some((rows, weights)) => {
+                        some.clear();
+                        some.extend(rows.iter().map(|r| column[*r]));
+                        ch.quarters[which].weighted.count_weighted(&some, weights);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Counts runs of values of one channel.
+    fn count_runs(&mut self, x: &[f32], layout: Layout, weights: Option<&[u32]>, which: usize, masked: bool) {
+        let mut seen = Vec::new();
+        for (r, run) in x.chunks(layout.inner).enumerate() {
+            let (o, c) = (r / layout.channels, r % layout.channels);
+            let ch = &mut self.channels[c];
+            if masked {
+                seen.clear();
+                seen.extend(run.iter().copied().filter(|v| *v > HIDDEN_BELOW));
+                ch.hist.count_all(&seen);
+                continue;
+            }
+            ch.hist.count_all(run);
+            ch.levels.add(run);
+            if let Some(weights) = weights {
+                ch.quarters[which].weighted.count_weighted(run, &weights[o * layout.inner..][..layout.inner]);
+            }
+        }
     }
 
     fn keep_rows(&mut self, x: &[f32], dims: &[usize], sample: u64) {
@@ -315,15 +429,25 @@ impl Stats {
         if self.row_max_min.is_empty() {
             self.row_max_min = vec![f32::INFINITY; heads];
         }
+        let mut bounds: Vec<u64> = (0..heads).map(|h| self.bound(h as u32)).collect();
         for (i, row) in x.chunks(keys).enumerate() {
             let head = (i / queries) % heads;
-            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let top = row.iter().fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m });
             if top > HIDDEN_BELOW {
                 self.row_max_min[head] = self.row_max_min[head].min(top);
                 let key = mix(mix(sample.wrapping_add(1)).wrapping_add(i as u64));
-                self.keep(KeptRow { key, head: head as u32, values: Vec::new() }, Some(row));
+                if key < bounds[head] {
+                    self.keep(KeptRow { key, head: head as u32, values: Vec::new() }, Some(row));
+                    bounds[head] = self.bound(head as u32);
+                }
             }
         }
+    }
+
+    /// Rows of a head with keys as large as this or larger are not kept.
+    fn bound(&self, head: u32) -> u64 {
+        let (n, top) = self.rows.iter().filter(|r| r.head == head).fold((0, 0), |(n, top), r| (n + 1, r.key.max(top)));
+        if n < ROWS_PER_HEAD { u64::MAX } else { top }
     }
 
     /// Keeps the rows with the smallest keys of each head.
@@ -351,28 +475,6 @@ impl Stats {
         match at {
             None => self.rows.push(row),
             Some(w) => self.rows[w] = row,
-        }
-    }
-
-    /// Counts what stands in each channel with the weights of the tokens, for the quarter that `sample` belongs to.
-    /// `range`: what the sample holds, channel by channel.
-    fn count_tokens(&mut self, x: &[f32], layout: Layout, weights: &[u32], range: (&[f32], &[f32]), sample: u64) {
-        let which = (sample % QUARTERS as u64) as usize;
-        let mut inv = vec![0f64; layout.channels];
-        for (c, ch) in self.channels.iter_mut().enumerate() {
-            ch.quarters.resize(QUARTERS, Quarter::default());
-            let q = &mut ch.quarters[which];
-            q.min = q.min.min(range.0[c]);
-            q.max = q.max.max(range.1[c]);
-            q.weighted.prepare(range.0[c], range.1[c]);
-            inv[c] = q.weighted.inverse_width();
-        }
-        for (r, run) in x.chunks(layout.inner).enumerate() {
-            let (o, c) = (r / layout.channels, r % layout.channels);
-            let h = &mut self.channels[c].quarters[which].weighted;
-            for (v, w) in run.iter().zip(&weights[o * layout.inner..]) {
-                h.count_times(inv[c], *v, *w);
-            }
         }
     }
 
@@ -478,7 +580,14 @@ impl Stats {
             let f = factor(c);
             pts.extend(ch.hist.bins().map(|(x, n)| (x * f, n as f64)));
         }
-        pts.sort_by(|a, b| a.0.total_cmp(&b.0));
+        pts.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        // Channels of one bin width share their bins; few points are searched faster than many.
+        pts.dedup_by(|b, a| {
+            a.0 == b.0 && {
+                a.1 += b.1;
+                true
+            }
+        });
         Moments::from_bins(pts.into_iter())
     }
 

@@ -3,6 +3,7 @@
 //! Everything is scored by expected squared error: `step^2 / 12` for a value inside the range, the squared distance for
 //! a clipped one ([`Moments::error`]). Channels may be weighted by what an error in them costs at the consumer.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::hist::{Hist, Moments};
@@ -138,7 +139,11 @@ pub fn affine(code: Code, stats: &Stats, range: Range) -> QParams {
         let (lo, hi) = reaching((seen.0.into(), seen.1.into()), nearly_all(&all));
         seen = (seen.0.min(lo as f32 / h), seen.1.max(hi as f32 / h));
     }
-    affine_of(code, &stats.pooled(|_| 1.0), seen, range)
+    let pooled = match range {
+        Range::MinMax | Range::Headroom(_) => Moments::default(),
+        Range::Percentile(_) | Range::Mse => stats.pooled(|_| 1.0),
+    };
+    affine_of(code, &pooled, seen, range)
 }
 
 /// As [`affine`], over any distribution with its extreme values.
@@ -191,11 +196,21 @@ pub fn expected_error(stats: &Stats, p: &QParams, weight: impl Fn(usize) -> f64)
         .sum()
 }
 
-/// The best zero point of a channel at a given scale, with its error.
-fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bool) -> Option<(i32, f64)> {
+/// What one scale comes to for a channel.
+#[derive(Clone, Copy, Debug)]
+struct AtScale {
+    zero: i32,
+    error: f64,
+    /// No zero point loses less than this by clipping, and none at a smaller scale does: its window lies inside that of
+    /// the same zero point at this scale.
+    clipped: f64,
+}
+
+/// The best zero point of a channel at a given scale.
+fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bool) -> Option<AtScale> {
     let (qmin, qmax) = code.range();
     let steps = code.steps();
-    let error = |z: i32| m.error((qmin - z) as f64 * scale, (qmax - z) as f64 * scale, scale);
+    let window = |z: i32| m.window((qmin - z) as f64 * scale, (qmax - z) as f64 * scale, scale);
     let need = (hi - lo) / scale;
     let cover =
         |z: i32| (qmin - z) as f64 * scale <= lo + 0.51 * scale && (qmax - z) as f64 * scale >= hi - 0.51 * scale;
@@ -204,7 +219,8 @@ fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bo
         let mid = -((lo + hi) / 2.0 / scale) + (qmin as f64 + qmax as f64) / 2.0;
         let z = (mid.round() as i32).clamp(qmin, qmax);
         let z = if cover(z) { z } else { ((-lo / scale).round() as i32 + qmin).clamp(qmin, qmax) };
-        return if clip || cover(z) { Some((z, error(z))) } else { None };
+        let found = || AtScale { zero: z, error: window(z).sum(), clipped: 0.0 };
+        return if clip || cover(z) { Some(found()) } else { None };
     }
     if !clip {
         return None;
@@ -214,22 +230,28 @@ fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bo
     let b = (qmax as f64 - hi / scale).round().clamp(qmin as f64, qmax as f64) as i32;
     let (from, to) = (a.min(b), a.max(b));
     let stride = ((to - from) / 24).max(1);
-    let mut best = (from, error(from));
+    let mut best = (from, window(from).sum());
+    // A higher zero point moves the window down: between two that were tried, no less is lost above than at the lower
+    // one and no less below than at the higher one.
+    let (mut clipped, mut above) = (f64::INFINITY, 0.0);
     let mut z = from;
     while z <= to {
-        let e = error(z);
-        if e < best.1 {
-            best = (z, e);
+        let w = window(z);
+        if w.sum() < best.1 {
+            best = (z, w.sum());
         }
+        clipped = clipped.min(above + w.below);
+        above = w.above;
         z += stride;
     }
+    clipped = clipped.min(above);
     for z in (best.0 - stride + 1).max(qmin)..(best.0 + stride).min(qmax + 1) {
-        let e = error(z);
+        let e = window(z).sum();
         if e < best.1 {
             best = (z, e);
         }
     }
-    Some(best)
+    Some(AtScale { zero: best.0, error: best.1, clipped })
 }
 
 /// A channel seen this often has shown its range: room beyond it changed nothing at 22 000 tokens.
@@ -281,11 +303,70 @@ fn with_foreseen(m: &Moments, range: (f64, f64), seen: &Hist) -> Moments {
     m.with_ends((range.0, first), (range.1, last), m.total() / seen.total().max(1) as f64)
 }
 
+/// What a channel comes to at one base.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    error: f64,
+    factor: u32,
+    zero: i32,
+}
+
+/// The best of steps from coarse to fine, each with its number and factor; of equals the finest. Once clipping alone costs
+/// more at a step than the best of all, no finer one needs a look.
+fn finer(steps: impl Iterator<Item = (usize, u32)>, mut at: impl FnMut(usize) -> AtScale) -> Option<Found> {
+    let mut best: Option<Found> = None;
+    for (n, factor) in steps {
+        let s = at(n);
+        if best.is_none_or(|b| s.error <= b.error) {
+            best = Some(Found { error: s.error, factor, zero: s.zero });
+        }
+        if best.is_some_and(|b| s.clipped > b.error) {
+            break;
+        }
+    }
+    best
+}
+
+/// The best factor of a channel at a base and a zero point that all channels share.
+///
+/// Windows of one zero point lie inside each other. From the first one on that holds all there is, the error grows with the
+/// step; and coarser ones are not asked.
+fn shared_zero(
+    m: &Moments,
+    range: (f64, f64),
+    (base, factors): (f64, &[u32]),
+    z: i32,
+    code: Code,
+    clip: bool,
+    whatever_fits: bool,
+) -> Option<Found> {
+    let (qmin, qmax) = code.range();
+    let reach = |f: u32| {
+        let s = base * f64::from(f);
+        (s, (qmin - z) as f64 * s, (qmax - z) as f64 * s)
+    };
+    let holds_all = |f: &u32| {
+        let (_, l, h) = reach(*f);
+        m.within(l, h) && l <= range.0 && h >= range.1
+    };
+    let fits = |f: &u32| {
+        let (s, l, h) = reach(*f);
+        l <= range.0 + 0.51 * s && h >= range.1 - 0.51 * s
+    };
+    let coarsest = factors.partition_point(|f| !holds_all(f)).min(factors.len() - 1);
+    let finest = if clip || whatever_fits { 0 } else { factors.partition_point(|f| !fits(f)).min(coarsest) };
+    finer(factors[finest..=coarsest].iter().copied().enumerate().rev(), |n| {
+        let (s, l, h) = reach(factors[finest + n]);
+        let w = m.window(l, h, s);
+        AtScale { zero: z, error: w.sum(), clipped: w.below + w.above }
+    })
+}
+
 /// Factors for the channels of `stats` along `axis`, each channel's error weighted by `weight(c)`.
 ///
 /// The base scale is searched over one octave and all octaves that matter; for each base every channel takes the factor
 /// and zero point of least error.
-pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(usize) -> f64) -> QParams {
+pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(usize) -> f64 + Sync) -> QParams {
     let n = stats.channels.len();
     let mut moments = distributions(stats, rule);
     let room = if let Range::Headroom(h) = rule.range { f64::from(h) } else { 1.0 };
@@ -332,43 +413,7 @@ pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(
         factors.iter().map(|f| (f64::from(*f).log2() * f64::from(PER_OCTAVE)).round() as i32).collect();
     let span = i32::from(k) * PER_OCTAVE;
     let step_of = |j: i32| top * f64::powf(2.0, -f64::from(j) / f64::from(PER_OCTAVE));
-    let known: Vec<Vec<Option<(i32, f64)>>> = if rule.channel_zeros && clip && !rule.published_base {
-        let all =
-            |c: usize| (-span..=span).map(|j| best_zero(&moments[c], ranges[c], step_of(j), code, true)).collect();
-        (0..n).map(all).collect()
-    } else {
-        Vec::new()
-    };
-    let choose = |i: i32, base: f64, zero: Option<i32>| -> (f64, Vec<u32>, Vec<i32>) {
-        let (mut total, mut chosen, mut zeros) = (0.0, Vec::with_capacity(n), Vec::with_capacity(n));
-        for c in 0..n {
-            let mut best: Option<(f64, u32, i32)> = None;
-            for (f, offset) in factors.iter().zip(&offsets) {
-                let s = base * f64::from(*f);
-                let widest = *f == 1 << k;
-                let found = match zero {
-                    None if !known.is_empty() => known[c][(i - offset + span) as usize],
-                    None => best_zero(&moments[c], ranges[c], s, code, clip || widest),
-                    Some(z) => {
-                        let (qmin, qmax) = code.range();
-                        let (l, h) = ((qmin - z) as f64 * s, (qmax - z) as f64 * s);
-                        let fits = l <= ranges[c].0 + 0.51 * s && h >= ranges[c].1 - 0.51 * s;
-                        (clip || widest || fits || rule.published_base).then(|| (z, moments[c].error(l, h, s)))
-                    }
-                };
-                if let Some((z, e)) = found
-                    && best.is_none_or(|b| e < b.0)
-                {
-                    best = Some((e, *f, z));
-                }
-            }
-            let (e, f, z) = best.expect("the largest factor is always a candidate");
-            total += weight(c) * e;
-            chosen.push(f);
-            zeros.push(z);
-        }
-        (total, chosen, zeros)
-    };
+    let on_grid = rule.channel_zeros && clip && !rule.published_base;
     let bases: Vec<f64> = if rule.published_base {
         vec![top / f64::powi(2.0, k as i32)]
     } else {
@@ -377,25 +422,50 @@ pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(
     };
     let zs: Vec<Option<i32>> =
         if rule.channel_zeros { vec![None] } else { shared_zeros.into_iter().map(Some).collect() };
-    let found: Vec<(f64, f64, Vec<u32>, Vec<i32>)> = zs
-        .iter()
-        .flat_map(|z| bases.iter().enumerate().map(move |(i, b)| (i, *b, *z)))
-        .map(|(i, base, z)| {
-            let (e, chosen, zeros) = choose(i as i32, base, z);
-            (e, base, chosen, zeros)
-        })
-        .collect();
+    let tries: Vec<(i32, f64, Option<i32>)> =
+        zs.iter().flat_map(|z| bases.iter().enumerate().map(move |(i, b)| (i as i32, *b, *z))).collect();
+    // Channel by channel, what is best at each base.
+    let best = |c: usize, tries: &[(i32, f64, Option<i32>)]| -> Vec<Found> {
+        let (m, range) = (&moments[c], ranges[c]);
+        let mut known: Vec<Option<AtScale>> = vec![None; 2 * span as usize + 1];
+        let one = |&(i, base, zero): &(i32, f64, Option<i32>)| match zero {
+            None if on_grid => {
+                let at = |n: usize| (i - offsets[n] + span) as usize;
+                finer(factors.iter().copied().enumerate().rev(), |n| {
+                    *known[at(n)].get_or_insert_with(|| {
+                        best_zero(m, range, step_of(i - offsets[n]), code, true).expect("clipping is allowed")
+                    })
+                })
+            }
+            None => {
+                let found = |f: u32| {
+                    let best = best_zero(m, range, base * f64::from(f), code, clip || f == 1 << k)?;
+                    Some(Found { error: best.error, factor: f, zero: best.zero })
+                };
+                factors.iter().filter_map(|f| found(*f)).reduce(|a, b| if b.error < a.error { b } else { a })
+            }
+            Some(z) => shared_zero(m, range, (base, &factors), z, code, clip, rule.published_base),
+        };
+        tries.iter().map(one).map(|f| f.expect("the largest factor is always a candidate")).collect()
+    };
+    let errors = |c: usize| best(c, &tries).into_iter().map(|f| f.error).collect();
+    let channels: Vec<Vec<f64>> = (0..n).into_par_iter().map(errors).collect();
+    let total = |t: usize| channels.iter().enumerate().fold(0.0, |sum, (c, e)| sum + weight(c) * e[t]);
+    let found: Vec<(f64, usize)> = (0..tries.len()).map(|t| (total(t), t)).collect();
     let least = found.iter().map(|f| f.0).fold(f64::INFINITY, f64::min);
     // A finer base always gives whole factors a little more choice, and makes the numbers they stand for longer.
     let enough = if rule.factors == Factors::Whole { least * 1.01 } else { least };
-    let (_, base, chosen, mut zeros) = found.into_iter().find(|f| f.0 <= enough).expect("at least one base");
+    let (_, t) = found.into_iter().find(|f| f.0 <= enough).expect("at least one base");
+    let base = tries[t].1;
+    let (chosen, mut zeros): (Vec<u32>, Vec<i32>) =
+        (0..n).map(|c| best(c, &tries[t..=t])[0]).map(|f| (f.factor, f.zero)).unzip();
     let mut base = (base as f32).max(SCALE_FLOOR);
     if rule.factors == Factors::Whole {
         // Sixteen bits, so that its multiples are exact.
         base = f32::from_bits(base.to_bits() & !0xff);
         for c in (0..n).filter(|_| rule.channel_zeros) {
             let s = f64::from(base) * f64::from(chosen[c]);
-            zeros[c] = best_zero(&moments[c], ranges[c], s, code, true).map_or(zeros[c], |z| z.0);
+            zeros[c] = best_zero(&moments[c], ranges[c], s, code, true).map_or(zeros[c], |z| z.zero);
         }
     }
     if !rule.channel_zeros {
@@ -506,6 +576,43 @@ mod tests {
         assert!((base - (hi - lo) / 255.0 / 8.0).abs() < 1e-6 * base);
         assert_eq!(factors[3], 8);
         assert_eq!(factors[0], 1);
+    }
+
+    proptest::proptest! {
+        /// A search that stops where clipping alone costs more than the best so far finds what a look at everything finds.
+        #[test]
+        fn a_short_search_finds_what_a_long_one_does(
+            body in proptest::collection::vec(-1f32..1.0, 1..60),
+            tail in proptest::collection::vec(-40f32..10.0, 0..6),
+            base in 1e-4f64..0.02,
+            z in 0i32..256,
+        ) {
+            let x: Vec<f32> = body.iter().chain(&tail).copied().collect();
+            let mut s = Stats::new(Watch::Tensor);
+            s.observe(&x, &[x.len()], 0).unwrap();
+            let (m, (lo, hi)) = (s.channels[0].moments(), s.channel_range(0));
+            let range = (f64::from(lo), f64::from(hi));
+            let factors = Factors::Whole.up_to(7);
+            let long = |all: &mut dyn Iterator<Item = (u32, i32, f64)>| {
+                all.reduce(|a, b| if b.2 < a.2 { b } else { a }).unwrap()
+            };
+            let same = |a: (u32, i32, f64), b: Found| a == (b.factor, b.zero, b.error);
+            let at = |f: u32| best_zero(&m, range, base * f64::from(f), Code::U8, true).unwrap();
+            let all = long(&mut factors.iter().map(|f| (*f, at(*f).zero, at(*f).error)));
+            let short = finer(factors.iter().copied().enumerate().rev(), |n| at(factors[n])).unwrap();
+            proptest::prop_assert!(same(all, short), "{all:?} {short:?}");
+            for clip in [false, true] {
+                let one = |f: &u32| {
+                    let s = base * f64::from(*f);
+                    let (l, h) = (f64::from(-z) * s, f64::from(255 - z) * s);
+                    let fits = l <= range.0 + 0.51 * s && h >= range.1 - 0.51 * s;
+                    (clip || fits || *f == 128).then(|| (*f, z, m.error(l, h, s)))
+                };
+                let all = long(&mut factors.iter().filter_map(one));
+                let short = shared_zero(&m, range, (base, &factors), z, Code::U8, clip, false).unwrap();
+                proptest::prop_assert!(same(all, short), "{clip} {all:?} {short:?}");
+            }
+        }
     }
 
     #[test]

@@ -36,15 +36,38 @@ pub(super) struct Tokens {
 /// A token this faint counts no more than that.
 const FAINTEST: f64 = 1e-12;
 
+/// The sum of a row and that of its squares, in an order that does not depend on the processor.
+fn sums(row: &[f32]) -> (f64, f64) {
+    const LANES: usize = 8;
+    let (mut s1, mut s2) = ([0f64; LANES], [0f64; LANES]);
+    let mut add = |part: &[f32]| {
+        for ((v, a), b) in part.iter().zip(&mut s1).zip(&mut s2) {
+            let v = f64::from(*v);
+            *a += v;
+            *b += v * v;
+        }
+    };
+    let mut parts = row.chunks_exact(LANES);
+    parts.by_ref().for_each(&mut add);
+    add(parts.remainder());
+    (s1.iter().sum(), s2.iter().sum())
+}
+
 /// How much the tokens of one sample count; `rows` of them stand in a row one after the other.
 pub(super) fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &Read) -> Tokens {
     let tokens = layout.outer * layout.inner;
     let (mut s1, mut s2) = (vec![0f64; tokens], vec![0f64; tokens]);
-    for (r, run) in x.chunks(layout.inner).enumerate() {
-        let first = r / layout.channels * layout.inner;
-        for (k, v) in run.iter().enumerate() {
-            s1[first + k] += f64::from(*v);
-            s2[first + k] += f64::from(*v).powi(2);
+    if layout.inner == 1 {
+        for ((row, a), b) in x.chunks_exact(layout.channels.max(1)).zip(&mut s1).zip(&mut s2) {
+            (*a, *b) = sums(row);
+        }
+    } else {
+        for (r, run) in x.chunks(layout.inner).enumerate() {
+            let first = r / layout.channels * layout.inner;
+            for ((v, a), b) in run.iter().zip(&mut s1[first..]).zip(&mut s2[first..]) {
+                *a += f64::from(*v);
+                *b += f64::from(*v).powi(2);
+            }
         }
     }
     let n = layout.channels as f64;

@@ -304,6 +304,14 @@ pub fn plain_bodies(graph: &mut pb::GraphProto) {
     }
 }
 
+/// Drops every output that is no tap. Returns, for each tap, its place among those that are left.
+pub fn taps_alone(graph: &mut pb::GraphProto, places: &[usize]) -> Vec<usize> {
+    let left: BTreeSet<usize> = places.iter().copied().collect();
+    graph.output = left.iter().map(|i| graph.output[*i].clone()).collect();
+    let place: BTreeMap<usize, usize> = left.into_iter().enumerate().map(|(now, before)| (before, now)).collect();
+    places.iter().map(|p| place[p]).collect()
+}
+
 fn identity(from: &str, to: &str) -> pb::NodeProto {
     pb::NodeProto {
         op_type: "Identity".into(),

@@ -1,5 +1,6 @@
 //! A loaded model.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub struct SessionOptions {
     pub shapes: Vec<(String, Vec<usize>)>,
     /// Values of the main graph to return beside the outputs, by name; repeats are allowed.
     pub taps: Vec<String>,
+    /// Whether the graph's outputs are wanted beside the taps. Without them, nothing behind the last tap is computed.
+    pub outputs: bool,
     /// Whether tract may rewrite the graph into its fastest form (two to three times faster). Without it the model runs
     /// operator by operator as written, which is the slower and safer reference.
     pub optimize: bool,
@@ -75,7 +78,7 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { batch: 1, shapes: vec![], taps: vec![], optimize: true }
+        SessionOptions { batch: 1, shapes: vec![], taps: vec![], outputs: true, optimize: true }
     }
 }
 
@@ -97,6 +100,24 @@ pub struct Outputs {
     pub outputs: Vec<Array>,
     /// The tapped values, in the order of [`SessionOptions::taps`].
     pub taps: Vec<Array>,
+}
+
+/// The tapped values of one run, where the engine put them: looking at them copies nothing.
+pub struct Tapped<'s> {
+    session: &'s Session,
+    values: TVec<TValue>,
+}
+
+impl Tapped<'_> {
+    /// The elements of tap number `tap` in row-major order as f32 (see [`Element::to_f32`]), and its sizes.
+    pub fn value(&self, tap: usize) -> Result<(Cow<'_, [f32]>, &[usize]), RuntimeError> {
+        let t: &Tensor = &self.values[self.session.tap_places[tap]];
+        let elements = match t.to_plain_array_view::<f32>().ok().and_then(|v| v.to_slice()) {
+            Some(s) => Cow::Borrowed(s),
+            None => Cow::Owned(array(&self.session.taps[tap], t)?.f32s().into_owned()),
+        };
+        Ok((elements, t.shape()))
+    }
 }
 
 /// A model ready to run. Runs may overlap: samples go to threads, each run stays on its caller's
@@ -146,7 +167,11 @@ impl Session {
         prepare::widen_constants(graph)?;
         prepare::fix_shapes(graph, options.batch, &options.shapes)?;
         prepare::plain_bodies(graph);
-        let tap_places = prepare::add_taps(graph, &options.taps)?;
+        let mut tap_places = prepare::add_taps(graph, &options.taps)?;
+        if !options.outputs {
+            outputs.clear();
+            tap_places = prepare::taps_alone(graph, &tap_places);
+        }
 
         let dir = dir.map(|d| {
             d.to_str().ok_or_else(|| RuntimeError::Tensor {
@@ -194,8 +219,12 @@ impl Session {
         self.plan.model().nodes().iter().filter(|n| n.op().name() == op).count()
     }
 
-    /// Runs the model on the calling thread. Every input must be given once, in any order.
-    pub fn run<N: AsRef<str>>(&self, given: &[(N, Array)]) -> Result<Outputs, RuntimeError> {
+    /// Runs the model on the calling thread, for its taps alone.
+    pub fn tapped<N: AsRef<str>>(&self, given: &[(N, Array)]) -> Result<Tapped<'_>, RuntimeError> {
+        Ok(Tapped { session: self, values: self.values(given)? })
+    }
+
+    fn values<N: AsRef<str>>(&self, given: &[(N, Array)]) -> Result<TVec<TValue>, RuntimeError> {
         for (i, (name, _)) in given.iter().enumerate() {
             let name = name.as_ref();
             if !self.inputs.iter().any(|p| p.name == name) {
@@ -227,6 +256,12 @@ impl Session {
         }
         let values = guarded("run", || self.plan.run(tensors))?;
         budget::progress();
+        Ok(values)
+    }
+
+    /// Runs the model on the calling thread. Every input must be given once, in any order.
+    pub fn run<N: AsRef<str>>(&self, given: &[(N, Array)]) -> Result<Outputs, RuntimeError> {
+        let values = self.values(given)?;
         let name = |i: usize| match self.outputs.get(i) {
             Some(p) => p.name.as_str(),
             None => self.tap_places.iter().position(|p| *p == i).map_or("", |t| self.taps[t].as_str()),
@@ -343,4 +378,38 @@ fn array(name: &str, t: &Tensor) -> Result<Array, RuntimeError> {
         other => return Err(RuntimeError::OutputType { value: name.into(), dtype: format!("{other:?}") }),
     };
     copied.map_err(|e| RuntimeError::Engine { action: "read a value of", message: format!("'{name}': {e:#}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::Build;
+    use super::*;
+
+    #[test]
+    fn nothing_behind_the_last_tap_is_computed_where_outputs_are_not_wanted() {
+        let bytes = Build::new(13)
+            .input("x", DType::FLOAT, &["3"])
+            .node("a = Relu(x)", &[])
+            .node("b = Exp(a)", &[])
+            .node("y = Neg(b)", &[])
+            .bytes(&["y"]);
+        let x = Array::new(&[3], vec![-1.0f32, 0.0, 2.0]).unwrap();
+        let of = |taps: &[&str], outputs| {
+            let taps = taps.iter().map(|t| (*t).to_owned()).collect();
+            Session::new(&bytes, None, &SessionOptions { taps, outputs, ..SessionOptions::default() }).unwrap()
+        };
+        let all = of(&["a", "y", "a"], true);
+        let run = all.run(&[("x", x.clone())]).unwrap();
+        for (session, taps) in [(all, [0, 1, 2]), (of(&["a", "y", "a"], false), [0, 1, 2])] {
+            let seen = session.tapped(&[("x", x.clone())]).unwrap();
+            for t in taps {
+                let (values, dims) = seen.value(t).unwrap();
+                assert_eq!((&values[..], dims), (&run.taps[t].f32s()[..], &[3][..]));
+            }
+        }
+        let early = of(&["a"], false);
+        assert_eq!(early.count_of("Exp"), 0);
+        assert_eq!(early.tapped(&[("x", x)]).unwrap().value(0).unwrap().0[..], [0.0, 0.0, 2.0]);
+        assert!(early.outputs().is_empty());
+    }
 }

@@ -34,7 +34,7 @@ use crate::plan::sites::{Sites, trace_back};
 use crate::plan::{Between, Equalisation, Role};
 use crate::quant::Code;
 use crate::quant::hist::{Hist, Moments};
-use crate::quant::observe::Stats;
+use crate::quant::observe::{Channel, Stats};
 use crate::quant::ptf::Range;
 
 /// One way to choose factors: by the ranges of which side's channels, and how far.
@@ -85,6 +85,8 @@ struct Side {
     judged: Vec<Vec<Moments>>,
     /// All samples.
     stats: Stats,
+    /// Channel by channel, what was counted and how often.
+    counted: Vec<(Vec<f32>, Vec<u32>)>,
     /// None: it stays in float.
     codes: Vec<(Code, Range)>,
 }
@@ -109,7 +111,10 @@ impl Side {
             codes.push((Code::U8, Range::Mse));
         }
         codes.retain(|_| !float);
+        let counted = |c: &Channel| c.hist.bins().map(|(x, n)| ((x as f32).clamp(c.min, c.max), n)).unzip();
+        let seen = |c: &&Channel| c.min <= c.max;
         Side {
+            counted: st.channels.iter().map(|c| Some(c).filter(seen).map(counted).unwrap_or_default()).collect(),
             ranges: trials.iter().map(|(fit, _)| ranges(fit)).collect(),
             judged: trials.iter().map(|(_, judge)| judged(judge)).collect(),
             stats: st,
@@ -129,9 +134,11 @@ impl Side {
         let (lo, hi) = all().fold((0f32, 0f32), |(a, b), (c, f)| (a.min(c.min / f), b.max(c.max / f)));
         let mut h = Hist::<512>::default();
         h.prepare(lo, hi);
-        let inv = h.inverse_width();
-        for (c, f) in all() {
-            c.hist.bins().for_each(|(x, n)| h.count_times(inv, (x as f32).clamp(c.min, c.max) / f, n));
+        let mut divided = Vec::new();
+        for ((values, counts), f) in self.counted.iter().zip(factors) {
+            divided.clear();
+            divided.extend(values.iter().map(|x| x / f));
+            h.count_weighted(&divided, counts);
         }
         Moments::new(&h)
     }
@@ -348,6 +355,9 @@ fn squared_weights(scores: &Stats, factor: f32) -> Option<f64> {
     (n > 0 && total.is_finite()).then(|| total / n as f64)
 }
 
+/// Statistics by the names of their values; those that nothing changes are as calibration left them, and not copied.
+pub type Known<'s> = IndexMap<String, Cow<'s, Stats>>;
+
 /// The statistics of the equalised model, from those of the model itself. The codes of an attention's output are made in
 /// front of its moves, where channels of different heads share places: there, they are those of the layer's input.
 pub fn divided<'s>(
@@ -355,8 +365,8 @@ pub fn divided<'s>(
     sites: &Sites,
     stats: &'s IndexMap<String, Stats>,
     equalisations: &[Equalisation],
-) -> Cow<'s, IndexMap<String, Stats>> {
-    let mut out = Cow::Borrowed(stats);
+) -> Known<'s> {
+    let mut out: Known<'s> = stats.iter().map(|(name, s)| (name.clone(), Cow::Borrowed(s))).collect();
     if equalisations.iter().all(|e| e.factors.is_empty()) {
         return out;
     }
@@ -369,8 +379,7 @@ pub fn divided<'s>(
             met[*t] = if p.between == Between::QueriesKeys { 1.0 / f } else { *f };
         }
         let (Some(a), Some(b)) = (stats.get(&first), stats.get(&second)) else { continue };
-        let (a, b) = (a.divided(&e.factors), b.divided(&met));
-        let out = out.to_mut();
+        let (a, b): (Cow<'s, Stats>, Cow<'s, Stats>) = (Cow::Owned(a.divided(&e.factors)), Cow::Owned(b.divided(&met)));
         if p.between == Between::ValuesProjection {
             out.insert(g.name_of(trace_back(g, sites.linears[p.second].x)).to_owned(), b.clone());
         }

@@ -38,7 +38,8 @@ fn decided(r: &QuantRecipe, width: impl Fn(&str, usize) -> f32) -> (Vec<Equalisa
     let sites = sites_of(&m);
     let stats = stats_of(&m, &sites, r, width);
     let e = decide(&m.graph, &sites, &stats, r).expect("the statistics are there");
-    let stats = divided(&m.graph, &sites, &stats, &e).into_owned();
+    let stats = divided(&m.graph, &sites, &stats, &e);
+    let stats = stats.into_iter().map(|(name, s)| (name, s.into_owned())).collect();
     (e, stats)
 }
 

@@ -127,6 +127,8 @@ struct Rows<'s> {
     st: &'s Stats,
     kept: &'s [KeptRow],
     truth: Vec<Vec<f64>>,
+    /// What no mask hides.
+    seen: Vec<Vec<bool>>,
     power: f64,
     scale: f32,
 }
@@ -135,7 +137,8 @@ impl<'s> Rows<'s> {
     fn of(st: &'s Stats, scale: f32) -> Rows<'s> {
         let truth: Vec<Vec<f64>> = st.rows.iter().map(|r| softmax(&r.values, scale)).collect();
         let power = truth.iter().flatten().map(|p| p * p).sum();
-        Rows { st, kept: &st.rows, truth, power, scale }
+        let seen = st.rows.iter().map(|r| r.values.iter().map(|v| *v > HIDDEN_BELOW).collect()).collect();
+        Rows { st, kept: &st.rows, truth, seen, power, scale }
     }
 
     /// The range and, head by head, the codes of least error; without rows, the first of both.
@@ -145,7 +148,7 @@ impl<'s> Rows<'s> {
         for (params, what) in tries {
             let errors: Vec<Vec<f64>> = match self.kept {
                 [] => forms.iter().map(|_| vec![0.0; heads]).collect(),
-                _ => forms.iter().map(|f| self.error(params, *f)).collect::<Result<_, _>>()?,
+                _ => self.errors(params, forms)?,
             };
             let least = |h: usize| (0..forms.len()).min_by(|a, b| errors[*a][h].total_cmp(&errors[*b][h])).unwrap_or(0);
             let choice: Vec<usize> = (0..heads).map(least).collect();
@@ -176,8 +179,7 @@ impl<'s> Rows<'s> {
                 let mut got = vec![f64::INFINITY; heads];
                 let mut kinds: Vec<Option<&LisSpec>> = start.specs.clone();
                 kinds.dedup();
-                for kind in kinds {
-                    let e = self.error(&p, kind)?;
+                for (kind, e) in kinds.iter().copied().zip(self.errors(&p, &kinds)?) {
                     (0..heads).filter(|h| start.specs[*h] == kind).for_each(|h| got[h] = e[h]);
                 }
                 for h in (0..heads).filter(|h| got[*h] < errors[*h]).collect::<Vec<_>>() {
@@ -217,45 +219,83 @@ pub(super) fn softmax(row: &[f32], scale: f32) -> Vec<f64> {
     e.into_iter().map(|e| e / s.max(1e-300)).collect()
 }
 
-impl Rows<'_> {
-    /// Squared error of the attention weights of the kept rows, head by head.
-    fn error(&self, p: &QParams, lis: Option<&LisSpec>) -> Result<Vec<f64>, String> {
-        let (lo, hi) = p.code().range();
-        let (st, scale) = (self.st, self.scale);
-        let head = |h: u32| if p.axis().is_some() { h as usize } else { 0 };
-        let plan = lis
-            .map(|spec| {
-                let scales = (0..p.channels()).map(|h| p.scale(h) * scale).collect();
-                let facts = LisFacts::of_weights(scales, st.dims.last().copied());
-                LisPlan::new(spec, &facts, "scores")
-            })
-            .transpose()
-            .map_err(|e| e.to_string())?;
-        let mut error = vec![0.0; st.channels.len()];
-        for (r, truth) in self.kept.iter().zip(&self.truth) {
-            let (s, z) = (p.scale(head(r.head)), p.zero(head(r.head)));
-            let mask: Vec<bool> = r.values.iter().map(|v| *v > HIDDEN_BELOW).collect();
-            let codes: Vec<i32> = r.values.iter().map(|v| quantize(*v, s, z, lo, hi)).collect();
-            let got: Vec<f64> = match &plan {
-                Some(plan) => {
-                    let row: Vec<u8> = codes.iter().map(|c| *c as u8).collect();
-                    let w = reference::weights(plan, r.head as usize, &row, Some(&mask));
-                    let sum: u64 = w.iter().map(|w| *w as u64).sum();
-                    let by = if lis.is_some_and(|s| s.normalise() == Normalise::Renormalised) {
-                        sum.max(1) as f64
-                    } else {
-                        plan.unit() as f64
-                    };
-                    w.iter().map(|w| *w as f64 / by).collect()
-                }
-                None => {
-                    let back: Vec<f32> = codes.iter().map(|c| (c - z) as f32 * s).collect();
-                    softmax(&back, scale).into_iter().map(|v| (v * 255.0).round() / 255.0).collect()
-                }
-            };
-            error[r.head as usize] += truth.iter().zip(&got).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+/// One form of the weights, for scores of given codes.
+struct Form {
+    /// None: uniform codes behind a Softmax.
+    plan: Option<LisPlan>,
+    /// For each head, the weight at each distance, where that is all a weight depends on.
+    tables: Vec<Option<Vec<u32>>>,
+    renormalised: bool,
+}
+
+impl Form {
+    fn of(st: &Stats, p: &QParams, scale: f32, lis: Option<&LisSpec>) -> Result<Form, String> {
+        let Some(spec) = lis else { return Ok(Form { plan: None, tables: Vec::new(), renormalised: false }) };
+        let scales = (0..p.channels()).map(|h| p.scale(h) * scale).collect();
+        let facts = LisFacts::of_weights(scales, st.dims.last().copied());
+        let plan = LisPlan::new(spec, &facts, "scores").map_err(|e| e.to_string())?;
+        let tables = (0..st.channels.len()).map(|h| reference::weights_by_distance(&plan, h)).collect();
+        Ok(Form { plan: Some(plan), tables, renormalised: spec.normalise() == Normalise::Renormalised })
+    }
+
+    /// Squared error of the weights of one row of codes.
+    fn error(&self, row: &Coded<'_>, head: usize, truth: &[f64]) -> f64 {
+        let Some(plan) = &self.plan else {
+            let weights = softmax(&row.back(), row.scale);
+            let rounded = weights.into_iter().map(|v| (v * 255.0).round() / 255.0);
+            return truth.iter().zip(rounded).map(|(a, b)| (a - b).powi(2)).sum();
+        };
+        let sums = |w: &[u32]| {
+            let sum: u64 = w.iter().map(|w| *w as u64).sum();
+            let by = if self.renormalised { sum.max(1) as f64 } else { plan.unit() as f64 };
+            truth.iter().zip(w).map(|(a, w)| (a - *w as f64 / by).powi(2)).sum()
+        };
+        match &self.tables[head] {
+            None => sums(&reference::weights(plan, head, &row.codes, Some(row.seen))),
+            Some(table) => {
+                let top = row.codes.iter().zip(row.seen).filter(|(_, seen)| **seen).map(|(c, _)| *c).max().unwrap_or(0);
+                let weight = |(c, seen): (&u8, &bool)| if *seen { table[usize::from(top - c)] } else { 0 };
+                sums(&row.codes.iter().zip(row.seen).map(weight).collect::<Vec<u32>>())
+            }
         }
-        Ok(error)
+    }
+}
+
+/// A row of scores in codes.
+struct Coded<'r> {
+    codes: Vec<u8>,
+    /// What no mask hides.
+    seen: &'r [bool],
+    step: (f32, i32),
+    /// Of the scores, in the softmax.
+    scale: f32,
+}
+
+impl Coded<'_> {
+    fn back(&self) -> Vec<f32> {
+        let (s, z) = self.step;
+        self.codes.iter().map(|c| (i32::from(*c) - z) as f32 * s).collect()
+    }
+}
+
+impl Rows<'_> {
+    /// Squared error of the attention weights of the kept rows, for each form and head by head.
+    fn errors(&self, p: &QParams, forms: &[Option<&LisSpec>]) -> Result<Vec<Vec<f64>>, String> {
+        let (lo, hi) = p.code().range();
+        let forms: Vec<Form> =
+            forms.iter().map(|f| Form::of(self.st, p, self.scale, *f)).collect::<Result<_, String>>()?;
+        let mut errors = vec![vec![0.0; self.st.channels.len()]; forms.len()];
+        for ((r, truth), seen) in self.kept.iter().zip(&self.truth).zip(&self.seen) {
+            let head = r.head as usize;
+            let c = if p.axis().is_some() { head } else { 0 };
+            let (s, z) = (p.scale(c), p.zero(c));
+            let codes = r.values.iter().map(|v| quantize(*v, s, z, lo, hi) as u8).collect();
+            let row = Coded { codes, seen, step: (s, z), scale: self.scale };
+            for (e, form) in errors.iter_mut().zip(&forms) {
+                e[head] += form.error(&row, head, truth);
+            }
+        }
+        Ok(errors)
     }
 }
 
@@ -292,8 +332,8 @@ mod tests {
         // The weights of the narrow head gain, and both errors are of the same rows.
         let rows = Rows::of(&s, 1.0);
         let spec = LisSpec::default().with_fine(vec![8]).unwrap();
-        let whole = rows.error(&QParams::covering(Code::U8, s.range().0, s.range().1), Some(&spec)).unwrap();
-        let each = rows.error(&p, Some(&spec)).unwrap();
+        let error = |p: &QParams| rows.errors(p, &[Some(&spec)]).unwrap().remove(0);
+        let (whole, each) = (error(&QParams::covering(Code::U8, s.range().0, s.range().1)), error(&p));
         assert!(each[0] < whole[0] / 2.0, "{each:?} {whole:?}");
     }
 

@@ -1,25 +1,16 @@
 //! Weights: their codes' range, and what nearest rounding shifts the mean output by.
 
-use indexmap::IndexMap;
-
 use super::Matrix;
+use super::equalise::Known;
 use crate::ir::Graph;
 use crate::plan::recipe::QuantRecipe;
 use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{Fold, Layer, Rounding};
 use crate::quant::Code;
-use crate::quant::observe::Stats;
 use crate::quant::qparams::SCALE_FLOOR;
 
 /// The plan of one linear layer, with nearest rounding and the mean error of it in the bias.
-pub fn layer(
-    g: &Graph,
-    l: &Linear,
-    stats: &IndexMap<String, Stats>,
-    recipe: &QuantRecipe,
-    folds: &[Fold],
-    code: Code,
-) -> Layer {
+pub fn layer(g: &Graph, l: &Linear, stats: &Known<'_>, recipe: &QuantRecipe, folds: &[Fold], code: Code) -> Layer {
     let output = g.name_of(l.out).to_owned();
     let mut out = Layer {
         output,
@@ -42,20 +33,14 @@ pub fn layer(
     let offset = |i: usize| fold.map_or(0.0, |f| f64::from(f.offset(i)));
     let (lo, hi) = out.weight.range();
     let reach = mat.out_reach(|i| f(i) as f64);
-    out.correction = (0..mat.outs)
-        .map(|o| {
-            let s = ((reach[o] / hi as f64) as f32 * out.clip).max(SCALE_FLOOR);
-            let mut shift = 0f64;
-            for i in 0..mat.ins {
-                let mean = (st.mean(i) - offset(i)) / f(i) as f64;
-                for k in 0..mat.inner {
-                    let w = mat.at(o, i, k) as f32 * f(i);
-                    let q = crate::quant::kernel::quantize(w, s, 0, lo, hi);
-                    shift += mean * (w as f64 - crate::quant::kernel::dequantize(q, s, 0) as f64);
-                }
-            }
-            shift as f32
-        })
-        .collect();
+    let scale: Vec<f32> = reach.iter().map(|r| ((r / f64::from(hi)) as f32 * out.clip).max(SCALE_FLOOR)).collect();
+    let mean: Vec<f64> = (0..mat.ins).map(|i| (st.mean(i) - offset(i)) / f64::from(f(i))).collect();
+    let mut shift = vec![0f64; mat.outs];
+    mat.each(|o, i, w| {
+        let (w, s) = (w * f(i), scale[o]);
+        let q = crate::quant::kernel::quantize(w, s, 0, lo, hi);
+        shift[o] += mean[i] * (f64::from(w) - f64::from(crate::quant::kernel::dequantize(q, s, 0)));
+    });
+    out.correction = shift.into_iter().map(|s| s as f32).collect();
     out
 }

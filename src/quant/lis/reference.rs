@@ -126,6 +126,16 @@ pub fn weights(plan: &LisPlan, head: usize, row: &[u8], mask: Option<&[bool]>) -
     positions(plan, head, &distances(row, mask)).into_iter().map(|c| c.map_or(0, weight)).collect()
 }
 
+/// The weight of a key at each distance from the largest score of its row, of which there are 256; `None` where it depends
+/// on the rest of the row as well.
+pub fn weights_by_distance(plan: &LisPlan, head: usize) -> Option<Vec<u32>> {
+    if plan.spec.anchor().is_sum() || matches!(plan.weights, Weights::Ratio { .. }) {
+        return None;
+    }
+    let row: Vec<u8> = (0..=u8::MAX).rev().collect();
+    Some(weights(plan, head, &row, None))
+}
+
 /// The weights of a row as shares of it; what [`attend`] multiplies V with, if nothing is rounded for the product.
 pub fn shares(plan: &LisPlan, head: usize, row: &[u8], mask: Option<&[bool]>) -> Vec<f32> {
     let w = weights(plan, head, row, mask);
