@@ -43,7 +43,7 @@ impl<'m> OutputsOf<'m> {
 /// True if a value holds what an observer can not take in.
 pub fn broken(x: &[f32], watch: &Watch) -> bool {
     let scores = matches!(watch, Watch::Scores { .. });
-    x.iter().any(|v| !v.is_finite() && !(scores && *v <= HIDDEN_BELOW))
+    x.iter().any(|v| !(v.is_finite() || scores && *v <= HIDDEN_BELOW))
 }
 
 /// The value with each row that holds NaN or infinity replaced by the row in front of it that does not, or by the first such

@@ -430,7 +430,8 @@ fn lanes(
     for to in (0..n).rev().step_by(BLOCK).map(|k| k + 1) {
         let from = to.saturating_sub(BLOCK);
         for k in (from..to).rev() {
-            (lo.fill(-top), hi.fill(top));
+            lo.fill(-top);
+            hi.fill(top);
             for m in &earlier[k] {
                 for ((q, lo), hi) in codes.row(*m).iter().zip(&mut lo).zip(&mut hi) {
                     let (l, h) = pairs::range(i32::from(*q));

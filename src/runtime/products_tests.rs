@@ -482,7 +482,7 @@ fn a_function_between_codes_is_a_table() {
     let model = |function: &dyn Fn(Build) -> Build| {
         let b = Build::new(20)
             .input("x", DType::UINT8, &["2", "1", "128"])
-            .scalars(&[("s", 0.04), ("t", 0.03), ("half", 0.5), ("one", 1.0), ("root", 1.4142135)])
+            .scalars(&[("s", 0.04), ("t", 0.03), ("half", 0.5), ("one", 1.0), ("root", std::f32::consts::SQRT_2)])
             .constant("zx", Constant::u8(&[], &[131]))
             .constant("zy", Constant::i8(&[], &[-100]))
             .node("f = DequantizeLinear(x, s, zx)", &[]);
