@@ -13,6 +13,7 @@ pub struct Case {
     pub model: Vec<u8>,
     /// The same with a Softmax of the codes' logarithms, where there is such a form, and what the codes of the reference give
     /// in exact arithmetic.
+    #[allow(dead_code)] // Not all who include this file run it.
     pub softmax: Option<(Vec<u8>, Vec<f32>)>,
     pub sizes: Sizes,
     pub scores: Vec<u8>,
