@@ -553,9 +553,14 @@ fn equalised<'p>(
 /// How a target writes the arithmetic between codes: these passes, in this order.
 pub fn lowering(target: Target, assume_vnni: bool) -> &'static [&'static dyn Pass] {
     match (target, assume_vnni) {
-        (Target::Integer, _) => {
-            &[&PatchesAsRows, &CodesFirst, &IntegerSums, &IntegerProducts, &IntegerNorm, &PerChannel]
-        }
+        (Target::Integer, _) => &[
+            &PatchesAsRows,
+            &CodesFirst,
+            &IntegerSums,
+            &IntegerProducts,
+            &IntegerNorm,
+            &PerChannel { last_axis_only: false },
+        ],
         (Target::Qdq, false) => &[
             &PatchesAsRows,
             &CodesFirst,
@@ -563,7 +568,7 @@ pub fn lowering(target: Target, assume_vnni: bool) -> &'static [&'static dyn Pas
             &LayersWhole { assume_vnni: false },
             &Cse,
             &Siblings,
-            &PerChannel,
+            &PerChannel { last_axis_only: true },
             &Rows,
         ],
         (Target::Qdq, true) => &[
@@ -573,7 +578,7 @@ pub fn lowering(target: Target, assume_vnni: bool) -> &'static [&'static dyn Pas
             &LayersWhole { assume_vnni: true },
             &Cse,
             &Siblings,
-            &PerChannel,
+            &PerChannel { last_axis_only: true },
             &Rows,
         ],
     }

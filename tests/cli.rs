@@ -330,8 +330,10 @@ fn a_bench_times_both_models() {
     for key in ["float_ms", "quantized_ms", "ratio"] {
         assert!(speed[key].as_f64().is_some_and(|x| x > 0.0), "{key}: {speed}");
     }
+    fs::rename(p.path("out.onnx"), p.path("q.onnx")).expect("it was written");
+    fs::write(p.path("out.onnx"), "the older output").expect("writable");
     p.refused(&["bench", text(&m), text(&digits("digits_calib.npz"))], &["digits_calib.npz"]);
-    p.refused(&["bench", text(&m), "out.onnx", "--json", "out.onnx"], &["--json", "out.onnx"]);
+    p.refused(&["bench", text(&m), "q.onnx", "--json", "q.onnx"], &["--json", "q.onnx"]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ class Kind:
     # dB against the float model, of every output.
     least: float = 15.0
     # dB between two levels of optimization.
-    between: float = 45.0
+    between: float = 35.0
     status: int = 0
     # What the report must hold; what it must not.
     says: tuple = ()

@@ -42,9 +42,12 @@ impl Param {
         Some(Param { types: SETS[usize::from(*set)], variable: *variable })
     }
 
-    /// True if tensors of this element type may stand there. Types that the table does not know may stand anywhere.
+    /// True if tensors of this element type may stand there. Types that the table does not know may stand anywhere, and of
+    /// what is no tensor but a sequence, say, the elements' type tells nothing.
     pub fn allows(self, t: DType) -> bool {
-        u32::try_from(t.0).ok().filter(|n| *n < 31).is_none_or(|n| self.types >> n & 1 == 1)
+        const TENSORS: u32 = !(1 << 31);
+        self.types & TENSORS == 0
+            || u32::try_from(t.0).ok().filter(|n| *n < 31).is_none_or(|n| self.types >> n & 1 == 1)
     }
 
     /// The one element type that may stand there.

@@ -294,8 +294,8 @@ mod tests {
     /// `y = Identity (w)`, with `w` sparse.
     fn model(w: proto::SparseTensorProto) -> proto::ModelProto {
         proto::ModelProto {
-            ir_version: Some(10),
-            opset_import: vec![proto::OperatorSetIdProto { domain: None, version: Some(21) }],
+            ir_version: Some(13),
+            opset_import: vec![proto::OperatorSetIdProto { domain: None, version: Some(25) }],
             graph: Some(proto::GraphProto {
                 name: s("g"),
                 node: vec![node("Identity", "", &["w"], &["y"])],

@@ -138,6 +138,8 @@ fn from_codes(g: &Graph, mut v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> b
             "Cast" if n.input(0).is_some_and(is_int) => return true,
             // Log-Int-Softmax: weights rounded to the row's precision (w + M) - M, masked, or taken from a table.
             "Sub" | "Add" => n.input(0),
+            // A scale per channel, written out.
+            "Mul" if n.input(1).is_some_and(|f| g.constant(f).is_some()) => n.input(0),
             "Where" => n.input(1),
             "Gather" if n.input(1).is_some_and(is_int) && n.input(0).is_some_and(|t| g.constant(t).is_some()) => {
                 return true;

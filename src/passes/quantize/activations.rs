@@ -62,6 +62,10 @@ impl Pass for QuantizeActivations<'_> {
                     message: format!("the plan's value `{}` is not in the model; make a new plan", a.value),
                 });
             };
+            // A constant that is an output stays what it is for the caller.
+            if m.graph.constant(v).is_some() {
+                continue;
+            }
             if let Some(p) = self.patch(&m.graph, v, a, &contracting)? {
                 p.commit(m)?;
                 out.changes += 1;

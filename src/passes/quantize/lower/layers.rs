@@ -270,7 +270,7 @@ impl Layer {
         let scales: Vec<f32> = self.scales.iter().map(|s| *s as f32).collect();
         let w = self.weight(g, &mut p, &scales, assume_vnni);
         let own = self.conv || n.op.is("Gemm") || flat;
-        let bias = self.bias.as_ref().map(|b| self.bias_of(&mut p, &name, &scales, b, own));
+        let bias = self.bias.as_ref().map(|b| self.bias_of(&mut p, &name, &scales, b));
         let shape = g.shape(self.y).map(<[_]>::to_vec);
         let mut inputs = vec![Some(x), Some(w)];
         if own {
@@ -338,13 +338,10 @@ impl Layer {
         p.node("DequantizeLinear", &format!("{hint}_dq"), &[self.w.x.into(), s, z], attrs)
     }
 
-    /// The bias as int32 codes at the scale of the sum; as floats where it is an Add, which no runtime fuses with codes.
-    fn bias_of(&self, p: &mut Patch, name: &str, scales: &[f32], bias: &[f64], own: bool) -> Ref {
+    /// The bias as int32 codes at the scale of the sum, in an Add too: onnxruntime makes a float Gemm of a MatMul and an Add
+    /// of floats.
+    fn bias_of(&self, p: &mut Patch, name: &str, scales: &[f32], bias: &[f64]) -> Ref {
         let n = self.channels as i64;
-        if !own {
-            let b: Vec<f32> = bias.iter().map(|b| *b as f32).collect();
-            return p.constant(&format!("{name}_bias"), Tensor::f32(&[n], &b));
-        }
         let units: Vec<f32> = scales.iter().map(|s| (s * self.x.scales[0]).max(f32::MIN_POSITIVE)).collect();
         let codes: Vec<i32> =
             bias.iter().zip(&units).map(|(b, u)| (b / f64::from(*u)).round_ties_even() as i32).collect();

@@ -88,6 +88,8 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let a = p.node("Transpose", &format!("{name}_in_order"), &[a], order);
     let flat = shape(&mut p, "flat", &[-1, rows * cols, depth]);
     let a = p.node("Reshape", &format!("{name}_rows"), &[a, flat], Attrs::new());
+    let batch = g.shape(x)?.first()?.clone();
+    p.typed(a, DType::FLOAT, Some(vec![batch.clone(), Dim::Known(rows * cols), Dim::Known(depth)]));
     // [O, C kh kw] to [C kh kw, O].
     let outs = o as usize;
     let wname = g.name_of(w.x).to_owned();
@@ -99,7 +101,6 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     if let Some(b) = n.input(2) {
         r = p.node("Add", &format!("{name}_rows_out"), &[r, b.into()], Attrs::new());
     }
-    let batch = g.shape(x)?.first()?.clone();
     p.typed(r, DType::FLOAT, Some(vec![batch, Dim::Known(rows * cols), Dim::Known(o)]));
     match flattened(g, y, o, rows * cols) {
         Some(v) => p.succeed(v, r),

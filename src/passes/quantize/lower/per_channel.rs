@@ -22,7 +22,11 @@ use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, sweep};
 
 /// The pass.
-pub struct PerChannel;
+#[derive(Clone, Copy, Debug)]
+pub struct PerChannel {
+    /// Leave scales of another axis than the last, of heads say: runtimes take those a block at a time.
+    pub last_axis_only: bool,
+}
 
 impl Pass for PerChannel {
     fn id(&self) -> &'static str {
@@ -43,6 +47,9 @@ impl Pass for PerChannel {
             let g = &m.graph;
             let Some(c) = Coding::of(g, id).filter(|c| c.scales.len() > 1 && c.is_byte()) else { continue };
             if g.constant(c.x).is_some() {
+                continue;
+            }
+            if self.last_axis_only && !c.is_last_axis(g, c.x) && !c.is_last_axis(g, c.y) {
                 continue;
             }
             let Some(dims) = dims(g, &c) else {
