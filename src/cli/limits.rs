@@ -16,6 +16,7 @@ pub(super) fn begin(asked: &LimitArgs) {
     let _ = ASKED.set(asked.clone());
     read(0);
     Watchdog::start(|e| {
+        crate::file::stop::abandon();
         eprintln!("error: {e}");
         std::process::exit(1);
     });

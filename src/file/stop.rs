@@ -85,6 +85,11 @@ pub fn watch(_: impl Fn(&Stop) + Send + 'static) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Removes the temporary files of this process, for a program that ends at once.
+pub fn abandon() {
+    super::temp::hold().remove_temps();
+}
+
 #[cfg(unix)]
 mod unix {
     use std::io::{self, Read};
