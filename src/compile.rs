@@ -551,35 +551,25 @@ fn equalised<'p>(
 }
 
 /// How a target writes the arithmetic between codes: these passes, in this order.
-pub fn lowering(target: Target, assume_vnni: bool) -> &'static [&'static dyn Pass] {
-    match (target, assume_vnni) {
-        (Target::Integer, _) => &[
-            &PatchesAsRows,
-            &CodesFirst,
-            &IntegerSums,
-            &IntegerProducts,
-            &IntegerNorm,
-            &PerChannel { last_axis_only: false },
+pub fn lowering(target: Target, assume_vnni: bool) -> Vec<Box<dyn Pass>> {
+    match target {
+        Target::Integer => vec![
+            Box::new(PatchesAsRows),
+            Box::new(CodesFirst),
+            Box::new(IntegerSums),
+            Box::new(IntegerProducts),
+            Box::new(IntegerNorm),
+            Box::new(PerChannel { last_axis_only: false }),
         ],
-        (Target::Qdq, false) => &[
-            &PatchesAsRows,
-            &CodesFirst,
-            &IntegerSums,
-            &LayersWhole { assume_vnni: false },
-            &Cse,
-            &Siblings,
-            &PerChannel { last_axis_only: true },
-            &Rows,
-        ],
-        (Target::Qdq, true) => &[
-            &PatchesAsRows,
-            &CodesFirst,
-            &IntegerSums,
-            &LayersWhole { assume_vnni: true },
-            &Cse,
-            &Siblings,
-            &PerChannel { last_axis_only: true },
-            &Rows,
+        Target::Qdq => vec![
+            Box::new(PatchesAsRows),
+            Box::new(CodesFirst),
+            Box::new(IntegerSums),
+            Box::new(LayersWhole { assume_vnni }),
+            Box::new(Cse),
+            Box::new(Siblings),
+            Box::new(PerChannel { last_axis_only: true }),
+            Box::new(Rows),
         ],
     }
 }
@@ -629,7 +619,7 @@ pub fn apply_in_front(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> 
     run(&Cse, &mut m, journal)?;
     infer::annotate(&mut m);
     for pass in lowering(plan.target, plan.assume_vnni) {
-        run(*pass, &mut m, journal)?;
+        run(pass.as_ref(), &mut m, journal)?;
     }
     if plan.target == Target::Integer || m.opset() < WIDE_CODES {
         run(&WideCodes, &mut m, journal)?;

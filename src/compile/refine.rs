@@ -29,7 +29,7 @@ use crate::quant::QParams;
 use crate::quant::gptq::{self, Normal, Search};
 use crate::quant::kernel::{dequantize, quantize};
 use crate::quant::observe::first_unfit;
-use crate::quant::pairs::{self, Mates};
+use crate::quant::pairs::{self, Mates, Rows};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::tokens::{Read, row_weights};
 use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples};
@@ -171,12 +171,9 @@ fn jobs<'p>(p: &Prepared, plan: &QuantPlan, layers: &[Planned<'p>]) -> Result<Ve
         let w = (0..outs * ins).map(|i| data[place(linear, i / ins, i % ins, outs, ins)] as f64).collect();
         let bias = linear.bias_now(&folded.graph).and_then(|(_, _, b)| folded.graph.constant(b)?.to_f32s());
         let bias = bias.map_or(vec![0.0; outs], |b| b.into_owned());
-        let mates = match &t.dims[..] {
-            [_, inputs, spatial @ ..] if linear.is_conv => {
-                Mates::of_kernel(*inputs as usize, spatial.iter().product::<i64>() as usize)
-            }
-            _ => Mates::of_row(ins),
-        };
+        let dims: Vec<usize> = t.dims.iter().map(|d| *d as usize).collect();
+        let mates =
+            Rows::of(&dims, linear.out_axis, linear.is_conv).map_or_else(|| Mates::of_row(ins), Rows::into_mates);
         out.push(Job { at, linear, w, outs, ins, bias, unfold, mates });
     }
     Ok(out)

@@ -93,8 +93,8 @@ impl Rows {
     }
 
     /// The possible neighbours of each weight of a row.
-    pub fn mates(&self) -> &Mates {
-        &self.mates
+    pub fn into_mates(self) -> Mates {
+        self.mates
     }
 
     fn at(&self, o: usize, i: usize) -> usize {

@@ -22,7 +22,7 @@ use crate::plan::scores::score_site;
 use crate::plan::sites::{Sites, trace_back};
 use crate::plan::{AttentionForm, AttentionPlan, QuantPlan, Target};
 use crate::quant::QParams;
-use crate::quant::lis::{LisFacts, LisPlan, LisSite, emit, emit_softmax};
+use crate::quant::lis::{LisFacts, LisPlan, LisSite, emit, emit_softmax, row_max};
 use crate::rewrite::{Patch, Ref, sweep};
 
 use super::hiding::{HIDDEN, Hiding, hiding, seen};
@@ -102,7 +102,7 @@ impl QuantizeAttention<'_> {
                 if g.node(a.softmax).input(0) == Some(raw) {
                     // onnxruntime makes a QLinearSoftmax of a Softmax between codes, which has other bits and takes longer.
                     // What is taken off a whole row changes no weight.
-                    let max = row_max(&mut p, &name, d, opset);
+                    let max = row_max(&mut p, d, opset, (&format!("{name}_max"), &format!("{name}_max_axis")));
                     let below = p.node("Sub", &format!("{name}_below_max"), &[d, max], Attrs::new());
                     p.set_input(a.softmax, 0, Some(below));
                 }
@@ -170,14 +170,4 @@ impl QuantizeAttention<'_> {
         }
         Ok(p)
     }
-}
-
-/// The largest score of each row.
-fn row_max(p: &mut Patch, name: &str, x: Ref, opset: i64) -> Ref {
-    let (hint, keep) = (format!("{name}_max"), Attrs::new().with_int("keepdims", 1));
-    if opset < 18 {
-        return p.node("ReduceMax", &hint, &[x], keep.with_ints("axes", &[-1]));
-    }
-    let axes = p.constant(&format!("{hint}_axis"), Tensor::i64(&[1], &[-1]));
-    p.node("ReduceMax", &hint, &[x, axes], keep)
 }

@@ -139,12 +139,8 @@ impl Emitter<'_> {
     }
 
     fn row_max(&mut self, part: &str, x: Ref) -> Ref {
-        let keep = Attrs::new().with_int("keepdims", 1);
-        if self.site.opset < 18 {
-            return self.op_with("ReduceMax", part, &[x], keep.with_ints("axes", &[-1]));
-        }
-        let axes = self.constant("last_axis", Tensor::i64(&[1], &[-1]));
-        self.op_with("ReduceMax", part, &[x, axes], keep)
+        let names = (self.name(part), self.name("last_axis"));
+        row_max(self.p, x, self.site.opset, (&names.0, &names.1))
     }
 
     /// Gather from one table a head, laid end to end, by an int32 index within the head's own.
@@ -643,4 +639,14 @@ impl Emitter<'_> {
 /// A per-head vector whose entries are all alike, as one entry.
 fn collapse<T: PartialEq>(v: &[T]) -> &[T] {
     if v.iter().all(|x| *x == v[0]) { &v[..1] } else { v }
+}
+
+/// The largest element of each row, named `name`; `axes` names the constant that newer operator sets want.
+pub(crate) fn row_max(p: &mut Patch, x: Ref, opset: i64, (name, axes): (&str, &str)) -> Ref {
+    let keep = Attrs::new().with_int("keepdims", 1);
+    if opset < 18 {
+        return p.node("ReduceMax", name, &[x], keep.with_ints("axes", &[-1]));
+    }
+    let axes = p.constant(axes, Tensor::i64(&[1], &[-1]));
+    p.node("ReduceMax", name, &[x, axes], keep)
 }

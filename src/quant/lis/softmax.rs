@@ -23,7 +23,7 @@ use std::f32::consts::LN_2;
 use crate::ir::{Attrs, DType, Tensor};
 use crate::rewrite::{Patch, Ref};
 
-use super::emit::LisSite;
+use super::emit::{LisSite, row_max};
 use super::plan::{LisPlan, Weights};
 use super::spec::{Anchor, LisError, Rounding, Tail};
 
@@ -174,12 +174,8 @@ impl Writer<'_> {
     }
 
     fn row_max(&mut self, part: &str, x: Ref) -> Ref {
-        let keep = Attrs::new().with_int("keepdims", 1);
-        if self.site.opset < 18 {
-            return self.op_with("ReduceMax", part, &[x], keep.with_ints("axes", &[-1]));
-        }
-        let axes = self.constant("last_axis", Tensor::i64(&[1], &[-1]));
-        self.op_with("ReduceMax", part, &[x, axes], keep)
+        let name = |part: &str| format!("{}/{part}", self.site.hint);
+        row_max(self.p, x, self.site.opset, (&name(part), &name("last_axis")))
     }
 
     fn leaky(&mut self, part: &str, x: Ref, alpha: f32) -> Ref {

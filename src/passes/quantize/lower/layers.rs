@@ -27,7 +27,7 @@
 //! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime makes one QGemm of it (and QLinearConv of a
 //! Conv), where a QuantizeLinear with a scale a channel takes 20 ns an element, and each factor a pass over memory.
 
-use super::{Coding, UNSIGNED_ZERO, unsigned, zero_scalar, zero_tensor};
+use super::{Coding, UNSIGNED_ZERO, each, unsigned, zero_scalar, zero_tensor};
 use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::quant::pairs::Rows;
@@ -80,11 +80,6 @@ pub(super) fn saturates(t: &Tensor, out_axis: usize, conv: bool) -> bool {
     let Some(rows) = Rows::of(&dims, out_axis, conv).filter(|_| t.dtype == DType::INT8) else { return false };
     let codes = t.to_i64s().unwrap_or_default();
     !rows.are_safe(&codes.iter().map(|q| *q as i32).collect::<Vec<_>>())
-}
-
-/// The number of channel `c`: one a channel, or one for all.
-fn each<T: Copy>(v: &[T], c: usize) -> T {
-    v[c.min(v.len() - 1)]
 }
 
 /// A layer and what follows it, as numbers a channel.

@@ -103,6 +103,11 @@ impl Coding {
     }
 }
 
+/// The number of channel `c`: one a channel, or one for all.
+pub(crate) fn each<T: Copy>(v: &[T], c: usize) -> T {
+    v[c.min(v.len() - 1)]
+}
+
 /// Size of an axis counted from the end (-1 is the last), or from the front; `None` unless it is known.
 pub(crate) fn size(g: &Graph, v: ValueId, axis: i64) -> Option<i64> {
     let shape = g.shape(v)?;

@@ -32,7 +32,7 @@
 //! *Source.* Integer-only inference, Jacob et al., arXiv 1712.05877, section 2.2, with a float multiplier.
 
 use super::layers::saturates;
-use super::{Coding, UNSIGNED_ZERO, at_unit_scale, factors, transposed, unsigned, zero_scalar};
+use super::{Coding, UNSIGNED_ZERO, at_unit_scale, each, factors, transposed, unsigned, zero_scalar};
 use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, sweep};
@@ -103,11 +103,6 @@ struct Product {
     q: Option<Coding>,
     /// What the result is multiplied by, one number a channel, where that is already part of `y`.
     gain: Option<Vec<f32>>,
-}
-
-/// The number of channel `c`: one a channel, or one for all.
-fn each<T: Copy>(v: &[T], c: usize) -> T {
-    v[c.min(v.len() - 1)]
 }
 
 impl Product {
