@@ -559,7 +559,7 @@ pub fn lowering(target: Target, assume_vnni: bool) -> Vec<Box<dyn Pass>> {
             Box::new(IntegerSums),
             Box::new(IntegerProducts),
             Box::new(IntegerNorm),
-            Box::new(PerChannel { last_axis_only: false }),
+            Box::new(PerChannel { only_where_slow: false }),
         ],
         Target::Qdq => vec![
             Box::new(PatchesAsRows),
@@ -568,7 +568,7 @@ pub fn lowering(target: Target, assume_vnni: bool) -> Vec<Box<dyn Pass>> {
             Box::new(LayersWhole { assume_vnni }),
             Box::new(Cse),
             Box::new(Siblings),
-            Box::new(PerChannel { last_axis_only: true }),
+            Box::new(PerChannel { only_where_slow: true }),
             Box::new(Rows),
         ],
     }

@@ -107,7 +107,7 @@ pub fn all() -> Vec<Box<dyn Pass>> {
         Box::new(IntegerSums),
         Box::new(IntegerProducts),
         Box::new(IntegerNorm),
-        Box::new(PerChannel { last_axis_only: false }),
+        Box::new(PerChannel { only_where_slow: false }),
         Box::new(WideCodes),
     ]
 }

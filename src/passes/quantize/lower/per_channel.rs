@@ -5,7 +5,8 @@
 //! `-s[c] z[c]`. Where all zero points are the same the Add falls away and the one zero point stays where it is.
 //!
 //! *When it fires.* For QuantizeLinear and DequantizeLinear of 8-bit codes with more than one scale, unless the codes are
-//! constant (weights), where the axis is the last or the rank is known.
+//! constant (weights), where the axis is the last or the rank is known. With `only_where_slow`, scales of another axis
+//! than the last stay unless a runtime would fuse them with their neighbour.
 //!
 //! *Why it is correct.* `round(x / s + z) = round(x / s) + z` for an integer `z`; `(q - z) s = q s - z s`.
 //!
@@ -14,18 +15,20 @@
 //! *Before / after.* `q = QuantizeLinear <axis = -1> (x, s, z)` becomes
 //! `q = QuantizeLinear (Add (Mul (x, 1/s), z), 1, 0)`.
 //!
-//! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime's per-axis operators take 20 ns an element.
+//! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime's per-axis operators take 20 ns an element on
+//! the last axis, and its fused kernels (QLinearConv, QLinearGlobalAveragePool, ..) stop at run time at a scale a channel.
 
 use super::{Coding, at_unit_scale};
-use crate::ir::{Attrs, DType, Graph, Model, Tensor};
+use crate::ir::{Attrs, DType, Graph, Model, Node, Tensor};
 use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::plan::sites::{is_move, is_product};
 use crate::rewrite::{Patch, sweep};
 
 /// The pass.
 #[derive(Clone, Copy, Debug)]
 pub struct PerChannel {
     /// Leave scales of another axis than the last, of heads say: runtimes take those a block at a time.
-    pub last_axis_only: bool,
+    pub only_where_slow: bool,
 }
 
 impl Pass for PerChannel {
@@ -49,7 +52,7 @@ impl Pass for PerChannel {
             if g.constant(c.x).is_some() {
                 continue;
             }
-            if self.last_axis_only && !c.is_last_axis(g, c.x) && !c.is_last_axis(g, c.y) {
+            if self.only_where_slow && !c.is_last_axis(g, c.x) && !c.is_last_axis(g, c.y) && !fused(g, &c) {
                 continue;
             }
             let Some(dims) = dims(g, &c) else {
@@ -63,6 +66,43 @@ impl Pass for PerChannel {
         sweep(m);
         Ok(out)
     }
+}
+
+/// True where a runtime may make one operator of an operator between codes and the conversions around it. None of those
+/// takes a scale a channel.
+fn fused(g: &Graph, c: &Coding) -> bool {
+    if g.node(c.node).op.is("QuantizeLinear") {
+        let mut from = g.producer(c.x);
+        while let Some(n) = from.map(|n| g.node(n)) {
+            if n.inputs.iter().flatten().any(|v| g.producer_is(*v, "DequantizeLinear").is_some()) {
+                return true;
+            }
+            from = n.input(0).filter(|_| seen_through(n)).and_then(|v| g.producer(v));
+        }
+        return false;
+    }
+    let mut values = vec![c.y];
+    while let Some(v) = values.pop() {
+        for (n, _) in g.uses(v) {
+            let n = g.node(n);
+            if n.op.is("QuantizeLinear") && v != c.y || is_product(n) {
+                return true;
+            }
+            let alone = n.op.is("QuantizeLinear") || n.outputs.len() != 1;
+            let Some(y) = n.out().filter(|_| !alone) else { continue };
+            if seen_through(n) {
+                values.push(y);
+            } else if g.uses(y).iter().any(|(q, _)| g.node(*q).op.is("QuantizeLinear")) {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Operators that runtimes move conversions across, or leave out in front of one.
+fn seen_through(n: &Node) -> bool {
+    is_move(n) || n.op.is("Relu") || n.op.is("Clip")
 }
 
 /// Shape of a constant that broadcasts along the channel axis.
