@@ -2,13 +2,52 @@
 //! table of every message's fields, which the unknown-field detector walks files with.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Number, name, and for a message its full type name.
 type Field = (i32, String, Option<String>);
 
 const TYPE_MESSAGE: i32 = 11;
+
+/// The doc comment of each pass, by the pass's name: it is the user's help as well.
+fn pass_help(dir: &Path, into: &mut Vec<(String, String)>) -> Result<(), Box<dyn std::error::Error>> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            pass_help(&path, into)?;
+            continue;
+        }
+        let text = fs::read_to_string(&path)?;
+        // The name is what `id` returns, or the constant that it does.
+        let quoted = |after: &str| {
+            let (_, rest) = text.split_once(after)?;
+            let (_, rest) = rest.trim_start().split_once('"').filter(|(before, _)| before.is_empty())?;
+            rest.split_once('"').map(|(name, _)| name.to_owned())
+        };
+        let Some(name) = quoted("fn id(&self) -> &'static str {").or_else(|| quoted("const ID: &str =")) else {
+            continue;
+        };
+        // The comment before the type, or else the one at the head of the file.
+        let blocks = |mark: &str| -> Vec<String> {
+            let mut all = vec![String::new()];
+            for line in text.lines() {
+                match line.strip_prefix(mark) {
+                    Some(l) => {
+                        *all.last_mut().expect("never empty") += &format!("{}\n", l.strip_prefix(' ').unwrap_or(l))
+                    }
+                    None if !all.last().is_some_and(String::is_empty) => all.push(String::new()),
+                    None => {}
+                }
+            }
+            all
+        };
+        let tells = |b: &String| b.contains("What it does");
+        let found = blocks("///").into_iter().find(tells).or_else(|| blocks("//!").into_iter().find(tells));
+        into.extend(found.map(|text| (name, text.trim().to_owned())));
+    }
+    Ok(())
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto/onnx.proto");
@@ -48,6 +87,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     table.push_str("];\n");
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("schema.rs"), table)?;
+
+    println!("cargo:rerun-if-changed=src/passes");
+    let mut help = Vec::new();
+    pass_help(Path::new("src/passes"), &mut help)?;
+    help.sort();
+    fs::write(
+        PathBuf::from(env::var("OUT_DIR")?).join("pass_help.rs"),
+        format!("static HELP: &[(&str, &str)] = &{help:?};"),
+    )?;
 
     let mut config = prost_build::Config::new();
     config.bytes(["."]).compile_fds(files)?;

@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for id in passes.split(',').filter(|p| !p.is_empty()) {
         let pass = registry::pass(id).ok_or_else(|| format!("there is no pass {id}"))?;
         let start = Instant::now();
-        notes.extend(pass.run(&mut model)?.notes);
+        notes.extend(pass.run_on(&mut model)?.notes);
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     onnx::save(validate(&model)?, Path::new(output), &onnx::SaveOptions::default())?;

@@ -9,66 +9,22 @@ use crate::calibrate::data::{DataError, InputSpec};
 use crate::infer;
 #[cfg(feature = "tract")]
 use crate::ir::{AttrValue, Node, NodeId};
-use crate::ir::{DType, Graph, Invalid, Model, Op, ops, validate};
+use crate::ir::{DType, Graph, Invalid, Model, ops, validate};
 use crate::onnx;
-use crate::passes::batch_norm_layers::BatchNormLayers;
-use crate::passes::batch_norm_rows::BatchNormRows;
-use crate::passes::clean_up::CleanUp;
-use crate::passes::cse::Cse;
-use crate::passes::decompose_attention::DecomposeAttention;
-use crate::passes::einsum::EinsumAsProduct;
-use crate::passes::fix_defaults::FixDefaults;
-use crate::passes::flat_layers::FlatLayers;
-use crate::passes::fold_close::FoldClose;
-use crate::passes::gain_into_layer::GainIntoLayer;
-use crate::passes::heads_apart::HeadsApart;
-use crate::passes::keys_by_queries::KeysByQueries;
-use crate::passes::norm_channels_last::NormChannelsLast;
-use crate::passes::patch_sums::PatchSums;
-use crate::passes::plain_scores::PlainScores;
-use crate::passes::pool_mean::PoolMean;
-use crate::passes::quantize::activations::QuantizeActivations;
-use crate::passes::quantize::attention::QuantizeAttention;
-use crate::passes::quantize::equalise::Equalise;
-use crate::passes::quantize::fold::FoldFactors;
-use crate::passes::quantize::integer_norm::IntegerNorm;
-use crate::passes::quantize::lower::codes_first::CodesFirst;
-use crate::passes::quantize::lower::layers::LayersWhole;
-use crate::passes::quantize::lower::patches::PatchesAsRows;
-use crate::passes::quantize::lower::per_channel::PerChannel;
-use crate::passes::quantize::lower::products::IntegerProducts;
-use crate::passes::quantize::lower::rows::Rows;
-use crate::passes::quantize::lower::siblings::Siblings;
-use crate::passes::quantize::lower::sums::IntegerSums;
-use crate::passes::quantize::lower::wide_codes::WideCodes;
-use crate::passes::quantize::weights::QuantizeWeights;
-use crate::passes::raise_opset::RaiseOpset;
-use crate::passes::rules::{ApplyRules, opset_wanted};
-use crate::passes::scale_after_product::ScaleAfterProduct;
-use crate::passes::select::SelectByArithmetic;
-use crate::passes::sequences::Sequences;
-use crate::passes::softmax_last::SoftmaxLast;
-use crate::passes::softmax_repeated::SoftmaxRepeated;
-use crate::passes::split_projection::SplitProjection;
-use crate::passes::stack_sums::StackSums;
+use crate::passes::pipelines::{self, Pipeline};
 use crate::passes::unfuse::Unfuse;
-use crate::passes::unit_gain::UnitGain;
-use crate::passes::unit_sums::UnitSums;
-use crate::passes::vectors::Vectors;
-use crate::passes::whole_update::WholeUpdate;
-use crate::passes::widen_floats::widen_floats;
-use crate::passes::{Numerics, Pass, PassError};
-use crate::pattern::{RuleSet, attentions};
+use crate::passes::{Context, Numerics, Pass, PassError, Unmet};
+use crate::pattern::RuleSet;
 use crate::plan::fed::{continues, table_rows};
 use crate::plan::planner::{self, PlanningError};
 use crate::plan::sites::{self, Sites};
-use crate::plan::{Equalisation, PlanError, QuantPlan, Target};
+use crate::plan::{Equalisation, PlanError, QuantPlan};
 use crate::quant::Code;
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
 #[cfg(feature = "tract")]
 use crate::rewrite::cut;
-use crate::rewrite::{Tail, WidenError, narrow_floats, open_sizes, sweep};
+use crate::rewrite::{Tail, open_sizes};
 #[cfg(feature = "tract")]
 use crate::runtime::lacks;
 use crate::text::{Elide, print_model};
@@ -123,35 +79,30 @@ pub enum CompileError {
          the rest"
     )]
     Unrunnable { nodes: String },
-    #[error(
-        "node `{node}` is a {op}: onnxruntime saved this model for one kind of processor (ORT_ENABLE_ALL); give the model it \
-         was made from, or save it at ORT_ENABLE_EXTENDED"
-    )]
-    OneProcessor { node: String, op: String },
     #[error(transparent)]
     Inline(#[from] onnx::InlineError),
     #[error(transparent)]
-    Widen(#[from] WidenError),
-    #[error(transparent)]
     Sparse(#[from] onnx::SparseError),
+    #[error("{source}")]
+    Unmet {
+        /// The pipeline that requires it.
+        pipeline: &'static str,
+        source: Unmet,
+    },
     #[error(
-        "the model's operator set is {found}; this program knows them up to {newest}: export the model at an older one"
+        "{source}, although pipeline {pipeline} ensures otherwise; this is a fault in the program: please report it"
     )]
-    Opset { found: i64, newest: i64 },
+    Broken { pipeline: &'static str, source: Unmet },
     #[error(
         "weight `{weight}` of node `{node}` ({op}) holds {what} at element {at}; such a model can not be quantized: export \
          or train it again"
     )]
     Weight { weight: String, node: String, op: String, what: &'static str, at: usize },
-    #[error("the model has no output, so nothing of it can be compiled or measured; export it again")]
-    NoOutput,
     #[error(
         "{who} stores weights as {code}, which begins with opset {needs}, and this model has opset {has}{kept}; let it be \
          raised, or take codes in int8 (recipe `w4a8`, `code: i4in8`)"
     )]
     Codes { who: String, code: DType, needs: i64, has: i64, kept: &'static str },
-    #[error("the model is quantized already (node `{node}` is a {op}); give the float model it was made from")]
-    Quantized { node: String, op: String },
 }
 
 /// A model in canonical form, with what was recognised in it.
@@ -173,8 +124,6 @@ pub struct Journal {
     /// What the passes want to tell the user.
     pub notes: Vec<String>,
     keep_models: bool,
-    /// The model was changed since the last step, by something that is no pass.
-    fresh: bool,
 }
 
 /// One pass that ran.
@@ -184,8 +133,6 @@ pub struct Step {
     pub changes: usize,
     /// What the pass says it does to the numbers.
     pub numerics: Numerics,
-    /// The pass did not find the model as the step before left it: what was computed there can not be compared.
-    pub fresh: bool,
     /// The model as the pass found and left it, in a journal that keeps models.
     pub models: Option<[Model; 2]>,
 }
@@ -196,53 +143,53 @@ impl Journal {
     pub fn keeping_models() -> Journal {
         Journal { keep_models: true, ..Journal::default() }
     }
+
+    /// The model as a pass left it, in a journal that keeps models: after its first run, or after its second for
+    /// `PASS:2`. `None` if it has not run.
+    pub fn after(&self, pass: &str) -> Option<&Model> {
+        let (id, run) = match pass.rsplit_once(':') {
+            Some((id, n)) => (id, n.parse::<usize>().ok()?.checked_sub(1)?),
+            None => (pass, 0),
+        };
+        let step = self.steps.iter().filter(|s| s.pass == id).nth(run)?;
+        step.models.as_ref().map(|[_, after]| after)
+    }
 }
 
 /// Runs one pass and checks that it left a valid model behind.
-fn run(pass: &dyn Pass, m: &mut Model, journal: &mut Journal) -> Result<(), CompileError> {
-    let before = journal.keep_models.then(|| m.clone());
+fn run(pass: &dyn Pass, cx: &mut Context<'_>, journal: &mut Journal) -> Result<(), CompileError> {
     budget::step(format_args!("pass {}", pass.id()));
-    let out = pass.run(m)?;
+    cx.settle_types();
+    let before = journal.keep_models.then(|| cx.model().clone());
+    let out = pass.run(cx)?;
     journal.notes.extend(out.notes.into_iter().map(|n| format!("{}: {n}", pass.id())));
     journal.steps.push(Step {
         pass: pass.id().to_owned(),
         changes: out.changes,
         numerics: pass.numerics(),
-        fresh: std::mem::take(&mut journal.fresh),
-        models: before.map(|b| [b, m.clone()]),
+        models: before.map(|b| [b, cx.model().clone()]),
     });
-    validate::validate(m)?;
+    validate::validate(cx)?;
     Ok(())
 }
 
-/// What brings a model into the form that rules are written for.
-pub const BEFORE_RULES: [&dyn Pass; 22] = [
-    &CleanUp,
-    &Sequences,
-    &DecomposeAttention,
-    &EinsumAsProduct,
-    &PatchSums,
-    &BatchNormRows,
-    &PoolMean,
-    &Vectors,
-    &SelectByArithmetic,
-    &KeysByQueries,
-    &FlatLayers,
-    &WholeUpdate,
-    &BatchNormLayers,
-    &StackSums,
-    &CleanUp,
-    &HeadsApart,
-    &SoftmaxLast,
-    &SoftmaxRepeated,
-    &PlainScores,
-    &UnitGain,
-    &FoldClose,
-    &UnitSums,
-];
+/// Runs the passes of a pipeline, if what it requires holds, and checks that what it ensures does.
+///
+/// # Errors
+/// If a requirement is not met, or a pass fails.
+pub fn follow(pipeline: &Pipeline, cx: &mut Context<'_>, journal: &mut Journal) -> Result<(), CompileError> {
+    required(pipeline, cx)?;
+    for pass in pipeline.passes {
+        run(*pass, cx, journal)?;
+    }
+    let broken = |source| CompileError::Broken { pipeline: pipeline.name, source };
+    pipeline.ensures.iter().try_for_each(|r| r.check(cx)).map_err(broken)
+}
 
-/// Of these, what lets the executor run a model as its exporter wrote it.
-pub const BEFORE_A_RUN: [&dyn Pass; 4] = [&CleanUp, &Sequences, &PatchSums, &BatchNormRows];
+fn required(pipeline: &Pipeline, cx: &Context<'_>) -> Result<(), CompileError> {
+    let unmet = |source| CompileError::Unmet { pipeline: pipeline.name, source };
+    pipeline.requires.iter().try_for_each(|r| r.check(cx)).map_err(unmet)
+}
 
 /// The model with its functions and the operators that onnxruntime fused written out, its sparse weights dense, and how many
 /// of these there were: what every other step takes.
@@ -254,7 +201,7 @@ pub fn unpacked(model: &Model) -> Result<(Model, usize), CompileError> {
     budget::step("writing functions out");
     let (mut m, sparse) = onnx::dense_weights(&onnx::inline_functions(model)?)?;
     open_sizes(&mut m);
-    Unfuse.run(&mut m)?;
+    Unfuse.run_on(&mut m)?;
     validate::validate(&m)?;
     budget::step("checking sizes");
     infer::legal(&m)?;
@@ -306,13 +253,38 @@ pub fn inputs(g: &Graph) -> Result<Vec<InputSpec>, DataError> {
     Ok(InputSpec::of(g)?.into_iter().map(told).collect())
 }
 
-/// Canonical form: constants folded, LayerNorm and GELU as one node each, attention with its scale behind the product.
+/// A model as the rules take it: unpacked, and through the pipeline `plain`.
 ///
 /// `keep_opset` forbids raising the operator set; LayerNorm and GELU that it lacks then stay decomposed.
 ///
 /// # Errors
-/// If a pass fails, or a weight holds NaN or infinity: no statistics could mend that; if the model is quantized already,
-/// has malformed sparse weights, or functions or half precision in a form that is not taken apart here.
+/// If a pass fails; if the model is quantized already, has malformed sparse weights, or functions or half precision in a
+/// form that is not taken apart here.
+pub fn plain<'r>(
+    model: &Model,
+    how: &Prepare,
+    rules: &'r RuleSet,
+    keep_opset: bool,
+    journal: &mut Journal,
+) -> Result<Context<'r>, CompileError> {
+    required(&pipelines::PLAIN, &Context::new(model.clone()))?;
+    let (m, sparse) = unpacked(model)?;
+    if sparse > 0 {
+        journal.notes.push(format!("{sparse} sparse weights are dense now"));
+    }
+    validate::validate(&m)?;
+    let mut cx = Context::new(m).with_rules(rules);
+    if !keep_opset {
+        cx = cx.with_opset(how.opset);
+    }
+    follow(&pipelines::PLAIN, &mut cx, journal)?;
+    Ok(cx)
+}
+
+/// Canonical form: constants folded, LayerNorm and GELU as one node each, attention with its scale behind the product.
+///
+/// # Errors
+/// Those of [`plain`], and if a weight holds NaN or infinity: no statistics could mend that.
 pub fn prepare(
     model: &Model,
     how: &Prepare,
@@ -320,57 +292,15 @@ pub fn prepare(
     keep_opset: bool,
     journal: &mut Journal,
 ) -> Result<Prepared, CompileError> {
-    if let Some((_, n)) = model.graph.nodes().find(|(_, n)| is_quantized(&n.op)) {
-        return Err(CompileError::Quantized { node: model.graph.label(n), op: n.op.to_string() });
-    }
-    if let Some((_, n)) = model.graph.nodes().find(|(_, n)| n.op.domain == "com.microsoft.nchwc") {
-        return Err(CompileError::OneProcessor { node: model.graph.label(n), op: n.op.to_string() });
-    }
-    if model.graph.outputs().is_empty() {
-        return Err(CompileError::NoOutput);
-    }
-    let (found, newest) = (model.opset(), ops::newest_opset());
-    if found > newest {
-        return Err(CompileError::Opset { found, newest });
-    }
-    let (mut m, sparse) = unpacked(model)?;
-    if sparse > 0 {
-        journal.notes.push(format!("{sparse} sparse weights are dense now"));
-    }
-    validate::validate(&m)?;
-    run(&FixDefaults, &mut m, journal)?;
-    // A constant that was narrow once still stands for what it did.
-    let of_narrow = narrow_floats(&m).map(|t| rules.for_constants_once(t));
-    if of_narrow.is_some() {
-        infer::annotate(&mut m);
-        let weights = widen_floats(&mut m)?;
-        journal.fresh = true;
-        journal.notes.push(format!(
-            "the model computes in half precision; {weights} weights and all it computes are float32 now"
-        ));
-        validate::validate(&m)?;
-    }
-    let rules = of_narrow.as_ref().unwrap_or(rules);
-    for pass in BEFORE_RULES {
-        run(pass, &mut m, journal)?;
-    }
-    run(&NormChannelsLast { rules }, &mut m, journal)?;
-    if !keep_opset {
-        raise(&mut m, how.opset, rules, journal)?;
-    }
-    infer::annotate(&mut m);
-    run(&ApplyRules::new(rules), &mut m, journal)?;
-    infer::annotate(&mut m);
-    run(&ScaleAfterProduct { rules }, &mut m, journal)?;
-    run(&SplitProjection, &mut m, journal)?;
-    run(&GainIntoLayer, &mut m, journal)?;
-    run(&CleanUp, &mut m, journal)?;
-    infer::annotate(&mut m);
-    let (m, tail) = runnable(m, journal)?;
-    let sites = sites::find(&m, attentions(&m, rules));
-    finite(&m.graph, &sites)?;
-    let fingerprint = fingerprint(&m);
-    Ok(Prepared { model: m, sites, fingerprint, tails: tail.into_iter().collect() })
+    let mut cx = plain(model, how, rules, keep_opset, journal)?;
+    follow(&pipelines::CANONICAL, &mut cx, journal)?;
+    cx.settle_types();
+    let (m, tail) = runnable(cx.model().clone(), journal)?;
+    cx.cut_to(m);
+    let sites = cx.found_sites();
+    finite(&cx.graph, &sites)?;
+    let fingerprint = fingerprint(&cx);
+    Ok(Prepared { model: cx.into_model(), sites, fingerprint, tails: tail.into_iter().collect() })
 }
 
 /// The model up to the first operators that can not be run here, and the rest, if there are any.
@@ -464,30 +394,6 @@ fn finite(g: &Graph, sites: &Sites) -> Result<(), CompileError> {
     Ok(())
 }
 
-/// True for operators of a model that was quantized before.
-fn is_quantized(op: &Op) -> bool {
-    const MARKS: [&str; 5] =
-        ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"];
-    op.name.starts_with("QLinear") || op.name.starts_with("QAttention") || MARKS.contains(&op.name.as_str())
-}
-
-/// Raises the operator set as far as the rules wish, or else as far as the recipe asks. What can not be raised keeps its
-/// set, with a note.
-fn raise(m: &mut Model, least: i64, rules: &RuleSet, journal: &mut Journal) -> Result<(), CompileError> {
-    let wanted = opset_wanted(m, rules).unwrap_or(0).max(least);
-    for to in [wanted, least] {
-        if to <= m.opset() {
-            break;
-        }
-        match run(&RaiseOpset { to }, m, journal) {
-            Ok(()) => break,
-            Err(CompileError::Pass(PassError::Failed { message, .. })) => journal.notes.push(message),
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
 /// Refuses codes that the model's operator set has no type for.
 fn has_codes(
     m: &Model,
@@ -544,38 +450,16 @@ fn equalised<'p>(
     if equalisations.is_empty() {
         return Ok(Cow::Borrowed(p));
     }
-    let mut e = p.clone();
-    run(&Equalise { equalisations, sites: &p.sites }, &mut e.model, journal)?;
-    e.sites = p.sites.reread(&e.model.graph);
-    Ok(Cow::Owned(e))
+    let mut cx = Context::new(p.model.clone()).with_equalisations(equalisations, &p.sites);
+    follow(&pipelines::EQUALISED, &mut cx, journal)?;
+    let sites = cx.sites().cloned().unwrap_or_default();
+    Ok(Cow::Owned(Prepared {
+        model: cx.into_model(),
+        sites,
+        fingerprint: p.fingerprint.clone(),
+        tails: p.tails.clone(),
+    }))
 }
-
-/// How a target writes the arithmetic between codes: these passes, in this order.
-pub fn lowering(target: Target, assume_vnni: bool) -> Vec<Box<dyn Pass>> {
-    match target {
-        Target::Integer => vec![
-            Box::new(PatchesAsRows),
-            Box::new(CodesFirst),
-            Box::new(IntegerSums),
-            Box::new(IntegerProducts),
-            Box::new(IntegerNorm),
-            Box::new(PerChannel { only_where_slow: false }),
-        ],
-        Target::Qdq => vec![
-            Box::new(PatchesAsRows),
-            Box::new(CodesFirst),
-            Box::new(IntegerSums),
-            Box::new(LayersWhole { assume_vnni }),
-            Box::new(Cse),
-            Box::new(Siblings),
-            Box::new(PerChannel { only_where_slow: true }),
-            Box::new(Rows),
-        ],
-    }
-}
-
-/// The first operator set whose QuantizeLinear makes codes of 16 bits.
-const WIDE_CODES: i64 = 21;
 
 /// Carries a plan out, and puts what was cut off behind.
 pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Model, CompileError> {
@@ -601,31 +485,13 @@ pub fn apply_in_front(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> 
     }
     plan.check()?;
     has_codes(&p.model, plan.layers.iter().map(|l| l.weight), "the plan", "")?;
-    let e = equalised(p, &plan.equalisations, journal)?;
-    let (mut m, sites) = (e.model.clone(), &e.sites);
+    let mut m = p.model.clone();
     // Types that the operator set has, the file's version must have too.
     let newer = plan.layers.iter().filter_map(|l| ops::newer_type(l.weight.dtype()));
     m.ir_version = newer.map(|(_, version)| version).fold(m.ir_version, i64::max);
-    let passes: [&dyn Pass; 4] = [
-        &FoldFactors { plan, sites },
-        &QuantizeWeights { plan, sites },
-        &QuantizeAttention { plan, sites },
-        &QuantizeActivations { plan },
-    ];
-    for pass in passes {
-        run(pass, &mut m, journal)?;
+    let mut cx = Context::new(m).with_plan(plan, &p.sites);
+    for pipeline in [&pipelines::EQUALISED, &pipelines::QUANTIZED, pipelines::lowering(plan.target)] {
+        follow(pipeline, &mut cx, journal)?;
     }
-    sweep(&mut m);
-    run(&Cse, &mut m, journal)?;
-    infer::annotate(&mut m);
-    for pass in lowering(plan.target, plan.assume_vnni) {
-        run(pass.as_ref(), &mut m, journal)?;
-    }
-    if plan.target == Target::Integer || m.opset() < WIDE_CODES {
-        run(&WideCodes, &mut m, journal)?;
-    }
-    run(&Cse, &mut m, journal)?;
-    sweep(&mut m);
-    validate::validate(&m)?;
-    Ok(m)
+    Ok(cx.into_model())
 }

@@ -12,7 +12,7 @@ use fqvit_opt::text::{Elide, parse_model, print_model};
 fn apply(text: &str) -> (Model, Vec<String>) {
     let mut m = parse_model(text).expect("the program parses");
     validate(&m).expect("the program is valid");
-    let out = IntegerNorm.run(&mut m).expect("the pass runs");
+    let out = IntegerNorm.run_on(&mut m).expect("the pass runs");
     validate(&m).expect("the pass leaves a valid model");
     assert_eq!(out.changes == 0, print_model(&m, Elide::Full) == print_model(&parse_model(text).unwrap(), Elide::Full));
     (m, out.notes)

@@ -12,7 +12,7 @@ use fqvit_opt::onnx::load;
 use fqvit_opt::passes::decompose_attention::DecomposeAttention;
 use fqvit_opt::passes::raise_opset::RaiseOpset;
 use fqvit_opt::passes::{ApplyRules, Pass, opset_wanted};
-use fqvit_opt::pattern::{MaskKind, RuleSet, attentions, gelus, layer_norms};
+use fqvit_opt::pattern::{Facts, MaskKind, RuleSet, attentions, gelus, layer_norms};
 
 fn sample(path: &str) -> Model {
     load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(path)).unwrap().model
@@ -68,7 +68,7 @@ fn attention_operators_are_recognised_once_they_are_written_out() {
     let rules = RuleSet::embedded().unwrap();
     for file in ["zoo/hf_vit-sdpa.dynamo.opset23.onnx", "zoo/timm_vit-fused.dynamo.dynbatch.opset23.onnx"] {
         let mut m = sample(file);
-        let out = DecomposeAttention.run(&mut m).unwrap();
+        let out = DecomposeAttention.run_on(&mut m).unwrap();
         assert!(out.changes == 2 && out.notes.is_empty(), "{file}: {:?}", out.notes);
         let found = attentions(&m, &rules);
         assert_eq!(found.len(), 2, "{file}");
@@ -145,8 +145,8 @@ fn decomposed_forms_become_single_nodes_where_the_opset_allows() {
         ("zoo/timm_vit-fused.torchscript.opset20.onnx", 20, 5, 2, None),
     ] {
         let mut m = sample(file);
-        assert_eq!((m.opset(), opset_wanted(&m, &rules)), (opset, wanted), "{file}");
-        ApplyRules::new(&rules).run(&mut m).unwrap();
+        assert_eq!((m.opset(), opset_wanted(&Facts::new(&m), &rules)), (opset, wanted), "{file}");
+        ApplyRules::new(&rules).run_on(&mut m).unwrap();
         let count = |op: &str| m.graph.nodes().filter(|(_, n)| n.op.is(op)).count();
         assert_eq!((count("LayerNormalization"), count("Gelu")), (norms, gelus), "{file}");
     }
@@ -157,9 +157,9 @@ fn a_raised_model_is_rewritten_and_stays_whole() {
     let rules = RuleSet::embedded().unwrap();
     for (file, _, norms, n_gelus) in SAMPLES.iter().filter(|s| s.0.contains("torchscript") || s.0.contains("opset18")) {
         let mut m = sample(file);
-        RaiseOpset { to: 20 }.run(&mut m).unwrap();
+        RaiseOpset::To(20).run_on(&mut m).unwrap();
         let outputs: Vec<String> = m.graph.outputs().iter().map(|v| m.graph.name_of(*v).to_owned()).collect();
-        let out = ApplyRules::new(&rules).run(&mut m).unwrap();
+        let out = ApplyRules::new(&rules).run_on(&mut m).unwrap();
         assert!(out.notes.is_empty(), "{file}: {:?}", out.notes);
         let g = &m.graph;
         let count = |op: &str| g.nodes().filter(|(_, n)| n.op.is(op)).count();
@@ -171,6 +171,6 @@ fn a_raised_model_is_rewritten_and_stays_whole() {
         }
         fqvit_opt::ir::validate::validate(&m).unwrap();
         // Every attention is still there, and a second run finds nothing to do.
-        assert_eq!(ApplyRules::new(&rules).run(&mut m).unwrap().changes, 0, "{file}");
+        assert_eq!(ApplyRules::new(&rules).run_on(&mut m).unwrap().changes, 0, "{file}");
     }
 }

@@ -59,6 +59,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// List the shipped recipes
     Recipes,
+    /// List the passes of each pipeline, or tell all about one
+    Passes(PassesArgs),
 }
 
 /// A number that can be compared with.
@@ -154,6 +156,13 @@ pub struct CompileArgs {
     /// Run the model before and after every pass on one sample, and stop if a pass moves an output further than it declares
     #[arg(long)]
     pub verify_each: bool,
+    /// Run the model on one sample after as few passes as it takes to find the first one that moves an output further than
+    /// it declares
+    #[arg(long, conflicts_with = "verify_each")]
+    pub blame: bool,
+    /// Write the model as this pass leaves it, and stop; `PASS:2` is its second run. `fqvit-opt passes` lists them
+    #[arg(long, value_name = "PASS[:N]")]
+    pub stop_after: Option<String>,
     #[command(flatten)]
     pub report: ReportArgs,
 }
@@ -353,11 +362,23 @@ pub struct BenchArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct PassesArgs {
+    /// The pass to tell about
+    pub pass: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct ExplainArgs {
     pub model: PathBuf,
     /// Only this rule
     #[arg(long, value_name = "ID")]
     pub rule: Option<String>,
+    /// The recipe whose preparation the model goes through first
+    #[arg(long, value_name = "NAME|FILE", default_value = "fq-vit")]
+    pub recipe: String,
+    /// Do not raise the model's operator set
+    #[arg(long)]
+    pub keep_opset: bool,
     /// A folder with own rules
     #[arg(long, value_name = "DIR")]
     pub passes_dir: Option<PathBuf>,

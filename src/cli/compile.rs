@@ -13,22 +13,21 @@ use crate::calibrate::data::{DataOptions, Dataset, InputSpec, split_holdout};
 use crate::calibrate::run::{CalibrateError, Observed, observe};
 use crate::calibrate::sizes::settled;
 use crate::calibrate::stats::{Origin, StatsFile};
-use crate::compile::each::{Moved, verify_each};
+use crate::compile::each::{Moved, blame, verify_each};
 use crate::compile::reach::cut_where_it_fails;
 use crate::compile::refine::{FitData, refine};
 use crate::compile::{
-    BEFORE_A_RUN, CompileError, Journal, Prepared, apply_in_front, inputs, make_plan, prepare, runnable, suits,
-    unpacked, whole,
+    CompileError, Journal, Prepared, apply_in_front, follow, inputs, make_plan, prepare, runnable, suits, unpacked,
+    whole,
 };
 use crate::file::{Batch, Pending};
 use crate::ir::{Def, Dim, Model, validate};
 use crate::onnx::{self, SaveOptions};
-use crate::passes::Numerics;
-use crate::passes::widen_floats::widen_floats;
+use crate::passes::widen_floats::WidenFloats;
+use crate::passes::{Context, Numerics, Pass, pipelines};
 use crate::plan::sites::Sites;
 use crate::plan::{Island, QuantPlan, Rounding, planner, sites};
 use crate::recipe::Recipe;
-use crate::rewrite::narrow_floats;
 use crate::runtime::Array;
 use crate::verify::coverage;
 use crate::verify::report::{DataReport, ModelFile, PassReport, Report, Timing, VERSION};
@@ -243,9 +242,13 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let (stats_given, stats_made) = split(a.stats.as_deref(), files.either("--stats", a.stats.as_deref())?);
     files.report(&a.report)?;
     files.check()?;
-    let mut log =
-        Log { journal: if a.verify_each { Journal::keeping_models() } else { Journal::default() }, ..Log::default() };
-    let ((float, before), recipe, p) = prepared(model_path, &a.prepare, &mut files, &mut log)?;
+    let keeps = a.verify_each || a.blame || a.stop_after.is_some();
+    let mut log = Log { journal: if keeps { Journal::keeping_models() } else { Journal::default() }, ..Log::default() };
+    let made = prepared(model_path, &a.prepare, &mut files, &mut log);
+    if let Some(m) = stopped(a, &log.journal) {
+        return unfinished(a, m, output, files);
+    }
+    let ((float, before), recipe, p) = made?;
     let recipe = if a.fast { recipe.without_fitting() } else { recipe };
     let (Some(mut p), Some(_)) = (p, &recipe.quantize) else {
         return unchanged(a, (model_path, before), output, &float, &recipe, (files, log));
@@ -297,9 +300,24 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
             Some(f) => format!("{}: {e}", f.display()),
             None => e.to_string(),
         })?)
-    })?;
+    });
     log.gather();
+    if let Some(m) = stopped(a, &log.journal) {
+        return unfinished(a, m, output, files);
+    }
+    let quantized = quantized?;
+    if let Some(pass) = &a.stop_after {
+        let mut ran: Vec<&str> = log.journal.steps.iter().map(|s| s.pass.as_str()).collect();
+        ran.dedup();
+        return Err(format!("--stop-after {pass}: no such pass ran; in order, these did: {}", ran.join(", ")).into());
+    }
     let passes = if a.verify_each { each_pass(&data, &mut log)? } else { Vec::new() };
+    if a.blame {
+        match blame(&log.journal.steps, &data.sample(0)?.inputs, data.batch())? {
+            Some(m) => return Err(moved_too_far(&m).into()),
+            None => log.notes.push("on one sample, no pass moves an output further than it declares".into()),
+        }
+    }
     let compared = if a.report.no_verify {
         None
     } else {
@@ -380,6 +398,41 @@ fn thinned(all: Vec<usize>, most: usize) -> Vec<usize> {
     (0..take).map(|i| all[i * all.len() / take]).collect()
 }
 
+/// The model as the pass of `--stop-after` left it, if that has run.
+fn stopped<'j>(a: &CompileArgs, journal: &'j Journal) -> Option<&'j Model> {
+    a.stop_after.as_deref().and_then(|pass| journal.after(pass))
+}
+
+/// Writes a model that was stopped on its way.
+fn unfinished(a: &CompileArgs, m: &Model, output: &Path, mut files: Files) -> Result<bool, Failure> {
+    written(m, output, &mut files)?;
+    files.commit()?;
+    if !a.report.quiet {
+        eprintln!("stopped as asked; {} is no finished model", output.display());
+    }
+    Ok(true)
+}
+
+fn declares(n: Numerics) -> String {
+    match n {
+        Numerics::BitExact => "bit-exact".to_owned(),
+        Numerics::Close { rel } => format!("within {rel:e}"),
+        Numerics::Quantizes => "quantizes".to_owned(),
+        Numerics::Widens => "widens".to_owned(),
+    }
+}
+
+fn moved_too_far(m: &Moved) -> String {
+    format!(
+        "pass {} declares `{}`, but on one sample it moved output `{}` by {:e} of its largest value; nothing was \
+         written. This is a fault in the pass: please report it",
+        m.pass,
+        declares(m.numerics),
+        m.output,
+        m.distance
+    )
+}
+
 /// Import and export, nothing else.
 fn unchanged(
     a: &CompileArgs,
@@ -410,21 +463,8 @@ fn each_pass(data: &Dataset, log: &mut Log) -> Result<Vec<PassReport>, Failure> 
     let Log { timings, journal, .. } = log;
     let moved =
         timed(timings, "verify-each", || Ok(verify_each(&journal.steps, &data.sample(0)?.inputs, data.batch())?))?;
-    let declares = |n: Numerics| match n {
-        Numerics::BitExact => "bit-exact".to_owned(),
-        Numerics::Close { rel } => format!("within {rel:e}"),
-        Numerics::Quantizes => "quantizes".to_owned(),
-    };
     if let Some(m) = moved.iter().find(|m| !m.kept) {
-        return Err(format!(
-            "pass {} declares `{}`, but on one sample it moved output `{}` by {:e} of its largest value; nothing was \
-             written. This is a fault in the pass: please report it",
-            m.pass,
-            declares(m.numerics),
-            m.output,
-            m.distance
-        )
-        .into());
+        return Err(moved_too_far(m).into());
     }
     let row = |m: &Moved| PassReport {
         pass: m.pass.clone(),
@@ -657,14 +697,14 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
 /// A float model as `compile` runs it: tract lacks many operators in half precision. What can not be widened is run as it
 /// is.
 pub(super) fn float_to_run(float: &Model, notes: &mut Vec<String>) -> Result<Model, Failure> {
-    let (mut float, _) = unpacked(float)?;
-    if narrow_floats(&float).is_some() && widen_floats(&mut float).is_ok() {
+    let (float, _) = unpacked(float)?;
+    let mut cx = Context::new(float);
+    cx.settle_types();
+    if WidenFloats.run(&mut cx).is_ok_and(|out| out.changes > 0) {
         notes.push("the float model computes in half precision; it is run in float32".into());
     }
-    for pass in BEFORE_A_RUN {
-        pass.run(&mut float)?;
-    }
-    Ok(float)
+    follow(&pipelines::RUNNABLE, &mut cx, &mut Journal::default())?;
+    Ok(cx.into_model())
 }
 
 /// Both models up to the operators that can not be run here, and the whole of the quantized one where that is less.

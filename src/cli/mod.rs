@@ -65,6 +65,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Bench(a)) => bench::bench(&a),
         Some(Command::Explain(a)) => tools::explain(&a),
         Some(Command::Recipes) => tools::recipes(),
+        Some(Command::Passes(a)) => tools::passes(&a),
     });
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,15 +1,18 @@
 //! Subcommands that only look.
 
-use super::args::{ExplainArgs, InspectArgs};
+use super::args::{ExplainArgs, InspectArgs, PassesArgs};
 use super::files::Files;
 use super::{Failure, load, rules};
 use crate::compile::{self, Journal};
 use crate::ir::{Op, validate};
-use crate::passes::Pass;
 use crate::passes::clean_up::CleanUp;
+use crate::passes::{Pass, pipelines, registry};
 use crate::pattern::{explain as explain_rule, gelus, layer_norms};
 use crate::recipe::{Prepare, Recipe};
 use crate::text::{Elide, print_model};
+
+/// For recipes that prepare nothing.
+const UNPREPARED: Prepare = Prepare { opset: 17 };
 
 pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
@@ -29,8 +32,8 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     let (mut clean, _) = compile::unpacked(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
     validate::validate(&clean).map_err(|e| format!("{}: {e}", a.model.display()))?;
     let recipe = Recipe::find(&a.prepare.recipe, a.prepare.passes_dir.as_deref())?;
-    let how = recipe.prepare.unwrap_or(Prepare { opset: 17 });
-    CleanUp.run(&mut clean)?;
+    let how = recipe.prepare.unwrap_or(UNPREPARED);
+    CleanUp.run_on(&mut clean)?;
     say!("recognised as written:");
     for (what, sites) in [("LayerNorm", layer_norms(&clean, &rules)), ("GELU", gelus(&clean, &rules))] {
         let mut by: std::collections::BTreeMap<&str, usize> = Default::default();
@@ -73,11 +76,6 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
 pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
     let (m, _) = load("MODEL", &a.model, &mut Files::default(), &mut notes)?;
-    let (mut m, _) = compile::unpacked(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
-    validate::validate(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
-    for pass in compile::BEFORE_RULES {
-        pass.run(&mut m)?;
-    }
     let rules = rules(a.passes_dir.as_deref())?;
     if let Some(id) = &a.rule
         && rules.get(id).is_err()
@@ -85,8 +83,16 @@ pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
         let known: Vec<&str> = rules.iter().map(|r| r.id.as_str()).collect();
         return Err(format!("there is no rule `{id}`; there are {}", known.join(", ")).into());
     }
+    let recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
+    let how = recipe.prepare.unwrap_or(UNPREPARED);
+    let named = |e: compile::CompileError| format!("{}: {e}", a.model.display());
+    let mut journal = Journal::default();
+    // As `compile` sees it: rules that rewrite, before they do, and rules that recognise, after that.
+    let before = compile::plain(&m, &how, &rules, a.keep_opset, &mut journal).map_err(named)?;
+    let mut after = before.clone();
+    compile::follow(&pipelines::CANONICAL, &mut after, &mut journal).map_err(named)?;
     for r in rules.iter().filter(|r| a.rule.as_deref().is_none_or(|id| id == r.id)) {
-        say!("{}", explain_rule(&m, r));
+        say!("{}", explain_rule(if r.rewrites() { &before } else { &after }, r));
     }
     Ok(true)
 }
@@ -94,6 +100,25 @@ pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
 pub fn recipes() -> Result<bool, Failure> {
     for name in Recipe::shipped() {
         say!("{name:14} {}", Recipe::find(&name, None)?.summary);
+    }
+    Ok(true)
+}
+
+pub fn passes(a: &PassesArgs) -> Result<bool, Failure> {
+    if let Some(id) = &a.pass {
+        let pass =
+            registry::pass(id).ok_or_else(|| format!("there is no pass `{id}`; `fqvit-opt passes` lists them"))?;
+        say!("{}: {}\n\n{}", pass.id(), pass.summary(), pass.help());
+        return Ok(true);
+    }
+    for p in pipelines::ALL {
+        say!("{} - {}", p.name, p.summary);
+        p.passes.iter().for_each(|pass| say!("  {:22} {}", pass.id(), pass.summary()));
+    }
+    let inside = |id: &str| pipelines::ALL.iter().any(|p| p.passes.iter().any(|q| q.id() == id));
+    say!("inside of others, or by name only");
+    for pass in registry::ALL.iter().filter(|p| !inside(p.id())) {
+        say!("  {:22} {}", pass.id(), pass.summary());
     }
     Ok(true)
 }

@@ -43,24 +43,28 @@ pub enum EachError {
 /// Runs `inputs` through the models of a journal, as they are written (without tract's own rewriting), and measures what
 /// each pass moved. `batch` is what an open first size of an input becomes.
 ///
-/// A pass without a rewrite is not run. Where something else than a pass has changed the model (half precision was
-/// widened), what follows is compared with the model as it is from there on. A quantizing pass keeps to its declaration as long as its outputs have their
+/// A pass without a rewrite is not run. Comparing begins at the first model that runs, and after half precision was
+/// widened. A quantizing pass keeps to its declaration as long as its outputs have their
 /// types and shapes and stay finite; how much it loses is what the figures are for.
 ///
 /// Behind a quantizing pass, [`Numerics::Close`] holds up to the next rounding only: a value within the bound of a tie may
 /// take the neighbouring code, and what follows is moved by a step of its codes. Such a pass keeps to its declaration as
 /// long as it moves the outputs by less than quantization has.
+///
+/// # Errors
+/// If the journal holds no models, if none of them runs, or if a pass leaves one that does not.
 pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> Result<Vec<Moved>, EachError> {
     let mut first: Option<Outputs> = None;
     let mut last: Option<Outputs> = None;
     let mut out: Vec<Moved> = Vec::new();
     // Error of quantization so far, once there is one.
     let mut quantized: Option<f64> = None;
-    for step in steps {
+    // Why no model ran so far.
+    let mut unable: Option<EachError> = None;
+    // What ran in half precision is no measure for what runs in float32.
+    let widened = steps.iter().rposition(|s| s.numerics == Numerics::Widens && s.changes > 0);
+    for step in &steps[widened.map_or(0, |i| i + 1)..] {
         let [before, after] = step.models.as_ref().ok_or(EachError::NoModels)?;
-        if step.fresh {
-            (first, last) = (None, None);
-        }
         // Nothing was run yet, and nothing is to be compared: a model in half precision may not run before it is widened.
         if step.changes == 0 && last.is_none() {
             out.push(unmoved(step, after));
@@ -68,8 +72,17 @@ pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> 
         }
         let old = match last.take() {
             Some(o) => o,
-            None => run(before, "", inputs, batch)?,
+            // tract may not load what the exporter wrote, and load what the first passes make of it.
+            None => match run(before, "", inputs, batch) {
+                Ok(o) => o,
+                Err(e) => {
+                    unable = Some(e);
+                    out.push(unmoved(step, after));
+                    continue;
+                }
+            },
         };
+        unable = None;
         let origin = first.get_or_insert_with(|| old.clone());
         let new = if step.changes == 0 { old.clone() } else { run(after, &step.pass, inputs, batch)? };
         let mut m = moved(step, after, &old, &new, origin);
@@ -82,7 +95,55 @@ pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> 
         out.push(m);
         last = Some(new);
     }
-    Ok(out)
+    unable.map_or(Ok(out), Err)
+}
+
+/// The first pass after which the outputs differ from those of the model before the first pass by more than all passes up
+/// to it declare together; `None` if there is none. Found by bisection, so that a model runs for a few of its passes only.
+///
+/// What a quantizing pass gives up is not bounded: from there on, outputs must have their types and shapes and stay finite.
+///
+/// # Errors
+/// If the journal holds no models, or one of them does not run.
+pub fn blame(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> Result<Option<Moved>, EachError> {
+    let widened = steps.iter().rposition(|s| s.numerics == Numerics::Widens && s.changes > 0);
+    let steps: Vec<&Step> = steps[widened.map_or(0, |i| i + 1)..].iter().filter(|s| s.changes > 0).collect();
+    let Some(first) = steps.first() else { return Ok(None) };
+    let [start, _] = first.models.as_ref().ok_or(EachError::NoModels)?;
+    let origin = run(start, "", inputs, batch)?;
+    // What the passes up to one declare together.
+    let declared = |at: usize| {
+        steps[..=at].iter().fold(Numerics::BitExact, |sum, s| match (sum, s.numerics) {
+            (Numerics::BitExact, other) | (other, Numerics::BitExact) => other,
+            (Numerics::Close { rel: a }, Numerics::Close { rel: b }) => Numerics::Close { rel: a + b },
+            _ => Numerics::Quantizes,
+        })
+    };
+    let outputs = |at: usize| -> Result<(Outputs, &Model), EachError> {
+        let [_, after] = steps[at].models.as_ref().ok_or(EachError::NoModels)?;
+        Ok((run(after, &steps[at].pass, inputs, batch)?, after))
+    };
+    let broken = |at: usize| -> Result<bool, EachError> {
+        let (new, after) = outputs(at)?;
+        let bound = Step { numerics: declared(at), ..steps[at].clone() };
+        Ok(!moved(&bound, after, &origin, &new, &origin).kept)
+    };
+    // Quantization hides what was moved before it, so what comes before it is looked at first.
+    let exact = steps.iter().position(|s| s.numerics == Numerics::Quantizes).unwrap_or(steps.len());
+    for (from, to) in [(0, exact), (exact, steps.len())].into_iter().filter(|(from, to)| from < to) {
+        if !broken(to - 1)? {
+            continue;
+        }
+        let (mut good, mut bad) = (from, to - 1);
+        while good < bad {
+            let middle = good + (bad - good) / 2;
+            if broken(middle)? { bad = middle } else { good = middle + 1 }
+        }
+        let (new, after) = outputs(bad)?;
+        let old = if bad == 0 { origin.clone() } else { outputs(bad - 1)?.0 };
+        return Ok(Some(moved(steps[bad], after, &old, &new, &origin)));
+    }
+    Ok(None)
 }
 
 fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Result<Outputs, EachError> {
@@ -117,7 +178,7 @@ fn moved(step: &Step, model: &Model, old: &Outputs, new: &Outputs, origin: &Outp
         worst.kept &= match step.numerics {
             Numerics::BitExact => distance == 0.0,
             Numerics::Close { rel } => distance <= rel,
-            Numerics::Quantizes => distance.is_finite(),
+            Numerics::Quantizes | Numerics::Widens => distance.is_finite(),
         };
         if distance > worst.distance {
             let site = Site { tensor: name, sample: "", items: 1, labels: None, kind: Kind::Values };
@@ -159,7 +220,7 @@ mod tests {
     use super::*;
     use crate::compile::{Journal, run as run_pass};
     use crate::ir::Tensor;
-    use crate::passes::{Outcome, Pass, PassError};
+    use crate::passes::{Context, Outcome, Pass, PassError};
     use crate::rewrite::Patch;
     use crate::text::parse_model;
 
@@ -182,7 +243,7 @@ mod tests {
             self.says
         }
 
-        fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+        fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
             let (_, product) = m.graph.nodes().next().expect("a node");
             let w = product.input(1).expect("a weight");
             let t = m.graph.constant(w).expect("a constant");
@@ -190,23 +251,24 @@ mod tests {
             let mut p = Patch::new(self.id());
             let c = p.constant("scaled", Tensor::f32(&t.dims.clone(), &data));
             p.replace(w, c);
-            p.commit(m)?;
+            m.commit(p)?;
             Ok(Outcome { changes: 1, notes: vec![] })
         }
     }
 
-    fn model() -> Model {
+    fn journal(passes: &[Scale]) -> (Vec<Step>, Array) {
         let text = "<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[1, 2] x) => (float[1, 2] y)\n\
                     <float[2, 2] w = {1, 2, 3, 4}> { y = MatMul (x, w) }";
-        parse_model(text).expect("a model")
+        let mut cx = Context::new(parse_model(text).expect("a model"));
+        let mut journal = Journal::keeping_models();
+        passes.iter().for_each(|p| run_pass(p, &mut cx, &mut journal).expect("runs"));
+        let x = Array::new(&[1, 2], vec![1.0f32, -0.5]).expect("fits");
+        (journal.steps, x)
     }
 
     fn after(passes: &[Scale]) -> Vec<Moved> {
-        let mut m = model();
-        let mut journal = Journal::keeping_models();
-        passes.iter().for_each(|p| run_pass(p, &mut m, &mut journal).expect("runs"));
-        let x = Array::new(&[1, 2], vec![1.0f32, -0.5]).expect("fits");
-        verify_each(&journal.steps, &[("x".into(), x)], 1).expect("runs")
+        let (steps, x) = journal(passes);
+        verify_each(&steps, &[("x".into(), x)], 1).expect("runs")
     }
 
     #[test]
@@ -217,6 +279,20 @@ mod tests {
         assert_eq!(m[1].output, "y");
         assert!((m[1].distance - 0.001).abs() < 1e-6, "{:?}", m[1]);
         assert!((m[1].sqnr_db - 60.0).abs() < 0.01 && (m[2].total_db - 60.0).abs() < 0.01, "{m:?}");
+    }
+
+    #[test]
+    fn blame_finds_the_first_pass_that_breaks_its_word() {
+        let blamed = |factors: &[(f32, Numerics)]| {
+            let passes: Vec<Scale> = factors.iter().map(|(by, says)| Scale { by: *by, says: *says }).collect();
+            let (steps, x) = journal(&passes);
+            blame(&steps, &[("x".into(), x)], 1).expect("runs").map(|m| (m.distance * 1e4).round() as i32)
+        };
+        let (exact, close, quantizes) = (Numerics::BitExact, Numerics::Close { rel: 0.002 }, Numerics::Quantizes);
+        assert_eq!(blamed(&[(1.0, exact), (1.001, close), (1.001, close), (2.0, quantizes)]), None);
+        assert_eq!(blamed(&[(1.0, exact), (1.001, close), (1.01, close), (1.001, close)]), Some(100));
+        assert_eq!(blamed(&[(1.0, exact), (1.003, exact), (1.0, exact), (2.0, quantizes)]), Some(30));
+        assert!(blamed(&[(1.0, exact), (2.0, quantizes), (f32::NAN, close), (1.0, close)]).is_some());
     }
 
     #[test]
@@ -244,23 +320,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pass_is_nobodys_fault() {
-        let says = Numerics::BitExact;
-        let mut m = model();
-        let mut journal = Journal::keeping_models();
-        let exact = Scale { by: 1.0, says };
-        run_pass(&exact, &mut m, &mut journal).expect("runs");
-        // Something else changes the weight.
-        Scale { by: 2.0, says }.run(&mut m).expect("runs");
-        journal.fresh = true;
-        run_pass(&exact, &mut m, &mut journal).expect("runs");
-        run_pass(&Scale { by: 1.5, says }, &mut m, &mut journal).expect("runs");
-        let x = Array::new(&[1, 2], vec![1.0f32, -0.5]).expect("fits");
-        let moved = verify_each(&journal.steps, &[("x".into(), x)], 1).expect("runs");
-        assert_eq!(moved.iter().map(|m| m.kept).collect::<Vec<_>>(), [true, true, false]);
-    }
-
-    #[test]
     fn half_precision_is_widened_before_anything_is_compared() {
         // Sums of products that half precision rounds: computed in float32 they are others.
         let text = "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1, 2] x) => (float[1, 2] y)
@@ -283,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_journal_without_models_says_so() {
-        let step = Step { pass: "p".into(), changes: 1, numerics: Numerics::BitExact, fresh: false, models: None };
+        let step = Step { pass: "p".into(), changes: 1, numerics: Numerics::BitExact, models: None };
         assert!(matches!(verify_each(&[step], &[], 1), Err(EachError::NoModels)));
     }
 }

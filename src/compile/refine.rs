@@ -18,9 +18,9 @@ use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::finite::OutputsOf;
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Graph, Node, ValueId, validate};
-use crate::passes::Pass;
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::weights::least_scale;
+use crate::passes::{Context, Pass};
 use crate::plan::head_rows::read_tokens;
 use crate::plan::recipe::WeightRecipe;
 use crate::plan::sites::{Linear, trace_back};
@@ -152,8 +152,8 @@ fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, at_once: usize, of_
 }
 
 fn jobs<'p>(p: &Prepared, plan: &QuantPlan, layers: &[Planned<'p>]) -> Result<Vec<Job<'p>>, RefineError> {
-    let mut folded = p.model.clone();
-    FoldFactors { plan, sites: &p.sites }.run(&mut folded).map_err(|e| Box::new(CompileError::from(e)))?;
+    let mut folded = Context::new(p.model.clone()).with_plan(plan, &p.sites);
+    FoldFactors.run(&mut folded).map_err(|e| Box::new(CompileError::from(e)))?;
     let mut out = Vec::new();
     for &(at, linear) in layers {
         let node = folded.graph.node(linear.node);

@@ -429,6 +429,11 @@ mod tests;
 /// unless the file declared it before. Of a declared value, sizes that the file gives no number for are written.
 pub fn annotate(model: &mut Model) {
     let map = shapes(model);
+    write_types(model, &map);
+}
+
+/// As [`annotate`], with what was inferred of this model before.
+pub(crate) fn write_types(model: &mut Model, map: &ShapeMap) {
     let ids: Vec<ValueId> = model.graph.values().map(|(v, _)| v).collect();
     for v in ids {
         if matches!(model.graph.value(v).def, Def::Input | Def::InputWithDefault(_)) || model.graph.is_output(v) {

@@ -219,7 +219,7 @@ mod tests {
         // The second body knows the rank of x from outside, and so that its softmax runs over two axes.
         let soft = with(node("Softmax", "", &["x"], &["s"]), vec![int("axis", 1)]);
         let mut m = model(11, vec![choose("y", branch(vec![sum("x", "t")]), branch(vec![soft, sum("s", "e")]))]);
-        RaiseOpset { to: 17 }.run(&mut m).expect("everything has a conversion");
+        RaiseOpset::To(17).run_on(&mut m).expect("everything has a conversion");
         assert_eq!(m.opset(), 17);
         let b = bodies(&m);
         assert_eq!(b[0].node[0].input, ["x", "t_axes"]);
@@ -237,7 +237,7 @@ mod tests {
         let squeeze = with(node("Unsqueeze", "", &["x"], &["i"]), vec![ints("axes", &[0])]);
         let inner = choose("t", branch(vec![squeeze]), branch(vec![node("Identity", "", &["x"], &["j"])]));
         let mut m = model(12, vec![choose("y", branch(vec![inner]), branch(vec![node("Neg", "", &["x"], &["e"])]))]);
-        RaiseOpset { to: 13 }.run(&mut m).expect("everything has a conversion");
+        RaiseOpset::To(13).run_on(&mut m).expect("everything has a conversion");
         let deep = bodies(&m)[0].node[0].attribute[0].g.clone().expect("the inner body");
         assert_eq!(deep.node[0].input, ["x", "i_axes"]);
     }
@@ -249,7 +249,7 @@ mod tests {
         let sum = with(node("ReduceMean", "", &["x"], &["e"]), vec![ints("axes", &[1])]);
         let mut m = model(17, vec![choose("y", branch(vec![sum]), branch(vec![pool]))]);
         let before = bodies(&m);
-        let e = RaiseOpset { to: 19 }.run(&mut m).expect_err("AveragePool means another thing").to_string();
+        let e = RaiseOpset::To(19).run_on(&mut m).expect_err("AveragePool means another thing").to_string();
         assert!(
             e.contains("If `choice`: AveragePool `pool`: opset 19 counts") && e.contains("(in else_branch)"),
             "{e}"
@@ -262,7 +262,7 @@ mod tests {
         let soft = with(node("Softmax", "soft", &["x"], &["s"]), vec![int("axis", 1)]);
         let read = |out: &str| branch(vec![node("Neg", "", &["s"], &[out])]);
         let mut m = model(11, vec![soft, choose("y", read("t"), read("e"))]);
-        let e = RaiseOpset { to: 17 }.run(&mut m).expect_err("s would be another value");
+        let e = RaiseOpset::To(17).run_on(&mut m).expect_err("s would be another value");
         assert!(
             matches!(e, crate::passes::PassError::Failed { .. }) && e.to_string().contains("Softmax `soft`"),
             "{e}"
@@ -299,7 +299,7 @@ mod tests {
     }
 
     fn without_branches(mut m: Model) -> (usize, String) {
-        let changes = ConstantBranches.run(&mut m).expect("no patch fails").changes;
+        let changes = ConstantBranches.run_on(&mut m).expect("no patch fails").changes;
         validate(&m).expect("a valid model");
         (changes, print_model(&m, Elide::Full))
     }
@@ -352,7 +352,7 @@ mod tests {
             branch(vec![node("Neg", "", &["x"], &["t"]), n])
         };
         let mut m = decided(true, &["y"], deep(), passed_on("x"));
-        assert_eq!(ConstantBranches.run(&mut m).expect("no patch fails").changes, 1);
+        assert_eq!(ConstantBranches.run_on(&mut m).expect("no patch fails").changes, 1);
         let (_, n) = m.graph.nodes().find(|(_, n)| n.op.is("If")).expect("the inner If");
         let read: Vec<&str> = n.captures.iter().map(|v| m.graph.name_of(*v)).collect();
         assert_eq!(read, ["t_2", "x"]);
@@ -375,7 +375,7 @@ mod tests {
         g.node.push(choose("y", branch(vec![node("Abs", "", &["h"], &["a"])]), neg("e")));
         g.output[0].name = s("y");
         let mut m = parse(p.encode_to_vec().into(), None, "test").expect("a model").model;
-        assert_eq!(ConstantBranches.run(&mut m).expect("no patch fails").changes, 1);
+        assert_eq!(ConstantBranches.run_on(&mut m).expect("no patch fails").changes, 1);
         validate(&m).expect("a valid model");
         let h = m.graph.find("h").expect("the name that the body reads");
         let made = m.graph.node(m.graph.producer(h).expect("an Identity"));

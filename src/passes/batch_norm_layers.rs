@@ -2,9 +2,9 @@
 
 use super::common::{patch_nodes, perm_of, sole_reader};
 use super::layers::{bias_changed, weight_scaled};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, Graph, Model, Node, NodeId, Tensor};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Attrs, Graph, Node, NodeId, Tensor};
 use crate::plan::sites;
 use crate::rewrite::Patch;
 
@@ -48,8 +48,8 @@ impl Pass for BatchNormLayers {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(m);
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
+        let map = m.shapes();
         patch_nodes(m, |g, id| patch(g, id, &map))
     }
 }

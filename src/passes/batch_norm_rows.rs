@@ -1,8 +1,8 @@
 use super::common::{deviation, patch_nodes, root_mean_square, sole_reader};
 use super::identity::all_are;
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{Attrs, Graph, Model, Node, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::{ShapeMap, Size};
+use crate::ir::{Attrs, Graph, Node, NodeId, Tensor, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -48,8 +48,8 @@ impl Pass for BatchNormRows {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(model);
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
+        let map = model.shapes();
         let opset = model.opset();
         patch_nodes(model, |g, id| patch(g, id, &map, opset))
     }

@@ -1,7 +1,7 @@
 use super::common::{flat, patch_nodes, sole_reader, sole_use};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{Attrs, Graph, Model, NodeId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::{ShapeMap, Size};
+use crate::ir::{Attrs, Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -45,8 +45,8 @@ impl Pass for BiasFirst {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(model);
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
+        let map = model.shapes();
         patch_nodes(model, |g, id| patch(g, id, &map))
     }
 }

@@ -13,8 +13,7 @@ use super::fuse_transpose::FuseTranspose;
 use super::identity::Identity;
 use super::implied_expand::ImpliedExpand;
 use super::reshape_static::ReshapeStatic;
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::ir::Model;
+use super::{Context, Numerics, Outcome, Pass, PassError};
 
 /// Rounds after which clean-up stops even if something still changes. Real models need three or four.
 const MAX_ROUNDS: usize = 12;
@@ -53,7 +52,7 @@ impl Pass for CleanUp {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let passes: [&dyn Pass; 15] = [
             &ConstantNodes,
             &ConstantBranches,

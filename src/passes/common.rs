@@ -1,9 +1,9 @@
 //! What the clean-up passes share.
 
-use super::{Outcome, PassError};
-use crate::infer::{self, ShapeMap};
+use super::{Context, Outcome, PassError};
+use crate::infer::ShapeMap;
 use crate::ir::{Attrs, DType, Graph, Model, Node, NodeId, Tensor, ValueId};
-use crate::rewrite::{Patch, PatchError, Ref, sweep};
+use crate::rewrite::{Patch, PatchError, Ref};
 
 /// True if the model has a standard operator of this name.
 pub(super) fn has(m: &Model, op: &str) -> bool {
@@ -159,7 +159,7 @@ pub(super) fn one_a_channel(g: &Graph, v: ValueId, rank: usize, axis: usize) -> 
 
 /// Commits what `patch` makes of each node, in the order of the model, and sweeps what became dead.
 pub(super) fn patch_nodes(
-    m: &mut Model,
+    m: &mut Context,
     patch: impl Fn(&Graph, NodeId) -> Option<Patch>,
 ) -> Result<Outcome, PassError> {
     let mut out = Outcome::default();
@@ -168,22 +168,22 @@ pub(super) fn patch_nodes(
         if m.graph.try_node(id).is_some()
             && let Some(p) = patch(&m.graph, id)
         {
-            p.commit(m)?;
+            m.commit(p)?;
             out.changes += 1;
         }
     }
-    sweep(m);
+    m.sweep();
     Ok(out)
 }
 
 /// As `patch_nodes`, again and again until nothing changes: what one round makes has its shape known in the next.
 pub(super) fn patch_rounds(
-    m: &mut Model,
+    m: &mut Context,
     patch: impl Fn(&Graph, NodeId, &ShapeMap) -> Option<Patch>,
 ) -> Result<Outcome, PassError> {
     let mut all = Outcome::default();
     loop {
-        let map = infer::shapes(m);
+        let map = m.shapes();
         let out = patch_nodes(m, |g, id| patch(g, id, &map))?;
         all.changes += out.changes;
         if out.changes == 0 {
@@ -194,8 +194,8 @@ pub(super) fn patch_rounds(
 
 /// Commits the patch and counts it. A patch that contradicts a shape the file declares is left out with a note: the
 /// declaration may be wrong, but that is for validation to say.
-pub(super) fn commit(patch: Patch, model: &mut Model, out: &mut Outcome) -> Result<bool, PassError> {
-    match patch.commit(model) {
+pub(super) fn commit(patch: Patch, model: &mut Context, out: &mut Outcome) -> Result<bool, PassError> {
+    match model.commit(patch) {
         Ok(_) => {
             out.changes += 1;
             Ok(true)
@@ -214,7 +214,7 @@ pub(super) fn bypass(
     by: &str,
     node: NodeId,
     new: ValueId,
-    model: &mut Model,
+    model: &mut Context,
     out: &mut Outcome,
 ) -> Result<bool, PassError> {
     let g = &model.graph;

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::common::{commit, is_captured};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, Def, Graph, Model, NodeId, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Attrs, Def, Graph, NodeId, ValueId};
 use crate::onnx;
 use crate::rewrite::{Patch, Ref};
 
@@ -42,13 +42,13 @@ impl Pass for ConstantBranches {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         let found: Vec<NodeId> = model.graph.nodes().filter(|(_, n)| n.op.is("If")).map(|(id, _)| id).collect();
         if found.is_empty() {
             return Ok(out);
         }
-        let map = infer::shapes(model);
+        let map = model.shapes();
         for id in found {
             if let Some(patch) = inlined(&model.graph, &map, id) {
                 commit(patch, model, &mut out)?;

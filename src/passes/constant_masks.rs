@@ -1,8 +1,8 @@
 use super::common::{bypass, is_plain};
 use super::identity::all_are;
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{DType, Graph, Model, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{DType, Graph, NodeId, Tensor, ValueId};
 
 /// # What it does
 /// Removes masks that mask nothing.
@@ -42,9 +42,9 @@ impl Pass for ConstantMasks {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        let map = infer::shapes(model);
+        let map = model.shapes();
         for id in model.graph.schedule() {
             if model.graph.try_node(id).is_some()
                 && is_plain(&model.graph, id)

@@ -1,7 +1,6 @@
 use super::common::{commit, erasable};
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::constant_tensor;
-use crate::ir::Model;
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -41,7 +40,7 @@ impl Pass for ConstantNodes {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         let nodes: Vec<_> = model.graph.nodes().filter(|(_, n)| n.op.is("Constant")).map(|(id, _)| id).collect();
         for id in nodes {

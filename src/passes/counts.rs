@@ -1,9 +1,9 @@
 //! Counting in integers that every runtime adds up.
 
 use super::common::{has, patch_nodes};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Attrs, DType, Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -43,11 +43,11 @@ impl Pass for CountsInInt32 {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         if !has(model, "CumSum") {
             return Ok(Outcome::default());
         }
-        let map = infer::shapes(model);
+        let map = model.shapes();
         patch_nodes(model, |g, id| patch(g, id, &map))
     }
 }

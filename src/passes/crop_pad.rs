@@ -2,8 +2,8 @@
 
 use super::common::patch_nodes;
 use super::fuse_pad::added;
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::ir::{Attrs, Graph, NodeId, Tensor};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -41,7 +41,7 @@ impl Pass for CropPad {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         patch_nodes(model, patch)
     }
 }

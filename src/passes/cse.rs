@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::common::{commit, erasable, is_plain, is_read};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{AttrValue, Attrs, DType, Def, Graph, Model, NodeId, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::{ShapeMap, Size};
+use crate::ir::{AttrValue, Attrs, DType, Def, Graph, NodeId, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// Initializers up to this many bytes are shared; a weight keeps its own copy, which later passes may change.
@@ -49,7 +49,7 @@ impl Pass for Cse {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         self.initializers(model, &mut out)?;
         self.nodes(model, &mut out)?;
@@ -59,7 +59,7 @@ impl Pass for Cse {
 }
 
 impl Cse {
-    fn initializers(&self, model: &mut Model, out: &mut Outcome) -> Result<(), PassError> {
+    fn initializers(&self, model: &mut Context, out: &mut Outcome) -> Result<(), PassError> {
         let mut first: BTreeMap<(DType, Vec<i64>, Vec<u8>), ValueId> = BTreeMap::new();
         for v in model.graph.initializers().to_vec() {
             let g = &model.graph;
@@ -77,7 +77,7 @@ impl Cse {
     /// Lets the readers of `v` read the value first seen under this key instead.
     fn share<K: Ord>(
         &self,
-        model: &mut Model,
+        model: &mut Context,
         first: &mut BTreeMap<K, ValueId>,
         key: K,
         v: ValueId,
@@ -95,7 +95,7 @@ impl Cse {
         commit(patch, model, out).map(drop)
     }
 
-    fn nodes(&self, model: &mut Model, out: &mut Outcome) -> Result<(), PassError> {
+    fn nodes(&self, model: &mut Context, out: &mut Outcome) -> Result<(), PassError> {
         type Key = (String, Vec<Option<ValueId>>, Vec<(String, Scalars)>);
         let mut seen: BTreeMap<Key, Vec<NodeId>> = BTreeMap::new();
         for id in model.graph.schedule() {
@@ -133,8 +133,8 @@ impl Cse {
         Ok(())
     }
 
-    fn elements(&self, model: &mut Model, out: &mut Outcome) -> Result<(), PassError> {
-        let map = infer::shapes(model);
+    fn elements(&self, model: &mut Context, out: &mut Outcome) -> Result<(), PassError> {
+        let map = model.shapes();
         let mut first: BTreeMap<(DType, Vec<Size>, Vec<Size>), ValueId> = BTreeMap::new();
         for id in model.graph.schedule() {
             for v in model.graph.node(id).outputs.clone().into_iter().flatten() {

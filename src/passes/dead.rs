@@ -1,6 +1,4 @@
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::ir::Model;
-use crate::rewrite;
+use super::{Context, Numerics, Outcome, Pass, PassError};
 
 /// # What it does
 /// Removes nodes and initializers that nothing reads.
@@ -38,9 +36,9 @@ impl Pass for Dead {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let values = model.graph.initializers().len();
-        let gone = rewrite::sweep(model);
+        let gone = model.sweep();
         Ok(Outcome { changes: gone + (values - model.graph.initializers().len()), notes: Vec::new() })
     }
 }

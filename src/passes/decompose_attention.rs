@@ -1,7 +1,7 @@
 use super::common::commit;
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -48,13 +48,13 @@ impl Pass for DecomposeAttention {
         Numerics::Close { rel: 1e-5 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         let found: Vec<NodeId> = model.graph.nodes().filter(|(_, n)| n.op.is("Attention")).map(|(id, _)| id).collect();
         if found.is_empty() {
             return Ok(out);
         }
-        let map = infer::shapes(model);
+        let map = model.shapes();
         for id in found {
             match Site::of(&model.graph, &map, id, model.opset()) {
                 Ok(site) => {

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::common::{commit, erasable, is_plain, is_read};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{Attrs, DType, Model, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::{ShapeMap, Size};
+use crate::ir::{Attrs, DType, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -44,9 +44,9 @@ impl Pass for DirectShapes {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        let map = infer::shapes(model);
+        let map = model.shapes();
         // One-element vectors made so far, by what they hold.
         let mut sizes: BTreeMap<Size, ValueId> = BTreeMap::new();
         for id in model.graph.schedule() {

@@ -1,7 +1,7 @@
 use super::common::commit;
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -44,7 +44,7 @@ impl Pass for EinsumAsProduct {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         let g = &model.graph;
         // From the outputs to the inputs: what a later one reads is still the value that the map knows.
@@ -52,7 +52,7 @@ impl Pass for EinsumAsProduct {
         if found.is_empty() {
             return Ok(out);
         }
-        let map = infer::shapes(model);
+        let map = model.shapes();
         for id in found {
             match Einsum::of(&model.graph, &map, id) {
                 Ok(e) => {

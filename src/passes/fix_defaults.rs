@@ -1,5 +1,5 @@
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::ir::{Def, Model, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::ir::{Def, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -37,7 +37,7 @@ impl Pass for FixDefaults {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let g = &model.graph;
         let found: Vec<ValueId> = g
             .inputs()
@@ -51,12 +51,8 @@ impl Pass for FixDefaults {
         }
         let mut patch = Patch::new(self.id());
         found.iter().for_each(|v| patch.fix_default(*v));
-        patch.commit(model)?;
+        model.commit(patch)?;
         out.changes = found.len();
-        if model.ir_version < 4 {
-            // Until version 3 an initializer had to be an input.
-            model.ir_version = 4;
-        }
         out.notes.push(format!("{} inputs with a default are constants now and can not be overridden", found.len()));
         Ok(out)
     }

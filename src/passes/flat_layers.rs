@@ -1,7 +1,7 @@
 use super::common::{flat, patch_rounds};
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor};
+use crate::ir::{Attrs, DType, Graph, NodeId, Tensor};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -42,7 +42,7 @@ impl Pass for FlatLayers {
         Numerics::Close { rel: 1e-5 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         patch_rounds(model, patch)
     }
 }

@@ -1,7 +1,6 @@
 use super::fold_constants::fold;
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer;
-use crate::ir::Model;
 
 /// # What it does
 /// Replaces what does not depend on the model's inputs by its value, also where runtimes differ in its last bit.
@@ -41,7 +40,7 @@ impl Pass for FoldClose {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let map = infer::approximate_constants(model);
         fold(self.id(), model, &map)
     }

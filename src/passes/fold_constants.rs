@@ -1,9 +1,9 @@
 use std::collections::BTreeSet;
 
 use super::common::{commit, erasable, is_plain, is_read};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Graph, Model, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::Patch;
 
 /// A folded tensor up to this many bytes is always worth its place in the file.
@@ -52,14 +52,14 @@ impl Pass for FoldConstants {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(model);
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
+        let map = model.shapes();
         fold(self.id(), model, &map)
     }
 }
 
 /// Replaces what the map knows as a constant.
-pub(super) fn fold(by: &str, model: &mut Model, map: &ShapeMap) -> Result<Outcome, PassError> {
+pub(super) fn fold(by: &str, model: &mut Context, map: &ShapeMap) -> Result<Outcome, PassError> {
     let mut out = Outcome::default();
     let g = &model.graph;
     let order = g.schedule();

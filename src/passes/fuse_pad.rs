@@ -1,8 +1,8 @@
 //! Padding that a pool does by itself.
 
 use super::common::{patch_nodes, sole_reader};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::ir::{Dim, Graph, Model, NodeId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::ir::{Dim, Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -43,7 +43,7 @@ impl Pass for FusePad {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         patch_nodes(model, patch)
     }
 }

@@ -1,8 +1,8 @@
 use super::common::{bypass, commit, erasable, is_plain, is_read, perm_of};
 use super::reshape_static::static_target;
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::{ShapeMap, Size};
+use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -48,9 +48,9 @@ impl Pass for FuseTranspose {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        let map = infer::shapes(model);
+        let map = model.shapes();
         for id in model.graph.schedule() {
             let g = &model.graph;
             if g.try_node(id).is_none() || !is_plain(g, id) {

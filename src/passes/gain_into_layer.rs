@@ -2,9 +2,9 @@
 
 use super::common::{one_a_channel, patch_nodes, perm_of, sole_reader, sole_use};
 use super::layers::outputs_scaled;
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Graph, Model, NodeId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Graph, NodeId};
 use crate::plan::sites;
 use crate::rewrite::Patch;
 
@@ -43,8 +43,8 @@ impl Pass for GainIntoLayer {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(m);
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
+        let map = m.shapes();
         patch_nodes(m, |g, id| patch(g, id, &map))
     }
 }

@@ -1,9 +1,9 @@
 //! Attention whose heads and batch are one axis for the products alone.
 
 use super::common::{patch_rounds, softmax_axis, sole_reader, sole_use};
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, Graph, Model, NodeId, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -45,7 +45,7 @@ impl Pass for HeadsApart {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let opset = model.opset();
         patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }

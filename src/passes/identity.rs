@@ -1,7 +1,7 @@
 use super::common::{bypass, commit, is_plain, is_read};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, Given, ShapeMap, View};
-use crate::ir::{DType, Graph, Model, Node, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::{Given, ShapeMap, View};
+use crate::ir::{DType, Graph, Node, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -44,9 +44,9 @@ impl Pass for Identity {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        let map = infer::shapes(model);
+        let map = model.shapes();
         for id in model.graph.schedule() {
             // A patch of this pass may have erased it.
             if model.graph.try_node(id).is_none() || !is_plain(&model.graph, id) {

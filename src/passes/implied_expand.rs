@@ -1,7 +1,5 @@
 use super::common::{commit, is_plain};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer;
-use crate::ir::Model;
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -58,9 +56,9 @@ impl Pass for ImpliedExpand {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        let map = infer::shapes(model);
+        let map = model.shapes();
         for id in model.graph.schedule() {
             let g = &model.graph;
             if g.try_node(id).is_none() || !is_plain(g, id) || !BROADCASTS.contains(&g.node(id).op.name.as_str()) {

@@ -2,9 +2,9 @@
 
 use super::common::{MOST_STEPS, last_two_swapped, leads, patch_rounds, perm_of, softmax_axis, sole_reader, sole_use};
 use super::reshape_static::static_target;
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -53,7 +53,7 @@ impl Pass for KeysByQueries {
         Numerics::Close { rel: 1e-5 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let opset = model.opset();
         patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }

@@ -11,6 +11,7 @@ mod common;
 pub mod constant_branches;
 pub mod constant_masks;
 pub mod constant_nodes;
+mod context;
 pub mod counts;
 pub mod crop_pad;
 pub mod cse;
@@ -33,11 +34,13 @@ mod layers;
 pub mod norm_channels_last;
 mod opset;
 pub mod patch_sums;
+pub mod pipelines;
 pub mod plain_scores;
 pub mod pool_mean;
 pub mod quantize;
 pub mod raise_opset;
 pub mod registry;
+mod requirement;
 pub mod reshape_static;
 pub mod rules;
 pub mod scale_after_product;
@@ -58,7 +61,12 @@ pub mod widen_floats;
 use crate::ir::Model;
 use crate::rewrite::PatchError;
 
+pub use context::Context;
+pub use pipelines::Pipeline;
+pub use requirement::{Requirement, Unmet};
 pub use rules::{ApplyRules, opset_wanted};
+
+include!(concat!(env!("OUT_DIR"), "/pass_help.rs"));
 
 /// What a pass may do to the numbers a model computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +77,8 @@ pub enum Numerics {
     Close { rel: f32 },
     /// The pass gives up precision on purpose.
     Quantizes,
+    /// The model computes in a wider type from here on: what it computed before is no measure.
+    Widens,
 }
 
 /// What a pass did.
@@ -89,13 +99,51 @@ pub enum PassError {
     Failed { pass: String, message: String },
 }
 
-/// A transformation of a model.
-pub trait Pass {
+/// A transformation of a model. A pass holds its parameters and nothing else: what it works on, and with, is the
+/// [`Context`]'s.
+pub trait Pass: Sync {
     /// The name recipes call it by.
     fn id(&self) -> &'static str;
     /// One line of help.
     fn summary(&self) -> &'static str;
     fn numerics(&self) -> Numerics;
+    /// What the pass does, when, and why that is right, as its source says it.
+    fn help(&self) -> &'static str {
+        HELP.iter().find(|(id, _)| *id == self.id()).map_or("", |(_, text)| text)
+    }
     /// Rewrites the model until the pass finds nothing more to do.
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError>;
+    ///
+    /// # Errors
+    /// If a patch is refused, or something the pass needs is not there. The model is then as the last committed patch left
+    /// it.
+    fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, PassError>;
+
+    /// [`Pass::run`] on a model of which nothing is known and for which nothing was decided.
+    ///
+    /// # Errors
+    /// As those of [`Pass::run`].
+    fn run_on(&self, model: &mut Model) -> Result<Outcome, PassError> {
+        let mut cx = Context::new(std::mem::take(model));
+        let out = self.run(&mut cx);
+        *model = cx.into_model();
+        out
+    }
+}
+
+impl<P: Pass + ?Sized> Pass for &P {
+    fn id(&self) -> &'static str {
+        (**self).id()
+    }
+
+    fn summary(&self) -> &'static str {
+        (**self).summary()
+    }
+
+    fn numerics(&self) -> Numerics {
+        (**self).numerics()
+    }
+
+    fn run(&self, cx: &mut Context<'_>) -> Result<Outcome, PassError> {
+        (**self).run(cx)
+    }
 }

@@ -1,12 +1,11 @@
 //! LayerNorm over the channels of an image.
 
-use crate::infer;
-use crate::ir::{Attrs, Graph, Model, Tensor};
-use crate::pattern::{Recognition, RuleSet, recognise};
-use crate::rewrite::{Patch, sweep};
+use crate::ir::{Attrs, Graph, Tensor};
+use crate::pattern::Recognition;
+use crate::rewrite::Patch;
 
 use super::common::{deviation, one_a_channel, root_mean_square};
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 
 /// # What it does
 /// Writes a LayerNorm over axis 1, as images have their channels, as one over the last axis between two Transposes. The
@@ -32,11 +31,9 @@ use super::{Numerics, Outcome, Pass, PassError};
 ///
 /// # Source
 /// `LayerNorm2d` of ConvNeXt, Segment Anything and others.
-pub struct NormChannelsLast<'r> {
-    pub rules: &'r RuleSet,
-}
+pub struct NormChannelsLast;
 
-impl Pass for NormChannelsLast<'_> {
+impl Pass for NormChannelsLast {
     fn id(&self) -> &'static str {
         "norm-channels-last"
     }
@@ -49,18 +46,16 @@ impl Pass for NormChannelsLast<'_> {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        infer::annotate(model);
-        for norm in recognise(model, self.rules, "channel_norm") {
+        for norm in model.recognised("channel_norm") {
             if let Some(p) = patch(&model.graph, &norm, model.opset()) {
-                p.commit(model)?;
+                model.commit(p)?;
                 out.changes += 1;
             }
         }
         if out.changes > 0 {
-            sweep(model);
-            infer::annotate(model);
+            model.sweep();
         }
         Ok(out)
     }

@@ -1,9 +1,9 @@
 //! Overlapping patches added up.
 
 use super::common::{has, patch_nodes};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Attrs, DType, Graph, NodeId, Tensor};
 use crate::rewrite::Patch;
 
 /// Kernels with more elements than this are not written out.
@@ -45,11 +45,11 @@ impl Pass for PatchSums {
         Numerics::Close { rel: 1e-5 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         if !has(model, "Col2Im") {
             return Ok(Outcome::default());
         }
-        let map = infer::shapes(model);
+        let map = model.shapes();
         patch_nodes(model, |g, id| patch(g, id, &map))
     }
 }

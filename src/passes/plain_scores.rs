@@ -5,9 +5,9 @@ use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip};
 use super::common::{
     MOST_STEPS, has, leads, moved, moves_between, over_last_axis, patch_rounds, softmax_axis, sole_use,
 };
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
 use crate::plan::sites::is_move;
 use crate::quant::observe::{DROWNED_BELOW, MASKED_BELOW};
 use crate::rewrite::{Patch, Ref};
@@ -54,7 +54,7 @@ impl Pass for PlainScores {
         Numerics::Close { rel: 1e-3 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         if !has(model, "Softmax") {
             return Ok(Outcome::default());
         }

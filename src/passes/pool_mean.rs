@@ -1,7 +1,7 @@
 use super::common::{over_last, over_last_axis, patch_nodes};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{Attrs, DType, Graph, Model, Node, NodeId, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::{ShapeMap, Size};
+use crate::ir::{Attrs, DType, Graph, Node, NodeId, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -47,8 +47,8 @@ impl Pass for PoolMean {
         Numerics::Close { rel: 1e-5 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(model);
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
+        let map = model.shapes();
         let opset = model.opset();
         patch_nodes(model, |g, id| patch(g, id, &map, opset))
     }

@@ -1,9 +1,10 @@
 use super::opset::{self, Job};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer;
+use super::rules::opset_wanted;
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::{self, ShapeMap};
 use crate::ir::{Model, ValueId, ops};
 use crate::onnx;
-use crate::rewrite::{Patch, PatchError};
+use crate::rewrite::Patch;
 
 /// # What it does
 /// Converts a model to a newer operator set, so that `LayerNormalization` (17) and `Gelu` (20) can be written.
@@ -33,9 +34,13 @@ use crate::rewrite::{Patch, PatchError};
 ///
 /// # Source
 /// ONNX operator schemas and their change log.
-pub struct RaiseOpset {
-    /// The operator set to convert to.
-    pub to: i64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RaiseOpset {
+    /// To this operator set.
+    To(i64),
+    /// As far as the rules ask, or else as far as the recipe does. A model that can not be raised keeps its operator set, with
+    /// a note.
+    AsWanted,
 }
 
 impl RaiseOpset {
@@ -45,7 +50,7 @@ impl RaiseOpset {
 impl Default for RaiseOpset {
     /// To 20, the first with both `LayerNormalization` and `Gelu`.
     fn default() -> RaiseOpset {
-        RaiseOpset { to: 20 }
+        RaiseOpset::To(20)
     }
 }
 
@@ -62,49 +67,70 @@ impl Pass for RaiseOpset {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let from = model.opset();
-        let failed = |message: String| Err(PassError::Failed { pass: RaiseOpset::ID.to_owned(), message });
-        if self.to > opset::NEWEST {
-            return failed(format!("opset {} is not known; the newest known is {}", self.to, opset::NEWEST));
+    fn run(&self, cx: &mut Context) -> Result<Outcome, PassError> {
+        match self {
+            RaiseOpset::To(to) => raise_to(cx, *to),
+            RaiseOpset::AsWanted => as_wanted(cx),
         }
-        if from >= self.to {
-            return Ok(Outcome::default());
-        }
-        if from < 11 {
-            return failed(format!("the model is of opset {from}; conversions are known from 11 on. Export it anew"));
-        }
-        let bad = raise(model, self.to)?;
-        if !bad.is_empty() {
-            return failed(format!(
-                "the model can not be raised from opset {from} to {}:\n  {}\nkeep its opset instead (keep-opset)",
-                self.to,
-                bad.join("\n  ")
-            ));
-        }
-        Ok(Outcome { changes: 1, notes: Vec::new() })
     }
 }
 
-/// Raises a model, or says of each node that stands in the way why it does; the model is then as it was. Nested graphs are
-/// of their model's operator set and are raised with it.
-fn raise(model: &mut Model, to: i64) -> Result<Vec<String>, PatchError> {
+fn as_wanted(cx: &mut Context) -> Result<Outcome, PassError> {
+    let mut out = Outcome::default();
+    let Some(least) = cx.least_opset() else { return Ok(out) };
+    let wanted = opset_wanted(&cx.facts(), cx.rules()).unwrap_or(0).max(least);
+    for to in [wanted, least] {
+        match raise_to(cx, to) {
+            Ok(done) => return Ok(Outcome { notes: out.notes, ..done }),
+            Err(PassError::Failed { message, .. }) => out.notes.push(message),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(out)
+}
+
+fn raise_to(cx: &mut Context, to: i64) -> Result<Outcome, PassError> {
+    let from = cx.opset();
+    let failed = |message: String| Err(PassError::Failed { pass: RaiseOpset::ID.to_owned(), message });
+    if to > opset::NEWEST {
+        return failed(format!("opset {} is not known; the newest known is {}", to, opset::NEWEST));
+    }
+    if from >= to {
+        return Ok(Outcome::default());
+    }
+    if from < 11 {
+        return failed(format!("the model is of opset {from}; conversions are known from 11 on. Export it anew"));
+    }
+    let patch = raised(cx, &cx.shapes(), to);
+    match patch {
+        Ok(p) => cx.commit(p)?,
+        Err(bad) => {
+            return failed(format!(
+                "the model can not be raised from opset {from} to {to}:\n  {}\nkeep its opset instead (keep-opset)",
+                bad.join("\n  ")
+            ));
+        }
+    };
+    Ok(Outcome { changes: 1, notes: Vec::new() })
+}
+
+/// What raises a model, or of each node that stands in the way why it does. Nested graphs are of their model's operator set
+/// and are raised with it.
+fn raised(model: &Model, map: &ShapeMap, to: i64) -> Result<Patch, Vec<String>> {
     let from = model.opset();
-    let map = infer::shapes(model);
     let mut patch = Patch::new(RaiseOpset::ID);
-    patch.set_opset(to);
+    patch.set_opset(to, ops::file_version(to));
     let mut bad = Vec::new();
     let g = &model.graph;
     for id in g.schedule() {
-        let job = Job { g, map: &map, id, from, to };
+        let job = Job { g, map, id, from, to };
         let node = g.node(id);
         let mut done = opset::convert(&job, &mut patch);
         if done.is_ok() && node.has_subgraph() {
             let known = |v: ValueId| map.ty(v);
-            let raised = onnx::map_bodies(model, node, &known, &mut |body| match raise(body, to) {
-                Ok(bad) if bad.is_empty() => Ok(()),
-                Ok(bad) => Err(bad.join("; ")),
-                Err(e) => Err(e.to_string()),
+            let raised = onnx::map_bodies(model, node, &known, &mut |body| {
+                let patch = raised(body, &infer::shapes(body), to).map_err(|bad| bad.join("; "))?;
+                patch.commit(body).map(drop).map_err(|e| e.to_string())
             });
             done = raised.map(|new| new.into_iter().for_each(|(name, value)| patch.set_attr(id, &name, Some(value))));
         }
@@ -112,9 +138,5 @@ fn raise(model: &mut Model, to: i64) -> Result<Vec<String>, PatchError> {
             bad.push(format!("{}: {why}", opset::describe(g, id)));
         }
     }
-    if bad.is_empty() {
-        patch.commit(model)?;
-        model.ir_version = model.ir_version.max(ops::file_version(to));
-    }
-    Ok(bad)
+    if bad.is_empty() { Ok(patch) } else { Err(bad) }
 }

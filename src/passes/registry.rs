@@ -26,9 +26,14 @@ use super::heads_apart::HeadsApart;
 use super::identity::Identity;
 use super::implied_expand::ImpliedExpand;
 use super::keys_by_queries::KeysByQueries;
+use super::norm_channels_last::NormChannelsLast;
 use super::patch_sums::PatchSums;
 use super::plain_scores::PlainScores;
 use super::pool_mean::PoolMean;
+use super::quantize::activations::QuantizeActivations;
+use super::quantize::attention::QuantizeAttention;
+use super::quantize::equalise::Equalise;
+use super::quantize::fold::FoldFactors;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
 use super::quantize::lower::layers::LayersWhole;
@@ -39,9 +44,11 @@ use super::quantize::lower::rows::Rows;
 use super::quantize::lower::siblings::Siblings;
 use super::quantize::lower::sums::IntegerSums;
 use super::quantize::lower::wide_codes::WideCodes;
+use super::quantize::weights::QuantizeWeights;
 use super::raise_opset::RaiseOpset;
 use super::reshape_static::ReshapeStatic;
 use super::rules::ApplyRules;
+use super::scale_after_product::ScaleAfterProduct;
 use super::select::SelectByArithmetic;
 use super::sequences::Sequences;
 use super::softmax_last::SoftmaxLast;
@@ -53,69 +60,101 @@ use super::unit_gain::UnitGain;
 use super::unit_sums::UnitSums;
 use super::vectors::Vectors;
 use super::whole_update::WholeUpdate;
+use super::widen_floats::WidenFloats;
 
 /// Every pass, in the order help lists them.
-pub fn all() -> Vec<Box<dyn Pass>> {
-    vec![
-        Box::new(CleanUp),
-        Box::new(ConstantNodes),
-        Box::new(ConstantBranches),
-        Box::new(Dead),
-        Box::new(Identity),
-        Box::new(FoldConstants),
-        Box::new(FoldClose),
-        Box::new(ReshapeStatic),
-        Box::new(DirectShapes),
-        Box::new(Cse),
-        Box::new(ConstantMasks),
-        Box::new(FuseTranspose),
-        Box::new(CropPad),
-        Box::new(FusePad),
-        Box::new(CountsInInt32),
-        Box::new(BiasFirst),
-        Box::new(ImpliedExpand),
-        Box::new(Unfuse),
-        Box::new(FixDefaults),
-        Box::new(DecomposeAttention),
-        Box::new(EinsumAsProduct),
-        Box::new(PatchSums),
-        Box::new(Sequences),
-        Box::new(StackSums),
-        Box::new(BatchNormLayers),
-        Box::new(BatchNormRows),
-        Box::new(PoolMean),
-        Box::new(FlatLayers),
-        Box::new(Vectors),
-        Box::new(SelectByArithmetic),
-        Box::new(KeysByQueries),
-        Box::new(HeadsApart),
-        Box::new(WholeUpdate),
-        Box::new(SoftmaxLast),
-        Box::new(SoftmaxRepeated),
-        Box::new(UnitSums),
-        Box::new(UnitGain),
-        Box::new(PlainScores),
-        Box::new(RaiseOpset::default()),
-        Box::new(ApplyRules::default()),
-        Box::new(SplitProjection),
-        Box::new(GainIntoLayer),
-        Box::new(PatchesAsRows),
-        Box::new(LayersWhole::default()),
-        Box::new(Siblings),
-        Box::new(Rows),
-        Box::new(CodesFirst),
-        Box::new(IntegerSums),
-        Box::new(IntegerProducts),
-        Box::new(IntegerNorm),
-        Box::new(PerChannel { only_where_slow: false }),
-        Box::new(WideCodes),
-    ]
-}
+pub static ALL: [&dyn Pass; 60] = [
+    &CleanUp,
+    &ConstantNodes,
+    &ConstantBranches,
+    &Dead,
+    &Identity,
+    &FoldConstants,
+    &FoldClose,
+    &ReshapeStatic,
+    &DirectShapes,
+    &Cse,
+    &ConstantMasks,
+    &FuseTranspose,
+    &CropPad,
+    &FusePad,
+    &CountsInInt32,
+    &BiasFirst,
+    &ImpliedExpand,
+    &Unfuse,
+    &FixDefaults,
+    &WidenFloats,
+    &DecomposeAttention,
+    &EinsumAsProduct,
+    &PatchSums,
+    &Sequences,
+    &StackSums,
+    &BatchNormLayers,
+    &BatchNormRows,
+    &PoolMean,
+    &FlatLayers,
+    &Vectors,
+    &SelectByArithmetic,
+    &KeysByQueries,
+    &HeadsApart,
+    &WholeUpdate,
+    &SoftmaxLast,
+    &SoftmaxRepeated,
+    &UnitSums,
+    &UnitGain,
+    &PlainScores,
+    &NormChannelsLast,
+    &RaiseOpset::To(20),
+    &ApplyRules::of_context(),
+    &ScaleAfterProduct,
+    &SplitProjection,
+    &GainIntoLayer,
+    &Equalise,
+    &FoldFactors,
+    &QuantizeWeights,
+    &QuantizeAttention,
+    &QuantizeActivations,
+    &PatchesAsRows,
+    &LayersWhole,
+    &Siblings,
+    &Rows,
+    &CodesFirst,
+    &IntegerSums,
+    &IntegerProducts,
+    &IntegerNorm,
+    &PerChannel::Everywhere,
+    &WideCodes::Always,
+];
 
 /// The pass of this name. A pass with a parameter takes it behind `=`: `raise-opset=17`.
 pub fn pass(id: &str) -> Option<Box<dyn Pass>> {
     if let Some((RaiseOpset::ID, to)) = id.split_once('=') {
-        return Some(Box::new(RaiseOpset { to: to.parse().ok()? }));
+        return Some(Box::new(RaiseOpset::To(to.parse().ok()?)));
     }
-    all().into_iter().find(|p| p.id() == id)
+    ALL.into_iter().find(|p| p.id() == id).map(|p| Box::new(p) as Box<dyn Pass>)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pipelines;
+    use super::*;
+
+    #[test]
+    fn every_pass_says_what_it_does_when_and_why() {
+        let in_pipelines = pipelines::ALL.iter().flat_map(|p| p.passes.iter().copied());
+        for pass in ALL.into_iter().chain(in_pipelines) {
+            for heading in ["What it does", "When it fires", "Why it is correct", "Numerics", "Source"] {
+                assert!(pass.help().contains(heading), "{} does not say: {heading}", pass.id());
+            }
+            assert!(ALL.iter().any(|p| p.id() == pass.id()), "{} is not registered", pass.id());
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut ids: Vec<&str> = ALL.iter().map(|p| p.id()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), ALL.len());
+    }
 }

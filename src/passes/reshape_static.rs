@@ -1,7 +1,7 @@
 use super::common::{commit, is_plain};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, Size};
-use crate::ir::{Model, Tensor};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::Size;
+use crate::ir::Tensor;
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -62,12 +62,12 @@ impl Pass for ReshapeStatic {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         if model.opset() < 5 {
             return Ok(out);
         }
-        let map = infer::shapes(model);
+        let map = model.shapes();
         for id in model.graph.schedule() {
             let g = &model.graph;
             let node = g.node(id);

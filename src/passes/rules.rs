@@ -22,20 +22,23 @@
 
 use std::collections::BTreeSet;
 
-use crate::ir::Model;
-use crate::pattern::{Facts, Refusal, RuleError, RuleSet, find};
-use crate::rewrite::sweep;
+use crate::pattern::{Facts, Refusal, RuleSet, find};
 
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 
-/// The pass that runs a set of rules until none fires any more. The default is the set that comes with the program.
+/// The pass that runs a set of rules until none fires any more. The default is the context's.
 #[derive(Clone, Debug, Default)]
 pub struct ApplyRules {
-    /// `None`: the embedded ones.
+    /// `None`: the context's.
     rules: Option<RuleSet>,
 }
 
 impl ApplyRules {
+    /// A pass over the rules of the context.
+    pub const fn of_context() -> ApplyRules {
+        ApplyRules { rules: None }
+    }
+
     /// A pass over the replacing rules of this set; rules that only recognise are left out.
     pub fn new(rules: &RuleSet) -> ApplyRules {
         ApplyRules { rules: Some(rules.filtered(|r| r.rewrites())) }
@@ -58,23 +61,15 @@ impl Pass for ApplyRules {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let embedded;
-        let rules = match &self.rules {
-            Some(r) => r,
-            None => {
-                let failed = |e: RuleError| PassError::Failed { pass: self.id().to_owned(), message: e.to_string() };
-                embedded = RuleSet::embedded().map_err(failed)?.filtered(|r| r.rewrites());
-                &embedded
-            }
-        };
+    fn run(&self, cx: &mut Context) -> Result<Outcome, PassError> {
+        let rules = &self.rules.clone().unwrap_or_else(|| cx.rules().filtered(|r| r.rewrites()));
         let mut out = Outcome::default();
         for _ in 0..ROUNDS {
             let mut changed = 0;
             out.notes.clear();
             for rule in rules.iter() {
                 let patches = {
-                    let facts = Facts::new(model);
+                    let facts = cx.facts();
                     let hits = find(&facts, rule, &mut BTreeSet::new());
                     let name = |n| facts.graph().node(n).out().map_or("", |v| facts.graph().name_of(v));
                     for (m, why) in &hits.refused {
@@ -101,11 +96,11 @@ impl Pass for ApplyRules {
                 // Matches share no node, and the walk was from the outputs to the inputs: a later patch redirects what an
                 // earlier one reads, never what it made.
                 for p in patches {
-                    p.commit(model)?;
+                    cx.commit(p)?;
                     changed += 1;
                 }
                 if changed > 0 {
-                    sweep(model);
+                    cx.sweep();
                 }
             }
             out.changes += changed;
@@ -124,16 +119,16 @@ impl Pass for ApplyRules {
 }
 
 /// The lowest opset at which every rule that matches this model can also rewrite it; `None` if the model's own will do.
-pub fn opset_wanted(model: &Model, rules: &RuleSet) -> Option<i64> {
-    let facts = Facts::new(model);
+pub fn opset_wanted(facts: &Facts<'_>, rules: &RuleSet) -> Option<i64> {
+    let has = facts.model.opset();
     // What one rule takes for a shape with a name, no later one takes for another: a LayerNorm holds an RMSNorm of a deviation.
     let mut claimed = BTreeSet::new();
     let mut wanted = None;
     for r in rules.iter().filter(|r| r.rewrites()) {
         let own = &mut BTreeSet::new();
         let taken = if r.stands_for.is_some() { &mut claimed } else { own };
-        let higher = r.needs_opset().filter(|n| *n > model.opset());
-        if (r.stands_for.is_some() || higher.is_some()) && !find(&facts, r, taken).matches.is_empty() {
+        let higher = r.needs_opset().filter(|n| *n > has);
+        if (r.stands_for.is_some() || higher.is_some()) && !find(facts, r, taken).matches.is_empty() {
             wanted = wanted.max(higher);
         }
     }

@@ -1,12 +1,11 @@
 //! The scale of attention goes behind the product.
 
-use crate::infer;
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
-use crate::pattern::{Attention, QueryKey, RuleSet, attentions};
+use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
+use crate::pattern::{Attention, QueryKey};
 use crate::plan::sites::trace_back;
-use crate::rewrite::{Patch, sweep};
+use crate::rewrite::Patch;
 
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 
 /// # What it does
 /// A constant factor on the queries, the keys or both (exporters of fused attention split it) is taken off the operands
@@ -27,9 +26,7 @@ use super::{Numerics, Outcome, Pass, PassError};
 ///
 /// # Source
 /// Algebra.
-pub struct ScaleAfterProduct<'r> {
-    pub rules: &'r RuleSet,
-}
+pub struct ScaleAfterProduct;
 
 /// The Mul or Div by a number that makes `v`, seen through moves: `(node, data operand, factor)`.
 fn factor_of(g: &Graph, v: ValueId) -> Option<(NodeId, ValueId, f32)> {
@@ -60,7 +57,7 @@ fn factor_of(g: &Graph, v: ValueId) -> Option<(NodeId, ValueId, f32)> {
     (n.op.is_onnx() && f.is_finite() && f > 0.0).then_some((id, x, f))
 }
 
-impl ScaleAfterProduct<'_> {
+impl ScaleAfterProduct {
     fn patch(&self, g: &Graph, a: &Attention) -> Option<Patch> {
         let QueryKey { q, k, .. } = a.product?;
         let found: Vec<(NodeId, ValueId, f32)> = [q, k].into_iter().filter_map(|v| factor_of(g, v)).collect();
@@ -92,7 +89,7 @@ impl ScaleAfterProduct<'_> {
     }
 }
 
-impl Pass for ScaleAfterProduct<'_> {
+impl Pass for ScaleAfterProduct {
     fn id(&self) -> &'static str {
         "scale-after-product"
     }
@@ -105,17 +102,16 @@ impl Pass for ScaleAfterProduct<'_> {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        for a in attentions(model, self.rules) {
+        for a in model.attentions() {
             if let Some(p) = self.patch(&model.graph, &a) {
-                p.commit(model)?;
+                model.commit(p)?;
                 out.changes += 1;
             }
         }
         if out.changes > 0 {
-            sweep(model);
-            infer::annotate(model);
+            model.sweep();
         }
         Ok(out)
     }

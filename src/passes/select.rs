@@ -1,9 +1,9 @@
 //! Selections that are written as sums of products.
 
 use super::common::patch_nodes;
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -44,8 +44,8 @@ impl Pass for SelectByArithmetic {
         Numerics::Close { rel: 0.0 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(model);
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
+        let map = model.shapes();
         patch_nodes(model, |g, id| by_condition(g, id, &map).or_else(|| by_constants(g, id)))
     }
 }

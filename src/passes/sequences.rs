@@ -1,9 +1,9 @@
 //! Sequences of tensors, where what is in them is known.
 
 use super::common::{over_axes, patch_nodes};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -43,12 +43,12 @@ impl Pass for Sequences {
         Numerics::BitExact
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let uses = |n: &str| n.contains("Sequence") || n.starts_with("Optional");
         if !m.graph.nodes().any(|(_, n)| n.op.is_onnx() && uses(&n.op.name)) {
             return Ok(Outcome::default());
         }
-        let map = infer::shapes(m);
+        let map = m.shapes();
         let opset = m.opset();
         patch_nodes(m, |g, id| patch(g, id, &map, opset))
     }

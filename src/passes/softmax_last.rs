@@ -1,9 +1,9 @@
 //! Attention weights that are seen in another shape.
 
 use super::common::{patch_rounds, softmax_axis, sole_reader};
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, Graph, Model, NodeId};
+use crate::ir::{Attrs, Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -44,7 +44,7 @@ impl Pass for SoftmaxLast {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let opset = model.opset();
         patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }

@@ -1,7 +1,7 @@
 use super::common::{patch_rounds, softmax_axis};
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -45,7 +45,7 @@ impl Pass for SoftmaxRepeated {
         Numerics::Close { rel: 1e-5 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let opset = model.opset();
         patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }

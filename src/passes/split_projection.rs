@@ -1,8 +1,8 @@
 //! One projection for queries, keys and values becomes one for each.
 
 use super::common::{patch_nodes, sole_reader};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
 use crate::plan::sites::{self, Linear, sliced};
 use crate::rewrite::{Patch, Ref};
 
@@ -44,7 +44,7 @@ impl Pass for SplitProjection {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         patch_nodes(m, patch)
     }
 }

@@ -1,9 +1,9 @@
 //! Sums of values that were laid upon each other first.
 
 use super::common::{over_axes, patch_nodes, sole_reader};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -42,8 +42,8 @@ impl Pass for StackSums {
         Numerics::Close { rel: 1e-5 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(m);
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
+        let map = m.shapes();
         let opset = m.opset();
         patch_nodes(m, |g, id| patch(g, id, &map, opset))
     }

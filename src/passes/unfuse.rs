@@ -1,9 +1,9 @@
 //! Operators that onnxruntime's optimizers make of several, written out again.
 
 use super::common::{deviation, last_two_swapped, patch_rounds, root_mean_square};
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{AttrValue, Attrs, DType, Graph, Model, Node, NodeId, Op, Tensor};
+use crate::ir::{AttrValue, Attrs, DType, Graph, Node, NodeId, Op, Tensor};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -48,7 +48,7 @@ impl Pass for Unfuse {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         // What a node of another domain makes has no type until the node is written out.
         let opset = model.opset();
         if !model.graph.nodes().any(|(_, n)| is_fused(n, opset)) {
@@ -327,7 +327,7 @@ mod tests {
             }"#;
         for (opset, left) in [("11", 0), ("17", 1)] {
             let mut m = parse_model(&text.replace("OPSET", opset)).expect("a model");
-            Unfuse.run(&mut m).expect("no patch fails");
+            Unfuse.run_on(&mut m).expect("no patch fails");
             validate(&m).expect("a valid model");
             assert_eq!(print_model(&m, Elide::Full).matches("LayerNormalization").count(), left);
         }

@@ -1,9 +1,9 @@
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::common::{over_last, patch_rounds, softmax_axis};
-use super::{Numerics, Outcome, Pass, PassError};
+use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -45,7 +45,7 @@ impl Pass for UnitSums {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let opset = model.opset();
         patch_rounds(model, |g, id, map| patch(g, id, map, opset))
     }

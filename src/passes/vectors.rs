@@ -1,7 +1,7 @@
 use super::common::{flat, patch_nodes};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap};
-use crate::ir::{Graph, Model, NodeId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::ShapeMap;
+use crate::ir::{Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -39,8 +39,8 @@ impl Pass for Vectors {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
-        let map = infer::shapes(model);
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
+        let map = model.shapes();
         patch_nodes(model, |g, id| patch(g, id, &map))
     }
 }

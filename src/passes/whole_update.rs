@@ -1,9 +1,9 @@
 //! Assignments to all of a value.
 
 use super::common::{has, patch_nodes};
-use super::{Numerics, Outcome, Pass, PassError};
-use crate::infer::{self, ShapeMap, Size};
-use crate::ir::{Graph, Model, NodeId, ValueId};
+use super::{Context, Numerics, Outcome, Pass, PassError};
+use crate::infer::{ShapeMap, Size};
+use crate::ir::{Graph, NodeId, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -41,11 +41,11 @@ impl Pass for WholeUpdate {
         Numerics::BitExact
     }
 
-    fn run(&self, model: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         if !has(model, "ScatterND") {
             return Ok(Outcome::default());
         }
-        let map = infer::shapes(model);
+        let map = model.shapes();
         patch_nodes(model, |g, id| patch(g, id, &map))
     }
 }

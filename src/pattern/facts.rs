@@ -1,5 +1,7 @@
 //! What can be known of a model's values without running it: constants, ranks, and which attribute a node really has.
 
+use std::rc::Rc;
+
 use crate::infer::{ShapeMap, shapes};
 use crate::ir::{AttrValue, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
 
@@ -10,7 +12,7 @@ use super::ops;
 pub struct Facts<'m> {
     pub model: &'m Model,
     /// What shape inference proves. A rule may also rely on what the file declares.
-    shapes: ShapeMap,
+    shapes: Rc<ShapeMap>,
 }
 
 /// Longest chain of Identity and Cast nodes that is followed; a file with a cycle ends there too.
@@ -18,7 +20,12 @@ const FAR: usize = 64;
 
 impl<'m> Facts<'m> {
     pub fn new(model: &'m Model) -> Facts<'m> {
-        Facts { model, shapes: shapes(model) }
+        Facts::with(model, Rc::new(shapes(model)))
+    }
+
+    /// Facts from what was inferred of this model before.
+    pub fn with(model: &'m Model, shapes: Rc<ShapeMap>) -> Facts<'m> {
+        Facts { model, shapes }
     }
 
     pub fn graph(&self) -> &'m Graph {

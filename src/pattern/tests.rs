@@ -383,7 +383,7 @@ fn every_rule_holds_to_its_fixtures() {
                 if r.rewrites() {
                     let only = set.filtered(|x| x.id == r.id);
                     let before = m.graph.node_count();
-                    assert_eq!(ApplyRules::new(&only).run(&mut m).unwrap().changes, e.matched.len(), "{here}");
+                    assert_eq!(ApplyRules::new(&only).run_on(&mut m).unwrap().changes, e.matched.len(), "{here}");
                     assert!(m.graph.node_count() < before, "{here}: a rewrite to something worse");
                     validate::validate(&m).unwrap_or_else(|e| panic!("{here}: {e}"));
                 }
@@ -410,7 +410,7 @@ fn the_documentation_tells_the_truth() {
     let mut set = RuleSet::default();
     set.add_text("docs/rules.md", &block("yaml example-rule")).unwrap();
     let mut m = parse_model(&block("text example-before")).unwrap();
-    ApplyRules::new(&set).run(&mut m).unwrap();
+    ApplyRules::new(&set).run_on(&mut m).unwrap();
     assert_eq!(print_graph(&m.graph, Elide::Full), block("text example-after"));
     let miss = parse_model(&block("text example-miss")).unwrap();
     let told = explain(&miss, set.iter().next().unwrap()).to_string();

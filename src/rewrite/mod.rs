@@ -76,6 +76,8 @@ enum Step {
     },
     Opset {
         version: i64,
+        /// The oldest version of the file format that has it.
+        ir_version: i64,
     },
     /// An input with a default becomes the constant.
     FixDefault {
@@ -245,8 +247,9 @@ impl Patch {
     }
 
     /// Raises the model's standard operator set. The caller has rewritten every node whose meaning changes between.
-    pub fn set_opset(&mut self, version: i64) {
-        self.steps.push(Step::Opset { version });
+    /// `ir_version`: the oldest version of the file format that has it.
+    pub fn set_opset(&mut self, version: i64, ir_version: i64) {
+        self.steps.push(Step::Opset { version, ir_version });
     }
 
     /// A graph input with a default becomes a constant and is an input no more.
@@ -271,7 +274,8 @@ impl Patch {
             Ref::Old(v) if g.try_value(*v).is_none() => Err(stale(format!("{v:?}"))),
             _ => Ok(()),
         };
-        let opset = self.steps.iter().find_map(|s| if let Step::Opset { version } = s { Some(*version) } else { None });
+        let opset =
+            self.steps.iter().find_map(|s| if let Step::Opset { version, .. } = s { Some(*version) } else { None });
         let opset = opset.unwrap_or_else(|| m.opset());
         for n in &self.nodes {
             n.reads().try_for_each(|r| live(&r))?;
@@ -564,6 +568,8 @@ impl Patch {
                     None => g.node_mut(*node).attrs.remove(name),
                 },
                 Step::FixDefault { input } => {
+                    // Until version 3 of the format an initializer had to be an input.
+                    m.ir_version = m.ir_version.max(4);
                     if let Def::InputWithDefault(t) = g.value(*input).def.clone() {
                         g.value_mut(*input).def = Def::Init(t);
                         g.inputs.retain(|v| v != input);
@@ -589,7 +595,8 @@ impl Patch {
         for s in &self.steps {
             match s {
                 Step::Erase { node } => g.erase_node(*node),
-                Step::Opset { version } => {
+                Step::Opset { version, ir_version } => {
+                    m.ir_version = m.ir_version.max(*ir_version);
                     if let Some(o) = m.opsets.iter_mut().find(|o| o.domain.is_empty() || o.domain == "ai.onnx") {
                         o.version = *version;
                     }

@@ -17,20 +17,18 @@
 use std::collections::BTreeSet;
 
 use super::fold::folded_name;
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
 use crate::passes::common::is_captured;
-use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{is_move, is_product};
 use crate::plan::{Activation, QuantPlan, Readers, Role};
 use crate::quant::{Code, QParams};
 use crate::rewrite::{Patch, Ref};
 
 /// The pass, for one plan.
-pub struct QuantizeActivations<'p> {
-    pub plan: &'p QuantPlan,
-}
+pub struct QuantizeActivations;
 
-impl Pass for QuantizeActivations<'_> {
+impl Pass for QuantizeActivations {
     fn id(&self) -> &'static str {
         "quantize-activations"
     }
@@ -43,16 +41,17 @@ impl Pass for QuantizeActivations<'_> {
         Numerics::Quantizes
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        for c in &self.plan.constants {
+        let (plan, _) = m.carried(self.id())?;
+        for c in &plan.constants {
             let p = self.constant(&m.graph, &c.value, &c.params)?;
-            p.commit(m)?;
+            m.commit(p)?;
             out.changes += 1;
         }
         // Layers, the two products of an attention, and products of any other kind.
         let contracting: BTreeSet<NodeId> = m.graph.nodes().filter(|(_, n)| is_product(n)).map(|(id, _)| id).collect();
-        for a in &self.plan.activations {
+        for a in &plan.activations {
             if matches!(a.role, Role::Scores | Role::Probs) {
                 continue;
             }
@@ -66,8 +65,8 @@ impl Pass for QuantizeActivations<'_> {
             if m.graph.constant(v).is_some() {
                 continue;
             }
-            if let Some(p) = self.patch(&m.graph, v, a, &contracting)? {
-                p.commit(m)?;
+            if let Some(p) = self.patch(plan, &m.graph, v, a, &contracting)? {
+                m.commit(p)?;
                 out.changes += 1;
             }
         }
@@ -81,7 +80,7 @@ fn picks_rows(g: &Graph, id: NodeId, q: &QParams) -> bool {
     n.op.is("Gather") && n.attrs.int("axis").unwrap_or(0) == 0 && q.axis() == Some(1)
 }
 
-impl QuantizeActivations<'_> {
+impl QuantizeActivations {
     fn constant(&self, g: &Graph, name: &str, q: &QParams) -> Result<Patch, PassError> {
         let failed = |message: String| PassError::Failed {
             pass: self.id().into(),
@@ -114,6 +113,7 @@ impl QuantizeActivations<'_> {
 
     fn patch(
         &self,
+        plan: &QuantPlan,
         g: &Graph,
         v: ValueId,
         a: &Activation,
@@ -125,7 +125,7 @@ impl QuantizeActivations<'_> {
         };
         let mut p = Patch::new(self.id()).made_from([a.value.clone()]);
         // A fold's Mul stands between the value, or its Sub of offsets, and the readers.
-        let folded = self.plan.folds.iter().find(|x| x.value == a.value).and_then(|fold| {
+        let folded = plan.folds.iter().find(|x| x.value == a.value).and_then(|fold| {
             let f = g.find(&folded_name(&a.value))?;
             let mul = g.node(g.producer_is(f, "Mul")?);
             let x = mul.input(0)?;
@@ -272,6 +272,7 @@ fn behind(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::sites::Sites;
     use crate::text::parse_model;
 
     /// By paths this has 2^64 of them.
@@ -300,7 +301,7 @@ activations:
 - { value: v, role: branch, readers: elementwise, params: { kind: affine, code: u8, scale: 0.25, zero_point: 3 }, reason: '' }
 ";
         let plan = QuantPlan::from_yaml(plan, "test").unwrap();
-        let mut m = parse_model(
+        let m = parse_model(
             r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[2,3,4] x, bool c, float[2,4,3] u) => (a, b, d, e) <float[2,4,5] w, int64[3] same = {2, 3, 4}>
             {
@@ -315,8 +316,9 @@ activations:
             }"#,
         )
         .unwrap();
-        QuantizeActivations { plan: &plan }.run(&mut m).unwrap();
-        let g = &m.graph;
+        let mut cx = Context::new(m).with_plan(&plan, &Sites::default());
+        QuantizeActivations.run(&mut cx).unwrap();
+        let g = &cx.graph;
         let scale = |name: &str, slot: usize| {
             let mut v = g.node(g.producer(g.find(name).unwrap()).unwrap()).input(slot).unwrap();
             loop {

@@ -14,26 +14,23 @@
 //!
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.3; anchors, rounding and normalisation as `quant::lis` documents.
 
-use crate::ir::{Attrs, DType, Dim, Graph, Model, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Dim, Graph, Tensor, ValueId};
 use crate::passes::common::{moved, moves_between};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::pattern::Attention;
 use crate::plan::scores::score_site;
-use crate::plan::sites::{Sites, trace_back};
+use crate::plan::sites::trace_back;
 use crate::plan::{AttentionForm, AttentionPlan, QuantPlan, Target};
 use crate::quant::QParams;
 use crate::quant::lis::{LisFacts, LisPlan, LisSite, emit, emit_softmax, row_max};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::rewrite::{Patch, Ref};
 
 use super::hiding::{HIDDEN, Hiding, hiding, seen};
 
 /// The pass, for one plan.
-pub struct QuantizeAttention<'p> {
-    pub plan: &'p QuantPlan,
-    pub sites: &'p Sites,
-}
+pub struct QuantizeAttention;
 
-impl Pass for QuantizeAttention<'_> {
+impl Pass for QuantizeAttention {
     fn id(&self) -> &'static str {
         "quantize-attention"
     }
@@ -46,46 +43,58 @@ impl Pass for QuantizeAttention<'_> {
         Numerics::Quantizes
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        for plan in &self.plan.attentions {
-            let a =
-                self.sites.attentions.iter().find(|a| m.graph.try_value(a.out).is_some_and(|v| v.name == plan.output));
+        let (whole, sites) = m.carried(self.id())?;
+        for plan in &whole.attentions {
+            let a = sites.attentions.iter().find(|a| m.graph.try_value(a.out).is_some_and(|v| v.name == plan.output));
             let a = a.ok_or_else(|| PassError::Failed {
                 pass: self.id().into(),
                 message: format!("the plan's attention `{}` is not in the model; make a new plan", plan.output),
             })?;
-            let p = self.patch(&m.graph, m.opset(), a, plan)?;
-            p.commit(m)?;
+            let p = self.patch(&m.graph, m.opset(), a, (whole, plan))?;
+            m.commit(p)?;
             out.changes += 1;
         }
-        sweep(m);
+        m.sweep();
         Ok(out)
     }
 }
 
-impl QuantizeAttention<'_> {
+impl QuantizeAttention {
     /// The codes of the values, as the second product reads them now: a correction may have come behind a layer since the
     /// plan was made.
-    fn values(&self, g: &Graph, a: &Attention, v: ValueId, p: &mut Patch) -> Result<(Ref, QParams), String> {
+    fn values(
+        &self,
+        whole: &QuantPlan,
+        g: &Graph,
+        a: &Attention,
+        v: ValueId,
+        p: &mut Patch,
+    ) -> Result<(Ref, QParams), String> {
         let read = g.node(a.weighted).input(1).unwrap_or(v);
         let at = trace_back(g, read);
-        let plan = self.plan.activation(g.name_of(at), true);
+        let plan = whole.activation(g.name_of(at), true);
         let plan = plan.ok_or_else(|| format!("the plan has no entry for its values `{}`", g.name_of(at)))?;
         let codes = super::quantize_linear(p, at.into(), &plan.params, g.name_of(at));
         let codes = moved(g, p, &moves_between(g, at, read), codes, "q");
         Ok((codes, plan.params.clone()))
     }
 
-    fn patch(&self, g: &Graph, opset: i64, a: &Attention, plan: &AttentionPlan) -> Result<Patch, PassError> {
+    fn patch(
+        &self,
+        g: &Graph,
+        opset: i64,
+        a: &Attention,
+        (whole, plan): (&QuantPlan, &AttentionPlan),
+    ) -> Result<Patch, PassError> {
         let failed = |message: String| PassError::Failed {
             pass: self.id().into(),
             message: format!("attention `{}`: {message}", plan.output),
         };
         let site = score_site(g, a).map_err(failed)?;
         let raw = site.value;
-        let scores = self
-            .plan
+        let scores = whole
             .activation(g.name_of(raw), true)
             .ok_or_else(|| failed(format!("the plan has no entry for its scores `{}`", g.name_of(raw))))?;
         let name = g.name_of(raw).to_owned();
@@ -114,7 +123,7 @@ impl QuantizeAttention<'_> {
             }
             AttentionForm::Lis { spec } => {
                 let mut codes = super::quantize_linear(&mut p, raw.into(), &scores.params, &name);
-                let values = a.v.map(|v| self.values(g, a, v, &mut p)).transpose().map_err(failed)?;
+                let values = a.v.map(|v| self.values(whole, g, a, v, &mut p)).transpose().map_err(failed)?;
                 let (mut vq, of_values) = values.unzip();
                 let reshape = |p: &mut Patch, x: Ref, to: &[i64], hint: String| {
                     let to = p.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
@@ -154,7 +163,7 @@ impl QuantizeAttention<'_> {
                     opset,
                     hint: plan.output.clone(),
                 };
-                let mut y = match self.plan.target {
+                let mut y = match whole.target {
                     Target::Integer => emit(&mut p, spec, &lis),
                     Target::Qdq => LisPlan::new(spec, &lis.facts, &lis.hint)
                         .and_then(|of| emit_softmax(&mut p, &of, &lis))

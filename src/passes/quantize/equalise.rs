@@ -17,21 +17,18 @@
 //!
 //! *Source.* Cross-layer equalization as in Nagel et al. (arXiv 1906.04721), carried through the attention.
 
-use crate::ir::{Graph, Model};
+use crate::ir::Graph;
 use crate::passes::layers::{outputs_scaled, weight_scaled};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::channel_map::{Pair, pairs};
 use crate::plan::sites::Sites;
 use crate::plan::{Between, Equalisation};
 use crate::rewrite::Patch;
 
 /// The pass, for the equalisations of one plan.
-pub struct Equalise<'p> {
-    pub equalisations: &'p [Equalisation],
-    pub sites: &'p Sites,
-}
+pub struct Equalise;
 
-impl Pass for Equalise<'_> {
+impl Pass for Equalise {
     fn id(&self) -> &'static str {
         "equalise"
     }
@@ -44,33 +41,35 @@ impl Pass for Equalise<'_> {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        let wanted: Vec<&Equalisation> = self.equalisations.iter().filter(|e| !e.factors.is_empty()).collect();
+        let Some((equalisations, sites)) = m.equalisations() else { return Ok(out) };
+        let wanted: Vec<&Equalisation> = equalisations.iter().filter(|e| !e.factors.is_empty()).collect();
         if wanted.is_empty() {
             return Ok(out);
         }
-        let pairs = pairs(&m.graph, self.sites);
+        let pairs = pairs(&m.graph, &sites);
         for (i, e) in wanted.iter().enumerate() {
             if wanted[..i].iter().any(|o| o.between == e.between && o.divided == e.divided) {
                 return Err(self.failed(e, "the plan has it twice; delete one of the two entries"));
             }
-            let p = self.patch(&m.graph, e, &pairs).map_err(|message| self.failed(e, message))?;
-            p.commit(m)?;
+            let p = self.patch(&m.graph, &sites, e, &pairs).map_err(|message| self.failed(e, message))?;
+            m.commit(p)?;
             out.changes += 1;
         }
+        m.reread_sites();
         Ok(out)
     }
 }
 
-impl Equalise<'_> {
+impl Equalise {
     fn failed(&self, e: &Equalisation, message: &str) -> PassError {
         let message = format!("equalisation of `{}` and `{}`: {message}", e.divided, e.multiplied);
         PassError::Failed { pass: self.id().into(), message }
     }
 
-    fn patch(&self, g: &Graph, e: &Equalisation, pairs: &[Pair]) -> Result<Patch, &'static str> {
-        let linear = |i: usize| &self.sites.linears[i];
+    fn patch(&self, g: &Graph, sites: &Sites, e: &Equalisation, pairs: &[Pair]) -> Result<Patch, &'static str> {
+        let linear = |i: usize| &sites.linears[i];
         let named = |i: usize, name: &str| g.name_of(linear(i).out) == name;
         let pair = pairs
             .iter()

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ir::Model;
 use crate::ir::validate::validate;
 use crate::plan::channel_map::tests::{Layout, sites_of};
 use crate::text::{Elide, parse_model, print_model};
@@ -9,12 +10,11 @@ fn entry(between: Between, names: [&str; 2], factors: &[f32]) -> Equalisation {
 }
 
 fn applied(m: &Model, equalisations: &[Equalisation]) -> Result<Model, String> {
-    let mut out = m.clone();
-    let sites = sites_of(m);
-    let done = Equalise { equalisations, sites: &sites }.run(&mut out).map_err(|e| e.to_string())?;
-    validate(&out).expect("the pass leaves a valid model");
+    let mut cx = Context::new(m.clone()).with_equalisations(equalisations, &sites_of(m));
+    let done = Equalise.run(&mut cx).map_err(|e| e.to_string())?;
+    validate(&cx).expect("the pass leaves a valid model");
     assert_eq!(done.changes, equalisations.iter().filter(|e| !e.factors.is_empty()).count());
-    Ok(out)
+    Ok(cx.into_model())
 }
 
 const SMALL: &str = "<ir_version: 8, opset_import: [\"\" : 17]>
@@ -102,9 +102,9 @@ fn moved(m: &Model, sites: &Sites) -> (f32, usize) {
             entry(p.between, names, &spread(p.to.len(), i as u32 * 1000))
         })
         .collect();
-    let mut after = m.clone();
-    Equalise { equalisations: &e, sites }.run(&mut after).expect("the pass runs");
-    (difference(m, &after), pairs.len())
+    let mut cx = Context::new(m.clone()).with_equalisations(&e, sites);
+    Equalise.run(&mut cx).expect("the pass runs");
+    (difference(m, &cx), pairs.len())
 }
 
 #[cfg(feature = "tract")]

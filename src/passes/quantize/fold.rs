@@ -18,31 +18,28 @@
 //!
 //! *Source.* Migration of difficulty as in SmoothQuant (arXiv 2211.10438); factors into LayerNorm as in FQ-ViT.
 
-use crate::ir::{Attrs, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
 use crate::passes::layers::{bias_changed, scaled};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::plan::sites::{Linear, Sites, pads};
-use crate::plan::{Fold, PlanError, QuantPlan};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
+use crate::plan::sites::{Linear, pads};
+use crate::plan::{Fold, PlanError};
 use crate::rewrite::Patch;
 
 /// The pass, for one plan.
-pub struct FoldFactors<'p> {
-    pub plan: &'p QuantPlan,
-    pub sites: &'p Sites,
-}
+pub struct FoldFactors;
 
 /// Name of the value a fold behind no LayerNorm makes.
 pub(crate) fn folded_name(value: &str) -> String {
     format!("{value}_folded")
 }
 
-impl FoldFactors<'_> {
+impl FoldFactors {
     fn failed(&self, fold: &Fold, message: &str) -> PassError {
         PassError::Failed { pass: self.id().into(), message: format!("fold of `{}`: {message}", fold.value) }
     }
 }
 
-impl Pass for FoldFactors<'_> {
+impl Pass for FoldFactors {
     fn id(&self) -> &'static str {
         "fold"
     }
@@ -55,14 +52,15 @@ impl Pass for FoldFactors<'_> {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        for fold in &self.plan.folds {
+        let (plan, sites) = m.carried(self.id())?;
+        for fold in &plan.folds {
             let v = m.graph.find(&fold.value).ok_or_else(|| PassError::Failed {
                 pass: self.id().into(),
                 message: PlanError::Missing { what: fold.value.clone(), kind: "value" }.to_string(),
             })?;
-            let linears: Vec<&Linear> = self.sites.linears.iter().filter(|l| l.x == v).collect();
+            let linears: Vec<&Linear> = sites.linears.iter().filter(|l| l.x == v).collect();
             // Its shape is not changed by a fold.
             let readers =
                 m.graph.uses(v).into_iter().filter(|(n, slot)| *slot == usize::MAX || !m.graph.node(*n).op.is("Shape"));
@@ -76,7 +74,7 @@ impl Pass for FoldFactors<'_> {
                 return Err(self.failed(fold, "offsets must be finite"));
             }
             let p = patch(self, &m.graph, v, fold, &linears)?;
-            p.commit(m)?;
+            m.commit(p)?;
             out.changes += 1;
         }
         Ok(out)

@@ -1,5 +1,7 @@
 use super::*;
-use crate::plan::sites;
+use crate::ir::Model;
+use crate::plan::QuantPlan;
+use crate::plan::sites::{self, Sites};
 use crate::text::{Elide, parse_model, print_model};
 
 /// A model with `body` between `x` and `y`, and its sites.
@@ -21,10 +23,10 @@ fn folded(m: &Model, sites: &Sites, value: &str, factors: &[f32], offsets: &[f32
         numbers(offsets)
     );
     let plan = QuantPlan::from_yaml(&plan, "test").expect("a plan");
-    let mut out = m.clone();
-    FoldFactors { plan: &plan, sites }.run(&mut out).map_err(|e| e.to_string())?;
-    crate::ir::validate::validate(&out).expect("the pass leaves a valid model");
-    Ok(out)
+    let mut cx = Context::new(m.clone()).with_plan(&plan, sites);
+    FoldFactors.run(&mut cx).map_err(|e| e.to_string())?;
+    crate::ir::validate::validate(&cx).expect("the pass leaves a valid model");
+    Ok(cx.into_model())
 }
 
 const NORM: &str = "<float[2] g = {2, 3}, float[2] b = {4, 5}, float[2,1] w = {7, 11}, float[1] c = {100},

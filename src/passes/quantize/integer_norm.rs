@@ -40,9 +40,9 @@
 //! digits are this project's.
 
 use super::lower::Coding;
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::ir::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
+use crate::rewrite::{Patch, Ref};
 
 /// Largest factor the error bound is stated for; the planner uses up to 2^7.
 const MAX_FACTOR: u32 = 256;
@@ -65,14 +65,14 @@ impl Pass for IntegerNorm {
         Numerics::Close { rel: 1e-5 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         let is_norm = |op: &Op| op.is("LayerNormalization") || op.is("RMSNormalization");
         let norms: Vec<NodeId> = m.graph.nodes().filter(|(_, n)| is_norm(&n.op)).map(|(i, _)| i).collect();
         for n in norms {
             match Norm::of(&m.graph, n) {
                 Ok(norm) => {
-                    norm.patch(&m.graph, self.id()).commit(m)?;
+                    m.commit(norm.patch(&m.graph, self.id()))?;
                     out.changes += 1;
                 }
                 Err(why) => {
@@ -80,7 +80,7 @@ impl Pass for IntegerNorm {
                 }
             }
         }
-        sweep(m);
+        m.sweep();
         Ok(out)
     }
 }

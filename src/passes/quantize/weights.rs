@@ -16,9 +16,9 @@
 //!
 //! *Source.* ONNX operator documentation; the int32 bias is the convention of every integer runtime.
 
-use crate::ir::{Attrs, Graph, Model, Tensor};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::plan::sites::{Linear, Sites, trace_back};
+use crate::ir::{Attrs, Graph, Tensor};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
+use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{Layer, QuantPlan};
 use crate::quant::kernel;
 use crate::quant::pairs::Rows;
@@ -27,10 +27,7 @@ use crate::quant::{Code, QParams};
 use crate::rewrite::Patch;
 
 /// The pass, for one plan.
-pub struct QuantizeWeights<'p> {
-    pub plan: &'p QuantPlan,
-    pub sites: &'p Sites,
-}
+pub struct QuantizeWeights;
 
 /// Largest bias code: a margin of a quarter leaves room for the products it is added to.
 const BIAS_LIMIT: f64 = (1u32 << 31) as f64 * 0.75;
@@ -40,7 +37,7 @@ pub(crate) fn least_scale(bias: f32, sx: f32) -> f32 {
     (bias.abs() as f64 / sx as f64 / BIAS_LIMIT) as f32
 }
 
-impl Pass for QuantizeWeights<'_> {
+impl Pass for QuantizeWeights {
     fn id(&self) -> &'static str {
         "quantize-weights"
     }
@@ -53,25 +50,26 @@ impl Pass for QuantizeWeights<'_> {
         Numerics::Quantizes
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
+        let (plan, sites) = m.carried(self.id())?;
         // Folding may have replaced weights and biases.
-        let sites = self.sites.reread(&m.graph);
-        for layer in &self.plan.layers {
+        let sites = sites.reread(&m.graph);
+        for layer in &plan.layers {
             let l = sites.linears.iter().find(|l| m.graph.try_value(l.out).is_some_and(|v| v.name == layer.output));
             let l = l.ok_or_else(|| PassError::Failed {
                 pass: self.id().into(),
                 message: format!("the plan's layer `{}` is not in the model; make a new plan", layer.output),
             })?;
-            let p = patch(self, &m.graph, l, layer)?;
-            p.commit(m)?;
+            let p = patch(self, plan, &m.graph, l, layer)?;
+            m.commit(p)?;
             out.changes += 1;
         }
         Ok(out)
     }
 }
 
-fn patch(pass: &QuantizeWeights, g: &Graph, l: &Linear, layer: &Layer) -> Result<Patch, PassError> {
+fn patch(pass: &QuantizeWeights, plan: &QuantPlan, g: &Graph, l: &Linear, layer: &Layer) -> Result<Patch, PassError> {
     let failed = |message: String| PassError::Failed {
         pass: pass.id().into(),
         message: format!("layer `{}`: {message}", layer.output),
@@ -104,7 +102,7 @@ fn patch(pass: &QuantizeWeights, g: &Graph, l: &Linear, layer: &Layer) -> Result
     // The input's scale, as this layer will read it.
     let x = trace_back(g, l.x);
     let x_name = g.name_of(x).strip_suffix("_folded").unwrap_or(g.name_of(x));
-    let x_params = pass.plan.activation(x_name, true).map(|a| &a.params);
+    let x_params = plan.activation(x_name, true).map(|a| &a.params);
     let x_scale = match x_params {
         Some(p) if p.axis().is_some() => {
             return Err(failed(format!(
@@ -123,7 +121,7 @@ fn patch(pass: &QuantizeWeights, g: &Graph, l: &Linear, layer: &Layer) -> Result
         ),
         None => None,
     };
-    let out_per_axis = pass.plan.activation(&layer.output, false).is_some_and(|a| a.params.axis().is_some());
+    let out_per_axis = plan.activation(&layer.output, false).is_some_and(|a| a.params.axis().is_some());
     let bias = match bias {
         Some(b) => Some(b),
         None if !layer.correction.is_empty() || (out_per_axis && !l.is_conv) => Some(vec![0.0; outs]),
@@ -155,7 +153,7 @@ fn patch(pass: &QuantizeWeights, g: &Graph, l: &Linear, layer: &Layer) -> Result
         }
         None => {
             let mut codes = kernel::quantize_tensor(&data, &dims, &w_params).map_err(|e| failed(e.to_string()))?;
-            if let Some(rows) = Rows::of(&dims, l.out_axis, l.is_conv).filter(|_| !pass.plan.assume_vnni) {
+            if let Some(rows) = Rows::of(&dims, l.out_axis, l.is_conv).filter(|_| !plan.assume_vnni) {
                 rows.settle(&mut codes);
             }
             codes

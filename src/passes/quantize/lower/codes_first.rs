@@ -21,10 +21,10 @@
 //! *Source.* The definition of the operators; runtimes know the same transformation as moving Q and DQ.
 
 use super::{Coding, size, zero_scalar, zero_tensor};
-use crate::ir::{AttrValue, Attrs, DType, Dim, Graph, Model, Node, Tensor, ValueId};
+use crate::ir::{AttrValue, Attrs, DType, Dim, Graph, Node, Tensor, ValueId};
 use crate::passes::common::is_captured;
-use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
+use crate::rewrite::{Patch, Ref};
 
 /// The pass.
 pub struct CodesFirst;
@@ -42,7 +42,7 @@ impl Pass for CodesFirst {
         Numerics::BitExact
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         loop {
             let mut changed = false;
@@ -58,12 +58,12 @@ impl Pass for CodesFirst {
                     false => down(&m.graph, &c),
                 };
                 for p in patches {
-                    p.commit(m)?;
+                    m.commit(p)?;
                     out.changes += 1;
                     changed = true;
                 }
             }
-            sweep(m);
+            m.sweep();
             if !changed {
                 return Ok(out);
             }

@@ -28,21 +28,18 @@
 //! Conv), where a QuantizeLinear with a scale a channel takes 20 ns an element, and each factor a pass over memory.
 
 use super::{Coding, UNSIGNED_ZERO, each, unsigned, zero_scalar, zero_tensor};
-use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, ValueId};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Op, Tensor, ValueId};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::quant::pairs::Rows;
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::rewrite::{Patch, Ref};
 
 /// Largest bias in the sum's units: a margin of a quarter of int32 leaves room for the products.
 const BIAS_LIMIT: f64 = (1u32 << 31) as f64 * 0.75;
 
-/// The pass.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LayersWhole {
-    /// Weights stay int8 even where their products saturate on processors without VNNI. Otherwise those become uint8, whose
-    /// products are exact there.
-    pub assume_vnni: bool,
-}
+/// The pass. Weights whose products saturate on processors without VNNI become uint8, whose products are exact there, unless
+/// the plan assumes VNNI.
+#[derive(Clone, Copy, Debug)]
+pub struct LayersWhole;
 
 impl Pass for LayersWhole {
     fn id(&self) -> &'static str {
@@ -57,19 +54,21 @@ impl Pass for LayersWhole {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
+        let assume_vnni = m.plan().is_some_and(|p| p.assume_vnni);
         for id in m.graph.schedule() {
             let n = m.graph.node(id);
             if !n.op.is_onnx() || !matches!(&n.op.name[..], "MatMul" | "Gemm" | "Conv") {
                 continue;
             }
             if let Some(l) = Layer::of(&m.graph, id) {
-                l.patch(&m.graph, self.assume_vnni).commit(m)?;
+                let p = l.patch(&m.graph, assume_vnni);
+                m.commit(p)?;
                 out.changes += 1;
             }
         }
-        sweep(m);
+        m.sweep();
         Ok(out)
     }
 }

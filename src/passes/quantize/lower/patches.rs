@@ -17,9 +17,9 @@
 //! *Source.* Patch embedding as the vision transformer paper describes it, arXiv 2010.11929, section 3.1.
 
 use super::{Coding, size, transposed};
-use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
 use crate::passes::common::{patch_nodes, sole_reader};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::pads;
 use crate::quant::QParams;
 use crate::rewrite::{Patch, Ref};
@@ -40,7 +40,7 @@ impl Pass for PatchesAsRows {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         patch_nodes(m, patch)
     }
 }

@@ -5,7 +5,7 @@
 //! `-s[c] z[c]`. Where all zero points are the same the Add falls away and the one zero point stays where it is.
 //!
 //! *When it fires.* For QuantizeLinear and DequantizeLinear of 8-bit codes with more than one scale, unless the codes are
-//! constant (weights), where the axis is the last or the rank is known. With `only_where_slow`, scales of another axis
+//! constant (weights), where the axis is the last or the rank is known. With `WhereSlow`, scales of another axis
 //! than the last stay unless a runtime would fuse them with their neighbour.
 //!
 //! *Why it is correct.* `round(x / s + z) = round(x / s) + z` for an integer `z`; `(q - z) s = q s - z s`.
@@ -19,16 +19,19 @@
 //! the last axis, and its fused kernels (QLinearConv, QLinearGlobalAveragePool, ..) stop at run time at a scale a channel.
 
 use super::{Coding, at_unit_scale};
-use crate::ir::{Attrs, DType, Graph, Model, Node, Tensor};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::ir::{Attrs, DType, Graph, Node, Tensor};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{is_move, is_product};
-use crate::rewrite::{Patch, sweep};
+use crate::rewrite::Patch;
 
 /// The pass.
-#[derive(Clone, Copy, Debug)]
-pub struct PerChannel {
-    /// Leave scales of another axis than the last, of heads say: runtimes take those a block at a time.
-    pub only_where_slow: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PerChannel {
+    /// Wherever there is a scale a channel.
+    Everywhere,
+    /// Not along another axis than the last, of heads say: runtimes take those a block at a time. There it fires only where
+    /// a runtime would fuse the operator with its neighbour.
+    WhereSlow,
 }
 
 impl Pass for PerChannel {
@@ -44,7 +47,7 @@ impl Pass for PerChannel {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         for id in m.graph.schedule() {
             let g = &m.graph;
@@ -52,7 +55,7 @@ impl Pass for PerChannel {
             if g.constant(c.x).is_some() {
                 continue;
             }
-            if self.only_where_slow && !c.is_last_axis(g, c.x) && !c.is_last_axis(g, c.y) && !fused(g, &c) {
+            if *self == PerChannel::WhereSlow && !c.is_last_axis(g, c.x) && !c.is_last_axis(g, c.y) && !fused(g, &c) {
                 continue;
             }
             let Some(dims) = dims(g, &c) else {
@@ -60,10 +63,10 @@ impl Pass for PerChannel {
                 continue;
             };
             let p = if g.node(id).op.is("QuantizeLinear") { quantize(g, &c, &dims) } else { read(g, &c, &dims) };
-            p.commit(m)?;
+            m.commit(p)?;
             out.changes += 1;
         }
-        sweep(m);
+        m.sweep();
         Ok(out)
     }
 }

@@ -33,9 +33,9 @@
 
 use super::layers::saturates;
 use super::{Coding, UNSIGNED_ZERO, at_unit_scale, each, factors, transposed, unsigned, zero_scalar};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor, ValueId};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::ir::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
+use crate::rewrite::{Patch, Ref};
 
 /// Longest sum of products of two 8-bit codes that int32 holds, with room for a bias of half the range.
 const LONGEST: usize = (1 << 30) / (255 * 128);
@@ -58,7 +58,7 @@ impl Pass for IntegerProducts {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         for id in m.graph.schedule() {
             let n = m.graph.node(id);
@@ -67,14 +67,14 @@ impl Pass for IntegerProducts {
             }
             match Product::of(&m.graph, id) {
                 Ok(Some(p)) => {
-                    p.patch(&m.graph).commit(m)?;
+                    m.commit(p.patch(&m.graph))?;
                     out.changes += 1;
                 }
                 Ok(None) => {}
                 Err(why) => out.notes.push(format!("`{}` stays a float operator: {why}", n.name)),
             }
         }
-        sweep(m);
+        m.sweep();
         Ok(out)
     }
 }

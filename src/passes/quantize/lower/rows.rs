@@ -16,10 +16,10 @@
 //! *Source.* The definition of the operators.
 
 use super::{Coding, size};
-use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
 use crate::passes::common::{is_captured, sole_use};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
+use crate::rewrite::{Patch, Ref};
 
 /// Functions of one element.
 const UNARY: [&str; 8] = ["Gelu", "Relu", "Sigmoid", "Tanh", "HardSwish", "LeakyRelu", "Erf", "Neg"];
@@ -40,19 +40,19 @@ impl Pass for Rows {
         Numerics::BitExact
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         for id in m.graph.schedule() {
             // A Reshape goes down until something stops it.
             let mut at = Some(id);
             while let Some(node) = at.filter(|n| m.graph.try_node(*n).is_some()) {
                 let Some(p) = sunk(&m.graph, node).or_else(|| collapsed(&m.graph, node)) else { break };
-                let made = p.commit(m)?;
+                let made = m.commit(p)?;
                 out.changes += 1;
                 at = made.nodes.last().copied();
             }
         }
-        sweep(m);
+        m.sweep();
         Ok(out)
     }
 }

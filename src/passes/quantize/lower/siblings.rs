@@ -28,9 +28,9 @@
 use std::collections::BTreeMap;
 
 use super::{Coding, zero_tensor};
-use crate::ir::{Attrs, DType, Dim, Graph, Model, NodeId, Op, Tensor, ValueId};
-use crate::passes::{Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref, sweep};
+use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Op, Tensor, ValueId};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
+use crate::rewrite::{Patch, Ref};
 
 /// The pass.
 pub struct Siblings;
@@ -48,7 +48,7 @@ impl Pass for Siblings {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
         let mut groups: BTreeMap<(ValueId, DType, bool), Vec<Sibling>> = BTreeMap::new();
         for id in m.graph.schedule() {
@@ -57,10 +57,11 @@ impl Pass for Siblings {
             }
         }
         for group in groups.into_values().filter(|g| g.len() > 1) {
-            joined(&m.graph, m.opset(), &group).commit(m)?;
+            let p = joined(&m.graph, m.opset(), &group);
+            m.commit(p)?;
             out.changes += 1;
         }
-        sweep(m);
+        m.sweep();
         Ok(out)
     }
 }

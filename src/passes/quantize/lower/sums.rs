@@ -18,9 +18,9 @@
 //! *Source.* Algebra; it saves three of seven passes over the residual stream.
 
 use super::{Coding, at_unit_scale, factors};
-use crate::ir::{Attrs, Graph, Model, NodeId, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, ValueId};
 use crate::passes::common::patch_nodes;
-use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
 
 /// The pass.
@@ -39,7 +39,7 @@ impl Pass for IntegerSums {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
         patch_nodes(m, patch)
     }
 }

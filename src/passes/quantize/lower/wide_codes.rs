@@ -17,13 +17,22 @@
 //! tract has none.
 
 use super::{Coding, factors};
-use crate::ir::{Attrs, DType, Graph, Model, NodeId, Op, Tensor};
+use crate::ir::{Attrs, DType, Graph, NodeId, Op, Tensor};
 use crate::passes::common::patch_nodes;
-use crate::passes::{Numerics, Outcome, Pass, PassError};
+use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
 
 /// The pass.
-pub struct WideCodes;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WideCodes {
+    /// On every model.
+    Always,
+    /// On models whose operator set has no codes of 16 bits.
+    WhereMissing,
+}
+
+/// The first operator set whose QuantizeLinear makes codes of 16 bits.
+const WIDE_CODES: i64 = 21;
 
 impl Pass for WideCodes {
     fn id(&self) -> &'static str {
@@ -38,7 +47,10 @@ impl Pass for WideCodes {
         Numerics::Close { rel: 1e-4 }
     }
 
-    fn run(&self, m: &mut Model) -> Result<Outcome, PassError> {
+    fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
+        if *self == WideCodes::WhereMissing && m.opset() >= WIDE_CODES {
+            return Ok(Outcome::default());
+        }
         patch_nodes(m, patch)
     }
 }
