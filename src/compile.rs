@@ -36,13 +36,25 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 
 #[cfg(feature = "tract")]
+pub mod comparison;
+#[cfg(feature = "tract")]
+pub mod compiler;
+#[cfg(feature = "tract")]
 pub mod each;
+#[cfg(feature = "tract")]
+pub mod error;
+#[cfg(feature = "tract")]
+pub mod keep;
 #[cfg(feature = "tract")]
 pub mod reach;
 #[cfg(feature = "tract")]
 pub mod refine;
 #[cfg(feature = "tract")]
 pub mod sensitivity;
+#[cfg(feature = "tract")]
+pub mod stages;
+#[cfg(feature = "tract")]
+pub mod tune;
 
 /// Why a model could not be compiled.
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,11 @@
 //! };
 //! let done = Compiler::load("testdata/digits/digits_vit.onnx")?.calibrate(data).run()?;
 //!
-//! // Four bits of every attention weight, and the reason for each choice.
-//! assert_eq!(done.plan.attentions.len(), done.prepared.sites.attentions.len());
-//! assert!(done.plan.layers.iter().all(|l| !l.reason.is_empty()));
+//! // Four bits of every attention weight, the reason for each choice, and what it costs on samples held back.
+//! let (plan, float) = (done.plan.as_ref().unwrap(), done.prepared.as_ref().unwrap());
+//! assert_eq!(plan.attentions.len(), float.sites.attentions.len());
+//! assert!(plan.layers.iter().all(|l| !l.reason.is_empty()));
+//! assert!(done.report.outputs[0].sqnr_db > 10.0);
 //! # let folder = tempfile::tempdir()?;
 //! # let out = folder.path().join("digits.q.onnx");
 //! done.save(&out)?;
@@ -90,6 +92,10 @@ pub mod verify;
 
 #[cfg(feature = "tract")]
 pub use calibrate::data::DataOptions;
+#[cfg(feature = "tract")]
+pub use compile::comparison::Comparison;
+#[cfg(feature = "tract")]
+pub use compile::compiler::{Compiled, Compiler};
 pub use ir::Model;
 pub use pattern::RuleSet;
 pub use plan::QuantPlan;

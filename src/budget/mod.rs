@@ -11,12 +11,14 @@
 //! *Sizes.* [`elements`] multiplies sizes without wrapping; [`MOST_ELEMENTS`] is the most that any value may have.
 
 mod counting;
+mod stop;
 mod watch;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use counting::Counting;
+pub use stop::Stop;
 pub use watch::{
     Exceeded, Limit, Watchdog, current, current_file, default_patience, file, progress, set_patience, step,
 };

@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget;
 use crate::calibrate::data::DataOptions;
+use crate::compile::compiler::Limits;
+use crate::compile::keep::Keep;
 use crate::plan::Target;
 use crate::plan::parts::By;
 
@@ -183,9 +185,14 @@ pub struct KeepArgs {
 }
 
 impl KeepArgs {
-    /// Whether anything has to be measured.
-    pub fn asked(&self) -> bool {
-        self.keep_float.is_some() || self.target_sqnr.is_some()
+    /// What is asked for, if anything is.
+    pub fn wanted(&self) -> Option<Keep> {
+        let by = self.by.into();
+        match (&self.keep_float, self.target_sqnr) {
+            (Some(KeepFloat::Worst(n)), _) => Some(Keep::Worst(*n, by)),
+            (Some(KeepFloat::Names(names)), _) => Some(Keep::Names(names.clone(), by)),
+            (None, target) => target.map(|db| Keep::Reach(db, by)),
+        }
     }
 }
 
@@ -276,6 +283,13 @@ pub struct ReportArgs {
     /// No progress on standard error
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+impl ReportArgs {
+    /// What the result must reach.
+    pub fn limits(&self) -> Limits {
+        Limits { sqnr_db: self.min_sqnr, agreement: self.min_agreement }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::BenchArgs;
-use super::compile::float_to_run;
 use super::files::Files;
 use super::{Failure, load};
 use crate::calibrate::data::Dataset;
+use crate::compile::comparison::float_to_run;
 use crate::compile::{inputs, unpacked};
 use crate::ir::validate;
 use crate::verify::report;

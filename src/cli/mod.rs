@@ -23,16 +23,17 @@ mod tools;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::compile::compiler::Listener;
+use crate::compile::stages::Event;
 use crate::file::{self, stop};
 use crate::ir::Model;
 use crate::onnx;
-use crate::pattern::RuleSet;
-use crate::verify::report::{Report, Timing};
+use crate::verify::report::Report;
 use args::{Cli, Command, ReportArgs};
 use files::Files;
 
@@ -44,11 +45,16 @@ const MISSED: u8 = 2;
 
 /// Runs the program.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    ExitCode::from(status(args))
+}
+
+/// Runs the program, for whoever ends the process in another way. Returns the exit status.
+pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(c) => c,
         Err(e) => {
             let _ = e.print();
-            return if e.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS };
+            return u8::from(e.use_stderr());
         }
     };
     if let Err(e) = stop::watch(|s| eprintln!("error: {s}")) {
@@ -68,11 +74,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Passes(a)) => tools::passes(&a),
     });
     match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(MISSED),
+        Ok(true) => 0,
+        Ok(false) => MISSED,
         Err(e) => {
             eprintln!("error: {}", readable(&e.to_string()));
-            ExitCode::from(1)
+            1
         }
     }
 }
@@ -123,29 +129,50 @@ fn load(what: &str, path: &Path, files: &mut Files, notes: &mut Vec<String>) -> 
     Ok((loaded.model, loaded.files.iter().map(|(_, n)| n).sum()))
 }
 
-/// Shipped rules and the user's own.
-fn rules(dir: Option<&Path>) -> Result<RuleSet, Failure> {
-    let mut rules = RuleSet::embedded()?;
-    if let Some(d) = dir {
-        let own = d.join("rules");
-        if !d.is_dir() {
-            return Err(format!("--passes-dir {}: no such folder", d.display()).into());
-        }
-        rules.load_dir(if own.is_dir() { &own } else { d })?;
-    }
-    Ok(rules)
-}
-
 fn threads(asked: Option<usize>) -> usize {
     // More than any machine has; each takes a stack and a sample.
     const MOST: usize = 1024;
     asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, MOST)
 }
 
-/// A stage with a bar on standard error.
-fn bar(what: &'static str, n: usize, quiet: bool) -> ProgressBar {
+/// Bars on standard error, one a stage.
+#[derive(Clone)]
+struct Progress {
+    quiet: bool,
+    stage: Arc<Mutex<Option<(&'static str, ProgressBar)>>>,
+}
+
+impl Progress {
+    fn new(quiet: bool) -> Progress {
+        Progress { quiet, stage: Arc::default() }
+    }
+
+    fn listener(&self) -> Listener {
+        let p = self.clone();
+        Arc::new(move |e| match e {
+            _ if p.quiet => {}
+            Event::Note(note) => eprintln!("note: {note}"),
+            Event::Step { what, done, of } => p.step(what, done, of),
+        })
+    }
+
+    fn step(&self, what: &'static str, done: usize, of: usize) {
+        let Ok(mut stage) = self.stage.lock() else { return };
+        let (_, bar) = match stage.take() {
+            Some(s) if s.0 == what => stage.insert(s),
+            _ => stage.insert((what, bar(what, of))),
+        };
+        bar.set_position(done as u64);
+        if done >= of {
+            bar.finish_and_clear();
+            *stage = None;
+        }
+    }
+}
+
+fn bar(what: &'static str, n: usize) -> ProgressBar {
     let b = ProgressBar::new(n as u64).with_message(what);
-    b.set_draw_target(if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() });
+    b.set_draw_target(ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{msg:>12} {bar:32} {pos}/{len} {eta}").expect("a fixed template");
     b.set_style(style);
     b
@@ -154,14 +181,6 @@ fn bar(what: &'static str, n: usize, quiet: bool) -> ProgressBar {
 /// Width of the terminal, as far as it says so.
 fn columns() -> u16 {
     std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100)
-}
-
-/// Runs a stage and keeps its time.
-fn timed<T>(timings: &mut Vec<Timing>, stage: &str, f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    let t = Instant::now();
-    let r = f()?;
-    timings.push(Timing { stage: stage.to_owned(), seconds: t.elapsed().as_secs_f64() });
-    Ok(r)
 }
 
 /// Holds the report ready where it was asked for, puts all files of the call in their places, and prints. `false` if a

@@ -1,16 +1,17 @@
-//! `sensitivity`, and what the main job takes from it: parts to keep in float.
+//! `sensitivity`: what each part costs.
 
 use serde::Serialize;
 
-use super::args::{KeepArgs, KeepFloat, SensitivityArgs};
-use super::compile::{Log, Running, WHOLE, open, planned, prepared, split, statistics};
+use super::args::SensitivityArgs;
+use super::compile::{begun, split};
 use super::files::Files;
-use super::{Failure, bar, threads};
-use crate::calibrate::data::{Dataset, split_holdout};
-use crate::compile::Prepared;
-use crate::compile::sensitivity::{Bench, Choice, Sensitivity};
-use crate::plan::QuantPlan;
-use crate::plan::parts::{Part, divide, named};
+use super::{Failure, Progress, threads};
+use crate::budget::Stop;
+use crate::calibrate::data::split_holdout;
+use crate::compile::keep::{chosen, ranked};
+use crate::compile::sensitivity::Bench;
+use crate::compile::stages::{Log, Running, WHOLE, open, planned, read_statistics, statistics};
+use crate::plan::parts::divide;
 use crate::verify::report::table;
 
 /// What the subcommand found, for programs.
@@ -62,12 +63,15 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     a.json.iter().try_for_each(|p| files.writes_or_prints("--json", p))?;
     files.check()?;
     let mut log = Log::default();
-    let (_, recipe, p) = prepared(&a.model, &a.prepare, &mut files, &mut log)?;
-    let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to measure", recipe.name))?;
-    let data = open(&a.data, &p.model, &mut log)?;
+    let (recipe, p) = begun(&a.model, &a.prepare, "measure", &mut files, &mut log)?;
+    let data = open(&a.data.clone().into(), &p.model, &mut log)?;
     let (calib, held) = split_holdout(data.len());
-    let how = Running { threads: threads(a.prepare.threads), quiet: a.quiet };
-    let s = statistics(&p, &recipe, (&data, &calib), (stats_given, WHOLE), how, &mut log)?;
+    let (progress, stop) = (Progress::new(a.quiet), Stop::default());
+    let how = Running { threads: threads(a.prepare.threads), tell: &*progress.listener(), stop: &stop };
+    let s = match stats_given {
+        Some(f) => read_statistics(f, &p, &mut log)?,
+        None => statistics(&p, &recipe, (&data, &calib), WHOLE, how, &mut log)?,
+    };
     if let Some(f) = stats_made {
         files.write(f, &s.encode())?;
     }
@@ -76,7 +80,8 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by.into());
     let ranked = ranked(&bench, &parts, !a.alone_only, how)?;
     let whole_db = bench.whole()?;
-    let kept = chosen(&bench, &p, &plan, Some(ranked.clone()), &a.keep, how, &mut log)?;
+    let wanted = a.keep.wanted();
+    let kept = wanted.map(|k| chosen(&bench, &p, &plan, Some(ranked.clone()), &k, how, &mut log)).transpose()?;
     let found = Findings {
         version: VERSION,
         tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
@@ -140,76 +145,4 @@ fn readable(f: &Findings) -> String {
     }
     f.notes.iter().for_each(|n| out += &format!("note: {n}\n"));
     out
-}
-
-fn ranked(bench: &Bench<'_>, parts: &[Part], all_but: bool, how: Running) -> Result<Vec<Sensitivity>, Failure> {
-    let b = bar("measuring", parts.len(), how.quiet);
-    let r = bench.rank(parts, all_but, &|n| b.set_position(n as u64))?;
-    b.finish_and_clear();
-    Ok(r)
-}
-
-/// What the flags want kept in float; `None` if they want nothing. `known` saves a second measurement.
-pub fn chosen(
-    bench: &Bench<'_>,
-    p: &Prepared,
-    plan: &QuantPlan,
-    known: Option<Vec<Sensitivity>>,
-    keep: &KeepArgs,
-    how: Running,
-    log: &mut Log,
-) -> Result<Option<Choice>, Failure> {
-    let (g, sites) = (&p.model.graph, &p.sites);
-    if let Some(KeepFloat::Names(names)) = &keep.keep_float {
-        let parts = named(g, sites, plan, names).map_err(|name| {
-            let known: Vec<String> = divide(g, sites, plan, keep.by.into()).into_iter().map(|p| p.name).collect();
-            format!(
-                "--keep-float: nothing in this model is called `{name}`; there are {} (and with --by others), and the \
-                 names of values in the plan",
-                known.join(", ")
-            )
-        })?;
-        return Ok(Some(bench.keep(parts.iter().map(|p| (p, "kept in float: asked for".to_owned())).collect())?));
-    }
-    if keep.keep_float.is_none() && keep.target_sqnr.is_none() {
-        return Ok(None);
-    }
-    let ranked = match known {
-        Some(r) => r,
-        None => ranked(bench, &divide(g, sites, plan, keep.by.into()), false, how)?,
-    };
-    let choice = match (&keep.keep_float, keep.target_sqnr) {
-        (Some(KeepFloat::Worst(n)), _) => bench.keep_worst(&ranked, *n)?,
-        (_, Some(target)) => {
-            let c = bench.reach(&ranked, target)?;
-            if c.sqnr_db < target {
-                log.notes.push(format!(
-                    "{target} dB are out of reach: {:.2} dB with every part in float that could be kept so",
-                    c.sqnr_db
-                ));
-            }
-            c
-        }
-        _ => return Ok(None),
-    };
-    Ok(Some(choice))
-}
-
-/// Measures on samples held back, and returns the plan that the main job shall carry out.
-pub fn kept(
-    p: &Prepared,
-    plan: QuantPlan,
-    (data, held): (&Dataset, &[usize]),
-    keep: &KeepArgs,
-    how: Running,
-    log: &mut Log,
-) -> Result<QuantPlan, Failure> {
-    let bench = Bench::new(p, &plan, data, held, how.threads)?;
-    let Some(c) = chosen(&bench, p, &plan, None, keep, how, log)? else { return Ok(plan) };
-    let names: Vec<&str> = c.parts.iter().map(|p| p.name.as_str()).collect();
-    log.notes.push(match names.len() {
-        0 => format!("nothing had to stay in float: {:.2} dB on {} samples held back", c.sqnr_db, held.len()),
-        _ => format!("kept in float: {}; {:.2} dB on {} samples held back", names.join(", "), c.sqnr_db, held.len()),
-    });
-    Ok(c.plan)
 }

@@ -2,12 +2,12 @@
 
 use super::args::{ExplainArgs, InspectArgs, PassesArgs};
 use super::files::Files;
-use super::{Failure, load, rules};
+use super::{Failure, load};
 use crate::compile::{self, Journal};
 use crate::ir::{Op, validate};
 use crate::passes::clean_up::CleanUp;
 use crate::passes::{Pass, pipelines, registry};
-use crate::pattern::{explain as explain_rule, gelus, layer_norms};
+use crate::pattern::{RuleSet, explain as explain_rule, gelus, layer_norms};
 use crate::recipe::{Prepare, Recipe};
 use crate::text::{Elide, print_model};
 
@@ -21,7 +21,7 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
         say_raw!("{}", print_model(&m, Elide::default()));
         return Ok(true);
     }
-    let rules = rules(a.prepare.passes_dir.as_deref())?;
+    let rules = RuleSet::with_folder(a.prepare.passes_dir.as_deref())?;
     say!("{}: opset {}, {} nodes", a.model.display(), m.opset(), m.graph.node_count());
     let mut ops: std::collections::BTreeMap<&Op, usize> = Default::default();
     for (_, n) in m.graph.nodes() {
@@ -76,7 +76,7 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
 pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
     let (m, _) = load("MODEL", &a.model, &mut Files::default(), &mut notes)?;
-    let rules = rules(a.passes_dir.as_deref())?;
+    let rules = RuleSet::with_folder(a.passes_dir.as_deref())?;
     if let Some(id) = &a.rule
         && rules.get(id).is_err()
     {

@@ -4,6 +4,7 @@
 //! tract on samples, next to the float model. The figure is the least SQNR of any output.
 
 use super::{CompileError, Journal, Prepared, apply_in_front};
+use crate::budget::Stop;
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Invalid, Model, validate};
@@ -36,6 +37,7 @@ pub struct Bench<'a> {
     plan: &'a QuantPlan,
     batch: usize,
     threads: usize,
+    stop: Stop,
     inputs: Vec<Vec<(String, Array)>>,
     float: Vec<Vec<Array>>,
 }
@@ -74,7 +76,8 @@ impl<'a> Bench<'a> {
             return Err(SensitivityError::Empty);
         }
         let inputs = indices.iter().map(|i| Ok(data.sample(*i)?.inputs)).collect::<Result<_, DataError>>()?;
-        let mut b = Bench { prepared, plan, batch: data.batch(), threads, inputs, float: Vec::new() };
+        let mut b =
+            Bench { prepared, plan, batch: data.batch(), threads, stop: Stop::default(), inputs, float: Vec::new() };
         let mut float = Vec::new();
         b.run(&prepared.model, "in float", |_, outputs| {
             float.push(outputs);
@@ -82,6 +85,12 @@ impl<'a> Bench<'a> {
         })?;
         b.float = float;
         Ok(b)
+    }
+
+    /// As it is until somebody asks to stop: then every measurement ends with [`DataError::Stopped`].
+    #[must_use]
+    pub fn until(self, stop: &Stop) -> Bench<'a> {
+        Bench { stop: stop.clone(), ..self }
     }
 
     fn run(
@@ -94,7 +103,10 @@ impl<'a> Bench<'a> {
         let shapes = open_shapes(&m.graph, &self.inputs[0]);
         let options = SessionOptions { batch: self.batch, shapes, ..SessionOptions::default() };
         let session = Session::of(validate::validate(m)?, &options).map_err(failed)?;
-        let one = |i: usize| Ok(session.run(&self.inputs[i]).map_err(failed)?.outputs);
+        let one = |i: usize| match self.stop.asked() {
+            true => Err(DataError::Stopped.into()),
+            false => Ok(session.run(&self.inputs[i]).map_err(failed)?.outputs),
+        };
         fold_samples(self.inputs.len(), self.threads, one, fold)
     }
 

@@ -96,6 +96,15 @@ fn drained(from: impl Read) -> Result<Bytes, ReadError> {
     if v.len() as u64 > PIPE { Err(ReadError::Endless) } else { Ok(v.into()) }
 }
 
+/// The bytes of an open file, mapped. `name` is what messages call it: it may be a file without a name.
+///
+/// # Errors
+/// If it can not be mapped; a file of no bytes can not.
+pub fn map(file: File, name: &Path) -> Result<Bytes, ReadError> {
+    let m = file.metadata()?;
+    mapped(name, file, &m)
+}
+
 fn mapped(path: &Path, file: File, m: &Metadata) -> Result<Bytes, ReadError> {
     // SAFETY: the map is read only and private to this process. What Rust can not promise is that nobody else shortens
     // the file meanwhile; reading what is gone then raises SIGBUS, which `stop` turns into a message. This program itself

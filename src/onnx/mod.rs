@@ -40,7 +40,7 @@ pub use dense::{SparseError, dense_weights};
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
 pub use nested::{map_bodies, open_body};
-pub use save::{External, SaveOptions, data_path, save, stage, write_to};
+pub use save::{External, SaveOptions, data_path, save, size, stage, write_to};
 
 use crate::file;
 use crate::ir::{Model, Validated};

@@ -132,6 +132,14 @@ pub fn write_to(m: Validated<'_>, out: &mut impl Write) -> Result<u64, SaveError
     Ok(bytes.len() as u64)
 }
 
+/// Bytes that the model takes, all in one piece.
+///
+/// # Errors
+/// If it has operators that its operator set lacks, or tensors whose data were not loaded.
+pub fn size(m: Validated<'_>) -> Result<u64, SaveError> {
+    Ok(home(m)?.encoded_len() as u64)
+}
+
 /// The message of a model whose data are all there.
 fn home(m: Validated<'_>) -> Result<proto::ModelProto, SaveError> {
     validate::operators(m.model()).map_err(SaveError::Types)?;

@@ -30,6 +30,8 @@ pub enum RuleError {
     In { file: String, rule: Option<String>, message: String },
     #[error("rule folder {folder}: {source}", folder = folder.display())]
     Folder { folder: PathBuf, source: std::io::Error },
+    #[error("--passes-dir {}: no such folder", folder.display())]
+    NoFolder { folder: PathBuf },
     #[error("there is no rule `{id}`; there are {known}")]
     Unknown { id: String, known: String },
 }
@@ -197,6 +199,22 @@ impl RuleSet {
             set.add_text(&name, text)?;
         }
         Ok(set)
+    }
+
+    /// The shipped rules, and those of a user's passes folder: the files of its folder `rules`, or its own.
+    ///
+    /// # Errors
+    /// If the folder is not there, or one of the rules makes no sense.
+    pub fn with_folder(folder: Option<&Path>) -> Result<RuleSet, RuleError> {
+        let mut rules = RuleSet::embedded()?;
+        if let Some(d) = folder {
+            let own = d.join("rules");
+            if !d.is_dir() {
+                return Err(RuleError::NoFolder { folder: d.to_owned() });
+            }
+            rules.load_dir(if own.is_dir() { &own } else { d })?;
+        }
+        Ok(rules)
     }
 
     /// Adds the rules of one file's text. A rule of a known id takes the old one's place.

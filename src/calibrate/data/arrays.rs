@@ -63,23 +63,43 @@ impl ArrayFile {
             })?;
             (vec![(spec.name.clone(), array)], None)
         } else {
-            let mut members = npy::read_npz(path, &bytes)?;
-            let mut arrays = Vec::new();
-            for spec in specs {
-                let at = members.iter().position(|(n, _)| *n == spec.name).ok_or_else(|| DataError::MissingArray {
-                    path: path.to_path_buf(),
-                    input: spec.name.clone(),
-                    have: members.iter().chain(&arrays).map(|(n, _)| n.clone()).collect(),
-                })?;
-                arrays.push(members.remove(at));
-            }
-            let labels = members.iter().position(|(n, _)| n == "labels").map(|at| members.remove(at).1);
-            if !members.is_empty() {
-                let names: Vec<_> = members.into_iter().map(|(n, _)| n).collect();
-                notes.push(format!("{}: not an input of the model, ignored: {}", path.display(), names.join(", ")));
-            }
-            (arrays, labels)
+            return ArrayFile::of(path, npy::read_npz(path, &bytes)?, specs, layout, notes);
         };
+        ArrayFile::checked(path, arrays, labels, specs, layout)
+    }
+
+    /// Arrays by their names, as an `.npz` file has them.
+    pub(super) fn of(
+        path: &Path,
+        mut members: Vec<(String, Npy)>,
+        specs: &[InputSpec],
+        layout: &Layout,
+        notes: &mut Vec<String>,
+    ) -> Result<(ArrayFile, Option<Vec<i64>>), DataError> {
+        let mut arrays = Vec::new();
+        for spec in specs {
+            let at = members.iter().position(|(n, _)| *n == spec.name).ok_or_else(|| DataError::MissingArray {
+                path: path.to_path_buf(),
+                input: spec.name.clone(),
+                have: members.iter().chain(&arrays).map(|(n, _)| n.clone()).collect(),
+            })?;
+            arrays.push(members.remove(at));
+        }
+        let labels = members.iter().position(|(n, _)| n == "labels").map(|at| members.remove(at).1);
+        if !members.is_empty() {
+            let names: Vec<_> = members.into_iter().map(|(n, _)| n).collect();
+            notes.push(format!("{}: not an input of the model, ignored: {}", path.display(), names.join(", ")));
+        }
+        ArrayFile::checked(path, arrays, labels, specs, layout)
+    }
+
+    fn checked(
+        path: &Path,
+        arrays: Vec<(String, Npy)>,
+        labels: Option<Npy>,
+        specs: &[InputSpec],
+        layout: &Layout,
+    ) -> Result<(ArrayFile, Option<Vec<i64>>), DataError> {
         let mut file = ArrayFile { path: path.to_path_buf(), arrays, leads: layout.leads.clone(), items: 0 };
         file.items = file.check(specs)?;
         let labels = labels.map(|l| file.labels(&l)).transpose()?.flatten();

@@ -65,6 +65,12 @@ pub enum DataError {
     Normalisation { mean: usize, std: usize, input: String, channels: usize },
     #[error("--{flag} {value}: {reason}")]
     Flag { flag: &'static str, value: String, reason: String },
+    #[error("stopped as asked")]
+    Stopped,
+    #[error("{name}: {array:?} has {what} in one batch and {other} in another; all batches must be alike")]
+    Batches { name: String, array: String, what: String, other: String },
+    #[error("{name}: samples can not be put aside in the folder for temporary files: {source}")]
+    Spool { name: String, source: std::io::Error },
     #[error("sample {index} was asked for, there are {len}")]
     OutOfRange { index: usize, len: usize },
 }

@@ -22,6 +22,7 @@ mod layout;
 mod made_up;
 mod npy;
 mod options;
+mod spool;
 mod synthetic;
 #[cfg(test)]
 mod tests;
@@ -31,8 +32,9 @@ use std::fmt;
 pub use crate::runtime::Array;
 pub use error::DataError;
 pub use options::{DataOptions, Preset};
+pub use spool::{Arrays, Rows, Spool};
 
-use crate::budget;
+use crate::budget::{self, Stop};
 use crate::ir::{DType, Def, Dim, Graph, TensorType};
 use arrays::ArrayFile;
 use images::{ImageFolder, ImageShape};
@@ -91,6 +93,7 @@ pub struct Dataset {
     notes: Vec<String>,
     description: String,
     how: String,
+    stop: Stop,
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +107,15 @@ impl Dataset {
     /// Opens the source that `options` name, for a model with these inputs: lists the folder or reads the file's headers,
     /// and checks names, labels and shapes. Asking for more samples than there are is a note, not an error.
     pub fn open(options: &DataOptions, inputs: &[InputSpec]) -> Result<Dataset, DataError> {
+        Dataset::open_or(None, options, inputs)
+    }
+
+    /// As [`open`](Dataset::open), with these arrays for the data.
+    pub fn of_arrays(arrays: &Arrays, options: &DataOptions, inputs: &[InputSpec]) -> Result<Dataset, DataError> {
+        Dataset::open_or(Some(arrays), options, inputs)
+    }
+
+    fn open_or(arrays: Option<&Arrays>, options: &DataOptions, inputs: &[InputSpec]) -> Result<Dataset, DataError> {
         if inputs.is_empty() {
             return Err(DataError::NoInputs);
         }
@@ -117,8 +129,13 @@ impl Dataset {
         let layout = Layout::of(inputs)?;
         let batch = layout.batch;
         let values = sample_values(inputs, options)?;
-        let (source, labels, total, description) = match &options.calibrate {
-            None => {
+        let (source, labels, total, description) = match (arrays, &options.calibrate) {
+            (Some(a), _) => {
+                let (file, labels) = ArrayFile::of(&a.name, a.members.clone(), inputs, &layout, &mut notes)?;
+                let total = file.len();
+                (Source::Arrays(file), labels, total, "arrays that the caller gave".to_owned())
+            }
+            (None, None) => {
                 if let Some(n) = options.samples.filter(|n| *n > MOST_SYNTHETIC) {
                     let reason = format!("made-up samples are at most {MOST_SYNTHETIC}; give data with --calibrate");
                     return Err(DataError::Flag { flag: "samples", value: n.to_string(), reason });
@@ -131,7 +148,7 @@ impl Dataset {
                 let description = format!("synthetic: made from seed {}, no data was given", options.seed);
                 (Source::Synthetic(source), None, total, description)
             }
-            Some(path) if path.is_dir() => {
+            (None, Some(path)) if path.is_dir() => {
                 let [spec] = inputs else {
                     return Err(inputs[1].refused("a folder of images feeds a model of one input: use an .npz file"));
                 };
@@ -141,7 +158,7 @@ impl Dataset {
                 let total = folder.len();
                 (Source::Images(folder), labels, total, format!("images of {}", path.display()))
             }
-            Some(path) => {
+            (None, Some(path)) => {
                 let (file, labels) = ArrayFile::open(path, inputs, &layout, &mut notes)?;
                 let total = file.len();
                 (Source::Arrays(file), labels, total, format!("arrays of {}", path.display()))
@@ -178,7 +195,15 @@ impl Dataset {
             description,
             taken,
             how,
+            stop: Stop::default(),
         })
+    }
+
+    /// As it is until somebody asks to stop: then there are no more samples, and what runs over them ends with
+    /// [`DataError::Stopped`].
+    #[must_use]
+    pub fn until(self, stop: &Stop) -> Dataset {
+        Dataset { stop: stop.clone(), ..self }
     }
 
     /// Number of samples; at least 1.
@@ -243,6 +268,9 @@ impl Dataset {
 
     /// Makes sample `index`.
     pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        if self.stop.asked() {
+            return Err(DataError::Stopped);
+        }
         if index >= self.len() {
             return Err(DataError::OutOfRange { index, len: self.len() });
         }

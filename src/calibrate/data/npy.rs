@@ -53,6 +53,14 @@ impl Elem {
         })
     }
 
+    /// The type that NumPy calls `descr`, and whether its bytes are in the order of networks.
+    pub(super) fn of(descr: &str) -> Result<(Elem, bool), String> {
+        let (order, code) = descr.split_at_checked(1).ok_or("it names no element type")?;
+        let elem = Elem::from_descr(code)
+            .ok_or_else(|| format!("its element type {descr} is not one of float, int, uint, bool"))?;
+        Ok((elem, order == ">"))
+    }
+
     /// NumPy's name of the type.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -72,7 +80,7 @@ impl Elem {
         }
     }
 
-    fn width(self) -> usize {
+    pub(super) fn width(self) -> usize {
         match self {
             Elem::I8 | Elem::U8 | Elem::Bool => 1,
             Elem::F16 | Elem::Bf16 | Elem::I16 | Elem::U16 => 2,
@@ -106,6 +114,12 @@ pub(super) fn intact(a: &Npy) -> Result<(), DataError> {
 }
 
 impl Npy {
+    /// An array in C order of the type that NumPy calls `descr` (`<f4`); the sentence for an error names that.
+    pub(super) fn of(descr: &str, shape: Vec<usize>, data: Bytes) -> Result<Npy, String> {
+        let (elem, big_endian) = Elem::of(descr)?;
+        Ok(Npy { elem, shape, big_endian, fortran: false, data })
+    }
+
     /// Reads the header and checks that the elements are all there. The error is a sentence for
     /// [`DataError::Malformed`].
     pub(super) fn parse(bytes: Bytes) -> Result<Npy, String> {
@@ -119,9 +133,7 @@ impl Npy {
             len.and_then(|l| l.checked_add(start)).filter(|e| *e <= bytes.len()).ok_or("its header is cut off")?;
         let text = std::str::from_utf8(&bytes[start..end]).map_err(|_| "its header is not text")?;
         let descr = quoted(entry(text, "descr")?).ok_or("its elements are records, not numbers")?;
-        let (order, code) = descr.split_at_checked(1).ok_or("its header names no element type")?;
-        let elem = Elem::from_descr(code)
-            .ok_or_else(|| format!("its element type {descr} is not one of float, int, uint, bool"))?;
+        let (elem, big_endian) = Elem::of(descr)?;
         let fortran = entry(text, "fortran_order")?.starts_with("True");
         let inner =
             entry(text, "shape")?.strip_prefix('(').and_then(|s| s.split_once(')')).ok_or("its shape is no tuple")?.0;
@@ -136,7 +148,7 @@ impl Npy {
         if data.len() < need {
             return Err(format!("its elements need {need} bytes, the file has {}: it is cut off", data.len()));
         }
-        Ok(Npy { elem, shape, big_endian: order == ">", fortran, data: data.slice(..need) })
+        Ok(Npy { elem, shape, big_endian, fortran, data: data.slice(..need) })
     }
 
     /// The elements as the file has them.

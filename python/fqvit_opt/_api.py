@@ -1,0 +1,259 @@
+"""What people call."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Protocol, TypedDict, Union
+
+from . import _native
+from . import _report
+from ._data import Data, source
+from ._native import ModelError
+from ._progress import Progress, Shown
+from ._report import Report
+
+
+class _Proto(Protocol):
+    def SerializeToString(self) -> bytes: ...
+
+
+#: A file's name, its bytes, or an ``onnx.ModelProto``.
+Model = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, _Proto]
+
+
+class Options(TypedDict):
+    """What is to be done, as the compiler takes it."""
+
+    recipe: str
+    passes_dir: Optional[str]
+    target: Optional[str]
+    plan: Optional[str]
+    keep_float: Union[int, list[str], None]
+    target_sqnr: Optional[float]
+    by: str
+    min_sqnr: Optional[float]
+    min_agreement: Optional[float]
+    keep_opset: bool
+    assume_vnni: bool
+    fast: bool
+    bench: bool
+    threads: Optional[int]
+
+
+def options(**given: Any) -> Options:
+    """The options, each as it is if nothing is said."""
+    o = Options(
+        recipe="fq-vit",
+        passes_dir=None,
+        target=None,
+        plan=None,
+        keep_float=None,
+        target_sqnr=None,
+        by="part",
+        min_sqnr=None,
+        min_agreement=None,
+        keep_opset=False,
+        assume_vnni=False,
+        fast=False,
+        bench=True,
+        threads=None,
+    )
+    o.update(given)  # type: ignore[typeddict-item]
+    for key in ("recipe", "passes_dir"):
+        if o[key] is not None:  # type: ignore[literal-required]
+            o[key] = os.fspath(o[key])  # type: ignore[literal-required]
+    return o
+
+
+def load(model: Model) -> _native.Model:
+    """Reads a model, wherever it is."""
+    if isinstance(model, (str, os.PathLike)):
+        return _native.Model.load(os.fspath(model))
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        return _native.Model.parse(bytes(model))
+    if hasattr(model, "SerializeToString"):
+        try:
+            return _native.Model.parse(model.SerializeToString())
+        except ValueError as e:
+            raise ModelError(f"the model can not be serialised ({e}); save it with external data and give the path") from e
+    raise ModelError(f"{type(model).__name__} is no model; give a path, bytes, or an onnx.ModelProto")
+
+
+class Result:
+    """A quantized model with its report and plan."""
+
+    def __init__(self, compiled: _native.Compiled) -> None:
+        self._compiled = compiled
+        self._report: Optional[Report] = None
+
+    @property
+    def model(self) -> bytes:
+        """The ONNX file's bytes. A model of more than 2 GB has no such form: :meth:`save` it."""
+        return self._compiled.model()
+
+    @property
+    def report(self) -> Report:
+        """How far the model is from the original."""
+        if self._report is None:
+            self._report = _report.parse(self._compiled.report())
+        return self._report
+
+    @property
+    def plan(self) -> Optional[str]:
+        """Every decision with its reason, as YAML; :func:`quantize` takes it back. ``None`` if nothing was quantized."""
+        return self._compiled.plan()
+
+    @property
+    def html(self) -> str:
+        """The report as one page."""
+        return self._compiled.html()
+
+    def save(self, path: Union[str, "os.PathLike[str]"]) -> None:
+        """Writes the file, whole or not at all, and never over a file that the model was read from. Above 2 GB, weights go
+        into a data file beside it."""
+        self._compiled.save(os.fspath(path))
+
+    def _repr_html_(self) -> str:
+        return _framed(self.html)
+
+    def __repr__(self) -> str:
+        return f"<fqvit_opt.Result {self.report}>"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`verify` found."""
+
+    report: Report
+    html: str
+
+    def _repr_html_(self) -> str:
+        return _framed(self.html)
+
+    def __repr__(self) -> str:
+        return f"<fqvit_opt.Comparison {self.report}>"
+
+
+def _framed(page: str) -> str:
+    """A page inside of a page, so that the styles of neither reach the other."""
+    quoted = page.replace("&", "&amp;").replace('"', "&quot;")
+    return f'<iframe srcdoc="{quoted}" width="100%" height="720" style="border:0"></iframe>'
+
+
+def quantize(
+    model: Model,
+    calibration: Optional[Data] = None,
+    *,
+    recipe: Union[str, "os.PathLike[str]"] = "fq-vit",
+    target: Optional[str] = None,
+    verify: Union[Data, bool, None] = None,
+    progress: Progress = None,
+    preset: Optional[str] = None,
+    mean: Union[float, Sequence[float], None] = None,
+    std: Union[float, Sequence[float], None] = None,
+    resize: Optional[int] = None,
+    crop: Optional[int] = None,
+    samples: Optional[int] = None,
+    seed: int = 0,
+    plan: Optional[str] = None,
+    keep_float: Union[int, Sequence[str], None] = None,
+    target_sqnr: Optional[float] = None,
+    by: str = "part",
+    min_sqnr: Optional[float] = None,
+    min_agreement: Optional[float] = None,
+    passes_dir: Union[str, "os.PathLike[str]", None] = None,
+    keep_opset: bool = False,
+    assume_vnni: bool = False,
+    fast: bool = False,
+    bench: bool = True,
+    threads: Optional[int] = None,
+) -> Result:
+    """Compiles a float vision transformer into a quantized one, and measures the difference.
+
+    ``calibration`` is a folder of pictures, an ``.npy`` or ``.npz`` file, an array for a model of one input (samples along
+    its first axis), a dict of arrays by input, an iterable of batches (arrays, tuples, dicts; torch's ``DataLoader``), or an
+    onnxruntime ``CalibrationDataReader``. It is read once; what does not come from files is put aside in temporary files,
+    because the model runs over the samples several times. Without it samples are made up, which costs accuracy.
+
+    ``verify`` is other data of the same kinds to compare both models on; without it every eighth calibration sample is held
+    back for that, and ``False`` compares nothing. ``preset``, ``mean``, ``std``, ``resize`` and ``crop`` say how pictures
+    become numbers. ``plan`` is a plan's text to carry out in place of making one. ``progress``: ``True`` and ``False`` show
+    it or not (by default: in a terminal), or a callable that takes a stage, how many are done, and of how many. All other
+    arguments are those of the command line.
+
+    Raises :class:`ModelError`, :class:`DataError`, :class:`RecipeError` or :class:`PlanError`, all of them
+    :class:`Error`, and :class:`ValueError` for an argument that has no such value.
+    """
+    m = load(model)
+    pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
+    data = source(calibration, m.inputs, "calibration", samples=samples, **pictures)
+    compared = verify is not False
+    other = None
+    if verify is not None and not isinstance(verify, bool):
+        other = source(verify, m.inputs, "verify", **pictures)
+    o = options(
+        recipe=recipe,
+        target=target,
+        plan=plan,
+        keep_float=keep_float if keep_float is None or isinstance(keep_float, int) else _names(keep_float),
+        target_sqnr=target_sqnr,
+        by=by,
+        min_sqnr=min_sqnr,
+        min_agreement=min_agreement,
+        passes_dir=passes_dir,
+        keep_opset=keep_opset,
+        assume_vnni=assume_vnni,
+        fast=fast,
+        bench=bench,
+        threads=threads,
+    )
+    with Shown(progress) as tell:
+        return Result(_native.compile(m, data, other, compared, o, tell))
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    return [n.strip() for n in given.split(",")] if isinstance(given, str) else list(given)
+
+
+def verify(
+    float: Model,
+    quantized: Model,
+    data: Optional[Data] = None,
+    *,
+    progress: Progress = None,
+    preset: Optional[str] = None,
+    mean: Any = None,
+    std: Any = None,
+    resize: Optional[int] = None,
+    crop: Optional[int] = None,
+    samples: Optional[int] = None,
+    seed: int = 0,
+    min_sqnr: Optional[Any] = None,
+    min_agreement: Optional[Any] = None,
+    bench: bool = True,
+    threads: Optional[int] = None,
+) -> Comparison:
+    """Runs a quantized model beside its float original over ``data``, of the kinds that :func:`quantize` takes."""
+    f, q = load(float), load(quantized)
+    pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
+    given = source(data, f.inputs, "data", samples=samples, **pictures)
+    o = options(min_sqnr=min_sqnr, min_agreement=min_agreement, bench=bench, threads=threads)
+    with Shown(progress) as tell:
+        text, html = _native.compare(f, q, given, o, tell)
+    return Comparison(_report.parse(text), html)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A shipped recipe."""
+
+    name: str
+    summary: str
+
+
+def recipes() -> list[Recipe]:
+    """The shipped recipes."""
+    return [Recipe(name, summary) for name, summary in _native.recipes()]

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Digits
+
+import fqvit_opt
+
+
+def quantize(model: Any, calibration: Any = None, **more: Any) -> fqvit_opt.Result:
+    return fqvit_opt.quantize(model, calibration, **{"fast": True, "verify": False, "progress": False, **more})
+
+
+def test_every_error_is_one_of_the_module() -> None:
+    for name in ("ModelError", "DataError", "RecipeError", "PlanError", "OutputError"):
+        assert issubclass(getattr(fqvit_opt, name), fqvit_opt.Error), name
+        assert getattr(fqvit_opt, name).__module__ == "fqvit_opt"
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [("nowhere.onnx", "nowhere.onnx"), (b"no model", "the model"), (b"", "empty"), (3, "int is no model")],
+)
+def test_what_is_no_model(model: Any, says: str) -> None:
+    with pytest.raises(fqvit_opt.ModelError, match=says):
+        quantize(model)
+
+
+def test_a_quantized_model_is_refused(digits: Digits) -> None:
+    q = quantize(digits.model, digits.calibration).model
+    with pytest.raises(fqvit_opt.ModelError, match="quantized already"):
+        quantize(q, digits.calibration)
+
+
+def bad(digits: Digits) -> dict[str, tuple[Any, str]]:
+    x = digits.calibration
+    nan = x.copy()
+    nan[3].flat[0] = np.nan
+    spent = iter([x])
+    list(spent)
+    return {
+        "no such folder": ("nowhere/", "nowhere"),
+        "wrong sizes": (x[..., :-1], "its shape is"),
+        "too few axes": (x.reshape(-1), "its shape is"),
+        "another name": ({"pixels": x}, f'no array named "{digits.input}"'),
+        "not a number": (nan, "NaN"),
+        "batches unlike": ([x[:2], x[2:4].astype(np.float64)], "<f8"),
+        "no batch": ([], "no batch"),
+        "read before": (spent, "no batch"),
+        "text": ([np.array(["a"])], "no numbers"),
+        "a number": (3, "int is none of the kinds"),
+        "an object": ([object()], "this one is object"),
+    }
+
+
+@pytest.mark.parametrize("kind", list(bad(Digits())))
+def test_what_are_no_samples(digits: Digits, kind: str) -> None:
+    data, says = bad(digits)[kind]
+    with pytest.raises(fqvit_opt.DataError, match=says):
+        quantize(digits.model, data)
+
+
+def test_an_error_of_the_iterator_comes_through(digits: Digits) -> None:
+    def broken() -> Any:
+        yield digits.calibration[:2]
+        raise RuntimeError("the disk is on fire")
+
+    with pytest.raises(RuntimeError, match="on fire"):
+        quantize(digits.model, broken())
+
+
+def test_an_error_of_the_callback_comes_through(digits: Digits) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no more paper")
+
+    with pytest.raises(RuntimeError, match="no more paper"):
+        quantize(digits.model, digits.calibration, progress=broken)
+
+
+def test_recipes_and_plans(digits: Digits) -> None:
+    with pytest.raises(fqvit_opt.RecipeError, match="there is no recipe `nonsense`; shipped are"):
+        quantize(digits.model, recipe="nonsense")
+    with pytest.raises(fqvit_opt.PlanError, match="plan"):
+        quantize(digits.model, plan="- no plan")
+    plan = quantize(digits.model, digits.calibration).plan
+    assert plan is not None
+    other = [line if not line.startswith("model:") else "model: '0000000000000000'" for line in plan.splitlines()]
+    with pytest.raises(fqvit_opt.PlanError, match="0000000000000000"):
+        quantize(digits.model, digits.calibration, plan="\n".join(other))
+    with pytest.raises(fqvit_opt.PlanError, match="nothing in this model is called `tail`"):
+        quantize(digits.model, digits.calibration, keep_float=["tail"])
+
+
+@pytest.mark.parametrize(
+    "given", [{"target": "gpu"}, {"preset": "none"}, {"by": "colour"}, {"keep_float": 1, "target_sqnr": 9.0}]
+)
+def test_values_that_there_are_not(digits: Digits, given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="there (is|are)|not both"):
+        quantize(digits.model, digits.calibration, **given)
+    with pytest.raises(TypeError):
+        quantize(digits.model, digits.calibration, no_such_option=True)
+
+
+def test_the_words_are_those_of_the_command_line(digits: Digits, tmp_path: Path) -> None:
+    with pytest.raises(fqvit_opt.RecipeError) as e:
+        quantize(digits.model, recipe="nonsense")
+    command = [sys.executable, "-m", "fqvit_opt", str(digits.model), "-o", str(tmp_path / "q.onnx")]
+    said = subprocess.run([*command, "--recipe", "nonsense"], capture_output=True, text=True)
+    assert said.returncode == 1 and str(e.value) in said.stderr

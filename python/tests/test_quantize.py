@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from conftest import Digits
+
+import fqvit_opt
+
+LEAST = 0.93
+
+
+@pytest.fixture(scope="module")
+def result(digits: Digits) -> fqvit_opt.Result:
+    return fqvit_opt.quantize(digits.model, digits.calibration, progress=False)
+
+
+def quick(model: Any, calibration: Any, **more: Any) -> fqvit_opt.Result:
+    """Weights rounded, nothing compared: for tests of how data come in."""
+    return fqvit_opt.quantize(model, calibration, fast=True, verify=False, bench=False, progress=False, **more)
+
+
+def test_an_array_reaches_the_accuracy(digits: Digits, result: fqvit_opt.Result) -> None:
+    assert digits.accuracy(result.model) >= LEAST
+    assert b"QuantizeLinear" in result.model
+    assert len(result.model) < digits.model.stat().st_size
+
+
+def test_a_generator_is_read_once_and_gives_the_same_bytes(digits: Digits, result: fqvit_opt.Result) -> None:
+    reads = 0
+
+    def batches() -> Iterator[dict[str, Any]]:
+        nonlocal reads
+        for i in range(0, len(digits.calibration), 7):
+            reads += 1
+            yield {digits.input: digits.calibration[i : i + 7]}
+
+    r = fqvit_opt.quantize(digits.model, batches(), progress=False)
+    assert reads == -(-len(digits.calibration) // 7)
+    assert digits.accuracy(r.model) >= LEAST
+    assert r.model == result.model
+
+
+def test_the_command_line_writes_the_same_bytes(
+    digits: Digits, result: fqvit_opt.Result, tmp_path: Path
+) -> None:
+    out = tmp_path / "q.onnx"
+    command = [sys.executable, "-m", "fqvit_opt", str(digits.model), "-o", str(out), "-q"]
+    subprocess.run([*command, "--calibrate", str(digits.calibration_file)], check=True, stdout=subprocess.DEVNULL)
+    assert out.read_bytes() == result.model
+
+
+def test_every_kind_of_model_is_the_same_model(digits: Digits) -> None:
+    data = digits.model.read_bytes()
+    proto = onnx.load_from_string(data)
+    models = [quick(m, digits.calibration).model for m in (str(digits.model), data, bytearray(data), proto)]
+    assert len(set(models)) == 1
+
+
+class Reader:
+    """As onnxruntime's CalibrationDataReader: a dict at a time, then None."""
+
+    def __init__(self, digits: Digits) -> None:
+        self.rest = iter([{digits.input: x[None]} for x in digits.calibration])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.rest, None)
+
+
+class Tensor:
+    """What of a torch tensor is looked at."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.dtype = "torch.float32"
+
+    def detach(self) -> Tensor:
+        return self
+
+    def cpu(self) -> Tensor:
+        return self
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.array
+
+
+def test_every_kind_of_data_is_the_same_data(digits: Digits, tmp_path: Path) -> None:
+    x = digits.calibration
+    labels = np.arange(len(x)) % 10
+    file = tmp_path / "x.npy"
+    np.save(file, x)
+    kinds: dict[str, Any] = {
+        "array": x,
+        "column-major": np.asfortranarray(x),
+        "dict": {digits.input: x},
+        "reader": Reader(digits),
+        "list of arrays": [x[:5], x[5:]],
+        "file": file,
+        "npz": str(digits.calibration_file),
+        "loader": [(Tensor(x[:9]), Tensor(labels[:9])), (Tensor(x[9:]), Tensor(labels[9:]))],
+        "dicts with labels and more": [{digits.input: x, "labels": labels, "name": "a", "other": np.zeros((3, 1))}],
+        "samples without a batch axis": [(a, int(n)) for a, n in zip(x, labels)],
+    }
+    models = {name: quick(digits.model, data).model for name, data in kinds.items()}
+    assert {name for name, m in models.items() if m != models["array"]} == set()
+
+
+def test_labels_in_the_data_become_an_accuracy(digits: Digits) -> None:
+    held = [(digits.images[:50], digits.labels[:50])]
+    r = fqvit_opt.quantize(digits.model, digits.calibration, verify=held, fast=True, bench=False, progress=False)
+    assert r.report.accuracy is not None and r.report.accuracy.top1_quantized >= 0.8
+    assert r.report.data.verification_samples == r.report.accuracy.samples
+
+
+def test_the_report_is_typed(digits: Digits, result: fqvit_opt.Result) -> None:
+    r = result.report
+    assert r.sqnr_db is not None and 6 < r.sqnr_db < 999
+    assert r.agreement is not None and r.agreement >= 0.9
+    assert r.size == len(result.model)
+    assert r.size_ratio is not None and 0 < r.size_ratio < 1
+    assert r.verdict == "PASS" and r.passed and all(isinstance(c, fqvit_opt.Check) for c in r.checks)
+    assert r.coverage.covered > 0 and r.blocks and r.worst(3)[0].sqnr_db == min(b.sqnr_db for b in r.blocks)
+    assert r.speed is not None and r.speed.float_ms > 0
+    assert not r.data.synthetic and r.data.calibration_samples + r.data.verification_samples == len(digits.calibration)
+    assert "PASS" in repr(result) and r.raw["version"] >= 1
+
+
+def test_the_page_stands_in_a_notebook(result: fqvit_opt.Result) -> None:
+    assert result.html.startswith("<!") and "<iframe" in result._repr_html_()
+
+
+def test_a_plan_goes_round(digits: Digits, result: fqvit_opt.Result) -> None:
+    assert result.plan is not None and "activations" in result.plan
+    again = fqvit_opt.quantize(digits.model, digits.calibration, plan=result.plan, verify=False, progress=False)
+    assert again.model == result.model
+
+
+def test_saving_is_safe(digits: Digits, result: fqvit_opt.Result, tmp_path: Path) -> None:
+    out = tmp_path / "q.onnx"
+    result.save(out)
+    assert out.read_bytes() == result.model
+    assert [p.name for p in tmp_path.iterdir()] == ["q.onnx"]
+    mine = tmp_path / "mine.onnx"
+    mine.write_bytes(digits.model.read_bytes())
+    before = mine.read_bytes()
+    r = quick(mine, digits.calibration)
+    with pytest.raises(fqvit_opt.OutputError, match="same file"):
+        r.save(mine)
+    assert mine.read_bytes() == before
+    with pytest.raises(fqvit_opt.OutputError, match="nowhere"):
+        result.save(tmp_path / "nowhere" / "q.onnx")
+
+
+def test_without_data_a_note_says_so(digits: Digits) -> None:
+    said: list[str] = []
+    r = fqvit_opt.quantize(
+        digits.model, fast=True, bench=False, progress=lambda what, done, of: said.append(what) if of == 0 else None
+    )
+    assert r.report.data.synthetic and any("synthetic" in s for s in said)
+
+
+def test_progress_counts_every_stage(digits: Digits) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+    fqvit_opt.quantize(
+        digits.model,
+        digits.calibration[:16],
+        bench=False,
+        progress=lambda what, done, of: seen.setdefault(what, []).append((done, of)),
+    )
+    assert {"calibrating", "fitting weights", "verifying"} <= set(seen)
+    for steps in seen.values():
+        assert steps[0][0] == 0 and steps[-1][0] == steps[-1][1]
+
+
+def test_verify_compares_two_files(digits: Digits, result: fqvit_opt.Result) -> None:
+    c = fqvit_opt.verify(digits.model, result.model, {digits.input: digits.images, "labels": digits.labels}, bench=False)
+    assert c.report.accuracy is not None and c.report.accuracy.top1_quantized >= LEAST
+    same = fqvit_opt.verify(digits.model, digits.model, digits.images[:4], bench=False)
+    assert same.report.sqnr_db == 999
+    asked = fqvit_opt.verify(digits.model, result.model, digits.images, bench=False, min_sqnr=200.0)
+    assert asked.report.verdict == "FAIL"
+
+
+def test_parts_stay_in_float(digits: Digits) -> None:
+    r = quick(digits.model, digits.calibration, keep_float=["head"])
+    assert any("kept in float: head" in n for n in r.report.notes)
+
+
+def test_recipes_are_listed_and_used(digits: Digits) -> None:
+    names = [r.name for r in fqvit_opt.recipes()]
+    assert "fq-vit" in names and "none" in names
+    same = fqvit_opt.quantize(digits.model, recipe="none", progress=False)
+    assert same.plan is None and same.report.verdict == "-"
+    integer = quick(digits.model, digits.calibration, target="integer")
+    assert b"MatMulInteger" in integer.model
+    ort.InferenceSession(integer.model, providers=["CPUExecutionProvider"])

@@ -1,0 +1,636 @@
+//! The whole road behind one builder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::each::{Moved, blame, verify_each};
+use super::error::CompilerError;
+use super::keep::{Keep, kept};
+use super::reach::cut_where_it_fails;
+use super::stages::{
+    Event, Log, Running, Samples, WHOLE, fitted, made_up, open, planned, prepared, read_statistics, side_by_side,
+    statistics, timed, timing,
+};
+use super::{Journal, Prepared, apply_in_front, whole};
+use crate::budget::Stop;
+use crate::calibrate::data::{Dataset, split_holdout};
+use crate::file::{Pending, WriteError};
+use crate::ir::{Def, Model, validate};
+use crate::onnx::{self, SaveError, SaveOptions};
+use crate::passes::Numerics;
+use crate::pattern::RuleSet;
+use crate::plan::{Island, QuantPlan, Target, sites};
+use crate::recipe::Recipe;
+use crate::verify::coverage;
+use crate::verify::report::{DataReport, ModelFile, PassReport, Report, VERSION};
+use crate::verify::run::Compared;
+use crate::verify::thresholds::Thresholds;
+
+/// What the quantized model is compared with the float one on.
+#[derive(Clone, Debug, Default)]
+pub enum Verification {
+    /// Every eighth calibration sample, which calibration then does not see.
+    #[default]
+    HeldBack,
+    /// Other samples.
+    On(Samples),
+    /// They are not compared, nor timed.
+    None,
+}
+
+/// What a call asks of the result, in place of what the recipe asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Least SQNR of any output in dB.
+    pub sqnr_db: Option<f64>,
+    /// Least agreement with the float model, 0..1.
+    pub agreement: Option<f64>,
+}
+
+/// Called with what happens, from any thread.
+pub type Listener = Arc<dyn Fn(Event<'_>) + Send + Sync>;
+
+/// Compiles a float model: what to do is said step by step, and done by [`run`](Compiler::run).
+///
+/// The parts (canonical form, calibration, plan, rewriting) are functions of [`compile`](crate::compile), and the stages with
+/// their notes and times those of [`stages`](super::stages), for programs that want to stop half-way or change a plan.
+#[derive(Clone)]
+pub struct Compiler {
+    model: Model,
+    name: String,
+    bytes: u64,
+    notes: Vec<String>,
+    recipe: Option<Recipe>,
+    rules: Option<RuleSet>,
+    data: Samples,
+    verification: Verification,
+    plan: Option<(QuantPlan, String)>,
+    statistics: Option<PathBuf>,
+    statistics_to: Option<PathBuf>,
+    keep: Option<Keep>,
+    limits: Limits,
+    target: Option<Target>,
+    assume_vnni: bool,
+    keep_opset: bool,
+    fast: bool,
+    each: bool,
+    blame: bool,
+    stop_after: Option<String>,
+    bench: bool,
+    threads: usize,
+    stop: Stop,
+    tell: Listener,
+}
+
+impl Compiler {
+    /// The recipe that is followed if no other is given.
+    pub const RECIPE: &'static str = "fq-vit";
+
+    /// For a model in memory.
+    pub fn new(model: Model) -> Compiler {
+        Compiler {
+            model,
+            name: "the model".to_owned(),
+            bytes: 0,
+            notes: Vec::new(),
+            recipe: None,
+            rules: None,
+            data: Samples::default(),
+            verification: Verification::default(),
+            plan: None,
+            statistics: None,
+            statistics_to: None,
+            keep: None,
+            limits: Limits::default(),
+            target: None,
+            assume_vnni: false,
+            keep_opset: false,
+            fast: false,
+            each: false,
+            blame: false,
+            stop_after: None,
+            bench: true,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            stop: Stop::default(),
+            tell: Arc::new(|_| ()),
+        }
+    }
+
+    /// For an ONNX file. Its weights stay where they lie until they are needed.
+    ///
+    /// # Errors
+    /// If the file can not be read or is no ONNX model.
+    pub fn load(path: impl AsRef<Path>) -> Result<Compiler, CompilerError> {
+        let path = path.as_ref();
+        let loaded = onnx::load(path)?;
+        let name = path.display().to_string();
+        let bytes = loaded.files.iter().map(|(_, n)| n).sum();
+        let notes = loaded.unknown.iter().map(|u| format!("{name}: unknown field dropped: {u}")).collect();
+        Ok(Compiler::new(loaded.model).named(name, bytes).noted(notes))
+    }
+
+    /// What errors and the report call the model, and the bytes of its files.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>, bytes: u64) -> Compiler {
+        (self.name, self.bytes) = (name.into(), bytes);
+        self
+    }
+
+    /// What the report shall tell besides.
+    #[must_use]
+    pub fn noted(mut self, notes: Vec<String>) -> Compiler {
+        self.notes = notes;
+        self
+    }
+
+    /// What may be quantized how: see [`Recipe::find`] and [`Recipe::parse`]. Default: [`Compiler::RECIPE`].
+    #[must_use]
+    pub fn recipe(mut self, recipe: Recipe) -> Compiler {
+        self.recipe = Some(recipe);
+        self
+    }
+
+    /// The rules that say what attention, LayerNorm and GELU look like. Default: the shipped ones.
+    #[must_use]
+    pub fn rules(mut self, rules: RuleSet) -> Compiler {
+        self.rules = Some(rules);
+        self
+    }
+
+    /// The calibration set. Without one, samples are made up, which costs accuracy.
+    #[must_use]
+    pub fn calibrate(mut self, data: impl Into<Samples>) -> Compiler {
+        self.data = data.into();
+        self
+    }
+
+    /// What to verify on. Default: calibration samples held back.
+    #[must_use]
+    pub fn verify(mut self, on: Verification) -> Compiler {
+        self.verification = on;
+        self
+    }
+
+    /// A plan to carry out, in place of making one from data; `name` is what messages call it.
+    #[must_use]
+    pub fn plan(mut self, plan: QuantPlan, name: impl Into<String>) -> Compiler {
+        self.plan = Some((plan, name.into()));
+        self
+    }
+
+    /// A statistics file to plan from, in place of running the float model.
+    #[must_use]
+    pub fn statistics(mut self, file: impl Into<PathBuf>) -> Compiler {
+        self.statistics = Some(file.into());
+        self
+    }
+
+    /// Holds the statistics ready for a file of this name: [`Compiled::statistics`].
+    #[must_use]
+    pub fn statistics_to(mut self, file: impl Into<PathBuf>) -> Compiler {
+        self.statistics_to = Some(file.into());
+        self
+    }
+
+    /// What shall stay in float. It is measured on calibration samples that are held back.
+    #[must_use]
+    pub fn keep(mut self, keep: Keep) -> Compiler {
+        self.keep = Some(keep);
+        self
+    }
+
+    /// What the result must reach for [`Report::passes`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Compiler {
+        self.limits = limits;
+        self
+    }
+
+    /// How the arithmetic between codes is written, in place of what recipe or plan say.
+    #[must_use]
+    pub fn target(mut self, target: Target) -> Compiler {
+        self.target = Some(target);
+        self
+    }
+
+    /// Lets weights take all of int8, which saturates on x86 processors without VNNI.
+    #[must_use]
+    pub fn assume_vnni(mut self, yes: bool) -> Compiler {
+        self.assume_vnni = yes;
+        self
+    }
+
+    /// Leaves the model's operator set as it is, even if LayerNorm and GELU then stay decomposed.
+    #[must_use]
+    pub fn keep_opset(mut self, yes: bool) -> Compiler {
+        self.keep_opset = yes;
+        self
+    }
+
+    /// A first look: few samples, weights rounded instead of fitted.
+    #[must_use]
+    pub fn fast(mut self, yes: bool) -> Compiler {
+        self.fast = yes;
+        self
+    }
+
+    /// Runs the model before and after every pass, and fails if one moves an output further than it declares.
+    #[must_use]
+    pub fn verify_each(mut self, yes: bool) -> Compiler {
+        self.each = yes;
+        self
+    }
+
+    /// Looks on one sample for the first pass that moves an output further than it declares, and fails if there is one.
+    #[must_use]
+    pub fn blame(mut self, yes: bool) -> Compiler {
+        self.blame = yes;
+        self
+    }
+
+    /// Stops after this pass, or its second run as `pass:2`: what comes out is the model as it left it.
+    #[must_use]
+    pub fn stop_after(mut self, pass: impl Into<String>) -> Compiler {
+        self.stop_after = Some(pass.into());
+        self
+    }
+
+    /// Whether to time both models for the report. Default: yes, about a second.
+    #[must_use]
+    pub fn bench(mut self, yes: bool) -> Compiler {
+        self.bench = yes;
+        self
+    }
+
+    /// How many threads run the model. The result does not depend on it. Default: one for each processor.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Compiler {
+        self.threads = threads.max(1);
+        self
+    }
+
+    /// What is looked at between samples: the run ends with [`Stopped`](super::error::Fault::Stopped) when it asks for that.
+    #[must_use]
+    pub fn until(mut self, stop: &Stop) -> Compiler {
+        self.stop = stop.clone();
+        self
+    }
+
+    /// Who is told what happens.
+    #[must_use]
+    pub fn tell(mut self, listener: Listener) -> Compiler {
+        self.tell = listener;
+        self
+    }
+
+    /// The recipe with what the call says otherwise.
+    fn settled_recipe(&self) -> Result<Recipe, CompilerError> {
+        let mut recipe = match &self.recipe {
+            Some(r) => r.clone(),
+            None => Recipe::find(Compiler::RECIPE, None)?,
+        };
+        if let Some(q) = &mut recipe.quantize {
+            q.target = self.target.unwrap_or(q.target);
+            q.weights.assume_vnni |= self.assume_vnni;
+        }
+        Ok(if self.fast { recipe.without_fitting() } else { recipe })
+    }
+
+    /// Does all of it.
+    ///
+    /// # Errors
+    /// If the model can not be prepared, the data do not fit it, it does not run, the plan is another model's, or somebody
+    /// asked to stop.
+    pub fn run(mut self) -> Result<Compiled, CompilerError> {
+        let recipe = self.settled_recipe()?;
+        let rules = match self.rules.take() {
+            Some(r) => r,
+            None => RuleSet::embedded()?,
+        };
+        let keeps = self.each || self.blame || self.stop_after.is_some();
+        let journal = if keeps { Journal::keeping_models() } else { Journal::default() };
+        let mut log = Log { notes: std::mem::take(&mut self.notes), journal, ..Log::default() };
+        let p = prepared(&self.model, &self.name, &recipe, &rules, self.keep_opset, &mut log);
+        if let Some(m) = self.stopped(&log) {
+            return Ok(self.unfinished(m, &recipe, log));
+        }
+        let p = p?;
+        let (Some(p), Some(_)) = (p, &recipe.quantize) else { return Ok(self.unchanged(&recipe, log)) };
+        let data = open(&self.data, &p.model, &mut log)?.until(&self.stop);
+        let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
+        let (mut calib, mut held) =
+            if measured { split_holdout(data.len()) } else { ((0..data.len()).collect(), Vec::new()) };
+        if self.fast {
+            (calib, held) = (thinned(calib, FAST_CALIBRATION), thinned(held, FAST_VERIFICATION));
+        }
+        let Decided { p, plan, calibration, samples, statistics } =
+            self.decided(p, &recipe, &rules, (&data, &calib), &mut log)?;
+        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
+        let plan = match &self.keep {
+            Some(keep) => kept(&p, &plan, (&data, &held), keep, how, &mut log)?,
+            None => plan,
+        };
+        let given = self.plan.as_ref().map(|(_, name)| name);
+        let journal = &mut log.journal;
+        let front = timed(&mut log.timings, "rewrite", || {
+            // The plan may have come from a file.
+            apply_in_front(&p, &plan, journal).map_err(|e| match given {
+                Some(name) => CompilerError::from(e).within(name),
+                None => e.into(),
+            })
+        });
+        log.gather();
+        if let Some(m) = self.stopped(&log) {
+            return Ok(self.unfinished(m, &recipe, log));
+        }
+        let front = front?;
+        if let Some(pass) = &self.stop_after {
+            let mut ran: Vec<&str> = log.journal.steps.iter().map(|s| s.pass.as_str()).collect();
+            ran.dedup();
+            return Err(CompilerError::NoPass { pass: pass.clone(), ran: ran.join(", ") });
+        }
+        let passes = if self.each { each_pass(&data, &mut log)? } else { Vec::new() };
+        if self.blame {
+            match blame(&log.journal.steps, &data.sample(0)?.inputs, data.batch())? {
+                Some(m) => return Err(moved_too_far(&m)),
+                None => log.notes.push("on one sample, no pass moves an output further than it declares".into()),
+            }
+        }
+        let compared = self.compared(&p, &front, (&data, held), &mut log)?;
+        let timed = self.bench && !matches!(self.verification, Verification::None);
+        let speed = if timed { timing((&p.model, &front), &data, &mut log) } else { None };
+        let model = whole(&p, front)?;
+        let synthetic = data.is_synthetic() && self.plan.is_none() && self.statistics.is_none();
+        let (compared, verification, verification_samples) = match compared {
+            Some((c, what, n)) => (Some(c), what, n),
+            None => (None, "none".to_owned(), 0),
+        };
+        let data =
+            DataReport { calibration, calibration_samples: samples, verification, verification_samples, synthetic };
+        let float = ModelFile { name: self.name.clone(), bytes: self.bytes };
+        let mut report = report(float, data, compared, &model, self.limits, Some(&recipe), log);
+        (report.passes, report.speed) = (passes, speed);
+        tell_plan(&mut report, &plan);
+        Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
+    }
+
+    /// The plan that was given, or one from statistics; with the model as far as it can be run.
+    fn decided(
+        &self,
+        mut p: Prepared,
+        recipe: &Recipe,
+        rules: &RuleSet,
+        (data, calib): (&Dataset, &[usize]),
+        log: &mut Log,
+    ) -> Result<Decided, CompilerError> {
+        if let Some((plan, name)) = &self.plan {
+            let mut plan = plan.clone();
+            plan.target = self.target.unwrap_or(plan.target);
+            plan.assume_vnni |= self.assume_vnni;
+            return Ok(Decided { p, plan, calibration: format!("plan {name}"), samples: 0, statistics: None });
+        }
+        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
+        let found = |p: &Prepared, log: &mut Log| match &self.statistics {
+            Some(f) => read_statistics(f, p, log),
+            None => statistics(p, recipe, (data, calib), WHOLE, how, log),
+        };
+        let s = match found(&p, log) {
+            // Sizes that were made up may be at fault, and not the operator.
+            Err(e) if !self.stop.asked() && made_up(data).is_empty() => {
+                let Some(front) = cut_where_it_fails(&p, data, rules, &mut log.journal)? else { return Err(e) };
+                p = front;
+                log.gather();
+                found(&p, log)?
+            }
+            s => s?,
+        };
+        let to = self.statistics_to.as_deref();
+        let statistics = to.map(|f| ready(f, &s.encode())).transpose()?;
+        let (calibration, samples) = (s.data.clone(), s.samples);
+        let plan = planned(&p, recipe, s, log)?;
+        let plan = fitted(&p, recipe, plan, (data, calib, &calibration), how, log)?;
+        Ok(Decided { p, plan, calibration, samples, statistics })
+    }
+
+    /// Both models side by side, with what they ran over.
+    fn compared(
+        &self,
+        p: &Prepared,
+        front: &Model,
+        (data, held): (&Dataset, Vec<usize>),
+        log: &mut Log,
+    ) -> Result<Option<(Compared, String, u64)>, CompilerError> {
+        let (data, indices) = match &self.verification {
+            Verification::None => return Ok(None),
+            Verification::HeldBack => (data.clone(), held),
+            Verification::On(samples) => {
+                let d = open(samples, &p.model, log)?.until(&self.stop);
+                let all = (0..d.len()).collect();
+                let all = if self.fast { thinned(all, FAST_VERIFICATION) } else { all };
+                (d, all)
+            }
+        };
+        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
+        let c = side_by_side((&p.model, front), &data, &indices, &block_values(p), how, log)?;
+        Ok(Some((c, data.description().to_owned(), indices.len() as u64 * data.batch() as u64)))
+    }
+
+    /// The model as the pass left it after which to stop, if that has run.
+    fn stopped(&self, log: &Log) -> Option<Model> {
+        self.stop_after.as_deref().and_then(|pass| log.journal.after(pass)).cloned()
+    }
+
+    fn unfinished(mut self, m: Model, recipe: &Recipe, log: Log) -> Compiled {
+        self.model = m;
+        Compiled { finished: false, ..self.unchanged(recipe, log) }
+    }
+
+    /// The model as it is.
+    fn unchanged(self, recipe: &Recipe, log: Log) -> Compiled {
+        let none = || "none".to_owned();
+        let data = DataReport {
+            calibration: none(),
+            calibration_samples: 0,
+            verification: none(),
+            verification_samples: 0,
+            synthetic: false,
+        };
+        let float = ModelFile { name: self.name, bytes: self.bytes };
+        let report = report(float, data, None, &self.model, self.limits, Some(recipe), log);
+        Compiled { model: self.model, plan: None, prepared: None, report, statistics: None, finished: true }
+    }
+}
+
+/// What is to be done, and where it comes from.
+struct Decided {
+    p: Prepared,
+    plan: QuantPlan,
+    calibration: String,
+    samples: u64,
+    statistics: Option<Pending>,
+}
+
+/// What [`Compiler::run`] made.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The quantized model.
+    pub model: Model,
+    /// Every decision, with its reason; [`QuantPlan::to_yaml`] is its readable form. `None` if the recipe quantizes nothing.
+    pub plan: Option<QuantPlan>,
+    /// The float model in canonical form, and what was recognised in it.
+    pub prepared: Option<Prepared>,
+    /// How far the result is from the original. Name and size of the quantized model are those of a file once it has one.
+    pub report: Report,
+    /// False if [`Compiler::stop_after`] stopped it: then the model is one on its way, and was not compared.
+    pub finished: bool,
+    /// The statistics, ready to take their place, if [`Compiler::statistics_to`] asked for them.
+    pub statistics: Option<Pending>,
+}
+
+impl Compiled {
+    /// Writes the quantized model: whole, or not at all.
+    ///
+    /// # Errors
+    /// If the file can not be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), SaveError> {
+        let valid = validate::validate(&self.model).expect("every pass leaves a valid model");
+        onnx::save(valid, path.as_ref(), &SaveOptions::default())
+    }
+}
+
+/// A file of these bytes, without its name yet.
+fn ready(path: &Path, bytes: &[u8]) -> Result<Pending, WriteError> {
+    use std::io::Write;
+    let p = Pending::create(path)?;
+    p.file().write_all(bytes).map_err(|source| WriteError::Io { path: path.to_owned(), source })?;
+    Ok(p)
+}
+
+/// What a first look calibrates and verifies on at most.
+const FAST_CALIBRATION: usize = 32;
+const FAST_VERIFICATION: usize = 16;
+
+/// At most so many of these, spread evenly.
+fn thinned(all: Vec<usize>, most: usize) -> Vec<usize> {
+    let take = all.len().min(most);
+    (0..take).map(|i| all[i * all.len() / take]).collect()
+}
+
+fn declares(n: Numerics) -> String {
+    match n {
+        Numerics::BitExact => "bit-exact".to_owned(),
+        Numerics::Close { rel } => format!("within {rel:e}"),
+        Numerics::Quantizes => "quantizes".to_owned(),
+        Numerics::Widens => "widens".to_owned(),
+    }
+}
+
+fn moved_too_far(m: &Moved) -> CompilerError {
+    CompilerError::Moved {
+        pass: m.pass.clone(),
+        declares: declares(m.numerics),
+        output: m.output.clone(),
+        distance: m.distance,
+    }
+}
+
+/// Holds every pass to what it declares, on the first sample.
+fn each_pass(data: &Dataset, log: &mut Log) -> Result<Vec<PassReport>, CompilerError> {
+    let Log { timings, journal, .. } = log;
+    let moved = timed(timings, "verify-each", || {
+        Ok::<_, CompilerError>(verify_each(&journal.steps, &data.sample(0)?.inputs, data.batch())?)
+    })?;
+    if let Some(m) = moved.iter().find(|m| !m.kept) {
+        return Err(moved_too_far(m));
+    }
+    let row = |m: &Moved| PassReport {
+        pass: m.pass.clone(),
+        changes: m.changes as u64,
+        declares: declares(m.numerics),
+        output: m.output.clone(),
+        distance: m.distance.into(),
+        sqnr_db: m.sqnr_db,
+        total_db: m.total_db,
+    };
+    Ok(moved.iter().map(row).collect())
+}
+
+/// Values that stand for the model's progress: sums of the residual stream and attention outputs.
+fn block_values(p: &Prepared) -> Vec<String> {
+    let g = &p.model.graph;
+    p.sites
+        .sites
+        .values()
+        .filter(|s| {
+            matches!(s.role, sites::Role::Residual | sites::Role::AttentionOutput)
+                && matches!(g.value(s.value).def, Def::Node { .. })
+        })
+        .map(|s| g.name_of(s.value).to_owned())
+        .collect()
+}
+
+/// The report of a comparison, or of a model that was not compared. The quantized model has no file yet.
+pub fn report(
+    float: ModelFile,
+    data: DataReport,
+    compared: Option<Compared>,
+    quantized: &Model,
+    asked: Limits,
+    recipe: Option<&Recipe>,
+    log: Log,
+) -> Report {
+    let (coverage, islands) = coverage::measure(quantized);
+    let of_recipe = recipe.map(|r| r.thresholds.clone()).unwrap_or_default();
+    let limits = Thresholds {
+        sqnr_db: asked.sqnr_db.or(of_recipe.sqnr_db),
+        agreement: asked.agreement.or(of_recipe.agreement),
+        agreement_asked: asked.agreement.is_some(),
+        ..of_recipe
+    };
+    let (outputs, blocks, checks) = match compared {
+        Some(c) => {
+            let checks = limits.check(&c.outputs);
+            (c.outputs, c.blocks, checks)
+        }
+        None => Default::default(),
+    };
+    Report {
+        version: VERSION,
+        tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
+        float,
+        quantized: ModelFile { name: String::new(), bytes: 0 },
+        recipe: recipe.map_or(String::new(), |r| r.name.clone()),
+        data,
+        outputs,
+        blocks,
+        speed: None,
+        coverage,
+        islands,
+        decisions: IndexMap::new(),
+        passes: Vec::new(),
+        timings: log.timings,
+        checks,
+        notes: log.notes,
+    }
+}
+
+/// Adds what was decided.
+fn tell_plan(report: &mut Report, plan: &QuantPlan) {
+    let told = |i: &&Island| !report.islands.iter().any(|o| o.node == i.node && o.op == i.op);
+    let more: Vec<Island> = plan.islands.iter().filter(told).cloned().collect();
+    report.islands.extend(more);
+    for x in &plan.activations {
+        *report.decisions.entry(format!("{} {}", x.role.name(), x.params.kind())).or_default() += 1;
+    }
+    if !plan.sums.is_empty() {
+        report.decisions.insert("branch sums".into(), plan.sums.len() as u64);
+    }
+    for f in &plan.folds {
+        *report.decisions.entry(format!("{} folded", f.role.name())).or_default() += 1;
+    }
+    for e in plan.equalisations.iter().filter(|e| !e.factors.is_empty()) {
+        *report.decisions.entry(format!("{} equalised", e.between.name())).or_default() += 1;
+    }
+}
