@@ -45,9 +45,9 @@ fn main() -> Result<(), Failure> {
 
 /// Writes the model and returns the shortest of its runs in milliseconds.
 fn time(dir: &Path, name: &str, m: &Model, s: Sizes, float: bool) -> Result<f64, Failure> {
-    let bytes = fqvit_opt::onnx::encode(validate(m)?);
-    std::fs::write(dir.join(format!("{name}.onnx")), &bytes)?;
-    let session = Session::new(&bytes, None, &SessionOptions::default())?;
+    let valid = validate(m)?;
+    std::fs::write(dir.join(format!("{name}.onnx")), fqvit_opt::onnx::encode(valid))?;
+    let session = Session::of(valid, &SessionOptions::default())?;
     let (x, v) = ([1, s.heads, s.queries, s.keys], [1, s.heads, s.keys, s.width]);
     let code = |i: usize| (i.wrapping_mul(2_654_435_761) >> 7) as u8;
     let make = |dims: &[usize; 4], scale: f32| {

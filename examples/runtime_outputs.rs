@@ -2,8 +2,11 @@
 //! `tests/cross_runtime.py` to compare with onnxruntime.
 
 use std::fs::File;
+use std::path::Path;
 
 use fqvit_opt::ir::DType;
+use fqvit_opt::ir::validate::validate;
+use fqvit_opt::onnx;
 use fqvit_opt::runtime::{Array, Session, SessionOptions};
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::{NpzReader, NpzWriter};
@@ -14,7 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: runtime_outputs MODEL INPUTS OUTPUTS [--as-written]".into());
     };
     let options = SessionOptions { optimize: !rest.iter().any(|a| a == "--as-written"), ..Default::default() };
-    let session = Session::new(&std::fs::read(model)?, None, &options)?;
+    let model = onnx::load(Path::new(model))?.model;
+    let session = Session::of(validate(&model)?, &options)?;
     let mut npz = NpzReader::new(File::open(inputs)?)?;
     let mut given: Vec<(&str, Array)> = vec![];
     for port in session.inputs() {

@@ -3,11 +3,12 @@
 //! Taps are spread evenly over the node outputs of the main graph. Inputs are a fixed pattern.
 #![allow(clippy::print_stdout)]
 
+use std::path::Path;
 use std::time::Instant;
 
+use fqvit_opt::ir::validate::validate;
+use fqvit_opt::onnx;
 use fqvit_opt::runtime::{Array, Session, SessionOptions, fold_samples};
-use prost::Message;
-use tract_onnx::pb;
 
 /// Milliseconds this thread has spent on a processor: unlike a clock, not disturbed by other load. `None` where the
 /// system does not say.
@@ -21,15 +22,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = args.next().ok_or("give a model")?;
     let runs: usize = args.next().map_or(Ok(20), |a| a.parse())?;
     let count: usize = args.next().map_or(Ok(150), |a| a.parse())?;
-    let bytes = std::fs::read(&path)?;
-    let graph = pb::ModelProto::decode(&bytes[..])?.graph.ok_or("no graph")?;
+    let model = onnx::load(Path::new(&path))?.model;
+    let g = &model.graph;
     // What calibration looks at: values that are computed from the input.
     let skip = ["Constant", "Shape", "Squeeze", "Unsqueeze", "DequantizeLinear"];
-    let names: Vec<String> = graph
-        .node
-        .iter()
-        .filter(|n| !skip.contains(&n.op_type.as_str()))
-        .flat_map(|n| n.output.first().cloned())
+    let names: Vec<String> = g
+        .schedule()
+        .into_iter()
+        .map(|n| g.node(n))
+        .filter(|n| !skip.contains(&n.op.name.as_str()))
+        .filter_map(|n| n.out().map(|v| g.name_of(v).to_owned()))
         .collect();
     let taps: Vec<String> =
         (0..count.min(names.len())).map(|i| names[i * names.len() / count.min(names.len())].clone()).collect();
@@ -40,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     {
         let n = taps.len();
         let t = Instant::now();
-        let session = Session::new(&bytes, None, &SessionOptions { taps, optimize, ..Default::default() })?;
+        let session = Session::of(validate(&model)?, &SessionOptions { taps, optimize, ..Default::default() })?;
         let load = t.elapsed();
         let input: Vec<(&str, Array)> = session
             .inputs()

@@ -438,6 +438,9 @@ pub fn suits(p: &Prepared, recipe: &Recipe, keep_opset: bool) -> Result<(), Comp
 }
 
 /// Decides, from statistics.
+///
+/// # Errors
+/// If the recipe quantizes nothing, or statistics of a value that it names are missing or can not be used.
 pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe) -> Result<QuantPlan, CompileError> {
     let Some(q) = &recipe.quantize else {
         return Err(

@@ -64,7 +64,7 @@
 //!
 //! # What is forbidden
 //!
-//! - To guess: what can not be proved of a value is unknown, and a rewrite that needs it does not happen.
+//! - To guess: what cannot be proved of a value is unknown, and a rewrite that needs it does not happen.
 //! - To decide while rewriting: numbers come from the plan.
 //! - To depend on the number of threads, the order of a hash map, or the processor.
 //! - To print, or to panic on a user's file.

@@ -48,6 +48,9 @@ pub enum RecipeError {
 
 impl Recipe {
     /// The recipe of this name: a file path, a file in `dir` (a user's passes folder, under `recipes/`), or a shipped one.
+    ///
+    /// # Errors
+    /// If there is none of this name, or the file can not be read or is no recipe.
     pub fn find(name: &str, dir: Option<&Path>) -> Result<Recipe, RecipeError> {
         if let Some(f) = Recipe::file(name, dir) {
             return Recipe::read(&f);
@@ -95,6 +98,9 @@ impl Recipe {
     }
 
     /// Reads a recipe's text; `path` is for error messages.
+    ///
+    /// # Errors
+    /// If the text is no recipe; unknown fields are refused.
     pub fn parse(text: &str, path: &str) -> Result<Recipe, RecipeError> {
         let wrong = |message: String| RecipeError::Read { path: path.to_owned(), message };
         // A text of this size is no recipe; references in it could make it any size.

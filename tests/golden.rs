@@ -185,7 +185,7 @@ fn held(input: &str, steps: &[Step]) -> Result<(), String> {
     });
     let moved = match (ran, excuse) {
         (Err(e), None) => {
-            return Err(format!("the program does not run ({e}); give `# not run: REASON` if it can not"));
+            return Err(format!("the program does not run ({e}); give `# not run: REASON` if it cannot"));
         }
         (Err(_), Some(_)) => return Ok(()),
         (Ok(moved), Some(_)) if moved.iter().all(|m| m.kept) => {

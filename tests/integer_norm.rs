@@ -458,7 +458,11 @@ mod numbers {
             let (bytes, float) = models(&c);
             for optimize in [true, false] {
                 let options = SessionOptions { optimize, batch: c.rows(), ..Default::default() };
-                let run = |b: &[u8]| Session::new(b, None, &options).unwrap().run(&[("q", c.array())]).unwrap().outputs;
+                let run = |b: &[u8]| {
+                    let m = fqvit_opt::onnx::parse(b.to_vec().into(), None, "model").unwrap().model;
+                    let session = Session::of(validate(&m).unwrap(), &options).unwrap();
+                    session.run(&[("q", c.array())]).unwrap().outputs
+                };
                 let (got, was) = (run(&bytes), run(&float));
                 let (e, f) = (worst(&c, &got[0].f32s()), worst(&c, &was[0].f32s()));
                 let off = off_ties(&c, &got[1].values::<u8>().unwrap());

@@ -5,6 +5,8 @@
 mod lis_cases;
 
 use fqvit_opt::ir::DType;
+use fqvit_opt::ir::validate::validate;
+use fqvit_opt::onnx;
 use fqvit_opt::runtime::{Array, Session, SessionOptions};
 use lis_cases::Case;
 

@@ -46,6 +46,10 @@ pub struct Observed {
 ///
 /// The result does not depend on the thread count or on how samples are divided. `progress` is told the number of
 /// samples done, from any thread.
+///
+/// # Errors
+/// If there are no samples, a sample can not be read or does not fit the model, the model does not run, or a watched value is not
+/// finite: of several faults, that of the earliest sample met.
 pub fn observe(
     model: Validated<'_>,
     data: &Dataset,
@@ -178,6 +182,9 @@ pub fn open_shapes(g: &Graph, inputs: &[(String, Array)]) -> Vec<(String, Vec<us
 }
 
 /// Joins statistics of another shard into `into`.
+///
+/// # Errors
+/// If a value has other channels in the two shards.
 pub fn merge(into: &mut IndexMap<String, Stats>, part: &IndexMap<String, Stats>) -> Result<(), CalibrateError> {
     for (name, s) in part {
         match into.get_mut(name) {

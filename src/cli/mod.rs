@@ -18,6 +18,7 @@ mod compile;
 mod files;
 mod limits;
 mod sensitivity;
+mod stages;
 mod tools;
 
 use std::ffi::OsString;

@@ -83,6 +83,9 @@ struct Job<'p> {
 /// Replaces the planned weights by fitted ones, as `recipe` says.
 ///
 /// Deterministic: the sums are taken in the order of `indices`, whatever the number of threads.
+///
+/// # Errors
+/// If a sample can not be read, the model does not run, a value is not finite, or the plan's folds do not fit the model.
 pub fn refine(
     p: &Prepared,
     plan: &QuantPlan,
@@ -398,7 +401,7 @@ impl Unfold {
         };
         let explicit = n.attrs.str("auto_pad").is_none_or(|s| s == "NOTSET" || s == "VALID");
         let [_, _, h, w] = weight else { return None };
-        if !explicit || n.attrs.int("group").unwrap_or(1) != 1 {
+        if !explicit || n.int("group") != 1 {
             return None;
         }
         let pads = match n.attrs.ints("pads") {

@@ -65,6 +65,9 @@ pub struct Choice {
 
 impl<'a> Bench<'a> {
     /// Runs the float model over the samples `indices` of `data`; they stay in memory.
+    ///
+    /// # Errors
+    /// If there are no samples, one can not be read, or the float model does not run.
     pub fn new(
         prepared: &'a Prepared,
         plan: &'a QuantPlan,
@@ -111,6 +114,9 @@ impl<'a> Bench<'a> {
     }
 
     /// SQNR in dB of the output that suffers most under a plan.
+    ///
+    /// # Errors
+    /// If the plan can not be carried out, or the result does not run.
     pub fn sqnr(&self, plan: &QuantPlan, what: &str) -> Result<f64, SensitivityError> {
         let m = apply_in_front(self.prepared, plan, &mut Journal::default())?;
         let g = &self.prepared.model.graph;
@@ -129,12 +135,18 @@ impl<'a> Bench<'a> {
     }
 
     /// SQNR with the whole plan carried out.
+    ///
+    /// # Errors
+    /// Those of [`Bench::sqnr`].
     pub fn whole(&self) -> Result<f64, SensitivityError> {
         self.sqnr(self.plan, "quantized as a whole")
     }
 
     /// Measures each part, and returns them ranked: the one that costs most alone comes first; of equals the one nearer
     /// to the input. `progress` is told how many parts are done.
+    ///
+    /// # Errors
+    /// Those of [`Bench::sqnr`].
     pub fn rank(
         &self,
         parts: &[Part],
@@ -155,6 +167,9 @@ impl<'a> Bench<'a> {
     }
 
     /// The plan without the worst `n` of ranked parts, and what that reaches.
+    ///
+    /// # Errors
+    /// Those of [`Bench::sqnr`].
     pub fn keep_worst(&self, ranked: &[Sensitivity], n: usize) -> Result<Choice, SensitivityError> {
         let why = |s: &Sensitivity| match s.alone_db {
             x if x >= EXACT_DB => "kept in float: asked for".to_owned(),
@@ -164,6 +179,9 @@ impl<'a> Bench<'a> {
     }
 
     /// The plan without these parts, each with the reason, and what that reaches.
+    ///
+    /// # Errors
+    /// Those of [`Bench::sqnr`].
     pub fn keep(&self, parts: Vec<(&Part, String)>) -> Result<Choice, SensitivityError> {
         let (g, sites) = (&self.prepared.model.graph, &self.prepared.sites);
         let mut plan = self.plan.without(g, sites, &Part::union(parts.iter().map(|(p, _)| *p)));
@@ -181,6 +199,9 @@ impl<'a> Bench<'a> {
     /// The fewest of the worst parts that must stay in float so that the rest reaches `target` dB; all of them if nothing
     /// less does. Keeping more parts in float can lower SQNR by chance, so the search by halves is followed by steps down
     /// to the last number that still reaches the target.
+    ///
+    /// # Errors
+    /// Those of [`Bench::sqnr`].
     pub fn reach(&self, ranked: &[Sensitivity], target: f64) -> Result<Choice, SensitivityError> {
         let (mut low, mut high) = (0, ranked.len());
         let mut best: Option<Choice> = None;

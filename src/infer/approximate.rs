@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::moves::{broadcast_strides, strides, walk};
 use super::view::{Given, View, axes};
 use super::{Draft, MAX_FOLD_BYTES};
-use crate::ir::{DType, Tensor};
+use crate::ir::vocabulary::class;
+use crate::ir::{Class, DType, Tensor};
 
 /// Products of matrices with more multiplications than this are left to the runtime.
 const MAX_PRODUCTS: usize = 1 << 31;
@@ -36,7 +37,7 @@ pub(super) fn evaluate(view: &View, out: &Draft) -> Option<Tensor> {
         "MatMul" => matmul(view, &dims)?,
         "Gemm" => gemm(view, &dims)?,
         "Clip" => clip(view)?,
-        op if op.starts_with("Reduce") => reduce(view, count as usize)?,
+        op if class(op) == Some(Class::Reduction) => reduce(view, count as usize)?,
         "Pow" | "Min" | "Max" | "Sum" | "Mean" => several(view, &dims)?,
         _ => {
             let f = one(view)?;
@@ -132,7 +133,7 @@ fn one(view: &View) -> Option<Box<dyn Fn(f64) -> f64>> {
             Box::new(move |x| (a * x + b).clamp(0.0, 1.0))
         }
         "HardSwish" => Box::new(|x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)),
-        "Gelu" if view.node.attrs.str("approximate").unwrap_or("none") == "none" => {
+        "Gelu" if view.node.says("approximate", "none") => {
             Box::new(|x| 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2))
         }
         _ => return None,
@@ -232,7 +233,7 @@ fn layer_norm(view: &View) -> Option<Vec<f64>> {
     let (mut x, dims) = (numbers(view, 0)?, view.known_dims(0)?);
     let axis = view.axis("axis", -1, dims.len())?;
     let row = dims[axis..].iter().product::<i64>().max(1) as usize;
-    let epsilon = f64::from(view.node.attrs.float("epsilon").unwrap_or(1e-5));
+    let epsilon = f64::from(view.node.float("epsilon"));
     let gamma = spread(view, 1, &dims[axis..])?;
     let beta = if view.has(2) { spread(view, 2, &dims[axis..])? } else { vec![0.0; row] };
     // The statistics are outputs too; nobody reads them in a model for inference.
@@ -254,8 +255,8 @@ fn batch_norm(view: &View) -> Option<Vec<f64>> {
     let n = usize::try_from(*dims.get(1)?).ok()?;
     let [gamma, beta, means, variances] = [1, 2, 3, 4].map(|i| numbers(view, i).filter(|v| v.len() == n));
     let (gamma, beta, means, variances) = (gamma?, beta?, means?, variances?);
-    let epsilon = f64::from(view.node.attrs.float("epsilon").unwrap_or(1e-5));
-    let trains = view.node.attrs.int("training_mode").unwrap_or(0) != 0;
+    let epsilon = f64::from(view.node.float("epsilon"));
+    let trains = view.node.int("training_mode") != 0;
     let inner = dims[2..].iter().product::<i64>() as usize;
     if x.is_empty() {
         return Some(x);

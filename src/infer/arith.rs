@@ -98,7 +98,7 @@ fn eye(view: &View, ty: DType, dims: &[i64], count: i64) -> Option<Tensor> {
         _ => 1u64.to_le_bytes()[..width(ty).filter(|_| fits(ty, 1))?].to_vec(),
     };
     let [_, columns] = dims else { return None };
-    let k = view.node.attrs.int("k").unwrap_or(0);
+    let k = view.node.int("k");
     let zero = vec![0; one.len()];
     let at = |i: i64| if (i % columns).checked_sub(i / columns) == Some(k) { &one } else { &zero };
     Some(Tensor::raw(ty, dims, (0..count).flat_map(|i| at(i).iter().copied()).collect::<Vec<u8>>()))

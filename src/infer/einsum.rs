@@ -1,8 +1,7 @@
 //! The letters of an Einsum.
 
 use super::Size;
-use super::rules::{Dims, broadcast_dim};
-use super::view::View;
+use super::view::{Dims, View, broadcast_dim};
 
 /// The equation without spaces, with a letter of its own for each axis that an ellipsis stands for. Axes of several ellipses
 /// are counted from the right. `None` where an operand with an ellipsis has an unknown rank, or the equation no arrow.

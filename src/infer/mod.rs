@@ -427,7 +427,8 @@ mod tests;
 
 /// Writes what can be proved of every value into the model, as knowledge of this compilation: nothing of it is exported
 /// unless the file declared it before. Of a declared value, sizes that the file gives no number for are written.
-pub fn annotate(model: &mut Model) {
+#[cfg(test)]
+pub(crate) fn annotate(model: &mut Model) {
     let map = shapes(model);
     write_types(model, &map);
 }

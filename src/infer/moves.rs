@@ -4,7 +4,8 @@
 use super::rules::{slice_range, slices};
 use super::view::{Given, View, axis};
 use super::{Draft, MAX_ELEMENTS, MAX_FOLD_BYTES, Size};
-use crate::ir::{DType, Rider, Tensor};
+use crate::ir::vocabulary::class;
+use crate::ir::{Class, DType, Rider, Tensor};
 
 /// Where each element of an output comes from.
 enum Moved {
@@ -48,10 +49,10 @@ fn sources(view: &View) -> Option<Vec<usize>> {
         "Identity" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Transpose" | "Slice" | "Gather" | "Split"
         | "Expand" | "Tile" => vec![0],
         "Concat" => (0..view.node.inputs.len()).collect(),
-        "Pad" if view.node.attrs.str("mode").unwrap_or("constant") == "constant" && view.has(2) => vec![0, 2],
+        "Pad" if view.node.says("mode", "constant") && view.has(2) => vec![0, 2],
         "Where" if view.constant(0).is_some() => vec![1, 2],
         "GatherND" if view.int("batch_dims", 0) == 0 => vec![0],
-        "ScatterND" if view.node.attrs.str("reduction").unwrap_or("none") == "none" => vec![0, 2],
+        "ScatterND" if view.node.says("reduction", "none") => vec![0, 2],
         _ => return None,
     })
 }
@@ -133,7 +134,7 @@ fn of_first(list: Vec<usize>) -> Moved {
 
 fn moved(view: &View, slot: usize, out: &[i64]) -> Option<Moved> {
     let op = view.op();
-    if matches!(op, "Identity" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze") {
+    if op == "Identity" || class(op) == Some(Class::Relabel) {
         return Some(Moved::Same(0));
     }
     if op == "Where" {

@@ -1,10 +1,9 @@
 //! Element types and shapes of operator outputs.
 
-use super::view::{Given, View, axes, axis};
+use super::view::{Dims, Given, View, axes, axis, broadcast_dim};
 use super::{Draft, Size, einsum, spatial};
-use crate::ir::DType;
-
-pub(super) type Dims = Vec<Option<Size>>;
+use crate::ir::vocabulary::class;
+use crate::ir::{Class, DType};
 
 const ONE: Size = Size::Known(1);
 
@@ -14,71 +13,20 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
     let same = || vec![Draft::new(ty, view.some_dims(0))];
     let one = |ty: Option<DType>, dims: Option<Dims>| vec![Draft::new(ty, dims)];
     Some(match view.op() {
-        "Relu"
-        | "Gelu"
-        | "Erf"
-        | "Sqrt"
-        | "Exp"
-        | "Log"
-        | "Tanh"
-        | "Sigmoid"
-        | "Neg"
-        | "Abs"
-        | "Floor"
-        | "Ceil"
-        | "Round"
-        | "Reciprocal"
-        | "Softmax"
-        | "LogSoftmax"
-        | "Hardmax"
-        | "Identity"
-        | "Clip"
-        | "LeakyRelu"
-        | "Elu"
-        | "Selu"
-        | "Celu"
-        | "HardSigmoid"
-        | "HardSwish"
-        | "Softplus"
-        | "Softsign"
-        | "Mish"
-        | "Sign"
-        | "Cos"
-        | "Sin"
-        | "Tan"
-        | "Not"
-        | "BitwiseNot"
-        | "RMSNormalization"
-        | "RotaryEmbedding"
-        | "ReverseSequence"
-        | "BatchNormalization"
-        | "InstanceNormalization"
-        | "GroupNormalization"
-        | "LpNormalization"
-        | "MeanVarianceNormalization"
-        | "LRN"
-        | "CumSum"
-        | "Trilu"
-        | "ThresholdedRelu"
-        | "Shrink"
-        | "ScatterND"
-        | "ScatterElements"
-        | "Swish" => same(),
+        "Clip" | "CumSum" | "Identity" | "LRN" | "PRelu" | "ReverseSequence" | "RotaryEmbedding" | "ScatterElements"
+        | "ScatterND" | "Trilu" => same(),
         "Dropout" => vec![Draft::new(ty, view.some_dims(0)), Draft::new(Some(DType::BOOL), view.some_dims(0))],
-        "IsNaN" | "IsInf" => one(Some(DType::BOOL), view.some_dims(0)),
         "Cast" => {
             let to = view.node.attrs.int("to").and_then(|n| i32::try_from(n).ok()).map(DType);
             one(to, view.some_dims(0))
         }
+        op if matches!(class(op), Some(Class::Unary | Class::Softmax)) => same(),
         "CastLike" => one(view.dtype(1), view.some_dims(0)),
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "BitShift" | "And" | "Or" | "Xor" | "BitwiseAnd"
-        | "BitwiseOr" | "BitwiseXor" | "Min" | "Max" | "Sum" | "Mean" => one(ty, broadcast_inputs(view, 0)),
-        "PRelu" => same(),
-        "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" => {
-            one(Some(DType::BOOL), broadcast_inputs(view, 0))
-        }
+        op if class(op) == Some(Class::Broadcast) => one(ty, broadcast_inputs(view, 0)),
+        op if class(op) == Some(Class::Compare) => one(Some(DType::BOOL), broadcast_inputs(view, 0)),
         "Where" => one(view.dtype(1), broadcast_inputs(view, 0)),
         "LayerNormalization" => layer_norm(view),
+        op if class(op) == Some(Class::Norm) => same(),
         "QuantizeLinear" => {
             let to = view.node.attrs.int("output_dtype").filter(|n| *n != 0).and_then(|n| i32::try_from(n).ok());
             let to = if view.has(2) { view.dtype(2) } else { Some(to.map_or(DType::UINT8, DType)) };
@@ -165,8 +113,7 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
             let n = n.or_else(open);
             one(ty, Some(vec![n]))
         }
-        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
-        | "ReduceSumSquare" | "ReduceLogSum" | "ReduceLogSumExp" => one(ty, reduce(view)),
+        op if class(op) == Some(Class::Reduction) => one(ty, reduce(view)),
         "ArgMax" | "ArgMin" => one(Some(DType::INT64), arg_reduce(view)),
         "TopK" => {
             let d = view.some_dims(0).and_then(|mut d| {
@@ -186,17 +133,6 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
 /// The product of sizes.
 pub(super) fn product(dims: &[Size]) -> Option<Size> {
     dims.iter().try_fold(ONE, |a, d| a.mul(d))
-}
-
-/// Two sizes under broadcasting. With different symbolic sizes either could be the 1.
-pub(super) fn broadcast_dim(a: Option<&Size>, b: Option<&Size>) -> Option<Size> {
-    match (a, b) {
-        (Some(a), Some(b)) if a == b => Some(a.clone()),
-        (Some(Size::Known(1)), x) | (x, Some(Size::Known(1))) => x.cloned(),
-        // The other is 1 or the same number, or the operator fails.
-        (Some(Size::Known(n)), _) | (_, Some(Size::Known(n))) => Some(Size::Known(*n)),
-        _ => None,
-    }
 }
 
 /// Two shapes under broadcasting.

@@ -108,7 +108,7 @@ pub(super) fn pool(view: &View) -> Option<Dims> {
 /// Resize: from `sizes`, or from `scales` where the product is a whole number (rounding is not guessed at).
 pub(super) fn resize(view: &View) -> Option<Dims> {
     let x = view.dims(0)?;
-    let keeps = view.node.attrs.str("keep_aspect_ratio_policy").unwrap_or("stretch") == "stretch";
+    let keeps = view.node.says("keep_aspect_ratio_policy", "stretch");
     let which = match view.node.attrs.ints("axes") {
         Some(a) => super::view::axes(a, x.len()).filter(|s| s.len() == a.len() && a.windows(2).all(|w| w[0] < w[1]))?,
         None => (0..x.len()).collect(),

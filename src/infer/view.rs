@@ -128,3 +128,17 @@ pub(crate) fn axes(list: &[i64], rank: usize) -> Option<Vec<usize>> {
     v.sort_unstable();
     v.windows(2).all(|w| w[0] != w[1]).then_some(v)
 }
+
+/// A shape in the making.
+pub(super) type Dims = Vec<Option<Size>>;
+
+/// Two sizes under broadcasting. With different symbolic sizes either could be the 1.
+pub(super) fn broadcast_dim(a: Option<&Size>, b: Option<&Size>) -> Option<Size> {
+    match (a, b) {
+        (Some(a), Some(b)) if a == b => Some(a.clone()),
+        (Some(Size::Known(1)), x) | (x, Some(Size::Known(1))) => x.cloned(),
+        // The other is 1 or the same number, or the operator fails.
+        (Some(Size::Known(n)), _) | (_, Some(Size::Known(n))) => Some(Size::Known(*n)),
+        _ => None,
+    }
+}

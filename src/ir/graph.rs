@@ -617,7 +617,7 @@ impl Graph {
     }
 
     /// Makes input `slot` of `user` read `new`.
-    pub(crate) fn set_input(&mut self, user: NodeId, slot: usize, new: Option<ValueId>) {
+    pub(crate) fn set_operand(&mut self, user: NodeId, slot: usize, new: Option<ValueId>) {
         let old = self.node(user).inputs.get(slot).copied().flatten();
         if let Some(o) = old {
             self.unwire(o, user, slot);

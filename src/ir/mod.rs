@@ -18,6 +18,7 @@ pub mod ops;
 pub mod show;
 mod tensor;
 pub mod validate;
+pub mod vocabulary;
 
 use bytes::Bytes;
 
@@ -26,6 +27,7 @@ pub use dtype::DType;
 pub use graph::{Def, Dim, Graph, Node, NodeId, Op, Origin, TensorType, Value, ValueId};
 pub use tensor::{Payload, Tensor};
 pub use validate::{Invalid, Validated, Violation};
+pub use vocabulary::Class;
 
 /// Encoded fields that the IR carries without understanding them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -86,7 +86,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         p.node("Reshape", &format!("{name}_rows"), &[r.into(), shape.into()], g.node(back).attrs.clone())
     };
     let d = deviation(&mut p, name, x, opset);
-    let eps = p.constant(&format!("{name}_epsilon"), Tensor::scalar_f32(norm.attrs.float("epsilon").unwrap_or(1e-5)));
+    let eps = p.constant(&format!("{name}_epsilon"), Tensor::scalar_f32(norm.float("epsilon")));
     let root = root_mean_square(&mut p, name, d, eps, opset);
     let new = p.node("Div", name, &[d, root], Attrs::new());
     p.succeed(y, new);

@@ -95,12 +95,6 @@ pub(super) fn leads(g: &Graph, v: ValueId, most: u32) -> bool {
     }
 }
 
-/// The axis of a Softmax over so many axes, counted from the front.
-pub(super) fn softmax_axis(n: &Node, rank: usize, opset: i64) -> usize {
-    let axis = n.attrs.int("axis").unwrap_or(if opset < 13 { 1 } else { -1 });
-    axis.rem_euclid(rank.max(1) as i64) as usize
-}
-
 /// The order that a Transpose gives so many axes.
 pub(super) fn perm_of(g: &Graph, id: NodeId, rank: usize) -> Option<Vec<usize>> {
     match g.node(id).attrs.ints("perm") {

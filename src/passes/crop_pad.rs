@@ -48,7 +48,7 @@ impl Pass for CropPad {
 
 fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let n = g.node(id);
-    if !n.op.is("Pad") || n.attrs.str("mode").unwrap_or("constant") != "constant" {
+    if !n.op.is("Pad") || !n.says("mode", "constant") {
         return None;
     }
     let (x, pads, y) = (n.input(0)?, n.input(1)?, n.out()?);

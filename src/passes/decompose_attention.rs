@@ -115,7 +115,7 @@ impl Site {
             return Err("its present keys, values or scores are read".into());
         }
         let softcap = n.attrs.float("softcap").filter(|c| *c > 0.0);
-        if softcap.is_some() && (n.input(3).is_some() || n.attrs.int("is_causal").unwrap_or(0) != 0) {
+        if softcap.is_some() && (n.input(3).is_some() || n.int("is_causal") != 0) {
             // Versions of the standard disagree on which of the two comes first.
             return Err("it caps its scores softly and masks them".into());
         }
@@ -162,7 +162,7 @@ impl Site {
         {
             return Err("its mask is shorter than its keys".into());
         }
-        let causal = match (n.attrs.int("is_causal").unwrap_or(0), dq[dq.len() - 2].known(), keys.known()) {
+        let causal = match (n.int("is_causal"), dq[dq.len() - 2].known(), keys.known()) {
             (0, ..) => Causal::No,
             (_, Some(s), Some(t)) if s * t <= 1 << 26 => Causal::Known(s, t),
             _ => Causal::Computed,

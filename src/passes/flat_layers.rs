@@ -51,10 +51,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let layer = g.node(id);
     let gemm = layer.op.is("Gemm");
     let plain = |name: &str| layer.attrs.float(name).unwrap_or(1.0) == 1.0;
-    if !(gemm
-        && plain("alpha")
-        && (plain("beta") || layer.input(2).is_none())
-        && layer.attrs.int("transA").unwrap_or(0) == 0
+    if !(gemm && plain("alpha") && (plain("beta") || layer.input(2).is_none()) && layer.int("transA") == 0
         || layer.op.is("MatMul"))
     {
         return None;
@@ -69,7 +66,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     }
     let name = g.name_of(y);
     let mut p = Patch::new("flat-layers").before(id).made_from([name.to_owned()]);
-    let turned = gemm && layer.attrs.int("transB").unwrap_or(0) == 1;
+    let turned = gemm && layer.int("transB") == 1;
     let columns = weight.dims[usize::from(!turned)];
     let w = if turned {
         let attrs = Attrs::new().with_ints("perm", &[1, 0]);

@@ -69,7 +69,7 @@ pub(super) fn added(g: &Graph, pad: NodeId, rank: usize) -> Option<Vec<(i64, i64
 
 fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let pool = g.node(id);
-    if !pool.op.is("MaxPool") || pool.outputs.len() != 1 || pool.attrs.int("ceil_mode").unwrap_or(0) != 0 {
+    if !pool.op.is("MaxPool") || pool.outputs.len() != 1 || pool.int("ceil_mode") != 0 {
         return None;
     }
     let padded = pool.input(0)?;
@@ -79,7 +79,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
         Some(v) => g.constant(v)?.as_scalar()?,
         None => f64::from(n.attrs.float("value")?),
     };
-    if n.attrs.str("mode").unwrap_or("constant") != "constant" || value != f64::NEG_INFINITY {
+    if !n.says("mode", "constant") || value != f64::NEG_INFINITY {
         return None;
     }
     let kernel = pool.attrs.ints("kernel_shape")?.to_vec();

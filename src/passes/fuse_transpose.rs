@@ -2,7 +2,7 @@ use super::common::{bypass, commit, erasable, is_plain, is_read, perm_of};
 use super::reshape_static::static_target;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Class, Graph, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -127,7 +127,7 @@ fn transposes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
 
 fn reshapes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
     let node = g.node(id);
-    let relabels = |n: NodeId| matches!(&g.node(n).op.name[..], "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze");
+    let relabels = |n: NodeId| g.node(n).is_a(Class::Relabel);
     if !relabels(id) {
         return None;
     }

@@ -1,6 +1,6 @@
 //! Attention whose heads and batch are one axis for the products alone.
 
-use super::common::{patch_rounds, softmax_axis, sole_reader, sole_use};
+use super::common::{patch_rounds, sole_reader, sole_use};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
 use crate::ir::{Attrs, Graph, NodeId, ValueId};
@@ -164,7 +164,7 @@ impl Job<'_> {
                 Some(self.p.node("Transpose", &hint, &[x], Attrs::new().with_ints("perm", &[0, 1, 3, 2])))
             }
             "Softmax" => {
-                if softmax_axis(n, 3, self.opset) != 2 {
+                if n.axis_at(3, self.opset) != 2 {
                     return None;
                 }
                 let x = self.apart(n.input(0)?, less)?;

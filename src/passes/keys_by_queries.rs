@@ -1,6 +1,6 @@
 //! Attention whose scores lie in another order.
 
-use super::common::{MOST_STEPS, last_two_swapped, leads, patch_rounds, perm_of, softmax_axis, sole_reader, sole_use};
+use super::common::{MOST_STEPS, last_two_swapped, leads, patch_rounds, perm_of, sole_reader, sole_use};
 use super::reshape_static::static_target;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
@@ -72,7 +72,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
 /// The axis of a Softmax, and the rank of what it works on.
 fn axis_of(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<(usize, usize)> {
     let rank = map.rank(g.node(id).input(0)?).filter(|r| *r >= 2)?;
-    Some((softmax_axis(g.node(id), rank, opset), rank))
+    Some((g.node(id).axis_at(rank, opset), rank))
 }
 
 fn swaps_last_two(g: &Graph, turn: NodeId, rank: usize) -> bool {

@@ -2,13 +2,10 @@
 
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip};
 
-use super::common::{
-    MOST_STEPS, has, leads, moved, moves_between, over_last_axis, patch_rounds, softmax_axis, sole_use,
-};
+use super::common::{MOST_STEPS, has, leads, moved, moves_between, over_last_axis, patch_rounds, sole_use};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
 use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
-use crate::plan::sites::is_move;
 use crate::quant::observe::{DROWNED_BELOW, MASKED_BELOW};
 use crate::rewrite::{Patch, Ref};
 
@@ -105,7 +102,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     }
     let s = softmax.input(0)?;
     let rank = map.rank(s).filter(|r| *r >= 2)?;
-    if softmax_axis(softmax, rank, opset) != rank - 1 || sole_use(g, s).is_none() {
+    if softmax.axis_at(rank, opset) != rank - 1 || sole_use(g, s).is_none() {
         return None;
     }
     let (head, steps) = walk(g, map, s, MOST_STEPS)?;
@@ -430,7 +427,7 @@ fn scaled(g: &Graph, mut v: ValueId) -> Option<Scaled> {
     loop {
         let n = g.node(g.producer(v)?);
         // What Concat and Pad put in is not multiplied.
-        if !is_move(n) || n.op.is("Concat") || n.op.is("Pad") || n.outputs.len() != 1 {
+        if !n.is_move() || n.op.is("Concat") || n.op.is("Pad") || n.outputs.len() != 1 {
             break;
         }
         v = n.input(0)?;

@@ -67,7 +67,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let name = g.name_of(y);
     let mut p = Patch::new("pool-mean").before(id).made_from([name.to_owned()]);
     let rank = map.rank(x)? as i64;
-    let keeps = |n: &Node| n.op.is("ReduceMean") && n.attrs.int("keepdims").unwrap_or(1) == 1 && over_last(g, n, rank);
+    let keeps = |n: &Node| n.op.is("ReduceMean") && n.int("keepdims") == 1 && over_last(g, n, rank);
     let known = g.uses(x).into_iter().map(|(n, _)| n).find(|n| keeps(g.node(*n)));
     if n.op.is("ReduceMean") && (!keeps(n) || known == Some(id) || g.is_output(y)) {
         return None;

@@ -24,7 +24,7 @@ pub enum Requirement {
     Planned,
 }
 
-/// Why a pipeline can not run, or did not do what it promises.
+/// Why a pipeline cannot run, or did not do what it promises.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unmet {
     #[error(

@@ -79,7 +79,7 @@ impl Pass for ReshapeStatic {
                 continue;
             }
             let (Some(from), Some(to)) = (map.dims(x), map.dims(y)) else { continue };
-            let zero = node.attrs.int("allowzero").unwrap_or(0) == 0;
+            let zero = node.int("allowzero") == 0;
             let Some(target) = static_target(from, to, zero) else { continue };
             let mut patch = Patch::new(self.id());
             let new = patch.constant(&format!("{}_shape", g.name_of(y)), Tensor::i64(&[target.len() as i64], &target));

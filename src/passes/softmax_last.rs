@@ -1,6 +1,6 @@
 //! Attention weights that are seen in another shape.
 
-use super::common::{patch_rounds, softmax_axis, sole_reader};
+use super::common::{patch_rounds, sole_reader};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
 use crate::ir::{Attrs, Graph, NodeId};
@@ -60,7 +60,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let reshape = g.node(moved);
     let (shape, y) = (reshape.input(1)?, reshape.out()?);
     let (from, to) = (map.dims(x)?, map.dims(y)?);
-    if softmax_axis(softmax, from.len(), opset) + 1 != from.len() || to.is_empty() || from.last() != to.last() {
+    if softmax.axis_at(from.len(), opset) + 1 != from.len() || to.is_empty() || from.last() != to.last() {
         return None;
     }
     let mut p = Patch::new("softmax-last").before(moved).made_from([g.name_of(y).to_owned()]);

@@ -1,4 +1,4 @@
-use super::common::{patch_rounds, softmax_axis};
+use super::common::patch_rounds;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
 use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
@@ -59,7 +59,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let n = g.node(id);
     let softmax = n.op.is("Softmax");
     let slot = match softmax {
-        true => (softmax_axis(n, map.rank(n.input(0)?)?, opset) > 0).then_some(0)?,
+        true => (n.axis_at(map.rank(n.input(0)?)?, opset) > 0).then_some(0)?,
         // What follows one that is repeated already.
         false => follows(g, id, map).filter(|slot| {
             let maker = n.input(*slot).and_then(|v| g.producer_is(v, "Expand"));

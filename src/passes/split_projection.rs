@@ -80,7 +80,7 @@ fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns:
     }
     if let Some(n) = sole_reader(g, v).filter(|n| g.node(*n).op.is("Split")) {
         let node = g.node(n);
-        if !is_axis(node.attrs.int("axis").unwrap_or(0)) || node.outputs.len() != count {
+        if !is_axis(node.int("axis")) || node.outputs.len() != count {
             return None;
         }
         if g.ints(g.node(n), 1, "split").is_some_and(|s| s.iter().any(|s| *s != 1)) {
@@ -96,7 +96,7 @@ fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns:
         }
         let place = |at: i64| usize::try_from(if at < 0 { at + count as i64 } else { at }).ok().filter(|a| *a < count);
         let (at, part) = match &node.op.name[..] {
-            "Gather" if is_axis(node.attrs.int("axis").unwrap_or(0)) => {
+            "Gather" if is_axis(node.int("axis")) => {
                 let index = g.constant(node.input(1)?)?;
                 let at = place(index.to_i64s().filter(|_| index.len() == 1)?[0])?;
                 let part = match index.dims.len() {
@@ -144,7 +144,7 @@ fn columns_taken(g: &Graph, v: ValueId, total: i64) -> Option<Vec<Part>> {
             return None;
         }
         match &node.op.name[..] {
-            "Split" if list.is_empty() && last(node.attrs.int("axis").unwrap_or(0)) => {
+            "Split" if list.is_empty() && last(node.int("axis")) => {
                 let count = node.outputs.len() as i64;
                 let sizes = match g.ints(node, 1, "split") {
                     Some(s) => s,
@@ -197,7 +197,7 @@ fn find(g: &Graph, l: &Linear, columns: i64) -> Option<Parts> {
         target[i] = *n;
     }
     // Where a 0 is a size; without one, `allowzero` says nothing.
-    if node.attrs.int("allowzero").unwrap_or(0) != 0 && target.contains(&0) {
+    if node.int("allowzero") != 0 && target.contains(&0) {
         return None;
     }
     // The axis that counts the parts: all axes from it on make up the columns.

@@ -1,6 +1,6 @@
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::common::{over_last, patch_rounds, softmax_axis};
+use super::common::{over_last, patch_rounds};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
@@ -100,7 +100,7 @@ fn sums(g: &Graph, v: ValueId, rank: usize, map: &ShapeMap, opset: i64, steps: u
         (map.rank(x) == Some(rank)).then(|| sums(g, x, rank, map, opset, steps)).flatten()
     };
     match n.op.name.as_str() {
-        "Softmax" => (softmax_axis(n, rank, opset) + 1 == rank).then(|| ArrayD::ones(IxDyn(&vec![1; rank]))),
+        "Softmax" => (n.axis_at(rank, opset) + 1 == rank).then(|| ArrayD::ones(IxDyn(&vec![1; rank]))),
         "Add" | "Sub" => {
             let (a, b) = (of(0)?, of(1)?);
             // Both are whole rows: of one that is a single entry, each key has the sum.

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::infer::{ShapeMap, shapes};
+use crate::ir::vocabulary;
 use crate::ir::{AttrValue, DType, Dim, Graph, Model, NodeId, Tensor, ValueId};
 
 use super::ops;
@@ -124,7 +125,7 @@ impl<'m> Facts<'m> {
         {
             return (self.constant(v).and_then(as_attribute), Some(slot));
         }
-        (ops::attr_default(&n.op.name, name, self.model.opset()), None)
+        (vocabulary::default(&n.op.name, name, self.model.opset()), None)
     }
 }
 

@@ -1,9 +1,7 @@
-//! What the rule language knows about the standard operators beyond [`crate::ir::ops`]: the widest arity of any version, and
-//! which values an absent attribute stands for.
+//! What the rule language knows about the standard operators beyond [`crate::ir::ops`]: the widest arity of any version.
 //!
 //! Source: the operator schemas of the ONNX standard.
 
-use crate::ir::AttrValue;
 pub use crate::ir::ops::attr_input;
 use crate::ir::ops::{names, versions};
 
@@ -59,50 +57,6 @@ pub(super) fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// What an absent attribute means at this opset.
-pub fn attr_default(op: &str, attr: &str, opset: i64) -> Option<AttrValue> {
-    let int = |v| Some(AttrValue::Int(v));
-    let float = |v| Some(AttrValue::Float(v));
-    let text = |v: &'static str| Some(AttrValue::Str(bytes::Bytes::from_static(v.as_bytes())));
-    match (op, attr) {
-        (_, "keepdims") if op.starts_with("Reduce") => int(1),
-        (_, "noop_with_empty_axes") if op.starts_with("Reduce") => int(0),
-        ("ArgMax" | "ArgMin", "keepdims") => int(1),
-        ("ArgMax" | "ArgMin", "axis") => int(0),
-        ("Softmax" | "LogSoftmax" | "Hardmax", "axis") => int(if opset >= 13 { -1 } else { 1 }),
-        ("LayerNormalization" | "RMSNormalization" | "LpNormalization" | "TopK" | "OneHot", "axis") => int(-1),
-        ("LayerNormalization" | "RMSNormalization" | "GroupNormalization", "stash_type") => int(1),
-        (
-            "LayerNormalization"
-            | "RMSNormalization"
-            | "GroupNormalization"
-            | "InstanceNormalization"
-            | "BatchNormalization",
-            "epsilon",
-        ) => float(1e-5),
-        ("Gather" | "GatherElements" | "ScatterElements" | "Split", "axis") => int(0),
-        ("Flatten" | "QuantizeLinear" | "DequantizeLinear", "axis") => int(1),
-        ("Concat", "axis") if opset < 4 => int(1),
-        ("Gemm", "alpha" | "beta") => float(1.0),
-        ("Gemm", "transA" | "transB") => int(0),
-        ("Gelu", "approximate") => text("none"),
-        ("Swish", "alpha") => float(1.0),
-        ("Reshape", "allowzero") => int(0),
-        ("Conv" | "ConvTranspose", "group") => int(1),
-        ("Shape", "start") => int(0),
-        ("CumSum", "exclusive" | "reverse") => int(0),
-        ("Attention", "is_causal" | "qk_matmul_output_mode") => int(0),
-        ("Attention", "softcap") => float(0.0),
-        ("LeakyRelu", "alpha") => float(0.01),
-        ("Elu", "alpha") => float(1.0),
-        ("HardSigmoid", "alpha") => float(0.2),
-        ("HardSigmoid", "beta") => float(0.5),
-        ("Pad", "mode") => text("constant"),
-        ("Trilu", "upper") => int(1),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,11 +75,5 @@ mod tests {
         assert_eq!(nearest("SoftMax"), Some("Softmax"));
         assert_eq!(nearest("LayerNorm"), None);
         assert_eq!(nearest("ReduceMeen"), Some("ReduceMean"));
-    }
-
-    #[test]
-    fn softmax_changed_its_default_axis() {
-        assert_eq!(attr_default("Softmax", "axis", 12), Some(AttrValue::Int(1)));
-        assert_eq!(attr_default("Softmax", "axis", 13), Some(AttrValue::Int(-1)));
     }
 }

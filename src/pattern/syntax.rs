@@ -76,6 +76,9 @@ const DEEPEST: usize = 64;
 const MOST_LINES: usize = 500;
 
 /// Reads a match or replacement text.
+///
+/// # Errors
+/// If the text is not of the rule language; the place is named.
 pub fn parse(text: &str) -> Result<Vec<Line>, Fault> {
     let mut c = Cursor::new(text)?;
     let mut lines = Vec::new();

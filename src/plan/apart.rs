@@ -4,8 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::sites::is_move;
-use crate::ir::{DType, Graph, Node, NodeId, ValueId};
+use crate::ir::{Class, DType, Graph, Node, NodeId, ValueId};
 
 pub(super) const CONSTANT: &str = "it does not depend on what the model is fed";
 pub(super) const INDICES: &str = "it computes indices, conditions or angles";
@@ -38,7 +37,7 @@ pub(crate) fn unfed(g: &Graph) -> BTreeSet<NodeId> {
         let constant = |v: &ValueId| g.constant(*v).is_some();
         let settled = |v: &ValueId| constant(v) || values.contains(v);
         let sized = n.op.is("Shape") || n.op.is("Size");
-        let repeated = is_move(n)
+        let repeated = n.is_move()
             && !n.op.is("Concat")
             && n.input(0).is_some_and(|v| constant(&v))
             && n.inputs.iter().flatten().any(|v| !constant(v));
@@ -83,7 +82,7 @@ fn indices(g: &Graph) -> BTreeSet<NodeId> {
         match n.op.name.as_str() {
             "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "IsNaN" | "IsInf" | "Sin" | "Cos" => true,
             "Cast" => n.attrs.int("to").is_some_and(whole),
-            _ => false,
+            _ => n.is_a(Class::Compare),
         }
     };
     for id in g.schedule().into_iter().rev() {
@@ -96,7 +95,7 @@ fn indices(g: &Graph) -> BTreeSet<NodeId> {
         };
         let float = |v: &ValueId| g.value(*v).ty.as_ref().is_some_and(|t| t.dtype.is_float());
         if n.op.is_onnx()
-            && (ARITHMETIC.contains(&n.op.name.as_str()) || is_move(n) || turned(g, n, &found))
+            && (ARITHMETIC.contains(&n.op.name.as_str()) || n.is_move() || turned(g, n, &found))
             && n.out().is_some_and(|v| float(&v))
             && !n.outputs.iter().flatten().any(open)
         {
@@ -140,7 +139,7 @@ fn positions(g: &Graph) -> BTreeSet<NodeId> {
         let inputs = || n.inputs.iter().flatten();
         let settled = n.op.is("Shape") || n.op.is("Size") || inputs().all(|v| constant(v) || values.contains(v));
         // As in `unfed`: what a repeated constant is computed with is computed for each sample.
-        let repeated = is_move(n) && !n.op.is("Concat") && n.input(0).is_some_and(|v| constant(&v) && !whole(g, v));
+        let repeated = n.is_move() && !n.op.is("Concat") && n.input(0).is_some_and(|v| constant(&v) && !whole(g, v));
         if !settled || repeated && n.inputs.len() > 1 && !inputs().all(constant) && !n.op.is("Gather") {
             continue;
         }
@@ -173,7 +172,7 @@ fn positions(g: &Graph) -> BTreeSet<NodeId> {
 fn as_fed(g: &Graph, mut v: ValueId) -> bool {
     while let Some(n) = g.producer(v).map(|p| g.node(p)) {
         let offset = n.op.is("Add") && n.inputs.iter().flatten().any(|v| g.constant(*v).is_some());
-        let on = is_move(n) || n.op.is("Cast") || offset;
+        let on = n.is_move() || n.op.is("Cast") || offset;
         let Some(x) = n.inputs.iter().flatten().copied().find(|v| g.constant(*v).is_none()).filter(|_| on) else {
             return false;
         };

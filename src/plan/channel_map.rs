@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::Between;
-use super::sites::{Linear, Sites, is_whole_move};
+use super::sites::{Linear, Sites};
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId};
 use crate::pattern::Attention;
 
@@ -71,7 +71,7 @@ fn way_from<'g>(g: &'g Graph, sites: &Sites, reader: NodeId, slot: usize) -> Opt
             moves.reverse();
             return Some(Way { layer, moves });
         }
-        let p = g.producer(v).filter(|p| is_whole_move(g.node(*p)))?;
+        let p = g.producer(v).filter(|p| g.node(*p).is_whole_move())?;
         moves.push(g.node(p));
         (v, read_by) = (g.node(p).input(0)?, (p, 0));
     }
@@ -86,7 +86,7 @@ fn way_to<'g>(g: &'g Graph, sites: &Sites, mut v: ValueId) -> Option<Way<'g>> {
             return (slot == 0).then_some(Way { layer, moves });
         }
         let node = g.node(n);
-        if slot != 0 || !is_whole_move(node) {
+        if slot != 0 || !node.is_whole_move() {
             return None;
         }
         moves.push(node);
@@ -220,7 +220,7 @@ impl Numbered {
                 self.transposed(&perm)
             }
             "Reshape" => {
-                let whole = n.attrs.int("allowzero").unwrap_or(0) == 0;
+                let whole = n.int("allowzero") == 0;
                 let target = match g.constant(n.input(1)?) {
                     Some(t) => t.to_i64s()?,
                     None => open_target(g.shape(n.out()?)?, open)?,
@@ -242,7 +242,7 @@ impl Numbered {
                 self.shaped(dims.into_iter().map(|d| d.unwrap_or(len / rest)).collect())
             }
             "Flatten" => {
-                let axis = place(n.attrs.int("axis").unwrap_or(1), rank).filter(|a| *a <= rank)?;
+                let axis = place(n.int("axis"), rank).filter(|a| *a <= rank)?;
                 let dims = vec![self.dims[..axis].iter().product(), self.dims[axis..].iter().product()];
                 self.shaped(dims)
             }

@@ -100,7 +100,7 @@ fn place(g: &Graph, v: ValueId, seen: &mut Vec<ValueId>) -> Option<usize> {
                 None => Some(g.rank(x)? - 1 - from),
             }
         }
-        _ if op.starts_with("Reduce") && n.attrs.int("keepdims").unwrap_or(1) != 0 => place(g, x, seen),
+        _ if op.starts_with("Reduce") && n.int("keepdims") != 0 => place(g, x, seen),
         _ if KEEPING.contains(&op) => {
             let here = g.rank(v)?;
             let alike = n.inputs.iter().flatten().filter(|x| g.rank(**x) == Some(here) && g.constant(**x).is_none());

@@ -56,7 +56,7 @@ pub fn values_before(g: &Graph, mixing: &BTreeSet<NodeId>) -> BTreeSet<ValueId> 
 fn chosen(g: &Graph, n: &Node) -> Option<Vec<i64>> {
     let rank = g.rank(n.input(0)?)? as i64;
     let rows = |axis: i64| rank >= 3 && (axis == rank - 2 || axis == -2);
-    if n.op.is("Gather") && rows(n.attrs.int("axis").unwrap_or(0)) {
+    if n.op.is("Gather") && rows(n.int("axis")) {
         return g.constant(n.input(1)?)?.to_i64s().filter(|r| r.len() as i64 <= FEW);
     }
     if !n.op.is("Slice") {

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::sites::is_move;
-use crate::ir::{Graph, Node, NodeId, Tensor, ValueId};
+use crate::ir::{Class, Graph, Node, NodeId, Tensor, ValueId};
 
 /// At or below this a constant is what a mask is made of, not a measurement.
 const MASK: f32 = -1e4;
@@ -29,7 +28,7 @@ impl<'g> Low<'g> {
             let hides = match n.op.name.as_str() {
                 _ if !n.op.is_onnx() => false,
                 "ConstantOfShape" => n.attrs.tensor("value").is_some_and(is_low),
-                _ => (is_move(n) || n.op.is("Trilu")) && n.input(0).is_some_and(|x| low.hides(x)),
+                _ => (n.is_move() || n.op.is("Trilu")) && n.input(0).is_some_and(|x| low.hides(x)),
             };
             if hides {
                 low.made.extend(n.outputs.iter().flatten());
@@ -50,7 +49,7 @@ fn carried(n: &Node) -> &[Option<ValueId>] {
         "Where" => return n.inputs.get(1..).unwrap_or_default(),
         "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" | "Sum" | "Concat" => n.inputs.len(),
         "Cast" | "CastLike" | "Neg" | "Abs" | "Trilu" => 1,
-        _ if is_move(n) => 1,
+        _ if n.is_move() => 1,
         _ => 0,
     };
     &n.inputs[..data.min(n.inputs.len())]
@@ -64,11 +63,7 @@ pub fn mask_inputs(g: &Graph) -> Vec<ValueId> {
 }
 
 fn compares(n: &Node) -> bool {
-    n.op.is_onnx()
-        && matches!(
-            n.op.name.as_str(),
-            "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Equal" | "IsInf" | "IsNaN"
-        )
+    n.is_a(Class::Compare)
 }
 
 /// True if a value goes nowhere but into the scores of attention.
@@ -106,7 +101,7 @@ fn hides_only(g: &Graph, v: ValueId) -> bool {
                 }
                 "Cast" => todo.extend(n.outputs.iter().flatten()),
                 "Where" if slot > 0 => todo.extend(n.outputs.iter().flatten()),
-                _ if is_move(n) && (slot == 0 || n.op.is("Concat")) => todo.extend(n.outputs.iter().flatten()),
+                _ if n.is_move() && (slot == 0 || n.op.is("Concat")) => todo.extend(n.outputs.iter().flatten()),
                 _ => return false,
             }
         }

@@ -289,6 +289,9 @@ impl QuantPlan {
     }
 
     /// Reads the readable form; `path` is for error messages.
+    ///
+    /// # Errors
+    /// If the text is no plan of this version, or holds a number that no plan may have.
     pub fn from_yaml(text: &str, path: &str) -> Result<QuantPlan, PlanError> {
         let p: QuantPlan = serde_yaml::from_str(text)
             .map_err(|e| PlanError::Read { path: path.to_owned(), message: e.to_string() })?;

@@ -181,6 +181,9 @@ fn repeats_constant(g: &Graph, v: ValueId) -> bool {
 }
 
 /// Makes the plan.
+///
+/// # Errors
+/// If statistics of a value are missing, or no candidate of the recipe can stand for it.
 pub fn plan(
     m: &Model,
     sites: &Sites,

@@ -14,7 +14,7 @@ use super::channels::channel_axis;
 use super::hidden::hidden;
 pub use super::hidden::mask_inputs;
 use super::scores::score_site;
-use crate::ir::{DType, Def, Graph, Model, Node, NodeId, ValueId};
+use crate::ir::{Class, DType, Def, Graph, Model, Node, NodeId, ValueId};
 use crate::pattern::Attention;
 
 /// What a value is for, which decides how a recipe treats it.
@@ -147,11 +147,6 @@ pub struct Sites {
     pub constants: Vec<(NodeId, usize)>,
 }
 
-/// Moves that keep every element.
-const WHOLE_MOVES: &[&str] = &["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"];
-/// Moves that select, repeat or join.
-const OTHER_MOVES: &[&str] =
-    &["Split", "Slice", "Gather", "Concat", "Expand", "Pad", "Tile", "DepthToSpace", "SpaceToDepth"];
 /// Operators with a quantized form in the QDQ convention: codes in, codes out, float between.
 const ELEMENTWISE: &[&str] = &[
     "Add",
@@ -205,27 +200,13 @@ fn picks_rows(g: &Graph, n: &Node) -> bool {
     rows && n.attrs.int("axis").unwrap_or(0) == 0 && n.input(1).is_some_and(|i| !is_const(g, i))
 }
 
-/// True for a move, which changes no value.
-pub fn is_move(n: &Node) -> bool {
-    n.op.is_onnx() && (WHOLE_MOVES.contains(&n.op.name.as_str()) || OTHER_MOVES.contains(&n.op.name.as_str()))
-}
-
-/// Operators that sum products.
-pub(crate) fn is_product(n: &Node) -> bool {
-    n.op.is_onnx() && matches!(n.op.name.as_str(), "MatMul" | "Gemm" | "Conv" | "ConvTranspose")
-}
-
-pub(crate) fn is_whole_move(n: &Node) -> bool {
-    n.op.is_onnx() && WHOLE_MOVES.contains(&n.op.name.as_str())
-}
-
 /// Walks back from an operand through moves that keep every element.
 pub fn trace_back(g: &Graph, mut v: ValueId) -> ValueId {
     while let Some(p) = g.producer(v) {
         let n = g.node(p);
         match n.input(0) {
             // A graph output on the way is where codes must end; the reader then starts from it.
-            Some(x) if is_whole_move(n) && !g.is_output(v) => v = x,
+            Some(x) if n.is_whole_move() && !g.is_output(v) => v = x,
             _ => break,
         }
     }
@@ -234,7 +215,7 @@ pub fn trace_back(g: &Graph, mut v: ValueId) -> ValueId {
 
 /// As [`trace_back`], through outputs of the graph too.
 pub fn moved_from(g: &Graph, mut v: ValueId) -> ValueId {
-    while let Some(x) = g.producer(v).map(|p| g.node(p)).filter(|n| is_whole_move(n)).and_then(|n| n.input(0)) {
+    while let Some(x) = g.producer(v).map(|p| g.node(p)).filter(|n| n.is_whole_move()).and_then(|n| n.input(0)) {
         v = x;
     }
     v
@@ -261,8 +242,12 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
     }
     let (out_axis, in_axis, is_conv) = match n.op.name.as_str() {
         "MatMul" if w.dims.len() == 2 => (1, 0, false),
-        "Gemm" if n.attrs.int("transA").unwrap_or(0) == 0 && n.attrs.float("alpha").unwrap_or(1.0) == 1.0 => {
-            if n.attrs.int("transB").unwrap_or(0) != 0 { (0, 1, false) } else { (1, 0, false) }
+        "Gemm" if n.int("transA") == 0 && n.float("alpha") == 1.0 => {
+            if n.int("transB") != 0 {
+                (0, 1, false)
+            } else {
+                (1, 0, false)
+            }
         }
         "Conv" => (0, 1, true),
         _ => return None,
@@ -274,7 +259,7 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
     }
     let y = n.out()?;
     if let Some(b) = n.input(2) {
-        let ok = constant_out(b) && (is_conv || n.attrs.float("beta").unwrap_or(1.0) == 1.0);
+        let ok = constant_out(b) && (is_conv || n.float("beta") == 1.0);
         let fits = g.try_init(b).is_some_and(|t| t.len() == channels);
         return (ok && fits).then_some(Linear {
             node: id,
@@ -409,16 +394,16 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
             } else if let Some(v) = a.v.filter(|_| a.softmax == *id) {
                 want(v, Some(Role::Value), true, &mut sites);
             }
-        } else if inner.contains(id) || is_move(n) || n.has_subgraph() {
+        } else if inner.contains(id) || n.is_move() || n.has_subgraph() {
             if n.op.is("Gather") && !apart.contains_key(id) && picks_rows(g, n) {
                 s.constants.push((*id, 0));
             }
         } else if let Some(why) = apart.get(id) {
-            let computes = n.op.is_onnx() && (ELEMENTWISE.contains(&n.op.name.as_str()) || is_product(n));
+            let computes = n.op.is_onnx() && (ELEMENTWISE.contains(&n.op.name.as_str()) || n.is_a(Class::Product));
             if computes && n.out().is_some_and(|v| float_value(g, v)) {
                 s.islands.push((*id, (*why).to_owned()));
             }
-        } else if is_product(n) {
+        } else if n.is_a(Class::Product) {
             // A product of two activations, or a weight the linear form does not cover: per tensor on both sides.
             let slots: Vec<ValueId> = n.inputs.iter().take(2).flatten().copied().collect();
             let fixed = slots.iter().position(|v| constant(*v));
@@ -557,7 +542,7 @@ pub fn reading_nodes(g: &Graph, v: ValueId) -> Vec<NodeId> {
             let node = g.node(n);
             // Only the data operand of a move is moved; shape operands are read.
             let data = slot == 0 || node.op.is("Concat");
-            if is_move(node) && data {
+            if node.is_move() && data {
                 todo.extend(node.outputs.iter().flatten());
             } else if !node.op.is("Shape") {
                 out.push(n);

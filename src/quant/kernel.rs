@@ -72,6 +72,9 @@ pub enum KernelError {
 }
 
 /// The layout parameters expect of a tensor of these sizes.
+///
+/// # Errors
+/// If the tensor has no such axis, or another number of channels.
 pub fn layout(p: &QParams, dims: &[usize]) -> Result<Layout, KernelError> {
     let Some(axis) = p.axis() else { return Ok(Layout::whole(dims.iter().product())) };
     let l = Layout::of(dims, axis).ok_or(KernelError::Axis { axis, rank: dims.len() })?;
@@ -82,6 +85,9 @@ pub fn layout(p: &QParams, dims: &[usize]) -> Result<Layout, KernelError> {
 }
 
 /// Codes of a whole tensor.
+///
+/// # Errors
+/// If the parameters do not fit the tensor's sizes.
 pub fn quantize_tensor(x: &[f32], dims: &[usize], p: &QParams) -> Result<Vec<i32>, KernelError> {
     let l = layout(p, dims)?;
     let (lo, hi) = p.code().range();
@@ -95,6 +101,9 @@ pub fn quantize_tensor(x: &[f32], dims: &[usize], p: &QParams) -> Result<Vec<i32
 }
 
 /// What a tensor becomes when it goes through its codes and back.
+///
+/// # Errors
+/// If the parameters do not fit the tensor's sizes.
 pub fn fake_quantize(x: &mut [f32], dims: &[usize], p: &QParams) -> Result<(), KernelError> {
     let l = layout(p, dims)?;
     let (lo, hi) = p.code().range();

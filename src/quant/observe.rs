@@ -305,6 +305,9 @@ impl Stats {
 
     /// Takes in the value's contents for one sample. `sample` numbers the sample in the whole data set, whatever shard
     /// sees it.
+    ///
+    /// # Errors
+    /// If an element is not finite, or the sizes do not fit what was seen before.
     pub fn observe(&mut self, x: &[f32], dims: &[usize], sample: u64) -> Result<(), ObserveError> {
         let layout = match self.axis() {
             None => Layout::whole(x.len()),
@@ -479,6 +482,9 @@ impl Stats {
     }
 
     /// Joins the statistics of another shard.
+    ///
+    /// # Errors
+    /// If the other shard saw another number of channels.
     pub fn merge(&mut self, o: &Stats) -> Result<(), ObserveError> {
         if o.channels.is_empty() {
             return Ok(());

@@ -207,6 +207,9 @@ fn check_zero(code: Code, z: i32) -> Result<(), ParamError> {
 
 impl QParams {
     /// One scale and one zero point for the whole tensor.
+    ///
+    /// # Errors
+    /// If the scale is no positive finite number, or the zero point is no code.
     pub fn affine(code: Code, scale: f32, zero: i32) -> Result<QParams, ParamError> {
         check_scale(scale)?;
         check_zero(code, zero)?;
@@ -214,6 +217,9 @@ impl QParams {
     }
 
     /// One scale and zero point for each index along `axis`.
+    ///
+    /// # Errors
+    /// If there are not as many zero points as scales, a scale is no positive finite number, or a zero point is no code.
     pub fn per_axis(code: Code, axis: i64, scales: Vec<f32>, zeros: Vec<i32>) -> Result<QParams, ParamError> {
         if scales.is_empty() {
             return Err(ParamError::Empty);
@@ -230,6 +236,10 @@ impl QParams {
     /// the tensor or one a channel.
     ///
     /// Source: FQ-ViT, arXiv 2111.13824, section 3.2; the zero point a channel is this project's.
+    ///
+    /// # Errors
+    /// If the numbers of shifts and zero points differ, a shift is too large, a scale is no positive finite number, or a zero
+    /// point is no code.
     pub fn ptf(code: Code, axis: i64, base: f32, shifts: Vec<u8>, zeros: Vec<i32>) -> Result<QParams, ParamError> {
         if let Some(s) = shifts.iter().find(|s| **s > 15) {
             return Err(ParamError::Shift(*s));
@@ -240,6 +250,9 @@ impl QParams {
     /// As [`QParams::ptf`] with any whole factors up to 2^15: channel `c` has scale `base * factors[c]`. What needs
     /// channels on one grid, such as exact statistics of a LayerNorm, works on `(q - zero[c]) * factors[c]` as it does on
     /// shifted codes.
+    ///
+    /// # Errors
+    /// As [`QParams::ptf`], and if a factor is 0 or too large.
     pub fn factored(
         code: Code,
         axis: i64,

@@ -9,7 +9,8 @@ mod widen;
 
 pub use cut::{Tail, cut};
 pub use open_sizes::open_sizes;
-pub use widen::{Bodies, Ends, WidenError, narrow_floats, widen_graph};
+pub(crate) use widen::widen_graph;
+pub use widen::{Bodies, Ends, WidenError, narrow_floats};
 
 use crate::ir::{
     AttrValue, Attrs, DType, Def, Dim, Graph, Model, Node, NodeId, Op, Origin, Tensor, TensorType, ValueId, ops,
@@ -266,6 +267,9 @@ impl Patch {
     }
 
     /// Checks the patch against the model without changing it.
+    ///
+    /// # Errors
+    /// What [`Patch::commit`] would refuse it for, as far as that shows without looking at the whole graph.
     pub fn check(&self, m: &Model) -> Result<(), PatchError> {
         let g = &m.graph;
         let by = || self.by.clone();
@@ -368,6 +372,10 @@ impl Patch {
     }
 
     /// Puts the patch in, or refuses it and leaves the model as it was.
+    ///
+    /// # Errors
+    /// If types or shapes contradict each other, something still read would disappear, a cycle would come about, an operator does
+    /// not exist in the model's operator set, or what the patch refers to is gone.
     pub fn commit(self, m: &mut Model) -> Result<Committed, PatchError> {
         self.check(m)?;
         self.check_effect(m)?;
@@ -529,7 +537,7 @@ impl Patch {
                     let new = resolve(new);
                     for (n, slot) in g.uses(*old) {
                         if slot != usize::MAX {
-                            g.set_input(n, slot, Some(new));
+                            g.set_operand(n, slot, Some(new));
                         } else if *named {
                             g.set_capture(n, *old, new);
                         }
@@ -562,7 +570,7 @@ impl Patch {
                         g.value_mut(new).ty = g.value(*old).ty.clone();
                     }
                 }
-                Step::Input { node, slot, new } => g.set_input(*node, *slot, new.as_ref().map(resolve)),
+                Step::Input { node, slot, new } => g.set_operand(*node, *slot, new.as_ref().map(resolve)),
                 Step::SetAttr { node, name, value } => match value {
                     Some(v) => g.node_mut(*node).attrs.set(name, v.clone()),
                     None => g.node_mut(*node).attrs.remove(name),
@@ -623,7 +631,7 @@ impl Patch {
 
 /// Removes nodes whose outputs nobody reads, and initializers nobody reads, until none is left. Graph inputs and
 /// outputs stay. Returns how many nodes went.
-pub fn sweep(m: &mut Model) -> usize {
+pub(crate) fn sweep(m: &mut Model) -> usize {
     let g = &mut m.graph;
     let mut gone = 0;
     let mut todo: Vec<NodeId> = g.nodes().map(|(id, _)| id).collect();

@@ -47,7 +47,7 @@ pub fn narrow_floats(m: &Model) -> Option<DType> {
 ///
 /// # Errors
 /// If an operator of another domain would read or make a value whose type changes. Nothing is changed.
-pub fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<usize, WidenError> {
+pub(crate) fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<usize, WidenError> {
     if let Some((_, n)) = m.graph.nodes().find(|(_, n)| !n.op.is_onnx()) {
         return Err(WidenError::Foreign { node: n.name.clone(), op: n.op.to_string() });
     }
@@ -115,7 +115,7 @@ pub fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<usize, W
         let wide = TensorType { dtype: DType::FLOAT, ..ty };
         let y = g.add_value(&name, Def::Nothing, Some(wide)).expect("fresh name");
         for (n, slot) in g.uses(v) {
-            g.set_input(n, slot, Some(y));
+            g.set_operand(n, slot, Some(y));
         }
         g.add_node(cast(v, y, DType::FLOAT, &name), None);
     }

@@ -103,6 +103,9 @@ impl<T: Element> From<ArrayD<T>> for Array {
 
 impl Array {
     /// An array of these sizes (empty: a scalar) over elements in row-major order.
+    ///
+    /// # Errors
+    /// If the elements do not fill the sizes.
     pub fn new<T: Element>(dims: &[usize], elements: Vec<T>) -> Result<Array, ArrayError> {
         let len = elements.len();
         ArrayD::from_shape_vec(IxDyn(dims), elements).map(T::wrap).map_err(|_| ArrayError::Length {
@@ -152,6 +155,9 @@ impl Array {
     }
 
     /// The same elements under another shape of as many elements.
+    ///
+    /// # Errors
+    /// If the sizes have another number of elements.
     pub fn reshape(self, dims: &[usize]) -> Result<Array, ArrayError> {
         let len = self.len();
         let want: usize = dims.iter().product();
@@ -162,6 +168,9 @@ impl Array {
     }
 
     /// Rows `range` along axis 0, copied. A scalar has no rows.
+    ///
+    /// # Errors
+    /// If the range goes beyond the rows.
     pub fn rows(&self, range: Range<usize>) -> Result<Array, ArrayError> {
         if range.start > range.end || self.dims().first().is_none_or(|n| range.end > *n) {
             return Err(ArrayError::Range { start: range.start, end: range.end, dims: self.dims().to_vec() });
@@ -179,6 +188,9 @@ impl Array {
     }
 
     /// Joins arrays of one type along axis 0; all other sizes must agree.
+    ///
+    /// # Errors
+    /// If there are none, or types or other sizes differ.
     pub fn concat(parts: &[Array]) -> Result<Array, ArrayError> {
         let first = parts.first().ok_or(ArrayError::Empty)?;
         for p in parts {
@@ -199,6 +211,9 @@ impl Array {
     }
 
     /// A constant of the IR as an array. 4-bit integers widen to 8 bits, bfloat16 to f32.
+    ///
+    /// # Errors
+    /// If the tensor's data are missing, do not fit its sizes, or are of a type that is not held in memory.
     pub fn from_tensor(t: &Tensor) -> Result<Array, ArrayError> {
         let bad = || ArrayError::Payload(t.dims.clone());
         let dims: Vec<usize> =

@@ -92,7 +92,7 @@ impl Build {
         let bytes = self.bytes(outputs);
         let run = |optimize| {
             let options = SessionOptions { optimize, ..Default::default() };
-            Session::new(&bytes, None, &options).unwrap().run(inputs).unwrap().outputs
+            Session::of_bytes(&bytes, None, &options).unwrap().run(inputs).unwrap().outputs
         };
         let (a, b) = (run(true), run(false));
         assert_eq!(a, b, "optimized and as written differ");

@@ -55,7 +55,7 @@ fn softmax_codes() -> Vec<u8> {
 fn the_amx_kernel_is_out_of_the_choice() {
     use tract_linalg::isa::{Isa, native};
     let relu = Build::new(17).input("x", DType::FLOAT, &["2"]).node("y = Relu(x)", &[]).bytes(&["y"]);
-    Session::new(&relu, None, &SessionOptions::default()).unwrap();
+    Session::of_bytes(&relu, None, &SessionOptions::default()).unwrap();
     assert!(!native().has(Isa::X86_64AmxInt8));
 }
 
@@ -72,7 +72,7 @@ fn tracts_own_operators_make_a_table_of_a_softmax() {
 /// Fact 2, ours.
 #[test]
 fn a_softmax_between_codes_is_right() {
-    let session = Session::new(&softmax_chain(), None, &SessionOptions::default()).unwrap();
+    let session = Session::of_bytes(&softmax_chain(), None, &SessionOptions::default()).unwrap();
     let out = session.run(&[("x", u8s(&[2, 5], &SOFTMAX_IN))]).unwrap();
     assert_eq!(out.outputs[0].values::<u8>().unwrap()[..], softmax_codes());
 }
@@ -165,7 +165,7 @@ fn constant_weights_are_folded_whatever_their_size() {
             b.node("d = DequantizeLinear(w, s)", &[("axis", Value::Int(1))])
         };
         let bytes = b.node("y = MatMul(x, d)", &[]).bytes(&["y"]);
-        let session = Session::new(&bytes, None, &SessionOptions::default()).unwrap();
+        let session = Session::of_bytes(&bytes, None, &SessionOptions::default()).unwrap();
         assert_eq!(session.count_of("Dequantize"), 0, "transpose: {transpose}");
         let mut x = vec![0f32; n];
         x[5] = 1.0;
@@ -232,7 +232,7 @@ fn squares_of_one_tensor_go_through_floats() {
         .run(&["y"], &[("x", x.clone()), ("x2", x.clone())]);
     assert_eq!(exact[0].values::<i32>().unwrap()[..], [25_010_001, 2_147_395_600]);
     let bytes = Build::new(13).input("x", DType::INT32, &["2"]).node("y = Mul(x, x)", &[]).bytes(&["y"]);
-    let y = Session::new(&bytes, None, &SessionOptions::default()).unwrap().run(&[("x", x)]).unwrap();
+    let y = Session::of_bytes(&bytes, None, &SessionOptions::default()).unwrap().run(&[("x", x)]).unwrap();
     assert_ne!(y.outputs[0].values::<i32>().unwrap()[0], 25_010_001, "tract squares exactly now");
 }
 
@@ -397,7 +397,7 @@ fn layer_norm_and_gelu() {
         .node("e = Gelu(x)", &[])
         .node("t = Gelu(x)", &[("approximate", Value::Str("tanh"))])
         .bytes(&["n", "e", "t"]);
-    let y = Session::new(&bytes, None, &SessionOptions::default()).unwrap();
+    let y = Session::of_bytes(&bytes, None, &SessionOptions::default()).unwrap();
     let y = y.run(&[("x", f32s(&[2, 8], &x))]).unwrap().outputs;
     for (i, v) in x.iter().enumerate() {
         let row: Vec<f64> = x[i / 8 * 8..i / 8 * 8 + 8].iter().map(|x| *x as f64).collect();
@@ -416,7 +416,7 @@ fn layer_norm_and_gelu() {
 /// Fact 9.
 #[test]
 fn what_tract_would_misread_is_refused() {
-    let load = |b: Build| Session::new(&b.bytes(&["y"]), None, &SessionOptions::default()).unwrap_err();
+    let load = |b: Build| Session::of_bytes(&b.bytes(&["y"]), None, &SessionOptions::default()).unwrap_err();
     let start = || Build::new(17).input("x", DType::FLOAT, &["2"]);
     let foreign = load(start().node("y = com.acme::Relu(x)", &[]));
     assert!(
@@ -434,9 +434,9 @@ fn what_tract_would_misread_is_refused() {
     assert_eq!(same[0].f32s()[..], [0.0, 2.0]);
     let mut proto = start().node("y = Relu(x)", &[]).proto();
     proto.functions = vec![pb::FunctionProto { name: Some("Relu".into()), ..Default::default() }];
-    let local = Session::new(&proto.encode_to_vec(), None, &SessionOptions::default()).unwrap_err();
+    let local = Session::of_bytes(&proto.encode_to_vec(), None, &SessionOptions::default()).unwrap_err();
     assert!(matches!(&local, RuntimeError::LocalFunction { op, .. } if op == "Relu"), "{local}");
-    assert!(matches!(Session::new(b"\xff\xff", None, &SessionOptions::default()), Err(RuntimeError::Decode(_))));
+    assert!(matches!(Session::of_bytes(b"\xff\xff", None, &SessionOptions::default()), Err(RuntimeError::Decode(_))));
 }
 
 /// uint32 constants in their own typed field, which tract does not read.
@@ -468,7 +468,7 @@ fn small_net() -> Build {
 fn tapped(optimize: bool, batch: usize, taps: &[&str]) -> (Session, Outputs) {
     let taps = taps.iter().map(|t| t.to_string()).collect();
     let options = SessionOptions { batch, taps, optimize, ..Default::default() };
-    let session = Session::new(&small_net().bytes(&["y"]), None, &options).unwrap();
+    let session = Session::of_bytes(&small_net().bytes(&["y"]), None, &options).unwrap();
     let out = session.run(&[("x", f32s(&[batch, 4], &noise(batch * 4, 2.0)))]).unwrap();
     (session, out)
 }
@@ -490,7 +490,7 @@ fn taps_come_back_by_name_and_change_nothing() {
     let through = small_net().run(&["x", "y"], &[("x", f32s(&[1, 4], &noise(4, 2.0)))]);
     assert_eq!(through[0].f32s()[..], noise(4, 2.0));
     let gone = SessionOptions { taps: vec!["nowhere".into()], ..Default::default() };
-    let e = Session::new(&small_net().bytes(&["y"]), None, &gone).unwrap_err();
+    let e = Session::of_bytes(&small_net().bytes(&["y"]), None, &gone).unwrap_err();
     assert_eq!(e, RuntimeError::UnknownValue("nowhere".into()));
 }
 
@@ -516,14 +516,14 @@ fn open_sizes_are_fixed_or_asked_for() {
             .node("y = Add(x, m)", &[])
             .bytes(&["y"])
     };
-    let e = Session::new(&build(), None, &SessionOptions::default()).unwrap_err();
+    let e = Session::of_bytes(&build(), None, &SessionOptions::default()).unwrap_err();
     assert!(e.to_string().contains("seq"), "{e}");
     // The shape of one input binds the symbol for the other.
     let shapes = |n| vec![("x".to_string(), vec![3, n])];
-    let s = Session::new(&build(), None, &SessionOptions { shapes: shapes(5), ..Default::default() }).unwrap();
+    let s = Session::of_bytes(&build(), None, &SessionOptions { shapes: shapes(5), ..Default::default() }).unwrap();
     assert_eq!(s.inputs()[1].dims.as_deref(), Some(&[1usize, 5][..]));
     let clash = [shapes(5), vec![("m".to_string(), vec![1, 6])]].concat();
-    let e = Session::new(&build(), None, &SessionOptions { shapes: clash, ..Default::default() }).unwrap_err();
+    let e = Session::of_bytes(&build(), None, &SessionOptions { shapes: clash, ..Default::default() }).unwrap_err();
     assert!(matches!(e, RuntimeError::InputShape { .. }), "{e}");
 }
 
@@ -544,7 +544,7 @@ fn a_panic_in_tract_is_an_error() {
         .input("d", DType::INT32, &["1"])
         .node("y = Div(x, d)", &[])
         .bytes(&["y"]);
-    let session = Session::new(&bytes, None, &SessionOptions::default()).unwrap();
+    let session = Session::of_bytes(&bytes, None, &SessionOptions::default()).unwrap();
     let int = |x: i32| Array::new(&[1], vec![x]).unwrap();
     assert!(matches!(session.run(&[("x", int(1)), ("d", int(0))]), Err(RuntimeError::Panicked { .. })));
     assert!(session.run(&[("x", int(6)), ("d", int(3))]).is_ok());

@@ -91,6 +91,9 @@ pub struct Params {
 impl Params {
     /// `zero` holds as many zero points as there are scales, or one for all, or none (0). Codes lie in `range` (both
     /// ends included), which for 4-bit codes is narrower than the type they are stored in.
+    ///
+    /// # Errors
+    /// If the numbers of scales and zero points do not fit.
     pub fn new(grain: Grain, scale: &[f32], zero: &[i32], range: (i32, i32)) -> Result<Params, GrainError> {
         let zero = match zero {
             [] => vec![0; scale.len()],
@@ -148,6 +151,9 @@ impl Params {
     }
 
     /// Quantizes a row-major tensor of shape `dims`.
+    ///
+    /// # Errors
+    /// If the channels do not fit the sizes.
     pub fn quantize<C: Code>(&self, dims: &[usize], x: &[f32], y: &mut [C]) -> Result<(), GrainError> {
         self.spans(dims, x.len(), y.len(), |span| match span {
             Span::One { at, len, p } => {
@@ -166,6 +172,9 @@ impl Params {
     }
 
     /// Dequantizes a row-major tensor of shape `dims`.
+    ///
+    /// # Errors
+    /// If the channels do not fit the sizes.
     pub fn dequantize<C: Code>(&self, dims: &[usize], q: &[C], y: &mut [f32]) -> Result<(), GrainError> {
         self.spans(dims, q.len(), y.len(), |span| match span {
             Span::One { at, len, p } => dq_one(&q[at..at + len], &mut y[at..at + len], self.scale[p], self.zero[p]),

@@ -2,15 +2,29 @@
 //! hold, fix open sizes, make taps graph outputs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tract_onnx::model::OnnxOpRegister;
 use tract_onnx::pb;
+use tract_onnx::prelude::*;
 
 use super::RuntimeError;
 use crate::ir::{DType, Dim};
 
 /// The attribute that tells our QuantizeLinear how many bits its codes have, when fewer than their type holds.
 pub const CODE_BITS: &str = "fqvit.code_bits";
+
+/// A model ready to run, in its fastest form if that is wished.
+pub(super) fn runnable(typed: TypedModel, optimize: bool) -> TractResult<Arc<TypedRunnableModel>> {
+    if !optimize {
+        return typed.into_runnable();
+    }
+    // tract's rewrites fail on some valid graphs (a strided Slice behind a Reshape); as written, these run too.
+    match typed.clone().into_optimized() {
+        Ok(model) => model.into_runnable(),
+        Err(_) => typed.into_runnable(),
+    }
+}
 
 /// Refuses operators that tract does not have or would take for others. It looks operators up by name alone.
 pub fn check_operators(model: &pb::ModelProto, register: &OnnxOpRegister) -> Result<(), RuntimeError> {

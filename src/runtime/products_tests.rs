@@ -325,7 +325,7 @@ fn f32s(v: &[f32]) -> Constant {
 }
 
 fn session(bytes: &[u8]) -> Session {
-    Session::new(bytes, None, &SessionOptions::default()).unwrap()
+    Session::of_bytes(bytes, None, &SessionOptions::default()).unwrap()
 }
 
 /// A layer between codes is one operator, moves on the way included, and its codes are those of the contract.

@@ -18,7 +18,7 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::internal::*;
 
 use super::prepare;
-use super::session::runnable;
+use super::prepare::runnable;
 
 /// Plans of one Loop that are kept at a time.
 const KEPT: usize = 64;

@@ -28,6 +28,9 @@ pub fn map_samples<T: Send>(n: usize, threads: usize, f: impl Fn(usize) -> T + S
 /// At most `threads + 1` results exist that were not folded yet, so memory does not grow with `n`. The first error, in
 /// sample order, ends the run and is returned: `fold` has then seen exactly the samples before it. A panic in `f` is
 /// passed on to the caller.
+///
+/// # Errors
+/// The first error of `f` or `fold`, by sample.
 pub fn fold_samples<T: Send, E: Send>(
     n: usize,
     threads: usize,

@@ -134,16 +134,23 @@ pub struct Session {
 
 impl Session {
     /// Loads a model, whatever file its weights lie in.
+    ///
+    /// # Errors
+    /// If tract lacks an operator, or can not load the model.
     pub fn of(model: Validated<'_>, options: &SessionOptions) -> Result<Session, RuntimeError> {
         Session::new(&onnx::encode(model), None, options)
     }
 
     /// Loads an encoded ONNX file. `dir` is where its external data lie, if it has any.
-    pub fn new(model: &[u8], dir: Option<&Path>, options: &SessionOptions) -> Result<Session, RuntimeError> {
+    pub(super) fn of_bytes(
+        model: &[u8],
+        dir: Option<&Path>,
+        options: &SessionOptions,
+    ) -> Result<Session, RuntimeError> {
         Session::with_operators(&operators(options.optimize), model, dir, options)
     }
 
-    /// [`Session::new`] with a choice of operators: conformance tests also load with tract's own.
+    /// [`Session::of_bytes`] with a choice of operators: conformance tests also load with tract's own.
     pub(super) fn with_operators(
         onnx: &Onnx,
         model: &[u8],
@@ -187,7 +194,7 @@ impl Session {
             if let Some(name) = parsed.unresolved_inputs.first() {
                 tract_onnx::tract_core::internal::bail!("value '{name}' is used but never defined");
             }
-            runnable(parsed.model.into_typed()?, optimize)
+            prepare::runnable(parsed.model.into_typed()?, optimize)
         })?;
         let sizes = |fact: &TypedFact| fact.shape.iter().map(|d| d.to_usize().ok()).collect::<Option<Vec<_>>>();
         for (i, p) in inputs.iter_mut().enumerate() {

@@ -9,12 +9,10 @@
 
 use super::report::{Coverage, OpCoverage};
 use crate::infer;
-use crate::ir::Op;
-use crate::ir::{AttrValue, Graph, Model, Node, ValueId};
+use crate::ir::{AttrValue, Class, Graph, Model, Node, Op, ValueId};
 use crate::onnx;
 use crate::plan::Island;
 use crate::plan::apart::unfed;
-use crate::plan::sites::is_move;
 
 /// Counts covered compute operators and names the others.
 pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
@@ -39,7 +37,7 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
             "MatMul" | "Gemm" | "Conv" | "DeformConv" if n.op.is_onnx() => &[0, 1],
             "LSTM" | "GRU" | "RNN" if n.op.is_onnx() => &[0, 1, 2],
             "MatMulInteger" | "ConvInteger" | "QLinearMatMul" | "QLinearConv" if n.op.is_onnx() => &[],
-            _ if !computes(&n.op) => continue,
+            _ if !computes(n) => continue,
             _ if n.op.is_onnx() && n.input(0).is_some_and(|v| from_codes(g, v, &is_int)) => {
                 *c.between.entry(name.to_owned()).or_default() += 1;
                 continue;
@@ -66,35 +64,14 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
     (c, islands)
 }
 
-/// Operators of the standard that compute more than element by element.
-const COMPUTES: &[&str] = &[
-    "MatMul",
-    "Gemm",
-    "Conv",
-    "ConvTranspose",
-    "DeformConv",
-    "Attention",
-    "Einsum",
-    "LSTM",
-    "GRU",
-    "RNN",
-    "LayerNormalization",
-    "RMSNormalization",
-    "GroupNormalization",
-    "InstanceNormalization",
-    "BatchNormalization",
-    "LpNormalization",
-    "MeanVarianceNormalization",
-    "Softmax",
-    "LogSoftmax",
-];
-
-/// True for these, and for every operator of another domain but what is made of integers there.
-fn computes(op: &Op) -> bool {
-    if op.is_onnx() {
-        return COMPUTES.contains(&op.name.as_str());
+/// True for operators that compute more than element by element, and for every operator of another domain but what is made
+/// of integers there.
+fn computes(n: &Node) -> bool {
+    if n.op.is_onnx() {
+        return matches!(n.class(), Some(Class::Product | Class::Compound | Class::Norm | Class::Softmax));
     }
-    !(op.name.starts_with("QLinear") || op.name.ends_with("Integer") || op.name.ends_with("QuantizeLinear"))
+    let op = &n.op.name;
+    !(op.starts_with("QLinear") || op.ends_with("Integer") || op.ends_with("QuantizeLinear"))
 }
 
 /// How many operators in bodies compute, and the node that holds the first: what `compile` can not reach.
@@ -117,7 +94,7 @@ fn inside(n: &Node, found: &mut impl FnMut(String, &str)) {
         let Ok((g, _)) = onnx::open_body(n, &a.name) else { continue };
         for id in g.schedule() {
             let inner = g.node(id);
-            if computes(&inner.op) {
+            if computes(inner) {
                 found(g.label(inner), &inner.op.name);
             }
             if inner.has_subgraph() {
@@ -150,7 +127,7 @@ fn from_codes(g: &Graph, mut v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> b
             "Concat" => {
                 return n.inputs.iter().flatten().all(|x| from_codes(g, *x, is_int));
             }
-            _ if is_move(n) => n.input(0),
+            _ if n.is_move() => n.input(0),
             _ => return false,
         };
         match next {

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::infer::{self, ShapeMap};
 use crate::ir::{Dim, Graph, Model, Node, NodeId, ValueId};
-use crate::plan::sites::is_move;
 
 /// What an output is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,7 +147,7 @@ impl Look<'_> {
             "Add" | "Mul" if constant(0) => n.input(1).map_or(Step::None, Step::To),
             // The mean of two heads: what holds of one holds of the other.
             "Add" | "Mean" | "Sum" => first(),
-            _ if is_move(n) && !n.op.is("Concat") => first(),
+            _ if n.is_move() && !n.op.is("Concat") => first(),
             _ => Step::None,
         }
     }

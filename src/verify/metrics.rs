@@ -81,6 +81,9 @@ pub struct Site<'a> {
 
 impl Deviation {
     /// Compares the same tensor of both models on one sample.
+    ///
+    /// # Errors
+    /// If types or shapes differ, or an element is not finite.
     pub fn between(site: Site<'_>, float: &Array, quantized: &Array) -> Result<Deviation, MetricError> {
         if float.dims() != quantized.dims() {
             return Err(MetricError::Shape {

@@ -35,6 +35,9 @@ pub struct Compared {
 }
 
 /// Compares outputs, and the values `taps` that both models have, on the samples `indices`.
+///
+/// # Errors
+/// If there are no samples, one can not be read, a model does not run, or the outputs can not be compared.
 pub fn compare(
     float: Validated<'_>,
     quantized: Validated<'_>,

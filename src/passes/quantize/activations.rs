@@ -17,10 +17,9 @@
 use std::collections::BTreeSet;
 
 use super::fold::folded_name;
-use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Class, Graph, NodeId, Tensor, ValueId};
 use crate::passes::common::is_captured;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
-use crate::plan::sites::{is_move, is_product};
 use crate::plan::{Activation, QuantPlan, Readers, Role};
 use crate::quant::{Code, QParams};
 use crate::rewrite::{Patch, Ref};
@@ -50,7 +49,8 @@ impl Pass for QuantizeActivations {
             out.changes += 1;
         }
         // Layers, the two products of an attention, and products of any other kind.
-        let contracting: BTreeSet<NodeId> = m.graph.nodes().filter(|(_, n)| is_product(n)).map(|(id, _)| id).collect();
+        let contracting: BTreeSet<NodeId> =
+            m.graph.nodes().filter(|(_, n)| n.is_a(Class::Product)).map(|(id, _)| id).collect();
         for a in &plan.activations {
             if matches!(a.role, Role::Scores | Role::Probs) {
                 continue;
@@ -223,14 +223,14 @@ impl QuantizeActivations {
 /// True for a move whose result a nested graph reads, behind further moves or not. Bodies compute in float, so codes would
 /// only cost accuracy; and onnxruntime dies when it looks for a way past a move between DequantizeLinear and a body.
 fn feeds_a_body(g: &Graph, n: NodeId) -> bool {
-    let plain = |n: NodeId| is_move(g.node(n)) && !g.node(n).has_subgraph();
+    let plain = |n: NodeId| g.node(n).is_move() && !g.node(n).has_subgraph();
     plain(n) && behind(g, n, |v| is_captured(g, v), |u, s| (s == 0 && plain(u)).then_some(false))
 }
 
 /// True if the reader is a contraction, or moves that lead to one.
 fn ends_in(g: &Graph, n: NodeId, contracting: &BTreeSet<NodeId>) -> bool {
     contracting.contains(&n)
-        || is_move(g.node(n))
+        || g.node(n).is_move()
             && behind(
                 g,
                 n,
@@ -238,7 +238,7 @@ fn ends_in(g: &Graph, n: NodeId, contracting: &BTreeSet<NodeId>) -> bool {
                 |u, s| match contracting.contains(&u) {
                     true => Some(true),
                     // The other operands of a move are not moved.
-                    false => ((s == 0 || g.node(u).op.is("Concat")) && is_move(g.node(u))).then_some(false),
+                    false => ((s == 0 || g.node(u).op.is("Concat")) && g.node(u).is_move()).then_some(false),
                 },
             )
 }

@@ -242,7 +242,7 @@ impl Norm {
         }
         let rank = [out, x].into_iter().find_map(|v| g.rank(v)).map(|r| r as i64);
         let last = |axis: i64| axis == -1 || rank.is_some_and(|r| axis == r - 1);
-        if !last(n.attrs.int("axis").unwrap_or(-1)) {
+        if !last(n.int("axis")) {
             return Err("it does not normalise the last axis alone".into());
         }
         let (left, coarse) = Coarse::beside(g, x).unwrap_or((x, Vec::new()));
@@ -269,14 +269,14 @@ impl Norm {
         };
         // Gamma has one element a channel, whatever the scales have.
         let channels = g.constant(gamma).map(Tensor::len).ok_or("its number of channels is not known")?;
-        let along = scales.len() == channels && last(dq.attrs.int("axis").unwrap_or(1));
+        let along = scales.len() == channels && last(dq.int("axis"));
         if !(st.dims.is_empty() || scales.len() == 1 || (st.dims.len() == 1 && along)) {
             return Err("its scales do not run along the last axis".into());
         }
 
         let (base, factors) = common_base(&scales)
             .ok_or_else(|| format!("its scales are not one scale times whole numbers up to {MAX_FACTOR}"))?;
-        let eps = f64::from(n.attrs.float("epsilon").unwrap_or(1e-5));
+        let eps = f64::from(n.float("epsilon"));
         let epsilon = (eps / f64::from(base).powi(2)) as f32;
         if !(epsilon.is_normal() || eps == 0.0) {
             return Err(format!("epsilon / scale^2 = {eps} / {base}^2 is no normal float32"));

@@ -11,6 +11,9 @@ use crate::quant::{Code, QParams};
 
 /// Parameters for the raw product of queries and keys (`scale` times it enters the softmax), and the attention's form;
 /// `alone` where the weights are changed before they meet values.
+///
+/// # Errors
+/// If the recipe's Log-Int-Softmax does not fit the attention.
 pub fn decide(
     st: &Stats,
     scale: f32,

@@ -44,6 +44,9 @@ pub struct LisSite {
 /// shares of their row. Bit-equal to [`reference::attend`](super::reference::attend) and
 /// [`reference::shares`](super::reference::shares) for every row. Fails where [`LisPlan::new`] does, and where per-head
 /// vectors meet scores without a head axis or the opset is below 13.
+///
+/// # Errors
+/// If the facts do not fit the spec, or the operator set lacks what the operators need.
 pub fn emit(p: &mut Patch, spec: &LisSpec, site: &LisSite) -> Result<Ref, LisError> {
     let mut plan = LisPlan::new(spec, &site.facts, &site.hint)?;
     if site.v.is_none() {

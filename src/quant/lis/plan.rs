@@ -137,6 +137,9 @@ pub struct LisPlan {
 
 impl LisPlan {
     /// Checks the facts against the spec and works out the constants. `hint` names the site in errors.
+    ///
+    /// # Errors
+    /// If the facts contradict the spec or each other, or an integer would overflow.
     pub fn new(spec: &LisSpec, facts: &LisFacts, hint: &str) -> Result<LisPlan, LisError> {
         check(spec, facts, hint)?;
         let heads = [facts.score_scale.len(), facts.v_scale.len(), spec.bases().len(), spec.fine().len()]
@@ -197,7 +200,7 @@ impl LisPlan {
             product: Product::Float,
         };
         if spec.anchor().is_sum() {
-            plan.e0 = (0..n).map(|h| super::reference::exponential(&plan, h, 0)).collect();
+            plan.e0 = (0..n).map(|h| exponential(&plan, h, 0)).collect();
             let largest = plan.e0.iter().copied().max().unwrap_or(1);
             let limit = (i32::MAX as u32 / largest) as usize;
             if let Some(keys) = facts.keys
@@ -293,7 +296,7 @@ impl LisPlan {
 
     /// The paper's code of `exp(d s)`.
     pub(crate) fn paper_code_of(&self, head: usize, d: u8) -> u32 {
-        paper_code((f64::from(d) * f64::from(*super::reference::at(&self.facts.score_scale, head))).exp().round())
+        paper_code((f64::from(d) * f64::from(*at(&self.facts.score_scale, head))).exp().round())
     }
 
     pub(crate) fn v_scale(&self, head: usize) -> f32 {
@@ -308,6 +311,35 @@ impl LisPlan {
     pub(crate) fn renormalised(&self) -> bool {
         self.spec.normalise() == Normalise::Renormalised
     }
+}
+
+/// The integer exponential of distance `d`, proportional to `exp(-d s)`. 0 for anchor `max`, which has none.
+pub fn exponential(plan: &LisPlan, head: usize, d: u8) -> u32 {
+    let d = u32::from(d);
+    match &plan.exps {
+        Exps::None => 0,
+        Exps::Table(t) => at(t, head)[d as usize],
+        Exps::Poly { k, bits } => {
+            let u = (*at(k, head) as f32 * d as f32 / (1u32 << bits) as f32).min(31.0);
+            let q = u as u32;
+            let c = poly2();
+            let g = (u - q as f32) - c.b;
+            ((g * g * c.a + c.c) as u32) >> q
+        }
+        Exps::Iexp(e) => {
+            let e = at(e, head);
+            let d = d as i32;
+            let k = (d * e.inv) >> e.inv_bits;
+            let r = (d << e.shift) - k * e.x0;
+            let q = (e.qb - r) * (e.qb - r) + e.qc;
+            (q as u32) >> (k as u32 + e.drop).min(31)
+        }
+    }
+}
+
+/// A per-head vector holds one entry for all heads or one each.
+pub(crate) fn at<T>(v: &[T], head: usize) -> &T {
+    &v[head.min(v.len() - 1)]
 }
 
 /// True if the weight table is indexed by distance and not by code: under anchor `max`, all but rounding `geometric`.

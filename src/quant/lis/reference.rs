@@ -7,7 +7,7 @@
 //! for anchor `max` and `p (log2 S - log2 e(0))` for the sum anchors: `log2(S / e(d))` with `log2 e(d)` taken as linear
 //! in `d`. No element is divided.
 
-use super::plan::{Exps, LOG_BITS, LisPlan, Product, Weights, paper_code, poly2};
+use super::plan::{LOG_BITS, LisPlan, Product, Weights, at, exponential, paper_code};
 use super::spec::{Anchor, Rounding};
 
 /// `round(2^14 log2(1 + i / 256))`, the corners of [`log2_fixed`].
@@ -23,35 +23,6 @@ pub fn log2_fixed(sum: u32) -> i32 {
     let g = log2_corners();
     let i = piece as usize - 256;
     ((n as i32) << LOG_BITS) + g[i] + (((g[i + 1] - g[i]) * frac as i32) >> 14)
-}
-
-/// The integer exponential of distance `d`, proportional to `exp(-d s)`. 0 for anchor `max`, which has none.
-pub fn exponential(plan: &LisPlan, head: usize, d: u8) -> u32 {
-    let d = u32::from(d);
-    match &plan.exps {
-        Exps::None => 0,
-        Exps::Table(t) => at(t, head)[d as usize],
-        Exps::Poly { k, bits } => {
-            let u = (*at(k, head) as f32 * d as f32 / (1u32 << bits) as f32).min(31.0);
-            let q = u as u32;
-            let c = poly2();
-            let g = (u - q as f32) - c.b;
-            ((g * g * c.a + c.c) as u32) >> q
-        }
-        Exps::Iexp(e) => {
-            let e = at(e, head);
-            let d = d as i32;
-            let k = (d * e.inv) >> e.inv_bits;
-            let r = (d << e.shift) - k * e.x0;
-            let q = (e.qb - r) * (e.qb - r) + e.qc;
-            (q as u32) >> (k as u32 + e.drop).min(31)
-        }
-    }
-}
-
-/// A per-head vector holds one entry for all heads or one each.
-pub(crate) fn at<T>(v: &[T], head: usize) -> &T {
-    &v[head.min(v.len() - 1)]
 }
 
 /// Distances to the largest score that the mask keeps; `None` where the mask drops.

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::plan::Exps;
 use super::super::{Anchor, LisFacts, LisSpec, LogBase, Rounding, Tail};
 use super::*;
 use crate::ir::DType;

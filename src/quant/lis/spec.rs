@@ -212,6 +212,9 @@ impl Default for LisSpec {
 
 impl LisSpec {
     /// Geometric rounding, zero tail, renormalised, automatic form. Fails unless `bits` is 3, 4, 5 or 6.
+    ///
+    /// # Errors
+    /// If `bits` is not 3, 4, 5 or 6.
     pub fn new(anchor: Anchor, bits: u8) -> Result<LisSpec, LisError> {
         Raw { anchor, bits, ..Raw::default() }.try_into()
     }
@@ -228,10 +231,18 @@ impl LisSpec {
         LisSpec { raw }
     }
 
+    /// How weights fall on codes.
+    ///
+    /// # Errors
+    /// If the other choices rule it out; the [`LisError`] says which.
     pub fn with_rounding(self, rounding: Rounding) -> Result<LisSpec, LisError> {
         Raw { rounding, ..self.raw }.try_into()
     }
 
+    /// How codes become weights.
+    ///
+    /// # Errors
+    /// If the other choices rule it out; the [`LisError`] says which.
     pub fn with_normalise(self, normalise: Normalise) -> Result<LisSpec, LisError> {
         Raw { normalise, ..self.raw }.try_into()
     }
@@ -245,6 +256,9 @@ impl LisSpec {
     }
 
     /// One base for all heads, one per head, or none: then the width decides (see [`LisSpec::base_of`]).
+    ///
+    /// # Errors
+    /// If the other choices rule it out; the [`LisError`] says which.
     pub fn with_base(self, base: Vec<LogBase>) -> Result<LisSpec, LisError> {
         Raw { base, ..self.raw }.try_into()
     }
@@ -254,6 +268,9 @@ impl LisSpec {
     ///
     /// Most of a row's error comes from its large weights, which the codes of one base know no better than the small ones:
     /// half octaves near the maximum and octaves far from it cost the same bits.
+    ///
+    /// # Errors
+    /// If a number is odd or above 14, or the other choices allow no finer steps.
     pub fn with_fine(self, fine: Vec<u8>) -> Result<LisSpec, LisError> {
         Raw { fine, ..self.raw }.try_into()
     }

@@ -102,6 +102,9 @@ fn written(
 
 /// What the log-int-softmax stands for, in float: `y = Softmax(scores) v`, all of them float. The yardstick of
 /// measurements.
+///
+/// # Errors
+/// If a patch is refused.
 pub fn float_model(sizes: Sizes, opset: i64) -> Result<Model, StandaloneError> {
     let mut m = empty(opset);
     let Sizes { batch, heads, queries, keys, width } = sizes;

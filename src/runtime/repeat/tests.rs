@@ -95,7 +95,8 @@ fn sizes_may_change() {
     // What is collected must fit together.
     let inner = body().node("t = Concat(s, x)", &axis()).node("c = Identity(t)", &[]);
     let bytes = model("three, yes, x", inner, &["go", "t", "c"]).bytes(&["z"]);
-    let e = Session::new(&bytes, None, &SessionOptions::default()).and_then(|s| s.run(&x())).unwrap_err().to_string();
+    let e =
+        Session::of_bytes(&bytes, None, &SessionOptions::default()).and_then(|s| s.run(&x())).unwrap_err().to_string();
     assert!(e.contains("Loop 'node_y'") && e.contains("'c'") && e.contains("makes no tensor"), "{e}");
 }
 
@@ -155,7 +156,7 @@ fn one_session_for_many_shapes() {
     let b = model("_, yes, x", inner, &["on", "t"])
         .input("last", DType::INT64, &[])
         .node("total = ReduceSum(y)", &[("keepdims", Value::Int(0))]);
-    let session = Session::new(&b.bytes(&["y", "total"]), None, &SessionOptions::default()).unwrap();
+    let session = Session::of_bytes(&b.bytes(&["y", "total"]), None, &SessionOptions::default()).unwrap();
     let run = |n: usize| {
         let last = Array::scalar(n as i64);
         session.run(&[("x", f32s(&[2], &X)), ("last", last)]).unwrap().outputs
@@ -169,7 +170,7 @@ fn one_session_for_many_shapes() {
 #[test]
 fn what_is_wrong_is_named() {
     let fails = |b: Build| {
-        let session = Session::new(&b.bytes(&["y"]), None, &SessionOptions::default());
+        let session = Session::of_bytes(&b.bytes(&["y"]), None, &SessionOptions::default());
         let e = session.and_then(|s| s.run(&x())).unwrap_err();
         assert!(matches!(e, RuntimeError::Engine { .. }), "{e}");
         let e = e.to_string();

@@ -21,7 +21,7 @@
 //! *Source.* The definition of the operators; runtimes know the same transformation as moving Q and DQ.
 
 use super::{Coding, size, zero_scalar, zero_tensor};
-use crate::ir::{AttrValue, Attrs, DType, Dim, Graph, Node, Tensor, ValueId};
+use crate::ir::{AttrValue, Attrs, Class, DType, Dim, Graph, Node, Tensor, ValueId};
 use crate::passes::common::is_captured;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
@@ -72,9 +72,7 @@ impl Pass for CodesFirst {
 }
 
 fn keeps_elements(n: &Node) -> bool {
-    n.op.is_onnx()
-        && matches!(&n.op.name[..], "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten")
-        && n.outputs.len() == 1
+    (n.is_a(Class::Relabel) || n.op.is("Transpose")) && n.outputs.len() == 1
 }
 
 /// Scales and zero points in front of a move. `axis` counts from the end; it means nothing with one scale.
@@ -117,7 +115,7 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
             (rolled && clear && !g.is_output(x)).then(same).flatten()
         }
         "Gather" => {
-            let axis = n.attrs.int("axis").unwrap_or(0);
+            let axis = n.int("axis");
             let ids = n.input(1)?;
             // Quantizing what is not taken would cost more than it saves.
             let taken = (0..g.rank(ids)? as i64).try_fold(1i64, |a, i| a.checked_mul(size(g, ids, i)?))?;
@@ -135,7 +133,7 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
             }
         }
         "Pad" => {
-            let constant = n.attrs.str("mode").unwrap_or("constant") == "constant";
+            let constant = n.says("mode", "constant");
             let zero = n.input(2).is_none_or(|v| g.constant(v).and_then(Tensor::as_scalar) == Some(0.0));
             let none = n.attrs.float("value").unwrap_or(0.0) == 0.0 && n.attrs.get("pads").is_none();
             let common = p.zeros.iter().all(|z| *z == p.zeros[0]);
@@ -208,7 +206,7 @@ fn up(g: &Graph, c: &Coding) -> Option<Patch> {
         p.typed(codes, c.dtype, g.shape(x).map(<[_]>::to_vec));
         inputs[*slot] = Some(codes);
     }
-    if node.op.is("Pad") && node.attrs.str("mode").unwrap_or("constant") == "constant" {
+    if node.op.is("Pad") && node.says("mode", "constant") {
         let zero = p.constant(&format!("{}_nothing", g.name_of(c.y)), zero_scalar(c.dtype, c.zeros[0]));
         inputs.resize(inputs.len().max(3), None);
         inputs[2] = Some(zero);
@@ -224,8 +222,7 @@ fn up_split(g: &Graph, c: &Coding) -> Option<Patch> {
     let mv = g.producer_is(c.x, "Split")?;
     let node = g.node(mv);
     let x = node.input(0)?;
-    let clear =
-        c.whole().is_some() || from_end(g, node.attrs.int("axis").unwrap_or(0), x)? != from_end(g, c.axis, c.x)?;
+    let clear = c.whole().is_some() || from_end(g, node.int("axis"), x)? != from_end(g, c.axis, c.x)?;
     if !c.is_byte() || !clear {
         return None;
     }

@@ -48,14 +48,14 @@ impl Coding {
     /// The node at `id`, if it is one of the two and its parameters are constant. Blocked scales are left alone.
     pub fn of(g: &Graph, id: NodeId) -> Option<Coding> {
         let n = g.node(id);
-        if !(n.op.is("QuantizeLinear") || n.op.is("DequantizeLinear")) || n.attrs.int("block_size").unwrap_or(0) != 0 {
+        if !(n.op.is("QuantizeLinear") || n.op.is("DequantizeLinear")) || n.int("block_size") != 0 {
             return None;
         }
         let (x, y) = (n.input(0)?, n.out()?);
         let scales = g.constant(n.input(1)?)?.to_f32s()?.into_owned();
         let zero = g.constant(n.input(2)?)?;
         let zeros = zero.to_i64s().filter(|z| z.len() == scales.len() && !z.is_empty())?;
-        Some(Coding { node: id, x, y, scales, zeros, dtype: zero.dtype, axis: n.attrs.int("axis").unwrap_or(1) })
+        Some(Coding { node: id, x, y, scales, zeros, dtype: zero.dtype, axis: n.int("axis") })
     }
 
     /// The DequantizeLinear that makes `v`.

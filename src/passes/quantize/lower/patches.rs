@@ -69,10 +69,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     Coding::read_back(g, x)?.whole()?;
     let [o, c, kh, kw] = codes.dims[..] else { return None };
     let list = |name: &str, default: i64| n.attrs.ints(name).map_or(vec![default; 2], <[i64]>::to_vec);
-    let plain = list("strides", 1) == [kh, kw]
-        && list("dilations", 1) == [1, 1]
-        && !pads(n)
-        && n.attrs.int("group").unwrap_or(1) == 1;
+    let plain = list("strides", 1) == [kh, kw] && list("dilations", 1) == [1, 1] && !pads(n) && n.int("group") == 1;
     let (h, wd) = (size(g, x, 2)?, size(g, x, 3)?);
     if !plain || size(g, x, 1) != Some(c) || kh * kw <= 1 || h % kh != 0 || wd % kw != 0 {
         return None;

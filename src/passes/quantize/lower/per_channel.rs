@@ -19,9 +19,8 @@
 //! the last axis, and its fused kernels (QLinearConv, QLinearGlobalAveragePool, ..) stop at run time at a scale a channel.
 
 use super::{Coding, at_unit_scale};
-use crate::ir::{Attrs, DType, Graph, Node, Tensor};
+use crate::ir::{Attrs, Class, DType, Graph, Node, Tensor};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
-use crate::plan::sites::{is_move, is_product};
 use crate::rewrite::Patch;
 
 /// The pass.
@@ -88,7 +87,7 @@ fn fused(g: &Graph, c: &Coding) -> bool {
     while let Some(v) = values.pop() {
         for (n, _) in g.uses(v) {
             let n = g.node(n);
-            if n.op.is("QuantizeLinear") && v != c.y || is_product(n) {
+            if n.op.is("QuantizeLinear") && v != c.y || n.is_a(Class::Product) {
                 return true;
             }
             let alone = n.op.is("QuantizeLinear") || n.outputs.len() != 1;
@@ -105,7 +104,7 @@ fn fused(g: &Graph, c: &Coding) -> bool {
 
 /// Operators that runtimes move conversions across, or leave out in front of one.
 fn seen_through(n: &Node) -> bool {
-    is_move(n) || n.op.is("Relu") || n.op.is("Clip")
+    n.is_move() || n.op.is("Relu") || n.op.is("Clip")
 }
 
 /// Shape of a constant that broadcasts along the channel axis.

@@ -120,7 +120,7 @@ impl Product {
             None if w.whole().is_some() && n.op.is("MatMul") => None,
             None => return Err("its second operand has a scale a channel".into()),
             Some(t) => {
-                let gemm_back = n.op.is("Gemm") && n.attrs.int("transB").unwrap_or(0) != 0;
+                let gemm_back = n.op.is("Gemm") && n.int("transB") != 0;
                 let out_axis = if conv || gemm_back { 0 } else { t.dims.len() as i64 - 1 };
                 let along = w.axis == out_axis || w.axis == out_axis - t.dims.len() as i64;
                 if w.zeros.iter().any(|z| *z != 0) || w.dtype != DType::INT8 {
@@ -145,9 +145,9 @@ impl Product {
         };
         match &n.op.name[..] {
             "Gemm"
-                if n.attrs.int("transA").unwrap_or(0) != 0
-                    || n.attrs.float("alpha").unwrap_or(1.0) != 1.0
-                    || n.input(2).is_some() && n.attrs.float("beta").unwrap_or(1.0) != 1.0 =>
+                if n.int("transA") != 0
+                    || n.float("alpha") != 1.0
+                    || n.input(2).is_some() && n.float("beta") != 1.0 =>
             {
                 return Err("it scales or transposes its operands".into());
             }
