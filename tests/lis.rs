@@ -11,7 +11,9 @@ use fqvit_opt::runtime::{Array, Session, SessionOptions};
 use lis_cases::Case;
 
 fn run(c: &Case, model: &[u8]) -> Result<Vec<f32>, String> {
-    let session = Session::new(model, None, &SessionOptions::default()).map_err(|e| e.to_string())?;
+    let m = onnx::parse(model.to_vec().into(), None, &c.name).map_err(|e| e.to_string())?.model;
+    let valid = validate(&m).map_err(|e| e.to_string())?;
+    let session = Session::of(valid, &SessionOptions::default()).map_err(|e| e.to_string())?;
     let s = c.sizes;
     let array = |dims: &[usize], v: &[u8]| Array::new(dims, v.to_vec()).map_err(|e| e.to_string());
     let v_dims = [s.batch, s.heads, s.keys, s.width];

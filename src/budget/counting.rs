@@ -15,18 +15,11 @@ const BATCH: isize = 1 << 18;
 thread_local! {
     /// Bytes this thread has taken and not yet counted. Constant and without a destructor: using it allocates nothing.
     static OWED: Cell<isize> = const { Cell::new(0) };
-    /// Whether this thread may exceed the budget: the one that reports it.
-    static EXEMPT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The system's allocator, which tells the [watchdog](super::Watchdog) when more than the budget is live, and waits for
 /// the end then. For `#[global_allocator]` of a program; a library's user keeps their own.
 pub struct Counting;
-
-/// Lets the calling thread exceed the budget.
-pub(super) fn exempt() {
-    EXEMPT.set(true);
-}
 
 /// Counts a change of so many bytes, made for one request.
 #[inline]
@@ -38,7 +31,7 @@ fn count(change: isize) {
     }
     OWED.set(0);
     let live = LIVE.fetch_add(owed, Ordering::Relaxed) + owed;
-    if change > 0 && live > 0 && live as usize > super::memory() && !EXEMPT.get() {
+    if change > 0 && live > 0 && live as usize > super::memory() && !watch::is_exempt() {
         watch::out_of_memory(live as usize, change as usize);
     }
 }

@@ -1,5 +1,6 @@
 //! The watchdog: ends a process that exceeds its budget, with a message that says what it was doing.
 
+use std::cell::Cell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -7,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use super::{counting, readable};
+use super::readable;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -18,6 +19,11 @@ static EXHAUSTED: AtomicBool = AtomicBool::new(false);
 /// Live bytes and the request that were too much.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static REQUEST: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Whether this thread may exceed the budget: the one that reports it.
+    static EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Milliseconds that may pass without progress; 0 for no limit.
 static PATIENCE: AtomicU64 = AtomicU64::new(0);
@@ -139,6 +145,11 @@ impl fmt::Display for Exceeded {
 
 impl std::error::Error for Exceeded {}
 
+/// True if the calling thread may exceed the budget.
+pub(super) fn is_exempt() -> bool {
+    EXEMPT.get()
+}
+
 /// Called by the allocator: wakes the watchdog and waits for the end of the process. Without a watchdog it returns, and the
 /// system decides.
 #[cold]
@@ -164,7 +175,7 @@ impl Watchdog {
     /// [`progress`]. It must end the process, since the thread that allocated too much waits for that for ever.
     pub fn start(end: impl FnOnce(Exceeded) + Send + 'static) {
         let run = move || {
-            counting::exempt();
+            EXEMPT.set(true);
             loop {
                 std::thread::park_timeout(TICK);
                 let limit = if EXHAUSTED.load(Ordering::SeqCst) {

@@ -18,7 +18,6 @@ mod compile;
 mod files;
 mod limits;
 mod sensitivity;
-mod stages;
 mod tools;
 
 use std::ffi::OsString;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::rules::broadcast_dim;
+use super::view::broadcast_dim;
 use super::view::{Given, View, axes, axis};
 use super::{Size, shapes};
 use crate::ir::{AttrValue, DType, Model};

@@ -13,8 +13,8 @@ pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
     let same = || vec![Draft::new(ty, view.some_dims(0))];
     let one = |ty: Option<DType>, dims: Option<Dims>| vec![Draft::new(ty, dims)];
     Some(match view.op() {
-        "Clip" | "CumSum" | "Identity" | "LRN" | "PRelu" | "ReverseSequence" | "RotaryEmbedding" | "ScatterElements"
-        | "ScatterND" | "Trilu" => same(),
+        "Clip" | "CumSum" | "Identity" | "LRN" | "PRelu" | "ReverseSequence" | "RotaryEmbedding"
+        | "ScatterElements" | "ScatterND" | "Trilu" => same(),
         "Dropout" => vec![Draft::new(ty, view.some_dims(0)), Draft::new(Some(DType::BOOL), view.some_dims(0))],
         "Cast" => {
             let to = view.node.attrs.int("to").and_then(|n| i32::try_from(n).ok()).map(DType);

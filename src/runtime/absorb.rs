@@ -7,6 +7,7 @@ use tract_onnx::tract_core::ops::cast::Cast;
 use tract_onnx::tract_core::ops::math::{Add, Div, Mul, Sub};
 use tract_onnx::tract_hir::internal::*;
 
+use super::ask::only_reader;
 use super::qdq::Qdq;
 use super::steps::{Step, Steps};
 
@@ -64,16 +65,6 @@ pub fn next(
     };
     let dt = if steps.float() { f32::datum_type() } else { i32::datum_type() };
     Ok(Some((steps.with(step), dt)))
-}
-
-/// The one node that reads the only output of another, which is no output of the model.
-pub fn only_reader<'m>(model: &'m TypedModel, node: &TypedNode) -> Option<&'m TypedNode> {
-    let [output] = &*node.outputs else { return None };
-    let [reader] = &*output.successors else { return None };
-    let next = model.node(reader.node);
-    let twice = next.inputs.iter().filter(|i| i.node == node.id).count() != 1;
-    let is_output = model.outputs.iter().any(|o| o.node == node.id);
-    (!twice && !is_output).then_some(next)
 }
 
 /// A constant as a number for each column: it must be the same along every other axis.

@@ -16,8 +16,9 @@ use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::cnn::Conv;
 
 use super::absorb;
+use super::ask::code_bytes;
 use super::gemm::{Isa, Operand, Packed, Side, Strip, multiply};
-use super::product::{Output, Work, Zero, code_bytes, with_work, zero_points};
+use super::product::{Output, Work, Zero, with_work, zero_points};
 use super::steps::{Place, Steps};
 
 /// Puts ConvInteger in place of tract's.

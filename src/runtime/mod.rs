@@ -28,6 +28,8 @@ mod wide;
 #[cfg(feature = "tract")]
 mod absorb;
 #[cfg(feature = "tract")]
+mod ask;
+#[cfg(feature = "tract")]
 mod conv;
 #[cfg(feature = "tract")]
 mod error;

@@ -14,6 +14,7 @@ use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::matmul::compute_shapes;
 
 use super::absorb;
+use super::ask::code_bytes;
 use super::gemm::{Isa, Operand, Packed, Scratch, Side, multiply};
 use super::steps::{Out, Place, Steps};
 
@@ -88,19 +89,6 @@ pub fn with_work<T>(f: impl FnOnce(&mut Work) -> T) -> T {
         Ok(mut w) => f(&mut w),
         Err(_) => f(&mut Work::default()),
     })
-}
-
-/// The bytes of a tensor of codes, and whether they are signed.
-pub fn code_bytes(t: &Tensor) -> TractResult<(&[u8], bool)> {
-    match t.datum_type() {
-        DatumType::U8 => Ok((t.try_as_plain_ram()?.as_slice::<u8>()?, false)),
-        DatumType::I8 => {
-            let s = t.try_as_plain_ram()?.as_slice::<i8>()?;
-            // SAFETY: the same bytes under another name.
-            Ok((unsafe { std::slice::from_raw_parts(s.as_ptr().cast(), s.len()) }, true))
-        }
-        other => bail!("codes of type {other:?} can not be multiplied"),
-    }
 }
 
 /// The zero point's numbers.

@@ -13,7 +13,7 @@ use tract_onnx::tract_core::ops::array::Slice;
 use tract_onnx::tract_core::ops::change_axes::{AxisChangeConsequence, AxisOp, InOut};
 use tract_onnx::tract_hir::internal::*;
 
-use super::absorb::only_reader;
+use super::ask::only_reader;
 use super::kernel::{Code, Grain, Params, Requantize};
 use super::prepare::CODE_BITS;
 use super::table;
@@ -187,6 +187,11 @@ pub struct Qdq {
 /// Scales are compared as numbers; a NaN scale merely keeps two equal nodes apart.
 impl Eq for Qdq {}
 
+/// The parameters of a node that is a DequantizeLinear.
+fn dequantized(n: &TypedNode) -> Option<&Params> {
+    n.op_as::<Qdq>().and_then(Qdq::dequantizes)
+}
+
 impl Qdq {
     /// The parameters of a DequantizeLinear.
     pub fn dequantizes(&self) -> Option<&Params> {
@@ -317,7 +322,7 @@ impl TypedOp for Qdq {
     fn declutter(&self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
         let Some(k) = &model.outlet_fact(node.inputs[0])?.konst else {
             return match self.direction {
-                Direction::Quantize => table::fuse(model, node),
+                Direction::Quantize => table::fuse(model, node, (&self.params, self.codes), dequantized),
                 Direction::Dequantize => self.behind_a_move(model, node),
             };
         };

@@ -138,7 +138,7 @@ impl Session {
     /// # Errors
     /// If tract lacks an operator, or can not load the model.
     pub fn of(model: Validated<'_>, options: &SessionOptions) -> Result<Session, RuntimeError> {
-        Session::new(&onnx::encode(model), None, options)
+        Session::of_bytes(&onnx::encode(model), None, options)
     }
 
     /// Loads an encoded ONNX file. `dir` is where its external data lie, if it has any.
@@ -299,18 +299,6 @@ pub fn lacks<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
     names.filter(|n| !onnx.op_register.0.contains_key(*n)).collect()
 }
 
-/// A model ready to run, in its fastest form if that is wished.
-pub(super) fn runnable(typed: TypedModel, optimize: bool) -> TractResult<Arc<TypedRunnableModel>> {
-    if !optimize {
-        return typed.into_runnable();
-    }
-    // tract's rewrites fail on some valid graphs (a strided Slice behind a Reshape); as written, these run too.
-    match typed.clone().into_optimized() {
-        Ok(model) => model.into_runnable(),
-        Err(_) => typed.into_runnable(),
-    }
-}
-
 thread_local! {
     /// Whether a panic of this thread is caught here and told as an error.
     static IN_TRACT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
@@ -403,7 +391,7 @@ mod tests {
         let x = Array::new(&[3], vec![-1.0f32, 0.0, 2.0]).unwrap();
         let of = |taps: &[&str], outputs| {
             let taps = taps.iter().map(|t| (*t).to_owned()).collect();
-            Session::new(&bytes, None, &SessionOptions { taps, outputs, ..SessionOptions::default() }).unwrap()
+            Session::of_bytes(&bytes, None, &SessionOptions { taps, outputs, ..SessionOptions::default() }).unwrap()
         };
         let all = of(&["a", "y", "a"], true);
         let run = all.run(&[("x", x.clone())]).unwrap();

@@ -15,9 +15,8 @@ use tract_onnx::tract_core::ops::change_axes::{AxisChangeConsequence, InOut};
 use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_hir::internal::*;
 
-use super::kernel::Grain;
-use super::product::code_bytes;
-use super::qdq::Qdq;
+use super::ask::code_bytes;
+use super::kernel::{Grain, Params};
 
 /// The operator as it runs: codes in, codes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,13 +26,21 @@ pub struct Table {
     out: DatumType,
 }
 
-/// A QuantizeLinear and what stands before it, down to one DequantizeLinear, as a table; `None` if it is none.
-pub fn fuse(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let Some((params, out)) = node.op_as::<Qdq>().and_then(Qdq::quantizes) else { return Ok(None) };
+/// The parameters of a node that is a DequantizeLinear.
+type Dequantized = fn(&TypedNode) -> Option<&Params>;
+
+/// A QuantizeLinear, with its parameters and the type of its codes, and what stands before it, down to one
+/// DequantizeLinear, as a table; `None` if it is none.
+pub fn fuse(
+    model: &TypedModel,
+    node: &TypedNode,
+    (params, out): (&Params, DatumType),
+    dequantized: Dequantized,
+) -> TractResult<Option<TypedModelPatch>> {
     if params.grain() != Grain::Tensor || !matches!(out, DatumType::U8 | DatumType::I8) {
         return Ok(None);
     }
-    let Some((root, order)) = region(model, node) else { return Ok(None) };
+    let Some((root, order)) = region(model, node, dequantized) else { return Ok(None) };
     let codes = root.inputs[0];
     let dt = model.outlet_fact(codes)?.datum_type;
     if root.outputs[0].fact.shape != node.outputs[0].fact.shape {
@@ -51,7 +58,11 @@ pub fn fuse(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedMod
 
 /// The DequantizeLinear that everything before a node comes from, and the nodes between and the node itself in the order
 /// they run.
-fn region<'m>(model: &'m TypedModel, node: &'m TypedNode) -> Option<(&'m TypedNode, Vec<&'m TypedNode>)> {
+fn region<'m>(
+    model: &'m TypedModel,
+    node: &'m TypedNode,
+    dequantized: Dequantized,
+) -> Option<(&'m TypedNode, Vec<&'m TypedNode>)> {
     let mut root: Option<&TypedNode> = None;
     let mut order: Vec<&TypedNode> = Vec::new();
     // Nodes to visit; `true` once their inputs are in order.
@@ -67,7 +78,7 @@ fn region<'m>(model: &'m TypedModel, node: &'m TypedNode) -> Option<(&'m TypedNo
         if n.outputs.len() != 1 || order.len() + stack.len() > LARGEST {
             return None;
         }
-        if let Some(p) = n.op_as::<Qdq>().and_then(Qdq::dequantizes) {
+        if let Some(p) = dequantized(n) {
             let codes = model.outlet_fact(n.inputs[0]).ok()?.datum_type;
             if root.is_some() || p.grain() != Grain::Tensor || !matches!(codes, DatumType::U8 | DatumType::I8) {
                 return None;

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 
 use super::images::ImageShape;
 use super::layout::Lead;
 use super::npy::Numbers;
-use super::synthetic::normal;
 use super::{DataError, InputSpec};
 use crate::ir::{DType, Dim};
 
@@ -171,6 +171,11 @@ impl Likeness {
             Likeness::Points { side } => (0..n).for_each(|_| put(rng.random::<f64>() * side)),
         }
     }
+}
+
+/// A normal number. The sampler's tail calls a logarithm; a grid of 2^-12 absorbs its last place.
+pub(super) fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.sample::<f64, _>(StandardNormal) * 4096.0).round_ties_even() / 4096.0
 }
 
 #[cfg(test)]

@@ -12,14 +12,13 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::StandardNormal;
 use rustfft::FftPlannerScalar;
 use rustfft::num_complex::Complex;
 
 use super::convert::to_array;
 use super::images::{ImageShape, tables};
 use super::layout::{Layout, Lead};
-use super::made_up::{Likeness, Sizes};
+use super::made_up::{Likeness, Sizes, normal};
 use super::{DataError, DataOptions, InputSpec};
 use crate::runtime::Array;
 
@@ -146,11 +145,6 @@ impl Leaf {
         let v = (dx * self.turn.re - dy * self.turn.im) / self.half.1;
         if self.is_box { u.abs().max(v.abs()) <= 1.0 } else { u * u + v * v <= 1.0 }
     }
-}
-
-/// A normal number. The sampler's tail calls a logarithm; a grid of 2^-12 absorbs its last place.
-pub(super) fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    (rng.sample::<f64, _>(StandardNormal) * 4096.0).round_ties_even() / 4096.0
 }
 
 /// Lays things over each other on textures, one a colour, from the back to the front.
