@@ -4,7 +4,6 @@ use super::CompileError;
 use super::each::EachError;
 use super::refine::RefineError;
 use super::sensitivity::SensitivityError;
-use super::tune::StateError;
 use crate::calibrate::data::DataError;
 use crate::calibrate::run::CalibrateError;
 use crate::calibrate::stats::StatsError;
@@ -170,6 +169,17 @@ fn of_compile(e: &CompileError) -> Fault {
         CompileError::Codes { .. } => Fault::Recipe,
         _ => Fault::Model,
     }
+}
+
+/// Why a state can not be gone on with.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("{path}: {message}; give another name, or remove it to begin anew")]
+    Read { path: String, message: String },
+    #[error("{path} is of a search over another model, other samples or other options; give another name for this one")]
+    Other { path: String },
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
 #[cfg(test)]

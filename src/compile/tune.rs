@@ -12,13 +12,13 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::error::CompilerError;
+use super::error::{CompilerError, StateError};
 use super::keep::ranked;
 use super::sensitivity::Bench;
 use super::stages::{Log, Running, Samples, WHOLE, fitted, open, planned, prepared, statistics};
 use super::{Journal, Prepared, apply};
 use crate::calibrate::data::{Dataset, split_holdout};
-use crate::file::{self, WriteError};
+use crate::file;
 use crate::ir::Model;
 use crate::pattern::RuleSet;
 use crate::plan::parts::{By, Part, divide, named};
@@ -51,17 +51,6 @@ pub struct State {
     pub trials: Vec<Trial>,
     /// Names of the parts by recipe, the worst first.
     ranked: IndexMap<String, Vec<String>>,
-}
-
-/// Why a state can not be gone on with.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    #[error("{path}: {message}; give another name, or remove it to begin anew")]
-    Read { path: String, message: String },
-    #[error("{path} is of a search over another model, other samples or other options; give another name for this one")]
-    Other { path: String },
-    #[error(transparent)]
-    Write(#[from] WriteError),
 }
 
 impl State {
