@@ -1,6 +1,6 @@
 //! The road a model travels, step by step, as library calls.
 //!
-//! [`prepare`] brings a model into canonical form and finds what can be quantized; [`calibrate`] runs it over samples;
+//! [`prepare`] brings a model into canonical form and finds what can be quantized; [`calibrate`](crate::calibrate) runs it over samples;
 //! [`make_plan`] decides; [`apply`] carries the plan out. Each step returns a value that the next one takes, and every
 //! value in between can be written to a file, edited and read again.
 

@@ -1,4 +1,4 @@
-//! The stages of a compilation, each with its time, its notes and its progress. [`Compiler`](super::Compiler) goes through
+//! The stages of a compilation, each with its time, its notes and its progress. [`Compiler`](crate::Compiler) goes through
 //! them; programs that stop in between call them one by one.
 
 use std::path::Path;

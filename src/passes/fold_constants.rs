@@ -15,7 +15,7 @@ const TINY: usize = 1 << 16;
 /// Replaces what does not depend on the model's inputs by its value.
 ///
 /// # When it fires
-/// On outputs that [`infer`] knows as a constant: moves (Reshape, Transpose, Slice, Gather, Concat, Expand, Pad,
+/// On outputs that [`infer`](crate::infer) knows as a constant: moves (Reshape, Transpose, Slice, Gather, Concat, Expand, Pad,
 /// ScatterND, ...), integer arithmetic, the exactly defined part of float arithmetic, `Shape` and all that follows from
 /// it where only sizes known at compile time are used. A result over 1 MiB must not be larger than what it was made of.
 ///

@@ -80,7 +80,7 @@ impl<const HALF: i32> Hist<HALF> {
         }
     }
 
-    /// Makes room for values in `lo..=hi` (both finite), so that [`Hist::count`] can be called for them.
+    /// Makes room for values in `lo..=hi` (both finite), so that they can be counted.
     pub fn prepare(&mut self, lo: f32, hi: f32) {
         let e = Self::exponent_for(lo).max(Self::exponent_for(hi));
         if self.counts.is_empty() {

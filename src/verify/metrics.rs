@@ -50,7 +50,7 @@ pub struct Deviation {
     pub agree: u64,
     /// Elements that are the same in both, of labels.
     pub equal: Option<u64>,
-    /// What of a list of detections found its like in the other, and what there was to find; see [`super::lists`].
+    /// What of a list of detections found its like in the other, and what there was to find.
     pub matched: Option<(f64, f64)>,
     /// Hits of the labels, if there are labels.
     pub hits: Option<Hits>,

@@ -5,7 +5,7 @@
 //!
 //! *When it fires.* For each `layers` entry of the plan.
 //!
-//! *Why it is correct.* The symmetric codes are those of [`kernel::quantize`](crate::quant::kernel::quantize). A bias at
+//! *Why it is correct.* The symmetric codes are those of [`kernel::quantize`]. A bias at
 //! the product scale is what an integer accumulator adds; where a channel's bias would not fit int32, that channel's
 //! weight scale is raised until it does.
 //!

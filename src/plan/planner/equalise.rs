@@ -14,7 +14,7 @@
 //! * queries and keys, for each score: `sum_c e(f[c] s_q) var(k[c]) + e(s_k / f[c]) E[q[c]^2]`. What an error of the query
 //!   adds to all keys alike, Softmax does not see: hence the variance.
 //!
-//! Weights that are divided by output channel have a step for each and lose nothing. As with [folds](super::folds), ranges
+//! Weights that are divided by output channel have a step for each and lose nothing. As with folds, ranges
 //! come from three quarters of the samples and errors are counted on the fourth, four times, where tokens were counted.
 //!
 //! Source: cross-layer equalization (Nagel et al., arXiv 1906.04721); the measure is the project's own.

@@ -6,7 +6,7 @@
 //!
 //! * [`LisSpec`] says which of the variants is meant; only its checked constructors make one.
 //! * [`LisPlan`] turns a spec and the facts of one attention into the constants of the arithmetic.
-//! * [`reference`] computes with a plan in plain integers. It defines the number.
+//! * [`reference`](mod@reference) computes with a plan in plain integers. It defines the number.
 //! * [`emit`] writes the same computation as standard ONNX operators, bit for bit equal in tract and onnxruntime.
 //! * [`standalone`] wraps one emission in a model of its own, for conformance tests and measurements.
 
