@@ -50,6 +50,8 @@ pub mod reach;
 #[cfg(feature = "tract")]
 pub mod refine;
 #[cfg(feature = "tract")]
+pub mod reporting;
+#[cfg(feature = "tract")]
 pub mod sensitivity;
 #[cfg(feature = "tract")]
 pub mod stages;

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget;
 use crate::calibrate::data::DataOptions;
-use crate::compile::compiler::Limits;
 use crate::compile::keep::Keep;
+use crate::compile::reporting::Limits;
 use crate::plan::Target;
 use crate::plan::parts::By;
 
@@ -18,6 +18,7 @@ use crate::plan::parts::By;
     version,
     about = "Compiles a float vision transformer in ONNX into a fully quantized one, and measures the difference.",
     after_help = "Examples:\n  fqvit-opt vit.onnx -o vit.q.onnx --calibrate photos/ --preset inception\n  fqvit-opt vit.onnx -o vit.q.onnx --calibrate data.npz --verify test.npz --json report.json\n  fqvit-opt inspect vit.onnx\n  fqvit-opt verify vit.onnx vit.q.onnx --calibrate test.npz --outputs out.npz\n\nExit status: 0 done and every threshold met, 1 an error (no output written), 2 written but a threshold was missed.",
+    arg_required_else_help = true,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
 )]
@@ -32,6 +33,7 @@ pub struct Cli {
 
 /// What a run may take. Defaults grow with the model's file, so that a small file that asks for the machine is an error.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Memory the run may take, such as 800M or 4G [default: by the size of the model's file, and nine tenths of the machine at
     /// most]
@@ -90,6 +92,7 @@ fn threads(s: &str) -> Result<usize, String> {
 
 /// How a model is read and brought into canonical form.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Method")]
 pub struct PrepareArgs {
     /// The recipe: a shipped one (see `fqvit-opt recipes`) or a YAML file
     #[arg(long, value_name = "NAME|FILE", default_value = "fq-vit")]
@@ -171,6 +174,7 @@ pub struct CompileArgs {
 
 /// What stays in float. Both flags measure on calibration samples that are held back.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Parts in float")]
 pub struct KeepArgs {
     /// Leave parts in float: the worst N, or parts by name (`head,block 3 mlp`; `fqvit-opt sensitivity` lists them)
     #[arg(long, value_name = "N|NAMES")]
@@ -261,6 +265,7 @@ pub struct SensitivityArgs {
 
 /// Where the report goes, and what it must say.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Report")]
 pub struct ReportArgs {
     /// Write the report as JSON (`-`: to standard output, instead of the readable one)
     #[arg(long, value_name = "FILE|-")]
@@ -280,6 +285,9 @@ pub struct ReportArgs {
     /// Do not time the models
     #[arg(long)]
     pub no_bench: bool,
+    /// Tell the figures of every block, what stays in float and why, and what was decided
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
     /// No progress on standard error
     #[arg(short, long)]
     pub quiet: bool,

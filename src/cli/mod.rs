@@ -196,9 +196,9 @@ fn deliver(report: &Report, how: &ReportArgs, mut files: Files) -> Result<bool, 
     let taken = files.stdout_is_taken();
     files.commit()?;
     match (taken, how.reports_on_stdout()) {
-        (false, _) => say!("{}", report.to_terminal(columns())),
+        (false, _) => say!("{}", report.to_terminal(columns(), how.verbose)),
         // The model has standard output: people read the other one.
-        (true, false) => eprintln!("{}", report.to_terminal(columns())),
+        (true, false) => eprintln!("{}", report.to_terminal(columns(), how.verbose)),
         (true, true) => {}
     }
     Ok(report.passes())

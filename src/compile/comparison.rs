@@ -2,8 +2,9 @@
 
 use indexmap::IndexMap;
 
-use super::compiler::{Limits, Listener, report};
+use super::compiler::Listener;
 use super::error::CompilerError;
+use super::reporting::{Limits, report};
 use super::stages::{Log, Running, Samples, open, side_by_side, timing};
 use super::{Journal, follow, runnable, unpacked};
 use crate::budget::Stop;

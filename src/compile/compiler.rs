@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use indexmap::IndexMap;
-
 use super::each::{Moved, blame, verify_each};
 use super::error::CompilerError;
 use super::keep::{Keep, kept};
 use super::reach::cut_where_it_fails;
+pub use super::reporting::Limits;
+use super::reporting::{block_values, report, tell_plan};
 use super::stages::{
     Event, Log, Running, Samples, WHOLE, fitted, made_up, open, planned, prepared, read_statistics, side_by_side,
     statistics, timed, timing,
@@ -17,16 +17,14 @@ use super::{Journal, Prepared, apply_in_front, whole};
 use crate::budget::Stop;
 use crate::calibrate::data::{Dataset, split_holdout};
 use crate::file::{Pending, WriteError};
-use crate::ir::{Def, Model, validate};
+use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveError, SaveOptions};
 use crate::passes::Numerics;
 use crate::pattern::RuleSet;
-use crate::plan::{Island, QuantPlan, Target, sites};
+use crate::plan::{QuantPlan, Target};
 use crate::recipe::Recipe;
-use crate::verify::coverage;
-use crate::verify::report::{DataReport, ModelFile, PassReport, Report, VERSION};
+use crate::verify::report::{DataReport, ModelFile, PassReport, Report};
 use crate::verify::run::Compared;
-use crate::verify::thresholds::Thresholds;
 
 /// What the quantized model is compared with the float one on.
 #[derive(Clone, Debug, Default)]
@@ -38,15 +36,6 @@ pub enum Verification {
     On(Samples),
     /// They are not compared, nor timed.
     None,
-}
-
-/// What a call asks of the result, in place of what the recipe asks.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limits {
-    /// Least SQNR of any output in dB.
-    pub sqnr_db: Option<f64>,
-    /// Least agreement with the float model, 0..1.
-    pub agreement: Option<f64>,
 }
 
 /// Called with what happens, from any thread.
@@ -372,7 +361,7 @@ impl Compiler {
         let float = ModelFile { name: self.name.clone(), bytes: self.bytes };
         let mut report = report(float, data, compared, &model, self.limits, Some(&recipe), log);
         (report.passes, report.speed) = (passes, speed);
-        tell_plan(&mut report, &plan);
+        tell_plan(&mut report, &p, &plan);
         Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
     }
 
@@ -555,82 +544,4 @@ fn each_pass(data: &Dataset, log: &mut Log) -> Result<Vec<PassReport>, CompilerE
         total_db: m.total_db,
     };
     Ok(moved.iter().map(row).collect())
-}
-
-/// Values that stand for the model's progress: sums of the residual stream and attention outputs.
-fn block_values(p: &Prepared) -> Vec<String> {
-    let g = &p.model.graph;
-    p.sites
-        .sites
-        .values()
-        .filter(|s| {
-            matches!(s.role, sites::Role::Residual | sites::Role::AttentionOutput)
-                && matches!(g.value(s.value).def, Def::Node { .. })
-        })
-        .map(|s| g.name_of(s.value).to_owned())
-        .collect()
-}
-
-/// The report of a comparison, or of a model that was not compared. The quantized model has no file yet.
-pub fn report(
-    float: ModelFile,
-    data: DataReport,
-    compared: Option<Compared>,
-    quantized: &Model,
-    asked: Limits,
-    recipe: Option<&Recipe>,
-    log: Log,
-) -> Report {
-    let (coverage, islands) = coverage::measure(quantized);
-    let of_recipe = recipe.map(|r| r.thresholds.clone()).unwrap_or_default();
-    let limits = Thresholds {
-        sqnr_db: asked.sqnr_db.or(of_recipe.sqnr_db),
-        agreement: asked.agreement.or(of_recipe.agreement),
-        agreement_asked: asked.agreement.is_some(),
-        ..of_recipe
-    };
-    let (outputs, blocks, checks) = match compared {
-        Some(c) => {
-            let checks = limits.check(&c.outputs);
-            (c.outputs, c.blocks, checks)
-        }
-        None => Default::default(),
-    };
-    Report {
-        version: VERSION,
-        tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
-        float,
-        quantized: ModelFile { name: String::new(), bytes: 0 },
-        recipe: recipe.map_or(String::new(), |r| r.name.clone()),
-        data,
-        outputs,
-        blocks,
-        speed: None,
-        coverage,
-        islands,
-        decisions: IndexMap::new(),
-        passes: Vec::new(),
-        timings: log.timings,
-        checks,
-        notes: log.notes,
-    }
-}
-
-/// Adds what was decided.
-fn tell_plan(report: &mut Report, plan: &QuantPlan) {
-    let told = |i: &&Island| !report.islands.iter().any(|o| o.node == i.node && o.op == i.op);
-    let more: Vec<Island> = plan.islands.iter().filter(told).cloned().collect();
-    report.islands.extend(more);
-    for x in &plan.activations {
-        *report.decisions.entry(format!("{} {}", x.role.name(), x.params.kind())).or_default() += 1;
-    }
-    if !plan.sums.is_empty() {
-        report.decisions.insert("branch sums".into(), plan.sums.len() as u64);
-    }
-    for f in &plan.folds {
-        *report.decisions.entry(format!("{} folded", f.role.name())).or_default() += 1;
-    }
-    for e in plan.equalisations.iter().filter(|e| !e.factors.is_empty()) {
-        *report.decisions.entry(format!("{} equalised", e.between.name())).or_default() += 1;
-    }
 }

@@ -235,6 +235,7 @@ impl Tally {
         let s = &self.sum;
         let share = |n: u64, of: u64| n as f64 / of as f64;
         (s.items > 0).then(|| TensorMetrics {
+            part: String::new(),
             tensor: tensor.to_string(),
             kind: self.kind,
             samples: s.items,
@@ -273,6 +274,9 @@ fn number_or(instead: f64, x: f64) -> f64 {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TensorMetrics {
     pub tensor: String,
+    /// The part of the model it is in, as people count parts: `block 3 attention`. Empty where that is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub part: String,
     /// What it is, and so what it is judged by.
     #[serde(default)]
     pub kind: Kind,

@@ -8,6 +8,7 @@ use crate::ir::Dim;
 /// Where samples come from and how images become numbers. With the `cli` feature these are the program's own flags.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
+#[cfg_attr(feature = "cli", command(next_help_heading = "Data"))]
 pub struct DataOptions {
     /// Calibration data: a folder of JPEG/PNG images (labels.txt in it may give classes), an .npy or .npz file;
     /// without it the tool makes synthetic images

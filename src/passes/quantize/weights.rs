@@ -140,8 +140,10 @@ fn patch(pass: &QuantizeWeights, plan: &QuantPlan, g: &Graph, l: &Linear, layer:
             *s = s.max(least);
         }
     }
-    let w_params = QParams::per_axis(layer.weight, l.out_axis as i64, scales.clone(), vec![0; outs])
-        .map_err(|e| failed(e.to_string()))?;
+    let params_of = |scales: &[f32]| {
+        QParams::per_axis(layer.weight, l.out_axis as i64, scales.to_vec(), vec![0; outs])
+            .map_err(|e| failed(e.to_string()))
+    };
     let codes = match &layer.stored {
         Some(w) => {
             let (lo, hi) = layer.weight.range();
@@ -152,13 +154,19 @@ fn patch(pass: &QuantizeWeights, plan: &QuantPlan, g: &Graph, l: &Linear, layer:
             codes
         }
         None => {
-            let mut codes = kernel::quantize_tensor(&data, &dims, &w_params).map_err(|e| failed(e.to_string()))?;
-            if let Some(rows) = Rows::of(&dims, l.out_axis, l.is_conv).filter(|_| !plan.assume_vnni) {
-                rows.settle(&mut codes);
+            let nearest = params_of(&scales)?;
+            let codes = kernel::quantize_tensor(&data, &dims, &nearest).map_err(|e| failed(e.to_string()))?;
+            let rows = Rows::of(&dims, l.out_axis, l.is_conv).filter(|_| !plan.assume_vnni);
+            match rows.and_then(|r| r.settled(&data, layer.weight.range(), &scales, &codes)) {
+                Some((wider, safe)) => {
+                    scales = wider;
+                    safe
+                }
+                None => codes,
             }
-            codes
         }
     };
+    let w_params = params_of(&scales)?;
     let mut p = Patch::new(pass.id()).made_from([layer.output.clone()]).before(l.node);
     let name = g.name_of(w_now).to_owned();
     let c = p.constant(&format!("{name}_codes"), code_tensor(layer.weight, &w.dims, &codes));

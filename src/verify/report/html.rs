@@ -4,57 +4,112 @@ use std::fmt::Write;
 
 use super::*;
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;\
-color:#1d2733;background:#fff}h1{font-size:1.4rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin-top:2rem;\
-border-bottom:1px solid #d5dbe2;padding-bottom:.2rem}table{border-collapse:collapse;width:100%}\
-th,td{text-align:left;padding:.25rem .7rem .25rem 0;border-bottom:1px solid #eceff3;vertical-align:top}\
-th{font-weight:600;color:#536171}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
-code{font:13px ui-monospace,monospace;overflow-wrap:anywhere}.warn{background:#fff3cd;border-left:4px solid #e0a800;\
-padding:.5rem .8rem}.ok{color:#11703c}.bad{color:#b3261e;font-weight:600}svg text{font:12px ui-monospace,monospace}\
-@media(prefers-color-scheme:dark){body{color:#dce3ea;background:#14191f}h2,th,td{border-color:#2e3843}\
-th{color:#94a3b3}.warn{background:#3d3200}.ok{color:#5fd08f}.bad{color:#ff8a80}svg text{fill:#dce3ea}}";
+const STYLE: &str = include_str!("report.css");
 
 pub(super) fn render(r: &Report) -> String {
     let mut h = String::new();
-    let title = format!("{} \u{2192} {}", esc(&r.float.name), esc(&r.quantized.name));
+    let title = format!("{} \u{2192} {}", esc(file_name(&r.float.name)), esc(file_name(&r.quantized.name)));
     h += "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">";
     h += "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n";
-    put(&mut h, format_args!("<title>{title}</title>\n<style>{STYLE}</style></head>\n<body>\n<h1>{title}</h1>\n"));
-    put(
-        &mut h,
-        format_args!("<p>{} \u{00b7} recipe {} \u{00b7} {}</p>\n", esc(&sizes(r)), esc(&r.recipe), esc(&r.tool)),
-    );
+    put(&mut h, format_args!("<title>{title}</title>\n<style>\n{STYLE}</style></head>\n<body>\n<main>\n"));
+    head(&mut h, r, &title);
+    outputs(&mut h, r);
+    chart(&mut h, &r.blocks);
+    coverage(&mut h, r);
+    details(&mut h, r);
+    h += "</main>\n</body>\n</html>\n";
+    h
+}
+
+/// The verdict, the key figures, and what to do where a threshold was missed.
+fn head(h: &mut String, r: &Report, title: &str) {
+    let class = match r.verdict() {
+        "pass" => "ok",
+        "fail" => "bad",
+        _ => "none",
+    };
+    put(h, format_args!("<header>\n<p class=\"verdict {class}\">{}</p>\n<h1>{title}</h1>\n", r.verdict()));
+    put(h, format_args!("<p class=\"quiet\">recipe {} \u{00b7} {}</p>\n</header>\n", esc(&r.recipe), esc(&r.tool)));
+    if let Some(w) = r.synthetic_warning() {
+        put(h, format_args!("<p class=\"warn\">{}</p>\n", esc(w)));
+    }
+    *h += "<dl class=\"figures\">\n";
+    let numbers = || r.outputs.iter().filter(|m| m.kind != Kind::Labels);
+    if let Some(m) = numbers().min_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db)) {
+        let of = if numbers().count() > 1 { "the worst output's signal to noise" } else { "signal to noise" };
+        figure(h, "accuracy", &db(m.sqnr_db), of);
+    }
+    for m in r.outputs.iter().filter(|m| share(m).is_some()).take(1) {
+        figure(
+            h,
+            "agreement",
+            agreement(m).trim_end_matches(" equal").trim_end_matches(" matched"),
+            &share(m).unwrap_or_default(),
+        );
+    }
+    if let Some(a) = r.outputs.iter().find_map(|m| m.accuracy.as_ref()) {
+        figure(
+            h,
+            "top-1",
+            &percent(a.top1_quantized),
+            &format!("float {}, {} labels", percent(a.top1_float), a.samples),
+        );
+    }
+    if r.float.bytes > 0 {
+        figure(h, "size", &format!("{:.2}x", r.quantized.bytes as f64 / r.float.bytes as f64), &sizes(r));
+    }
     if let Some(s) = &r.speed {
-        put(&mut h, format_args!("<p>Speed: {}.</p>\n", esc(&speed(s))));
+        figure(h, "time", &format!("{:.2}x", s.ratio), &speed(s));
+    }
+    *h += "</dl>\n";
+    if !r.checks.is_empty() {
+        *h += "<ul class=\"checks\">\n";
+        for c in &r.checks {
+            let class = if c.pass { "ok" } else { "bad" };
+            put(h, format_args!("<li class=\"{class}\">{}</li>\n", esc(&check_text(c))));
+        }
+        *h += "</ul>\n";
+    }
+    let steps = r.next_steps();
+    if !steps.is_empty() {
+        *h += "<h2>What to try next</h2>\n<ul>\n";
+        steps.iter().for_each(|s| put(h, format_args!("<li>{}</li>\n", esc(s))));
+        *h += "</ul>\n";
     }
     let d = &r.data;
     put(
-        &mut h,
+        h,
         format_args!(
-            "<p>Calibrated on {} samples ({}), verified on {} ({}).</p>\n",
+            "<p class=\"quiet\">Calibrated on {} samples ({}), verified in tract on {} ({}).</p>\n",
             d.calibration_samples,
             esc(&d.calibration),
             d.verification_samples,
             esc(&d.verification)
         ),
     );
-    if let Some(w) = r.synthetic_warning() {
-        put(&mut h, format_args!("<p class=\"warn\">{}</p>\n", esc(w)));
+}
+
+fn figure(h: &mut String, name: &str, value: &str, remark: &str) {
+    put(h, format_args!("<div><dt>{name}</dt><dd><b>{}</b><small>{}</small></dd></div>\n", esc(value), esc(remark)));
+}
+
+fn outputs(h: &mut String, r: &Report) {
+    if r.outputs.is_empty() {
+        return;
     }
-    if !r.checks.is_empty() {
-        let (class, word) = if r.passes() { ("ok", "Pass") } else { ("bad", "Fail") };
-        put(&mut h, format_args!("<h2 class=\"{class}\">{word}</h2>\n<ul>\n"));
-        for c in &r.checks {
-            let class = if c.pass { "ok" } else { "bad" };
-            put(&mut h, format_args!("<li class=\"{class}\">{}</li>\n", esc(&check_text(c))));
-        }
-        h += "</ul>\n";
-    }
-    tensors(&mut h, "Outputs", &r.outputs);
+    *h += "<h2>Outputs</h2>\n";
+    let rows = r
+        .outputs
+        .iter()
+        .map(|m| vec![code(&m.tensor), error(m), format!("{:.5}", m.cosine), number(m.max_abs_error), agreement(m)]);
+    table(h, &["output", "SQNR", "cosine", "largest error", "agreement"], 1, rows.collect());
+    *h += "<p class=\"quiet\">SQNR: signal to quantization noise, 10 log10(sum y\u{00b2} / sum (y\u{2009}\u{2212}\u{2009}q)\u{00b2}); \
+           20 dB is a hundredth of the energy. Largest error: in the model's own units. Agreement: both models say the \
+           same.</p>\n";
     for (m, a) in r.outputs.iter().filter_map(|m| Some((m, m.accuracy.as_ref()?))) {
         let top5 = a.top5.map_or_else(String::new, |t| format!("; top-5: {}", pair(t.float, t.quantized)));
         put(
-            &mut h,
+            h,
             format_args!(
                 "<p><code>{}</code> against {} labels: top-1: {}{top5}.</p>\n",
                 esc(&m.tensor),
@@ -63,70 +118,92 @@ pub(super) fn render(r: &Report) -> String {
             ),
         );
     }
-    if !r.blocks.is_empty() {
-        tensors(&mut h, "Blocks", &r.blocks);
-        let worst: Vec<String> =
-            r.worst(WORST).iter().map(|m| format!("<code>{}</code> ({})", esc(&m.tensor), db(m.sqnr_db))).collect();
-        if !worst.is_empty() {
-            put(&mut h, format_args!("<p>Worst: {}.</p>\n", worst.join(", ")));
-        }
-        chart(&mut h, &r.blocks);
+}
+
+/// The SQNR along the network, from the input down. Bars end at 0 dB; an exact block's bar is as long as the longest of the
+/// others.
+fn chart(h: &mut String, blocks: &[TensorMetrics]) {
+    if blocks.is_empty() {
+        return;
     }
-    put(
-        &mut h,
-        format_args!(
-            "<h2>Integer coverage</h2>\n<p>{} of {} compute operators.</p>\n",
-            r.coverage.covered, r.coverage.total
-        ),
-    );
-    let rows = r.coverage.by_op.iter().map(|(op, c)| vec![esc(op), c.covered.to_string(), c.total.to_string()]);
-    table(&mut h, &["operator", "covered", "of"], 1, rows.collect());
-    if let Some(between) = between(&r.coverage) {
-        put(&mut h, format_args!("<p>{}.</p>\n", esc(&between)));
-    }
-    if !r.islands.is_empty() {
-        h += "<h2>Left in float</h2>\n";
-        let rows = r.islands.iter().map(|i| vec![code(&i.node), esc(&i.op), esc(&i.reason)]);
-        table(&mut h, &["node", "operator", "reason"], 3, rows.collect());
-    }
-    if !r.decisions.is_empty() {
-        h += "<h2>Decisions</h2>\n";
-        table(
-            &mut h,
-            &["decision", "count"],
-            1,
-            r.decisions.iter().map(|(k, n)| vec![esc(k), n.to_string()]).collect(),
+    let top = blocks.iter().map(|m| m.sqnr_db).filter(|x| *x < EXACT_DB).fold(1.0, f64::max);
+    *h += "<h2>Along the network</h2>\n<p class=\"quiet\">SQNR of the values after each block, against the float model. \
+           <span class=\"key low\"></span> below 10 dB <span class=\"key mid\"></span> 10 to 20 dB \
+           <span class=\"key high\"></span> 20 dB and more. The outputs may be better than the worst block: later blocks \
+           average errors out.</p>\n<table class=\"chart\">\n";
+    for m in blocks {
+        let class = match m.sqnr_db {
+            x if x < 10.0 => "low",
+            x if x < 20.0 => "mid",
+            _ => "high",
+        };
+        let width = 100.0 * m.sqnr_db.clamp(0.0, top) / top;
+        put(
+            h,
+            format_args!(
+                "<tr><th scope=\"row\" title=\"{}\">{}</th><td><div class=\"bar {class}\" style=\"width:{width:.1}%\"></div></td>\
+                 <td class=\"n\">{}</td></tr>\n",
+                esc(&m.tensor),
+                esc(&shortened(&place(m), 34)),
+                db(m.sqnr_db)
+            ),
         );
     }
+    *h += "</table>\n";
+}
+
+fn coverage(h: &mut String, r: &Report) {
+    put(h, format_args!("<h2>Integer coverage</h2>\n<p>{}.</p>\n", esc(&covered(&r.coverage))));
+    let rows = r.coverage.by_op.iter().map(|(op, c)| vec![esc(op), c.covered.to_string(), c.total.to_string()]);
+    table(h, &["operator", "covered", "of"], 1, rows.collect());
+    if !r.islands.is_empty() {
+        *h += "<h3>Left in float</h3>\n";
+        let rows = r.islands.iter().map(|i| vec![code(&i.node), esc(&i.op), esc(&i.reason)]);
+        table(h, &["node", "operator", "reason"], 3, rows.collect());
+    }
+}
+
+/// What few readers want to know.
+fn details(h: &mut String, r: &Report) {
+    if !r.blocks.is_empty() {
+        let rows = r.blocks.iter().map(|m| {
+            vec![esc(&m.part), code(&m.tensor), error(m), format!("{:.5}", m.cosine), number(m.max_abs_error)]
+        });
+        fold(h, "Figures of every block");
+        table(h, &["part", "tensor", "SQNR", "cosine", "largest error"], 2, rows.collect());
+        *h += "</details>\n";
+    }
+    if !r.decisions.is_empty() {
+        fold(h, "Decisions");
+        let rows = r.decisions.iter().map(|(k, n)| vec![esc(k), n.to_string()]);
+        table(h, &["decision", "count"], 1, rows.collect());
+        *h += "</details>\n";
+    }
     if !r.passes.is_empty() {
-        h += "<h2>Passes, on one sample</h2>\n";
+        fold(h, "Passes, on one sample");
         let rows = r.passes.iter().map(|p| {
             let moved = if p.distance == 0.0 { "same bits".to_owned() } else { number(p.distance) };
             vec![code(&p.pass), p.changes.to_string(), esc(&p.declares), moved, db(p.sqnr_db), db(p.total_db)]
         });
         let head = ["pass", "rewrites", "declares", "moved by", "SQNR of the step", "of all so far"];
-        table(&mut h, &head, 3, rows.collect());
+        table(h, &head, 3, rows.collect());
+        *h += "</details>\n";
     }
     if !r.timings.is_empty() {
-        h += "<h2>Time</h2>\n";
+        fold(h, "Time of each stage");
         let rows = r.timings.iter().map(|t| vec![esc(&t.stage), format!("{:.1} s", t.seconds)]);
-        table(&mut h, &["stage", "time"], 1, rows.collect());
+        table(h, &["stage", "time"], 1, rows.collect());
+        *h += "</details>\n";
     }
     if !r.notes.is_empty() {
-        h += "<h2>Notes</h2>\n<ul>\n";
-        r.notes.iter().for_each(|n| put(&mut h, format_args!("<li>{}</li>\n", esc(n))));
-        h += "</ul>\n";
+        *h += "<h2>Notes</h2>\n<ul>\n";
+        r.notes.iter().for_each(|n| put(h, format_args!("<li>{}</li>\n", esc(n))));
+        *h += "</ul>\n";
     }
-    h += "</body>\n</html>\n";
-    h
 }
 
-fn tensors(h: &mut String, heading: &str, rows: &[TensorMetrics]) {
-    put(h, format_args!("<h2>{heading}</h2>\n"));
-    let rows = rows
-        .iter()
-        .map(|m| vec![code(&m.tensor), error(m), format!("{:.5}", m.cosine), number(m.max_abs_error), agreement(m)]);
-    table(h, &["tensor", "SQNR", "cosine", "largest error", "agreement"], 1, rows.collect());
+fn fold(h: &mut String, heading: &str) {
+    put(h, format_args!("<details>\n<summary>{heading}</summary>\n"));
 }
 
 /// A table of cells that are HTML already; columns from number `right` on hold numbers.
@@ -139,57 +216,10 @@ fn table(h: &mut String, header: &[&str], right: usize, rows: Vec<Vec<String>>) 
         let cells = cells.iter().enumerate().map(|(i, c)| format!("<{tag}{}>{c}</{tag}>", class(i)));
         format!("<tr>{}</tr>\n", cells.collect::<String>())
     };
-    *h += "<table>\n";
+    *h += "<div class=\"wide\">\n<table>\n";
     *h += &line("th", header.to_vec());
     rows.iter().for_each(|r| *h += &line("td", r.iter().map(String::as_str).collect()));
-    *h += "</table>\n";
-}
-
-/// Bars of the blocks' SQNR, one below the other. Bars start at 0 dB, or at the lowest value if that is below; an exact
-/// tensor's bar is as long as the longest of the others.
-fn chart(h: &mut String, blocks: &[TensorMetrics]) {
-    const LABEL: f64 = 300.0;
-    const BAR: f64 = 520.0;
-    const NUMBER: f64 = 90.0;
-    const ROW: f64 = 18.0;
-    let inexact = || blocks.iter().map(|m| m.sqnr_db).filter(|x| *x < EXACT_DB);
-    let top = inexact().fold(1.0, f64::max);
-    let low = inexact().filter(|x| *x > -EXACT_DB).fold(0.0, f64::min);
-    let scale = BAR / (top - low);
-    let (width, height) = (LABEL + BAR + NUMBER, ROW * blocks.len() as f64);
-    put(
-        h,
-        format_args!(
-            "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"SQNR per block\" width=\"100%\">\n"
-        ),
-    );
-    for (i, m) in blocks.iter().enumerate() {
-        let y = i as f64 * ROW;
-        let v = m.sqnr_db.clamp(low, top);
-        let (x, w) = (LABEL + (v.min(0.0) - low) * scale, v.abs() * scale);
-        // Red below 10 dB, where a tenth of the signal's energy is wrong; amber below 20.
-        let colour = match m.sqnr_db {
-            x if x < 10.0 => "#c0392b",
-            x if x < 20.0 => "#d9a21b",
-            _ => "#2f7d5b",
-        };
-        put(
-            h,
-            format_args!(
-                "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{}</text><rect x=\"{x:.1}\" y=\"{:.0}\" width=\"{w:.1}\" \
-                 height=\"{:.0}\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{:.0}\">{}</text>\n",
-                LABEL - 8.0,
-                y + 13.0,
-                esc(&shortened(&m.tensor, 38)),
-                y + 3.0,
-                ROW - 6.0,
-                x + w + 6.0,
-                y + 13.0,
-                db(m.sqnr_db)
-            ),
-        );
-    }
-    *h += "</svg>\n";
+    *h += "</table>\n</div>\n";
 }
 
 /// The end of a long name, which is where names of one model differ.

@@ -25,7 +25,10 @@ use crate::plan::Island;
 pub const VERSION: u32 = 1;
 
 /// How many of the worst layers a rendering names.
-const WORST: usize = 5;
+const WORST: usize = 3;
+
+/// Fewer calibration samples than this are worth a remark.
+const FEW_SAMPLES: u64 = 64;
 
 /// Everything the tool has to say about one compilation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,10 +152,39 @@ impl Report {
         html::render(self)
     }
 
-    /// Text for a terminal `width` columns wide, without colours.
+    /// Text for a terminal `width` columns wide, without colours: what a person reads in ten seconds, and with `tables` all
+    /// figures before it.
     #[cfg(feature = "cli")]
-    pub fn to_terminal(&self, width: u16) -> String {
-        terminal::render(self, width)
+    pub fn to_terminal(&self, width: u16, tables: bool) -> String {
+        terminal::render(self, width, tables)
+    }
+
+    /// `pass`, `fail`, or that nothing was measured.
+    fn verdict(&self) -> &'static str {
+        match (self.checks.is_empty(), self.passes()) {
+            (true, _) => "not verified",
+            (false, true) => "pass",
+            (false, false) => "fail",
+        }
+    }
+
+    /// What to try where a threshold was missed.
+    fn next_steps(&self) -> Vec<&'static str> {
+        if self.passes() {
+            return Vec::new();
+        }
+        let mut steps = Vec::new();
+        if self.data.synthetic {
+            steps.push("calibrate on real data (--calibrate)");
+        } else if self.data.calibration_samples < FEW_SAMPLES {
+            steps.push("calibrate on more samples: a hundred or so");
+        }
+        steps.push("leave the most sensitive parts in float (--keep-float 2, or --target-sqnr DB)");
+        if self.recipe == "fq-vit" {
+            steps.push("keep the residual stream in 16 bits (--recipe fq-vit-r16)");
+        }
+        steps.push("see what each part costs (fqvit-opt sensitivity)");
+        steps
     }
 
     /// The sentence that every rendering shows when no data was given.
@@ -235,6 +267,47 @@ pub(crate) fn speed(s: &Speed) -> String {
 /// `float 82.0 %, quantized 81.3 %`.
 fn pair(float: f64, quantized: f64) -> String {
     format!("float {}, quantized {}", percent(float), percent(quantized))
+}
+
+/// `names the same class on 93.8 % (15 of 16)`, if an output has a share that it is judged by.
+fn share(m: &TensorMetrics) -> Option<String> {
+    let (words, x) = match (m.top1_agreement, m.equal, m.matched) {
+        (Some(x), _, _) => ("names the same class on", x),
+        (_, Some(x), _) => ("labels equal:", x),
+        (_, _, Some(x)) => ("detections matched:", x),
+        _ => return None,
+    };
+    let hits = (x * m.samples as f64).round();
+    let counted = (hits / m.samples.max(1) as f64 - x).abs() < 1e-9 && m.equal.is_none() && m.matched.is_none();
+    let of = if counted { format!(" ({hits} of {})", m.samples) } else { String::new() };
+    Some(format!("{words} {}{of}", percent(x)))
+}
+
+/// A block as people count them, or else by the end of its name.
+fn place(m: &TensorMetrics) -> String {
+    if m.part.is_empty() { m.tensor.clone() } else { m.part.clone() }
+}
+
+/// The worst blocks, each part once: `block 8 attention 12.60 dB`.
+fn worst(r: &Report) -> String {
+    let mut seen: Vec<(String, f64)> = Vec::new();
+    for m in r.worst(usize::MAX) {
+        if seen.len() < WORST && !seen.iter().any(|(p, _)| *p == place(m)) {
+            seen.push((place(m), m.sqnr_db));
+        }
+    }
+    seen.iter().map(|(p, x)| format!("{p} {}", db(*x))).collect::<Vec<_>>().join(", ")
+}
+
+/// The last part of a path, which is what people call a file.
+fn file_name(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
+}
+
+/// `26 of 26 compute operators; in float between codes: 9 LayerNormalization`.
+fn covered(c: &Coverage) -> String {
+    let of = format!("{} of {} compute operators", c.covered, c.total);
+    between(c).map_or(of.clone(), |b| format!("{of}; {b}"))
 }
 
 /// A threshold's figure and limit in its own unit.

@@ -4,82 +4,72 @@ use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyl
 
 use super::*;
 
-pub(super) fn render(r: &Report, width: u16) -> String {
+pub(super) fn render(r: &Report, width: u16, tables: bool) -> String {
     let mut out = Page { text: String::new(), width };
-    out.line(&format!("{} -> {}   {}", r.float.name, r.quantized.name, sizes(r)));
-    if let Some(s) = &r.speed {
-        out.line(&format!("speed: {}", speed(s)));
+    if tables {
+        out.tables(r);
+        out.line("");
+    } else if !r.passes.is_empty() {
+        out.passes(r);
+        out.line("");
     }
-    out.line(&format!("recipe {}, {}", r.recipe, r.tool));
-    let d = &r.data;
-    out.line(&format!("calibrated on {} samples ({})", d.calibration_samples, d.calibration));
-    out.line(&format!("verified on {} samples ({})", d.verification_samples, d.verification));
+    out.line(&format!("{}: {} -> {}", r.verdict(), r.float.name, r.quantized.name));
     if let Some(w) = r.synthetic_warning() {
         out.line(&format!("WARNING: {w}"));
     }
-
-    out.tensors("Outputs", &r.outputs.iter().collect::<Vec<_>>());
-    for (m, a) in r.outputs.iter().filter_map(|m| Some((m, m.accuracy.as_ref()?))) {
-        let top5 = a.top5.map_or_else(String::new, |t| format!("; top-5 {}", pair(t.float, t.quantized)));
-        out.line(&format!(
-            "{} against {} labels: top-1 {}{top5}",
-            m.tensor,
-            a.samples,
-            pair(a.top1_float, a.top1_quantized)
-        ));
+    for c in r.checks.iter().filter(|c| !c.pass) {
+        out.line(&format!("FAIL {}", check_text(c)));
     }
-
-    out.tensors("Blocks", &r.blocks.iter().collect::<Vec<_>>());
-    let worst: Vec<String> = r.worst(WORST).iter().map(|m| format!("{} ({})", m.tensor, db(m.sqnr_db))).collect();
+    for m in r.outputs.iter().take(MOST_OUTPUTS) {
+        let share = share(m).map_or(String::new(), |s| format!(", {s}"));
+        let error = if m.kind == Kind::Labels { String::new() } else { format!("{} ", error(m)) };
+        out.row("accuracy", &format!("{error}on {}{share}", m.tensor));
+        if let Some(a) = &m.accuracy {
+            let top5 = a.top5.map_or_else(String::new, |t| format!("; top-5 {}", pair(t.float, t.quantized)));
+            let top1 = pair(a.top1_float, a.top1_quantized);
+            out.row("", &format!("against {} labels: top-1 {top1}{top5}", a.samples));
+        }
+    }
+    if r.outputs.len() > MOST_OUTPUTS {
+        out.row("", &format!("and {} outputs more (-v)", r.outputs.len() - MOST_OUTPUTS));
+    }
+    out.row("size", &sizes(r));
+    if let Some(s) = &r.speed {
+        out.row("speed", &speed(s));
+    }
+    out.row("integers", &covered(&r.coverage));
+    if let Some(first) = r.islands.first() {
+        let more = if r.islands.len() > 1 { format!(", and {} more (-v)", r.islands.len() - 1) } else { String::new() };
+        out.row("in float", &format!("{} `{}` ({}){more}", first.op, first.node, first.reason));
+    }
+    let worst = worst(r);
     if !worst.is_empty() {
-        out.line(&format!("worst: {}", worst.join(", ")));
+        out.row("worst", &worst);
     }
-
-    out.heading("Integer coverage");
-    out.line(&format!("{} of {} compute operators", r.coverage.covered, r.coverage.total));
-    let rows = r.coverage.by_op.iter().map(|(op, c)| vec![op.clone(), c.covered.to_string(), c.total.to_string()]);
-    out.table(&["operator", "covered", "of"], rows.collect(), 1);
-    if let Some(between) = between(&r.coverage) {
-        out.line(&between);
-    }
-    if !r.islands.is_empty() {
-        out.heading("Left in float");
-        let rows = r.islands.iter().map(|i| vec![i.node.clone(), i.op.clone(), i.reason.clone()]);
-        out.table(&["node", "operator", "reason"], rows.collect(), 3);
-    }
-    if !r.decisions.is_empty() {
-        out.heading("Decisions");
-        let rows = r.decisions.iter().map(|(what, n)| vec![what.clone(), n.to_string()]);
-        out.table(&["decision", "count"], rows.collect(), 1);
-    }
-    if !r.passes.is_empty() {
-        out.heading("Passes, on one sample");
-        let rows = r.passes.iter().map(|p| {
-            let moved = if p.distance == 0.0 { "same bits".to_owned() } else { number(p.distance) };
-            vec![p.pass.clone(), p.changes.to_string(), p.declares.clone(), moved, db(p.sqnr_db), db(p.total_db)]
-        });
-        out.table(
-            &["pass", "rewrites", "declares", "moved by", "SQNR of the step", "of all so far"],
-            rows.collect(),
-            3,
-        );
+    out.row("recipe", &format!("{}, {}", r.recipe, r.tool));
+    let d = &r.data;
+    out.row("data", &format!("calibrated on {} samples ({})", d.calibration_samples, d.calibration));
+    if !r.outputs.is_empty() {
+        out.row("", &format!("verified in tract on {} samples ({})", d.verification_samples, d.verification));
     }
     if !r.timings.is_empty() {
         let times: Vec<String> = r.timings.iter().map(|t| format!("{} {:.1} s", t.stage, t.seconds)).collect();
-        out.line("");
-        out.line(&format!("time: {}", times.join(", ")));
+        out.row("time", &times.join(", "));
     }
     for n in &r.notes {
         out.line(&format!("note: {n}"));
     }
-    if !r.checks.is_empty() {
-        out.heading(if r.passes() { "PASS" } else { "FAIL" });
-        for c in &r.checks {
-            out.line(&format!("{} {}", if c.pass { "ok  " } else { "FAIL" }, check_text(c)));
-        }
+    for (i, step) in r.next_steps().iter().enumerate() {
+        out.row(if i == 0 { "next" } else { "" }, step);
+    }
+    if !tables && !r.blocks.is_empty() {
+        out.line("-v tells the figures of every block; docs/runtimes.md what other runtimes make of the file");
     }
     out.text
 }
+
+/// Outputs that the summary tells of.
+const MOST_OUTPUTS: usize = 4;
 
 struct Page {
     text: String,
@@ -87,6 +77,53 @@ struct Page {
 }
 
 impl Page {
+    /// Every figure, as tables.
+    fn tables(&mut self, r: &Report) {
+        self.tensors("Outputs", &r.outputs.iter().collect::<Vec<_>>());
+        self.tensors("Blocks", &r.blocks.iter().collect::<Vec<_>>());
+        self.heading("Integer coverage");
+        let rows = r.coverage.by_op.iter().map(|(op, c)| vec![op.clone(), c.covered.to_string(), c.total.to_string()]);
+        self.table(&["operator", "covered", "of"], rows.collect(), 1);
+        if !r.islands.is_empty() {
+            self.heading("Left in float");
+            let rows = r.islands.iter().map(|i| vec![i.node.clone(), i.op.clone(), i.reason.clone()]);
+            self.table(&["node", "operator", "reason"], rows.collect(), 3);
+        }
+        if !r.decisions.is_empty() {
+            self.heading("Decisions");
+            let rows = r.decisions.iter().map(|(what, n)| vec![what.clone(), n.to_string()]);
+            self.table(&["decision", "count"], rows.collect(), 1);
+        }
+        self.passes(r);
+        if !r.checks.is_empty() {
+            self.heading("Thresholds");
+            for c in &r.checks {
+                self.line(&format!("{} {}", if c.pass { "ok  " } else { "FAIL" }, check_text(c)));
+            }
+        }
+    }
+
+    /// What each pass did, where that was asked for.
+    fn passes(&mut self, r: &Report) {
+        if !r.passes.is_empty() {
+            self.heading("Passes, on one sample");
+            let rows = r.passes.iter().map(|p| {
+                let moved = if p.distance == 0.0 { "same bits".to_owned() } else { number(p.distance) };
+                vec![p.pass.clone(), p.changes.to_string(), p.declares.clone(), moved, db(p.sqnr_db), db(p.total_db)]
+            });
+            self.table(
+                &["pass", "rewrites", "declares", "moved by", "SQNR of the step", "of all so far"],
+                rows.collect(),
+                3,
+            );
+        }
+    }
+
+    /// A line of the summary.
+    fn row(&mut self, name: &str, text: &str) {
+        self.line(&format!("  {name:9} {text}"));
+    }
+
     fn line(&mut self, s: &str) {
         self.text.push_str(s.trim_end());
         self.text.push('\n');
@@ -102,10 +139,16 @@ impl Page {
             return;
         }
         self.heading(heading);
+        let parts = rows.iter().any(|m| !m.part.is_empty());
         let cells = rows.iter().map(|m| {
-            vec![m.tensor.clone(), error(m), format!("{:.5}", m.cosine), number(m.max_abs_error), agreement(m)]
+            let part = parts.then(|| m.part.clone());
+            let figures =
+                [m.tensor.clone(), error(m), format!("{:.5}", m.cosine), number(m.max_abs_error), agreement(m)];
+            part.into_iter().chain(figures).collect()
         });
-        self.table(&["tensor", "SQNR", "cosine", "largest error", "agreement"], cells.collect(), 1);
+        let head = ["part", "tensor", "SQNR", "cosine", "largest error", "agreement"];
+        let skipped = usize::from(!parts);
+        self.table(&head[skipped..], cells.collect(), 2 - skipped);
     }
 
     /// A table whose columns from number `right` on are aligned to the right.

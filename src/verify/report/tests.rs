@@ -110,8 +110,9 @@ fn json_is_as_agreed_and_reads_back() {
 #[cfg(feature = "cli")]
 #[test]
 fn terminal_text_is_as_agreed() {
-    golden("report.txt", &report().to_terminal(100));
-    let narrow = report().to_terminal(60);
+    golden("report.txt", &report().to_terminal(100, true));
+    golden("summary.txt", &report().to_terminal(100, false));
+    let narrow = report().to_terminal(60, true);
     let table = narrow.lines().filter(|l| l.contains('\u{2500}'));
     assert!(table.into_iter().all(|l| l.chars().count() <= 60), "{narrow}");
 }
@@ -125,14 +126,14 @@ fn html_is_whole_and_escaped() {
         assert!(!h.contains(outside), "{outside}");
     }
     assert!(h.contains("&lt;attn&gt;") && !h.contains("<attn>") && h.contains("wraps &amp; keeps"));
-    assert_eq!(h.matches("<rect").count(), r.blocks.len());
-    for tag in ["table", "tr", "td", "svg", "ul", "li", "p", "code"] {
+    assert_eq!(h.matches("class=\"bar").count(), r.blocks.len());
+    for tag in ["table", "tr", "th", "td", "div", "dl", "dt", "dd", "ul", "li", "p", "code", "details", "main"] {
         let open = h.matches(&format!("<{tag}>")).count() + h.matches(&format!("<{tag} ")).count();
         assert_eq!(open, h.matches(&format!("</{tag}>")).count(), "{tag}");
     }
-    for x in h.split("width=\"").skip(1).filter_map(|s| s.split('"').next()?.parse::<f64>().ok()) {
-        assert!((0.0..=910.0).contains(&x), "a bar of {x}");
-    }
+    let bars: Vec<f64> = h.split("width:").filter_map(|s| s.split_once("%\"></div>")?.0.parse::<f64>().ok()).collect();
+    assert_eq!(bars.len(), r.blocks.len());
+    assert!(bars.iter().all(|x| (0.0..=100.0).contains(x)), "{bars:?}");
 }
 
 #[test]
@@ -163,7 +164,7 @@ fn an_empty_report_renders() {
         ..report()
     };
     let h = empty.to_html();
-    assert!(!h.contains("<table") && !h.contains("<svg") && !h.contains("class=\"warn\""));
+    assert!(!h.contains("<table") && !h.contains("class=\"bar") && !h.contains("class=\"warn\""));
     // Nothing but failures to measure: the chart has no scale of its own.
     let bad = Report { blocks: vec![tensor("a", -EXACT_DB), tensor("b", EXACT_DB)], ..report() };
     assert!(!bad.to_html().contains("NaN") && !bad.to_html().contains("inf"));

@@ -1,0 +1,106 @@
+//! From what was measured and decided to the report.
+
+use indexmap::IndexMap;
+
+use super::Prepared;
+use super::stages::Log;
+use crate::ir::{Def, Model};
+use crate::plan::parts::{By, Part, divide};
+use crate::plan::{Island, QuantPlan, sites};
+use crate::recipe::Recipe;
+use crate::verify::coverage;
+use crate::verify::report::{DataReport, ModelFile, Report, VERSION};
+use crate::verify::run::Compared;
+use crate::verify::thresholds::Thresholds;
+
+/// What a call asks of the result, in place of what the recipe asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Least SQNR of any output in dB.
+    pub sqnr_db: Option<f64>,
+    /// Least agreement with the float model, 0..1.
+    pub agreement: Option<f64>,
+}
+
+/// Values that stand for the model's progress: sums of the residual stream and attention outputs.
+pub(super) fn block_values(p: &Prepared) -> Vec<String> {
+    let g = &p.model.graph;
+    p.sites
+        .sites
+        .values()
+        .filter(|s| {
+            matches!(s.role, sites::Role::Residual | sites::Role::AttentionOutput)
+                && matches!(g.value(s.value).def, Def::Node { .. })
+        })
+        .map(|s| g.name_of(s.value).to_owned())
+        .collect()
+}
+
+/// The report of a comparison, or of a model that was not compared. The quantized model has no file yet.
+pub(super) fn report(
+    float: ModelFile,
+    data: DataReport,
+    compared: Option<Compared>,
+    quantized: &Model,
+    asked: Limits,
+    recipe: Option<&Recipe>,
+    log: Log,
+) -> Report {
+    let (coverage, islands) = coverage::measure(quantized);
+    let of_recipe = recipe.map(|r| r.thresholds.clone()).unwrap_or_default();
+    let limits = Thresholds {
+        sqnr_db: asked.sqnr_db.or(of_recipe.sqnr_db),
+        agreement: asked.agreement.or(of_recipe.agreement),
+        agreement_asked: asked.agreement.is_some(),
+        ..of_recipe
+    };
+    let (outputs, blocks, checks) = match compared {
+        Some(c) => {
+            let checks = limits.check(&c.outputs);
+            (c.outputs, c.blocks, checks)
+        }
+        None => Default::default(),
+    };
+    Report {
+        version: VERSION,
+        tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
+        float,
+        quantized: ModelFile { name: String::new(), bytes: 0 },
+        recipe: recipe.map_or(String::new(), |r| r.name.clone()),
+        data,
+        outputs,
+        blocks,
+        speed: None,
+        coverage,
+        islands,
+        decisions: IndexMap::new(),
+        passes: Vec::new(),
+        timings: log.timings,
+        checks,
+        notes: log.notes,
+    }
+}
+
+/// Adds what was decided, and in which part of the model each block is.
+pub(super) fn tell_plan(report: &mut Report, p: &Prepared, plan: &QuantPlan) {
+    let parts = divide(&p.model.graph, &p.sites, plan, By::Part);
+    for b in &mut report.blocks {
+        let holds = |part: &&Part| part.activations.contains(&b.tensor) || part.attentions.contains(&b.tensor);
+        b.part = parts.iter().find(holds).map_or(String::new(), |part| part.name.clone());
+    }
+    let told = |i: &&Island| !report.islands.iter().any(|o| o.node == i.node && o.op == i.op);
+    let more: Vec<Island> = plan.islands.iter().filter(told).cloned().collect();
+    report.islands.extend(more);
+    for x in &plan.activations {
+        *report.decisions.entry(format!("{} {}", x.role.name(), x.params.kind())).or_default() += 1;
+    }
+    if !plan.sums.is_empty() {
+        report.decisions.insert("branch sums".into(), plan.sums.len() as u64);
+    }
+    for f in &plan.folds {
+        *report.decisions.entry(format!("{} folded", f.role.name())).or_default() += 1;
+    }
+    for e in plan.equalisations.iter().filter(|e| !e.factors.is_empty()) {
+        *report.decisions.entry(format!("{} equalised", e.between.name())).or_default() += 1;
+    }
+}
