@@ -15,6 +15,9 @@ And for target `qdq`:
 * onnxruntime fuses every layer: no float MatMul or Gemm with a constant weight is left at its highest level, and no Softmax
   becomes a QLinearSoftmax;
 * the codes of attention weights have no more distinct values than their bits allow.
+
+Every other shipped recipe, for every target: the file passes the full check of onnx, loads at all four levels and gives
+finite numbers. The onnxruntime is that of the Python this runs in, so a newer one is checked by running it there.
 """
 
 import math
@@ -37,6 +40,8 @@ MOST_DB_APART = 0.5
 MOST_DB_APART_RANDOM = 1.5
 LEAST_DB_RANDOM = 10.0
 CODES_OF_FOUR_BITS = 16
+JUDGED = ["fq-vit", "linear-w8a8", "minmax-w8a8", "w4a8"]
+TARGETS = ["qdq", "integer"]
 ZOO = ["timm_deit", "hf_swin", "nn_encoder"]
 
 
@@ -116,6 +121,37 @@ def most_codes(path, feed, batch):
     return most
 
 
+def compiled(program, model, recipe, target, calib, folder):
+    """The file, or what went wrong."""
+    out = folder / f"{recipe}.{target}.onnx"
+    args = [program, model, "-o", out, "--recipe", recipe, "--target", target, "--calibrate", calib, "--no-verify", "--quiet"]
+    # A recipe that quantizes nothing has no plan.
+    plan = [] if recipe == "none" else ["--plan", folder / f"{recipe}.yaml"]
+    done = subprocess.run([*args, *plan], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    said = (done.stderr or done.stdout).strip()[:300]
+    return out, f"exit status {done.returncode}: {said}" if done.returncode else None
+
+
+def load_everywhere(program, model, calib, held, batch, folder):
+    """What is wrong with the files of the recipes that are not judged in full."""
+    bad = []
+    for recipe in sorted(p.stem for p in (ROOT / "passes/recipes").glob("*.yaml")):
+        for target in TARGETS if recipe not in JUDGED else []:
+            label = f"{model.name} {recipe} {target}"
+            out, wrong = compiled(program, model, recipe, target, calib, folder)
+            if wrong:
+                bad.append(f"{label}: {wrong}")
+                continue
+            try:
+                onnx.checker.check_model(str(out), full_check=True)
+                for level in LEVELS:
+                    if not np.isfinite(run(session(out, level), held[:batch], batch)).all():
+                        bad.append(f"{label}: not finite at {level}")
+            except Exception as e:  # Which level it was is in the message.
+                bad.append(f"{label}: {str(e)[:300]}")
+    return bad
+
+
 def judge(program, model, calib, held, most_apart, folder):
     """Lines that say what was measured, and what is wrong."""
     float_session = session(model, "ORT_DISABLE_ALL")
@@ -124,17 +160,12 @@ def judge(program, model, calib, held, most_apart, folder):
     held = held[: len(held) // batch * batch]
     reference = run(float_session, held, batch)
     lines, bad = [], []
-    for recipe in ["fq-vit", "linear-w8a8", "minmax-w8a8", "w4a8"]:
-        plan = folder / f"{recipe}.yaml"
-        for target in ["qdq", "integer"]:
-            out = folder / f"{recipe}.{target}.onnx"
-            done = subprocess.run(
-                [program, model, "-o", out, "--recipe", recipe, "--target", target, "--plan", plan, "--calibrate", calib,
-                 "--no-verify", "--quiet"],
-                capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    for recipe in JUDGED:
+        for target in TARGETS:
             label = f"{model.name} {recipe} {target}"
-            if done.returncode:
-                bad.append(f"{label}: exit status {done.returncode}: {(done.stderr or done.stdout).strip()[:300]}")
+            out, wrong = compiled(program, model, recipe, target, calib, folder)
+            if wrong:
+                bad.append(f"{label}: {wrong}")
                 continue
             outputs = {}
             try:
@@ -160,6 +191,7 @@ def judge(program, model, calib, held, most_apart, folder):
                 codes = most_codes(out, held, batch)
                 if codes > CODES_OF_FOUR_BITS or (recipe == "fq-vit" and codes < 3):
                     bad.append(f"{label}: {codes} codes of attention weights")
+    bad += load_everywhere(program, model, calib, held, batch, folder)
     return lines, bad
 
 
