@@ -43,6 +43,7 @@ pub mod compiler;
 pub mod each;
 #[cfg(feature = "tract")]
 pub mod error;
+pub mod inspect;
 #[cfg(feature = "tract")]
 pub mod keep;
 #[cfg(feature = "tract")]

@@ -12,6 +12,7 @@ macro_rules! say_raw {
     ($($text:tt)*) => { $crate::cli::put(format_args!($($text)*)) };
 }
 
+mod accept;
 mod args;
 mod bench;
 mod compile;
