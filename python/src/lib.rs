@@ -11,6 +11,7 @@ mod model;
 mod samples;
 mod tune;
 
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, OsString};
 
 use fqvit_opt::budget::Counting;
@@ -60,8 +61,29 @@ const FUNCTIONS: [(&CStr, Function); 20] = [
     (c"candidate_save", tune::save),
 ];
 
+/// What the interpreter knows the module by. It writes the module's index into it, once, while it holds the GIL.
+struct Definition(UnsafeCell<ffi::PyModuleDef>);
+
+// SAFETY: only the interpreter touches it, under the GIL.
+unsafe impl Sync for Definition {}
+
+static DEFINITION: Definition = Definition(UnsafeCell::new(ffi::PyModuleDef {
+    m_base: ffi::PyModuleDef_HEAD_INIT,
+    m_name: c"_native".as_ptr(),
+    m_doc: std::ptr::null(),
+    // The module keeps no state of its own.
+    m_size: -1,
+    m_methods: std::ptr::null_mut(),
+    m_slots: std::ptr::null_mut(),
+    m_traverse: None,
+    m_clear: None,
+    m_free: None,
+}));
+
 fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
-    let m = PyModule::new(py, "fqvit_opt._native")?;
+    // SAFETY: the definition lives as long as the process, and the call returns a new reference or an error that is set.
+    let m = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyModule_Create(DEFINITION.0.get()))? };
+    let m = m.cast_into::<PyModule>()?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     errors::register(&m)?;
     for (name, f) in FUNCTIONS {
