@@ -6,6 +6,7 @@ pub(crate) mod apart;
 pub mod channel_map;
 mod channels;
 mod check;
+pub mod costs;
 pub mod fed;
 pub(crate) mod head_rows;
 mod hidden;

@@ -40,6 +40,32 @@ pub struct QuantRecipe {
     /// Quantize linear layers only and leave everything else, their outputs included, in float.
     #[serde(default)]
     pub linear_only: bool,
+    /// With `linear-only`: give codes only where they save time by these figures, and to queries and keys as well where they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs: Option<Costs>,
+    /// Roles whose values get one scale even where one a channel is better, if it makes at most so many times the least error:
+    /// factors a channel in front of a nonlinear operator are a pass over memory.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub one_scale_within: IndexMap<Role, f64>,
+}
+
+/// What products cost, in nanoseconds on one thread; see [`costs`](super::costs).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Costs {
+    /// One multiplication with a constant weight, in float.
+    pub layer_float: f64,
+    /// The same of uint8 and int8 codes.
+    pub layer_codes: f64,
+    /// One multiplication of queries and keys, in float.
+    pub product_float: f64,
+    /// The same of two uint8 codes.
+    pub product_codes: f64,
+    /// Making a code of one element.
+    pub quantize: f64,
+    /// Moving one element, as heads are: float, and codes.
+    pub move_float: f64,
+    pub move_codes: f64,
 }
 
 /// A role, or what stands for all the others.

@@ -105,7 +105,8 @@ impl Side {
             _ => None,
         };
         let attention = matches!(role, Role::Value | Role::Query | Role::Key);
-        let float = recipe.keep_float.contains(&role) || (recipe.linear_only && attention);
+        let float = recipe.keep_float.contains(&role)
+            || (recipe.linear_only && attention && (recipe.costs.is_none() || role == Role::Value));
         let mut codes: Vec<_> = recipe.candidates(role).iter().filter_map(affine).collect();
         if codes.is_empty() {
             codes.push((Code::U8, Range::Mse));

@@ -14,6 +14,7 @@ pub mod codes_first;
 pub mod layers;
 pub mod patches;
 pub mod per_channel;
+pub mod product_scales;
 pub mod products;
 pub mod rows;
 pub mod siblings;
