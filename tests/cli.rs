@@ -501,7 +501,9 @@ fn outputs_that_no_layer_makes() {
             .expect("floats")
             .into_owned()
     };
-    for recipe in ["none", "linear-w8a8", "minmax-w8a8", "fq-vit", "fq-vit-r16", "w4a8", "w4a8-int4", "fq-vit-paper"] {
+    for recipe in
+        ["none", "cpu", "linear-w8a8", "minmax-w8a8", "fq-vit", "fq-vit-r16", "w4a8", "w4a8-int4", "fq-vit-paper"]
+    {
         let o = p.compile("m.onnx", &["--recipe", recipe, "--samples", "8"]);
         assert_ne!(o.status.code(), Some(1), "{recipe}: {}", String::from_utf8_lossy(&o.stderr));
         let q = onnx::load(&p.path("out.onnx")).unwrap_or_else(|e| panic!("{recipe}: {e}")).model;
