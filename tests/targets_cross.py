@@ -160,19 +160,8 @@ def judge(program, model, calib, held, most_apart, folder):
     held = held[: len(held) // batch * batch]
     reference = run(float_session, held, batch)
     lines, bad = [], []
-<<<<<<< HEAD
     for recipe in JUDGED:
         for target in TARGETS:
-=======
-    for recipe in ["fq-vit", "cpu", "linear-w8a8", "minmax-w8a8", "w4a8"]:
-        plan = folder / f"{recipe}.yaml"
-        for target in ["qdq", "integer"]:
-            out = folder / f"{recipe}.{target}.onnx"
-            done = subprocess.run(
-                [program, model, "-o", out, "--recipe", recipe, "--target", target, "--plan", plan, "--calibrate", calib,
-                 "--no-verify", "--quiet"],
-                capture_output=True, text=True, stdin=subprocess.DEVNULL)
->>>>>>> dc7c6a2 (Layers read sums' offsets, keys turn once, one scale before GELU where it is as good; recipe cpu)
             label = f"{model.name} {recipe} {target}"
             out, wrong = compiled(program, model, recipe, target, calib, folder)
             if wrong:
