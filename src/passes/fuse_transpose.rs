@@ -106,7 +106,7 @@ enum Made {
     Nothing,
     Transpose(Vec<i64>),
     Reshape(Vec<i64>),
-    /// A Transpose and a Reshape behind it.
+    /// A Transpose and a Reshape after it.
     Both(Vec<i64>, Vec<i64>),
     /// A Transpose between two Reshapes.
     Three(Vec<i64>, Vec<i64>, Vec<i64>),
@@ -202,7 +202,7 @@ fn narrower(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
     Some(Found { x, made })
 }
 
-/// For a change of shape from `from` to `between` that only puts in axes of size 1, and a Transpose and a Reshape behind it:
+/// For a change of shape from `from` to `between` that only puts in axes of size 1, and a Transpose and a Reshape after it:
 /// the Transpose without these axes, and the Reshape if it still does something.
 fn without_ones(x: ValueId, from: &[Size], between: &[Size], perm: &[usize], to: &[Size]) -> Option<Found> {
     let mut rest = from.iter().enumerate();

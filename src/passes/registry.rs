@@ -128,7 +128,7 @@ pub static ALL: [&dyn Pass; 61] = [
     &WideCodes::Always,
 ];
 
-/// The pass of this name. A pass with a parameter takes it behind `=`: `raise-opset=17`.
+/// The pass of this name. A pass with a parameter takes it after `=`: `raise-opset=17`.
 pub fn pass(id: &str) -> Option<Box<dyn Pass>> {
     if let Some((RaiseOpset::ID, to)) = id.split_once('=') {
         return Some(Box::new(RaiseOpset::To(to.parse().ok()?)));

@@ -55,7 +55,7 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
         let folded = recipe.folds.contains_key(&s.role);
         let by_token = recipe.candidates(s.role).iter().any(|c| match c {
             Candidate::Ptf { rule, .. } => rule.normalised,
-            // Contracted values alone can not have it.
+            // Contracted values alone cannot have it.
             Candidate::Wide { .. } => s.elementwise,
             _ => false,
         });
@@ -331,14 +331,14 @@ fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
     out
 }
 
-/// Where both operands and the result of an Add or Mul are codes of one 8-bit type and one of them has a scale a channel,
+/// Where both operands and the result of an Add or Mul are codes of one 8-bit type and one of them has a scale per channel,
 /// the result takes the other container (the same values, codes shifted by 128): onnxruntime would fuse the three into
-/// an operator that has no scale a channel, and fail.
+/// an operator that has no scale per channel, and fail.
 fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
     for id in g.schedule() {
         let n = g.node(id);
         if n.op.is("Conv") {
-            // Its integer form has no scale a channel at the output either, and one type for input and output.
+            // Its integer form has no scale per channel at the output either, and one type for input and output.
             for a in &mut plan.activations {
                 if a.params.axis().is_some()
                     && a.params.code() == Code::U8
@@ -359,7 +359,7 @@ fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
         let operands: Vec<Option<usize>> = (0..2).map(|i| find(plan, n.input(i))).collect();
         let (Some(a), Some(b)) = (operands[0], operands[1]) else { continue };
         let Some(out) = n.out() else { continue };
-        // The result's codes may be made behind moves.
+        // The result's codes may be made after moves.
         let made: Vec<usize> = plan
             .activations
             .iter()

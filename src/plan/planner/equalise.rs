@@ -1,6 +1,6 @@
 //! How unequal channels of values, queries and keys are shared out between the two layers that make or read them.
 //!
-//! Codes of these values have one scale a tensor, which its widest channel sets. A factor `f[c]` between two layers costs
+//! Codes of these values have one scale per tensor, which its widest channel sets. A factor `f[c]` between two layers costs
 //! no operator (`passes::quantize::equalise`), so every way to choose factors is judged by the squared error to expect
 //! where the values are consumed, and the least one taken, none at all among them:
 //!

@@ -129,7 +129,7 @@ impl Writer<'_> {
         self.p.constant(&format!("{}/{part}", self.site.hint), t)
     }
 
-    /// QuantizeLinear or DequantizeLinear with a scale and zero point a head, or one of both for all.
+    /// QuantizeLinear or DequantizeLinear with a scale and zero point per head, or one of both for all.
     fn coded(&mut self, op: &str, part: &str, x: Ref, (scale, zero): (&[f32], &[i32]), dtype: DType) -> Ref {
         let n = scale.len().max(zero.len());
         let alike = scale.iter().all(|s| *s == scale[0]) && zero.iter().all(|z| *z == zero[0]);

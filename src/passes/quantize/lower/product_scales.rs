@@ -1,4 +1,4 @@
-//! `product-scales`: a factor behind a product of codes is part of their scale.
+//! `product-scales`: a factor after a product of codes is part of their scale.
 //!
 //! *What it does.* The Mul by one number that alone reads a MatMul of codes, the scale of an attention, goes into the scale of the
 //! first operand's DequantizeLinear.

@@ -129,7 +129,7 @@ fn patch(g: &Graph, id: NodeId, how: IntegerSums) -> Option<Patch> {
     let name = g.name_of(q.y);
     let mut p = Patch::new(how.id()).made_from([g.name_of(y).to_owned()]).before(id);
     let offset = p.constant(&format!("{name}_offset"), factors(&offsets));
-    // The bias of a layer takes what is added right behind it.
+    // The bias of a layer takes what is added right after it.
     let biased = terms.iter().position(|t| matches!((t, how), (Term::Layer(_), IntegerSums::Shared)));
     let mut scaled: Vec<Ref> = Vec::new();
     for (i, (x, (f, which))) in terms.iter().zip(ratios.iter().zip(["first", "second"])).enumerate() {
