@@ -202,7 +202,8 @@ impl Layer {
 
     /// Takes the QuantizeLinear that alone reads the result: as it is with one scale, as one of scale 1 with one per channel.
     fn codes(&mut self, g: &Graph) {
-        let Some(mut q) = Coding::written(g, self.y).filter(Coding::is_code) else { return };
+        // Codes of 16 bits are written out later, where the operator set has none, and no runtime fuses them.
+        let Some(mut q) = Coding::written(g, self.y).filter(Coding::is_byte) else { return };
         if q.whole().is_some() {
             self.q = Some(q);
             return;
