@@ -43,6 +43,7 @@ pub mod compiler;
 pub mod each;
 #[cfg(feature = "tract")]
 pub mod error;
+pub mod inspect;
 #[cfg(feature = "tract")]
 pub mod keep;
 #[cfg(feature = "tract")]
@@ -126,7 +127,7 @@ pub struct Prepared {
     pub sites: Sites,
     /// Fingerprint of the canonical model: statistics and plans carry it.
     pub fingerprint: String,
-    /// What follows operators that can not be run here, and was cut off: it is put back behind the quantized rest as it is,
+    /// What follows operators that cannot be run here, and was cut off: it is put back after the quantized rest as it is,
     /// the last first.
     pub tails: Vec<Tail>,
 }
@@ -170,7 +171,7 @@ impl Journal {
     }
 }
 
-/// Runs one pass and checks that it left a valid model behind.
+/// Runs one pass and checks that it left a valid model after.
 fn run(pass: &dyn Pass, cx: &mut Context<'_>, journal: &mut Journal) -> Result<(), CompileError> {
     budget::step(format_args!("pass {}", pass.id()));
     cx.settle_types();
@@ -209,7 +210,7 @@ fn required(pipeline: &Pipeline, cx: &Context<'_>) -> Result<(), CompileError> {
 /// of these there were: what every other step takes.
 ///
 /// # Errors
-/// If a function can not be written out, or a sparse weight is malformed; if a node breaks a rule of its operator, or a value
+/// If a function cannot be written out, or a sparse weight is malformed; if a node breaks a rule of its operator, or a value
 /// has more elements than memory holds, or none where a layer needs some.
 pub fn unpacked(model: &Model) -> Result<(Model, usize), CompileError> {
     budget::step("writing functions out");
@@ -295,7 +296,7 @@ pub fn plain<'r>(
     Ok(cx)
 }
 
-/// Canonical form: constants folded, LayerNorm and GELU as one node each, attention with its scale behind the product.
+/// Canonical form: constants folded, LayerNorm and GELU as one node each, attention with its scale after the product.
 ///
 /// # Errors
 /// Those of [`plain`], and if a weight holds NaN or infinity: no statistics could mend that.
@@ -317,7 +318,7 @@ pub fn prepare(
     Ok(Prepared { model: cx.into_model(), sites, fingerprint, tails: tail.into_iter().collect() })
 }
 
-/// The model up to the first operators that can not be run here, and the rest, if there are any.
+/// The model up to the first operators that cannot be run here, and the rest, if there are any.
 ///
 /// # Errors
 /// If nothing is left in front of them.
@@ -428,7 +429,7 @@ fn has_codes(
     Ok(())
 }
 
-/// Refuses a recipe whose codes the prepared model can not hold, before anything is run. `keep_opset`: whether the model
+/// Refuses a recipe whose codes the prepared model cannot hold, before anything is run. `keep_opset`: whether the model
 /// was to keep its operator set.
 ///
 /// # Errors
@@ -442,7 +443,7 @@ pub fn suits(p: &Prepared, recipe: &Recipe, keep_opset: bool) -> Result<(), Comp
 /// Decides, from statistics.
 ///
 /// # Errors
-/// If the recipe quantizes nothing, or statistics of a value that it names are missing or can not be used.
+/// If the recipe quantizes nothing, or statistics of a value that it names are missing or cannot be used.
 pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe) -> Result<QuantPlan, CompileError> {
     let Some(q) = &recipe.quantize else {
         return Err(
@@ -478,12 +479,12 @@ fn equalised<'p>(
     }))
 }
 
-/// Carries a plan out, and puts what was cut off behind.
+/// Carries a plan out, and puts what was cut off after.
 pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Model, CompileError> {
     whole(p, apply_in_front(p, plan, journal)?)
 }
 
-/// The quantized model with what was cut off behind it.
+/// The quantized model with what was cut off after it.
 pub fn whole(p: &Prepared, front: Model) -> Result<Model, CompileError> {
     let mut m = front;
     for tail in p.tails.iter().rev() {

@@ -50,7 +50,7 @@ impl Recipe {
     /// The recipe of this name: a file path, a file in `dir` (a user's passes folder, under `recipes/`), or a shipped one.
     ///
     /// # Errors
-    /// If there is none of this name, or the file can not be read or is no recipe.
+    /// If there is none of this name, or the file cannot be read or is no recipe.
     pub fn find(name: &str, dir: Option<&Path>) -> Result<Recipe, RecipeError> {
         if let Some(f) = Recipe::file(name, dir) {
             return Recipe::read(&f);

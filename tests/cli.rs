@@ -501,7 +501,9 @@ fn outputs_that_no_layer_makes() {
             .expect("floats")
             .into_owned()
     };
-    for recipe in ["none", "linear-w8a8", "minmax-w8a8", "fq-vit", "fq-vit-r16", "w4a8", "w4a8-int4", "fq-vit-paper"] {
+    for recipe in
+        ["none", "cpu", "linear-w8a8", "minmax-w8a8", "fq-vit", "fq-vit-r16", "w4a8", "w4a8-int4", "fq-vit-paper"]
+    {
         let o = p.compile("m.onnx", &["--recipe", recipe, "--samples", "8"]);
         assert_ne!(o.status.code(), Some(1), "{recipe}: {}", String::from_utf8_lossy(&o.stderr));
         let q = onnx::load(&p.path("out.onnx")).unwrap_or_else(|e| panic!("{recipe}: {e}")).model;
@@ -548,4 +550,56 @@ fn a_first_look_takes_few_samples_and_fits_nothing() {
     assert_eq!(report["data"]["verification_samples"], 12);
     let plan = fs::read_to_string(p.path("fast.yaml")).expect("a plan");
     assert!(plan.contains("rounding: nearest") && !plan.contains("rounding: gptq"), "{plan}");
+}
+
+/// The command that accepts counts operators, so that its number grows with what stays
+/// in float.
+#[test]
+#[cfg(unix)]
+fn the_fastest_file_that_a_command_accepts_is_found() {
+    let p = Place::new();
+    let (model, data) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let count = "n=$(grep -ao DequantizeLinear {model} | wc -l); echo n $n; echo -$n";
+    let search = |least: &str, more: &[&str]| {
+        let args = [text(&model), "-o", "out.onnx", "--calibrate", text(&data), "--no-verify", "--samples", "16"];
+        let accept = ["--accept-command", count, "--accept", least, "--accept-recipes", "fq-vit", "--json", "r.json"];
+        let o = p.run(&[&args[..], &accept, more].concat());
+        let report = fs::read(p.path("r.json")).expect("a report");
+        let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+        (o, report)
+    };
+    let (o, _) = search("1", &["--accept-state", "s.json"]);
+    let said = String::from_utf8_lossy(&o.stderr).into_owned();
+    assert_eq!(o.status.code(), Some(2), "{said}");
+    let measured = said.matches("measured:").count();
+    assert!(measured > 2 && said.contains("by fq-vit, in float:"), "{said}");
+    let state: serde_json::Value =
+        serde_json::from_slice(&fs::read(p.path("s.json")).expect("the state")).expect("JSON");
+    let mut scores: Vec<f64> =
+        state["trials"].as_array().expect("trials").iter().map(|t| t["score"].as_f64().expect("a number")).collect();
+    assert_eq!(scores.len(), measured);
+    scores.sort_by(f64::total_cmp);
+    // What is known is not measured again.
+    let least = scores[scores.len() / 2].to_string();
+    let (o, report) = search(&least, &["--accept-state", "s.json"]);
+    let said = String::from_utf8_lossy(&o.stderr);
+    assert_eq!(o.status.code(), Some(0), "{said}");
+    assert!(said.matches("(known)").count() == measured, "{said}");
+    assert!(report["notes"].as_array().expect("notes").iter().any(|n| n.to_string().contains("--accept-command")));
+    let kept = report["islands"].as_array().expect("islands");
+    assert!(kept.iter().any(|i| i["reason"].as_str().expect("a reason").contains("kept in float")), "{kept:?}");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_command_that_says_nothing_is_an_error() {
+    let p = Place::new();
+    let (model, data) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let args = |command: &'static str| {
+        let given = ["--accept-command", command, "--accept", "1", "--samples", "16"];
+        [&[text(&model), "-o", "out.onnx", "-q", "--calibrate", text(&data)][..], &given].concat()
+    };
+    p.refused(&args("echo 1"), &["{model}", "--accept-command echo 1"]);
+    p.refused(&args("echo {model} well"), &["no number", "well"]);
+    p.refused(&args("false {model}"), &["it failed"]);
 }

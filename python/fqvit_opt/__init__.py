@@ -6,14 +6,16 @@
     result.save("vit.q.onnx")
 """
 
-from ._api import Comparison, Model, Recipe, Result, quantize, recipes, verify
+from ._api import Attention, Comparison, Inspection, Model, Recipe, Result, inspect, quantize, recipes, verify
 from ._data import Data
 from ._native import DataError, Error, ModelError, OutputError, PlanError, RecipeError, __version__
 from ._static import quantize_static
 from ._report import Accuracy, Check, Coverage, DataUsed, ModelFile, Report, Speed, Stage, Tensor
+from ._tune import Trial, Tuned, tune
 
 __all__ = [
     "Accuracy",
+    "Attention",
     "Check",
     "Comparison",
     "Coverage",
@@ -21,6 +23,7 @@ __all__ = [
     "DataError",
     "DataUsed",
     "Error",
+    "Inspection",
     "Model",
     "ModelError",
     "ModelFile",
@@ -33,9 +36,13 @@ __all__ = [
     "Speed",
     "Stage",
     "Tensor",
+    "Trial",
+    "Tuned",
     "__version__",
+    "inspect",
     "quantize",
     "quantize_static",
     "recipes",
+    "tune",
     "verify",
 ]

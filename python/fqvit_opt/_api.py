@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol, TypedDict, Union
+from typing import Any, Optional, Protocol, Union
 
 from . import _native
 from . import _report
@@ -24,28 +24,9 @@ class _Proto(Protocol):
 Model = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, _Proto]
 
 
-class Options(TypedDict):
-    """What is to be done, as the compiler takes it."""
-
-    recipe: str
-    passes_dir: Optional[str]
-    target: Optional[str]
-    plan: Optional[str]
-    keep_float: Union[int, list[str], None]
-    target_sqnr: Optional[float]
-    by: str
-    min_sqnr: Optional[float]
-    min_agreement: Optional[float]
-    keep_opset: bool
-    assume_vnni: bool
-    fast: bool
-    bench: bool
-    threads: Optional[int]
-
-
-def options(**given: Any) -> Options:
-    """The options, each as it is if nothing is said."""
-    o = Options(
+def options(**given: Any) -> dict[str, Any]:
+    """What is to be done, as the compiler takes it: each option as it is if nothing is said of it."""
+    o: dict[str, Any] = dict(
         recipe="fq-vit",
         passes_dir=None,
         target=None,
@@ -61,22 +42,20 @@ def options(**given: Any) -> Options:
         bench=True,
         threads=None,
     )
-    o.update(given)  # type: ignore[typeddict-item]
-    for key in ("recipe", "passes_dir"):
-        if o[key] is not None:  # type: ignore[literal-required]
-            o[key] = os.fspath(o[key])  # type: ignore[literal-required]
+    o.update(given)
+    o["recipe"] = os.fspath(o["recipe"])
     return o
 
 
 def load(model: Model) -> _native.Model:
     """Reads a model, wherever it is."""
     if isinstance(model, (str, os.PathLike)):
-        return _native.Model.load(os.fspath(model))
+        return _native.model_load(os.fspath(model))
     if isinstance(model, (bytes, bytearray, memoryview)):
-        return _native.Model.parse(bytes(model))
+        return _native.model_parse(bytes(model))
     if hasattr(model, "SerializeToString"):
         try:
-            return _native.Model.parse(model.SerializeToString())
+            return _native.model_parse(model.SerializeToString())
         except ValueError as e:
             raise ModelError(f"the model can not be serialised ({e}); save it with external data and give the path") from e
     raise ModelError(f"{type(model).__name__} is no model; give a path, bytes, or an onnx.ModelProto")
@@ -92,29 +71,29 @@ class Result:
     @property
     def model(self) -> bytes:
         """The ONNX file's bytes. A model of more than 2 GB has no such form: :meth:`save` it."""
-        return self._compiled.model()
+        return _native.compiled_model(self._compiled)
 
     @property
     def report(self) -> Report:
         """How far the model is from the original."""
         if self._report is None:
-            self._report = _report.parse(self._compiled.report())
+            self._report = _report.parse(_native.compiled_report(self._compiled)[0])
         return self._report
 
     @property
     def plan(self) -> Optional[str]:
         """Every decision with its reason, as YAML; :func:`quantize` takes it back. ``None`` if nothing was quantized."""
-        return self._compiled.plan()
+        return _native.compiled_plan(self._compiled)
 
     @property
     def html(self) -> str:
         """The report as one page."""
-        return self._compiled.html()
+        return _native.compiled_report(self._compiled)[1]
 
     def save(self, path: Union[str, "os.PathLike[str]"]) -> None:
         """Writes the file, whole or not at all, and never over a file that the model was read from. Above 2 GB, weights go
         into a data file beside it."""
-        self._compiled.save(os.fspath(path))
+        _native.compiled_save(self._compiled, os.fspath(path))
 
     def _repr_html_(self) -> str:
         return _framed(self.html)
@@ -189,11 +168,11 @@ def quantize(
     """
     m = load(model)
     pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
-    data = source(calibration, m.inputs, "calibration", samples=samples, **pictures)
+    data = source(calibration, lambda: _native.model_inputs(m), "calibration", samples=samples, **pictures)
     compared = verify is not False
     other = None
     if verify is not None and not isinstance(verify, bool):
-        other = source(verify, m.inputs, "verify", **pictures)
+        other = source(verify, lambda: _native.model_inputs(m), "verify", **pictures)
     o = options(
         recipe=recipe,
         target=target,
@@ -239,11 +218,67 @@ def verify(
     """Runs a quantized model beside its float original over ``data``, of the kinds that :func:`quantize` takes."""
     f, q = load(float), load(quantized)
     pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
-    given = source(data, f.inputs, "data", samples=samples, **pictures)
+    given = source(data, lambda: _native.model_inputs(f), "data", samples=samples, **pictures)
     o = options(min_sqnr=min_sqnr, min_agreement=min_agreement, bench=bench, threads=threads)
     with Shown(progress) as tell:
         text, html = _native.compare(f, q, given, o, tell)
     return Comparison(_report.parse(text), html)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An attention that was recognised: the value it makes, by which rule, the factor of its scores, its masks."""
+
+    output: str
+    rule: str
+    scale: Optional[float]
+    masks: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model holds, and what of it is recognised once it is in canonical form."""
+
+    opset: int
+    nodes: int
+    operators: dict[str, int]
+    #: LayerNorms and GELUs as the exporter wrote them: how many each rule recognises.
+    as_written: dict[str, dict[str, int]]
+    attentions: list[Attention]
+    layer_norms: int
+    gelus: int
+    linears: int
+    #: Softmax of no recognised attention, which stay in float.
+    softmaxes: list[str]
+    #: What else stays in float, and why.
+    islands: list[tuple[str, str]]
+    notes: list[str]
+
+
+def inspect(
+    model: Model,
+    *,
+    recipe: Union[str, "os.PathLike[str]"] = "fq-vit",
+    passes_dir: Union[str, "os.PathLike[str]", None] = None,
+    keep_opset: bool = False,
+) -> Inspection:
+    """Tells what a model holds and what the rules recognise in it, without running it."""
+    o = options(recipe=recipe, passes_dir=passes_dir, keep_opset=keep_opset)
+    d = json.loads(_native.model_inspect(load(model), o))
+    c = d["canonical"]
+    return Inspection(
+        opset=d["opset"],
+        nodes=d["nodes"],
+        operators=d["operators"],
+        as_written=d["as_written"],
+        attentions=[Attention(**a) for a in c["attentions"]],
+        layer_norms=c["layer_norms"],
+        gelus=c["gelus"],
+        linears=c["linears"],
+        softmaxes=c["softmaxes"],
+        islands=[(node, why) for node, why in c["islands"]],
+        notes=d["notes"],
+    )
 
 
 @dataclass(frozen=True)

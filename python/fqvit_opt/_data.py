@@ -76,15 +76,15 @@ def _numbers(x: Union[float, Sequence[float], None]) -> list[float]:
 
 
 def _spooled(data: Any, inputs: list[_Input], what: str) -> _native.Arrays:
-    spool = _native.Spool(what)
+    spool = _native.spool_new(what)
     empty = True
     for batch in _batches(data, what):
         arrays = _named(batch, inputs, what)
-        spool.push([(name, a.dtype.str, list(a.shape), a.tobytes()) for name, a in arrays.items()])
+        _native.spool_push(spool, [(name, a.dtype.str, list(a.shape), a.tobytes()) for name, a in arrays.items()])
         empty = False
     if empty:
         raise DataError(f"{what}: it holds no batch; an iterator that was read to its end gives nothing a second time")
-    return spool.finish()
+    return _native.spool_finish(spool)
 
 
 def _batches(data: Any, what: str) -> Iterator[Any]:

@@ -9,6 +9,9 @@ from typing import Any, Optional, TypeVar
 
 _T = TypeVar("_T")
 
+#: :class:`Report` has a field of the name.
+_Float = float
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -123,12 +126,12 @@ class Report:
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def sqnr_db(self) -> Optional[float]:
+    def sqnr_db(self) -> Optional[_Float]:
         """SQNR in dB of the output that suffers most; ``None`` if nothing was compared."""
         return min((t.sqnr_db for t in self.outputs), default=None)
 
     @property
-    def agreement(self) -> Optional[float]:
+    def agreement(self) -> Optional[_Float]:
         """The lowest share, 0..1, of samples on which both models say the same; ``None`` if no output says such a thing."""
         shares = [s for t in self.outputs for s in (t.top1_agreement, t.equal, t.matched) if s is not None]
         return min(shares, default=None)
@@ -144,7 +147,7 @@ class Report:
         return self.quantized.bytes
 
     @property
-    def size_ratio(self) -> Optional[float]:
+    def size_ratio(self) -> Optional[_Float]:
         """The quantized model's bytes as a share of the float model's."""
         return self.quantized.bytes / self.float.bytes if self.float.bytes else None
 
@@ -167,7 +170,7 @@ class Report:
         return json.dumps(self.raw, indent=2)
 
     def __str__(self) -> str:
-        def show(x: Optional[float], form: str, scale: float = 1.0) -> str:
+        def show(x: Optional[_Float], form: str, scale: _Float = 1.0) -> str:
             return "-" if x is None else form.format(x * scale)
 
         mb = (self.float.bytes / 1e6, self.quantized.bytes / 1e6)

@@ -3,6 +3,7 @@
 use fqvit_opt::compile::error::{CompilerError, Fault};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt};
 use pyo3::prelude::*;
+use pyo3::types::PyModule;
 
 pyo3::create_exception!(fqvit_opt, Error, PyException, "What every error of this module is.");
 pyo3::create_exception!(fqvit_opt, ModelError, Error, "The model can not be read, run or quantized.");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fqvit_opt::budget::Stop;
 use fqvit_opt::calibrate::data::{DataOptions, Preset};
-use fqvit_opt::compile::comparison::{self, Comparison};
+use fqvit_opt::compile::comparison::{Comparison, Read};
 use fqvit_opt::compile::compiler::{self, Compiler, Limits, Listener, Verification};
 use fqvit_opt::compile::error::CompilerError;
 use fqvit_opt::compile::keep::Keep;
@@ -21,10 +21,13 @@ use fqvit_opt::plan::parts::By;
 use fqvit_opt::plan::{QuantPlan, Target};
 use fqvit_opt::recipe::Recipe;
 use fqvit_opt::verify::report::{ModelFile, Report};
-use pyo3::exceptions::PyValueError;
+use pyo3::conversion::FromPyObjectOwned;
+use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::errors::{Error, PlanError, raise, raised};
+use crate::handle::{Held, out};
 use crate::model::Model;
 use crate::samples::Arrays;
 
@@ -83,7 +86,9 @@ pub fn run<T: Send + 'static>(
         let said = match next(TICK) {
             Ok(Message::Done(r)) => return r.map_err(|e| raised(&e)),
             Ok(Message::Fault(text)) => {
-                return Err(Error::new_err(format!("the program has a fault: {text}. Please report it with the model")));
+                return Err(Error::new_err(format!(
+                    "the program has a fault: {text}. Please report it with the model"
+                )));
             }
             Ok(Message::Step(what, done, of)) => progress.map_or(Ok(()), |p| p.call1((what, done, of)).map(drop)),
             Ok(Message::Note(text)) => progress.map_or(Ok(()), |p| p.call1((text, 0, 0)).map(drop)),
@@ -107,53 +112,48 @@ fn listener<T: Send + 'static>(to: Sender<Message<T>>, told: bool) -> Listener {
     })
 }
 
-/// Where samples come from, and how pictures become numbers.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-pub struct Data {
-    path: Option<PathBuf>,
-    arrays: Option<Py<Arrays>>,
-    preset: Option<String>,
-    mean: Vec<f32>,
-    std: Vec<f32>,
-    resize: Option<u32>,
-    crop: Option<u32>,
-    samples: Option<usize>,
-    seed: u64,
+/// One entry of a dict that has them all.
+fn item<'py, T: FromPyObjectOwned<'py>>(d: &Bound<'py, PyDict>, key: &str) -> PyResult<T> {
+    let x = d.get_item(key)?.ok_or_else(|| PyKeyError::new_err(key.to_owned()))?;
+    x.extract::<T>().map_err(|e| {
+        let e: PyErr = e.into();
+        PyTypeError::new_err(format!("{key}: {}", e.value(d.py())))
+    })
 }
 
-impl Data {
-    pub fn samples(self) -> PyResult<Samples> {
-        let preset = match self.preset.as_deref() {
-            None | Some("imagenet") => Preset::Imagenet,
-            Some("inception") => Preset::Inception,
-            Some("clip") => Preset::Clip,
-            Some(other) => {
-                let known = "there are imagenet, inception and clip";
-                return Err(PyValueError::new_err(format!("there is no preset {other:?}; {known}")));
-            }
-        };
-        let options = DataOptions {
-            calibrate: self.path,
-            preset,
-            mean: self.mean,
-            std: self.std,
-            resize: self.resize,
-            crop: self.crop,
-            samples: self.samples,
-            seed: self.seed,
-            ..DataOptions::default()
-        };
-        Ok(Samples { options, arrays: self.arrays.map(|a| a.get().0.clone()) })
-    }
+/// Where samples come from, and how pictures become numbers.
+pub fn samples(x: &Bound<'_, PyAny>) -> PyResult<Samples> {
+    let d = x.cast::<PyDict>()?;
+    let preset: Option<String> = item(d, "preset")?;
+    let preset = match preset.as_deref() {
+        None | Some("imagenet") => Preset::Imagenet,
+        Some("inception") => Preset::Inception,
+        Some("clip") => Preset::Clip,
+        Some(other) => {
+            let known = "there are imagenet, inception and clip";
+            return Err(PyValueError::new_err(format!("there is no preset {other:?}; {known}")));
+        }
+    };
+    let options = DataOptions {
+        calibrate: item(d, "path")?,
+        preset,
+        mean: item(d, "mean")?,
+        std: item(d, "std")?,
+        resize: item(d, "resize")?,
+        crop: item(d, "crop")?,
+        samples: item(d, "samples")?,
+        seed: item(d, "seed")?,
+        ..DataOptions::default()
+    };
+    let arrays: Option<Bound<'_, PyAny>> = item(d, "arrays")?;
+    let arrays = arrays.map(|a| Arrays::of(&a)).transpose()?;
+    Ok(Samples { options, arrays: arrays.map(|a| a.0.clone()) })
 }
 
 /// What is to be done, beside the model and the samples.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
 pub struct Options {
-    recipe: String,
-    passes_dir: Option<PathBuf>,
+    pub recipe: String,
+    pub passes_dir: Option<PathBuf>,
     target: Option<String>,
     plan: Option<String>,
     keep_float: Option<KeepFloat>,
@@ -161,14 +161,13 @@ pub struct Options {
     by: String,
     min_sqnr: Option<f64>,
     min_agreement: Option<f64>,
-    keep_opset: bool,
-    assume_vnni: bool,
+    pub keep_opset: bool,
+    pub assume_vnni: bool,
     fast: bool,
     bench: bool,
-    threads: Option<usize>,
+    pub threads: usize,
 }
 
-#[derive(FromPyObject)]
 enum KeepFloat {
     Worst(usize),
     Names(Vec<String>),
@@ -182,8 +181,35 @@ fn by(name: &str) -> PyResult<By> {
 }
 
 impl Options {
+    pub fn of(x: &Bound<'_, PyAny>) -> PyResult<Options> {
+        let d = x.cast::<PyDict>()?;
+        let keep: Option<Bound<'_, PyAny>> = item(d, "keep_float")?;
+        let keep = keep.map(|k| match k.extract::<usize>() {
+            Ok(n) => Ok(KeepFloat::Worst(n)),
+            Err(_) => item(d, "keep_float").map(KeepFloat::Names),
+        });
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads: Option<usize> = item(d, "threads")?;
+        Ok(Options {
+            recipe: item(d, "recipe")?,
+            passes_dir: item(d, "passes_dir")?,
+            target: item(d, "target")?,
+            plan: item(d, "plan")?,
+            keep_float: keep.transpose()?,
+            target_sqnr: item(d, "target_sqnr")?,
+            by: item(d, "by")?,
+            min_sqnr: item(d, "min_sqnr")?,
+            min_agreement: item(d, "min_agreement")?,
+            keep_opset: item(d, "keep_opset")?,
+            assume_vnni: item(d, "assume_vnni")?,
+            fast: item(d, "fast")?,
+            bench: item(d, "bench")?,
+            threads: threads.map_or_else(all, |n| n.clamp(1, 1024)),
+        })
+    }
+
     fn keep(&self) -> PyResult<Option<Keep>> {
-        let by = by(&self.by)?;
+        let by = self.by()?;
         Ok(match (&self.keep_float, self.target_sqnr) {
             (Some(_), Some(_)) => return Err(PyValueError::new_err("give keep_float or target_sqnr, not both")),
             (Some(KeepFloat::Worst(n)), None) => Some(Keep::Worst(*n, by)),
@@ -192,15 +218,23 @@ impl Options {
         })
     }
 
-    fn compiler(self, m: &Model) -> PyResult<Compiler> {
-        let target = match self.target.as_deref() {
-            None => None,
-            Some("qdq") => Some(Target::Qdq),
-            Some("integer") => Some(Target::Integer),
+    pub fn target(&self) -> PyResult<Option<Target>> {
+        match self.target.as_deref() {
+            None => Ok(None),
+            Some("qdq") => Ok(Some(Target::Qdq)),
+            Some("integer") => Ok(Some(Target::Integer)),
             Some(other) => {
-                return Err(PyValueError::new_err(format!("there is no target {other:?}; there are qdq and integer")));
+                Err(PyValueError::new_err(format!("there is no target {other:?}; there are qdq and integer")))
             }
-        };
+        }
+    }
+
+    pub fn by(&self) -> PyResult<By> {
+        by(&self.by)
+    }
+
+    fn compiler(self, m: &Model) -> PyResult<Compiler> {
+        let target = self.target()?;
         let keep = self.keep()?;
         let dir = self.passes_dir.as_deref();
         let mut c = Compiler::new(m.inner.clone())
@@ -212,118 +246,114 @@ impl Options {
             .keep_opset(self.keep_opset)
             .assume_vnni(self.assume_vnni)
             .fast(self.fast)
-            .bench(self.bench);
+            .bench(self.bench)
+            .threads(self.threads);
         c = target.into_iter().fold(c, Compiler::target);
         c = keep.into_iter().fold(c, Compiler::keep);
-        c = self.threads.into_iter().fold(c, Compiler::threads);
         if let Some(text) = &self.plan {
-            c = c.plan(QuantPlan::from_yaml(text, "plan").map_err(|e| PlanError::new_err(e.to_string()))?, "plan");
+            c = c.plan(QuantPlan::from_yaml(text, "plan").map_err(|e| PlanError::new_err(e.to_string()))?, "given");
         }
         Ok(c)
     }
 }
 
-/// Compiles. `verify`: samples to compare on, or whether to compare at all on samples held back.
-#[pyfunction]
-pub fn compile(
-    py: Python<'_>,
-    model: Py<Model>,
-    data: Data,
-    verify: Option<Data>,
-    compared: bool,
-    options: Options,
-    progress: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Compiled> {
-    let m = model.get();
-    let verification = match verify {
-        _ if !compared => Verification::None,
-        Some(v) => Verification::On(v.samples()?),
-        None => Verification::HeldBack,
-    };
-    let job = options.compiler(m)?.calibrate(data.samples()?).verify(verification);
-    let done = run(py, progress, move |tell, stop| {
-        let mut done = job.tell(tell).until(&stop).run()?;
-        done.report.quantized = ModelFile { name: "the model".into(), bytes: onnx::size(validate(&done.model)?)? };
-        Ok(done)
-    })?;
-    Ok(Compiled { inner: done, inputs: m.files.clone() })
-}
-
 /// A quantized model, with its report.
-#[pyclass(frozen, module = "fqvit_opt._native")]
-pub struct Compiled {
+struct Compiled {
     inner: compiler::Compiled,
     /// Files that must not be written over.
     inputs: Vec<PathBuf>,
 }
 
-#[pymethods]
-impl Compiled {
-    /// The file's bytes.
-    fn model(&self, py: Python<'_>) -> PyResult<Vec<u8>> {
-        py.detach(|| {
-            let valid = validate(&self.inner.model).map_err(CompilerError::from)?;
-            let mut bytes = Vec::new();
-            onnx::write_to(valid, &mut bytes)?;
-            Ok(bytes)
-        })
-        .map_err(|e: CompilerError| raised(&e))
-    }
-
-    /// Writes the file: whole, or not at all, and never over a file that was read.
-    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| save(&self.inner, &self.inputs, &path)).map_err(|e| raised(&e))
-    }
-
-    fn plan(&self) -> Option<String> {
-        self.inner.plan.as_ref().map(QuantPlan::to_yaml)
-    }
-
-    fn report(&self) -> PyResult<String> {
-        json(&self.inner.report)
-    }
-
-    fn html(&self) -> String {
-        self.inner.report.to_html()
-    }
+impl Held for Compiled {
+    const NAME: &'static std::ffi::CStr = c"fqvit_opt.Compiled";
 }
 
-fn json(report: &Report) -> PyResult<String> {
-    report.to_json().map_err(|e| Error::new_err(e.to_string()))
+/// A callback, or none.
+pub fn callback<'py>(x: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    (!x.is_none()).then(|| x.clone())
 }
 
-fn save(done: &compiler::Compiled, inputs: &[PathBuf], path: &Path) -> Result<(), CompilerError> {
+/// Compiles: model, samples, samples to verify on or none, whether to verify, options, callback.
+pub fn compile(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let (model, data, verify, compared, options, progress): Six<'_> = args.extract()?;
+    let m = Model::of(&model)?;
+    let verification = match compared.is_truthy()? {
+        false => Verification::None,
+        true if verify.is_none() => Verification::HeldBack,
+        true => Verification::On(samples(&verify)?),
+    };
+    let job = Options::of(&options)?.compiler(&m)?.calibrate(samples(&data)?).verify(verification);
+    let inner = run(args.py(), callback(&progress).as_ref(), move |tell, stop| {
+        let mut done = job.tell(tell).until(&stop).run()?;
+        done.report.quantized = ModelFile { name: "the model".into(), bytes: onnx::size(validate(&done.model)?)? };
+        Ok(done)
+    })?;
+    Compiled { inner, inputs: m.files.clone() }.held(args.py())
+}
+
+type Six<'py> =
+    (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>);
+
+fn compiled(args: &Bound<'_, PyTuple>) -> PyResult<Arc<Compiled>> {
+    Compiled::of(&args.get_item(0)?)
+}
+
+/// The file's bytes.
+pub fn model(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let (py, c) = (args.py(), compiled(args)?);
+    let bytes = py.detach(|| {
+        let mut bytes = Vec::new();
+        onnx::write_to(validate(&c.inner.model)?, &mut bytes)?;
+        Ok(bytes)
+    });
+    let bytes = bytes.map_err(|e: CompilerError| raised(&e))?;
+    Ok(PyBytes::new(py, &bytes).into_any().unbind())
+}
+
+/// Writes the file, whole or not at all, and never over a file that was read: compiled, path.
+pub fn save(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let (c, path) = (compiled(args)?, args.get_item(1)?.extract::<PathBuf>()?);
+    args.py().detach(|| saved(&c, &path)).map_err(|e| raised(&e))?;
+    Ok(args.py().None())
+}
+
+fn saved(c: &Compiled, path: &Path) -> Result<(), CompilerError> {
     let mut files = Ledger::default();
-    inputs.iter().for_each(|f| files.reads("the model that was read", f));
+    c.inputs.iter().for_each(|f| files.reads("the model that was read", f));
     files.writes("the file to write", path);
     files.writes("its data file", &onnx::data_path(path));
     files.check()?;
-    Ok(onnx::save(validate(&done.model)?, path, &SaveOptions::default())?)
+    Ok(onnx::save(validate(&c.inner.model)?, path, &SaveOptions::default())?)
 }
 
-/// Compares two models; returns the report as JSON and as a page.
-#[pyfunction]
-pub fn compare(
-    py: Python<'_>,
-    float: Py<Model>,
-    quantized: Py<Model>,
-    data: Data,
-    options: Options,
-    progress: Option<&Bound<'_, PyAny>>,
-) -> PyResult<(String, String)> {
-    let samples = data.samples()?;
-    let limits = Limits { sqnr_db: options.min_sqnr, agreement: options.min_agreement };
-    let threads = options.threads;
-    let bench = options.bench;
-    let pair = [&float, &quantized].map(|m| {
-        let m = m.get();
-        comparison::Read { model: m.inner.clone(), file: ModelFile { name: m.name.clone(), bytes: m.bytes } }
-    });
-    let report = run(py, progress, move |tell, stop| {
-        let [float, quantized] = pair;
-        let mut c = Comparison::new(float, quantized).on(samples).limits(limits).bench(bench);
-        c = threads.into_iter().fold(c, Comparison::threads);
-        Ok(c.tell(tell).until(&stop).run()?.report)
-    })?;
-    Ok((json(&report)?, report.to_html()))
+/// The plan as text.
+pub fn plan(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    out(args.py(), compiled(args)?.inner.plan.as_ref().map(QuantPlan::to_yaml))
+}
+
+fn both_forms(report: &Report) -> PyResult<(String, String)> {
+    let json = report.to_json().map_err(|e| Error::new_err(e.to_string()))?;
+    Ok((json, report.to_html()))
+}
+
+/// The report, as JSON and as a page.
+pub fn report(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    out(args.py(), both_forms(&compiled(args)?.inner.report)?)
+}
+
+/// Compares two models: float, quantized, samples, options, callback. Returns the report in both forms.
+pub fn compare(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let options = Options::of(&args.get_item(3)?)?;
+    let read = |at: usize| -> PyResult<Read> {
+        let m = Model::of(&args.get_item(at)?)?;
+        Ok(Read { model: m.inner.clone(), file: ModelFile { name: m.name.clone(), bytes: m.bytes } })
+    };
+    let job = Comparison::new(read(0)?, read(1)?)
+        .on(samples(&args.get_item(2)?)?)
+        .limits(Limits { sqnr_db: options.min_sqnr, agreement: options.min_agreement })
+        .bench(options.bench)
+        .threads(options.threads);
+    let progress = callback(&args.get_item(4)?);
+    let report = run(args.py(), progress.as_ref(), move |tell, stop| Ok(job.tell(tell).until(&stop).run()?.report))?;
+    out(args.py(), both_forms(&report)?)
 }

@@ -1,43 +1,115 @@
-//! The native half of the Python module: models, samples and jobs as objects. What people see is in `fqvit_opt/*.py`.
+//! The native half of the Python module: functions over models, samples and jobs. The classes that people see, and their
+//! types, are in `fqvit_opt/*.py`.
+//!
+//! Without PyO3's macros, on purpose: they build `syn` with features that nothing else asks for, and with it anew whatever
+//! depends on a derive macro, which is all of the compiler.
 
 mod errors;
+mod handle;
 mod job;
 mod model;
 mod samples;
+mod tune;
+
+use std::cell::UnsafeCell;
+use std::ffi::{CStr, OsString};
 
 use fqvit_opt::budget::Counting;
 use fqvit_opt::recipe::Recipe;
+use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::{PyCFunction, PyDict, PyTuple};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Runs the command line program; returns its exit status.
-#[pyfunction]
-fn command(py: Python<'_>, args: Vec<std::ffi::OsString>) -> u8 {
-    py.detach(|| fqvit_opt::cli::status(args.into_iter()))
+/// What Python calls when it imports the module.
+#[unsafe(no_mangle)]
+pub extern "C" fn PyInit__native() -> *mut ffi::PyObject {
+    Python::attach(|py| match module(py) {
+        Ok(m) => m.into_ptr(),
+        Err(e) => {
+            e.restore(py);
+            std::ptr::null_mut()
+        }
+    })
+}
+
+/// A function that takes its arguments by place.
+type Function = fn(&Bound<'_, PyTuple>) -> PyResult<Py<PyAny>>;
+
+const FUNCTIONS: [(&CStr, Function); 20] = [
+    (c"command", command),
+    (c"recipes", recipes),
+    (c"model_load", model::load),
+    (c"model_parse", model::parse),
+    (c"model_inputs", model::inputs),
+    (c"model_inspect", model::inspect),
+    (c"spool_new", samples::new),
+    (c"spool_push", samples::push),
+    (c"spool_finish", samples::finish),
+    (c"compile", job::compile),
+    (c"compare", job::compare),
+    (c"compiled_model", job::model),
+    (c"compiled_save", job::save),
+    (c"compiled_plan", job::plan),
+    (c"compiled_report", job::report),
+    (c"tuner_new", tune::new),
+    (c"tuner_trials", tune::trials),
+    (c"tuner_next", tune::next),
+    (c"tuner_score", tune::score),
+    (c"candidate_save", tune::save),
+];
+
+/// What the interpreter knows the module by. It writes the module's index into it, once, while it holds the GIL.
+struct Definition(UnsafeCell<ffi::PyModuleDef>);
+
+// SAFETY: only the interpreter touches it, under the GIL.
+unsafe impl Sync for Definition {}
+
+static DEFINITION: Definition = Definition(UnsafeCell::new(ffi::PyModuleDef {
+    m_base: ffi::PyModuleDef_HEAD_INIT,
+    m_name: c"_native".as_ptr(),
+    m_doc: std::ptr::null(),
+    // The module keeps no state of its own.
+    m_size: -1,
+    m_methods: std::ptr::null_mut(),
+    m_slots: std::ptr::null_mut(),
+    m_traverse: None,
+    m_clear: None,
+    m_free: None,
+}));
+
+fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    // SAFETY: the definition lives as long as the process, and the call returns a new reference or an error that is set.
+    let m = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyModule_Create(DEFINITION.0.get()))? };
+    let m = m.cast_into::<PyModule>()?;
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    errors::register(&m)?;
+    for (name, f) in FUNCTIONS {
+        let f = PyCFunction::new_closure(
+            py,
+            Some(name),
+            None,
+            move |args: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| f(args),
+        )?;
+        m.add(name.to_string_lossy().into_owned(), f)?;
+    }
+    Ok(m)
+}
+
+/// Runs the command line program with these arguments; returns its exit status.
+fn command(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let (words,): (Vec<OsString>,) = args.extract()?;
+    let status = args.py().detach(|| fqvit_opt::cli::status(words.into_iter()));
+    handle::out(args.py(), status)
 }
 
 /// Names and summaries of the shipped recipes.
-#[pyfunction]
-fn recipes() -> PyResult<Vec<(String, String)>> {
+fn recipes(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let one = |name: String| {
-        let summary = Recipe::find(&name, None).map_err(|e| errors::raised(&e.into()))?.summary;
+        let summary = Recipe::find(&name, None).map_err(errors::raise)?.summary;
         Ok((name, summary))
     };
-    Recipe::shipped().into_iter().map(one).collect()
-}
-
-#[pymodule]
-fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    m.add_class::<model::Model>()?;
-    m.add_class::<samples::Spool>()?;
-    m.add_class::<samples::Arrays>()?;
-    m.add_class::<job::Compiled>()?;
-    m.add_function(wrap_pyfunction!(command, m)?)?;
-    m.add_function(wrap_pyfunction!(recipes, m)?)?;
-    m.add_function(wrap_pyfunction!(job::compile, m)?)?;
-    m.add_function(wrap_pyfunction!(job::compare, m)?)?;
-    errors::register(m)
+    handle::out(args.py(), Recipe::shipped().into_iter().map(one).collect::<PyResult<Vec<_>>>()?)
 }

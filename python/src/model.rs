@@ -1,16 +1,22 @@
-//! A model that was read.
+//! Models that were read.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use fqvit_opt::compile::inputs;
+use fqvit_opt::compile;
+use fqvit_opt::compile::error::CompilerError;
+use fqvit_opt::compile::inspect::{UNPREPARED, inspect as look};
 use fqvit_opt::ir::{self, Dim};
 use fqvit_opt::onnx::{self, Loaded};
+use fqvit_opt::pattern::RuleSet;
+use fqvit_opt::recipe::Recipe;
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
 
-use crate::errors::raise;
+use crate::errors::{Error, raise, raised};
+use crate::handle::{Held, out};
+use crate::job::Options;
 
 /// An ONNX model, with the files it came from.
-#[pyclass(frozen, module = "fqvit_opt._native")]
 pub struct Model {
     pub inner: ir::Model,
     pub name: String,
@@ -19,48 +25,54 @@ pub struct Model {
     pub notes: Vec<String>,
 }
 
-/// An input: name, element type as ONNX calls it, and sizes, `None` where they are open.
-type Input = (String, String, Vec<Option<i64>>);
+impl Held for Model {
+    const NAME: &'static std::ffi::CStr = c"fqvit_opt.Model";
+}
 
 impl Model {
-    fn of(loaded: Loaded, name: String, bytes: u64) -> Model {
+    fn of_loaded(loaded: Loaded, name: String, bytes: u64) -> Model {
         let notes = loaded.unknown.iter().map(|u| format!("{name}: unknown field dropped: {u}")).collect();
         let files = loaded.files.into_iter().map(|(f, _)| f).collect();
         Model { inner: loaded.model, name, bytes, files, notes }
     }
 }
 
-#[pymethods]
-impl Model {
-    /// Reads a file, with the data files beside it.
-    #[staticmethod]
-    fn load(py: Python<'_>, path: PathBuf) -> PyResult<Model> {
-        let loaded = py.detach(|| onnx::load(&path)).map_err(raise)?;
-        let bytes = loaded.files.iter().map(|(_, n)| n).sum();
-        Ok(Model::of(loaded, path.display().to_string(), bytes))
-    }
+/// Of a file, with the data files beside it: `path`.
+pub fn load(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let (path,): (PathBuf,) = args.extract()?;
+    let loaded = args.py().detach(|| onnx::load(&path)).map_err(raise)?;
+    let bytes = loaded.files.iter().map(|(_, n)| n).sum();
+    Model::of_loaded(loaded, path.display().to_string(), bytes).held(args.py())
+}
 
-    /// Reads a model from memory. `folder` is where data files lie.
-    #[staticmethod]
-    #[pyo3(signature = (data, folder=None))]
-    fn parse(py: Python<'_>, data: &[u8], folder: Option<PathBuf>) -> PyResult<Model> {
-        const NAME: &str = "the model";
-        let bytes = data.to_vec();
-        let n = bytes.len() as u64;
-        let loaded = py.detach(|| onnx::parse(bytes.into(), folder.as_deref().map(Path::new), NAME)).map_err(raise)?;
-        Ok(Model::of(loaded, NAME.to_owned(), n))
-    }
+/// Of memory: `bytes`.
+pub fn parse(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    const NAME: &str = "the model";
+    let (data,): (Bound<'_, PyBytes>,) = args.extract()?;
+    let bytes = data.as_bytes().to_vec();
+    let n = bytes.len() as u64;
+    let loaded = args.py().detach(|| onnx::parse(bytes.into(), None, NAME)).map_err(raise)?;
+    Model::of_loaded(loaded, NAME.to_owned(), n).held(args.py())
+}
 
-    /// What has to be fed.
-    fn inputs(&self) -> PyResult<Vec<Input>> {
-        let size = |d: &Dim| if let Dim::Known(n) = d { Some(*n) } else { None };
-        let specs = inputs(&self.inner.graph).map_err(raise)?;
-        Ok(specs.into_iter().map(|s| (s.name, s.dtype.to_string(), s.dims.iter().map(size).collect())).collect())
-    }
+/// What has to be fed: name, element type as ONNX calls it, and sizes, `None` where they are open.
+pub fn inputs(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let m = Model::of(&args.get_item(0)?)?;
+    let size = |d: &Dim| if let Dim::Known(n) = d { Some(*n) } else { None };
+    let specs = compile::inputs(&m.inner.graph).map_err(raise)?;
+    let one = |s: fqvit_opt::calibrate::data::InputSpec| {
+        (s.name, s.dtype.to_string(), s.dims.iter().map(size).collect::<Vec<_>>())
+    };
+    out(args.py(), specs.into_iter().map(one).collect::<Vec<_>>())
+}
 
-    /// Names of the outputs.
-    fn outputs(&self) -> Vec<String> {
-        let g = &self.inner.graph;
-        g.outputs().iter().map(|v| g.name_of(*v).to_owned()).collect()
-    }
+/// What it holds and what is recognised in it, as JSON: model, options.
+pub fn inspect(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let (m, options) = (Model::of(&args.get_item(0)?)?, Options::of(&args.get_item(1)?)?);
+    let dir = options.passes_dir.as_deref();
+    let rules = RuleSet::with_folder(dir).map_err(raise)?;
+    let how = Recipe::find(&options.recipe, dir).map_err(raise)?.prepare.unwrap_or(UNPREPARED);
+    let found = args.py().detach(|| look(&m.inner, &how, &rules, options.keep_opset));
+    let found = found.map_err(|e| raised(&CompilerError::from(e).within(&m.name)))?;
+    out(args.py(), serde_json::to_string(&found).map_err(|e| Error::new_err(e.to_string()))?)
 }

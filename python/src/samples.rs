@@ -1,38 +1,56 @@
 //! Samples on their way in.
 
+use std::sync::Mutex;
+
 use fqvit_opt::calibrate::data::{self, Rows};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
 
 use crate::errors::raise;
+use crate::handle::Held;
 
 /// Takes batches of arrays.
-#[pyclass(module = "fqvit_opt._native")]
-pub struct Spool(Option<data::Spool>);
+struct Spool(Mutex<Option<data::Spool>>);
 
 /// Arrays that were put aside.
-#[pyclass(frozen, module = "fqvit_opt._native")]
 pub struct Arrays(pub data::Arrays);
 
+impl Held for Spool {
+    const NAME: &'static std::ffi::CStr = c"fqvit_opt.Spool";
+}
+
+impl Held for Arrays {
+    const NAME: &'static std::ffi::CStr = c"fqvit_opt.Arrays";
+}
+
 /// Name, element type as NumPy writes it, shape, elements in C order.
-type Given<'a> = (String, String, Vec<usize>, &'a [u8]);
+type Given<'py> = (String, String, Vec<usize>, Bound<'py, PyBytes>);
 
-#[pymethods]
-impl Spool {
-    #[new]
-    fn new(name: &str) -> Spool {
-        Spool(Some(data::Spool::new(name)))
-    }
+fn finished() -> PyErr {
+    PyValueError::new_err("it is finished")
+}
 
-    fn push(&mut self, py: Python<'_>, batch: Vec<Given<'_>>) -> PyResult<()> {
-        let spool = self.0.as_mut().ok_or_else(|| PyValueError::new_err("it is finished"))?;
-        let rows: Vec<Rows<'_>> =
-            batch.iter().map(|(name, descr, shape, bytes)| Rows { name, descr, shape, bytes }).collect();
-        py.detach(|| spool.push(&rows)).map_err(raise)
-    }
+/// An empty one: what messages call it.
+pub fn new(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let (name,): (String,) = args.extract()?;
+    Spool(Mutex::new(Some(data::Spool::new(name)))).held(args.py())
+}
 
-    fn finish(&mut self) -> PyResult<Arrays> {
-        let spool = self.0.take().ok_or_else(|| PyValueError::new_err("it is finished"))?;
-        spool.finish().map(Arrays).map_err(raise)
-    }
+/// Adds a batch: spool, list of [`Given`].
+pub fn push(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let spool = Spool::of(&args.get_item(0)?)?;
+    let batch: Vec<Given<'_>> = args.get_item(1)?.extract()?;
+    let rows: Vec<Rows<'_>> =
+        batch.iter().map(|(name, descr, shape, b)| Rows { name, descr, shape, bytes: b.as_bytes() }).collect();
+    let mut spool = spool.0.lock().map_err(|_| finished())?;
+    spool.as_mut().ok_or_else(finished)?.push(&rows).map_err(raise)?;
+    Ok(args.py().None())
+}
+
+/// All that was put in: spool.
+pub fn finish(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let spool = Spool::of(&args.get_item(0)?)?;
+    let taken = spool.0.lock().map_err(|_| finished())?.take().ok_or_else(finished)?;
+    Arrays(taken.finish().map_err(raise)?).held(args.py())
 }

@@ -200,3 +200,13 @@ def test_recipes_are_listed_and_used(digits: Digits) -> None:
     integer = quick(digits.model, digits.calibration, target="integer")
     assert b"MatMulInteger" in integer.model
     ort.InferenceSession(integer.model, providers=["CPUExecutionProvider"])
+
+
+def test_inspect_tells_what_is_recognised(digits: Digits) -> None:
+    i = fqvit_opt.inspect(digits.model)
+    assert sum(i.operators.values()) == i.nodes and i.attentions and i.linears > 0
+    assert i.layer_norms > 0 and sum(i.as_written["LayerNorm"].values()) > 0
+    said = subprocess.run(
+        [sys.executable, "-m", "fqvit_opt", "inspect", str(digits.model)], capture_output=True, text=True, check=True
+    )
+    assert f"{len(i.attentions)} attentions, {i.layer_norms} LayerNorms" in said.stdout

@@ -10,11 +10,11 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 import fqvit_opt
 
 
-class Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, digits: Digits) -> None:
         self.rest = iter([{digits.input: x[None]} for x in digits.calibration])
 
-    def get_next(self) -> dict[str, Any] | None:  # type: ignore[override]
+    def get_next(self) -> dict[str, Any] | None:
         return next(self.rest, None)
 
 

@@ -49,8 +49,10 @@ def test_two_at_once_give_what_one_gives(digits: Digits) -> None:
         results.append(r.model)
 
     threads = [threading.Thread(target=one) for _ in range(2)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
     one()
     assert len(results) == 3 and len(set(results)) == 1
 
@@ -69,7 +71,7 @@ def tell(what, done, of):
         print("begun", flush=True)
 
 try:
-    # Hours of work.
+    # Minutes of work.
     fqvit_opt.quantize(sys.argv[1], np.tile(x, (2000,) + (1,) * (x.ndim - 1)), verify=False, progress=tell)
 except KeyboardInterrupt:
     print("interrupted", flush=True)

@@ -40,7 +40,7 @@ impl<'m> OutputsOf<'m> {
     }
 }
 
-/// True if a value holds what an observer can not take in.
+/// True if a value holds what an observer cannot take in.
 pub fn broken(x: &[f32], watch: &Watch) -> bool {
     let scores = matches!(watch, Watch::Scores { .. });
     x.iter().any(|v| !(v.is_finite() || scores && *v <= HIDDEN_BELOW))

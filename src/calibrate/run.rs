@@ -48,7 +48,7 @@ pub struct Observed {
 /// samples done, from any thread.
 ///
 /// # Errors
-/// If there are no samples, a sample can not be read or does not fit the model, the model does not run, or a watched value is not
+/// If there are no samples, a sample cannot be read or does not fit the model, the model does not run, or a watched value is not
 /// finite: of several faults, that of the earliest sample met.
 pub fn observe(
     model: Validated<'_>,

@@ -113,7 +113,7 @@ impl StatsFile {
     /// Reads a file.
     ///
     /// # Errors
-    /// If it can not be read, is no statistics file of this version, or is damaged.
+    /// If it cannot be read, is no statistics file of this version, or is damaged.
     pub fn read(path: &Path) -> Result<StatsFile, StatsError> {
         let name = || path.display().to_string();
         let bytes = file::read(path).map_err(|source| StatsError::Io { path: name(), source })?;

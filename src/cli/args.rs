@@ -155,6 +155,8 @@ pub struct CompileArgs {
     pub plan: Option<PathBuf>,
     #[command(flatten)]
     pub keep: KeepArgs,
+    #[command(flatten)]
+    pub accept: AcceptArgs,
     /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted
     #[arg(long)]
     pub fast: bool,
@@ -170,6 +172,31 @@ pub struct CompileArgs {
     pub stop_after: Option<String>,
     #[command(flatten)]
     pub report: ReportArgs,
+}
+
+/// A number of the user's own that the file must reach.
+#[derive(Debug, Args)]
+pub struct AcceptArgs {
+    /// Find the fastest file that a command of yours accepts: it gets the file's name in place of {model}, and the last word it
+    /// prints is a number, more is better (`python eval.py {model}`). Recipes are tried, then parts are left in float
+    #[arg(long, value_name = "COMMAND", requires = "accept", conflicts_with_all = ["keep_float", "target_sqnr", "plan", "stats", "fast"])]
+    pub accept_command: Option<String>,
+    /// The least number that is accepted
+    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true, requires = "accept_command")]
+    pub accept: Option<f64>,
+    /// Recipes to try, from the fastest to the most precise [default: fq-vit,fq-vit-r16,linear-w8a8]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "accept_command")]
+    pub accept_recipes: Vec<String>,
+    /// Keeps what was measured: a search that was cut short goes on there
+    #[arg(long, value_name = "FILE", requires = "accept_command")]
+    pub accept_state: Option<PathBuf>,
+}
+
+impl AcceptArgs {
+    /// The command and the number, if they are given.
+    pub fn wanted(&self) -> Option<(&str, f64)> {
+        self.accept_command.as_deref().zip(self.accept)
+    }
 }
 
 /// What stays in float. Both flags measure on calibration samples that are held back.

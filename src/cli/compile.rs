@@ -5,6 +5,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 use ndarray_npy::NpzWriter;
 
+use super::accept;
 use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, VerifyArgs};
 use super::files::{Files, is_std};
 use super::{Failure, Progress, deliver, load, threads};
@@ -65,12 +66,16 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     files.model(output)?;
     let (plan_given, plan_made) = split(a.plan.as_deref(), files.either("--plan", a.plan.as_deref())?);
     let (stats_given, stats_made) = split(a.stats.as_deref(), files.either("--stats", a.stats.as_deref())?);
+    if let Some(f) = &a.accept.accept_state {
+        files.writes("--accept-state", f)?;
+    }
+    a.accept.wanted().map_or(Ok(()), |(command, _)| accept::check(command))?;
     files.report(&a.report)?;
     files.check()?;
     let mut notes = Vec::new();
     let (float, before) = load("MODEL", model_path, &mut files, &mut notes)?;
     let name = model_path.display().to_string();
-    let (recipe, rules) = setup(&a.prepare)?;
+    let (mut recipe, rules) = setup(&a.prepare)?;
     let other = |v: &std::path::PathBuf| DataOptions { calibrate: Some(v.clone()), samples: None, ..a.data.clone() };
     let verification = match &a.verify {
         _ if a.report.no_verify => Verification::None,
@@ -78,6 +83,11 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         None => Verification::HeldBack,
     };
     let progress = Progress::new(a.report.quiet);
+    let accepted = a.accept.wanted().map(|w| accept::search(a, w, (&float, &rules), &progress)).transpose()?;
+    if let Some(found) = &accepted {
+        recipe = Recipe::find(&found.recipe, a.prepare.passes_dir.as_deref())?;
+        notes.extend(found.notes.iter().cloned());
+    }
     let mut job = Compiler::new(float)
         .named(&name, before)
         .noted(notes)
@@ -96,6 +106,10 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         .tell(progress.listener());
     if let Some(target) = a.prepare.target {
         job = job.target(target.into());
+    }
+    let reached = accepted.as_ref().is_none_or(|found| found.reached);
+    if let Some(found) = accepted {
+        job = job.plan(found.plan, "of the search");
     }
     if let Some(f) = plan_given {
         let text = std::fs::read_to_string(f).map_err(|e| format!("{}: {e}", f.display()))?;
@@ -122,7 +136,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         files.write(f, plan.to_yaml().as_bytes())?;
     }
     let quantized = ModelFile { name: output.display().to_string(), bytes: after };
-    deliver(&Report { quantized, ..done.report }, &a.report, files)
+    Ok(deliver(&Report { quantized, ..done.report }, &a.report, files)? && reached)
 }
 
 /// Holds the model ready; returns the bytes of its files.

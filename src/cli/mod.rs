@@ -12,6 +12,7 @@ macro_rules! say_raw {
     ($($text:tt)*) => { $crate::cli::put(format_args!($($text)*)) };
 }
 
+mod accept;
 mod args;
 mod bench;
 mod compile;
@@ -135,7 +136,7 @@ fn threads(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, MOST)
 }
 
-/// Bars on standard error, one a stage.
+/// Bars on standard error, one per stage.
 #[derive(Clone)]
 struct Progress {
     quiet: bool,

@@ -3,16 +3,12 @@
 use super::args::{ExplainArgs, InspectArgs, PassesArgs};
 use super::files::Files;
 use super::{Failure, load};
+use crate::compile::inspect::{UNPREPARED, inspect as look, operators};
 use crate::compile::{self, Journal};
-use crate::ir::{Op, validate};
-use crate::passes::clean_up::CleanUp;
-use crate::passes::{Pass, pipelines, registry};
-use crate::pattern::{RuleSet, explain as explain_rule, gelus, layer_norms};
-use crate::recipe::{Prepare, Recipe};
+use crate::passes::{pipelines, registry};
+use crate::pattern::{RuleSet, explain as explain_rule};
+use crate::recipe::Recipe;
 use crate::text::{Elide, print_model};
-
-/// For recipes that prepare nothing.
-const UNPREPARED: Prepare = Prepare { opset: 17 };
 
 pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
@@ -23,53 +19,36 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     }
     let rules = RuleSet::with_folder(a.prepare.passes_dir.as_deref())?;
     say!("{}: opset {}, {} nodes", a.model.display(), m.opset(), m.graph.node_count());
-    let mut ops: std::collections::BTreeMap<&Op, usize> = Default::default();
-    for (_, n) in m.graph.nodes() {
-        *ops.entry(&n.op).or_default() += 1;
-    }
-    let list: Vec<String> = ops.iter().map(|(o, n)| format!("{o} {n}")).collect();
-    say!("  operators: {}", list.join(", "));
-    let (mut clean, _) = compile::unpacked(&m).map_err(|e| format!("{}: {e}", a.model.display()))?;
-    validate::validate(&clean).map_err(|e| format!("{}: {e}", a.model.display()))?;
+    let counted = |m: &indexmap::IndexMap<String, usize>, form: fn((&String, &usize)) -> String| {
+        m.iter().map(form).collect::<Vec<_>>().join(", ")
+    };
+    say!("  operators: {}", counted(&operators(&m), |(o, n)| format!("{o} {n}")));
     let recipe = Recipe::find(&a.prepare.recipe, a.prepare.passes_dir.as_deref())?;
     let how = recipe.prepare.unwrap_or(UNPREPARED);
-    CleanUp.run_on(&mut clean)?;
+    let found = look(&m, &how, &rules, a.prepare.keep_opset).map_err(|e| format!("{}: {e}", a.model.display()))?;
     say!("recognised as written:");
-    for (what, sites) in [("LayerNorm", layer_norms(&clean, &rules)), ("GELU", gelus(&clean, &rules))] {
-        let mut by: std::collections::BTreeMap<&str, usize> = Default::default();
-        for s in &sites {
-            *by.entry(s.rule.as_str()).or_default() += 1;
-        }
-        let forms: Vec<String> = by.iter().map(|(r, n)| format!("{n} by {r}")).collect();
-        say!("  {what}: {} ({})", sites.len(), if forms.is_empty() { "none".into() } else { forms.join(", ") });
+    for (what, rules) in &found.as_written {
+        let forms = if rules.is_empty() { "none".into() } else { counted(rules, |(r, n)| format!("{n} by {r}")) };
+        say!("  {what}: {} ({forms})", rules.values().sum::<usize>());
     }
-    let mut journal = Journal::default();
-    let p = compile::prepare(&m, &how, &rules, a.prepare.keep_opset, &mut journal)
-        .map_err(|e| format!("{}: {e}", a.model.display()))?;
-    say!("in canonical form (opset {}, {} nodes):", p.model.opset(), p.model.graph.node_count());
+    let c = &found.canonical;
+    say!("in canonical form (opset {}, {} nodes):", c.opset, c.nodes);
     say!(
         "  {} attentions, {} LayerNorms, {} GELUs, {} linear layers, {} values to quantize",
-        p.sites.attentions.len(),
-        p.sites.norms.len(),
-        p.sites.gelus.len(),
-        p.sites.linears.len(),
-        p.sites.sites.len()
+        c.attentions.len(),
+        c.layer_norms,
+        c.gelus,
+        c.linears,
+        c.values
     );
-    for at in &p.sites.attentions {
-        let name = p.model.graph.name_of(at.out);
-        let scale = at.scale.map_or(String::new(), |(_, f)| format!(", scale {f}"));
-        let masks = if at.masks.is_empty() { String::new() } else { format!(", {} mask(s)", at.masks.len()) };
-        say!("  attention at {name} by {}{scale}{masks}", at.rule);
+    for at in &c.attentions {
+        let scale = at.scale.map_or(String::new(), |f| format!(", scale {f}"));
+        let masks = if at.masks == 0 { String::new() } else { format!(", {} mask(s)", at.masks) };
+        say!("  attention at {} by {}{scale}{masks}", at.output, at.rule);
     }
-    for n in &p.sites.softmaxes {
-        say!("  Softmax of no recognised attention: {} (stays float)", p.model.graph.label(p.model.graph.node(*n)));
-    }
-    for (n, why) in &p.sites.islands {
-        say!("  stays float: {} ({why})", p.model.graph.label(p.model.graph.node(*n)));
-    }
-    for n in notes.iter().chain(&journal.notes) {
-        say!("  note: {n}");
-    }
+    c.softmaxes.iter().for_each(|n| say!("  Softmax of no recognised attention: {n} (stays float)"));
+    c.islands.iter().for_each(|(n, why)| say!("  stays float: {n} ({why})"));
+    notes.iter().chain(&found.notes).for_each(|n| say!("  note: {n}"));
     Ok(true)
 }
 

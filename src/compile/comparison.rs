@@ -138,7 +138,7 @@ impl Comparison {
     }
 }
 
-/// A float model as the compiler runs it: tract lacks many operators in half precision. What can not be widened is run as it
+/// A float model as the compiler runs it: tract lacks many operators in half precision. What cannot be widened is run as it
 /// is.
 ///
 /// # Errors
@@ -154,7 +154,7 @@ pub fn float_to_run(float: &Model, notes: &mut Vec<String>) -> Result<Model, Com
     Ok(cx.into_model())
 }
 
-/// Both models up to the operators that can not be run here, and the whole of the quantized one where that is less.
+/// Both models up to the operators that cannot be run here, and the whole of the quantized one where that is less.
 fn in_front(float: Model, quantized: Model, log: &mut Log) -> Result<(Model, Model, Option<Model>), CompilerError> {
     let (f, tail) = runnable(float, &mut log.journal)?;
     log.gather();

@@ -110,7 +110,7 @@ impl Compiler {
     /// For an ONNX file. Its weights stay where they lie until they are needed.
     ///
     /// # Errors
-    /// If the file can not be read or is no ONNX model.
+    /// If the file cannot be read or is no ONNX model.
     pub fn load(path: impl AsRef<Path>) -> Result<Compiler, CompilerError> {
         let path = path.as_ref();
         let loaded = onnx::load(path)?;
@@ -290,7 +290,7 @@ impl Compiler {
     /// Does all of it.
     ///
     /// # Errors
-    /// If the model can not be prepared, the data do not fit it, it does not run, the plan is another model's, or somebody
+    /// If the model cannot be prepared, the data do not fit it, it does not run, the plan is another model's, or somebody
     /// asked to stop.
     pub fn run(mut self) -> Result<Compiled, CompilerError> {
         let recipe = self.settled_recipe()?;
@@ -482,7 +482,7 @@ impl Compiled {
     /// Writes the quantized model: whole, or not at all.
     ///
     /// # Errors
-    /// If the file can not be written.
+    /// If the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), SaveError> {
         let valid = validate::validate(&self.model).expect("every pass leaves a valid model");
         onnx::save(valid, path.as_ref(), &SaveOptions::default())

@@ -193,7 +193,7 @@ fn moved(step: &Step, model: &Model, old: &Outputs, new: &Outputs, origin: &Outp
     worst
 }
 
-/// Largest difference as a share of the largest magnitude; 0 for equal bits, infinite where the arrays can not be
+/// Largest difference as a share of the largest magnitude; 0 for equal bits, infinite where the arrays cannot be
 /// compared or the second holds NaN or infinity that the first does not.
 fn distance(a: &Array, b: &Array) -> f32 {
     if a.dtype() != b.dtype() || a.dims() != b.dims() {

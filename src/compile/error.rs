@@ -93,7 +93,7 @@ pub enum Fault {
     Recipe,
     /// The plan, or the statistics.
     Plan,
-    /// A file that can not be written.
+    /// A file that cannot be written.
     Output,
     /// Nothing: somebody asked for it.
     Stopped,
@@ -171,7 +171,7 @@ fn of_compile(e: &CompileError) -> Fault {
     }
 }
 
-/// Why a state can not be gone on with.
+/// Why a state cannot be gone on with.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("{path}: {message}; give another name, or remove it to begin anew")]

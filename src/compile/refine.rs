@@ -85,7 +85,7 @@ struct Job<'p> {
 /// Deterministic: the sums are taken in the order of `indices`, whatever the number of threads.
 ///
 /// # Errors
-/// If a sample can not be read, the model does not run, a value is not finite, or the plan's folds do not fit the model.
+/// If a sample cannot be read, the model does not run, a value is not finite, or the plan's folds do not fit the model.
 pub fn refine(
     p: &Prepared,
     plan: &QuantPlan,
@@ -385,7 +385,7 @@ fn channels_last(y: &[f32], dims: &[usize]) -> Vec<f32> {
 struct Unfold {
     kernel: [usize; 2],
     strides: [usize; 2],
-    /// In front of and behind each axis.
+    /// In front of and after each axis.
     pads: [usize; 4],
     dilations: [usize; 2],
 }

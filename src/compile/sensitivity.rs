@@ -67,7 +67,7 @@ impl<'a> Bench<'a> {
     /// Runs the float model over the samples `indices` of `data`; they stay in memory.
     ///
     /// # Errors
-    /// If there are no samples, one can not be read, or the float model does not run.
+    /// If there are no samples, one cannot be read, or the float model does not run.
     pub fn new(
         prepared: &'a Prepared,
         plan: &'a QuantPlan,
@@ -116,7 +116,7 @@ impl<'a> Bench<'a> {
     /// SQNR in dB of the output that suffers most under a plan.
     ///
     /// # Errors
-    /// If the plan can not be carried out, or the result does not run.
+    /// If the plan cannot be carried out, or the result does not run.
     pub fn sqnr(&self, plan: &QuantPlan, what: &str) -> Result<f64, SensitivityError> {
         let m = apply_in_front(self.prepared, plan, &mut Journal::default())?;
         let g = &self.prepared.model.graph;

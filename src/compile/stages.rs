@@ -92,7 +92,7 @@ impl From<DataOptions> for Samples {
 /// Opens a data set and refuses data that does not fit the model.
 ///
 /// # Errors
-/// If it can not be read, or is not what the model's inputs take.
+/// If it cannot be read, or is not what the model's inputs take.
 pub fn open(samples: &Samples, m: &Model, log: &mut Log) -> Result<Dataset, CompilerError> {
     let specs = inputs(&m.graph)?;
     let d = match &samples.arrays {
@@ -191,7 +191,7 @@ pub const WHOLE: (u32, u32) = (1, 1);
 /// Statistics from running the model over samples, which are part `shard` of the data.
 ///
 /// # Errors
-/// If the recipe quantizes nothing, a sample can not be made, or the model does not run or stay finite on it.
+/// If the recipe quantizes nothing, a sample cannot be made, or the model does not run or stay finite on it.
 pub fn statistics(
     p: &Prepared,
     recipe: &Recipe,

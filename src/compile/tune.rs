@@ -94,7 +94,7 @@ enum Decision {
     Rank(String),
     /// The number is reached by this one.
     Reached(Trial),
-    /// It can not be reached; this one came nearest.
+    /// It cannot be reached; this one came nearest.
     Missed(Trial),
 }
 
@@ -185,7 +185,7 @@ impl Tuner {
     /// Begins a search, or goes on with the one whose state is in `file`.
     ///
     /// # Errors
-    /// If no recipe is named or one quantizes nothing, the samples can not be read, or the file is of another search.
+    /// If no recipe is named or one quantizes nothing, the samples cannot be read, or the file is of another search.
     pub fn new(search: Search, file: Option<&Path>) -> Result<Tuner, CompilerError> {
         let nothing =
             |recipe: &str| CompilerError::Nothing { recipe: recipe.to_owned(), what: ": there is nothing to tune" };
@@ -219,7 +219,7 @@ impl Tuner {
     /// Makes the next file to be measured, or the one that the search ends with.
     ///
     /// # Errors
-    /// If a recipe can not be carried out, or somebody asked to stop; the search can then be gone on with.
+    /// If a recipe cannot be carried out, or somebody asked to stop; the search can then be gone on with.
     pub fn next(&mut self, how: Running<'_>) -> Result<Next, CompilerError> {
         let ladder: Vec<String> = self.search.ladder.iter().map(|r| r.name.clone()).collect();
         loop {
@@ -245,7 +245,7 @@ impl Tuner {
     /// Takes the number of the file that [`next`](Tuner::next) made last. NaN counts as less than every number.
     ///
     /// # Errors
-    /// If the state can not be written.
+    /// If the state cannot be written.
     pub fn score(&mut self, score: f64) -> Result<(), CompilerError> {
         if let Some((recipe, kept)) = self.asked.take() {
             // JSON has no infinities.

@@ -1,14 +1,14 @@
 //! Files: read so that a change under way is noticed, written whole or not at all.
 //!
 //! *Reading.* [`read`] gives the bytes of a file, a pipe or standard input. A large file is mapped; [`intact`] tells
-//! whether the file behind some bytes is still the one that was read.
+//! whether the file after some bytes is still the one that was read.
 //!
 //! *Writing.* A file is written under another name in the same folder and takes its place by a rename, so that a failure
 //! leaves what was there untouched, and nobody ever reads half a file. A [`Batch`] holds all files of one call: they take
 //! their places together, or none does.
 //!
 //! *Ends.* [`stop::watch`] lets a program that is told to stop, or whose mapped input is cut short, end in order. What a
-//! killed program leaves behind is removed by the next one that writes into that folder.
+//! killed program leaves after is removed by the next one that writes into that folder.
 //!
 //! *Names.* A [`Ledger`] lists what a call reads and writes, and refuses one file in two places.
 

@@ -67,7 +67,7 @@ impl AsRef<[u8]> for Owner {
 /// before their bytes are trusted at the end of a long work, ask [`intact`].
 ///
 /// # Errors
-/// If it can not be read, is a device or an endless pipe, or changes meanwhile.
+/// If it cannot be read, is a device or an endless pipe, or changes meanwhile.
 pub fn read(path: &Path) -> Result<Bytes, ReadError> {
     if path == Path::new(STDIN) {
         return drained(io::stdin().lock());
@@ -99,14 +99,14 @@ fn drained(from: impl Read) -> Result<Bytes, ReadError> {
 /// The bytes of an open file, mapped. `name` is what messages call it: it may be a file without a name.
 ///
 /// # Errors
-/// If it can not be mapped; a file of no bytes can not.
+/// If it cannot be mapped; a file of no bytes cannot.
 pub fn map(file: File, name: &Path) -> Result<Bytes, ReadError> {
     let m = file.metadata()?;
     mapped(name, file, &m)
 }
 
 fn mapped(path: &Path, file: File, m: &Metadata) -> Result<Bytes, ReadError> {
-    // SAFETY: the map is read only and private to this process. What Rust can not promise is that nobody else shortens
+    // SAFETY: the map is read only and private to this process. What Rust cannot promise is that nobody else shortens
     // the file meanwhile; reading what is gone then raises SIGBUS, which `stop` turns into a message. This program itself
     // never writes to a file in place: it writes a new one and renames it.
     let map = unsafe { Mmap::map(&file)? };

@@ -161,7 +161,7 @@ fn boot() -> String {
     blake3::hash(id.trim().as_bytes()).to_hex()[..8].to_owned()
 }
 
-/// Removes what programs that ended left in this folder. It is no fault if that can not be done.
+/// Removes what programs that ended left in this folder. It is no fault if that cannot be done.
 fn sweep(dir: &Path) {
     static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let Ok(real) = dir.canonicalize() else { return };

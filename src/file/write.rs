@@ -42,7 +42,7 @@ impl Pending {
     /// of that name is replaced, the new one has its permissions and owner, as far as the system allows it.
     ///
     /// # Errors
-    /// If `path` is a folder, a device, or a file that may not be written to, or its folder can not be written to.
+    /// If `path` is a folder, a device, or a file that may not be written to, or its folder cannot be written to.
     pub fn create(path: &Path) -> Result<Pending, WriteError> {
         let owned = || path.to_owned();
         let old = std::fs::metadata(path).ok();
@@ -100,7 +100,7 @@ impl Batch {
     /// Adds a file of these bytes.
     ///
     /// # Errors
-    /// As [`Pending::create`], and if the bytes can not be stored.
+    /// As [`Pending::create`], and if the bytes cannot be stored.
     pub fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
         let p = Pending::create(path)?;
         p.file().write_all(bytes).map_err(|source| WriteError::Io { path: path.to_owned(), source })?;
@@ -116,7 +116,7 @@ impl Batch {
     /// Puts every file in its place, in the order in which they were added. Signals wait meanwhile (see [`super::stop`]).
     ///
     /// # Errors
-    /// If one can not take its place; those before it are then as they were, or the error names them.
+    /// If one cannot take its place; those before it are then as they were, or the error names them.
     pub fn commit(self) -> Result<(), WriteError> {
         // What a disk or a server has no room for shows now, and not after the first file has its name.
         for p in &self.0 {
@@ -193,7 +193,7 @@ fn allow(new: &File, old: Option<&Metadata>) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
     let Some(m) = old else { return Ok(()) };
     let own = new.metadata()?;
-    // Only an administrator may give a file away; a group that can not be kept gets what everybody has.
+    // Only an administrator may give a file away; a group that cannot be kept gets what everybody has.
     let owner = own.uid() == m.uid() || fchown(new, Some(m.uid()), None).is_ok();
     let group = own.gid() == m.gid() || fchown(new, None, Some(m.gid())).is_ok();
     let all = m.mode() & if owner && group { 0o7777 } else { 0o777 };

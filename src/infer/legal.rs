@@ -224,7 +224,7 @@ fn types(view: &View) -> Checked {
     Ok(())
 }
 
-/// `axis`; `beyond`: how many places behind the last axis it may name.
+/// `axis`; `beyond`: how many places after the last axis it may name.
 fn one_axis(view: &View, default: i64, beyond: usize) -> Checked {
     let Some(rank) = view.rank(0) else { return Ok(()) };
     let a = view.int("axis", default);

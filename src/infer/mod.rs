@@ -132,7 +132,7 @@ impl ShapeMap {
     }
 
     /// Keeps what was found of a value. Sizes that no memory can hold are not believed, so that whoever multiplies sizes that
-    /// are known here can not overflow.
+    /// are known here cannot overflow.
     fn keep(&mut self, v: ValueId, mut fact: Fact) {
         if let Some(dims) = &fact.dims {
             // Run-time sizes are at least 1.
@@ -380,7 +380,7 @@ fn computable(view: &View, out: &[Draft]) -> bool {
     all <= MAX_FOLD_BYTES && (all <= largest || all <= MAX_GROWN_BYTES) && view.allows(all)
 }
 
-/// Refuses a model one of whose values no memory can hold, or more than the budget has: it can not be run.
+/// Refuses a model one of whose values no memory can hold, or more than the budget has: it cannot be run.
 ///
 /// # Errors
 /// [`OverBudget`] names the value, what makes it, and its sizes.

@@ -437,7 +437,7 @@ impl Graph {
     }
 
     /// All nodes in the order the text form shows them: the schedule, then those that are in none because they are on
-    /// or behind a cycle.
+    /// or after a cycle.
     pub(crate) fn order_with_cycles(&self) -> Vec<NodeId> {
         let mut order = self.schedule();
         if order.len() < self.node_count() {
@@ -676,7 +676,7 @@ impl Graph {
         self.value_mut(new).rider = self.value(old).rider.clone();
     }
 
-    /// Removes a node; its outputs that nothing reads go with it, the others stay behind undefined.
+    /// Removes a node; its outputs that nothing reads go with it, the others stay after undefined.
     pub(crate) fn erase_node(&mut self, id: NodeId) {
         let Some(ix) = self.nodes[id.0 as usize] else { return };
         let node = self.net[ix].1.clone();

@@ -5,7 +5,7 @@ use super::{OpSchema, d, s};
 /// The newest operator set the table knows (onnx 1.23.2).
 pub(super) const NEWEST: i64 = 28;
 
-/// Element types that older files can not hold: type, operator set, file version (IR).
+/// Element types that older files cannot hold: type, operator set, file version (IR).
 #[rustfmt::skip]
 pub(super) const NEWER_TYPES: &[(i32, i64, i64)] = &[(17, 19, 9), (18, 19, 9), (19, 19, 9), (20, 19, 9), (21, 21, 10), (22, 21, 10), (23, 23, 11), (24, 24, 12), (25, 25, 13), (26, 25, 13), (27, 28, 14), (28, 28, 14)];
 

@@ -265,7 +265,7 @@ pub(crate) fn float_text(v: f64, narrow: bool) -> String {
 }
 
 /// The elements as text, as many as the payload holds (validation says when that is not what the shape wants). `None`
-/// when the payload is missing or can not be cut into elements.
+/// when the payload is missing or cannot be cut into elements.
 pub(crate) fn elements_text(t: &Tensor) -> Option<String> {
     let mut out = String::new();
     let mut put = |s: &str| {
@@ -314,7 +314,7 @@ fn integer(t: DType, bits: usize, raw: u64) -> String {
 /// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut s, b| {
-        // Writing to a String can not fail.
+        // Writing to a String cannot fail.
         let _ = write!(s, "{b:02x}");
         s
     })

@@ -69,7 +69,7 @@ fn declared(g: &Graph, v: ValueId) -> proto::ValueInfoProto {
 
 /// Declarations of values; where the file's words differed from the value's own declaration, they were kept.
 fn with_kept(g: &Graph, values: &[ValueId], kept: Vec<proto::ValueInfoProto>) -> Vec<proto::ValueInfoProto> {
-    // Kept declarations of each name, in file order; nameless ones follow the one they stood behind.
+    // Kept declarations of each name, in file order; nameless ones follow the one they stood after.
     let mut by_name: BTreeMap<String, VecDeque<Vec<proto::ValueInfoProto>>> = BTreeMap::new();
     let mut out = Vec::with_capacity(values.len());
     let mut last: Option<String> = None;

@@ -28,7 +28,7 @@ pub(super) fn model(mut p: proto::ModelProto, file: &str) -> Result<Model, LoadE
         .iter()
         .map(|o| Opset { domain: o.domain.clone().unwrap_or_default(), version: o.version.unwrap_or(0) })
         .collect();
-    // An explicitly written empty domain (or an unwritten version) can not be told from the opset: such lists are kept.
+    // An explicitly written empty domain (or an unwritten version) cannot be told from the opset: such lists are kept.
     if p.opset_import.iter().all(|o| o.domain.as_deref() != Some("") && o.version.is_some()) {
         p.opset_import = Vec::new();
     }

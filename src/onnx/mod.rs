@@ -8,7 +8,7 @@
 //! by ascending number, as protobuf libraries write them) whose nodes are sorted, as the standard demands, and whose data
 //! they hold themselves; for other encodings it gives a message that decodes to the same content, and data files come
 //! home into the model. What the IR does not model rides along (see
-//! [`Rider`](crate::ir::Rider)); fields that not even the schema knows can not be carried and are reported in
+//! [`Rider`](crate::ir::Rider)); fields that not even the schema knows cannot be carried and are reported in
 //! [`Loaded::unknown`].
 
 mod attr;
@@ -82,7 +82,7 @@ impl fmt::Display for UnknownField {
 /// Tensors whose data lie in other files get them: see `docs/files.md` for where these files may be.
 ///
 /// # Errors
-/// If the file can not be read, is no ONNX model, or breaks the rules every graph obeys (one definition for each
+/// If the file cannot be read, is no ONNX model, or breaks the rules every graph obeys (one definition for each
 /// value, nothing undefined read, no cycle); if a data file beside the model is missing, too short, or outside the
 /// model's folder.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {

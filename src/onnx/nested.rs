@@ -87,7 +87,7 @@ pub(super) fn check_bodies(m: &Model) -> Result<(), (String, Invalid)> {
                 _ => continue,
             };
             for b in bodies {
-                // What can not be opened says nothing of its nodes.
+                // What cannot be opened says nothing of its nodes.
                 let Ok((mut graph, names)) = open(b, &a.name) else { continue };
                 for name in &names {
                     if let (Some(ty), Some(v)) = (known(name), graph.find(name)) {

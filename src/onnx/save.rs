@@ -13,7 +13,7 @@ use super::{SaveError, back, external, nested, proto};
 use crate::file::{self, Batch, Pending, WriteError};
 use crate::ir::{Validated, validate};
 
-/// Above this encoded size [`External::Auto`] puts the weights into a file of their own. One protobuf message can not
+/// Above this encoded size [`External::Auto`] puts the weights into a file of their own. One protobuf message cannot
 /// be larger than 2 GB, and readers count differently on the way there.
 const INLINE_LIMIT: usize = 1_900_000_000;
 
@@ -50,7 +50,7 @@ pub fn data_path(path: &Path) -> PathBuf {
 /// be saved over the very file it is mapped from.
 ///
 /// # Errors
-/// If the folder can not be written to, data of a tensor is missing, the model is too large for one file, or a file that it
+/// If the folder cannot be written to, data of a tensor is missing, the model is too large for one file, or a file that it
 /// was read from has changed since.
 pub fn save(m: Validated<'_>, path: &Path, opt: &SaveOptions) -> Result<(), SaveError> {
     let mut batch = Batch::default();
@@ -125,7 +125,7 @@ pub fn write_to(m: Validated<'_>, out: &mut impl Write) -> Result<u64, SaveError
     let mut p = home(m)?;
     check_size(&p)?;
     let sources = bytes_of(&mut p);
-    // In memory first: what has gone into a pipe can not be taken back.
+    // In memory first: what has gone into a pipe cannot be taken back.
     let bytes = p.encode_to_vec();
     file::intact(&sources).map_err(|path| SaveError::Changed { path })?;
     out.write_all(&bytes).and_then(|()| out.flush()).map_err(SaveError::Pipe)?;

@@ -330,7 +330,7 @@ fn failures_leave_what_was_there() {
         let e = saved(&m, &path, External::Always { location: bad.into() });
         assert!(matches!(e, Err(SaveError::Location { .. })), "{bad:?} was accepted");
     }
-    // Data that was never loaded can not be written; the output that is there stays.
+    // Data that was never loaded cannot be written; the output that is there stays.
     let bytes = far("w.bin").encode_to_vec();
     let unread = super::parse(bytes.into(), None, "t").unwrap_or_else(|e| panic!("{e}")).model;
     assert!(matches!(saved(&unread, &path, External::Inline), Err(SaveError::NotLoaded { .. })));

@@ -1,6 +1,6 @@
 //! Tensors and declared types: both directions side by side, so that what one takes out the other puts back.
 //!
-//! The pattern, here and in [`super::attr`]: `take_*` moves what the IR models out of a message; what stays behind, if
+//! The pattern, here and in [`super::attr`]: `take_*` moves what the IR models out of a message; what stays after, if
 //! anything, is encoded as the rider. `*_proto` starts from the rider and puts the modelled fields over it.
 
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub(super) fn take_tensor(p: &mut proto::TensorProto) -> Tensor {
 
 fn take_payload(p: &mut proto::TensorProto, dtype: DType) -> Payload {
     if p.data_location == Some(FAR) {
-        // A half-written entry can not be told from an empty one in the IR: such a list stays in the rider as well.
+        // A half-written entry cannot be told from an empty one in the IR: such a list stays in the rider as well.
         let whole = p.external_data.iter().all(|e| e.key.is_some() && e.value.is_some());
         let list = if whole { std::mem::take(&mut p.external_data) } else { p.external_data.clone() };
         p.data_location = None;
@@ -155,7 +155,7 @@ pub(super) fn type_proto(t: &TensorType) -> proto::TypeProto {
     }
 }
 
-/// Takes type and rider out of a declaration; a type the IR can not hold exactly stays in the rider too.
+/// Takes type and rider out of a declaration; a type the IR cannot hold exactly stays in the rider too.
 pub(super) fn take_declaration(p: &proto::ValueInfoProto) -> (Option<TensorType>, Rider) {
     let ty = p.r#type.as_ref().and_then(type_of);
     let exact = match (&ty, &p.r#type) {

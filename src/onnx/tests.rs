@@ -345,7 +345,7 @@ fn nested_graphs_tell_what_they_read_and_follow_renames() {
 fn unknown_fields_are_reported_wherever_they_stand() {
     let mut bytes = small().encode_to_vec();
     assert_eq!(parse(bytes.clone().into(), None, "t").map(|l| l.unknown).expect("loads"), []);
-    // Field 999, a varint, behind the model.
+    // Field 999, a varint, after the model.
     bytes.extend([0xb8, 0x3e, 0x05]);
     // A whole second graph field merges with the first: field 77 (fixed32) in a second node of it.
     let mut node_bytes = node("Neg", "n", &["y"], &["u"]).encode_to_vec();

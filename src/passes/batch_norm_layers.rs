@@ -1,4 +1,4 @@
-//! A BatchNormalization behind a linear layer goes into its weight and bias.
+//! A BatchNormalization after a linear layer goes into its weight and bias.
 
 use super::common::{patch_nodes, perm_of, sole_reader};
 use super::layers::{bias_changed, weight_scaled};
@@ -13,7 +13,7 @@ use crate::rewrite::Patch;
 /// weight and bias.
 ///
 /// # When it fires
-/// On a BatchNormalization with constant parameters behind a MatMul, Gemm or Conv with a constant weight, with nothing but
+/// On a BatchNormalization with constant parameters after a MatMul, Gemm or Conv with a constant weight, with nothing but
 /// Transposes between, and changes of shape that leave the channels the last axis or all in front of them as it is; nothing
 /// else reads what is on the way, and the result is no output of the graph.
 ///

@@ -10,7 +10,7 @@ pub(super) fn has(m: &Model, op: &str) -> bool {
     m.graph.nodes().any(|(_, n)| n.op.is(op))
 }
 
-/// True if some node reads the value in a place that can be redirected (a nested graph's reading can not).
+/// True if some node reads the value in a place that can be redirected (a nested graph's reading cannot).
 pub(super) fn is_read(g: &Graph, v: ValueId) -> bool {
     g.uses(v).iter().any(|(_, slot)| *slot != usize::MAX)
 }

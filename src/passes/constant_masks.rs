@@ -12,7 +12,7 @@ use crate::ir::{DType, Graph, NodeId, Tensor, ValueId};
 /// and on `Add` of a constant that is 0 everywhere, if all readers are `Softmax`.
 ///
 /// # Why it is correct
-/// `x + 0.0` gives the bits of `x` except for -0.0, which becomes 0.0. Softmax can not tell the two apart: it looks at
+/// `x + 0.0` gives the bits of `x` except for -0.0, which becomes 0.0. Softmax cannot tell the two apart: it looks at
 /// them through a maximum of a row and through `exp(x - max)`, and the difference of equal numbers, whatever the sign of
 /// zero, has the exponential 1; of different numbers it is the same for both zeros.
 ///

@@ -11,7 +11,7 @@ use crate::rewrite::Patch;
 /// and does not add those up along an axis.
 ///
 /// # When it fires
-/// On a CumSum behind a Cast of booleans to int64.
+/// On a CumSum after a Cast of booleans to int64.
 ///
 /// # Why it is correct
 /// A sum of booleans is at most the number of elements, and no axis has 2^31 of them.

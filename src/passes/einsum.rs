@@ -16,7 +16,7 @@ use crate::rewrite::{Patch, Ref};
 /// # Why it is correct
 /// Axes that both operands and the result have are the batch, those that the result lacks are summed, and the others are
 /// rows and columns: the definition of MatMul. `A B = (B' A')'`, so that the operand with the last axis of the result
-/// comes second and the result needs no Transpose behind it. Without an axis to sum over it is a Mul under broadcasting.
+/// comes second and the result needs no Transpose after it. Without an axis to sum over it is a Mul under broadcasting.
 ///
 /// # Numerics
 /// Close: sums may be taken in another order.

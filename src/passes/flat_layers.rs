@@ -5,7 +5,7 @@ use crate::ir::{Attrs, DType, Graph, NodeId, Tensor};
 use crate::rewrite::Patch;
 
 /// # What it does
-/// Applies a linear layer to a value itself where the model first makes one matrix of all its rows: the Reshape comes behind
+/// Applies a linear layer to a value itself where the model first makes one matrix of all its rows: the Reshape comes after
 /// the layer, where it meets the one that undoes it.
 ///
 /// # When it fires

@@ -6,7 +6,7 @@ use crate::ir::{Dim, Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
-/// Takes a Pad with minus infinity into the MaxPool behind it. The infinities would have no code.
+/// Takes a Pad with minus infinity into the MaxPool after it. The infinities would have no code.
 ///
 /// # When it fires
 /// On `MaxPool(Pad(x))` where the Pad is of mode `constant` with the value minus infinity, adds nothing outside the
@@ -48,7 +48,7 @@ impl Pass for FusePad {
     }
 }
 
-/// What a Pad adds in front of and behind each of `rank` axes; less than 0 where it cuts.
+/// What a Pad adds in front of and after each of `rank` axes; less than 0 where it cuts.
 pub(super) fn added(g: &Graph, pad: NodeId, rank: usize) -> Option<Vec<(i64, i64)>> {
     let n = g.node(pad);
     let list = g.ints(n, 1, "pads")?;

@@ -15,7 +15,9 @@ use crate::rewrite::{Patch, Ref};
 /// - `Unsqueeze` -> `Transpose` -> `Reshape`: the first is left out.
 /// - `Squeeze` of `Reshape`: one `Reshape`, as above.
 /// - `Reshape` (which merges axes) -> `Transpose` -> `Reshape` (which splits them again): one `Transpose`, if inference
-///   proves every size. The exporter's K^T, `[B,H,N,D] -> [BH,N,D] -> [BH,D,N] -> [B,H,D,N]`, is `perm = [0,1,3,2]`.
+///   proves every size. The exporter's K^T, `[B,H,N,D] -> [BH,N,D] -> [BH,D,N] -> [B,H,D,N]`, is `perm = [0,1,3,2]`. Behind
+///   another Transpose also where axes of size 1 come or go: a Transpose, which joins that one, and a Reshape.
+/// - `Reshape` -> `Transpose` -> `Reshape` with axes of size 1 in between: all three without these.
 ///
 /// # Why it is correct
 /// Permutations compose. A Reshape keeps the row-major order of elements, so only the last shape counts. Moving a merged
@@ -58,26 +60,33 @@ impl Pass for FuseTranspose {
             }
             let Some(y) = g.node(id).out().filter(|y| is_read(g, *y) || g.is_output(*y)) else { continue };
             // Values made by this run are not in the map: they wait for the next run.
-            let Some(found) = transposes(g, id, &map).or_else(|| reshapes(g, id, &map)) else { continue };
+            let found = transposes(g, id, &map).or_else(|| reshapes(g, id, &map)).or_else(|| narrower(g, id, &map));
+            let Some(found) = found else { continue };
             let name = g.name_of(y).to_owned();
             let mut patch = Patch::new(self.id()).before(id).made_from([name.clone()]);
-            let transpose = |patch: &mut Patch, hint: &str, perm: &[i64]| {
-                patch.node("Transpose", hint, &[found.x.into()], Attrs::new().with_ints("perm", perm))
+            let transpose = |patch: &mut Patch, hint: &str, x: Ref, perm: &[i64]| {
+                patch.node("Transpose", hint, &[x], Attrs::new().with_ints("perm", perm))
             };
-            let reshape = |patch: &mut Patch, x: Ref, to: &[i64]| {
-                let to = patch.constant(&format!("{name}_shape"), Tensor::i64(&[to.len() as i64], to));
-                patch.node("Reshape", &name, &[x, to], Attrs::new())
+            let reshape = |patch: &mut Patch, hint: &str, x: Ref, to: &[i64]| {
+                let to = patch.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
+                patch.node("Reshape", hint, &[x, to], Attrs::new())
             };
+            let (x, moved) = (found.x.into(), format!("{name}_moved"));
             let new = match found.made {
                 Made::Nothing => {
                     bypass(self.id(), id, found.x, model, &mut out)?;
                     continue;
                 }
-                Made::Transpose(perm) => transpose(&mut patch, &name, &perm),
-                Made::Reshape(to) => reshape(&mut patch, found.x.into(), &to),
+                Made::Transpose(perm) => transpose(&mut patch, &name, x, &perm),
+                Made::Reshape(to) => reshape(&mut patch, &name, x, &to),
                 Made::Both(perm, to) => {
-                    let moved = transpose(&mut patch, &format!("{name}_moved"), &perm);
-                    reshape(&mut patch, moved, &to)
+                    let moved = transpose(&mut patch, &moved, x, &perm);
+                    reshape(&mut patch, &name, moved, &to)
+                }
+                Made::Three(axes, perm, to) => {
+                    let axes = reshape(&mut patch, &format!("{name}_axes"), x, &axes);
+                    let moved = transpose(&mut patch, &moved, axes, &perm);
+                    reshape(&mut patch, &name, moved, &to)
                 }
             };
             if let Some(ty) = map.ty(y) {
@@ -97,8 +106,10 @@ enum Made {
     Nothing,
     Transpose(Vec<i64>),
     Reshape(Vec<i64>),
-    /// A Transpose and a Reshape behind it.
+    /// A Transpose and a Reshape after it.
     Both(Vec<i64>, Vec<i64>),
+    /// A Transpose between two Reshapes.
+    Three(Vec<i64>, Vec<i64>, Vec<i64>),
 }
 
 struct Found {
@@ -160,11 +171,38 @@ fn reshapes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
     let groups = merges(from, map.dims(merged)?)?;
     let perm = perm_of(g, before, groups.len())?;
     let moved: Vec<usize> = perm.iter().flat_map(|a| groups[*a].clone()).collect();
-    let lands = moved.len() == to.len() && moved.iter().zip(to).all(|(a, d)| from[*a] == *d);
-    lands.then(|| as_move(x, moved))
+    let sizes: Vec<Size> = moved.iter().map(|a| from[*a].clone()).collect();
+    if sizes == to {
+        return Some(as_move(x, moved));
+    }
+    // The same but for axes of size 1: the Transpose may meet another one now.
+    let many = |d: &&Size| **d != Size::Known(1);
+    let alike = sizes.iter().filter(many).eq(to.iter().filter(many));
+    let target = static_target(&sizes, to, true).filter(|_| alike && g.producer_is(x, "Transpose").is_some())?;
+    Some(Found { x, made: Made::Both(moved.into_iter().map(|a| a as i64).collect(), target) })
 }
 
-/// For a change of shape from `from` to `between` that only puts in axes of size 1, and a Transpose and a Reshape behind it:
+/// For Reshape -> Transpose -> Reshape with axes of size 1 in between that nobody needs: all three without them.
+fn narrower(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
+    let plain = |v: ValueId, op: &str| g.producer_is(v, op).filter(|n| is_plain(g, *n) && g.use_count(v) == 1);
+    let turn = plain(g.node(id).input(0).filter(|_| g.node(id).op.is("Reshape"))?, "Transpose")?;
+    let between = g.node(turn).input(0)?;
+    let x = g.node(plain(between, "Reshape")?).input(0)?;
+    let (from, axes, to) = (map.dims(x)?, map.dims(between)?, map.dims(g.node(id).out()?)?);
+    let kept: Vec<usize> = (0..axes.len()).filter(|a| axes[*a] != Size::Known(1)).collect();
+    if kept.len() == axes.len() || kept.is_empty() {
+        return None;
+    }
+    let sizes: Vec<Size> = kept.iter().map(|a| axes[*a].clone()).collect();
+    let perm: Vec<usize> =
+        perm_of(g, turn, axes.len())?.iter().filter_map(|a| kept.iter().position(|k| k == a)).collect();
+    let moved: Vec<Size> = perm.iter().map(|a| sizes[*a].clone()).collect();
+    let perm = perm.into_iter().map(|a| a as i64).collect();
+    let made = Made::Three(static_target(from, &sizes, true)?, perm, static_target(&moved, to, true)?);
+    Some(Found { x, made })
+}
+
+/// For a change of shape from `from` to `between` that only puts in axes of size 1, and a Transpose and a Reshape after it:
 /// the Transpose without these axes, and the Reshape if it still does something.
 fn without_ones(x: ValueId, from: &[Size], between: &[Size], perm: &[usize], to: &[Size]) -> Option<Found> {
     let mut rest = from.iter().enumerate();

@@ -1,4 +1,4 @@
-//! A factor behind a linear layer goes into its weight.
+//! A factor after a linear layer goes into its weight.
 
 use super::common::{one_a_channel, patch_nodes, perm_of, sole_reader, sole_use};
 use super::layers::outputs_scaled;

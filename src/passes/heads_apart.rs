@@ -7,10 +7,10 @@ use crate::ir::{Attrs, Graph, NodeId, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
-/// Multiplies with batch and heads as two axes where the model makes them one for the product and two again behind it.
+/// Multiplies with batch and heads as two axes where the model makes them one for the product and two again after it.
 ///
 /// # When it fires
-/// On a MatMul of which nothing is read but, perhaps behind a factor or a sum, a Reshape that takes the first axis apart, if
+/// On a MatMul of which nothing is read but, perhaps after a factor or a sum, a Reshape that takes the first axis apart, if
 /// both operands, seen through Softmax, Transpose, factors and sums, are such two axes made one. A product of weights and
 /// values only if the scores of these weights are a product of two such axes.
 ///

@@ -23,7 +23,7 @@ pub(super) fn bias_changed(
     let (node, slot, now) = l.bias_now(g).ok_or("a layer has no bias")?;
     let t = g.constant(now).ok_or("a bias is no constant")?;
     let data = t.to_f32s().ok_or("a bias can not be read")?;
-    // One number a channel, however many axes of size one.
+    // One number per channel, however many axes of size one.
     let data: Vec<f32> = data.iter().enumerate().map(|(c, b)| f(c, *b)).collect();
     let c = p.constant(g.name_of(now), Tensor::f32(&t.dims, &data));
     p.set_input(node, slot, Some(c));

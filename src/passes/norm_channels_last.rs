@@ -13,7 +13,7 @@ use super::{Context, Numerics, Outcome, Pass, PassError};
 ///
 /// # When it fires
 /// On every shape that a rule calls `channel_norm`, whose value has a known number of axes, at least three, and whose
-/// gamma and beta are one number a channel.
+/// gamma and beta are one number per channel.
 ///
 /// # Why it is correct
 /// The mean and the variance go over the same elements; gamma and beta meet the same channels.

@@ -28,6 +28,7 @@ use super::quantize::lower::codes_first::CodesFirst;
 use super::quantize::lower::layers::LayersWhole;
 use super::quantize::lower::patches::PatchesAsRows;
 use super::quantize::lower::per_channel::PerChannel;
+use super::quantize::lower::product_scales::ProductScales;
 use super::quantize::lower::products::IntegerProducts;
 use super::quantize::lower::rows::Rows;
 use super::quantize::lower::siblings::Siblings;
@@ -146,13 +147,15 @@ pub static QDQ: Pipeline = Pipeline {
         &Cse,
         &PatchesAsRows,
         &CodesFirst,
-        &IntegerSums,
+        &IntegerSums::Shared,
+        &ProductScales,
+        // Before anything moves codes about: what is left of these is floats.
+        &WideCodes::WhereMissing,
         &LayersWhole,
         &Cse,
         &Siblings,
         &PerChannel::WhereSlow,
         &Rows,
-        &WideCodes::WhereMissing,
         &Cse,
         &Dead,
     ],
@@ -168,7 +171,7 @@ pub static INTEGER: Pipeline = Pipeline {
         &Cse,
         &PatchesAsRows,
         &CodesFirst,
-        &IntegerSums,
+        &IntegerSums::FromCodes,
         &IntegerProducts,
         &IntegerNorm,
         &PerChannel::Everywhere,

@@ -11,7 +11,7 @@ use crate::rewrite::{Patch, Ref};
 
 /// # What it does
 /// Brings what is done to scores into the order that the rules for attention know: one factor, then sums and selections. A
-/// number for each row, which Softmax can not tell, is left out, and so are bounds far outside of all scores; a mask that is
+/// number for each row, which Softmax cannot tell, is left out, and so are bounds far outside of all scores; a mask that is
 /// taken off is added, one that lifts what counts lets fall what does not, and of an added constant each row loses its
 /// largest number, so that very negative entries are those that hide.
 ///

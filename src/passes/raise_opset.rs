@@ -11,7 +11,7 @@ use crate::rewrite::Patch;
 ///
 /// # When it fires
 /// On models of operator set 11 and later that are older than the target (17 to 23 are of use). All or nothing: if one
-/// node can not be converted, an error names every such node and the model stays as it is; keeping the opset is then
+/// node cannot be converted, an error names every such node and the model stays as it is; keeping the opset is then
 /// the way (recipes have a flag for it, rules fall back on decomposed forms).
 ///
 /// # Why it is correct
@@ -38,7 +38,7 @@ use crate::rewrite::Patch;
 pub enum RaiseOpset {
     /// To this operator set.
     To(i64),
-    /// As far as the rules ask, or else as far as the recipe does. A model that can not be raised keeps its operator set, with
+    /// As far as the rules ask, or else as far as the recipe does. A model that cannot be raised keeps its operator set, with
     /// a note.
     AsWanted,
 }

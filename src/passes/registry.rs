@@ -39,6 +39,7 @@ use super::quantize::lower::codes_first::CodesFirst;
 use super::quantize::lower::layers::LayersWhole;
 use super::quantize::lower::patches::PatchesAsRows;
 use super::quantize::lower::per_channel::PerChannel;
+use super::quantize::lower::product_scales::ProductScales;
 use super::quantize::lower::products::IntegerProducts;
 use super::quantize::lower::rows::Rows;
 use super::quantize::lower::siblings::Siblings;
@@ -63,7 +64,7 @@ use super::whole_update::WholeUpdate;
 use super::widen_floats::WidenFloats;
 
 /// Every pass, in the order help lists them.
-pub static ALL: [&dyn Pass; 60] = [
+pub static ALL: [&dyn Pass; 61] = [
     &CleanUp,
     &ConstantNodes,
     &ConstantBranches,
@@ -119,14 +120,15 @@ pub static ALL: [&dyn Pass; 60] = [
     &Siblings,
     &Rows,
     &CodesFirst,
-    &IntegerSums,
+    &IntegerSums::FromCodes,
+    &ProductScales,
     &IntegerProducts,
     &IntegerNorm,
     &PerChannel::Everywhere,
     &WideCodes::Always,
 ];
 
-/// The pass of this name. A pass with a parameter takes it behind `=`: `raise-opset=17`.
+/// The pass of this name. A pass with a parameter takes it after `=`: `raise-opset=17`.
 pub fn pass(id: &str) -> Option<Box<dyn Pass>> {
     if let Some((RaiseOpset::ID, to)) = id.split_once('=') {
         return Some(Box::new(RaiseOpset::To(to.parse().ok()?)));

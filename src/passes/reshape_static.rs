@@ -6,7 +6,7 @@ use crate::rewrite::Patch;
 
 /// # What it does
 /// Gives a `Reshape` whose target is computed at run time a constant target, so that the chain of Shape, Gather,
-/// Unsqueeze and Concat behind it dies.
+/// Unsqueeze and Concat after it dies.
 ///
 /// # When it fires
 /// When every size of the result is a number, or provably the size of the input on the same axis (written 0), except at

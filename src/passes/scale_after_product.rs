@@ -1,4 +1,4 @@
-//! The scale of attention goes behind the product.
+//! The scale of attention goes after the product.
 
 use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
 use crate::pattern::{Attention, QueryKey};

@@ -7,7 +7,7 @@ use crate::ir::{Attrs, Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
-/// Moves a Reshape of what Softmax makes in front of the Softmax, and a Reshape of a product behind its scale: what the
+/// Moves a Reshape of what Softmax makes in front of the Softmax, and a Reshape of a product after its scale: what the
 /// rules for attention look for is then next to each other.
 ///
 /// # When it fires
@@ -73,7 +73,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     Some(p)
 }
 
-/// A scale behind a Reshape of a product, in front of it.
+/// A scale after a Reshape of a product, in front of it.
 fn scaled(g: &Graph, id: NodeId) -> Option<Patch> {
     let scale = g.node(id);
     let slots = match scale.op.name.as_str() {

@@ -9,7 +9,7 @@ use crate::rewrite::{Patch, Ref};
 /// # What it does
 /// A MatMul whose result is reshaped, perhaps transposed, and taken apart becomes one MatMul a part, with the part's columns
 /// of weight and bias, each followed by a Reshape and a Transpose of its own. Codes for each part, which have their own
-/// scale, can then be made right behind the product, and the moves carry codes.
+/// scale, can then be made right after the product, and the moves carry codes.
 ///
 /// # When it fires
 /// For MatMul or Gemm with constant float weight (and bias) -> Reshape by a constant to `[.., n, rest..]` with
@@ -49,7 +49,7 @@ impl Pass for SplitProjection {
     }
 }
 
-/// The value behind a Squeeze of `axis`, which alone reads `v`.
+/// The value after a Squeeze of `axis`, which alone reads `v`.
 fn squeezed(g: &Graph, v: ValueId, axis: usize, rank: usize) -> Option<ValueId> {
     let n = sole_reader(g, v).filter(|n| g.node(*n).op.is("Squeeze"))?;
     let axes = g.ints(g.node(n), 1, "axes")?;
@@ -57,7 +57,7 @@ fn squeezed(g: &Graph, v: ValueId, axis: usize, rank: usize) -> Option<ValueId> 
     (a == axis as i64 || a == axis as i64 - rank as i64).then(|| g.node(n).out()).flatten()
 }
 
-/// Columns of a projection, and the value they become behind the moves.
+/// Columns of a projection, and the value they become after the moves.
 struct Part {
     from: i64,
     columns: i64,
@@ -66,7 +66,7 @@ struct Part {
     counted: bool,
 }
 
-/// The value behind a Squeeze of `axis` that alone reads `v`, or `v` itself, whoever reads it.
+/// The value after a Squeeze of `axis` that alone reads `v`, or `v` itself, whoever reads it.
 fn taken(g: &Graph, v: ValueId, axis: usize, rank: usize, at: usize, columns: i64) -> Part {
     let squeezed = squeezed(g, v, axis, rank);
     Part { from: at as i64 * columns, columns, value: squeezed.unwrap_or(v), counted: squeezed.is_none() }

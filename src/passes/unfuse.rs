@@ -284,7 +284,7 @@ impl Job<'_> {
         self.node("Div", "ratio", &[d, r])
     }
 
-    /// A Gemm or Conv with a function of one operand behind it.
+    /// A Gemm or Conv with a function of one operand after it.
     fn activated(&mut self, op: &str) -> Option<Ref> {
         let f = self.n.attrs.str("activation")?.to_owned();
         if !["Relu", "Sigmoid", "Tanh", "LeakyRelu"].contains(&f.as_str()) {

@@ -68,7 +68,7 @@ impl Job<'_> {
         let rank = |x: Option<ValueId>| x.and_then(|x| self.map.rank(x));
         let size = last(q)?;
         let h = match (self.map.rank(q)?, rank(k), rank(v)) {
-            // Heads, and on the next axis what they are, lie behind the tokens.
+            // Heads, and on the next axis what they are, lie after the tokens.
             (5, None, None) if k.is_none() && v.is_none() && bias.is_none() => {
                 let [a, b, c] = [0, 1, 2].map(|i| self.packed(q, i));
                 Heads { q: a, k: b, v: c, head_size: size, queries: (q, 1), keys: (q, 1) }

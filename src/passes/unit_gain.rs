@@ -52,7 +52,7 @@ impl Pass for UnitGain {
     }
 }
 
-/// No LayerNorm is wider; a gain of ones takes four bytes a channel.
+/// No LayerNorm is wider; a gain of ones takes four bytes per channel.
 const MOST_CHANNELS: i64 = 1 << 20;
 
 /// Nodes from the mean of squares to the factor.

@@ -6,7 +6,7 @@ use crate::rewrite::{Bodies, Ends, WidenError, narrow_floats, widen_graph};
 
 /// # What it does
 /// A model in half precision computes in float32 from here on, its nested graphs with it: every float16 and bfloat16 value
-/// becomes float32. Inputs and outputs of the model keep their types behind a Cast.
+/// becomes float32. Inputs and outputs of the model keep their types after a Cast.
 ///
 /// # When it fires
 /// On every model with a float16 or bfloat16 value or weight. An operator of another domain in such a model is an error.

@@ -69,7 +69,7 @@ impl Replacement {
     /// The patch that puts the replacement in.
     ///
     /// # Errors
-    /// In words, what about this match the replacement can not express.
+    /// In words, what about this match the replacement cannot express.
     pub fn patch(&self, f: &Facts<'_>, m: &Match, by: &str) -> Result<Patch, String> {
         let g = f.graph();
         let from = m.nodes.iter().filter_map(|n| Some(g.name_of(g.node(*n).out()?).to_owned()));

@@ -33,7 +33,7 @@ impl<'m> Facts<'m> {
         &self.model.graph
     }
 
-    /// The value behind Identity nodes.
+    /// The value after Identity nodes.
     pub fn source(&self, mut v: ValueId) -> ValueId {
         for _ in 0..FAR {
             match self.graph().producer_is(v, "Identity").and_then(|n| self.graph().node(n).input(0)) {

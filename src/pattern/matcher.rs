@@ -240,7 +240,7 @@ impl<'m> Search<'_, 'm> {
         }
     }
 
-    /// Binds what a line names and gives the goal that is left; `None` if the value can not be the line's.
+    /// Binds what a line names and gives the goal that is left; `None` if the value cannot be the line's.
     fn line_goal(&mut self, line: usize, value: ValueId, output: Option<usize>) -> Option<Goal> {
         let l = &self.pattern.lines[line];
         let pos = match &self.pattern.pats[l.pat] {

@@ -72,7 +72,7 @@ pub fn recognise_with(model: &Model, rules: &RuleSet, what: &str) -> (Vec<Recogn
 /// What a mask is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskKind {
-    /// An added constant of ordinary size, a relative-position bias; or a factor a head. It hides nothing.
+    /// An added constant of ordinary size, a relative-position bias; or a factor per head. It hides nothing.
     Bias,
     /// Added; a constant of zeros and very negative numbers.
     Additive,
@@ -93,7 +93,7 @@ pub struct Mask {
     pub kind: MaskKind,
 }
 
-/// The MatMul that makes the scores of an attention, where nothing but scale and masks lies behind it.
+/// The MatMul that makes the scores of an attention, where nothing but scale and masks lies after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryKey {
     pub node: NodeId,
@@ -110,10 +110,10 @@ pub struct Attention {
     pub rule: String,
     pub product: Option<QueryKey>,
     pub softmax: NodeId,
-    /// The node that takes the attention weights to the values: a MatMul, or the sum behind a Mul. Not part of the core if
+    /// The node that takes the attention weights to the values: a MatMul, or the sum after a Mul. Not part of the core if
     /// there is no `v`.
     pub weighted: NodeId,
-    /// The Mul or Div behind the product, and the factor it multiplies with (the reciprocal for a Div).
+    /// The Mul or Div after the product, and the factor it multiplies with (the reciprocal for a Div).
     pub scale: Option<(NodeId, f32)>,
     /// From the product to the Softmax.
     pub masks: Vec<Mask>,
@@ -192,7 +192,7 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     for (role, fill) in [("bias", "fill"), ("mask", "fill2"), ("mask2", "fill3")] {
         let Some(v) = value(role) else { continue };
         // One value may be added twice (Swin of version 2 in transformers), each time by a node of its own. Where there is
-        // but one, the second was bound behind the Softmax, and says nothing of what is in front.
+        // but one, the second was bound after the Softmax, and says nothing of what is in front.
         let node = readers(v).find(|n| masks.iter().all(|m: &Mask| m.node != *n))?;
         let n = g.node(node);
         let kind = if n.op.is("Where") {

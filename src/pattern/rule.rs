@@ -56,7 +56,7 @@ pub enum Refusal {
     Precondition(String),
     /// The replacement needs a later opset than the model has.
     Opset { needs: i64, has: i64, op: String },
-    /// The replacement can not say what this match needs.
+    /// The replacement cannot say what this match needs.
     Inexpressible(String),
 }
 
@@ -168,7 +168,7 @@ impl Rule {
     /// The patch that carries a match out; `None` if the rule only recognises.
     ///
     /// # Errors
-    /// If the model's opset lacks an operator of the replacement, or an attribute can not be made of what was bound.
+    /// If the model's opset lacks an operator of the replacement, or an attribute cannot be made of what was bound.
     pub fn patch(&self, f: &Facts<'_>, m: &Match) -> Result<Option<Patch>, Refusal> {
         self.opset_allows(f)?;
         match &self.replacement {
@@ -241,7 +241,7 @@ impl RuleSet {
     /// Adds every `*.yaml` and `*.yml` file of a folder, in the order of their names.
     ///
     /// # Errors
-    /// The folder or a file can not be read, or a rule is wrong.
+    /// The folder or a file cannot be read, or a rule is wrong.
     pub fn load_dir(&mut self, folder: &Path) -> Result<(), RuleError> {
         let failed = |source| RuleError::Folder { folder: folder.to_owned(), source };
         let entries = std::fs::read_dir(folder).map_err(failed)?;

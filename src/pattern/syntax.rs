@@ -49,7 +49,7 @@ pub struct Call {
     pub ops: Vec<String>,
     /// `~`: the two inputs may come in either order.
     pub commutes: bool,
-    /// `?` behind the operator: it may be missing, its first input then stands in its place.
+    /// `?` after the operator: it may be missing, its first input then stands in its place.
     pub skippable: bool,
     pub attrs: Vec<(String, Attribute, Pos)>,
     pub args: Vec<Expr>,

@@ -16,7 +16,7 @@ pub(super) fn weighing(f: &Facts<'_>, weights: ValueId) -> Option<NodeId> {
     let g = f.graph();
     let maker = g.producer(weights);
     let mut seen = BTreeSet::from([weights]);
-    // Values with the place of the keys, counted from the last axis; not known behind a change of shape.
+    // Values with the place of the keys, counted from the last axis; not known after a change of shape.
     let mut todo = VecDeque::from([(weights, Some(0))]);
     while let Some((v, keys)) = todo.pop_front() {
         let rank = f.rank(v);

@@ -22,7 +22,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// `heads` heads of `d` channels, heads in front of channels or behind them on the way in and on the way out.
+    /// `heads` heads of `d` channels, heads in front of channels or after them on the way in and on the way out.
     pub fn heads(heads: usize, d: usize, heads_last: [bool; 2]) -> Layout {
         let c = heads * d;
         let (split, q, k) = match heads_last[0] {

@@ -12,7 +12,7 @@ use crate::ir::{Graph, Node, NodeId, ValueId};
 const FEW: i64 = 4;
 
 /// Rows of the second last axis that everything between the last of the nodes `mixing` tokens and the outputs starts from,
-/// counted from the front, or from the end if negative. Empty if the outputs read all rows, or it can not be told.
+/// counted from the front, or from the end if negative. Empty if the outputs read all rows, or it cannot be told.
 pub fn rows_read(g: &Graph, mixing: &BTreeSet<NodeId>) -> Vec<i64> {
     let mut rows: BTreeSet<i64> = BTreeSet::new();
     let mut seen: BTreeSet<NodeId> = BTreeSet::new();

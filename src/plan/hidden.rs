@@ -173,7 +173,7 @@ mod tests {
         let names = |m: &crate::ir::Model| {
             mask_inputs(&m.graph).into_iter().map(|v| m.graph.name_of(v).to_owned()).collect::<Vec<_>>()
         };
-        // All that is added is multiplied behind, but for the last ones.
+        // All that is added is multiplied after, but for the last ones.
         assert!(names(&m).is_empty(), "{:?}", names(&m));
         let plain = parse_model(
             r#"<ir_version: 8, opset_import: ["" : 17]>

@@ -6,6 +6,7 @@ pub(crate) mod apart;
 pub mod channel_map;
 mod channels;
 mod check;
+pub mod costs;
 pub mod fed;
 pub(crate) mod head_rows;
 mod hidden;
@@ -63,7 +64,7 @@ pub struct QuantPlan {
     pub islands: Vec<Island>,
 }
 
-/// A factor and an offset a channel moved from a value into the layers behind it: `x` becomes `(x - offset) / factor`, the
+/// A factor and an offset a channel moved from a value into the layers after it: `x` becomes `(x - offset) / factor`, the
 /// weights are multiplied by the factors, and the biases gain what the weights make of the offsets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,7 +72,7 @@ pub struct Fold {
     /// The value that is divided.
     pub value: String,
     pub role: Role,
-    /// One factor a channel, space-separated.
+    /// One factor per channel, space-separated.
     #[serde(with = "numbers")]
     pub factors: Vec<f32>,
     /// One offset a channel, in units of the value; none: all are 0.
@@ -107,7 +108,7 @@ pub struct Equalisation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Between {
-    /// The layer of the values and the projection behind the attention.
+    /// The layer of the values and the projection after the attention.
     ValuesProjection,
     /// The layer of the queries and that of the keys.
     QueriesKeys,
@@ -208,7 +209,7 @@ pub struct Layer {
     /// The codes themselves where they do not follow from the weight: present exactly when `rounding` is `gptq`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<StoredWeight>,
-    /// Added to the bias, one number an output channel: what rounding the weight shifts the mean output by.
+    /// Added to the bias, one number per output channel: what rounding the weight shifts the mean output by.
     #[serde(default, with = "numbers", skip_serializing_if = "Vec::is_empty")]
     pub correction: Vec<f32>,
     pub reason: String,

@@ -213,7 +213,7 @@ impl QuantPlan {
 /// One of the sets of names a part has.
 type Names = fn(&Part) -> &BTreeSet<String>;
 
-/// Where in the model a value is: block 0 is the embedding, block `n + 1` behind `n` blocks the head.
+/// Where in the model a value is: block 0 is the embedding, block `n + 1` after `n` blocks the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Home {
     block: usize,

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use self::equalise::Known;
 use super::channels::channel_axis;
+use super::costs::Worth;
 use super::head_rows::{read_tokens, values_before};
 use super::recipe::{Candidate, QuantRecipe};
 use super::scores::score_site;
@@ -54,7 +55,7 @@ pub fn watches(m: &Model, sites: &Sites, recipe: &QuantRecipe) -> IndexMap<Strin
         let folded = recipe.folds.contains_key(&s.role);
         let by_token = recipe.candidates(s.role).iter().any(|c| match c {
             Candidate::Ptf { rule, .. } => rule.normalised,
-            // Contracted values alone can not have it.
+            // Contracted values alone cannot have it.
             Candidate::Wide { .. } => s.elementwise,
             _ => false,
         });
@@ -208,17 +209,20 @@ pub fn plan(
         assume_vnni: recipe.weights.assume_vnni,
         islands: Vec::new(),
     };
-    let by_x: BTreeMap<ValueId, Vec<&Linear>> = sites.linears.iter().fold(BTreeMap::new(), |mut m, l| {
-        m.entry(trace_back(g, l.x)).or_insert_with(Vec::new).push(l);
+    let worth = Worth::of(g, sites, recipe.costs.as_ref());
+    let linears: Vec<(usize, &Linear)> = sites.linears.iter().enumerate().filter(|(i, _)| worth.layers[*i]).collect();
+    let by_x: BTreeMap<ValueId, Vec<&Linear>> = linears.iter().fold(BTreeMap::new(), |mut m, (_, l)| {
+        m.entry(trace_back(g, l.x)).or_insert_with(Vec::new).push(*l);
         m
     });
+    let needed = |v: &ValueId| by_x.contains_key(v) || worth.operands.contains(v);
     let decided: Vec<Result<Decided, PlanningError>> = sites
         .sites
         .values()
         .collect::<Vec<_>>()
         .par_iter()
         .map(|s| {
-            if recipe.keep_float.contains(&s.role) || (recipe.linear_only && !by_x.contains_key(&s.value)) {
+            if recipe.keep_float.contains(&s.role) || (recipe.linear_only && !needed(&s.value)) {
                 return Ok(Decided::Float);
             }
             let name = g.name_of(s.value);
@@ -243,8 +247,8 @@ pub fn plan(
     }
     ties::separate(g, sites, &mut plan);
     let code = |i: usize| recipe.weights.code_of(i, sites.linears.len());
-    let layer = |(i, l): (usize, &Linear)| weights::layer(g, l, stats, recipe, &plan.folds, code(i));
-    plan.layers = sites.linears.par_iter().enumerate().map(layer).collect();
+    let layer = |(i, l): &(usize, &Linear)| weights::layer(g, l, stats, recipe, &plan.folds, code(*i));
+    plan.layers = linears.par_iter().map(layer).collect();
     if !recipe.linear_only {
         let decided: Vec<_> = sites.attentions.par_iter().map(|a| attention(g, a, stats, recipe)).collect();
         for d in decided {
@@ -327,14 +331,14 @@ fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
     out
 }
 
-/// Where both operands and the result of an Add or Mul are codes of one 8-bit type and one of them has a scale a channel,
+/// Where both operands and the result of an Add or Mul are codes of one 8-bit type and one of them has a scale per channel,
 /// the result takes the other container (the same values, codes shifted by 128): onnxruntime would fuse the three into
-/// an operator that has no scale a channel, and fail.
+/// an operator that has no scale per channel, and fail.
 fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
     for id in g.schedule() {
         let n = g.node(id);
         if n.op.is("Conv") {
-            // Its integer form has no scale a channel at the output either, and one type for input and output.
+            // Its integer form has no scale per channel at the output either, and one type for input and output.
             for a in &mut plan.activations {
                 if a.params.axis().is_some()
                     && a.params.code() == Code::U8
@@ -355,7 +359,7 @@ fn separate_containers(g: &Graph, plan: &mut QuantPlan) {
         let operands: Vec<Option<usize>> = (0..2).map(|i| find(plan, n.input(i))).collect();
         let (Some(a), Some(b)) = (operands[0], operands[1]) else { continue };
         let Some(out) = n.out() else { continue };
-        // The result's codes may be made behind moves.
+        // The result's codes may be made after moves.
         let made: Vec<usize> = plan
             .activations
             .iter()
@@ -452,8 +456,10 @@ fn decide(
         ptf::expected_error(st, p, |c| if split(c) { 0.0 } else { 1.0 })
             + outliers.iter().map(|o| f64::from(p.scale(o.channel)).powi(2) / 12.0 * st.count as f64).sum::<f64>()
     };
+    type Choice = (f64, QParams, Vec<Outlier>, String);
+    let within = recipe.one_scale_within.get(&s.role);
     let best = |cands: &[Candidate]| -> (QParams, Vec<Outlier>, String) {
-        let mut best: Option<(f64, QParams, Vec<Outlier>, String)> = None;
+        let (mut best, mut plain): (Option<Choice>, Option<Choice>) = (None, None);
         for c in cands {
             let (p, outliers, what) = match *c {
                 Candidate::Sums | Candidate::Wide { .. } => continue,
@@ -475,10 +481,15 @@ fn decide(
                 }
             };
             let e = error(&p, &outliers);
+            if matches!(c, Candidate::Affine { .. }) && plain.as_ref().is_none_or(|b| e < b.0) {
+                plain = Some((e, p.clone(), outliers.clone(), what.clone()));
+            }
             if best.as_ref().is_none_or(|b| e < b.0) {
                 best = Some((e, p, outliers, what));
             }
         }
+        let near = |b: &Choice| plain.as_ref().is_some_and(|p| within.is_some_and(|w| p.0 <= w * b.0));
+        let best = if best.as_ref().is_some_and(near) { plain } else { best };
         let (mut e, mut p, mut outliers, mut what) = best.expect("checked above");
         let wide = cands.iter().find_map(|c| if let Candidate::Wide { beyond } = c { Some(*beyond) } else { None });
         if let Some(beyond) = wide {

@@ -18,7 +18,7 @@ pub struct QuantRecipe {
     /// Candidates in place of these where statistics come from synthetic data, which do not reach as far as real ones.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub without_data: IndexMap<ActivationKey, Vec<Candidate>>,
-    /// Factors moved from a value into the weights behind it.
+    /// Factors moved from a value into the weights after it.
     #[serde(default)]
     pub folds: IndexMap<Role, FoldRecipe>,
     /// What takes the place of `folds` where calibration had no data: made-up samples show less of how far channels reach.
@@ -40,6 +40,32 @@ pub struct QuantRecipe {
     /// Quantize linear layers only and leave everything else, their outputs included, in float.
     #[serde(default)]
     pub linear_only: bool,
+    /// With `linear-only`: give codes only where they save time by these figures, and to queries and keys as well where they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs: Option<Costs>,
+    /// Roles whose values get one scale even where one a channel is better, if it makes at most so many times the least error:
+    /// factors a channel in front of a nonlinear operator are a pass over memory.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub one_scale_within: IndexMap<Role, f64>,
+}
+
+/// What products cost, in nanoseconds on one thread; see [`costs`](super::costs).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Costs {
+    /// One multiplication with a constant weight, in float.
+    pub layer_float: f64,
+    /// The same of uint8 and int8 codes.
+    pub layer_codes: f64,
+    /// One multiplication of queries and keys, in float.
+    pub product_float: f64,
+    /// The same of two uint8 codes.
+    pub product_codes: f64,
+    /// Making a code of one element.
+    pub quantize: f64,
+    /// Moving one element, as heads are: float, and codes.
+    pub move_float: f64,
+    pub move_codes: f64,
 }
 
 /// A role, or what stands for all the others.
@@ -97,20 +123,20 @@ fn no_clip() -> Vec<f32> {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Candidate {
-    /// One scale and zero point a tensor.
+    /// One scale and zero point per tensor.
     Affine {
         #[serde(default = "u8_code")]
         code: Code,
         range: Range,
     },
-    /// Power-of-Two Factors. Where the value also feeds a contraction, that reader gets one scale a tensor.
+    /// Power-of-Two Factors. Where the value also feeds a contraction, that reader gets one scale per tensor.
     Ptf {
         #[serde(default = "u8_code")]
         code: Code,
         #[serde(flatten)]
         rule: PtfRule,
         /// A channel that makes more than this share of the value's error gets a second, coarser code. With whole factors,
-        /// a zero point a channel and uint8 codes, in the integer form.
+        /// a zero point per channel and uint8 codes, in the integer form.
         #[serde(default, rename = "second-code-beyond", skip_serializing_if = "Option::is_none")]
         second_code_beyond: Option<f64>,
     },
@@ -206,7 +232,7 @@ pub enum AttentionRecipe {
         /// Bases to choose from, head by head, where they serve better than all of `fine`; none: what `spec` says.
         #[serde(default)]
         bases: Vec<LogBase>,
-        /// Codes of the scores have one scale a head. With `scores: weights`, where the heads are an axis of their own.
+        /// Codes of the scores have one scale per head. With `scores: weights`, where the heads are an axis of their own.
         #[serde(default)]
         scale_by_head: bool,
         /// Instead of `spec`, for attentions whose weights something changes before they meet values.

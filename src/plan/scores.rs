@@ -33,7 +33,7 @@ pub struct View {
     pub rank: usize,
 }
 
-/// Where the codes of the scores begin in the chain: behind the last thing that is added, and behind a change of shape
+/// Where the codes of the scores begin in the chain: after the last thing that is added, and after a change of shape
 /// that follows it if nothing is hidden.
 fn start(g: &Graph, a: &Attention) -> usize {
     let added = |m: &&Mask| matches!(m.kind, MaskKind::Bias | MaskKind::Mixed);
@@ -55,7 +55,7 @@ pub fn score_value(g: &Graph, a: &Attention) -> ValueId {
 /// The codes of the scores lie as early as nothing but one factor and masks follow.
 ///
 /// # Errors
-/// A sentence that says why this attention can not be computed from codes: its masks lie in shapes that are not known or
+/// A sentence that says why this attention cannot be computed from codes: its masks lie in shapes that are not known or
 /// do not agree.
 pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> Result<ScoreSite<'a>, String> {
     let place = |m: &Mask| a.chain.iter().position(|n| *n == m.node);

@@ -123,9 +123,9 @@ pub struct Site {
     pub role: Role,
     /// Axis of the channels, from the end where the layout is channels-last.
     pub axis: i64,
-    /// Readers that contract the channel axis (MatMul, Conv, attention products) need one scale a tensor.
+    /// Readers that contract the channel axis (MatMul, Conv, attention products) need one scale per tensor.
     pub contracted: bool,
-    /// Readers that work element by element or normalise can take one scale a channel.
+    /// Readers that work element by element or normalise can take one scale per channel.
     pub elementwise: bool,
 }
 
@@ -362,7 +362,7 @@ pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
         if constant(at) || !float_value(g, at) || masked.contains(&at) {
             return;
         }
-        // Read element by element, it stays the number it is; a product can not do without codes.
+        // Read element by element, it stays the number it is; a product cannot do without codes.
         if !contracted && g.producer(at).is_some_and(|p| apart.contains_key(&p)) {
             return;
         }

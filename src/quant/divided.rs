@@ -34,7 +34,7 @@ fn channel(c: &Channel, k: f32) -> Channel {
         sum: sum(c.sum, k.into()),
         square_sum: sum(c.square_sum, f64::from(k).powi(2)),
         hist: counts(&c.hist, (c.min, c.max), k),
-        // Of no use behind layers, where equalisation is.
+        // Of no use after layers, where equalisation is.
         levels: Levels::default(),
         quarters: c.quarters.iter().map(quarter).collect(),
     }

@@ -336,7 +336,7 @@ pub struct Search<'a> {
     pub top: i32,
     /// Scales to try, as shares of the one that reaches the largest weight.
     pub clips: &'a [f32],
-    /// Smallest scale allowed, one an output channel.
+    /// Smallest scale allowed, one per output channel.
     pub least: &'a [f32],
     /// Share of the mean variance added to every variance.
     pub damp: f64,

@@ -1,4 +1,4 @@
-//! Quantization: parameters that can not hold nonsense, the one kernel that computes codes, observers, searches, and the
+//! Quantization: parameters that cannot hold nonsense, the one kernel that computes codes, observers, searches, and the
 //! arithmetic of Log-Int-Softmax.
 //!
 //! Nothing here decides what becomes of a model, nor runs one: the [planner](crate::plan::planner) asks, the passes that

@@ -137,7 +137,7 @@ pub enum Watch {
     /// One for each index along the axis (negative: from the end).
     Channels { axis: i64 },
     /// As `Channels`, and for each quarter of the samples every value counted with the weight of its token, the vector of
-    /// all channels at one place: the inverse of the token's variance over the channels, which is what a LayerNorm behind
+    /// all channels at one place: the inverse of the token's variance over the channels, which is what a LayerNorm after
     /// makes of an error.
     Tokens { axis: i64, read: Read },
     /// Attention scores `[.., heads, queries, keys]`: one for each head, the smallest row maximum, and a bounded sample
@@ -332,7 +332,7 @@ impl Stats {
             let what = if x[at].is_nan() { "NaN" } else { "infinity" };
             return Err(ObserveError::NotFinite { what, at });
         }
-        // First the ranges, then the counts: each histogram makes room once a sample.
+        // First the ranges, then the counts: each histogram makes room once per sample.
         let sums = Sums::of(x, layout, hidden);
         let tokens = match &self.watch {
             Watch::Tokens { read, .. } => {
@@ -560,7 +560,7 @@ impl Stats {
     }
 
     /// [`Watch::Tokens`] only: what a squared error of 1 is in the place whose tokens are faintest and in the median place, on
-    /// average over the tokens there, in shares of the variance of the token it happens in, which is what a LayerNorm behind
+    /// average over the tokens there, in shares of the variance of the token it happens in, which is what a LayerNorm after
     /// makes of it. 0 where no token was seen.
     pub fn faintness(&self) -> (f64, f64) {
         let mean = |(sum, count): &(ExactSum, ExactSum)| (count.get() > 0.0).then(|| sum.get() / count.get());

@@ -157,7 +157,7 @@ const WORTH: f64 = 1.1;
 /// Factors of a row's scale that are tried. With twice the scale no pair of int8 saturates.
 const STRETCHES: [f32; 9] = [1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875, 2.0];
 
-/// True if two neighbours can not saturate.
+/// True if two neighbours cannot saturate.
 pub fn fits(a: i32, b: i32) -> bool {
     a.max(0) + b.max(0) <= MOST && -(a.min(0) + b.min(0)) <= MOST
 }

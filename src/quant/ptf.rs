@@ -99,14 +99,14 @@ pub struct PtfRule {
     pub max_shift: u8,
     #[serde(default)]
     pub factors: Factors,
-    /// One zero point a channel instead of one a tensor.
+    /// One zero point per channel instead of one per tensor.
     pub channel_zeros: bool,
     /// `min-max`: no value seen in calibration is clipped. `mse`: least squared error.
     pub range: Range,
     /// `true`: the published base scale `(max - min) / 255 / 2^K`; `false`: the best of a search.
     #[serde(default)]
     pub published_base: bool,
-    /// Count an error relative to the variance of the token it happens in, as a LayerNorm behind divides by it, and more in
+    /// Count an error relative to the variance of the token it happens in, as a LayerNorm after divides by it, and more in
     /// the tokens that the outputs read ([`Watch::Tokens`]). A few tokens with one massive channel then no longer dictate
     /// that channel's step to all the others.
     #[serde(default)]
@@ -126,7 +126,7 @@ pub fn distributions(stats: &Stats, rule: PtfRule) -> Vec<Moments> {
     stats.channels.iter().map(|c| if weighted { Moments::new(&c.weighted()) } else { Moments::new(&c.hist) }).collect()
 }
 
-/// Parameters for one scale a tensor.
+/// Parameters for one scale per tensor.
 pub fn affine(code: Code, stats: &Stats, range: Range) -> QParams {
     let mut seen = stats.range();
     // One scale: what counts is how many values were seen, of whatever channel.
@@ -481,7 +481,7 @@ mod tests {
     use super::super::tokens::Read;
     use super::*;
 
-    /// Least squared error with a zero point a channel; tests change what they are about.
+    /// Least squared error with a zero point per channel; tests change what they are about.
     const RULE: PtfRule = PtfRule {
         max_shift: 7,
         channel_zeros: true,
@@ -671,7 +671,7 @@ mod tests {
 
     #[test]
     fn a_channel_seen_a_few_times_keeps_room_for_the_next_value() {
-        // Values that show once a sample, as pooled features do: about normal, and none below 0 in the first channel. Eight
+        // Values that show once per sample, as pooled features do: about normal, and none below 0 in the first channel. Eight
         // calibration samples, then more of the same kind.
         let (n, rows) = (16, 1000);
         let mut state = 7u64;

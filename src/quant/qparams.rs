@@ -124,7 +124,7 @@ enum Raw {
         axis: i64,
         scale: f32,
         shifts: String,
-        /// One number, or one a channel.
+        /// One number, or one per channel.
         zero_points: String,
     },
     Factors {
@@ -132,7 +132,7 @@ enum Raw {
         axis: i64,
         scale: f32,
         factors: String,
-        /// One number, or one a channel.
+        /// One number, or one per channel.
         zero_points: String,
     },
 }
@@ -233,7 +233,7 @@ impl QParams {
     }
 
     /// Power-of-Two Factors: channel `c` along `axis` has scale `base * 2^shifts[c]`. `zeros` holds one zero point for
-    /// the tensor or one a channel.
+    /// the tensor or one per channel.
     ///
     /// Source: FQ-ViT, arXiv 2111.13824, section 3.2; the zero point a channel is this project's.
     ///
@@ -312,7 +312,7 @@ impl QParams {
         self.code
     }
 
-    /// The channel axis; `None` for one scale a tensor.
+    /// The channel axis; `None` for one scale per tensor.
     pub fn axis(&self) -> Option<i64> {
         match self.form {
             Form::Affine { .. } => None,
@@ -343,7 +343,7 @@ impl QParams {
         }
     }
 
-    /// Number of channels; 1 for one scale a tensor.
+    /// Number of channels; 1 for one scale per tensor.
     pub fn channels(&self) -> usize {
         match &self.form {
             Form::Affine { .. } => 1,
@@ -352,7 +352,7 @@ impl QParams {
         }
     }
 
-    /// Scale of channel `c` (any `c` for one scale a tensor).
+    /// Scale of channel `c` (any `c` for one scale per tensor).
     pub fn scale(&self, c: usize) -> f32 {
         match &self.form {
             Form::Affine { scale, .. } => *scale,

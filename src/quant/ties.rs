@@ -1,6 +1,6 @@
 //! Scales at which no value lies between two codes.
 //!
-//! A function of a code, such as GELU behind DequantizeLinear, takes 256 values and no others. Two runtimes that compute
+//! A function of a code, such as GELU after DequantizeLinear, takes 256 values and no others. Two runtimes that compute
 //! it a little differently agree on every code of the result if none of these values is close to the middle between two
 //! codes. A scale has room for that: moving it by some ten-thousandths moves every value past its tie.
 

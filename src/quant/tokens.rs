@@ -1,4 +1,4 @@
-//! How much the tokens of a value count: an error in one is worth what the LayerNorm behind makes of it, and what the outputs
+//! How much the tokens of a value count: an error in one is worth what the LayerNorm after makes of it, and what the outputs
 //! read of it.
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ pub struct Read {
     /// Their places on the second last axis (negative: from the end). Together they weigh as much as all the others of
     /// the same variance. None: all tokens are alike.
     pub tokens: Vec<i64>,
-    /// Nothing behind the value mixes tokens, so that the others weigh nothing.
+    /// Nothing after the value mixes tokens, so that the others weigh nothing.
     pub alone: bool,
 }
 

@@ -68,7 +68,7 @@ impl Tail {
         self.nodes.iter().map(|id| self.whole.graph.node(*id))
     }
 
-    /// Puts the tail behind what became of the front, which must still make the values that were cut.
+    /// Puts the tail after what became of the front, which must still make the values that were cut.
     ///
     /// # Errors
     /// With the name of a value that the front does not make any more.

@@ -321,7 +321,7 @@ impl Patch {
                             is: describe(&is),
                         });
                     }
-                    // An output that is at the same time an input can not be given another maker under its own name.
+                    // An output that is at the same time an input cannot be given another maker under its own name.
                     if g.is_output(*old) && matches!(g.value(*old).def, Def::Input | Def::InputWithDefault(_)) {
                         return Err(PatchError::Input { by: by(), name: g.name_of(*old).to_owned() });
                     }

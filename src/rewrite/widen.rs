@@ -16,7 +16,7 @@ pub enum WidenError {
 /// What becomes of the inputs and outputs of a graph that are narrow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
-    /// They keep their types, behind a Cast.
+    /// They keep their types, after a Cast.
     Keep,
     /// They are float32: the ends of a body, which its node feeds and reads.
     Widen,

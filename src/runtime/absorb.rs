@@ -1,4 +1,4 @@
-//! Which operator behind a product can be one of its steps.
+//! Which operator after a product can be one of its steps.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::ask::only_reader;
 use super::qdq::Qdq;
 use super::steps::{Step, Steps};
 
-/// The steps of a product with the operator behind it as one more, and the type that comes out; `None` if the operator is
+/// The steps of a product with the operator after it as one more, and the type that comes out; `None` if the operator is
 /// no step, or if anyone else reads the product. `axis` is the product's axis of columns.
 pub fn next(
     model: &TypedModel,

@@ -147,7 +147,7 @@ fn ties_fall_as_a_division_has_them() {
     assert_ne!(stock.unwrap().run(&given).unwrap().outputs[0].values::<u8>().unwrap()[..], want);
 }
 
-/// Fact 5: weights dequantize once, above 4 MiB too, and behind a Transpose.
+/// Fact 5: weights dequantize once, above 4 MiB too, and after a Transpose.
 #[test]
 fn constant_weights_are_folded_whatever_their_size() {
     let n = 1200usize;

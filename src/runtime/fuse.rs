@@ -2,10 +2,10 @@
 //!
 //! Where both operands of a MatMul come from DequantizeLinear (moved at most by Transpose, Reshape, Slice and their like), the
 //! product of the codes, taken exactly, times both scales is the product of the values, without the rounding of a sum in
-//! float. What then leaves the file's operators behind the product is, operator by operator, what these compute
+//! float. What then leaves the file's operators after the product is, operator by operator, what these compute
 //! ([`steps`](super::steps)). The contract: `((a - za) (b - zb)` summed exactly in 32 bits, to the nearest float, times the
 //! product of the scales rounded once. That is what onnxruntime's fused operators compute; without fusion a runtime's sum
-//! carries rounding errors of its own, so codes behind may differ by one where the value is close to a tie.
+//! carries rounding errors of its own, so codes after may differ by one where the value is close to a tie.
 //!
 //! Everything else is left to tract's own operator.
 

@@ -1,7 +1,7 @@
 //! Running a model, and the tensors that go in and come out.
 //!
 //! [`Session`] loads an encoded ONNX file and runs it in tract; this module is the only place that names tract, so that
-//! another executor could take its place behind the same three types. [`Array`] is what data sources, calibration and
+//! another executor could take its place after the same three types. [`Array`] is what data sources, calibration and
 //! verification exchange. [`kernel`] is the arithmetic of QuantizeLinear and DequantizeLinear, bit for bit what
 //! onnxruntime computes. [`fold_samples`] runs independent samples on several threads and hands the results back in
 //! sample order, so that a sum over samples has the same bits whatever the thread count.

@@ -1,4 +1,4 @@
-//! What is done to a model's encoded form before tract reads it: refuse what tract would misread, rewrite what it can not
+//! What is done to a model's encoded form before tract reads it: refuse what tract would misread, rewrite what it cannot
 //! hold, fix open sizes, make taps graph outputs.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ pub(super) fn runnable(typed: TypedModel, optimize: bool) -> TractResult<Arc<Typ
     if !optimize {
         return typed.into_runnable();
     }
-    // tract's rewrites fail on some valid graphs (a strided Slice behind a Reshape); as written, these run too.
+    // tract's rewrites fail on some valid graphs (a strided Slice after a Reshape); as written, these run too.
     match typed.clone().into_optimized() {
         Ok(model) => model.into_runnable(),
         Err(_) => typed.into_runnable(),
@@ -80,7 +80,7 @@ fn each_node(graph: &pb::GraphProto, f: &mut impl FnMut(&pb::NodeProto)) {
     }
 }
 
-/// Rewrites constants that tract can not hold: integers of 4 and 2 bits become 8-bit ones, and unsigned wide integers
+/// Rewrites constants that tract cannot hold: integers of 4 and 2 bits become 8-bit ones, and unsigned wide integers
 /// leave the typed field that tract does not look into. A QuantizeLinear whose codes are narrower than 8 bits gets the
 /// attribute [`CODE_BITS`].
 pub fn widen_constants(graph: &mut pb::GraphProto) -> Result<(), RuntimeError> {

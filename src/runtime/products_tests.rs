@@ -435,7 +435,7 @@ fn gemm_between_codes_is_one_product() {
     assert_eq!(s.run(&inputs).unwrap().outputs[0], Array::new(&[4, 3], want).unwrap());
 }
 
-/// A convolution between codes, group by group, one scale a channel.
+/// A convolution between codes, group by group, one scale per channel.
 #[test]
 fn a_convolution_between_codes_is_one_operator() {
     let mut dice = Dice(33);

@@ -2,7 +2,7 @@
 //!
 //! The body is kept as it was read. What it becomes depends on the shapes that reach it, and these may change from one
 //! iteration to the next, so a plan is made for each set of shapes that is met, and kept. Constants of the graph around
-//! the body are constants in it as well. A body that tract can not plan without knowing the integers it is handed (a Slice
+//! the body are constants in it as well. A body that tract cannot plan without knowing the integers it is handed (a Slice
 //! up to the iteration's number) gets a plan for each set of these, too.
 //!
 //! As in onnxruntime, what the body says of the condition is obeyed whether or not the node is given one; the standard has
@@ -192,7 +192,7 @@ impl InferenceOp for Loop {
             }
         }
         let known = |f: &InferenceFact| f.datum_type.is_concrete() && !f.shape.is_open();
-        // A body that can not be analysed yet may be once integers are known; nothing is known of its outputs then.
+        // A body that cannot be analysed yet may be once integers are known; nothing is known of its outputs then.
         if outer.iter().all(known)
             && let Ok(facts) = self.body.settled(outer)
         {

@@ -69,7 +69,7 @@ pub struct SessionOptions {
     pub shapes: Vec<(String, Vec<usize>)>,
     /// Values of the main graph to return beside the outputs, by name; repeats are allowed.
     pub taps: Vec<String>,
-    /// Whether the graph's outputs are wanted beside the taps. Without them, nothing behind the last tap is computed.
+    /// Whether the graph's outputs are wanted beside the taps. Without them, nothing after the last tap is computed.
     pub outputs: bool,
     /// Whether tract may rewrite the graph into its fastest form (two to three times faster). Without it the model runs
     /// operator by operator as written, which is the slower and safer reference.
@@ -136,7 +136,7 @@ impl Session {
     /// Loads a model, whatever file its weights lie in.
     ///
     /// # Errors
-    /// If tract lacks an operator, or can not load the model.
+    /// If tract lacks an operator, or cannot load the model.
     pub fn of(model: Validated<'_>, options: &SessionOptions) -> Result<Session, RuntimeError> {
         Session::of_bytes(&onnx::encode(model), None, options)
     }

@@ -12,7 +12,7 @@ use super::kernel::{Code, Requantize};
 use super::wide::wide;
 use crate::quant::kernel::rounded;
 
-/// One operator behind a product. Vectors hold a number for each column.
+/// One operator after a product. Vectors hold a number for each column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Integer bias, modulo 2^32; only before [`Step::Float`].
@@ -234,7 +234,7 @@ wide! {
         }
     }
 
-    /// Sums times a scale a column. Rows begin `row` elements apart.
+    /// Sums times a scale per column. Rows begin `row` elements apart.
     fn scaled(sums: &[i32], width: usize, scale: &[f32], out: &mut [f32], row: usize) {
         let n = scale.len();
         for (x, y) in sums.chunks_exact(width).zip(out.chunks_mut(row)) {

@@ -87,7 +87,7 @@ impl Packer {
     }
 }
 
-/// The bytes behind hexadecimal digits.
+/// The bytes after hexadecimal digits.
 pub(super) fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |b: u8| (b as char).to_digit(16);
     if !text.len().is_multiple_of(2) {

@@ -10,7 +10,7 @@
 //! }
 //! ```
 //!
-//! What ONNX's text can not say has a form of its own: nested graphs and other encoded attributes are hexadecimal
+//! What ONNX's text cannot say has a form of its own: nested graphs and other encoded attributes are hexadecimal
 //! strings with a kind (`body: graph = "0a1b"`), the outer values they read follow the inputs (`(c) @ (x, y)`), and
 //! `functions: ["domain" : "name"]` in the header names model-local functions. In strings, `\n`, `\t` and `\xNN` mean
 //! what they mean in most languages; ONNX's parser only knows `\"` and `\\`.

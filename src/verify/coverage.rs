@@ -74,7 +74,7 @@ fn computes(n: &Node) -> bool {
     !(op.starts_with("QLinear") || op.ends_with("Integer") || op.ends_with("QuantizeLinear"))
 }
 
-/// How many operators in bodies compute, and the node that holds the first: what `compile` can not reach.
+/// How many operators in bodies compute, and the node that holds the first: what `compile` cannot reach.
 pub fn in_bodies(g: &Graph) -> Option<(usize, String, Op)> {
     let mut first = None;
     let mut count = 0;

@@ -171,7 +171,7 @@ impl Look<'_> {
         })
     }
 
-    /// Where the axis of a value ends up behind these nodes, the last of which stands first; only if it has at least two
+    /// Where the axis of a value ends up after these nodes, the last of which stands first; only if it has at least two
     /// elements.
     fn forward(&self, v: ValueId, axis: i64, crossed: &[NodeId]) -> Option<usize> {
         let rank = self.rank(v)?;

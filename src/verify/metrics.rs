@@ -5,7 +5,7 @@
 //! numbers, so memory does not grow with the samples. All sums are in f64.
 //!
 //! *Decibels.* `SQNR = 10 log10(sum y^2 / sum (yq - y)^2)` over all samples, y from the float model. Without any error the
-//! ratio is infinite, which JSON can not hold: such a tensor has [`EXACT_DB`], 999, and an all-zero reference that is
+//! ratio is infinite, which JSON cannot hold: such a tensor has [`EXACT_DB`], 999, and an all-zero reference that is
 //! not met has -999. Both compare with thresholds as they should.
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use crate::runtime::Array;
 /// The SQNR of a tensor without any error; its negative is that of an error on an all-zero reference.
 pub const EXACT_DB: f64 = 999.0;
 
-/// Why two tensors can not be compared.
+/// Why two tensors cannot be compared.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MetricError {
     #[error(
@@ -132,7 +132,7 @@ impl Deviation {
         if let Kind::Classes { axis } = site.kind
             && let Some(&classes) = float.dims().get(axis).filter(|n| **n >= 2)
         {
-            // Element `class` of a row lies `inner` behind the one before it.
+            // Element `class` of a row lies `inner` after the one before it.
             let inner: usize = float.dims()[axis + 1..].iter().product();
             let largest = |v: &[f64], row: usize| {
                 let first = row / inner * classes * inner + row % inner;

@@ -37,7 +37,7 @@ pub struct Compared {
 /// Compares outputs, and the values `taps` that both models have, on the samples `indices`.
 ///
 /// # Errors
-/// If there are no samples, one can not be read, a model does not run, or the outputs can not be compared.
+/// If there are no samples, one cannot be read, a model does not run, or the outputs cannot be compared.
 pub fn compare(
     float: Validated<'_>,
     quantized: Validated<'_>,

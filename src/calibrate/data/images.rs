@@ -159,7 +159,7 @@ fn list(folder: &Path) -> Result<Vec<String>, DataError> {
         empty = false;
         let path = entry.path();
         if is_image_name(&path) && path.is_file() {
-            // A name that is not Unicode can not be put into a report or a labels.txt; say so now.
+            // A name that is not Unicode cannot be put into a report or a labels.txt; say so now.
             let name = entry
                 .file_name()
                 .into_string()

@@ -44,7 +44,7 @@ impl Sizes {
         Sizes(names)
     }
 
-    /// Sizes of an input behind its leading one. A name such as `past + 1` is worked out of the names in it.
+    /// Sizes of an input after its leading one. A name such as `past + 1` is worked out of the names in it.
     pub(super) fn tail(&mut self, spec: &InputSpec, lead: Lead, notes: &mut Vec<String>) -> Vec<usize> {
         let tail: Vec<usize> = spec
             .dims

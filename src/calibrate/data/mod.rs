@@ -10,7 +10,7 @@
 //!
 //! *Sources.* A folder of JPEG/PNG files, an `.npy` file for a model of one input, an `.npz` file with arrays named as the
 //! inputs, or, with none given, seeded synthetic inputs ([`DataOptions`] has the flags). Values are checked as samples
-//! are made: NaN, infinity (minus infinity in a mask is none), and numbers that the input's type can not hold are errors
+//! are made: NaN, infinity (minus infinity in a mask is none), and numbers that the input's type cannot hold are errors
 //! that name the sample and the array.
 
 mod arrays;
@@ -317,7 +317,7 @@ fn spread(i: usize, taken: usize, total: usize) -> usize {
 }
 
 /// Values of one sample, all inputs and the whole batch together, sizes that are left open as images have them or 1. A sample
-/// that the memory budget can not hold is refused before any is made.
+/// that the memory budget cannot hold is refused before any is made.
 fn sample_values(inputs: &[InputSpec], options: &DataOptions) -> Result<u64, DataError> {
     /// A value as it is made, before it has the input's type, and the room a picture takes while it is drawn.
     const BYTES: u64 = 24;

@@ -108,7 +108,7 @@ pub(super) struct Npy {
     data: Bytes,
 }
 
-/// Checks that the file behind an array has not been written to since it was opened.
+/// Checks that the file after an array has not been written to since it was opened.
 pub(super) fn intact(a: &Npy) -> Result<(), DataError> {
     file::intact([&a.data]).map_err(|path| DataError::Changed { path })
 }

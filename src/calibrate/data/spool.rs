@@ -62,7 +62,7 @@ impl Spool {
         self.columns.iter().all(|c| c.rows == 0)
     }
 
-    /// Adds a batch: rows of every array, behind those that are there.
+    /// Adds a batch: rows of every array, after those that are there.
     ///
     /// # Errors
     /// If the element type is unknown, or the bytes are not as many as the shape says; if a batch has other arrays, types or
@@ -125,7 +125,7 @@ impl Spool {
     /// All that was put in.
     ///
     /// # Errors
-    /// If the last bytes have no room, or the files can not be mapped.
+    /// If the last bytes have no room, or the files cannot be mapped.
     pub fn finish(self) -> Result<Arrays, DataError> {
         let name = PathBuf::from(&self.name);
         let failed = |source: io::Error| DataError::Spool { name: self.name.clone(), source };

@@ -21,7 +21,7 @@ pub(super) struct Job<'a> {
     pub to: i64,
 }
 
-/// Adds to the patch what the node needs; `Err` says why it can not be converted.
+/// Adds to the patch what the node needs; `Err` says why it cannot be converted.
 pub(super) fn convert(job: &Job, patch: &mut Patch) -> Result<(), String> {
     let node = job.g.node(job.id);
     if !node.op.is_onnx() {

@@ -2,7 +2,7 @@
 //!
 //! *What it does.* Each planned value is read through its codes. A fold's Mul is absorbed: codes are made with the scale
 //! vector `s f[c]` and read back with the one scale `s`. Outlier channels have coarse codes of their own, which are taken
-//! away before the others are made and added again behind them.
+//! away before the others are made and added again after them.
 //!
 //! *When it fires.* For each `activations` entry whose value still has float readers; scores and attention values were
 //! taken by [`attention`](super::attention).
@@ -220,7 +220,7 @@ impl QuantizeActivations {
     }
 }
 
-/// True for a move whose result a nested graph reads, behind further moves or not. Bodies compute in float, so codes would
+/// True for a move whose result a nested graph reads, after further moves or not. Bodies compute in float, so codes would
 /// only cost accuracy; and onnxruntime dies when it looks for a way past a move between DequantizeLinear and a body.
 fn feeds_a_body(g: &Graph, n: NodeId) -> bool {
     let plain = |n: NodeId| g.node(n).is_move() && !g.node(n).has_subgraph();
@@ -243,7 +243,7 @@ fn ends_in(g: &Graph, n: NodeId, contracting: &BTreeSet<NodeId>) -> bool {
             )
 }
 
-/// Whether `found` holds for a value behind the node, or `goes` is `Some(true)` for a reader; readers for which it is
+/// Whether `found` holds for a value after the node, or `goes` is `Some(true)` for a reader; readers for which it is
 /// `Some(false)` are gone through. Each node is visited once: by paths, n Concats of a value with itself have 2^n.
 fn behind(
     g: &Graph,

@@ -62,7 +62,7 @@ impl Pass for QuantizeAttention {
 }
 
 impl QuantizeAttention {
-    /// The codes of the values, as the second product reads them now: a correction may have come behind a layer since the
+    /// The codes of the values, as the second product reads them now: a correction may have come after a layer since the
     /// plan was made.
     fn values(
         &self,

@@ -1,7 +1,7 @@
 //! `equalise`: evens out channels of values, queries and keys between two layers.
 //!
 //! *What it does.* Output channel `c` of the layer of the values (its weights and its bias) is divided by `f[c]`, and the
-//! input channel of the projection behind the attention that `c` becomes is multiplied by it. In the same way channels
+//! input channel of the projection after the attention that `c` becomes is multiplied by it. In the same way channels
 //! of queries are divided, and those of keys they are multiplied with multiplied. No operator is added.
 //!
 //! *When it fires.* For each `equalisations` entry of the plan that has factors.

@@ -1,8 +1,8 @@
-//! `fold`: moves factors and offsets out of a value into the layers behind it.
+//! `fold`: moves factors and offsets out of a value into the layers after it.
 //!
 //! *What it does.* For each fold of the plan the value `x[c]` becomes `(x[c] - o[c]) / f[c]` and every linear layer that
 //! reads it gets the weight `f[c] W[c]` and, where there are offsets, the bias `b + o W`. Behind a LayerNormalization both
-//! go into its gamma and beta; behind anything else they are a Sub and a Mul, of which
+//! go into its gamma and beta; after anything else they are a Sub and a Mul, of which
 //! [`activations`](super::activations) later absorbs the Mul into the QuantizeLinear.
 //!
 //! *When it fires.* For each `folds` entry of the plan. Offsets ask for a constant bias in every reader, and do not go
@@ -28,7 +28,7 @@ use crate::rewrite::Patch;
 /// The pass, for one plan.
 pub struct FoldFactors;
 
-/// Name of the value a fold behind no LayerNorm makes.
+/// Name of the value a fold after no LayerNorm makes.
 pub(crate) fn folded_name(value: &str) -> String {
     format!("{value}_folded")
 }
@@ -88,7 +88,7 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
         return Err(failed("the number of offsets is not the number of factors"));
     }
     let mut p = Patch::new("fold").made_from([fold.value.clone()]);
-    // Axes behind the channels.
+    // Axes after the channels.
     let mut behind = None;
     for l in linears {
         let w = g.constant(l.weight).ok_or_else(|| failed("a weight is no constant"))?;
@@ -111,7 +111,7 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
         }
     }
     let behind = behind.unwrap_or(0);
-    // A gain for each element of several axes has no place for a factor a channel.
+    // A gain for each element of several axes has no place for a factor per channel.
     let by_channel = |n: &NodeId| g.node(*n).input(1).and_then(|x| g.constant(x)).is_none_or(|t| t.dims.len() == 1);
     // A norm that takes no mean off has no beta that could take offsets.
     let gain_alone = || g.producer_is(v, "RMSNormalization").filter(|_| fold.offsets.is_empty());

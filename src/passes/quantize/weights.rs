@@ -1,6 +1,6 @@
 //! `quantize-weights`: constant weights become integers, biases int32.
 //!
-//! *What it does.* The weight of each planned layer becomes int8 codes with one scale an output channel behind a
+//! *What it does.* The weight of each planned layer becomes int8 codes with one scale per output channel after a
 //! DequantizeLinear; the bias becomes int32 codes at scale `s_x s_w`.
 //!
 //! *When it fires.* For each `layers` entry of the plan.

@@ -1,6 +1,6 @@
 //! How unequal channels of values, queries and keys are shared out between the two layers that make or read them.
 //!
-//! Codes of these values have one scale a tensor, which its widest channel sets. A factor `f[c]` between two layers costs
+//! Codes of these values have one scale per tensor, which its widest channel sets. A factor `f[c]` between two layers costs
 //! no operator (`passes::quantize::equalise`), so every way to choose factors is judged by the squared error to expect
 //! where the values are consumed, and the least one taken, none at all among them:
 //!
@@ -105,7 +105,8 @@ impl Side {
             _ => None,
         };
         let attention = matches!(role, Role::Value | Role::Query | Role::Key);
-        let float = recipe.keep_float.contains(&role) || (recipe.linear_only && attention);
+        let float = recipe.keep_float.contains(&role)
+            || (recipe.linear_only && attention && (recipe.costs.is_none() || role == Role::Value));
         let mut codes: Vec<_> = recipe.candidates(role).iter().filter_map(affine).collect();
         if codes.is_empty() {
             codes.push((Code::U8, Range::Mse));

@@ -60,7 +60,7 @@ fn one_wide_value_channel_is_found_and_evened_out() {
         assert!(if c == 2 { (4.0..=33.0).contains(f) } else { (0.9..1.1).contains(f) }, "{f} for channel {c}");
     }
     assert!(values.reason.contains("at the projection's output") && values.reason.contains("without"));
-    // What codes are made for is that much narrower, at the layer and behind the attention.
+    // What codes are made for is that much narrower, at the layer and after the attention.
     assert!(stats["v"].range().1 <= 30.0 / 4.0);
     assert!(stats["r"].range().1 <= 20.0 / 4.0);
     assert_eq!(stats["o"], stats["r"]);

@@ -1,4 +1,4 @@
-//! How much of a value's unequal channels goes into the weights behind it.
+//! How much of a value's unequal channels goes into the weights after it.
 //!
 //! A channel divided down to the range of the others has its own step, and its own end: what a sample never seen has
 //! beyond it is clipped. So every way to fold is judged on samples its ranges do not come from: ranges from three
@@ -215,7 +215,7 @@ mod tests {
     use crate::recipe::Recipe;
     use crate::text::parse_model;
 
-    /// What is decided for the value behind a GELU with 8 channels: the last but one reaches to 20, the last to
+    /// What is decided for the value after a GELU with 8 channels: the last but one reaches to 20, the last to
     /// `wide(sample)`, the others to 1.
     fn decision(wide: impl Fn(usize) -> f32) -> String {
         let weights: Vec<String> = (0..8 * 4).map(|i| format!("{}", (i * 5 % 11) as f32 / 11.0 - 0.4)).collect();

@@ -164,7 +164,7 @@ impl<'s> Rows<'s> {
         best.ok_or_else(|| "no range to choose from".into())
     }
 
-    /// `start` with a scale a head: each head's share of what it reaches, at the zero point that serves all of them best.
+    /// `start` with a scale per head: each head's share of what it reaches, at the zero point that serves all of them best.
     fn head_by_head<'f>(&self, start: Choice<'f>, forms: &[Option<&'f LisSpec>]) -> Result<Choice<'f>, String> {
         let heads = self.st.channels.len();
         let mut best: Option<(f64, i32, Vec<f32>)> = None;
@@ -224,7 +224,7 @@ pub(super) fn softmax(row: &[f32], scale: f32) -> Vec<f64> {
 
 /// One form of the weights, for scores of given codes.
 struct Form {
-    /// None: uniform codes behind a Softmax.
+    /// None: uniform codes after a Softmax.
     plan: Option<LisPlan>,
     /// For each head, the weight at each distance, where that is all a weight depends on.
     tables: Vec<Option<Vec<u32>>>,

@@ -1,4 +1,4 @@
-//! Keeps the codes behind a GELU clear of ties, so that every runtime rounds them alike.
+//! Keeps the codes after a GELU clear of ties, so that every runtime rounds them alike.
 
 use std::collections::BTreeSet;
 

@@ -289,7 +289,7 @@ impl LisPlan {
         }
     }
 
-    /// The factor behind the product where no row sum divides: V's scale over the weight of code 0.
+    /// The factor after the product where no row sum divides: V's scale over the weight of code 0.
     pub(crate) fn plain_factor(&self, head: usize) -> f32 {
         self.v_scale(head) / self.unit() as f32
     }

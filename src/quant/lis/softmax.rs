@@ -15,7 +15,7 @@
 //!
 //! Half-octave steps near the maximum bend the axis: `y = min(2 t, t + knee)` in octaves `t`. With the origin at the
 //! knee that is a LeakyRelu, `LeakyRelu(2 (knee - t), 1/2)`, and it is undone by `LeakyRelu(_, 2)`. Where code 0 means
-//! weight 0, a second DequantizeLinear with zero point 1 puts it a hundred octaves down and every other code above the
+//! weight 0, a second DequantizeLinear with zero point 1 puts it far down and every other code above the
 //! first reading, and Min takes the lower of both.
 
 use std::f32::consts::LN_2;
@@ -30,8 +30,9 @@ use super::spec::{Anchor, LisError, Rounding, Tail};
 /// Added to every distance, in code positions: below the grid of positions, which is 2^-14, so that a position in the
 /// middle between two codes goes to the farther one, as the reference says, and not to the even one.
 const HALVES_DOWN: f32 = 1.0 / 65536.0;
-/// How far below the rest a weight of 0 lies, in units of its code: `exp` of it is no number that float32 can add to 1.
-const NOTHING: f32 = 100.0;
+/// How far below the rest a weight of 0 lies, in units of its code: `exp` of it is no number that float32 can add to 1, but
+/// not so small that processors slow down over it, which they do from 1e-38 on.
+const NOTHING: f32 = 64.0;
 
 /// How a code axis is bent, one entry a head or one for all.
 struct Axis {
@@ -128,7 +129,7 @@ impl Writer<'_> {
         self.p.constant(&format!("{}/{part}", self.site.hint), t)
     }
 
-    /// QuantizeLinear or DequantizeLinear with a scale and zero point a head, or one of both for all.
+    /// QuantizeLinear or DequantizeLinear with a scale and zero point per head, or one of both for all.
     fn coded(&mut self, op: &str, part: &str, x: Ref, (scale, zero): (&[f32], &[i32]), dtype: DType) -> Ref {
         let n = scale.len().max(zero.len());
         let alike = scale.iter().all(|s| *s == scale[0]) && zero.iter().all(|z| *z == zero[0]);

@@ -1,4 +1,4 @@
-//! Which log-int-softmax is meant: a value that can not hold a combination without a meaning.
+//! Which log-int-softmax is meant: a value that cannot hold a combination without a meaning.
 
 use serde::{Deserialize, Serialize};
 
@@ -263,7 +263,7 @@ impl LisSpec {
         Raw { base, ..self.raw }.try_into()
     }
 
-    /// How many of the first steps between codes are half octaves, for all heads or per head; the steps behind them are
+    /// How many of the first steps between codes are half octaves, for all heads or per head; the steps after them are
     /// octaves. Even, at most 14; none given: every step is one of the base.
     ///
     /// Most of a row's error comes from its large weights, which the codes of one base know no better than the small ones:

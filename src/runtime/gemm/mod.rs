@@ -93,7 +93,7 @@ fn multiply_with(
     }
 }
 
-/// Takes the product of `u` (a number a row) and `v` (a number a column) off.
+/// Takes the product of `u` (a number per row) and `v` (a number per column) off.
 fn add_outer(sums: &mut [i32], width: usize, u: &[i32], v: &[i32]) {
     for (row, u) in sums.chunks_exact_mut(width).zip(u) {
         for (s, v) in row.iter_mut().zip(v) {

@@ -46,7 +46,7 @@ pub struct Operand<'a> {
     /// Distance from a code to the same place of the next line, and to its neighbour along the depth.
     pub line_stride: usize,
     pub depth_stride: usize,
-    /// Zero points: one, or one a line.
+    /// Zero points: one, or one per line.
     pub zero: &'a [i32],
 }
 
@@ -91,7 +91,7 @@ impl Packed {
     /// Packs an operand; `self` lends its memory.
     ///
     /// # Panics
-    /// If the strides lead out of the slice, or if there is neither one zero point nor one a line.
+    /// If the strides lead out of the slice, or if there is neither one zero point nor one per line.
     pub fn pack(&mut self, isa: Isa, side: Side, x: Operand<'_>) {
         assert!(x.fits(), "an operand of {}x{} codes does not fit its slice of {}", x.lines, x.depth, x.codes.len());
         let shape = isa.shape();

@@ -11,7 +11,7 @@ use super::isa::Isa;
 ///
 /// # Safety
 /// The processor has the instructions; the panels hold `groups` groups of the shape [`Isa::shape`] tells, `init` holds a
-/// number a column, and `out` has room for a whole tile.
+/// number per column, and `out` has room for a whole tile.
 pub type Kernel = unsafe fn(groups: usize, a: *const u8, b: *const u8, init: *const i32, out: *mut i32);
 
 /// The kernel of a set of instructions.

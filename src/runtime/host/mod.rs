@@ -1,4 +1,4 @@
-//! Operators that tract has none of, one a file: plain loops over numbers in row-major order, as ONNX defines them. They are
+//! Operators that tract has none of, one per file: plain loops over numbers in row-major order, as ONNX defines them. They are
 //! for running a float model to look at its values, not for speed.
 
 mod deform_conv;
@@ -145,7 +145,7 @@ pub(super) struct Window {
     pub kernel: Vec<usize>,
     pub strides: Vec<usize>,
     pub dilations: Vec<usize>,
-    /// In front of each axis, then behind each.
+    /// In front of each axis, then after each.
     pub pads: Vec<usize>,
     pub ceil: bool,
 }

@@ -1,16 +1,16 @@
 //! `codes-first`: moves carry codes instead of floats.
 //!
 //! *What it does.* QuantizeLinear goes in front of the moves that lead to it, with the scales and zero points that its
-//! channels have there, and DequantizeLinear behind the moves that follow it.
+//! channels have there, and DequantizeLinear after the moves that follow it.
 //!
-//! *When it fires.* For QuantizeLinear to 8 bits behind a move nobody else reads: Reshape, Transpose, Squeeze, Unsqueeze, Flatten,
+//! *When it fires.* For QuantizeLinear to 8 bits after a move nobody else reads: Reshape, Transpose, Squeeze, Unsqueeze, Flatten,
 //! Expand, Concat, Pad, Slice where all of what is sliced is read by Slices (windows that are rolled), Gather that makes no
 //! less than it reads, and Split all of whose parts are quantized alike. With a scale a
 //! channel the channels must be found again on the other side: an axis that Transpose moves, the last axis of a Reshape
 //! that keeps it, the channels one after the other of a Concat along them. Pad needs one zero point, because it then pads
 //! with that code: the one that means 0. For DequantizeLinear with one scale in front of a Reshape, Transpose, Squeeze,
 //! Unsqueeze, Flatten, Slice, Gather or Split, also where it makes an output of the graph; with a scale a channel in front of
-//! the moves behind which the channels are found again.
+//! the moves after which the channels are found again.
 //!
 //! *Why it is correct.* Both work element by element; a move keeps elements, and an element keeps its channel.
 //!
@@ -89,7 +89,7 @@ fn from_end(g: &Graph, axis: i64, v: ValueId) -> Option<i64> {
 }
 
 /// What each data operand of a move is quantized with, so that the move's result has the codes of `p`; `None` where codes
-/// can not go through.
+/// cannot go through.
 fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
     let (x, y) = (n.input(0)?, n.out()?);
     let one = p.scales.len() == 1;
@@ -126,7 +126,7 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
             }
             let channel = rx - 1 + k + p.axis;
             match () {
-                // Axes behind the one that is gathered keep their place from the end, those before it from the front.
+                // Axes after the one that is gathered keep their place from the end, those before it from the front.
                 _ if one || channel >= at + k => same(),
                 _ if channel < at => Some(vec![(0, Params { axis: channel - rx, ..p.clone() })]),
                 _ => None,
@@ -273,8 +273,8 @@ fn axis_behind(g: &Graph, n: &Node, c: &Coding) -> Option<i64> {
     }
 }
 
-/// DequantizeLinear behind the moves that read it, each with its own. A move whose result a nested graph reads stays: that
-/// reading can not be redirected, and there would be a second move, and a third.
+/// DequantizeLinear after the moves that read it, each with its own. A move whose result a nested graph reads stays: that
+/// reading cannot be redirected, and there would be a second move, and a third.
 fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
     if g.constant(c.x).is_some() {
         return Vec::new();

@@ -1,11 +1,11 @@
-//! `layers-whole`: a layer between codes, with its bias and all factors a channel, is one Gemm or Conv.
+//! `layers-whole`: a layer between codes, with its bias and all factors per channel, is one Gemm or Conv.
 //!
 //! *What it does.* The bias, constant factors and offsets that follow a MatMul, Gemm or Conv of codes, and the scales and
 //! zero points of the result's codes, go into the scales of the weight and into an int32 bias. The codes of the weight stay
 //! what they are. A MatMul becomes a Gemm between two Reshapes: it has a place for the bias.
 //!
 //! *When it fires.* For a MatMul, Gemm or Conv whose first operand comes from a DequantizeLinear with one scale and whose
-//! second from one of a constant, with one scale or one an output channel. A factor is taken if it is positive and the bias
+//! second from one of a constant, with one scale or one per output channel. A factor is taken if it is positive and the bias
 //! still fits int32. A MatMul of rows whose number is open along two axes stays a MatMul, with its bias as an Add.
 //!
 //! *Why it is correct.* `(s_x q_x) (s_w[c] q_w) f[c] = (s_x q_x) (s_w[c] f[c] q_w)`, and
@@ -25,7 +25,7 @@
 //! ```
 //!
 //! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime makes one QGemm of it (and QLinearConv of a
-//! Conv), where a QuantizeLinear with a scale a channel takes 20 ns an element, and each factor a pass over memory.
+//! Conv), where a QuantizeLinear with a scale per channel takes 20 ns per element, and each factor a pass over memory.
 
 use super::{Coding, UNSIGNED_ZERO, each, unsigned, zero_scalar, zero_tensor};
 use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Op, Tensor, ValueId};
@@ -81,7 +81,7 @@ pub(super) fn saturates(t: &Tensor, out_axis: usize, conv: bool) -> bool {
     !rows.are_safe(&codes.iter().map(|q| *q as i32).collect::<Vec<_>>())
 }
 
-/// A layer and what follows it, as numbers a channel.
+/// A layer and what follows it, as numbers per channel.
 struct Layer {
     node: NodeId,
     conv: bool,
@@ -127,14 +127,14 @@ impl Layer {
         Some(l)
     }
 
-    /// A constant with one number an output channel, or one for all; behind a DequantizeLinear or not. `own`: the operand of
+    /// A constant with one number per output channel, or one for all; after a DequantizeLinear or not. `own`: the operand of
     /// the layer itself, which has no axes besides.
     fn vector(&self, g: &Graph, v: ValueId, own: bool) -> Option<Vec<f64>> {
         let (t, back) = match Coding::read_back(g, v) {
             Some(d) => (g.constant(d.x)?, Some(d)),
             None => (g.constant(v).filter(|t| t.dtype == DType::FLOAT)?, None),
         };
-        // Axes behind the channels are of size 1 in what is added to an image.
+        // Axes after the channels are of size 1 in what is added to an image.
         let behind = if self.conv && !own { g.constant(self.w.x)?.dims.len() - 2 } else { 0 };
         let at = t.dims.len().checked_sub(1 + behind);
         let lined_up = at.is_some_and(|at| t.dims[at] == self.channels as i64);
@@ -200,9 +200,10 @@ impl Layer {
         Some(())
     }
 
-    /// Takes the QuantizeLinear that alone reads the result: as it is with one scale, as one of scale 1 with one a channel.
+    /// Takes the QuantizeLinear that alone reads the result: as it is with one scale, as one of scale 1 with one per channel.
     fn codes(&mut self, g: &Graph) {
-        let Some(mut q) = Coding::written(g, self.y).filter(Coding::is_code) else { return };
+        // Codes of 16 bits are written out later, where the operator set has none, and no runtime fuses them.
+        let Some(mut q) = Coding::written(g, self.y).filter(Coding::is_byte) else { return };
         if q.whole().is_some() {
             self.q = Some(q);
             return;

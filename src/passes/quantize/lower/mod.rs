@@ -14,6 +14,7 @@ pub mod codes_first;
 pub mod layers;
 pub mod patches;
 pub mod per_channel;
+pub mod product_scales;
 pub mod products;
 pub mod rows;
 pub mod siblings;
@@ -34,7 +35,7 @@ pub(crate) struct Coding {
     pub x: ValueId,
     /// What it makes.
     pub y: ValueId,
-    /// One, or one a channel.
+    /// One, or one per channel.
     pub scales: Vec<f32>,
     /// As many as there are scales.
     pub zeros: Vec<i64>,
@@ -103,7 +104,7 @@ impl Coding {
     }
 }
 
-/// The number of channel `c`: one a channel, or one for all.
+/// The number of channel `c`: one per channel, or one for all.
 pub(crate) fn each<T: Copy>(v: &[T], c: usize) -> T {
     v[c.min(v.len() - 1)]
 }
@@ -134,7 +135,7 @@ pub(crate) fn zero_tensor(dtype: DType, dims: &[i64], zeros: &[i64]) -> Tensor {
     code_tensor(code, dims, &zeros.iter().map(|z| *z as i32).collect::<Vec<_>>())
 }
 
-/// One number a channel, along the last axis; a scalar where all are the same.
+/// One number per channel, along the last axis; a scalar where all are the same.
 pub(crate) fn factors(v: &[f32]) -> Tensor {
     if v.iter().all(|x| *x == v[0]) { Tensor::scalar_f32(v[0]) } else { Tensor::f32(&[v.len() as i64], v) }
 }

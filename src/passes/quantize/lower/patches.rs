@@ -45,7 +45,7 @@ impl Pass for PatchesAsRows {
     }
 }
 
-/// The value behind `Reshape [B, O, -1] -> Transpose [0, 2, 1]`, if `y` goes nowhere else.
+/// The value after `Reshape [B, O, -1] -> Transpose [0, 2, 1]`, if `y` goes nowhere else.
 fn flattened(g: &Graph, y: ValueId, outs: i64, windows: i64) -> Option<ValueId> {
     let only = |v: ValueId, op: &str| sole_reader(g, v).filter(|n| g.node(*n).op.is(op));
     let reshape = only(y, "Reshape").or_else(|| only(y, "Flatten"))?;

@@ -1,6 +1,6 @@
-//! `per-channel`: a scale and zero point a channel, as element-wise arithmetic around one scale of 1.
+//! `per-channel`: a scale and zero point per channel, as element-wise arithmetic around one scale of 1.
 //!
-//! *What it does.* QuantizeLinear with one scale and zero point a channel becomes Mul by `1 / s[c]`, Add of `z[c]` and a
+//! *What it does.* QuantizeLinear with one scale and zero point per channel becomes Mul by `1 / s[c]`, Add of `z[c]` and a
 //! QuantizeLinear of scale 1; DequantizeLinear becomes a DequantizeLinear of scale 1, Mul by `s[c]` and Add of
 //! `-s[c] z[c]`. Where all zero points are the same the Add falls away and the one zero point stays where it is.
 //!
@@ -15,8 +15,8 @@
 //! *Before / after.* `q = QuantizeLinear <axis = -1> (x, s, z)` becomes
 //! `q = QuantizeLinear (Add (Mul (x, 1/s), z), 1, 0)`.
 //!
-//! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime's per-axis operators take 20 ns an element on
-//! the last axis, and its fused kernels (QLinearConv, QLinearGlobalAveragePool, ..) stop at run time at a scale a channel.
+//! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime's per-axis operators take 20 ns per element on
+//! the last axis, and its fused kernels (QLinearConv, QLinearGlobalAveragePool, ..) stop at run time at a scale per channel.
 
 use super::{Coding, at_unit_scale};
 use crate::ir::{Attrs, Class, DType, Graph, Node, Tensor};
@@ -26,7 +26,7 @@ use crate::rewrite::Patch;
 /// The pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PerChannel {
-    /// Wherever there is a scale a channel.
+    /// Wherever there is a scale per channel.
     Everywhere,
     /// Not along another axis than the last, of heads say: runtimes take those a block at a time. There it fires only where
     /// a runtime would fuse the operator with its neighbour.
@@ -71,7 +71,7 @@ impl Pass for PerChannel {
 }
 
 /// True where a runtime may make one operator of an operator between codes and the conversions around it. None of those
-/// takes a scale a channel.
+/// takes a scale per channel.
 fn fused(g: &Graph, c: &Coding) -> bool {
     if g.node(c.node).op.is("QuantizeLinear") {
         let mut from = g.producer(c.x);

@@ -3,11 +3,11 @@
 //! *What it does.* The codes are multiplied and summed in int32, the int32 bias is added there, and one Mul by
 //! `s_x s_w[c] / s_y[c]` brings the sum to the scale of the result's codes, which a QuantizeLinear of scale 1 rounds.
 //! Zero points of the result that differ between channels go into the bias. Where the result is not quantized right
-//! behind the layer, the Mul is by `s_x s_w[c]` and the result stays float; a constant factor a channel that alone reads
+//! after the layer, the Mul is by `s_x s_w[c]` and the result stays float; a constant factor a channel that alone reads
 //! it is joined with that Mul.
 //!
 //! *When it fires.* For a MatMul, Gemm or Conv whose operands come from DequantizeLinear: the first with one scale, the
-//! second constant with one scale an output channel, or computed with one scale. A float bias stays an Add of floats. (What
+//! second constant with one scale per output channel, or computed with one scale. A float bias stays an Add of floats. (What
 //! ConvInteger pads with is the zero point, in tract and onnxruntime alike.)
 //!
 //! *Why it is correct.* `sum (s_x (q_x - z_x)) (s_w q_w) + s_x s_w b = s_x s_w (sum (q_x - z_x) q_w + b)`.
@@ -94,14 +94,14 @@ struct Product {
     w: Coding,
     /// The second operand, constant: codes in the order and type the integer operator wants.
     weight: Option<Tensor>,
-    /// `s_x s_w`, one number or one a channel.
+    /// `s_x s_w`, one number or one per channel.
     unit: Vec<f64>,
     bias: Bias,
     /// The result, bias included.
     y: ValueId,
     /// The result's only reader, if that makes its codes.
     q: Option<Coding>,
-    /// What the result is multiplied by, one number a channel, where that is already part of `y`.
+    /// What the result is multiplied by, one number per channel, where that is already part of `y`.
     gain: Option<Vec<f32>>,
 }
 
@@ -196,7 +196,7 @@ impl Product {
         (along && !g.is_output(y)).then_some((t.to_f32s()?.into_owned(), n.out()?))
     }
 
-    /// A constant vector over the output channels, behind a DequantizeLinear or not.
+    /// A constant vector over the output channels, after a DequantizeLinear or not.
     fn bias(g: &Graph, v: ValueId, unit: &[f64], channels: Option<i64>) -> Option<Bias> {
         if let Some(d) = Coding::read_back(g, v)
             && let Some(t) = g.constant(d.x)
@@ -228,7 +228,7 @@ impl Product {
             // Scores have a scale for all heads, or one for each.
             (None, _) => self.q.as_ref().map_or(1, |q| q.scales.len()),
         };
-        // A channel of a Conv has as many axes behind it as its kernel has, a head has queries and keys.
+        // A channel of a Conv has as many axes after it as its kernel has, a head has queries and keys.
         let behind = match (&self.weight, self.conv) {
             (Some(t), true) => t.dims.len().saturating_sub(2),
             (Some(_), false) => 0,

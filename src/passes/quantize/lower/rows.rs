@@ -1,6 +1,6 @@
 //! `rows`: what a layer makes stays a matrix until something needs another shape.
 //!
-//! *What it does.* A Reshape of a matrix goes behind the element-wise operator that alone reads it, and two Reshapes in
+//! *What it does.* A Reshape of a matrix goes after the element-wise operator that alone reads it, and two Reshapes in
 //! a row are one, or none where the second brings the matrix back.
 //!
 //! *When it fires.* For a Reshape of a value of two axes that keeps the last, read by one operator: QuantizeLinear or
@@ -64,7 +64,7 @@ fn target(g: &Graph, id: NodeId) -> Option<Vec<i64>> {
     (!t.contains(&0)).then_some(t)
 }
 
-/// The Reshape behind the operator that reads its result.
+/// The Reshape after the operator that reads its result.
 fn sunk(g: &Graph, id: NodeId) -> Option<Patch> {
     let reshape = g.node(id);
     let to = target(g, id)?;
@@ -104,7 +104,7 @@ fn sunk(g: &Graph, id: NodeId) -> Option<Patch> {
     Some(p)
 }
 
-/// One Reshape, or none, in place of one behind another.
+/// One Reshape, or none, in place of one after another.
 fn collapsed(g: &Graph, id: NodeId) -> Option<Patch> {
     let first = g.node(id);
     target(g, id)?;

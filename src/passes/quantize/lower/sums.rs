@@ -17,14 +17,20 @@
 //!
 //! *Source.* Algebra; it saves three of seven passes over the residual stream.
 
-use super::{Coding, at_unit_scale, factors};
+use super::{Coding, at_unit_scale, each, factors};
 use crate::ir::{Attrs, Graph, NodeId, ValueId};
 use crate::passes::common::patch_nodes;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
 
 /// The pass.
-pub struct IntegerSums;
+#[derive(Clone, Copy, Debug)]
+pub enum IntegerSums {
+    /// Every operand from its codes: the one reading of them that all runtimes compute alike.
+    FromCodes,
+    /// A value that is read back anyway is taken as it is.
+    Shared,
+}
 
 impl Pass for IntegerSums {
     fn id(&self) -> &'static str {
@@ -40,21 +46,25 @@ impl Pass for IntegerSums {
     }
 
     fn run(&self, m: &mut Context) -> Result<Outcome, PassError> {
-        patch_nodes(m, patch)
+        patch_nodes(m, |g, id| patch(g, id, *self))
     }
 }
 
 /// What is added.
 enum Term {
     Codes(Coding),
+    /// What codes mean, as a value that something else reads as well.
+    Value(Coding),
     /// The result of a linear layer.
     Layer(ValueId),
 }
 
 impl Term {
-    fn of(g: &Graph, v: ValueId) -> Option<Term> {
+    fn of(g: &Graph, v: ValueId, how: IntegerSums) -> Option<Term> {
         if let Some(c) = Coding::read_back(g, v) {
-            return (g.constant(c.x).is_none() && c.is_code()).then_some(Term::Codes(c));
+            let shared = matches!(how, IntegerSums::Shared) && c.scales.len() > 1 && g.use_count(v) > 1;
+            let term = if shared { Term::Value } else { Term::Codes };
+            return (g.constant(c.x).is_none() && c.is_code()).then(|| term(c));
         }
         let n = g.node(g.producer(v)?);
         // Behind its bias, if that is an Add.
@@ -72,19 +82,27 @@ impl Term {
 
     fn coding(&self) -> Option<&Coding> {
         match self {
-            Term::Codes(c) => Some(c),
+            Term::Codes(c) | Term::Value(c) => Some(c),
             Term::Layer(_) => None,
+        }
+    }
+
+    /// Scale and zero point of channel `i` of what is multiplied by its factor.
+    fn unit(&self, i: usize) -> (f64, f64) {
+        match self {
+            Term::Codes(c) => (f64::from(each(&c.scales, i)), each(&c.zeros, i) as f64),
+            Term::Value(_) | Term::Layer(_) => (1.0, 0.0),
         }
     }
 }
 
-fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
+fn patch(g: &Graph, id: NodeId, how: IntegerSums) -> Option<Patch> {
     let n = g.node(id);
     if !n.op.is("Add") {
         return None;
     }
     let y = n.out()?;
-    let terms = [Term::of(g, n.input(0)?)?, Term::of(g, n.input(1)?)?];
+    let terms = [Term::of(g, n.input(0)?, how)?, Term::of(g, n.input(1)?, how)?];
     if terms.iter().all(|t| t.coding().is_none()) {
         return None;
     }
@@ -95,17 +113,13 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     if !codings().all(lined_up) || !q.is_code() {
         return None;
     }
-    let at = |c: &Coding, i: usize| -> (f64, f64) {
-        let i = if c.scales.len() == 1 { 0 } else { i };
-        (f64::from(c.scales[i]), c.zeros[i] as f64)
-    };
     let mut ratios = [Vec::new(), Vec::new()];
     let mut offsets = Vec::with_capacity(channels);
     for c in 0..channels {
-        let (s, z) = at(&q, c);
-        let mut offset = z;
+        let s = f64::from(each(&q.scales, c));
+        let mut offset = each(&q.zeros, c) as f64;
         for (f, x) in ratios.iter_mut().zip(&terms) {
-            let (sx, zx) = x.coding().map_or((1.0, 0.0), |x| at(x, c));
+            let (sx, zx) = x.unit(c);
             let r = (sx / s) as f32;
             offset -= f64::from(r) * zx;
             f.push(r);
@@ -113,24 +127,74 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
         offsets.push(offset as f32);
     }
     let name = g.name_of(q.y);
-    let mut p = Patch::new("integer-sums").made_from([g.name_of(y).to_owned()]).before(id);
+    let mut p = Patch::new(how.id()).made_from([g.name_of(y).to_owned()]).before(id);
+    let offset = p.constant(&format!("{name}_offset"), factors(&offsets));
+    // The bias of a layer takes what is added right after it.
+    let biased = terms.iter().position(|t| matches!((t, how), (Term::Layer(_), IntegerSums::Shared)));
     let mut scaled: Vec<Ref> = Vec::new();
-    for (x, (f, which)) in terms.iter().zip(ratios.iter().zip(["first", "second"])) {
+    for (i, (x, (f, which))) in terms.iter().zip(ratios.iter().zip(["first", "second"])).enumerate() {
         let number = match x {
             Term::Layer(v) => Ref::from(*v),
+            Term::Value(x) => x.y.into(),
             Term::Codes(x) => {
                 let hint = format!("{}_number", g.name_of(x.x));
                 at_unit_scale(&mut p, "DequantizeLinear", &hint, x.x.into(), x.dtype, 0)
             }
         };
         let f = p.constant(&format!("{name}_{which}_factor"), factors(f));
-        scaled.push(p.node("Mul", &format!("{name}_{which}"), &[number, f], Attrs::new()));
+        let mut y = p.node("Mul", &format!("{name}_{which}"), &[number, f], Attrs::new());
+        if biased == Some(i) {
+            y = p.node("Add", &format!("{name}_{which}_shifted"), &[y, offset], Attrs::new());
+        }
+        scaled.push(y);
     }
-    let sum = p.node("Add", &format!("{name}_sum"), &scaled, Attrs::new());
-    let offset = p.constant(&format!("{name}_offset"), factors(&offsets));
-    let sum = p.node("Add", &format!("{name}_shifted"), &[sum, offset], Attrs::new());
+    let mut sum = p.node("Add", &format!("{name}_sum"), &scaled, Attrs::new());
+    if biased.is_none() {
+        sum = p.node("Add", &format!("{name}_shifted"), &[sum, offset], Attrs::new());
+    }
     let r = at_unit_scale(&mut p, "QuantizeLinear", name, sum, q.dtype, 0);
     p.typed(r, q.dtype, g.shape(q.y).map(<[_]>::to_vec));
     p.succeed(q.y, r);
     Some(p)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::parse_model;
+
+    /// Nodes in front of the codes of `Add(x, layer)`, where `x` is read by a norm as well.
+    fn written(how: IntegerSums) -> Vec<String> {
+        let m = parse_model(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (uint8[3,2] a, uint8[3,4] h) => (q, n)
+            <float[2] sa = {0.5, 1}, uint8[2] za = {1, 2}, float[2] so = {0.25, 0.5}, uint8[2] zo = {5, 6},
+             float sh = {0.5}, uint8 zh = {3}, int8[4,2] w = {1, 2, 3, 4, 5, 6, 7, 8}, float[2] sw = {0.25, 0.5},
+             int8[2] zw = {0, 0}, float[2] gamma = {1, 1}>
+            {
+                x = DequantizeLinear <axis = -1> (a, sa, za)
+                r = DequantizeLinear (h, sh, zh)
+                wd = DequantizeLinear <axis = 1> (w, sw, zw)
+                p = MatMul (r, wd)
+                s = Add (x, p)
+                q = QuantizeLinear <axis = -1> (s, so, zo)
+                n = LayerNormalization (x, gamma)
+            }"#,
+        )
+        .unwrap();
+        let mut cx = Context::new(m);
+        how.run(&mut cx).unwrap();
+        let g = &cx.graph;
+        let from = |v: ValueId| g.producer(v).map(|n| g.node(n));
+        let sum = from(from(g.find("q").unwrap()).unwrap().input(0).unwrap()).unwrap();
+        let terms = sum.inputs.iter().flatten().map(|v| from(*v).map_or("constant".into(), |n| n.op.name.clone()));
+        let read = g.nodes().filter(|(_, n)| n.op.is("DequantizeLinear") && n.input(0) == g.find("a")).count();
+        terms.chain([read.to_string()]).collect()
+    }
+
+    #[test]
+    fn a_value_that_is_read_anyway_is_shared_and_the_offset_goes_to_the_layer() {
+        assert_eq!(written(IntegerSums::Shared), ["Mul", "Add", "1"]);
+        assert_eq!(written(IntegerSums::FromCodes), ["Add", "constant", "2"]);
+    }
 }

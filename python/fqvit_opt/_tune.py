@@ -1,0 +1,119 @@
+"""A search for the fastest file that reaches a number of one's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Union
+
+from . import _native
+from ._api import Model, Result, load, options
+from ._data import Data, source
+from ._progress import Progress, Shown
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One file that was measured: its recipe, the parts that stay in float, and the number."""
+
+    recipe: str
+    kept: tuple[str, ...]
+    score: float
+
+    def __str__(self) -> str:
+        kept = f", {len(self.kept)} in float: {', '.join(self.kept)}" if self.kept else ""
+        return f"{self.score:g} by {self.recipe}{kept}"
+
+
+class Tuned(Result):
+    """The file that a search ended with: a :class:`Result` with the way to it."""
+
+    def __init__(self, compiled: _native.Compiled, best: Trial, reached: bool, trials: list[Trial]) -> None:
+        super().__init__(compiled)
+        #: What the file is, and its number.
+        self.best = best
+        #: Whether the number is what was asked for. If not, this is the file that came nearest.
+        self.reached = reached
+        #: Everything that was measured, in order.
+        self.trials = trials
+
+    def __repr__(self) -> str:
+        return f"<fqvit_opt.Tuned {'reached' if self.reached else 'missed'}: {self.best}>"
+
+
+def tune(
+    model: Model,
+    calibration: Optional[Data] = None,
+    *,
+    metric: Callable[[str], float],
+    at_least: float,
+    recipes: Optional[Sequence[str]] = None,
+    state: Union[str, "os.PathLike[str]", None] = None,
+    verify: Union[Data, bool, None] = None,
+    show: Union[bool, Callable[[Trial], object]] = True,
+    progress: Progress = None,
+    target: Optional[str] = None,
+    preset: Optional[str] = None,
+    mean: Any = None,
+    std: Any = None,
+    resize: Optional[int] = None,
+    crop: Optional[int] = None,
+    samples: Optional[int] = None,
+    seed: int = 0,
+    by: str = "part",
+    passes_dir: Union[str, "os.PathLike[str]", None] = None,
+    keep_opset: bool = False,
+    assume_vnni: bool = False,
+    threads: Optional[int] = None,
+) -> Tuned:
+    """Finds the fastest file whose ``metric`` is ``at_least`` a number.
+
+    ``metric`` takes the name of an ONNX file, which is gone afterwards, and returns a number; more is better. ``recipes``
+    are tried in their order, from the fastest to the most precise (by default ``fq-vit``, ``fq-vit-r16``, which has the
+    residual stream in 16 bits, and ``linear-w8a8``, which has the layers alone in 8 bits); the first that reaches the
+    number is taken. If none does, the best of them is tried with its worst parts in float, by measured sensitivity, and the
+    fewest parts that are enough are found by halving. ``show`` prints every trial to standard error, or is called with it.
+
+    ``state`` is a file that keeps what was measured: a call that was interrupted goes on where it was, and one with another
+    number begins with what is known. All other arguments are those of :func:`quantize`.
+    """
+    m = load(model)
+    pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
+    data = source(calibration, lambda: _native.model_inputs(m), "calibration", samples=samples, **pictures)
+    other = None
+    if verify is not None and not isinstance(verify, bool):
+        other = source(verify, lambda: _native.model_inputs(m), "verify", **pictures)
+    given: dict[str, Any] = dict(
+        target=target, by=by, passes_dir=passes_dir, keep_opset=keep_opset, assume_vnni=assume_vnni, threads=threads
+    )
+    names = None if recipes is None else [os.fspath(r) for r in recipes]
+    file = None if state is None else os.fspath(state)
+    tuner = _native.tuner_new(m, data, names, float(at_least), options(**given), file)
+    known = [Trial(r, tuple(k), s) for r, k, s in _native.tuner_trials(tuner)]
+    for t in known:
+        _tell(show, t, " (known)")
+    with tempfile.TemporaryDirectory(prefix="fqvit-opt-") as folder, Shown(progress) as tell:
+        while True:
+            recipe, kept, plan, candidate, last, reached = _native.tuner_next(tuner, tell)
+            if last is not None:
+                break
+            path = os.path.join(folder, "candidate.onnx")
+            _native.candidate_save(candidate, path)
+            t = Trial(recipe, tuple(kept), float(metric(path)))
+            _native.tuner_score(tuner, t.score)
+            known.append(t)
+            _tell(show, t)
+        best = Trial(recipe, tuple(kept), last)
+        o = options(plan=plan, recipe=recipe, **given)
+        compiled = _native.compile(m, data, other, verify is not False, o, tell)
+    return Tuned(compiled, best, bool(reached), known)
+
+
+def _tell(show: Union[bool, Callable[[Trial], object]], t: Trial, more: str = "") -> None:
+    if callable(show):
+        show(t)
+    elif show:
+        print(f"tune: {t}{more}", file=sys.stderr)

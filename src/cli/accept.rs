@@ -1,0 +1,109 @@
+//! `--accept-command`: the search for a file that passes a command of the user's own.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::args::CompileArgs;
+use super::{Failure, Progress, threads};
+use crate::budget::Stop;
+use crate::compile::stages::Running;
+use crate::compile::tune::{LADDER, Next, Search, Trial, Tuner};
+use crate::ir::{Model, validate};
+use crate::onnx::{self, SaveOptions};
+use crate::pattern::RuleSet;
+use crate::plan::QuantPlan;
+use crate::recipe::Recipe;
+
+/// What stands for the file in the command.
+const PLACE: &str = "{model}";
+
+/// What the search ended with.
+pub(super) struct Accepted {
+    pub recipe: String,
+    pub plan: QuantPlan,
+    pub reached: bool,
+    pub notes: Vec<String>,
+}
+
+/// Refuses a command that could not say anything about a file.
+pub(super) fn check(command: &str) -> Result<(), Failure> {
+    if command.contains(PLACE) {
+        return Ok(());
+    }
+    Err(format!("--accept-command {command}: write {PLACE} where the file to measure goes").into())
+}
+
+/// Searches, with a line on standard error for each file that was measured.
+pub(super) fn search(
+    a: &CompileArgs,
+    (command, at_least): (&str, f64),
+    (model, rules): (&Model, &RuleSet),
+    progress: &Progress,
+) -> Result<Accepted, Failure> {
+    let names: Vec<String> = match &a.accept.accept_recipes[..] {
+        [] => LADDER.map(str::to_owned).to_vec(),
+        some => some.to_vec(),
+    };
+    let dir = a.prepare.passes_dir.as_deref();
+    let search = Search {
+        model: model.clone(),
+        name: a.model.as_deref().map_or(String::new(), |m| m.display().to_string()),
+        rules: rules.clone(),
+        data: a.data.clone().into(),
+        ladder: names.iter().map(|n| Recipe::find(n, dir)).collect::<Result<_, _>>()?,
+        at_least,
+        target: a.prepare.target.map(Into::into),
+        assume_vnni: a.prepare.assume_vnni,
+        keep_opset: a.prepare.keep_opset,
+        by: a.keep.by.into(),
+    };
+    let mut tuner = Tuner::new(search, a.accept.accept_state.as_deref())?;
+    let tell = |t: &Trial, more: &str| {
+        if !a.report.quiet {
+            let kept = if t.kept.is_empty() { String::new() } else { format!(", in float: {}", t.kept.join(", ")) };
+            eprintln!("measured: {} by {}{kept}{more}", t.score, t.recipe);
+        }
+    };
+    tuner.trials().iter().for_each(|t| tell(t, " (known)"));
+    let (listener, stop) = (progress.listener(), Stop::default());
+    let how = Running { threads: threads(a.prepare.threads), tell: &*listener, stop: &stop };
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("candidate.onnx");
+    loop {
+        match tuner.next(how)? {
+            Next::Measure(c) => {
+                onnx::save(validate::validate(&c.model)?, &file, &SaveOptions::default())?;
+                tuner.score(measured(command, &file)?)?;
+                tuner.trials().last().into_iter().for_each(|t| tell(t, ""));
+            }
+            Next::Done { best, score, reached } => {
+                let n = tuner.trials().len();
+                let kept = match best.kept.len() {
+                    0 => String::new(),
+                    _ => format!(", with {} in float", best.kept.join(", ")),
+                };
+                let what = if reached { "reaches" } else { "is as near as it comes to" };
+                let note = format!("{score} {what} {at_least} (--accept-command, {n} files measured){kept}");
+                return Ok(Accepted { recipe: best.recipe, plan: best.plan, reached, notes: vec![note] });
+            }
+        }
+    }
+}
+
+/// The last word of what the command prints, as a number.
+fn measured(command: &str, file: &Path) -> Result<f64, Failure> {
+    let quoted = format!("'{}'", file.display().to_string().replace('\'', r"'\''"));
+    let line = command.replace(PLACE, &quoted);
+    let shell =
+        |program: &str, flag: &str| Command::new(program).arg(flag).arg(&line).stderr(Stdio::inherit()).output();
+    let out = if cfg!(windows) { shell("cmd", "/C") } else { shell("sh", "-c") };
+    let failed = |why: String| -> Failure { format!("--accept-command {command}: {why}").into() };
+    let out = out.map_err(|e| failed(e.to_string()))?;
+    if !out.status.success() {
+        return Err(failed(format!("it failed ({})", out.status)));
+    }
+    let text = String::from_utf8_lossy(&out.stdout);
+    let word = text.split_whitespace().last();
+    let number = word.and_then(|w| w.parse::<f64>().ok()).filter(|x| !x.is_nan());
+    number.ok_or_else(|| failed(format!("its last word is no number: {:?}", word.unwrap_or_default())))
+}
