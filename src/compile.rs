@@ -287,7 +287,6 @@ pub fn plain<'r>(
     if sparse > 0 {
         journal.notes.push(format!("{sparse} sparse weights are dense now"));
     }
-    validate::validate(&m)?;
     let mut cx = Context::new(m).with_rules(rules);
     if !keep_opset {
         cx = cx.with_opset(how.opset);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Rounding;
 use crate::plan::recipe::QuantRecipe;
+use crate::plan::{Rounding, Target};
 use crate::verify::thresholds::Thresholds;
 
 static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/passes/recipes");
@@ -47,6 +47,16 @@ pub enum RecipeError {
 }
 
 impl Recipe {
+    /// The recipe for this target, where one is named, and for processors with VNNI alone, where that is promised.
+    #[must_use]
+    pub fn written_for(mut self, target: Option<Target>, assume_vnni: bool) -> Recipe {
+        if let Some(q) = &mut self.quantize {
+            q.target = target.unwrap_or(q.target);
+            q.weights.assume_vnni |= assume_vnni;
+        }
+        self
+    }
+
     /// The recipe of this name: a file path, a file in `dir` (a user's passes folder, under `recipes/`), or a shipped one.
     ///
     /// # Errors

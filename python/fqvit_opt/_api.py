@@ -10,7 +10,7 @@ from typing import Any, Optional, Protocol, Union
 
 from . import _native
 from . import _report
-from ._data import Data, source
+from ._data import Data, Source, source
 from ._native import ModelError
 from ._progress import Progress, Shown
 from ._report import Report
@@ -168,11 +168,7 @@ def quantize(
     """
     m = load(model)
     pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
-    data = source(calibration, lambda: _native.model_inputs(m), "calibration", samples=samples, **pictures)
-    compared = verify is not False
-    other = None
-    if verify is not None and not isinstance(verify, bool):
-        other = source(verify, lambda: _native.model_inputs(m), "verify", **pictures)
+    data, other = samples_of(m, calibration, verify, samples, pictures)
     o = options(
         recipe=recipe,
         target=target,
@@ -190,7 +186,21 @@ def quantize(
         threads=threads,
     )
     with Shown(progress) as tell:
-        return Result(_native.compile(m, data, other, compared, o, tell))
+        return Result(_native.compile(m, data, other, verify is not False, o, tell))
+
+
+def samples_of(
+    m: _native.Model,
+    calibration: Optional[Data],
+    verify: Union[Data, bool, None],
+    samples: Optional[int],
+    pictures: dict[str, Any],
+) -> tuple[Source, Optional[Source]]:
+    """What to calibrate on, and what else to compare on, if that is other data."""
+    data = source(calibration, lambda: _native.model_inputs(m), "calibration", samples=samples, **pictures)
+    if verify is None or isinstance(verify, bool):
+        return data, None
+    return data, source(verify, lambda: _native.model_inputs(m), "verify", **pictures)
 
 
 def _names(given: Sequence[str]) -> list[str]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
 from . import _native
-from ._api import Model, Result, load, options
-from ._data import Data, source
+from ._api import Model, Result, load, options, samples_of
+from ._data import Data
 from ._progress import Progress, Shown
 
 
@@ -82,10 +82,7 @@ def tune(
     """
     m = load(model)
     pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
-    data = source(calibration, lambda: _native.model_inputs(m), "calibration", samples=samples, **pictures)
-    other = None
-    if verify is not None and not isinstance(verify, bool):
-        other = source(verify, lambda: _native.model_inputs(m), "verify", **pictures)
+    data, other = samples_of(m, calibration, verify, samples, pictures)
     given: dict[str, Any] = dict(
         target=target, by=by, passes_dir=passes_dir, keep_opset=keep_opset, assume_vnni=assume_vnni, threads=threads
     )

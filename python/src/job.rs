@@ -12,7 +12,7 @@ use fqvit_opt::compile::comparison::{Comparison, Read};
 use fqvit_opt::compile::compiler::{self, Compiler, Limits, Listener, Verification};
 use fqvit_opt::compile::error::CompilerError;
 use fqvit_opt::compile::keep::Keep;
-use fqvit_opt::compile::stages::{Event, Samples};
+use fqvit_opt::compile::stages::{Event, Samples, all_threads};
 use fqvit_opt::file::Ledger;
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::onnx::{self, SaveOptions};
@@ -188,7 +188,6 @@ impl Options {
             Ok(n) => Ok(KeepFloat::Worst(n)),
             Err(_) => item(d, "keep_float").map(KeepFloat::Names),
         });
-        let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads: Option<usize> = item(d, "threads")?;
         Ok(Options {
             recipe: item(d, "recipe")?,
@@ -204,7 +203,7 @@ impl Options {
             assume_vnni: item(d, "assume_vnni")?,
             fast: item(d, "fast")?,
             bench: item(d, "bench")?,
-            threads: threads.map_or_else(all, |n| n.clamp(1, 1024)),
+            threads: threads.map_or_else(all_threads, |n| n.clamp(1, 1024)),
         })
     }
 
@@ -229,6 +228,10 @@ impl Options {
         }
     }
 
+    fn limits(&self) -> Limits {
+        Limits { sqnr_db: self.min_sqnr, agreement: self.min_agreement }
+    }
+
     pub fn by(&self) -> PyResult<By> {
         by(&self.by)
     }
@@ -242,7 +245,7 @@ impl Options {
             .noted(m.notes.clone())
             .recipe(Recipe::find(&self.recipe, dir).map_err(raise)?)
             .rules(RuleSet::with_folder(dir).map_err(raise)?)
-            .limits(Limits { sqnr_db: self.min_sqnr, agreement: self.min_agreement })
+            .limits(self.limits())
             .keep_opset(self.keep_opset)
             .assume_vnni(self.assume_vnni)
             .fast(self.fast)
@@ -350,7 +353,7 @@ pub fn compare(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     };
     let job = Comparison::new(read(0)?, read(1)?)
         .on(samples(&args.get_item(2)?)?)
-        .limits(Limits { sqnr_db: options.min_sqnr, agreement: options.min_agreement })
+        .limits(options.limits())
         .bench(options.bench)
         .threads(options.threads);
     let progress = callback(&args.get_item(4)?);

@@ -27,11 +27,8 @@ use crate::verify::report::{ModelFile, Report};
 
 /// Recipe and rules, with what the flags say otherwise.
 fn setup(a: &PrepareArgs) -> Result<(Recipe, RuleSet), Failure> {
-    let mut recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
-    if let Some(q) = &mut recipe.quantize {
-        q.target = a.target.map_or(q.target, Into::into);
-        q.weights.assume_vnni |= a.assume_vnni;
-    }
+    let recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
+    let recipe = recipe.written_for(a.target.map(Into::into), a.assume_vnni);
     Ok((recipe, RuleSet::with_folder(a.passes_dir.as_deref())?))
 }
 

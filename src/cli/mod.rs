@@ -30,7 +30,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::compile::compiler::Listener;
-use crate::compile::stages::Event;
+use crate::compile::stages::{Event, all_threads};
 use crate::file::{self, stop};
 use crate::ir::Model;
 use crate::onnx;
@@ -133,7 +133,7 @@ fn load(what: &str, path: &Path, files: &mut Files, notes: &mut Vec<String>) -> 
 fn threads(asked: Option<usize>) -> usize {
     // More than any machine has; each takes a stack and a sample.
     const MOST: usize = 1024;
-    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, MOST)
+    asked.unwrap_or_else(all_threads).clamp(1, MOST)
 }
 
 /// Bars on standard error, one per stage.

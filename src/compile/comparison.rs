@@ -5,7 +5,7 @@ use indexmap::IndexMap;
 use super::compiler::Listener;
 use super::error::CompilerError;
 use super::reporting::{Limits, report};
-use super::stages::{Log, Running, Samples, open, side_by_side, timing};
+use super::stages::{Log, Running, Samples, all_threads, open, side_by_side, timing};
 use super::{Journal, follow, runnable, unpacked};
 use crate::budget::Stop;
 use crate::ir::Model;
@@ -54,7 +54,7 @@ impl Comparison {
             data: Samples::default(),
             limits: Limits::default(),
             bench: true,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: all_threads(),
             stop: Stop::default(),
             tell: std::sync::Arc::new(|_| ()),
         }

@@ -10,8 +10,8 @@ use super::reach::cut_where_it_fails;
 pub use super::reporting::Limits;
 use super::reporting::{block_values, report, tell_plan};
 use super::stages::{
-    Event, Log, Running, Samples, WHOLE, fitted, made_up, open, planned, prepared, read_statistics, side_by_side,
-    statistics, timed, timing,
+    Event, Log, Running, Samples, WHOLE, all_threads, fitted, made_up, open, planned, prepared, read_statistics,
+    side_by_side, statistics, timed, timing,
 };
 use super::{Journal, Prepared, apply_in_front, whole};
 use crate::budget::Stop;
@@ -101,7 +101,7 @@ impl Compiler {
             blame: false,
             stop_after: None,
             bench: true,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: all_threads(),
             stop: Stop::default(),
             tell: Arc::new(|_| ()),
         }
@@ -276,14 +276,11 @@ impl Compiler {
 
     /// The recipe with what the call says otherwise.
     fn settled_recipe(&self) -> Result<Recipe, CompilerError> {
-        let mut recipe = match &self.recipe {
+        let recipe = match &self.recipe {
             Some(r) => r.clone(),
             None => Recipe::find(Compiler::RECIPE, None)?,
         };
-        if let Some(q) = &mut recipe.quantize {
-            q.target = self.target.unwrap_or(q.target);
-            q.weights.assume_vnni |= self.assume_vnni;
-        }
+        let recipe = recipe.written_for(self.target, self.assume_vnni);
         Ok(if self.fast { recipe.without_fitting() } else { recipe })
     }
 

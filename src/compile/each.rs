@@ -61,9 +61,7 @@ pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> 
     let mut quantized: Option<f64> = None;
     // Why no model ran so far.
     let mut unable: Option<EachError> = None;
-    // What ran in half precision is no measure for what runs in float32.
-    let widened = steps.iter().rposition(|s| s.numerics == Numerics::Widens && s.changes > 0);
-    for step in &steps[widened.map_or(0, |i| i + 1)..] {
+    for step in comparable(steps) {
         let [before, after] = step.models.as_ref().ok_or(EachError::NoModels)?;
         // Nothing was run yet, and nothing is to be compared: a model in half precision may not run before it is widened.
         if step.changes == 0 && last.is_none() {
@@ -106,8 +104,7 @@ pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> 
 /// # Errors
 /// If the journal holds no models, or one of them does not run.
 pub fn blame(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> Result<Option<Moved>, EachError> {
-    let widened = steps.iter().rposition(|s| s.numerics == Numerics::Widens && s.changes > 0);
-    let steps: Vec<&Step> = steps[widened.map_or(0, |i| i + 1)..].iter().filter(|s| s.changes > 0).collect();
+    let steps: Vec<&Step> = comparable(steps).iter().filter(|s| s.changes > 0).collect();
     let Some(first) = steps.first() else { return Ok(None) };
     let [start, _] = first.models.as_ref().ok_or(EachError::NoModels)?;
     let origin = run(start, "", inputs, batch)?;
@@ -144,6 +141,12 @@ pub fn blame(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> Result
         return Ok(Some(moved(steps[bad], after, &old, &new, &origin)));
     }
     Ok(None)
+}
+
+/// The steps after half precision was widened: what ran in that is no measure for what runs in float32.
+fn comparable(steps: &[Step]) -> &[Step] {
+    let widened = steps.iter().rposition(|s| s.numerics == Numerics::Widens && s.changes > 0);
+    &steps[widened.map_or(0, |i| i + 1)..]
 }
 
 fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Result<Outputs, EachError> {

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::{CompileError, Journal, prepare, unpacked};
-use crate::ir::{Model, validate};
+use crate::ir::Model;
 use crate::passes::Pass;
 use crate::passes::clean_up::CleanUp;
 use crate::pattern::{RuleSet, gelus, layer_norms};
@@ -71,7 +71,6 @@ pub fn operators(m: &Model) -> IndexMap<String, usize> {
 /// As [`prepare`].
 pub fn inspect(m: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) -> Result<Inspection, CompileError> {
     let (mut clean, _) = unpacked(m)?;
-    validate::validate(&clean)?;
     CleanUp.run_on(&mut clean)?;
     let by_rule = |ids: Vec<String>| {
         let mut by: std::collections::BTreeMap<String, usize> = Default::default();

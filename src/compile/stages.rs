@@ -51,6 +51,11 @@ impl Running<'_> {
     }
 }
 
+/// One for each processor: what runs a model where nobody says otherwise.
+pub fn all_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// What is gathered on the way to a report.
 #[derive(Debug, Default)]
 pub struct Log {

@@ -292,11 +292,8 @@ impl Tuner {
         }
         let (s, log) = (&self.search, &mut self.log);
         let nothing = || CompilerError::Nothing { recipe: recipe.to_owned(), what: ": there is nothing to tune" };
-        let mut r = s.ladder.iter().find(|r| r.name == recipe).ok_or_else(nothing)?.clone();
-        if let Some(q) = &mut r.quantize {
-            q.target = s.target.unwrap_or(q.target);
-            q.weights.assume_vnni |= s.assume_vnni;
-        }
+        let r = s.ladder.iter().find(|r| r.name == recipe).ok_or_else(nothing)?.clone();
+        let r = r.written_for(s.target, s.assume_vnni);
         let p = prepared(&s.model, &s.name, &r, &s.rules, s.keep_opset, log)?.ok_or_else(nothing)?;
         let data = open(&s.data, &p.model, log)?.until(how.stop);
         let (calib, held) = split_holdout(data.len());

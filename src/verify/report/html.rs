@@ -39,13 +39,8 @@ fn head(h: &mut String, r: &Report, title: &str) {
         let of = if numbers().count() > 1 { "the worst output's signal to noise" } else { "signal to noise" };
         figure(h, "accuracy", &db(m.sqnr_db), of);
     }
-    for m in r.outputs.iter().filter(|m| share(m).is_some()).take(1) {
-        figure(
-            h,
-            "agreement",
-            agreement(m).trim_end_matches(" equal").trim_end_matches(" matched"),
-            &share(m).unwrap_or_default(),
-        );
+    if let Some((m, s)) = r.outputs.iter().find_map(|m| Some((m, Share::of(m)?))) {
+        figure(h, "agreement", &percent(s.value()), &share(m).unwrap_or_default());
     }
     if let Some(a) = r.outputs.iter().find_map(|m| m.accuracy.as_ref()) {
         figure(

@@ -210,11 +210,34 @@ fn error(m: &TensorMetrics) -> String {
     if m.kind == Kind::Labels { "-".to_string() } else { db(m.sqnr_db) }
 }
 
-/// The share that an output is judged by, if it has one.
+/// The share that an output is judged by, of which there is one at most.
+#[derive(Clone, Copy)]
+enum Share {
+    Classes(f64),
+    Labels(f64),
+    Detections(f64),
+}
+
+impl Share {
+    fn of(m: &TensorMetrics) -> Option<Share> {
+        let labels = || m.equal.map(Share::Labels);
+        let detections = || m.matched.map(Share::Detections);
+        m.top1_agreement.map(Share::Classes).or_else(labels).or_else(detections)
+    }
+
+    fn value(self) -> f64 {
+        let (Share::Classes(x) | Share::Labels(x) | Share::Detections(x)) = self;
+        x
+    }
+}
+
+/// The share that an output is judged by, if it has one: `97.5 % equal`.
 fn agreement(m: &TensorMetrics) -> String {
-    let equal = m.equal.map(|x| format!("{} equal", percent(x)));
-    let matched = m.matched.map(|x| format!("{} matched", percent(x)));
-    or_dash(m.top1_agreement.map(percent).or(equal).or(matched))
+    or_dash(Share::of(m).map(|s| match s {
+        Share::Classes(x) => percent(x),
+        Share::Labels(x) => format!("{} equal", percent(x)),
+        Share::Detections(x) => format!("{} matched", percent(x)),
+    }))
 }
 
 /// `In float between codes: 25 LayerNormalization, 2 Softmax`, if there are any.
@@ -271,16 +294,16 @@ fn pair(float: f64, quantized: f64) -> String {
 
 /// `names the same class on 93.8 % (15 of 16)`, if an output has a share that it is judged by.
 fn share(m: &TensorMetrics) -> Option<String> {
-    let (words, x) = match (m.top1_agreement, m.equal, m.matched) {
-        (Some(x), _, _) => ("names the same class on", x),
-        (_, Some(x), _) => ("labels equal:", x),
-        (_, _, Some(x)) => ("detections matched:", x),
-        _ => return None,
-    };
-    let hits = (x * m.samples as f64).round();
-    let counted = (hits / m.samples.max(1) as f64 - x).abs() < 1e-9 && m.equal.is_none() && m.matched.is_none();
-    let of = if counted { format!(" ({hits} of {})", m.samples) } else { String::new() };
-    Some(format!("{words} {}{of}", percent(x)))
+    Some(match Share::of(m)? {
+        Share::Classes(x) => {
+            let hits = (x * m.samples as f64).round();
+            let counted = (hits / m.samples.max(1) as f64 - x).abs() < 1e-9;
+            let of = if counted { format!(" ({hits} of {})", m.samples) } else { String::new() };
+            format!("names the same class on {}{of}", percent(x))
+        }
+        Share::Labels(x) => format!("labels equal: {}", percent(x)),
+        Share::Detections(x) => format!("detections matched: {}", percent(x)),
+    })
 }
 
 /// A block as people count them, or else by the end of its name.
