@@ -52,6 +52,7 @@ pub mod reach;
 pub mod refine;
 #[cfg(feature = "tract")]
 pub mod reporting;
+mod rows;
 #[cfg(feature = "tract")]
 pub mod sensitivity;
 #[cfg(feature = "tract")]

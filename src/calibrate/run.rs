@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use indexmap::IndexMap;
 
 use super::data::{DataError, Dataset, Sample};
-use super::finite::{OutputsOf, broken, mended};
+use super::finite::{OutputsOf, mended};
 use crate::ir::{Dim, Graph, Model, Validated};
-use crate::quant::observe::{ObserveError, Stats, Watch};
+use crate::quant::observe::{ObserveError, Seen, Stats, Watch};
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions};
 
 /// Why calibration stopped.
@@ -33,6 +33,11 @@ pub enum CalibrateError {
     #[error("no samples are left for calibration; give more data, or --verify other data")]
     Empty,
 }
+
+/// Places of a channel that are counted of all samples together, and of one sample at least. A few thousand show a distribution
+/// as well as all; ranges, which one value decides, are always those of all.
+const COUNTED: usize = 8192;
+const COUNTED_OF_ONE: usize = 64;
 
 /// What calibration saw.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +67,8 @@ pub fn observe(
         return Err(CalibrateError::Empty);
     }
     let m: &Model = model.model();
+    // Of the whole data set, not of the shard, so that shards count what one run would.
+    let most = (COUNTED / data.len()).max(COUNTED_OF_ONE);
     let is_input = |name: &str| m.graph.find(name).is_some_and(|v| m.graph.inputs().contains(&v));
     let taps: Vec<String> = watches.keys().filter(|k| !is_input(k)).cloned().collect();
     let shapes = open_shapes(&m.graph, &data.sample(indices[0])?.inputs);
@@ -76,17 +83,18 @@ pub fn observe(
     // show in them.
     let watched: Vec<Mutex<Stats>> = watches.values().map(|w| Mutex::new(Stats::new(w.clone()))).collect();
     let ignored: Mutex<BTreeSet<String>> = Mutex::default();
-    let see = |i: usize, sample: &Sample, name: &str, x: &[f32], dims: &[usize]| -> Result<(), CalibrateError> {
+    let told = |sample: &Sample, name: &str, source: ObserveError| CalibrateError::Observe {
+        sample: sample.name.clone(),
+        value: name.to_owned(),
+        constant: matches!(source, ObserveError::NotFinite { .. }).then(|| broken_constant(&m.graph, name)).flatten(),
+        source,
+    };
+    let look = |i: usize, name: &str, x: &[f32], dims: &[usize]| -> Result<(), ObserveError> {
+        // What takes long is done before the statistics are locked.
+        let seen = Seen::of(&watches[name], x, dims, indices[i] as u64, most)?;
         let place = watches.get_index_of(name).expect("it is watched");
         let mut stats = watched[place].lock().expect("no panic inside");
-        stats.observe(x, dims, indices[i] as u64).map_err(|source| CalibrateError::Observe {
-            sample: sample.name.clone(),
-            value: name.to_owned(),
-            constant: matches!(source, ObserveError::NotFinite { .. })
-                .then(|| broken_constant(&m.graph, name))
-                .flatten(),
-            source,
-        })?;
+        stats.take(&seen)?;
         if i == 0 {
             stats.dims = dims.to_vec();
         }
@@ -98,24 +106,24 @@ pub fn observe(
         let mut reaches = None;
         for (t, name) in taps.iter().enumerate() {
             let (x, dims) = out.value(t)?;
-            let watch = &watches[name];
-            if broken(&x, watch) {
-                let reaches = match reaches {
-                    Some(known) => known,
-                    None => *reaches.insert(outputs.hold_nan(&sample.inputs)?),
-                };
-                if !reaches {
-                    ignored.lock().expect("no panic inside").insert(name.clone());
-                    if let Some(whole) = mended(&x, dims, watch) {
-                        see(i, &sample, name, &whole, dims)?;
-                    }
-                    continue;
-                }
+            let fault = match look(i, name, &x, dims) {
+                Ok(()) => continue,
+                Err(e) => e,
+            };
+            let reaches = match reaches {
+                Some(known) => known,
+                None => *reaches.insert(outputs.hold_nan(&sample.inputs)?),
+            };
+            if reaches || !matches!(fault, ObserveError::NotFinite { .. }) {
+                return Err(told(&sample, name, fault));
             }
-            see(i, &sample, name, &x, dims)?;
+            ignored.lock().expect("no panic inside").insert(name.clone());
+            if let Some(whole) = mended(&x, dims, &watches[name]) {
+                look(i, name, &whole, dims).map_err(|e| told(&sample, name, e))?;
+            }
         }
         for (name, a) in sample.inputs.iter().filter(|(name, _)| watches.contains_key(name)) {
-            see(i, &sample, name, &a.f32s(), a.dims())?;
+            look(i, name, &a.f32s(), a.dims()).map_err(|e| told(&sample, name, e))?;
         }
         Ok(())
     };

@@ -1,6 +1,6 @@
 //! The statistics file: what calibration saw, to be used again or joined with other shards.
 //!
-//! Layout: 8 bytes `FQVSTAT5`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
+//! Layout: 8 bytes `FQVSTAT6`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::run::{CalibrateError, merge};
 use crate::file::{self, ReadError, WriteError};
 use crate::quant::observe::Stats;
 
-const MAGIC: &[u8; 8] = b"FQVSTAT5";
+const MAGIC: &[u8; 8] = b"FQVSTAT6";
 
 /// What all kinds of this program's statistics files begin with.
 const FAMILY: &[u8; 7] = b"FQVSTAT";

@@ -10,28 +10,27 @@
 //! Errors from further up are left out on purpose: a layer that corrects what another will have corrected as well
 //! overshoots, and measured so by dB.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::rows::{RowsOf, Unfold};
 use super::{CompileError, Journal, Prepared, equalised};
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::finite::OutputsOf;
 use crate::calibrate::run::open_shapes;
-use crate::ir::{Graph, Node, ValueId, validate};
+use crate::ir::{Graph, ValueId, validate};
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::weights::least_scale;
 use crate::passes::{Context, Pass};
 use crate::plan::head_rows::read_tokens;
 use crate::plan::recipe::WeightRecipe;
 use crate::plan::sites::{Linear, trace_back};
-use crate::plan::{Fold, QuantPlan, Rounding, StoredWeight};
-use crate::quant::QParams;
+use crate::plan::{QuantPlan, Rounding, StoredWeight};
+use crate::quant::count::Pick;
 use crate::quant::gptq::{self, Normal, Search};
-use crate::quant::kernel::{dequantize, quantize};
 use crate::quant::observe::first_unfit;
 use crate::quant::pairs::{self, Mates, Rows};
 use crate::quant::qparams::SCALE_FLOOR;
-use crate::quant::tokens::{Read, row_weights};
+use crate::quant::tokens::Read;
 use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples};
 
 use rayon::prelude::*;
@@ -60,6 +59,10 @@ pub struct FitData<'d> {
 /// What sums may take of memory at once, and what those of one layer may take: they grow with the square of its inputs.
 const SUMS_AT_ONCE: usize = 1 << 30;
 const SUMS_OF_ONE: usize = 2 << 30;
+/// Samples that weights are fitted to, and rows of them for each layer: that many, or as many for each of its inputs.
+const SAMPLES: usize = 64;
+const ROWS: usize = 8192;
+const ROWS_OF_INPUT: usize = 16;
 /// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
 const DAMP: f64 = 0.001;
 /// Scales tried besides the recipe's where neighbours must not saturate: codes that are smaller meet that more often.
@@ -80,6 +83,19 @@ struct Job<'p> {
     mates: Mates,
 }
 
+impl Job<'_> {
+    /// How many rows of each of so many samples are summed up.
+    fn most_rows(&self, samples: usize) -> usize {
+        (ROWS.max(self.ins * ROWS_OF_INPUT)).div_ceil(samples.max(1))
+    }
+}
+
+/// `most` samples, evenly chosen.
+fn some_of(indices: &[usize], most: usize) -> Vec<usize> {
+    let n = indices.len().min(most);
+    (0..n).map(|i| indices[i * indices.len() / n]).collect()
+}
+
 /// Replaces the planned weights by fitted ones, as `recipe` says.
 ///
 /// Deterministic: the sums are taken in the order of `indices`, whatever the number of threads.
@@ -97,6 +113,8 @@ pub fn refine(
     if recipe.rounding != Rounding::Gptq || fit.indices.is_empty() {
         return Ok(plan);
     }
+    let some = some_of(fit.indices, SAMPLES);
+    let fit = FitData { indices: &some, ..fit };
     let p = &*equalised(p, &plan.equalisations, &mut Journal::default()).map_err(Box::new)?;
     // A refit is judged on samples that it does not come from.
     let parts = if recipe.refit.is_some() { 2 } else { 1 };
@@ -256,7 +274,8 @@ fn sums(
     }
     let place: BTreeMap<&str, usize> = taps.iter().enumerate().map(|(t, name)| (name.as_str(), t)).collect();
     let read = Read { tokens: read_tokens(g, &p.sites), alone: false };
-    let codes: Vec<InputCodes<'_>> = jobs.iter().map(|j| InputCodes::of(g, plan, j.linear)).collect();
+    let sources: Vec<RowsOf<'_>> =
+        jobs.iter().map(|j| RowsOf::new(g, plan, j.linear, j.unfold.as_ref(), (j.ins, j.outs))).collect();
     let shapes = open_shapes(g, &fit.data.sample(fit.indices[0])?.inputs);
     let options = SessionOptions {
         batch: fit.data.batch(),
@@ -290,195 +309,37 @@ fn sums(
             for (name, a) in s.inputs.iter().filter(|(name, _)| jobs.iter().any(|j| g.name_of(j.linear.x) == name)) {
                 first_unfit(&a.f32s(), false).map_or(Ok(()), |_| Err(unfit(name)))?;
             }
-            Ok((s.inputs, out))
-        },
-        |i, (inputs, out)| {
             let of = |v: ValueId| {
                 let name = g.name_of(v);
                 match place.get(name) {
                     Some(t) => out.value(*t).ok(),
-                    None => inputs.iter().find(|(n, _)| n == name).map(|(_, a)| (a.f32s(), a.dims())),
+                    None => s.inputs.iter().find(|(n, _)| n == name).map(|(_, a)| (a.f32s(), a.dims())),
                 }
             };
-            all.par_iter_mut().zip(jobs).zip(&codes).for_each(|((sums, j), codes)| {
-                let (Some((x, x_dims)), Some((y, y_dims))) = (of(j.linear.x), of(j.linear.out)) else { return };
-                let coded = codes.through(&x, x_dims, j.linear.is_conv);
-                let (xs, ys) = match &j.unfold {
-                    Some(u) => (u.columns(&coded, x_dims), channels_last(&y, y_dims).into()),
-                    None => (coded, y),
-                };
-                let (xs, ys, all) = whole_rows((xs, j.ins), (ys, j.outs));
-                if xs.len().checked_div(j.ins) == ys.len().checked_div(j.outs) {
-                    // Rows in front tell the places of tokens only where all are there.
-                    let rows =
-                        if j.linear.is_conv || !all { 0 } else { y_dims.iter().rev().nth(1).copied().unwrap_or(0) };
-                    sums[i % parts].add(&xs, &ys, &row_weights(&ys, j.outs, rows, &read));
+            let rows = |(j, rows): (&Job<'_>, &RowsOf<'_>)| {
+                let most = j.most_rows(fit.indices.len());
+                rows.of(of(j.linear.x)?, of(j.linear.out)?, &read, Pick { sample: fit.indices[i] as u64, most })
+            };
+            Ok(jobs.iter().zip(&sources).map(rows).collect::<Vec<_>>())
+        },
+        |i, rows| {
+            all.par_iter_mut().zip(rows).for_each(|(sums, r)| {
+                if let Some(r) = r {
+                    sums[i % parts].add(&r.x, &r.y, &r.weights);
                 }
             });
             progress(i + 1);
             Ok(())
         },
     )?;
+    all.iter_mut().flatten().for_each(Normal::finish);
     Ok(all)
-}
-
-/// The rows that are finite in both, and whether these are all.
-fn whole_rows<'v>(
-    (xs, ins): (Vec<f32>, usize),
-    (ys, outs): (Cow<'v, [f32]>, usize),
-) -> (Vec<f32>, Cow<'v, [f32]>, bool) {
-    let finite = |row: &[f32]| row.iter().all(|v| v.is_finite());
-    if finite(&xs) && finite(&ys) || ins == 0 || outs == 0 || xs.len() / ins != ys.len() / outs {
-        return (xs, ys, true);
-    }
-    let rows = || xs.chunks(ins).zip(ys.chunks(outs)).filter(|(x, y)| finite(x) && finite(y));
-    (rows().flat_map(|r| r.0).copied().collect(), rows().flat_map(|r| r.1).copied().collect(), false)
-}
-
-/// What stands between a float value and the layer that reads it: the fold's factors, and the codes.
-struct InputCodes<'p> {
-    fold: Option<&'p Fold>,
-    params: Option<&'p QParams>,
-}
-
-impl<'p> InputCodes<'p> {
-    fn of(g: &Graph, plan: &'p QuantPlan, l: &Linear) -> InputCodes<'p> {
-        let name = g.name_of(trace_back(g, l.x));
-        InputCodes {
-            fold: plan.folds.iter().find(|f| f.value == name),
-            params: plan.activation(name, true).map(|a| &a.params).filter(|p| p.axis().is_none()),
-        }
-    }
-
-    /// What the layer reads for the float value `x` of shape `dims`; `conv`: channels are the second axis, not the last.
-    fn through(&self, x: &[f32], dims: &[usize], conv: bool) -> Vec<f32> {
-        let mut v = x.to_vec();
-        if let Some(f) = self.fold {
-            let inner: usize = if conv { dims.iter().skip(2).product() } else { 1 };
-            for (r, run) in v.chunks_mut(inner.max(1)).enumerate() {
-                let c = r % f.factors.len().max(1);
-                run.iter_mut().for_each(|v| *v = (*v - f.offset(c)) / f.factors[c]);
-            }
-        }
-        if let Some(p) = self.params {
-            let ((lo, hi), s, z) = (p.code().range(), p.scale(0), p.zero(0));
-            v.iter_mut().for_each(|v| *v = dequantize(quantize(*v, s, z, lo, hi), s, z));
-        }
-        v
-    }
-}
-
-/// `[b, c, ..]` as rows of `c`.
-fn channels_last(y: &[f32], dims: &[usize]) -> Vec<f32> {
-    let &[b, c, ..] = dims else { return y.to_vec() };
-    let inner = y.len() / (b * c).max(1);
-    let mut out = Vec::with_capacity(y.len());
-    for s in 0..b {
-        for k in 0..inner {
-            out.extend((0..c).map(|ch| y[(s * c + ch) * inner + k]));
-        }
-    }
-    out
-}
-
-/// A two-dimensional Conv of one group, seen as a product with a matrix: what each output position reads.
-struct Unfold {
-    kernel: [usize; 2],
-    strides: [usize; 2],
-    /// In front of and after each axis.
-    pads: [usize; 4],
-    dilations: [usize; 2],
-}
-
-impl Unfold {
-    fn of(n: &Node, weight: &[i64]) -> Option<Unfold> {
-        let pair = |name: &str| -> Option<[usize; 2]> {
-            match n.attrs.ints(name) {
-                None => Some([1, 1]),
-                Some([a, b]) => Some([usize::try_from(*a).ok()?, usize::try_from(*b).ok()?]),
-                Some(_) => None,
-            }
-        };
-        let explicit = n.attrs.str("auto_pad").is_none_or(|s| s == "NOTSET" || s == "VALID");
-        let [_, _, h, w] = weight else { return None };
-        if !explicit || n.int("group") != 1 {
-            return None;
-        }
-        let pads = match n.attrs.ints("pads") {
-            None => [0; 4],
-            Some(p) => {
-                let v: Vec<usize> = p.iter().map(|x| usize::try_from(*x).ok()).collect::<Option<_>>()?;
-                v.try_into().ok()?
-            }
-        };
-        Some(Unfold {
-            kernel: [*h as usize, *w as usize],
-            strides: pair("strides")?,
-            pads,
-            dilations: pair("dilations")?,
-        })
-    }
-
-    /// One row an output position: channel, then kernel row and column, as the weight has them.
-    fn columns(&self, x: &[f32], dims: &[usize]) -> Vec<f32> {
-        let &[b, c, h, w] = dims else { return Vec::new() };
-        let size = |i: usize, n: usize, before: usize, after: usize| {
-            let span = self.dilations[i] * (self.kernel[i] - 1) + 1;
-            (n + before + after).checked_sub(span).map_or(0, |r| r / self.strides[i].max(1) + 1)
-        };
-        let [top, left, bottom, right] = self.pads;
-        let (oh, ow) = (size(0, h, top, bottom), size(1, w, left, right));
-        let mut out = Vec::with_capacity(b * oh * ow * c * self.kernel[0] * self.kernel[1]);
-        for s in 0..b {
-            for oy in 0..oh {
-                for ox in 0..ow {
-                    for ch in 0..c {
-                        for ky in 0..self.kernel[0] {
-                            for kx in 0..self.kernel[1] {
-                                let y = (oy * self.strides[0] + ky * self.dilations[0]).checked_sub(top);
-                                let z = (ox * self.strides[1] + kx * self.dilations[1]).checked_sub(left);
-                                out.push(match (y, z) {
-                                    (Some(y), Some(z)) if y < h && z < w => x[((s * c + ch) * h + y) * w + z],
-                                    _ => 0.0,
-                                });
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        out
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Attrs, Op};
     use crate::plan::channel_map::tests::{Layout, sites_of};
-
-    fn conv(attrs: Attrs, kernel: &[i64; 2]) -> Option<Unfold> {
-        let n = Node::new(Op::onnx("Conv"), vec![], vec![], attrs);
-        Unfold::of(&n, &[1, 2, kernel[0], kernel[1]])
-    }
-
-    #[test]
-    fn columns_are_what_a_conv_reads() {
-        // Two channels of 2 x 3; kernel 2 x 2, padded on the left and at the bottom.
-        let x: Vec<f32> = (1..=12).map(|v| v as f32).collect();
-        let u = conv(Attrs::new().with_ints("pads", &[0, 1, 1, 0]).with_ints("strides", &[1, 2]), &[2, 2]).unwrap();
-        let rows: Vec<Vec<f32>> = u.columns(&x, &[1, 2, 2, 3]).chunks(8).map(<[f32]>::to_vec).collect();
-        assert_eq!(
-            rows,
-            [
-                [0.0, 1.0, 0.0, 4.0, 0.0, 7.0, 0.0, 10.0],
-                [2.0, 3.0, 5.0, 6.0, 8.0, 9.0, 11.0, 12.0],
-                [0.0, 4.0, 0.0, 0.0, 0.0, 10.0, 0.0, 0.0],
-                [5.0, 6.0, 0.0, 0.0, 11.0, 12.0, 0.0, 0.0],
-            ]
-        );
-        assert_eq!(channels_last(&x, &[1, 2, 2, 3])[..4], [1.0, 7.0, 2.0, 8.0]);
-    }
 
     #[test]
     fn sums_that_take_too_much_are_not_made_and_others_come_in_parts() {
@@ -499,12 +360,5 @@ mod tests {
         let (parts, left) = count(4 * one, one - 1);
         assert_eq!((parts, left.len()), (vec![], 4));
         assert_eq!(left[3], (3, "rounded to nearest: sums over 6 inputs take 0.0 GB".into()));
-    }
-
-    #[test]
-    fn a_conv_of_another_kind_is_left_to_nearest_rounding() {
-        assert!(conv(Attrs::new().with_int("group", 2), &[2, 2]).is_none());
-        assert!(conv(Attrs::new().with_str("auto_pad", "SAME_UPPER"), &[2, 2]).is_none());
-        assert!(conv(Attrs::new().with_ints("strides", &[2]), &[2, 2]).is_none());
     }
 }

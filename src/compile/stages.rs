@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::error::CompilerError;
 use super::refine::{FitData, refine};
 use super::{CompileError, Journal, Prepared, inputs, make_plan, prepare, suits};
-use crate::budget::Stop;
+use crate::budget::{self, Stop};
 use crate::calibrate::data::{Arrays, DataOptions, Dataset, InputSpec};
 use crate::calibrate::run::{CalibrateError, Observed, observe};
 use crate::calibrate::sizes::settled;
@@ -246,7 +246,9 @@ pub fn statistics(
 pub fn planned(p: &Prepared, recipe: &Recipe, stats: StatsFile, log: &mut Log) -> Result<QuantPlan, CompilerError> {
     let alone = stats.synthetic.then(|| recipe.without_data());
     let recipe = alone.as_ref().unwrap_or(recipe);
-    timed(&mut log.timings, "plan", || Ok(make_plan(p, &stats.into_map(), recipe)?))
+    let plan = timed(&mut log.timings, "plan", || Ok(make_plan(p, &stats.into_map(), recipe)?));
+    budget::give_back();
+    plan
 }
 
 /// The plan with weights fitted to the codes they read, where the recipe wants that and there is data for it: with

@@ -6,7 +6,7 @@ use super::observe::{Channel, ExactSum, Quarter, Stats};
 
 /// The counts of `h`, whose values lie in `lo..=hi`, at a `k`-th of their places. Middles of bins stand for what is in
 /// them.
-fn counts<const HALF: i32>(h: &Hist<HALF>, (lo, hi): (f32, f32), k: f32) -> Hist<HALF> {
+fn counts(h: &Hist, (lo, hi): (f32, f32), k: f32) -> Hist {
     let mut out = Hist::default();
     if lo > hi {
         return out;

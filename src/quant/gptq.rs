@@ -23,6 +23,8 @@ use super::triangular::{Factor, factored};
 const LANES: usize = 16;
 /// Columns of the input whose errors are carried on together, as one product of matrices.
 const BLOCK: usize = if cfg!(test) { 8 } else { 64 };
+/// Rows that are added at once.
+const AT_ONCE: usize = if cfg!(test) { 6 } else { 256 };
 /// Rows of a symmetric sum that are made at once, from their diagonal on.
 const STRIP: usize = if cfg!(test) { 8 } else { 128 };
 
@@ -46,6 +48,8 @@ pub struct Normal {
     xx: Vec<f64>,
     /// `sum y x^T`, row-major, `outs x ins`.
     yx: Vec<f64>,
+    /// Rows that are still to be added, with their weights.
+    waiting: (Vec<f32>, Vec<f32>, Vec<f64>),
 }
 
 /// Second moments about the means: what is left when the bias is free.
@@ -81,12 +85,32 @@ impl Normal {
             yy: vec![0.0; outs],
             xx: vec![0.0; strips_len(ins)],
             yx: vec![0.0; outs * ins],
+            waiting: Default::default(),
         }
     }
 
     /// Adds rows: `x` is `rows x ins`, `y` is `rows x outs`, both row-major; `weights` says how much each row counts. The
     /// result depends on the order of calls in its last bits, so callers add in a fixed order.
+    ///
+    /// They are in the sums after [`Normal::finish`].
     pub fn add(&mut self, x: &[f32], y: &[f32], weights: &[f64]) {
+        let (xs, ys, ws) = &mut self.waiting;
+        xs.extend_from_slice(x);
+        ys.extend_from_slice(y);
+        ws.extend_from_slice(weights);
+        // Products of many rows are worth the pass over all sums that adding them takes.
+        if ws.len() >= AT_ONCE {
+            self.finish();
+        }
+    }
+
+    /// Adds the rows that are waiting.
+    pub fn finish(&mut self) {
+        let (x, y, weights) = std::mem::take(&mut self.waiting);
+        self.add_now(&x, &y, &weights);
+    }
+
+    fn add_now(&mut self, x: &[f32], y: &[f32], weights: &[f64]) {
         let rows = x.len() / self.ins.max(1);
         if rows == 0 {
             return;
@@ -134,6 +158,7 @@ impl Normal {
 
     /// Joins two sets of sums.
     pub fn plus(&self, o: &Normal) -> Normal {
+        debug_assert!(self.waiting.2.is_empty() && o.waiting.2.is_empty(), "rows that are not finished");
         if self.first_x.is_empty() || o.first_x.is_empty() {
             return if self.first_x.is_empty() { o } else { self }.clone();
         }
@@ -150,6 +175,7 @@ impl Normal {
             yy: add(&self.yy, &o.yy),
             xx: add(&self.xx, &o.xx),
             yx: add(&self.yx, &o.yx),
+            waiting: Default::default(),
         }
     }
 
@@ -179,6 +205,7 @@ impl Normal {
     }
 
     pub fn centred(&self) -> Centred {
+        debug_assert!(self.waiting.2.is_empty(), "rows that are not finished");
         let n = self.rows.max(1.0);
         let mean = |v: &[f64]| -> Vec<f64> { v.iter().map(|s| s / n).collect() };
         let (mx, my) = (mean(&self.x), mean(&self.y));
@@ -506,6 +533,7 @@ mod tests {
     fn sums(x: &[f32], y: &[f32]) -> Normal {
         let mut s = Normal::new(N, OUTS);
         s.add(x, y, &vec![1.0; x.len() / N]);
+        s.finish();
         s
     }
 
@@ -546,6 +574,7 @@ mod tests {
         let weights: Vec<f64> = (0..30).map(|i| (i % 4) as f64).collect();
         let mut weighted = Normal::new(N, OUTS);
         weighted.add(&x, &y, &weights);
+        weighted.finish();
         let again =
             |v: &[f32], n: usize| -> Vec<f32> { v.chunks(n).enumerate().flat_map(|(i, r)| r.repeat(i % 4)).collect() };
         let (a, b) = (weighted.centred(), sums(&again(&x, N), &again(&y, OUTS)).centred());

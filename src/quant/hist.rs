@@ -6,9 +6,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// `HALF` is the number of bins on each side of zero, a power of two.
+use super::wide::wide;
+
+/// Bins on each side of zero, a power of two: of a range that is all on one side, as many as codes of 8 bits have steps.
+const HALF: i32 = 256;
+
+/// Counts in bins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hist<const HALF: i32 = 512> {
+pub struct Hist {
     /// Bin width is `2^exp`; meaningless while empty.
     exp: i32,
     /// Number of the first stored bin.
@@ -35,7 +40,19 @@ const AT_ONCE: usize = 64;
 /// `1.5 * 2^23`: what a float within `±2^22` has added to it to be rounded to a whole number, half to even.
 const MAGIC: f32 = 12_582_912.0;
 
-impl<const HALF: i32> Hist<HALF> {
+wide! {
+    /// The number of each value's bin, less `first`: `floor(x * inverse)`, where that is less than `2^22`.
+    fn bins_of(values: &[f32], inverse: f32, first: i32, at: &mut [i32]) {
+        for (i, x) in at.iter_mut().zip(values) {
+            let t = x * inverse;
+            let rounded = t + MAGIC;
+            let whole = (rounded.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
+            *i = whole - i32::from(rounded - MAGIC > t) - first;
+        }
+    }
+}
+
+impl Hist {
     /// Smallest exponent at which `x` falls into the bins.
     fn exponent_for(x: f32) -> i32 {
         if x == 0.0 {
@@ -142,14 +159,7 @@ impl<const HALF: i32> Hist<HALF> {
         // Multiplying by a power of two is exact in float32 unless that is out of its range or makes the product smaller,
         // where a small value might vanish with its sign.
         if (-120..=0).contains(&self.exp) {
-            let inverse = width(-self.exp) as f32;
-            let first = self.first;
-            for (i, x) in at.iter_mut().zip(values) {
-                let t = x * inverse;
-                let rounded = t + MAGIC;
-                let whole = (rounded.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
-                *i = whole - i32::from(rounded - MAGIC > t) - first;
-            }
+            bins_of(values, width(-self.exp) as f32, self.first, at);
         } else {
             for (i, x) in at.iter_mut().zip(values) {
                 *i = self.bin(*x) - self.first;
@@ -158,7 +168,7 @@ impl<const HALF: i32> Hist<HALF> {
     }
 
     /// Adds all counts of another histogram.
-    pub fn merge(&mut self, other: &Hist<HALF>) {
+    pub fn merge(&mut self, other: &Hist) {
         if other.counts.is_empty() {
             return;
         }
@@ -175,12 +185,6 @@ impl<const HALF: i32> Hist<HALF> {
             let at = (other.first + i as i32 - self.first) as usize;
             self.counts[at] = self.counts[at].saturating_add(*c);
         }
-    }
-
-    /// The same bins in a histogram that could hold finer ones.
-    pub fn with_room<const MORE: i32>(&self) -> Hist<MORE> {
-        const { assert!(MORE >= HALF) };
-        Hist { exp: self.exp, first: self.first, counts: self.counts.clone() }
     }
 
     pub fn total(&self) -> u64 {
@@ -277,7 +281,7 @@ impl WindowError {
 }
 
 impl Moments {
-    pub fn new<const HALF: i32>(h: &Hist<HALF>) -> Moments {
+    pub fn new(h: &Hist) -> Moments {
         Moments::from_bins(h.bins().map(|(x, n)| (x, n as f64)))
     }
 
@@ -405,7 +409,7 @@ mod tests {
     #[test]
     fn room_for_what_is_not_finite_is_found_too() {
         for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-45] {
-            assert!((-190..=128).contains(&Hist::<512>::exponent_for(x)), "{x}");
+            assert!((-190..=128).contains(&Hist::exponent_for(x)), "{x}");
         }
     }
     use proptest::prelude::*;
@@ -443,7 +447,7 @@ mod tests {
             shrink in prop::sample::select(vec![1f32, 1e-30, 1e-37]),
         ) {
             let v: Vec<f32> = v.iter().map(|x| x * shrink).collect();
-            let (mut all, mut each) = (Hist::<512>::default(), Hist::<512>::default());
+            let (mut all, mut each) = (Hist::default(), Hist::default());
             let (lo, hi) = v.iter().fold((0f32, 0f32), |(a, b), x| (a.min(*x), b.max(*x)));
             all.prepare(lo, hi);
             each.prepare(lo, hi);

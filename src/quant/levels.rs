@@ -25,12 +25,24 @@ pub struct Grid {
 }
 
 impl Levels {
+    /// Whether no more values need be taken in.
+    pub fn are_many(&self) -> bool {
+        self.many
+    }
+
     /// Takes in values.
     pub fn add(&mut self, values: &[f32]) {
+        // Where a value that came already is looked for first. Bits of no number stand for nothing.
+        let mut met = [u32::MAX; 1024];
         for v in values {
             if self.many {
                 return;
             }
+            let met = &mut met[(v.to_bits().wrapping_mul(0x9E37_79B1) >> 22) as usize];
+            if *met == v.to_bits() {
+                continue;
+            }
+            *met = v.to_bits();
             if let Err(at) = self.values.binary_search_by(|x| x.total_cmp(v)) {
                 self.values.insert(at, *v);
                 if self.values.len() > MOST {

@@ -4,6 +4,8 @@
 //! Nothing here decides what becomes of a model, nor runs one: the [planner](crate::plan::planner) asks, the passes that
 //! quantize carry out. Only [`lis`] knows how to write itself into a graph.
 
+pub mod channel;
+pub mod count;
 mod divided;
 pub mod gptq;
 pub mod hist;
@@ -17,5 +19,7 @@ pub mod qparams;
 pub mod ties;
 pub mod tokens;
 mod triangular;
+pub mod watch;
+pub(crate) mod wide;
 
 pub use qparams::{Code, QParams};

@@ -5,157 +5,17 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::channel::{Channel, ExactSum, Quarter};
+pub use super::count::Seen;
+use super::count::{ends, mix};
 use super::hist::{Hist, Moments};
-use super::kernel::Layout;
-use super::levels::Levels;
-use super::tokens::{Read, token_weights};
-
-/// A sum whose result does not depend on the order of its terms: 2^-40 steps in 128 bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExactSum(i128);
-
-impl ExactSum {
-    const ONE: f64 = (1u64 << 40) as f64;
-
-    /// Adds a partial sum. Terms beyond 2^80 saturate.
-    pub fn add(&mut self, v: f64) {
-        self.0 = self.0.saturating_add((v * Self::ONE).round_ties_even() as i128);
-    }
-
-    pub fn merge(&mut self, o: ExactSum) {
-        self.0 = self.0.saturating_add(o.0);
-    }
-
-    pub fn get(self) -> f64 {
-        self.0 as f64 / Self::ONE
-    }
-}
-
-/// Statistics of one channel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Channel {
-    pub min: f32,
-    pub max: f32,
-    pub sum: ExactSum,
-    pub square_sum: ExactSum,
-    pub hist: Hist,
-    /// Its distinct values, if they are few.
-    pub levels: Levels,
-    /// [`Watch::Tokens`] only: what each quarter of the samples saw.
-    pub quarters: Vec<Quarter>,
-}
+pub use super::watch::{HIDDEN_BELOW, ObserveError, Watch, first_unfit};
 
 /// Places of tokens that are told apart.
 const MOST_PLACES: usize = 4096;
 
 /// Into how many parts samples are divided, by their number.
 const QUARTERS: usize = 4;
-
-/// What one quarter of the samples saw of a channel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Quarter {
-    pub min: f32,
-    pub max: f32,
-    /// Each value counted with the weight of its token.
-    pub weighted: Hist<256>,
-}
-
-impl Default for Quarter {
-    fn default() -> Quarter {
-        Quarter { min: f32::INFINITY, max: f32::NEG_INFINITY, weighted: Hist::default() }
-    }
-}
-
-impl Default for Channel {
-    fn default() -> Channel {
-        Channel {
-            min: f32::INFINITY,
-            max: f32::NEG_INFINITY,
-            sum: ExactSum::default(),
-            square_sum: ExactSum::default(),
-            hist: Hist::default(),
-            levels: Levels::default(),
-            quarters: Vec::new(),
-        }
-    }
-}
-
-impl Channel {
-    fn merge(&mut self, o: &Channel) {
-        self.min = self.min.min(o.min);
-        self.max = self.max.max(o.max);
-        self.sum.merge(o.sum);
-        self.square_sum.merge(o.square_sum);
-        self.hist.merge(&o.hist);
-        self.levels.merge(&o.levels);
-        if self.quarters.is_empty() {
-            self.quarters.clone_from(&o.quarters);
-        } else {
-            for (a, b) in self.quarters.iter_mut().zip(&o.quarters) {
-                a.min = a.min.min(b.min);
-                a.max = a.max.max(b.max);
-                a.weighted.merge(&b.weighted);
-            }
-        }
-    }
-
-    /// [`Watch::Tokens`] only: each value counted with the weight of its token.
-    pub fn weighted(&self) -> Hist {
-        let mut h = Hist::<256>::default();
-        for q in &self.quarters {
-            h.merge(&q.weighted);
-        }
-        h.with_room()
-    }
-
-    /// Its distribution. Middles of bins that lie outside of what was seen are moved to its ends.
-    pub fn moments(&self) -> Moments {
-        let (lo, hi) = (f64::from(self.min), f64::from(self.max));
-        let inside = |x: f64| if lo <= hi { x.clamp(lo, hi) } else { x };
-        Moments::from_bins(self.hist.bins().map(|(x, n)| (inside(x), f64::from(n))))
-    }
-
-    /// What the chosen quarters alone saw, every value counted with the weight of its token; `None` if that is nothing.
-    fn part(&self, keep: impl Fn(usize) -> bool) -> Option<Channel> {
-        let mut ch = Channel::default();
-        for (_, q) in self.quarters.iter().enumerate().filter(|(i, q)| keep(*i) && q.min <= q.max) {
-            ch.min = ch.min.min(q.min);
-            ch.max = ch.max.max(q.max);
-            ch.quarters.push(q.clone());
-        }
-        ch.hist = ch.weighted();
-        (ch.min <= ch.max).then_some(ch)
-    }
-}
-
-/// How a value is to be watched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Watch {
-    /// One set of statistics for the tensor.
-    Tensor,
-    /// One for each index along the axis (negative: from the end).
-    Channels { axis: i64 },
-    /// As `Channels`, and for each quarter of the samples every value counted with the weight of its token, the vector of
-    /// all channels at one place: the inverse of the token's variance over the channels, which is what a LayerNorm after
-    /// makes of an error.
-    Tokens { axis: i64, read: Read },
-    /// Attention scores `[.., heads, queries, keys]`: one for each head, the smallest row maximum, and a bounded sample
-    /// of whole rows. Without `by_head` all heads are one: their axis holds the batch as well, so that its size is not
-    /// that of the next batch.
-    Scores { by_head: bool },
-}
-
-/// Why a value could not be observed.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum ObserveError {
-    #[error("holds {what} at element {at}")]
-    NotFinite { what: &'static str, at: usize },
-    #[error("has shape {now:?}, which does not fit the channels seen before ({channels})")]
-    Shape { now: Vec<usize>, channels: usize },
-    #[error("has rank {rank}, too small for axis {axis}")]
-    Axis { rank: usize, axis: i64 },
-}
 
 /// A row of scores kept whole, chosen by a hash of where it stood so that the choice does not depend on order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -191,96 +51,6 @@ pub const MASKED_BELOW: f32 = -60.0;
 /// Added to a score, a number above this leaves something of the score: float32 has steps of 1/4 there.
 pub const DROWNED_BELOW: f32 = -3e6;
 
-/// Scores at or below this are masks, not measurements. Much lower than [`MASKED_BELOW`], because products of queries and
-/// keys before their scale reach some hundreds.
-pub const HIDDEN_BELOW: f32 = -3000.0;
-
-fn mix(mut x: u64) -> u64 {
-    // splitmix64's finalizer: a fixed, well-spread choice of rows.
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
-}
-
-/// Channels whose values are gathered at once: a line of the cache.
-const COLUMNS: usize = 16;
-
-/// Values that are compared side by side.
-const LANES: usize = 8;
-
-/// The place of the first value that is not finite; with `masked`, of the first that no mask can have made so: NaN, or above
-/// all numbers.
-pub fn first_unfit(x: &[f32], masked: bool) -> Option<usize> {
-    const MAGNITUDE: u32 = 0x7fff_ffff;
-    let fits = |v: &f32| v.is_finite() || (masked && *v <= HIDDEN_BELOW);
-    // Without a branch for each value, and as good as always enough.
-    let top = x.iter().fold(0i32, |m, v| m.max((v.to_bits() & MAGNITUDE) as i32));
-    if top < f32::INFINITY.to_bits() as i32 { None } else { x.iter().position(|v| !fits(v)) }
-}
-
-/// Ends and sums of the channels of one sample.
-struct Sums {
-    lo: Vec<f32>,
-    hi: Vec<f32>,
-    sum: Vec<f64>,
-    squares: Vec<f64>,
-}
-
-impl Sums {
-    /// Over all values above `hidden`.
-    fn of(x: &[f32], layout: Layout, hidden: f32) -> Sums {
-        let n = layout.channels;
-        let mut s = Sums {
-            lo: vec![f32::INFINITY; n],
-            hi: vec![f32::NEG_INFINITY; n],
-            sum: vec![0.0; n],
-            squares: vec![0.0; n],
-        };
-        if layout.inner == 1 && hidden == f32::NEG_INFINITY {
-            for row in x.chunks_exact(n) {
-                for ((v, lo), hi) in row.iter().zip(&mut s.lo).zip(&mut s.hi) {
-                    *lo = if *v < *lo { *v } else { *lo };
-                    *hi = if *v > *hi { *v } else { *hi };
-                }
-                for ((v, sum), squares) in row.iter().zip(&mut s.sum).zip(&mut s.squares) {
-                    let v = f64::from(*v);
-                    *sum += v;
-                    *squares += v * v;
-                }
-            }
-            return s;
-        }
-        for (r, run) in x.chunks(layout.inner).enumerate() {
-            let c = r % n;
-            let (lo, hi) = ends(run, hidden);
-            (s.lo[c], s.hi[c]) = (s.lo[c].min(lo), s.hi[c].max(hi));
-            let (mut sum, mut squares) = (s.sum[c], s.squares[c]);
-            for v in run.iter().filter(|v| **v > hidden).map(|v| f64::from(*v)) {
-                sum += v;
-                squares += v * v;
-            }
-            (s.sum[c], s.squares[c]) = (sum, squares);
-        }
-        s
-    }
-}
-
-/// The smallest and the largest of the values above `hidden`.
-fn ends(run: &[f32], hidden: f32) -> (f32, f32) {
-    let (mut lo, mut hi) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    let mut add = |part: &[f32]| {
-        for ((v, lo), hi) in part.iter().zip(&mut lo).zip(&mut hi) {
-            let seen = *v > hidden;
-            *lo = if seen && *v < *lo { *v } else { *lo };
-            *hi = if seen && *v > *hi { *v } else { *hi };
-        }
-    };
-    let mut parts = run.chunks_exact(LANES);
-    parts.by_ref().for_each(&mut add);
-    add(parts.remainder());
-    (lo.into_iter().fold(f32::INFINITY, f32::min), hi.into_iter().fold(f32::NEG_INFINITY, f32::max))
-}
-
 impl Stats {
     pub fn new(watch: Watch) -> Stats {
         Stats {
@@ -296,11 +66,7 @@ impl Stats {
 
     /// The axis channels run along, if there is one.
     pub fn axis(&self) -> Option<i64> {
-        match self.watch {
-            Watch::Tensor => None,
-            Watch::Channels { axis } | Watch::Tokens { axis, .. } => Some(axis),
-            Watch::Scores { by_head } => by_head.then_some(-3),
-        }
+        self.watch.axis()
     }
 
     /// Takes in the value's contents for one sample. `sample` numbers the sample in the whole data set, whatever shard
@@ -309,14 +75,16 @@ impl Stats {
     /// # Errors
     /// If an element is not finite, or the sizes do not fit what was seen before.
     pub fn observe(&mut self, x: &[f32], dims: &[usize], sample: u64) -> Result<(), ObserveError> {
-        let layout = match self.axis() {
-            None => Layout::whole(x.len()),
-            // A single number has one channel.
-            Some(_) if dims.is_empty() => Layout::whole(x.len()),
-            // One head, without an axis for heads.
-            Some(_) if dims.len() == 2 && matches!(self.watch, Watch::Scores { .. }) => Layout::whole(x.len()),
-            Some(axis) => Layout::of(dims, axis).ok_or(ObserveError::Axis { rank: dims.len(), axis })?,
-        };
+        let seen = Seen::of(&self.watch, x, dims, sample, usize::MAX)?;
+        self.take(&seen)
+    }
+
+    /// Takes in what was seen of one sample.
+    ///
+    /// # Errors
+    /// If the sizes do not fit what was seen before.
+    pub fn take(&mut self, seen: &Seen<'_>) -> Result<(), ObserveError> {
+        let Seen { x, dims, sample, layout, .. } = *seen;
         if self.channels.is_empty() {
             self.dims = dims.to_vec();
             self.channels = vec![Channel::default(); layout.channels];
@@ -326,25 +94,12 @@ impl Stats {
         if x.is_empty() {
             return Ok(());
         }
-        let hidden = if matches!(self.watch, Watch::Scores { .. }) { HIDDEN_BELOW } else { f32::NEG_INFINITY };
-        let masked = hidden > f32::NEG_INFINITY;
-        if let Some(at) = first_unfit(x, masked) {
-            let what = if x[at].is_nan() { "NaN" } else { "infinity" };
-            return Err(ObserveError::NotFinite { what, at });
-        }
         // First the ranges, then the counts: each histogram makes room once per sample.
-        let sums = Sums::of(x, layout, hidden);
-        let tokens = match &self.watch {
-            Watch::Tokens { read, .. } => {
-                let rows = if layout.inner == 1 && dims.len() >= 3 { dims[dims.len() - 2] } else { 0 };
-                Some(token_weights(x, layout, rows, read))
-            }
-            _ => None,
-        };
         let which = (sample % QUARTERS as u64) as usize;
+        let sums = &seen.sums;
         for (c, ch) in self.channels.iter_mut().enumerate() {
             let (lo, hi) = (sums.lo[c], sums.hi[c]);
-            if tokens.is_some() {
+            if seen.tokens.is_some() {
                 ch.quarters.resize(QUARTERS, Quarter::default());
                 let q = &mut ch.quarters[which];
                 (q.min, q.max) = (q.min.min(lo), q.max.max(hi));
@@ -357,72 +112,17 @@ impl Stats {
                 ch.hist.prepare(lo, hi);
             }
         }
-        let weights = tokens.as_ref().map(|t| &t.weights[..]);
-        match layout.inner {
-            1 if !masked => self.count_columns(x, weights, which),
-            _ => self.count_runs(x, layout, weights, which, masked),
-        }
+        seen.levels(&mut self.channels);
+        seen.count(&mut self.channels);
         self.count += (x.len() / layout.channels) as u64;
-        if let Some(t) = &tokens {
+        if let Some(t) = &seen.tokens {
+            seen.weigh(&mut self.channels, &t.weights, which);
             self.add_inverse_variances(&t.inverse);
         }
-        if masked {
+        if seen.masked() {
             self.keep_rows(x, dims, sample);
         }
         Ok(())
-    }
-
-    /// Counts rows of one value a channel. Some channels at a time are gathered, so that their counts stay in the cache.
-    fn count_columns(&mut self, x: &[f32], weights: Option<&[u32]>, which: usize) {
-        let n = self.channels.len();
-        let rows = x.len() / n;
-        // Tokens of no weight change nothing.
-        let weighing: Option<(Vec<usize>, Vec<u32>)> =
-            weights.map(|w| w.iter().copied().enumerate().filter(|(_, w)| *w > 0).unzip());
-        let mut columns = vec![0f32; rows * COLUMNS];
-        let mut some = Vec::new();
-        for (at, block) in self.channels.chunks_mut(COLUMNS).enumerate() {
-            for (r, row) in x.chunks_exact(n).enumerate() {
-                for (k, v) in row[at * COLUMNS..][..block.len()].iter().enumerate() {
-                    columns[k * rows + r] = *v;
-                }
-            }
-            for (ch, column) in block.iter_mut().zip(columns.chunks_exact(rows)) {
-                ch.hist.count_all(column);
-                ch.levels.add(column);
-                match &weighing {
-                    None => {}
-                    Some((all, weights)) if all.len() == rows => {
-                        ch.quarters[which].weighted.count_weighted(column, weights);
-                    }
-                    Some((rows, weights)) => {
-                        some.clear();
-                        some.extend(rows.iter().map(|r| column[*r]));
-                        ch.quarters[which].weighted.count_weighted(&some, weights);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Counts runs of values of one channel.
-    fn count_runs(&mut self, x: &[f32], layout: Layout, weights: Option<&[u32]>, which: usize, masked: bool) {
-        let mut seen = Vec::new();
-        for (r, run) in x.chunks(layout.inner).enumerate() {
-            let (o, c) = (r / layout.channels, r % layout.channels);
-            let ch = &mut self.channels[c];
-            if masked {
-                seen.clear();
-                seen.extend(run.iter().copied().filter(|v| *v > HIDDEN_BELOW));
-                ch.hist.count_all(&seen);
-                continue;
-            }
-            ch.hist.count_all(run);
-            ch.levels.add(run);
-            if let Some(weights) = weights {
-                ch.quarters[which].weighted.count_weighted(run, &weights[o * layout.inner..][..layout.inner]);
-            }
-        }
     }
 
     fn keep_rows(&mut self, x: &[f32], dims: &[usize], sample: u64) {
@@ -435,7 +135,7 @@ impl Stats {
         let mut bounds: Vec<u64> = (0..heads).map(|h| self.bound(h as u32)).collect();
         for (i, row) in x.chunks(keys).enumerate() {
             let head = (i / queries) % heads;
-            let top = row.iter().fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m });
+            let top = ends(row, f32::NEG_INFINITY).1;
             if top > HIDDEN_BELOW {
                 self.row_max_min[head] = self.row_max_min[head].min(top);
                 let key = mix(mix(sample.wrapping_add(1)).wrapping_add(i as u64));
@@ -615,6 +315,7 @@ impl Stats {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tokens::Read;
     use super::*;
     use proptest::prelude::*;
 

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::kernel::Layout;
+use super::wide::wide;
 
 /// Which tokens of a value the outputs read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,47 +32,76 @@ pub(super) struct Tokens {
     /// For each place of a row, the sum of the inverse variances of the tokens there, and how many these are. Tokens that no
     /// output reads, and those without a variance, are left out.
     pub inverse: Vec<(f64, f64)>,
+    /// The tokens that the outputs read, lowest first; none if these are not told apart.
+    pub read: Vec<usize>,
 }
 
 /// A token this faint counts no more than that.
 const FAINTEST: f64 = 1e-12;
 
-/// The sum of a row and that of its squares, in an order that does not depend on the processor.
-fn sums(row: &[f32]) -> (f64, f64) {
-    const LANES: usize = 8;
-    let (mut s1, mut s2) = ([0f64; LANES], [0f64; LANES]);
-    let mut add = |part: &[f32]| {
-        for ((v, a), b) in part.iter().zip(&mut s1).zip(&mut s2) {
-            let v = f64::from(*v);
-            *a += v;
-            *b += v * v;
-        }
-    };
-    let mut parts = row.chunks_exact(LANES);
-    parts.by_ref().for_each(&mut add);
-    add(parts.remainder());
-    (s1.iter().sum(), s2.iter().sum())
+wide! {
+    /// The sum of a row and that of its squares, in an order that does not depend on the processor.
+    fn add_row(row: &[f32], sum: &mut f64, squares: &mut f64) {
+        const LANES: usize = 8;
+        let (mut s1, mut s2) = ([0f64; LANES], [0f64; LANES]);
+        let mut add = |part: &[f32]| {
+            for ((v, a), b) in part.iter().zip(&mut s1).zip(&mut s2) {
+                let v = f64::from(*v);
+                *a += v;
+                *b += v * v;
+            }
+        };
+        let mut parts = row.chunks_exact(LANES);
+        parts.by_ref().for_each(&mut add);
+        add(parts.remainder());
+        (*sum, *squares) = (s1.iter().sum(), s2.iter().sum());
+    }
 }
 
-/// How much the tokens of one sample count; `rows` of them stand in a row one after the other.
-pub(super) fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &Read) -> Tokens {
-    let tokens = layout.outer * layout.inner;
-    let (mut s1, mut s2) = (vec![0f64; tokens], vec![0f64; tokens]);
-    if layout.inner == 1 {
-        for ((row, a), b) in x.chunks_exact(layout.channels.max(1)).zip(&mut s1).zip(&mut s2) {
-            (*a, *b) = sums(row);
+/// Sums over the channels of each token, and those of the squares.
+pub(super) struct TokenSums {
+    sum: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+impl TokenSums {
+    pub fn new(layout: Layout) -> TokenSums {
+        let tokens = layout.outer * layout.inner;
+        TokenSums { sum: vec![0.0; tokens], squares: vec![0.0; tokens] }
+    }
+
+    pub fn of(x: &[f32], layout: Layout) -> TokenSums {
+        let mut s = TokenSums::new(layout);
+        if layout.inner == 1 {
+            s.add_rows(x, layout.channels.max(1), 0);
+            return s;
         }
-    } else {
         for (r, run) in x.chunks(layout.inner).enumerate() {
             let first = r / layout.channels * layout.inner;
-            for ((v, a), b) in run.iter().zip(&mut s1[first..]).zip(&mut s2[first..]) {
+            for ((v, a), b) in run.iter().zip(&mut s.sum[first..]).zip(&mut s.squares[first..]) {
                 *a += f64::from(*v);
                 *b += f64::from(*v).powi(2);
             }
         }
+        s
     }
+
+    /// Adds rows of `channels` numbers, the first of which is token `at`.
+    pub fn add_rows(&mut self, rows: &[f32], channels: usize, at: usize) {
+        let sums = self.sum[at..].iter_mut().zip(&mut self.squares[at..]);
+        rows.chunks_exact(channels).zip(sums).for_each(|(row, (a, b))| add_row(row, a, b));
+    }
+
+    /// How much the tokens count; `rows` of them stand in a row one after the other.
+    pub fn weights(&self, layout: Layout, rows: usize, read: &Read) -> Tokens {
+        token_weights(self, layout, rows, read)
+    }
+}
+
+fn token_weights(TokenSums { sum: s1, squares: s2 }: &TokenSums, layout: Layout, rows: usize, read: &Read) -> Tokens {
+    let tokens = layout.outer * layout.inner;
     let n = layout.channels as f64;
-    let variances: Vec<f64> = s1.iter().zip(&s2).map(|(a, b)| (b / n - (a / n).powi(2)).max(0.0)).collect();
+    let variances: Vec<f64> = s1.iter().zip(s2).map(|(a, b)| (b / n - (a / n).powi(2)).max(0.0)).collect();
     let mut sorted = variances.clone();
     sorted.sort_by(f64::total_cmp);
     let median = sorted.get(tokens / 2).copied().unwrap_or(0.0);
@@ -90,14 +120,8 @@ pub(super) fn token_weights(x: &[f32], layout: Layout, rows: usize, read: &Read)
         let place = &mut inverse[t % rows.max(1)];
         *place = (place.0 + 1.0 / v.max(FAINTEST), place.1 + 1.0);
     }
-    Tokens { weights: variances.iter().enumerate().map(one).collect(), inverse }
-}
-
-/// How much each row of `channels` numbers counts: the inverse of its variance, in shares of a row of median variance, and
-/// the tokens that are read as [`Read`] says. `rows` tokens stand in a row one after the other; 0: rows are no tokens.
-pub fn row_weights(x: &[f32], channels: usize, rows: usize, read: &Read) -> Vec<f64> {
-    let layout = Layout { outer: x.len() / channels.max(1), channels, inner: 1 };
-    token_weights(x, layout, rows, read).weights.into_iter().map(|w| f64::from(w) / TOKEN).collect()
+    let read = if rows == 0 { Vec::new() } else { (0..tokens).filter(|t| places.contains(&(t % rows))).collect() };
+    Tokens { weights: variances.iter().enumerate().map(one).collect(), inverse, read }
 }
 
 #[cfg(test)]
@@ -109,19 +133,20 @@ mod tests {
         // Variances 1, 1, 16 and 4; the first token is read.
         let x = [-1.0, 1.0, -1.0, 1.0, -4.0, 4.0, -2.0, 2.0];
         let layout = Layout::of(&[1, 4, 2], -1).unwrap();
-        let all = |read: &[i64]| token_weights(&x, layout, 4, &Read { tokens: read.to_vec(), alone: false });
+        let all =
+            |read: &[i64]| TokenSums::of(&x, layout).weights(layout, 4, &Read { tokens: read.to_vec(), alone: false });
         let w = |read: &[i64]| all(read).weights;
         let unit = TOKEN as u32;
         assert_eq!(w(&[]), [4 * unit, 4 * unit, unit / 4, unit]);
         assert_eq!(w(&[0]), [16 * unit, 4 * unit, unit / 4, unit]);
         assert_eq!(w(&[0]), w(&[-4]));
-        let alone = token_weights(&x, layout, 4, &Read { tokens: vec![0], alone: true });
+        let alone = TokenSums::of(&x, layout).weights(layout, 4, &Read { tokens: vec![0], alone: true });
         assert_eq!(
             (alone.weights, alone.inverse),
             (vec![16 * unit, 0, 0, 0], vec![(1.0, 1.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)])
         );
         assert_eq!(all(&[0]).inverse, [(1.0, 1.0), (1.0, 1.0), (1.0 / 16.0, 1.0), (1.0 / 4.0, 1.0)]);
-        let two = token_weights(&x, layout, 2, &Read::default());
+        let two = TokenSums::of(&x, layout).weights(layout, 2, &Read::default());
         assert_eq!(two.inverse, [(1.0 + 1.0 / 16.0, 2.0), (1.0 + 1.0 / 4.0, 2.0)]);
     }
 }

@@ -7,8 +7,8 @@
 
 use std::ops::Range;
 
-use super::wide::wide;
 use crate::quant::kernel::{dequantize, rounded};
+use crate::quant::wide::wide;
 
 /// An integer type that codes are stored in.
 pub trait Code: Copy + Send + Sync + 'static {

@@ -23,7 +23,6 @@ mod array;
 pub mod gemm;
 pub mod kernel;
 mod samples;
-mod wide;
 
 #[cfg(feature = "tract")]
 mod absorb;

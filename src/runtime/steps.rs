@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::gemm::Strip;
 use super::kernel::{Code, Requantize};
-use super::wide::wide;
 use crate::quant::kernel::rounded;
+use crate::quant::wide::wide;
 
 /// One operator after a product. Vectors hold a number for each column.
 #[derive(Clone, Debug, PartialEq)]

@@ -133,7 +133,7 @@ impl Side {
     fn pooled(&self, factors: &[f32]) -> Moments {
         let all = || self.stats.channels.iter().zip(factors).filter(|(c, _)| c.min <= c.max);
         let (lo, hi) = all().fold((0f32, 0f32), |(a, b), (c, f)| (a.min(c.min / f), b.max(c.max / f)));
-        let mut h = Hist::<512>::default();
+        let mut h = Hist::default();
         h.prepare(lo, hi);
         let mut divided = Vec::new();
         for ((values, counts), f) in self.counted.iter().zip(factors) {

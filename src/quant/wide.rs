@@ -16,8 +16,8 @@ macro_rules! wide {
                 fn avx2 $(<$g: $bound>)? ($($arg: $ty),*) {
                     plain($($arg),*)
                 }
-                if $crate::runtime::gemm::Isa::best() >= $crate::runtime::gemm::Isa::Avx2 {
-                    // SAFETY: every set of instructions from AVX2 on is chosen only where the processor has AVX2.
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the processor has AVX2.
                     return unsafe { avx2($($arg),*) };
                 }
             }
@@ -25,4 +25,4 @@ macro_rules! wide {
         }
     )*};
 }
-pub(super) use wide;
+pub(crate) use wide;

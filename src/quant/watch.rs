@@ -1,0 +1,68 @@
+//! What is asked of an observer, and which values it can take in.
+
+use serde::{Deserialize, Serialize};
+
+use super::tokens::Read;
+use super::wide::wide;
+
+/// How a value is to be watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Watch {
+    /// One set of statistics for the tensor.
+    Tensor,
+    /// One for each index along the axis (negative: from the end).
+    Channels { axis: i64 },
+    /// As `Channels`, and for each quarter of the samples every value counted with the weight of its token, the vector of
+    /// all channels at one place: the inverse of the token's variance over the channels, which is what a LayerNorm after
+    /// makes of an error.
+    Tokens { axis: i64, read: Read },
+    /// Attention scores `[.., heads, queries, keys]`: one for each head, the smallest row maximum, and a bounded sample
+    /// of whole rows. Without `by_head` all heads are one: their axis holds the batch as well, so that its size is not
+    /// that of the next batch.
+    Scores { by_head: bool },
+}
+
+/// Why a value could not be observed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ObserveError {
+    #[error("holds {what} at element {at}")]
+    NotFinite { what: &'static str, at: usize },
+    #[error("has shape {now:?}, which does not fit the channels seen before ({channels})")]
+    Shape { now: Vec<usize>, channels: usize },
+    #[error("has rank {rank}, too small for axis {axis}")]
+    Axis { rank: usize, axis: i64 },
+}
+
+/// Scores at or below this are masks, not measurements. Much lower than [`MASKED_BELOW`], because products of queries and
+/// keys before their scale reach some hundreds.
+pub const HIDDEN_BELOW: f32 = -3000.0;
+
+/// The place of the first value that is not finite; with `masked`, of the first that no mask can have made so: NaN, or above
+/// all numbers.
+pub fn first_unfit(x: &[f32], masked: bool) -> Option<usize> {
+    let fits = |v: &f32| v.is_finite() || (masked && *v <= HIDDEN_BELOW);
+    // Without a branch for each value, and as good as always enough.
+    let mut top = 0;
+    largest_magnitude(x, &mut top);
+    if top < f32::INFINITY.to_bits() as i32 { None } else { x.iter().position(|v| !fits(v)) }
+}
+
+wide! {
+    /// The bits of the largest magnitude; those of NaN are larger than those of infinity.
+    fn largest_magnitude(x: &[f32], top: &mut i32) {
+        const MAGNITUDE: u32 = 0x7fff_ffff;
+        *top = x.iter().fold(0i32, |m, v| m.max((v.to_bits() & MAGNITUDE) as i32));
+    }
+}
+
+impl Watch {
+    /// The axis channels run along, if there is one.
+    pub fn axis(&self) -> Option<i64> {
+        match self {
+            Watch::Tensor => None,
+            Watch::Channels { axis } | Watch::Tokens { axis, .. } => Some(*axis),
+            Watch::Scores { by_head } => by_head.then_some(-3),
+        }
+    }
+}
