@@ -89,6 +89,7 @@ pub mod rewrite;
 pub mod runtime;
 pub mod text;
 pub mod verify;
+mod yaml;
 
 #[cfg(feature = "tract")]
 pub use calibrate::data::DataOptions;

@@ -117,7 +117,7 @@ impl Recipe {
         if text.len() > MOST_BYTES {
             return Err(wrong(format!("{} bytes are too many for a recipe", text.len())));
         }
-        let recipe: Recipe = serde_yaml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        let recipe: Recipe = crate::yaml::from_str(text).map_err(|e| wrong(e.to_string()))?;
         if let Some(word) = text.lines().filter_map(|l| l.split('#').next()).flat_map(words).find(|w| not_finite(w)) {
             return Err(wrong(format!("`{word}` is no number to compute with")));
         }

@@ -10,19 +10,20 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("budget", &[]),
     ("file", &[]),
+    ("yaml", &[]),
     ("ir", &["budget"]),
     ("text", &["ir"]),
     ("infer", &["budget", "ir"]),
     ("rewrite", &["ir"]),
     ("onnx", &["budget", "file", "ir"]),
-    ("pattern", &["ir", "text", "infer", "rewrite"]),
+    ("pattern", &["yaml", "ir", "text", "infer", "rewrite"]),
     ("quant", &["budget", "ir", "rewrite"]),
-    ("plan", &["ir", "infer", "pattern", "quant"]),
+    ("plan", &["yaml", "ir", "infer", "pattern", "quant"]),
     ("passes", &["budget", "ir", "infer", "rewrite", "onnx", "pattern", "quant", "plan"]),
     ("runtime", &["budget", "ir", "onnx", "quant"]),
     ("calibrate", &["budget", "file", "ir", "onnx", "quant", "runtime"]),
     ("verify", &["ir", "infer", "onnx", "quant", "plan", "runtime", "calibrate"]),
-    ("recipe", &["quant", "plan", "verify"]),
+    ("recipe", &["yaml", "quant", "plan", "verify"]),
     (
         "compile",
         &[
@@ -50,6 +51,9 @@ const TOP: &[&str] = &["lib", "main", "cli"];
 
 /// The one module that names tract.
 const TRACT: &str = "runtime";
+
+/// The one module that names the YAML crate.
+const YAML: &str = "yaml";
 
 const PRINTING: &[&str] = &["println!", "eprintln!", "print!", "eprint!", "dbg!", "io::stdout", "io::stderr"];
 
@@ -202,6 +206,9 @@ fn faults(files: &[File]) -> Vec<String> {
             }
             if f.room != TRACT && (text.contains("tract_") || text.contains("tract::")) {
                 out.push(format!("{}: only `{TRACT}` names tract", at(*line)));
+            }
+            if f.room != YAML && text.contains("yaml_serde") {
+                out.push(format!("{}: only `{YAML}` names the YAML crate", at(*line)));
             }
             let may_mutate = MUTATING.iter().any(|m| f.path.starts_with(m));
             if !may_mutate && MUTATORS.iter().any(|m| text.contains(m)) {

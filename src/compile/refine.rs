@@ -348,7 +348,7 @@ mod tests {
         let layer = |y: &str| format!("- {{output: {y}, weight: i8, rounding: nearest, reason: i8}}\n");
         let layers: String = ["q", "k", "v", "y"].into_iter().map(layer).collect();
         let text = format!("version: 1\nrecipe: test\nmodel: ''\nlayers:\n{layers}");
-        let plan: QuantPlan = serde_yaml::from_str(&text).unwrap();
+        let plan: QuantPlan = crate::yaml::from_str(&text).unwrap();
         // Six inputs and six outputs each.
         let one = 2 * 6 * (6 + 6) * 8;
         let count = |at_once, of_one| {

@@ -1,6 +1,6 @@
-//! The one file that knows the YAML crate: rule files as plain structures.
+//! Rule files as plain structures.
 
-use serde_yaml::Value;
+use crate::yaml::{self, Value};
 
 use super::place::Pos;
 
@@ -43,7 +43,7 @@ pub(super) struct Wrong {
 
 /// Reads a file: a list of rules.
 pub(super) fn read(text: &str) -> Result<Vec<RawRule>, Wrong> {
-    let root: Value = serde_yaml::from_str(text).map_err(|e| Wrong {
+    let root: Value = yaml::from_str(text).map_err(|e| Wrong {
         rule: None,
         pos: e.location().map(|l| Pos { line: l.line(), column: l.column() }),
         message: e.to_string(),

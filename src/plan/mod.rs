@@ -286,7 +286,7 @@ pub enum PlanError {
 impl QuantPlan {
     /// The readable form.
     pub fn to_yaml(&self) -> String {
-        serde_yaml::to_string(self).expect("a plan has no map keys that YAML can not hold")
+        crate::yaml::to_string(self).expect("a plan has no map keys that YAML can not hold")
     }
 
     /// Reads the readable form; `path` is for error messages.
@@ -294,7 +294,7 @@ impl QuantPlan {
     /// # Errors
     /// If the text is no plan of this version, or holds a number that no plan may have.
     pub fn from_yaml(text: &str, path: &str) -> Result<QuantPlan, PlanError> {
-        let p: QuantPlan = serde_yaml::from_str(text)
+        let p: QuantPlan = crate::yaml::from_str(text)
             .map_err(|e| PlanError::Read { path: path.to_owned(), message: e.to_string() })?;
         if p.version != VERSION {
             return Err(PlanError::Version { path: path.to_owned(), found: p.version });
@@ -360,9 +360,9 @@ mod tests {
     #[test]
     fn stored_codes_come_back_from_text() {
         let w = StoredWeight { scales: vec![0.1, 1.0 / 3.0], codes: (-128..=127).collect() };
-        let text = serde_yaml::to_string(&w).unwrap();
-        assert_eq!(serde_yaml::from_str::<StoredWeight>(&text).unwrap(), w);
-        let e = serde_yaml::from_str::<StoredWeight>("scales: '1'\ncodes: '*'\n").unwrap_err().to_string();
+        let text = crate::yaml::to_string(&w).unwrap();
+        assert_eq!(crate::yaml::from_str::<StoredWeight>(&text).unwrap(), w);
+        let e = crate::yaml::from_str::<StoredWeight>("scales: '1'\ncodes: '*'\n").unwrap_err().to_string();
         assert!(e.contains("Base64"), "{e}");
     }
 }

@@ -26,7 +26,7 @@ pub enum Range {
     Mse,
 }
 
-/// A [`Range`] as recipes write it: serde_yaml's tags do not work inside a tagged candidate.
+/// A [`Range`] as recipes write it: YAML's tags do not work inside a tagged candidate.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum RangeText {
@@ -530,13 +530,13 @@ mod tests {
             ("{ headroom: 1.25 }", Range::Headroom(1.25)),
             ("{ percentile: 0.9999 }", Range::Percentile(0.9999)),
         ] {
-            let c: Candidate = serde_yaml::from_str(&format!("{{ kind: affine, range: {text} }}")).unwrap();
+            let c: Candidate = crate::yaml::from_str(&format!("{{ kind: affine, range: {text} }}")).unwrap();
             assert_eq!(c, Candidate::Affine { code: Code::U8, range });
-            assert_eq!(serde_yaml::from_str::<Candidate>(&serde_yaml::to_string(&c).unwrap()).unwrap(), c);
+            assert_eq!(crate::yaml::from_str::<Candidate>(&crate::yaml::to_string(&c).unwrap()).unwrap(), c);
         }
         for text in ["{ headroom: 0 }", "{ percentile: 99.9 }", "widest"] {
             assert!(
-                serde_yaml::from_str::<Candidate>(&format!("{{ kind: affine, range: {text} }}")).is_err(),
+                crate::yaml::from_str::<Candidate>(&format!("{{ kind: affine, range: {text} }}")).is_err(),
                 "{text}"
             );
         }

@@ -463,14 +463,14 @@ mod tests {
             QParams::factored(Code::U8, -1, 0.017, vec![1, 3, 100], vec![1, 2, 3]).unwrap(),
         ];
         for p in all {
-            let y = serde_yaml::to_string(&p).unwrap();
-            assert_eq!(serde_yaml::from_str::<QParams>(&y).unwrap(), p, "{y}");
+            let y = crate::yaml::to_string(&p).unwrap();
+            assert_eq!(crate::yaml::from_str::<QParams>(&y).unwrap(), p, "{y}");
         }
     }
 
     #[test]
     fn a_plan_with_a_bad_number_is_refused() {
         let y = "kind: affine\ncode: u8\nscale: -1.0\nzero_point: 0\n";
-        assert!(serde_yaml::from_str::<QParams>(y).unwrap_err().to_string().contains("positive"));
+        assert!(crate::yaml::from_str::<QParams>(y).unwrap_err().to_string().contains("positive"));
     }
 }

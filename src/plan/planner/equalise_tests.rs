@@ -9,7 +9,7 @@ fn recipe(equalise: &str) -> QuantRecipe {
         "{{ weights: {{ code: i8 }}, activations: {{ default: [{{ kind: affine, range: min-max }}] }},
            equalise: {equalise}, attention: {{ kind: uniform, scores: min-max }} }}"
     );
-    serde_yaml::from_str(&text).expect("a sound recipe")
+    crate::yaml::from_str(&text).expect("a sound recipe")
 }
 
 const BOTH: &str = "{ value: { strengths: [0.5, 1.0] }, query: { strengths: [0.5, 1.0] } }";

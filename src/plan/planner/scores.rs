@@ -319,7 +319,7 @@ mod tests {
     }
 
     fn recipe(text: &str) -> AttentionRecipe {
-        serde_yaml::from_str(&format!("{{ kind: lis, scores: weights, {text} }}")).expect("a recipe")
+        crate::yaml::from_str(&format!("{{ kind: lis, scores: weights, {text} }}")).expect("a recipe")
     }
 
     #[test]

@@ -333,18 +333,18 @@ mod tests {
 
     #[test]
     fn yaml_reads_back_and_defaults_fill_in() {
-        let s: LisSpec = serde_yaml::from_str("anchor: sum-poly\nbits: 5\nbase: ['2', sqrt2, cbrt2]").unwrap();
+        let s: LisSpec = crate::yaml::from_str("anchor: sum-poly\nbits: 5\nbase: ['2', sqrt2, cbrt2]").unwrap();
         assert_eq!((s.anchor(), s.bits(), s.tail()), (Anchor::SumPoly, 5, Tail::Zero));
         assert_eq!((s.base_of(0).steps(), s.base_of(1).steps(), s.base_of(2).steps()), (1, 2, 3));
-        let text = serde_yaml::to_string(&s).unwrap();
-        assert_eq!(serde_yaml::from_str::<LisSpec>(&text).unwrap(), s);
+        let text = crate::yaml::to_string(&s).unwrap();
+        assert_eq!(crate::yaml::from_str::<LisSpec>(&text).unwrap(), s);
         let json = serde_json::to_string(&LisSpec::paper()).unwrap();
         assert_eq!(serde_json::from_str::<LisSpec>(&json).unwrap(), LisSpec::paper());
     }
 
     #[test]
     fn combinations_without_a_meaning_are_refused() {
-        let bad = |t: &str| serde_yaml::from_str::<LisSpec>(t).unwrap_err().to_string();
+        let bad = |t: &str| crate::yaml::from_str::<LisSpec>(t).unwrap_err().to_string();
         assert!(bad("bits: 8").contains("3, 4, 5 or 6"));
         assert!(bad("normalise: pow15").contains("renormalised"));
         assert!(bad("{anchor: sum-poly, rounding: paper}").contains("sum-table"));
