@@ -172,11 +172,12 @@ impl Journal {
     }
 }
 
-/// Runs one pass and checks that it left a valid model after.
+/// Runs one pass and checks that what it changed is valid.
 fn run(pass: &dyn Pass, cx: &mut Context<'_>, journal: &mut Journal) -> Result<(), CompileError> {
     budget::step(format_args!("pass {}", pass.id()));
     cx.settle_types();
     let before = journal.keep_models.then(|| cx.model().clone());
+    let (was, then, opsets) = (cx.revision(), cx.graph.moment(), (cx.ir_version, cx.opsets.clone()));
     let out = pass.run(cx)?;
     journal.notes.extend(out.notes.into_iter().map(|n| format!("{}: {n}", pass.id())));
     journal.steps.push(Step {
@@ -185,7 +186,13 @@ fn run(pass: &dyn Pass, cx: &mut Context<'_>, journal: &mut Journal) -> Result<(
         numerics: pass.numerics(),
         models: before.map(|b| [b, cx.model().clone()]),
     });
-    validate::validate(cx)?;
+    if cx.revision() != was {
+        if opsets == (cx.ir_version, cx.opsets.clone()) {
+            validate::validate_since(cx, then)?;
+        } else {
+            validate::validate(cx)?;
+        }
+    }
     Ok(())
 }
 
@@ -195,8 +202,13 @@ fn run(pass: &dyn Pass, cx: &mut Context<'_>, journal: &mut Journal) -> Result<(
 /// If a requirement is not met, or a pass fails.
 pub fn follow(pipeline: &Pipeline, cx: &mut Context<'_>, journal: &mut Journal) -> Result<(), CompileError> {
     required(pipeline, cx)?;
+    let was = cx.revision();
     for pass in pipeline.passes {
         run(*pass, cx, journal)?;
+    }
+    // After each pass what it changed was checked, now all of it.
+    if cx.revision() != was {
+        validate::validate(cx)?;
     }
     let broken = |source| CompileError::Broken { pipeline: pipeline.name, source };
     pipeline.ensures.iter().try_for_each(|r| r.check(cx)).map_err(broken)

@@ -236,12 +236,9 @@ fn chain(n: usize, op: &str) -> String {
 
 #[test]
 fn a_chain_of_100000_nodes() {
-    // The stack is held to this length. Time is held to a shorter chain: it grows faster than the chain does.
     let p = Place::new(&chain(100_000, "Relu"));
-    for r in [p.inspect(), p.compile(&["--recipe", "none"])] {
-        assert_eq!(r.status, Some(0), "{:.1} s, {} MB: {}", r.seconds, r.peak_mb, r.err);
-    }
-    Place::new(&chain(30_000, "Relu")).inspect().done("inspect");
+    p.inspect().done("inspect");
+    p.compile(&["--recipe", "none"]).done("none");
     Place::new(&chain(20_000, "Exp")).inspect().done("Exp");
 }
 
@@ -315,6 +312,15 @@ fn very_many_outputs_constants_and_readers() {
     let sum: Vec<String> = (0..20_000).map(|i| format!("r{i}")).collect();
     let readers = format!("h = Exp (x)\n{body}y = Sum ({})", sum.join(", "));
     Place::new(&model(17, "(float[4] x) => (float[4] y)", "", &readers)).inspect().done("readers");
+
+    // Equal readers, of which all but two go.
+    let mut body = String::new();
+    for i in 0..50_000 {
+        writeln!(body, "r{i} = {} (h)", if i % 2 == 0 { "Relu" } else { "Sigmoid" }).expect("text");
+    }
+    let sum: Vec<String> = (0..50_000).map(|i| format!("r{i}")).collect();
+    let readers = format!("h = Exp (x)\n{body}y = Sum ({})", sum.join(", "));
+    Place::new(&model(17, "(float[4] x) => (float[4] y)", "", &readers)).inspect().done("equal readers");
 
     let p = Place::new(&chain(2000, "Relu"));
     p.inspect().done("2000 Relu");

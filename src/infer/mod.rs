@@ -14,6 +14,7 @@
 mod approximate;
 mod arith;
 mod einsum;
+mod follow;
 mod legal;
 mod memo;
 mod moves;
@@ -22,14 +23,14 @@ mod size;
 mod spatial;
 mod view;
 
-use std::sync::Arc;
-
-use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::budget::{self, OverBudget};
 use crate::ir::{AttrValue, DType};
-use crate::ir::{Def, Dim, Graph, Model, Node, NodeId, Tensor, TensorType, ValueId};
+use crate::ir::{Def, Dim, Graph, Model, Node, NodeId, Tensor, TensorType, Value, ValueId};
 
 pub(crate) use einsum::spelt_out;
 pub use legal::{Illegal, legal};
@@ -49,20 +50,28 @@ const MAX_WALK_ELEMENTS: usize = 4 << 20;
 /// Sizes with longer names than this are unnamed.
 const MAX_DIM_TEXT: usize = 256;
 
-/// What one walk may still compute. Cells, because whoever asks holds the facts.
-#[derive(Clone, Debug, Default)]
+/// What one walk may still compute. Atomics, because whoever asks holds the facts; there is no second thread in a walk.
+#[derive(Debug, Default)]
 struct Allowance {
-    bytes: Cell<usize>,
-    elements: Cell<usize>,
+    bytes: AtomicUsize,
+    elements: AtomicUsize,
 }
 
 impl Allowance {
-    fn take(left: &Cell<usize>, n: usize) -> bool {
-        let enough = left.get() >= n;
+    fn take(left: &AtomicUsize, n: usize) -> bool {
+        let has = left.load(Relaxed);
+        let enough = has >= n;
         if enough {
-            left.set(left.get() - n);
+            left.store(has - n, Relaxed);
         }
         enough
+    }
+}
+
+impl Clone for Allowance {
+    fn clone(&self) -> Allowance {
+        let copy = |n: &AtomicUsize| AtomicUsize::new(n.load(Relaxed));
+        Allowance { bytes: copy(&self.bytes), elements: copy(&self.elements) }
     }
 }
 
@@ -88,6 +97,8 @@ pub struct ShapeMap {
     /// Constants are computed where runtimes differ in the last bit, too.
     approximate: bool,
     allowance: Allowance,
+    /// The operator set it was inferred for.
+    opset: i64,
     /// The first value whose sizes no memory can hold, with them; nothing is claimed of its shape.
     vast: Option<(ValueId, Vec<i64>)>,
 }
@@ -142,12 +153,30 @@ impl ShapeMap {
                 fact = Fact { dtype: fact.dtype, ..Fact::default() };
             }
         }
+        if let Some(e) = &self.facts[v.0 as usize].elements {
+            self.allowance.elements.fetch_add(e.len(), Relaxed);
+        }
         if let Some(e) = &fact.elements
             && !Allowance::take(&self.allowance.elements, e.len())
         {
             fact.elements = None;
         }
         self.facts[v.0 as usize] = fact;
+    }
+
+    /// True if [`ShapeMap::ty`] is this type.
+    fn is_ty(&self, v: ValueId, ty: &TensorType) -> bool {
+        let Some(f) = self.fact(v) else { return false };
+        let same = |(s, d): (&Size, &Dim)| match (s, d) {
+            (Size::Known(a), Dim::Known(b)) => a == b,
+            (Size::Known(_), _) => false,
+            _ => self.dim(s) == *d,
+        };
+        f.dtype == Some(ty.dtype)
+            && match (&f.dims, &ty.shape) {
+                (Some(a), Some(b)) => a.len() == b.len() && a.iter().zip(b).all(same),
+                (a, b) => a.is_none() && b.is_none(),
+            }
     }
 
     /// The type as the IR writes it: a symbolic size becomes a name (`batch`, `4*batch`), an unnamed one is unknown.
@@ -185,13 +214,32 @@ impl ShapeMap {
     }
 }
 
-/// Infers what can be proved of every value.
-pub fn shapes(model: &Model) -> ShapeMap {
+/// What can be proved of every value. It is kept with the graph, and what changed since it was asked for last is inferred anew
+/// with what depends on it.
+pub fn shapes(model: &Model) -> Arc<ShapeMap> {
+    let g = &model.graph;
+    let usable = |map: &ShapeMap| map.opset == model.opset();
+    if let Some((when, map)) = g.remembered::<ShapeMap>()
+        && when == g.moment()
+        && usable(&map)
+    {
+        return map;
+    }
+    let stale = g.take_remembered::<ShapeMap>().filter(|(_, map)| usable(map));
+    let fresh = stale.and_then(|(when, map)| follow::follow(model, map, when));
+    let map = fresh.unwrap_or_else(|| Arc::new(infer(model, ShapeMap::default())));
+    g.remember(map.clone());
+    map
+}
+
+/// As [`shapes`], from one walk over the whole.
+#[cfg(test)]
+pub(crate) fn shapes_anew(model: &Model) -> ShapeMap {
     infer(model, ShapeMap::default())
 }
 
 /// As [`shapes`], of a model that is fed inputs of these sizes, by name.
-pub fn shapes_fed(model: &Model, inputs: &[(&str, &[i64])]) -> ShapeMap {
+pub fn shapes_fed(model: &Model, inputs: &[(&str, &[i64])]) -> Arc<ShapeMap> {
     let mut fed = model.clone();
     for v in model.graph.inputs() {
         let given = inputs.iter().find(|(name, _)| *name == model.graph.name_of(*v));
@@ -210,27 +258,33 @@ pub fn approximate_constants(model: &Model) -> ShapeMap {
 
 fn infer(model: &Model, mut map: ShapeMap) -> ShapeMap {
     let g = &model.graph;
-    let count = g.values().last().map_or(0, |(v, _)| v.0 as usize + 1);
-    map.facts.resize(count, Fact::default());
+    map.opset = model.opset();
+    map.facts.resize(g.value_bound(), Fact::default());
     let stored: usize = g.initializers().iter().filter_map(|v| g.try_init(*v)).map(Tensor::byte_len).sum();
-    map.allowance.bytes.set(stored.saturating_mul(4).saturating_add(MAX_WALK_BYTES));
-    map.allowance.elements.set(MAX_WALK_ELEMENTS);
+    map.allowance.bytes = AtomicUsize::new(stored.saturating_mul(4).saturating_add(MAX_WALK_BYTES));
+    map.allowance.elements = AtomicUsize::new(MAX_WALK_ELEMENTS);
     let mut names: BTreeMap<String, Size> = BTreeMap::new();
     for (v, val) in g.values() {
-        let fact = match &val.def {
-            Def::Init(t) => of_tensor(t),
-            Def::Input | Def::InputWithDefault(_) | Def::Sparse | Def::Nothing => match &val.ty {
-                Some(ty) => declared(ty, &mut map.atoms, Some(&mut names)),
-                None => Fact::default(),
-            },
-            Def::Node { .. } => continue,
-        };
-        map.keep(v, fact);
+        if let Some(fact) = given(val, &mut map.atoms, &mut names) {
+            map.keep(v, fact);
+        }
     }
     for id in g.schedule() {
         infer_node(g, id, model.opset(), &mut map);
     }
     map
+}
+
+/// What is known of a value that no node makes; `None` for others.
+fn given(val: &Value, atoms: &mut Vec<Option<String>>, names: &mut BTreeMap<String, Size>) -> Option<Fact> {
+    Some(match &val.def {
+        Def::Init(t) => of_tensor(t),
+        Def::Input | Def::InputWithDefault(_) | Def::Sparse | Def::Nothing => match &val.ty {
+            Some(ty) => declared(ty, atoms, Some(names)),
+            None => Fact::default(),
+        },
+        Def::Node { .. } => return None,
+    })
 }
 
 /// What one node's outputs are, given what is known of its inputs.
@@ -440,11 +494,22 @@ pub(crate) fn write_types(model: &mut Model, map: &ShapeMap) {
         if matches!(model.graph.value(v).def, Def::Input | Def::InputWithDefault(_)) || model.graph.is_output(v) {
             continue;
         }
-        let declared = model.graph.is_declared(v);
-        match (map.ty(v), &mut model.graph.value_mut(v).ty) {
-            (Some(found), Some(ty)) if declared => refine(ty, found),
-            (Some(found), ty) => *ty = Some(found),
-            (None, _) => {}
+        let had = &model.graph.value(v).ty;
+        // Most values have had their type for a long time.
+        if had.as_ref().is_some_and(|ty| map.is_ty(v, ty)) {
+            continue;
+        }
+        let Some(found) = map.ty(v) else { continue };
+        let ty = match had {
+            Some(ty) if model.graph.is_declared(v) => {
+                let mut ty = ty.clone();
+                refine(&mut ty, found);
+                ty
+            }
+            _ => found,
+        };
+        if had.as_ref() != Some(&ty) {
+            model.graph.set_inferred(v, ty);
         }
     }
 }

@@ -1,14 +1,17 @@
 //! The graph: nodes in a petgraph `StableDiGraph`, values in a table beside it.
 
+use std::any::Any;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use indexmap::IndexMap;
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
+use super::history::{Change, History, Memory, Moment};
 use super::{AttrValue, Attrs, DType, Rider, Tensor};
 
 /// A node's identity. Numbers are never reused, so an id kept across a rewrite names its node or nothing at all
@@ -207,6 +210,11 @@ pub(crate) struct Wire {
 pub struct Graph {
     pub name: String,
     net: StableDiGraph<(NodeId, Node), Wire>,
+    /// The schedule, until an edge or a node comes or goes.
+    order: OnceLock<Vec<NodeId>>,
+    history: History,
+    /// What inference found out, for [`Graph::remembered`].
+    memory: Memory,
     /// By node number; `None` once erased.
     nodes: Vec<Option<NodeIndex>>,
     values: Vec<Option<Value>>,
@@ -280,6 +288,11 @@ impl Graph {
     /// All live values, oldest first.
     pub fn values(&self) -> impl Iterator<Item = (ValueId, &Value)> {
         self.values.iter().enumerate().filter_map(|(i, v)| Some((ValueId(i as u32), v.as_ref()?)))
+    }
+
+    /// Every value's number is below this.
+    pub(crate) fn value_bound(&self) -> usize {
+        self.values.len()
     }
 
     /// All live nodes, oldest first (not in execution order: see [`Graph::schedule`]).
@@ -357,7 +370,26 @@ impl Graph {
     /// Nodes in an order in which every node follows what it reads, as close to the file's order as that allows (and
     /// exactly the file's where the file is sorted). Nodes on a cycle are left out: validation reports them.
     pub fn schedule(&self) -> Vec<NodeId> {
+        self.order.get_or_init(|| self.ordered()).clone()
+    }
+
+    fn ordered(&self) -> Vec<NodeId> {
         use petgraph::visit::NodeIndexable;
+        // Nearly always the written order is one, and then it is the result.
+        let mut written: Vec<(&Node, NodeId, NodeIndex)> =
+            self.net.node_indices().map(|ix| (&self.net[ix].1, self.net[ix].0, ix)).collect();
+        written.sort_by_key(|(n, id, _)| (n.rank, *id));
+        let mut place = vec![0u32; self.net.node_bound()];
+        for (at, (_, _, ix)) in written.iter().enumerate() {
+            place[ix.index()] = at as u32;
+        }
+        if self
+            .net
+            .edge_indices()
+            .all(|e| self.net.edge_endpoints(e).is_some_and(|(a, b)| place[a.index()] < place[b.index()]))
+        {
+            return written.into_iter().map(|(_, id, _)| id).collect();
+        }
         let mut waiting = vec![0usize; self.net.node_bound()];
         let mut ready = BinaryHeap::new();
         for ix in self.net.node_indices() {
@@ -491,7 +523,32 @@ impl Graph {
 
     pub(crate) fn node_order_is_acyclic(&self) -> bool {
         // Not petgraph's own test, which is recursive: a long chain would exhaust the stack.
-        self.schedule().len() == self.net.node_count()
+        self.order.get_or_init(|| self.ordered()).len() == self.net.node_count()
+    }
+
+    /// The graph as it is now, for [`Graph::changes_since`].
+    pub(crate) fn moment(&self) -> Moment {
+        self.history.now()
+    }
+
+    /// What changed since, with repetitions; `None` if that is not known any more, or is more than looking at everything.
+    pub(crate) fn changes_since(&self, then: Moment) -> Option<&[Change]> {
+        self.history.since(then)
+    }
+
+    /// What was [remembered](Graph::remember) of this graph, and when.
+    pub(crate) fn remembered<T: Any + Send + Sync>(&self) -> Option<(Moment, Arc<T>)> {
+        self.memory.get()
+    }
+
+    /// As [`Graph::remembered`], and forgets it: whoever brings it up to date need not copy it.
+    pub(crate) fn take_remembered<T: Any + Send + Sync>(&self) -> Option<(Moment, Arc<T>)> {
+        self.memory.take()
+    }
+
+    /// Keeps what was found out of the graph as it is now; copies of the graph share it.
+    pub(crate) fn remember<T: Any + Send + Sync>(&self, what: Arc<T>) {
+        self.memory.put(self.moment(), what);
     }
 
     // ---- changing: for front ends and `rewrite` only ------------------------------------------------------------
@@ -515,19 +572,20 @@ impl Graph {
             listed: false,
         }));
         self.names.insert(name.to_owned(), id);
+        self.note(Change::Value(id));
         Ok(id)
     }
 
     /// Lists the value as the next output of the graph.
     pub(crate) fn add_output(&mut self, v: ValueId) {
         self.outputs.push(v);
-        self.value_mut(v).outs += 1;
+        self.entry(v).outs += 1;
     }
 
     /// Replaces the list of outputs.
     pub(crate) fn set_outputs(&mut self, outputs: Vec<ValueId>) {
         for v in std::mem::take(&mut self.outputs) {
-            self.value_mut(v).outs -= 1;
+            self.entry(v).outs -= 1;
         }
         outputs.into_iter().for_each(|v| self.add_output(v));
     }
@@ -535,7 +593,7 @@ impl Graph {
     /// Lists the value as one with a `value_info` entry.
     pub(crate) fn add_declared(&mut self, v: ValueId) {
         self.declared.push(v);
-        self.value_mut(v).listed = true;
+        self.entry(v).listed = true;
     }
 
     /// True if the value has a `value_info` entry.
@@ -543,8 +601,26 @@ impl Graph {
         self.try_value(v).is_some_and(|value| value.listed)
     }
 
+    /// For another definition or type.
     pub(crate) fn value_mut(&mut self, id: ValueId) -> &mut Value {
+        self.note(Change::Value(id));
         self.values[id.0 as usize].as_mut().expect("live value")
+    }
+
+    /// For what inference does not look at: readers, name, place in the lists, and the type that inference found.
+    fn entry(&mut self, id: ValueId) -> &mut Value {
+        self.note(Change::Around(id));
+        self.values[id.0 as usize].as_mut().expect("live value")
+    }
+
+    /// Writes down a type that was inferred from the graph as it is.
+    pub(crate) fn set_inferred(&mut self, v: ValueId, ty: TensorType) {
+        self.entry(v).ty = Some(ty);
+    }
+
+    fn note(&mut self, change: Change) {
+        let parts = self.nodes.len() + self.values.len();
+        self.history.note(change, parts);
     }
 
     /// Adds a node at the end of the written order, or right before `before`.
@@ -559,8 +635,10 @@ impl Graph {
             None => (id.0 + 1, u32::MAX),
         };
         let (inputs, outputs, captures) = (node.inputs.clone(), node.outputs.clone(), node.captures.clone());
+        self.order.take();
         let ix = self.net.add_node((id, node));
         self.nodes.push(Some(ix));
+        self.note(Change::Node(id));
         for (slot, v) in outputs.iter().enumerate() {
             if let Some(v) = v {
                 self.value_mut(*v).def = Def::Node { node: id, slot };
@@ -572,12 +650,12 @@ impl Graph {
         }
         for (slot, v) in inputs.iter().enumerate() {
             if let Some(v) = v {
-                self.value_mut(*v).uses.push((id, slot));
+                self.entry(*v).uses.push((id, slot));
                 self.wire(*v, id, slot);
             }
         }
         for v in captures {
-            self.value_mut(v).uses.push((id, usize::MAX));
+            self.entry(v).uses.push((id, usize::MAX));
             self.wire(v, id, usize::MAX);
         }
         id
@@ -587,6 +665,7 @@ impl Graph {
         if let Some(p) = self.producer(v)
             && let (Some(a), Some(b)) = (self.nodes[p.0 as usize], self.nodes[user.0 as usize])
         {
+            self.order.take();
             self.net.add_edge(a, b, Wire { value: v, slot: (slot != usize::MAX).then_some(slot) });
         }
     }
@@ -600,6 +679,7 @@ impl Graph {
                 .find(|e| e.weight().value == v && e.weight().slot == slot)
                 .map(|e| e.id());
             if let Some(e) = e {
+                self.order.take();
                 self.net.remove_edge(e);
             }
         }
@@ -608,7 +688,7 @@ impl Graph {
     /// Takes one reading off a value's list. It is looked for from both ends: readers of a value with very many of them go in
     /// the order they came, or in reverse.
     fn forget_use(&mut self, v: ValueId, reading: (NodeId, usize)) {
-        let uses = &mut self.value_mut(v).uses;
+        let uses = &mut self.entry(v).uses;
         let n = uses.len();
         let at = (0..n.div_ceil(2)).flat_map(|i| [i, n - 1 - i]).find(|i| uses[*i] == reading);
         if let Some(at) = at {
@@ -629,8 +709,9 @@ impl Graph {
             ins.resize(slot + 1, None);
         }
         ins[slot] = new;
+        self.note(Change::Node(user));
         if let Some(v) = new {
-            self.value_mut(v).uses.push((user, slot));
+            self.entry(v).uses.push((user, slot));
             self.wire(v, user, slot);
         }
     }
@@ -641,11 +722,12 @@ impl Graph {
         self.unwire(old, user, usize::MAX);
         self.forget_use(old, (user, usize::MAX));
         self.node_mut(user).captures[at] = new;
-        self.value_mut(new).uses.push((user, usize::MAX));
+        self.entry(new).uses.push((user, usize::MAX));
         self.wire(new, user, usize::MAX);
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.note(Change::Node(id));
         let ix = self.nodes[id.0 as usize].expect("live node");
         &mut self.net[ix].1
     }
@@ -655,7 +737,7 @@ impl Graph {
         if let Some(o) = self.names.get(name) {
             return if *o == v { Ok(()) } else { Err(*o) };
         }
-        let old = std::mem::replace(&mut self.value_mut(v).name, name.to_owned());
+        let old = std::mem::replace(&mut self.entry(v).name, name.to_owned());
         // Plain removal would reorder the map in a way later lookups by position could see; nothing looks by position.
         self.names.swap_remove(&old);
         self.names.insert(name.to_owned(), v);
@@ -668,12 +750,12 @@ impl Graph {
         let aside = self.fresh_name(&format!("{name}_before"));
         self.rename(old, &aside).expect("fresh name");
         self.rename(new, &name).expect("name was set free");
-        let outs = std::mem::take(&mut self.value_mut(old).outs);
+        let outs = std::mem::take(&mut self.entry(old).outs);
         if outs > 0 {
             self.outputs.iter_mut().filter(|o| **o == old).for_each(|o| *o = new);
-            self.value_mut(new).outs += outs;
+            self.entry(new).outs += outs;
         }
-        self.value_mut(new).rider = self.value(old).rider.clone();
+        self.entry(new).rider = self.value(old).rider.clone();
     }
 
     /// Removes a node; its outputs that nothing reads go with it, the others stay after undefined.
@@ -688,6 +770,7 @@ impl Graph {
         for v in &node.captures {
             self.forget_use(*v, (id, usize::MAX));
         }
+        self.order.take();
         self.net.remove_node(ix);
         self.nodes[id.0 as usize] = None;
         for v in node.outputs.iter().flatten() {
@@ -746,19 +829,54 @@ impl Graph {
         });
     }
 
+    /// True if every reading that the value knows is one, and no two are the same.
+    fn all_read(&self, v: ValueId, value: &Value) -> bool {
+        let reads = |(node, slot): &(NodeId, usize)| {
+            self.try_node(*node).is_some_and(|n| *slot == usize::MAX || n.input(*slot) == Some(v))
+        };
+        let mut known: Vec<(NodeId, usize)> = value.uses.iter().filter(|u| u.1 != usize::MAX).copied().collect();
+        known.sort_unstable();
+        known.windows(2).all(|w| w[0] != w[1]) && value.uses.iter().all(reads)
+    }
+
+    /// True if the tables of values and the edges know what the node reads and makes.
+    pub(crate) fn is_wired(&self, id: NodeId) -> bool {
+        let n = self.node(id);
+        let mut made = 0;
+        let mut reads = n.inputs.iter().flatten().chain(&n.captures);
+        let known = reads.all(|v| {
+            made += usize::from(self.try_value(*v).is_some_and(|value| matches!(value.def, Def::Node { .. })));
+            self.try_value(*v).is_some()
+        });
+        let mut outputs = n.outputs.iter().enumerate().filter_map(|(slot, v)| Some((slot, (*v)?)));
+        known
+            && outputs.all(|(slot, v)| self.try_value(v).is_some_and(|x| x.def == Def::Node { node: id, slot }))
+            && self.nodes[id.0 as usize]
+                .is_some_and(|ix| self.net.edges_directed(ix, Direction::Incoming).count() == made)
+    }
+
     /// Checks that the value table and the petgraph edges tell the same story; the texts name what does not.
     pub(crate) fn check_wiring(&self) -> Vec<String> {
         let mut bad = Vec::new();
         let mut expected = 0usize;
+        // What values know is looked up for those alone whose count does not tell that it is all right.
+        let mut readings = vec![0u32; self.values.len()];
+        for (_, n) in self.nodes() {
+            for v in n.inputs.iter().flatten().chain(&n.captures).filter(|v| self.try_value(**v).is_some()) {
+                readings[v.0 as usize] += 1;
+            }
+        }
+        let odd = |v: ValueId, val: &Value| readings[v.0 as usize] as usize != val.uses.len() || !self.all_read(v, val);
+        let odd: BTreeSet<ValueId> = self.values().filter(|(v, val)| odd(*v, val)).map(|(v, _)| v).collect();
         let told: HashSet<(ValueId, NodeId, usize)> =
-            self.values().flat_map(|(v, val)| val.uses.iter().map(move |(n, s)| (v, *n, *s))).collect();
+            odd.iter().flat_map(|v| self.value(*v).uses.iter().map(move |(n, s)| (*v, *n, *s))).collect();
         for (id, n) in self.nodes() {
             let reads = n.inputs.iter().enumerate().filter_map(|(s, v)| Some((s, (*v)?)));
             for (slot, v) in reads.chain(n.captures.iter().map(|v| (usize::MAX, *v))) {
                 match self.try_value(v) {
                     None => bad.push(format!("{id:?} reads {v:?}, which was erased")),
                     Some(val) => {
-                        if !told.contains(&(v, id, slot)) {
+                        if odd.contains(&v) && !told.contains(&(v, id, slot)) {
                             bad.push(format!("{id:?} reads `{}` at {slot}, which the value does not know", val.name));
                         }
                         expected += matches!(val.def, Def::Node { .. }) as usize;

@@ -14,6 +14,7 @@
 mod attr;
 mod dtype;
 mod graph;
+mod history;
 pub mod ops;
 pub mod show;
 mod tensor;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 pub use attr::{Attr, AttrValue, Attrs};
 pub use dtype::DType;
 pub use graph::{Def, Dim, Graph, Node, NodeId, Op, Origin, TensorType, Value, ValueId};
+pub(crate) use history::{Change, Moment};
 pub use tensor::{Payload, Tensor};
 pub use validate::{Invalid, Validated, Violation};
 pub use vocabulary::Class;

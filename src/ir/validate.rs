@@ -36,7 +36,9 @@ use std::fmt;
 use crate::budget;
 
 use super::show::{component, node_line, type_of, type_text, typed};
-use super::{AttrValue, DType, Def, Dim, Graph, Model, Node, NodeId, Payload, Tensor, TensorType, ValueId, ops};
+use super::{
+    AttrValue, Change, DType, Def, Dim, Graph, Model, Moment, Node, NodeId, Payload, Tensor, TensorType, ValueId, ops,
+};
 
 /// A model that was found to obey the invariants of this module. Only [`validate`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +123,41 @@ pub fn validate(model: &Model) -> Result<Validated<'_>, Invalid> {
     if c.bad.is_empty() { Ok(Validated(model)) } else { Err(Invalid(c.bad)) }
 }
 
+/// As [`validate`], of a model that was valid at a moment of its graph, and whose operator sets have stayed: what changed
+/// since is looked at. What is wrong with the lists of values as a whole shows in [`validate`] only.
+///
+/// # Errors
+/// As [`validate`].
+pub(crate) fn validate_since(model: &Model, then: Moment) -> Result<(), Invalid> {
+    let g = &model.graph;
+    let Some(changes) = g.changes_since(then) else { return validate(model).map(|_| ()) };
+    let (mut nodes, mut values) = (BTreeSet::new(), BTreeSet::new());
+    for change in changes {
+        match *change {
+            Change::Node(n) => {
+                nodes.insert(n);
+            }
+            Change::Value(v) => {
+                values.insert(v);
+                let value = g.try_value(v);
+                nodes.extend(value.into_iter().flat_map(|value| &value.uses).map(|(n, _)| *n));
+            }
+            Change::Around(v) => {
+                values.insert(v);
+            }
+        }
+    }
+    let mut c = Checker::of(model, false);
+    values.retain(|v| g.try_value(*v).is_some());
+    values.iter().for_each(|v| c.value_rules(*v));
+    let imported: BTreeSet<&str> = model.opsets.iter().map(|o| canonical(&o.domain)).collect();
+    nodes.retain(|n| g.try_node(*n).is_some());
+    nodes.iter().for_each(|n| c.node_rules(*n, &imported));
+    // Whatever is wrong, the whole tells it best.
+    let sound = c.bad.is_empty() && g.node_order_is_acyclic() && nodes.iter().all(|n| g.is_wired(*n));
+    if sound { Ok(()) } else { validate(model).map(|_| ()) }
+}
+
 /// Checks operators, attributes and element types alone, as a runtime does: of a model that is written, or of a nested
 /// graph that is handed over as one. What [`validate`] lets through is refused here: half precision where the operator
 /// set has float32 only (exporters write it, and it is widened before anything runs), and codes of 16 bits before opset
@@ -167,11 +204,11 @@ struct Checker<'m> {
     m: &'m Model,
     g: &'m Graph,
     functions: BTreeSet<(&'m str, &'m str)>,
-    inputs: BTreeSet<ValueId>,
-    inits: BTreeSet<ValueId>,
+    /// Of every value, whether the graph lists it as an input, and as a constant.
+    listed: Vec<(bool, bool)>,
     bad: Vec<Violation>,
     /// Element types of what nodes make.
-    made: BTreeMap<ValueId, DType>,
+    made: Vec<Option<DType>>,
     /// Half precision is not taken for float32.
     strict: bool,
 }
@@ -180,8 +217,11 @@ impl<'m> Checker<'m> {
     fn of(m: &'m Model, strict: bool) -> Checker<'m> {
         let g = &m.graph;
         let functions = m.functions.iter().map(|(d, f)| (canonical(d), f.as_str())).collect();
-        let (inputs, inits) = (g.inputs.iter().copied().collect(), g.inits.iter().copied().collect());
-        Checker { m, g, functions, inputs, inits, bad: Vec::new(), made: BTreeMap::new(), strict }
+        let count = g.value_bound();
+        let mut listed = vec![(false, false); count];
+        g.inputs.iter().for_each(|v| listed[v.0 as usize].0 = true);
+        g.inits.iter().for_each(|v| listed[v.0 as usize].1 = true);
+        Checker { m, g, functions, listed, bad: Vec::new(), made: vec![None; count], strict }
     }
 
     fn model(&mut self, message: String) {
@@ -268,7 +308,7 @@ impl<'m> Checker<'m> {
                 self.value(v, format!("`{}` is said to be read by {node:?}, which does not", value.name));
             }
         }
-        let (input, init) = (self.inputs.contains(&v), self.inits.contains(&v));
+        let (input, init) = self.listed[v.0 as usize];
         match &value.def {
             Def::Node { node, slot } => {
                 if self.g.try_node(*node).and_then(|n| n.output(*slot)) != Some(v) {
@@ -576,6 +616,43 @@ mod tests {
         assert!(ok(DType::COMPLEX64, &[2], Payload::F32(vec![0.0; 4].into())));
         assert!(!ok(DType::COMPLEX64, &[2], Payload::F32(vec![0.0; 2].into())));
         assert!(!ok(DType::FLOAT, &[i64::MAX, 4], Payload::Raw(vec![].into())));
+    }
+
+    /// A model of one node of this operator, with as many inputs and outputs as the version of `at` takes at least.
+    fn single(op: &str, at: i64, opset: i64) -> Model {
+        let schema = ops::schema(op, at).expect("a version");
+        let least = |takes: crate::ir::ops::Arity| (0..9).find(|n| takes.allows(*n)).expect("not very many");
+        let list = |word: &str, n: usize| (0..n).map(|i| format!("{word}{i}")).collect::<Vec<_>>().join(", ");
+        let (ins, outs) = (list("a", least(schema.inputs())), list("b", least(schema.outputs()).max(1)));
+        let text =
+            format!("<ir_version: 8, opset_import: [\"\" : {opset}]> g ({ins}) => (b0) {{ {outs} = {op} ({ins}) }}");
+        parse_model(&text).unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    /// Of every operator in the table: written into the operator set before its first, it is refused, and into its first,
+    /// it is not for being unknown.
+    #[test]
+    fn no_operator_is_written_before_its_operator_set() {
+        let mut tried = 0;
+        for op in ops::names() {
+            let first = ops::first_version(op).expect("it is in the table");
+            // What was withdrawn at once, and what takes nothing or holds graphs, is no call that the text form has.
+            let Some(_) = ops::schema(op, first).filter(|s| !s.deprecated && !s.inputs().allows(0)) else {
+                continue;
+            };
+            let said = |opset: i64| operators(&single(op, first, opset)).err().map_or(String::new(), |e| e.to_string());
+            assert!(!said(first).contains("begins with"), "{op}: {}", said(first));
+            if first > 1 {
+                assert!(
+                    said(first - 1).contains(&format!("begins with opset {first}")),
+                    "{op} at {}: {}",
+                    first - 1,
+                    said(first - 1)
+                );
+                tried += 1;
+            }
+        }
+        assert!(tried > 100, "only {tried} operators were tried");
     }
 
     #[test]

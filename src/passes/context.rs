@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::ops::Deref;
-use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use super::PassError;
@@ -27,9 +26,11 @@ pub struct Context<'a> {
     plan: Option<&'a QuantPlan>,
     equalisations: &'a [Equalisation],
     sites: Option<Arc<Sites>>,
-    shapes: OnceCell<Rc<ShapeMap>>,
+    shapes: OnceCell<Arc<ShapeMap>>,
     /// Whether the types that values have in the model are all that can be proved.
     typed: bool,
+    /// How often the model changed.
+    revision: u64,
 }
 
 impl Deref for Context<'_> {
@@ -52,6 +53,7 @@ impl<'a> Context<'a> {
             sites: None,
             shapes: OnceCell::new(),
             typed: false,
+            revision: 0,
         }
     }
 
@@ -89,13 +91,18 @@ impl<'a> Context<'a> {
         &self.model
     }
 
+    /// Another number after every change of the model.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     pub fn into_model(self) -> Model {
         self.model
     }
 
     /// What can be proved of every value.
-    pub fn shapes(&self) -> Rc<ShapeMap> {
-        self.shapes.get_or_init(|| Rc::new(infer::shapes(&self.model))).clone()
+    pub fn shapes(&self) -> Arc<ShapeMap> {
+        self.shapes.get_or_init(|| infer::shapes(&self.model)).clone()
     }
 
     /// The tensor behind a value that does not depend on what the model is fed: stored, or computed from constants.
@@ -177,9 +184,10 @@ impl<'a> Context<'a> {
 
     /// Removes what nothing reads; returns how many nodes went.
     pub fn sweep(&mut self) -> usize {
-        let before = self.model.graph.initializers().len();
+        let count = |m: &Model| (m.graph.values().count(), m.graph.initializers().len());
+        let before = count(&self.model);
         let gone = sweep(&mut self.model);
-        if gone > 0 || self.model.graph.initializers().len() < before {
+        if gone > 0 || count(&self.model) != before {
             self.forget();
         }
         gone
@@ -213,6 +221,7 @@ impl<'a> Context<'a> {
     fn forget(&mut self) {
         self.shapes.take();
         self.typed = false;
+        self.revision += 1;
     }
 }
 

@@ -36,10 +36,9 @@ pub(super) fn find_within(facts: &Facts<'_>, rule: &Rule, claimed: &mut BTreeSet
     let mut hits = Hits::default();
     for id in g.schedule().into_iter().rev() {
         let op = &g.node(id).op;
-        let name = op.to_string();
         let root_ops = &rule.pattern.root_ops;
-        let is_root = |r: &String| if op.is_onnx() { *r == op.name } else { *r == name };
-        if claimed.contains(&id) || !root_ops.is_empty() && !root_ops.iter().any(is_root) {
+        let is_root = |r: &String| if op.is_onnx() { *r == op.name } else { *r == op.to_string() };
+        if !root_ops.is_empty() && !root_ops.iter().any(is_root) || claimed.contains(&id) {
             continue;
         }
         let accept = |m: &Match| {

@@ -1,6 +1,6 @@
 //! What can be known of a model's values without running it: constants, ranks, and which attribute a node really has.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::infer::{ShapeMap, shapes};
 use crate::ir::vocabulary;
@@ -13,7 +13,7 @@ use super::ops;
 pub struct Facts<'m> {
     pub model: &'m Model,
     /// What shape inference proves. A rule may also rely on what the file declares.
-    shapes: Rc<ShapeMap>,
+    shapes: Arc<ShapeMap>,
 }
 
 /// Longest chain of Identity and Cast nodes that is followed; a file with a cycle ends there too.
@@ -21,11 +21,11 @@ const FAR: usize = 64;
 
 impl<'m> Facts<'m> {
     pub fn new(model: &'m Model) -> Facts<'m> {
-        Facts::with(model, Rc::new(shapes(model)))
+        Facts::with(model, shapes(model))
     }
 
     /// Facts from what was inferred of this model before.
-    pub fn with(model: &'m Model, shapes: Rc<ShapeMap>) -> Facts<'m> {
+    pub fn with(model: &'m Model, shapes: Arc<ShapeMap>) -> Facts<'m> {
         Facts { model, shapes }
     }
 

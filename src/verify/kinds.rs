@@ -6,6 +6,7 @@
 //! depth map or a mask has a largest element too, but where it lies decides nothing.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +60,7 @@ pub fn kinds(m: &Model) -> Vec<Kind> {
 
 struct Look<'g> {
     g: &'g Graph,
-    shapes: ShapeMap,
+    shapes: Arc<ShapeMap>,
 }
 
 /// A step from an output towards what makes it.

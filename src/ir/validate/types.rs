@@ -3,35 +3,64 @@
 //! Types are followed through the graph as far as declarations, constants and schemas tell them; what is not known is not
 //! judged.
 
+use std::fmt;
+
 use super::Checker;
 use crate::ir::ops::{self, OpSchema, Param};
 use crate::ir::{AttrValue, DType, Node, NodeId, Tensor, ValueId};
+
+/// Where an operator has an element type.
+#[derive(Clone, Copy)]
+enum Place {
+    Input(usize),
+    Output(usize),
+}
+
+impl Place {
+    fn of(self, schema: &'static OpSchema) -> Option<Param> {
+        match self {
+            Place::Input(slot) => schema.input(slot),
+            Place::Output(slot) => schema.output(slot),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Input(slot) => write!(f, "input {slot}"),
+            Place::Output(slot) => write!(f, "output {slot}"),
+        }
+    }
+}
+
+/// The type that each type variable of a node stands for, and where it was seen first.
+type Bound = [Option<(DType, Place)>; 32];
 
 impl Checker<'_> {
     /// The element type of a value, as far as it is known.
     fn dtype(&self, v: ValueId) -> Option<DType> {
         let value = self.g.try_value(v)?;
         let told = value.ty.as_ref().map(|t| t.dtype).or_else(|| self.g.constant(v).map(|t| t.dtype));
-        told.or_else(|| self.made.get(&v).copied()).filter(|t| *t != DType::UNDEFINED && t.name().is_some())
+        told.or(self.made[v.0 as usize]).filter(|t| *t != DType::UNDEFINED && t.name().is_some())
     }
 
     /// Element types of inputs and outputs.
     pub(super) fn type_rules(&mut self, id: NodeId, n: &Node, schema: &'static OpSchema) {
-        // The type that each type variable stands for, and where it was seen first.
-        let mut bound: Vec<Option<(DType, String)>> = vec![None; 32];
+        let mut bound: Bound = [None; 32];
         for (slot, v) in n.inputs.iter().enumerate() {
             let (Some(v), Some(p)) = (v, schema.input(slot)) else { continue };
             if let Some(t) = self.dtype(*v) {
-                self.typed(id, n, p, t, (format!("input {slot}"), |s| s.input(slot)), &mut bound);
+                self.typed(id, n, p, t, Place::Input(slot), &mut bound);
             }
         }
         for (slot, v) in n.outputs.iter().enumerate() {
             let (Some(v), Some(p)) = (v, schema.output(slot)) else { continue };
             let told = self.dtype(*v);
-            let by_variable = bound.get(p.variable()).and_then(|b| b.as_ref().map(|(t, _)| *t));
+            let by_variable = bound.get(p.variable()).and_then(|b| b.map(|(t, _)| t));
             let made = by_variable.or_else(|| made_by(n, slot)).or_else(|| p.only());
             if let Some(t) = told.or(made) {
-                self.typed(id, n, p, t, (format!("output {slot}"), |s| s.output(slot)), &mut bound);
+                self.typed(id, n, p, t, Place::Output(slot), &mut bound);
             }
             if let (Some(told), Some(made), None) = (told, made, by_variable)
                 && told != made
@@ -40,20 +69,12 @@ impl Checker<'_> {
                 self.node(id, Some(*v), format!("output {slot} is {made}, and `{name}` is declared {told}"));
             }
             if let Some(t) = told.or(made) {
-                self.made.insert(*v, t);
+                self.made[v.0 as usize] = Some(t);
             }
         }
     }
 
-    fn typed(
-        &mut self,
-        id: NodeId,
-        n: &Node,
-        p: Param,
-        t: DType,
-        (place, of): (String, impl Fn(&'static OpSchema) -> Option<Param>),
-        bound: &mut [Option<(DType, String)>],
-    ) {
+    fn typed(&mut self, id: NodeId, n: &Node, p: Param, t: DType, place: Place, bound: &mut Bound) {
         let opset = self.m.opset();
         let narrow = matches!(t, DType::FLOAT16 | DType::BFLOAT16) && !self.strict;
         // A model on its way has codes of 16 bits between operators that `wide-codes` writes as numbers.
@@ -62,7 +83,7 @@ impl Checker<'_> {
         let taken = p.allows(t) || narrow && p.allows(DType::FLOAT) || wide;
         if !taken {
             let later = ops::versions(&n.op.name).into_iter().flatten();
-            let later = later.filter(|s| s.since > opset).find(|s| of(s).is_some_and(|p| p.allows(t)));
+            let later = later.filter(|s| s.since > opset).find(|s| place.of(s).is_some_and(|p| p.allows(t)));
             let hint = later.map_or(String::new(), |s| format!(" (from opset {} on)", s.since));
             return self.node(
                 id,
