@@ -26,7 +26,7 @@ use crate::recipe::{Prepare, Recipe};
 use crate::rewrite::cut;
 use crate::rewrite::{Tail, open_sizes};
 #[cfg(feature = "tract")]
-use crate::runtime::lacks;
+use crate::runtime::{lacks, misread};
 use crate::text::{Elide, print_model};
 
 use std::borrow::Cow;
@@ -357,8 +357,8 @@ pub fn runnable(m: Model, journal: &mut Journal) -> Result<(Model, Option<Tail>)
         .collect();
     let lacking = lacks(held.iter().flat_map(|(_, names, _)| names).map(String::as_str));
     let lacking: BTreeSet<&str> = lacking.into_iter().collect();
-    let stops = |(_, names, own): &&(NodeId, BTreeSet<String>, bool)| {
-        !own || names.iter().any(|n| lacking.contains(n.as_str()))
+    let stops = |(id, names, own): &&(NodeId, BTreeSet<String>, bool)| {
+        !own || names.iter().any(|n| lacking.contains(n.as_str())) || misread(g, g.node(*id)).is_some()
     };
     let first: BTreeSet<NodeId> = held.iter().filter(stops).map(|h| h.0).collect();
     if first.is_empty() {

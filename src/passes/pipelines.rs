@@ -70,7 +70,7 @@ pub static RUNNABLE: Pipeline = Pipeline {
     name: "runnable",
     summary: "what lets the executor run a model as its exporter wrote it",
     requires: &[],
-    passes: &[&CleanUp, &Sequences, &PatchSums, &BatchNormRows],
+    passes: &[&CleanUp, &Sequences, &DecomposeAttention, &PatchSums, &BatchNormRows],
     ensures: &[],
 };
 

@@ -5,7 +5,9 @@ use tract_onnx::pb;
 
 use super::build::{Build, Value};
 use super::{Array, Outputs, RuntimeError, Session, SessionOptions};
+use crate::ir::validate::validate;
 use crate::ir::{DType, Dim, Tensor as Constant};
+use crate::text::parse_model;
 
 fn f32s(dims: &[usize], x: &[f32]) -> Array {
     Array::new(dims, x.to_vec()).unwrap()
@@ -548,4 +550,46 @@ fn a_panic_in_tract_is_an_error() {
     let int = |x: i32| Array::new(&[1], vec![x]).unwrap();
     assert!(matches!(session.run(&[("x", int(1)), ("d", int(0))]), Err(RuntimeError::Panicked { .. })));
     assert!(session.run(&[("x", int(6)), ("d", int(3))]).is_ok());
+}
+
+/// Fact 14: of a boolean mask, tract's Attention makes zeros and ones, and adds them to the scores. The standard leaves out
+/// what is false, so the session refuses such a node where types are known.
+#[test]
+fn attention_reads_a_boolean_mask_as_numbers() {
+    let text = r#"<ir_version: 10, opset_import: ["" : 23]>
+        g (float[1,1,2,4] q, float[1,1,3,4] k, float[1,1,3,4] v, bool[2,3] keep) => (float[1,1,2,4] y) {
+            y = Attention <scale = 1.0> (q, k, v, keep)
+        }"#;
+    let m = parse_model(text).unwrap();
+    let valid = validate(&m).unwrap();
+    let refused = Session::of(valid, &SessionOptions::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("Attention") && refused.contains("boolean mask"), "{refused}");
+
+    let keep = [true, false, true, false, true, true];
+    let inputs = [
+        ("q".to_owned(), f32s(&[1, 1, 2, 4], &noise(8, 2.0))),
+        ("k".to_owned(), f32s(&[1, 1, 3, 4], &noise(12, 1.0))),
+        ("v".to_owned(), f32s(&[1, 1, 3, 4], &noise(12, 3.0))),
+        ("keep".to_owned(), Array::new(&[2, 3], keep.to_vec()).unwrap()),
+    ];
+    // With all of them left out but one, the weights are zeros and a one.
+    let session = Session::of_bytes(&crate::onnx::encode(valid), None, &SessionOptions::default()).unwrap();
+    let y = session.run(&inputs).unwrap().outputs.remove(0);
+    let scores = |row: usize, key: usize| -> f32 {
+        (0..4).map(|i| noise(8, 2.0)[row * 4 + i] * noise(12, 1.0)[key * 4 + i]).sum()
+    };
+    let weighed = |score: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
+        let v = noise(12, 3.0);
+        (0..2)
+            .flat_map(|row| {
+                let e: Vec<f32> = (0..3).map(|key| score(row, key).exp()).collect();
+                let sum: f32 = e.iter().sum();
+                let v = &v;
+                (0..4).map(move |i| (0..3).map(|key| e[key] / sum * v[key * 4 + i]).sum()).collect::<Vec<f32>>()
+            })
+            .collect()
+    };
+    let standard = weighed(&|row, key| if keep[row * 3 + key] { scores(row, key) } else { f32::NEG_INFINITY });
+    let far = y.f32s().iter().zip(&standard).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(far > 1e-2, "tract has been mended: the session need not refuse this any more");
 }

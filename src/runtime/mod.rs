@@ -64,4 +64,4 @@ pub use samples::{fold_samples, map_samples};
 #[cfg(feature = "tract")]
 pub use error::RuntimeError;
 #[cfg(feature = "tract")]
-pub use session::{Outputs, Port, Session, SessionOptions, Tapped, lacks, onnx};
+pub use session::{Outputs, Port, Session, SessionOptions, Tapped, lacks, misread, onnx};

@@ -13,7 +13,7 @@ use tract_onnx::tract_hir::internal::DimLike;
 
 use super::{Array, Element, RuntimeError, conv, fuse, host, prepare, product, qdq, repeat};
 use crate::budget;
-use crate::ir::{DType, Dim, Validated};
+use crate::ir::{DType, Dim, Graph, Node, Validated};
 use crate::onnx;
 
 /// Takes tract's AMX kernel for 8-bit products out of its choice, before tract asks the processor what it has.
@@ -138,6 +138,10 @@ impl Session {
     /// # Errors
     /// If tract lacks an operator, or cannot load the model.
     pub fn of(model: Validated<'_>, options: &SessionOptions) -> Result<Session, RuntimeError> {
+        let g = &model.model().graph;
+        if let Some((n, why)) = g.nodes().find_map(|(_, n)| Some((n, misread(g, n)?))) {
+            return Err(RuntimeError::Unsupported { node: g.label(n), op: n.op.name.clone(), why: why.into() });
+        }
         Session::of_bytes(&onnx::encode(model), None, options)
     }
 
@@ -291,6 +295,15 @@ impl Session {
         arrays.truncate(self.outputs.len());
         Ok(Outputs { outputs: arrays, taps })
     }
+}
+
+/// Why tract would compute something else than the standard says, of a node that it takes.
+pub fn misread(g: &Graph, n: &Node) -> Option<&'static str> {
+    let boolean = |v| {
+        let told = g.value(v).ty.as_ref().map(|t| t.dtype);
+        told.or_else(|| g.constant(v).map(|t| t.dtype)) == Some(DType::BOOL)
+    };
+    (n.op.is("Attention") && n.input(3).is_some_and(boolean)).then_some("tract adds a boolean mask to the scores")
 }
 
 /// The names among these, of operators of the standard, that no session has.
