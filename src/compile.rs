@@ -46,6 +46,8 @@ pub mod error;
 pub mod inspect;
 #[cfg(feature = "tract")]
 pub mod keep;
+#[cfg(all(test, feature = "tract"))]
+mod laws_tests;
 #[cfg(feature = "tract")]
 pub mod reach;
 #[cfg(feature = "tract")]

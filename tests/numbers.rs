@@ -1,5 +1,5 @@
 //! Numbers at which arithmetic ends, in the weights and in the data of a small transformer, and sizes at its ends: what each
-//! recipe makes of them. Either a model whose outputs are finite, or one error that names the value.
+//! recipe and target makes of them. Either a model whose outputs are finite, or one error that names the value.
 
 #![cfg(all(feature = "cli", feature = "tract", target_os = "linux"))]
 
@@ -84,8 +84,9 @@ fn npy(path: &Path, dims: &[usize], f: impl Fn(usize) -> f32) {
     fs::write(path, b).expect("writable");
 }
 
-fn recipes() -> Vec<String> {
-    Recipe::shipped()
+/// Every recipe with every target.
+fn ways() -> Vec<(String, &'static str)> {
+    Recipe::shipped().into_iter().flat_map(|r| ["qdq", "integer"].map(|target| (r.clone(), target))).collect()
 }
 
 /// What the compiled model gives for an ordinary input is finite.
@@ -129,10 +130,13 @@ fn weights_at_the_ends_of_arithmetic() {
     for (name, weights, outcome) in &cases {
         let dir = tempfile::tempdir().expect("a folder");
         write(dir.path(), &block("n", 5, weights));
-        for recipe in recipes() {
-            let what = format!("weights {name}, recipe {recipe}");
+        for (recipe, target) in ways() {
+            let what = format!("weights {name}, recipe {recipe}, target {target}");
             let _ = fs::remove_file(dir.path().join("out.onnx"));
-            let r = run(dir.path(), &["m.onnx", "-o", "out.onnx", "--quiet", "--samples", "9", "--recipe", &recipe]);
+            let r = run(
+                dir.path(),
+                &["m.onnx", "-o", "out.onnx", "--quiet", "--samples", "9", "--recipe", &recipe, "--target", target],
+            );
             match outcome {
                 // Nothing is computed: what comes in goes out.
                 _ if recipe == "none" => r.bounded(&what),
@@ -174,9 +178,20 @@ fn data_at_the_ends_of_arithmetic() {
     write(dir.path(), &block("n", 5, plain));
     for (name, data, outcome) in &cases {
         npy(&dir.path().join("a.npy"), &[9, 5, WIDTH], data);
-        for recipe in recipes().into_iter().filter(|r| r != "none") {
-            let what = format!("data {name}, recipe {recipe}");
-            let args = ["m.onnx", "-o", "out.onnx", "--quiet", "--calibrate", "a.npy", "--recipe", &recipe];
+        for (recipe, target) in ways().into_iter().filter(|(r, _)| r != "none") {
+            let what = format!("data {name}, recipe {recipe}, target {target}");
+            let args = [
+                "m.onnx",
+                "-o",
+                "out.onnx",
+                "--quiet",
+                "--calibrate",
+                "a.npy",
+                "--recipe",
+                &recipe,
+                "--target",
+                target,
+            ];
             let r = run(dir.path(), &args);
             match outcome {
                 Done => {
@@ -198,11 +213,23 @@ fn sequences_and_batches_of_every_size() {
     {
         let dir = tempfile::tempdir().expect("a folder");
         write(dir.path(), &block(batch, tokens, plain));
-        for recipe in recipes() {
-            let what = format!("batch {batch}, {tokens} tokens, {samples} samples, recipe {recipe}");
+        for (recipe, target) in ways() {
+            let what = format!("batch {batch}, {tokens} tokens, {samples} samples, recipe {recipe}, target {target}");
             let r = run(
                 dir.path(),
-                &["m.onnx", "-o", "out.onnx", "--quiet", "--no-verify", "--samples", samples, "--recipe", &recipe],
+                &[
+                    "m.onnx",
+                    "-o",
+                    "out.onnx",
+                    "--quiet",
+                    "--no-verify",
+                    "--samples",
+                    samples,
+                    "--recipe",
+                    &recipe,
+                    "--target",
+                    target,
+                ],
             );
             r.done(&what);
             finite(dir.path(), &[batch.parse().unwrap_or(1), tokens, WIDTH], &what);
@@ -215,11 +242,23 @@ fn sequences_and_batches_of_every_size() {
 fn a_sequence_of_4096_tokens() {
     let dir = tempfile::tempdir().expect("a folder");
     write(dir.path(), &block("1", 4096, plain));
-    for recipe in recipes() {
-        let what = format!("4096 tokens, recipe {recipe}");
+    for (recipe, target) in ways() {
+        let what = format!("4096 tokens, recipe {recipe}, target {target}");
         let r = run(
             dir.path(),
-            &["m.onnx", "-o", "out.onnx", "--quiet", "--samples", "1", "--no-verify", "--recipe", &recipe],
+            &[
+                "m.onnx",
+                "-o",
+                "out.onnx",
+                "--quiet",
+                "--samples",
+                "1",
+                "--no-verify",
+                "--recipe",
+                &recipe,
+                "--target",
+                target,
+            ],
         );
         match r.bounded(&what).status {
             Some(1) => r.refused(&what, &["m.onnx", "--memory"]),
