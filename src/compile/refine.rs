@@ -17,7 +17,7 @@ use super::{CompileError, Journal, Prepared, equalised};
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::finite::OutputsOf;
 use crate::calibrate::run::open_shapes;
-use crate::ir::{Graph, ValueId, validate};
+use crate::ir::{Dim, Graph, ValueId, validate};
 use crate::passes::quantize::fold::FoldFactors;
 use crate::passes::quantize::weights::least_scale;
 use crate::passes::{Context, Pass};
@@ -59,7 +59,7 @@ pub struct FitData<'d> {
 /// What sums may take of memory at once, and what those of one layer may take: they grow with the square of its inputs.
 const SUMS_AT_ONCE: usize = 1 << 30;
 const SUMS_OF_ONE: usize = 2 << 30;
-/// Samples that weights are fitted to, and rows of them for each layer: that many, or as many for each of its inputs.
+/// Samples that weights are fitted to at least, and rows of them for each layer: that many, or as many for each of its inputs.
 const SAMPLES: usize = 64;
 const ROWS: usize = 8192;
 const ROWS_OF_INPUT: usize = 16;
@@ -90,6 +90,21 @@ impl Job<'_> {
     }
 }
 
+/// Samples that are enough to fit to: as many as hold [`ROWS`] tokens, by the sizes that are known, and [`SAMPLES`] at least.
+fn enough(p: &Prepared) -> usize {
+    let g = &p.model.graph;
+    // The first axis is the batch, the last the channels.
+    let places = |l: &Linear| {
+        let dims = g.shape(l.x)?;
+        dims.get(1..dims.len().checked_sub(1)?)?
+            .iter()
+            .map(|d| if let Dim::Known(n) = d { Some(*n as usize) } else { None })
+            .product::<Option<usize>>()
+    };
+    let most = p.sites.linears.iter().filter(|l| !l.is_conv).filter_map(places).max().unwrap_or(1);
+    ROWS.div_ceil(most.max(1)).max(SAMPLES)
+}
+
 /// `most` samples, evenly chosen.
 fn some_of(indices: &[usize], most: usize) -> Vec<usize> {
     let n = indices.len().min(most);
@@ -113,7 +128,7 @@ pub fn refine(
     if recipe.rounding != Rounding::Gptq || fit.indices.is_empty() {
         return Ok(plan);
     }
-    let some = some_of(fit.indices, SAMPLES);
+    let some = some_of(fit.indices, enough(p));
     let fit = FitData { indices: &some, ..fit };
     let p = &*equalised(p, &plan.equalisations, &mut Journal::default()).map_err(Box::new)?;
     // A refit is judged on samples that it does not come from.
@@ -340,6 +355,22 @@ fn sums(
 mod tests {
     use super::*;
     use crate::plan::channel_map::tests::{Layout, sites_of};
+
+    #[test]
+    fn short_sequences_take_more_samples() {
+        let of = |tokens: usize| {
+            let model = crate::text::parse_model(&format!(
+                "<ir_version: 8, opset_import: [\"\" : 17]> g (float[n, {tokens}, 2] x) => (float[n, {tokens}, 2] y)
+                 <float[2, 2] w = {{1, 2, 3, 4}}> {{ y = MatMul (x, w) }}"
+            ))
+            .expect("a model");
+            let sites = crate::plan::sites::find(&model, Vec::new());
+            enough(&Prepared { sites, model, fingerprint: String::new(), tails: Vec::new() })
+        };
+        assert_eq!([of(1), of(16), of(197), of(4096)], [ROWS, 512, SAMPLES, SAMPLES]);
+        assert_eq!(some_of(&[3, 5, 7, 9, 11], 2), [3, 7]);
+        assert_eq!(some_of(&[3, 5], 9), [3, 5]);
+    }
 
     #[test]
     fn sums_that_take_too_much_are_not_made_and_others_come_in_parts() {
