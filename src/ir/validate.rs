@@ -124,7 +124,8 @@ pub fn validate(model: &Model) -> Result<Validated<'_>, Invalid> {
 }
 
 /// As [`validate`], of a model that was valid at a moment of its graph, and whose operator sets have stayed: what changed
-/// since is looked at. What is wrong with the lists of values as a whole shows in [`validate`] only.
+/// since is looked at. What is wrong with the lists of values as a whole, and with element types that untouched nodes alone
+/// tell, shows in [`validate`] only.
 ///
 /// # Errors
 /// As [`validate`].
