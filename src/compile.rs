@@ -39,10 +39,13 @@ use indexmap::IndexMap;
 pub mod comparison;
 #[cfg(feature = "tract")]
 pub mod compiler;
+pub mod difference;
 #[cfg(feature = "tract")]
 pub mod each;
 #[cfg(feature = "tract")]
 pub mod error;
+#[cfg(feature = "tract")]
+pub mod evaluation;
 pub mod inspect;
 #[cfg(feature = "tract")]
 pub mod keep;

@@ -208,8 +208,8 @@ fn data_that_does_not_fit() {
     p.write("texts/readme.txt", b"hello");
     p.write("images/a.jpg", b"hello");
     refused("empty", &["empty", "folder is empty"]);
-    refused("texts", &["texts", "no .jpg, .jpeg or .png"]);
-    refused("images", &["images/a.jpg", "can not be decoded"]);
+    refused("texts", &["texts", "no JPEG, PNG, WebP or BMP picture"]);
+    refused("images", &["images", "1 of 1 pictures can not be read", "a.jpg (no picture"]);
 
     // The float model itself overflows: an activation, not a weight.
     let big = with_weight("big.onnx", &p, "patch_embed.proj.weight", 3e38);
@@ -238,7 +238,8 @@ fn options_that_can_not_be_followed() {
     refused(&["--plan", "plan.yaml"], &["plan.yaml"]);
     p.write("stats", b"no statistics at all");
     refused(&["--stats", "stats"], &["stats", "no statistics file"]);
-    refused(&["--preset", "imagenette"], &["imagenette"]);
+    refused(&["--preset", "imagenette"], &["imagenette", "there are imagenet, inception"]);
+    refused(&["--mean", "127.5"], &["--mean 127.5", "--mean 0.5"]);
     refused(&["--threads", "many"], &["many", "--threads"]);
     refused(&["--frobnicate"], &["--frobnicate"]);
 

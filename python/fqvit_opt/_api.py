@@ -135,6 +135,11 @@ def quantize(
     std: Union[float, Sequence[float], None] = None,
     resize: Optional[int] = None,
     crop: Optional[int] = None,
+    crop_pct: Optional[float] = None,
+    fit: Optional[str] = None,
+    interpolation: Optional[str] = None,
+    exif: Optional[str] = None,
+    preprocessor: Union[str, "os.PathLike[str]", None] = None,
     samples: Optional[int] = None,
     seed: int = 0,
     plan: Optional[str] = None,
@@ -158,16 +163,30 @@ def quantize(
     because the model runs over the samples several times. Without it samples are made up, which costs accuracy.
 
     ``verify`` is other data of the same kinds to compare both models on; without it every eighth calibration sample is held
-    back for that, and ``False`` compares nothing. ``preset``, ``mean``, ``std``, ``resize`` and ``crop`` say how pictures
-    become numbers. ``plan`` is a plan's text to carry out in place of making one. ``progress``: ``True`` and ``False`` show
-    it or not (by default: in a terminal), or a callable that takes a stage, how many are done, and of how many. All other
+    back for that, and ``False`` compares nothing. How pictures become numbers is what
+    ``preprocessor_config.json`` or timm's ``config.json`` beside the model says, or ``preprocessor``, another file of that kind
+    (``"none"`` looks for none); ``preset``, ``mean``, ``std``, ``resize``, ``crop``, ``crop_pct``, ``fit`` (``"crop"``,
+    ``"squash"``, ``"letterbox"``), ``interpolation`` and ``exif`` say otherwise. ``plan`` is a plan's text to carry out in
+    place of making one. ``progress``: ``True`` and ``False`` show it or not (by default: in a terminal), or a callable that takes a stage, how many are done, and of how many. All other
     arguments are those of the command line.
 
     Raises :class:`ModelError`, :class:`DataError`, :class:`RecipeError` or :class:`PlanError`, all of them
     :class:`Error`, and :class:`ValueError` for an argument that has no such value.
     """
     m = load(model)
-    pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
+    pictures: dict[str, Any] = dict(
+        preset=preset,
+        mean=mean,
+        std=std,
+        resize=resize,
+        crop=crop,
+        crop_pct=crop_pct,
+        fit=fit,
+        interpolation=interpolation,
+        exif=exif,
+        preprocessor=preprocessor,
+        seed=seed,
+    )
     data, other = samples_of(m, calibration, verify, samples, pictures)
     o = options(
         recipe=recipe,
@@ -218,6 +237,11 @@ def verify(
     std: Any = None,
     resize: Optional[int] = None,
     crop: Optional[int] = None,
+    crop_pct: Optional[Any] = None,
+    fit: Optional[str] = None,
+    interpolation: Optional[str] = None,
+    exif: Optional[str] = None,
+    preprocessor: Union[str, "os.PathLike[str]", None] = None,
     samples: Optional[int] = None,
     seed: int = 0,
     min_sqnr: Optional[Any] = None,
@@ -227,7 +251,19 @@ def verify(
 ) -> Comparison:
     """Runs a quantized model beside its float original over ``data``, of the kinds that :func:`quantize` takes."""
     f, q = load(float), load(quantized)
-    pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
+    pictures: dict[str, Any] = dict(
+        preset=preset,
+        mean=mean,
+        std=std,
+        resize=resize,
+        crop=crop,
+        crop_pct=crop_pct,
+        fit=fit,
+        interpolation=interpolation,
+        exif=exif,
+        preprocessor=preprocessor,
+        seed=seed,
+    )
     given = source(data, lambda: _native.model_inputs(f), "data", samples=samples, **pictures)
     o = options(min_sqnr=min_sqnr, min_agreement=min_agreement, bench=bench, threads=threads)
     with Shown(progress) as tell:

@@ -32,6 +32,11 @@ class Source(TypedDict):
     std: list[float]
     resize: Optional[int]
     crop: Optional[int]
+    crop_pct: Optional[float]
+    fit: Optional[str]
+    interpolation: Optional[str]
+    exif: Optional[str]
+    preprocessor: Optional[str]
     samples: Optional[int]
     seed: int
 
@@ -46,6 +51,11 @@ def source(
     std: Union[float, Sequence[float], None] = None,
     resize: Optional[int] = None,
     crop: Optional[int] = None,
+    crop_pct: Optional[float] = None,
+    fit: Optional[str] = None,
+    interpolation: Optional[str] = None,
+    exif: Optional[str] = None,
+    preprocessor: Union[str, "os.PathLike[str]", None] = None,
     samples: Optional[int] = None,
     seed: int = 0,
 ) -> Source:
@@ -64,6 +74,11 @@ def source(
         std=_numbers(std),
         resize=resize,
         crop=crop,
+        crop_pct=crop_pct,
+        fit=fit,
+        interpolation=interpolation,
+        exif=exif,
+        preprocessor=None if preprocessor is None else os.fspath(preprocessor),
         samples=samples,
         seed=seed,
     )

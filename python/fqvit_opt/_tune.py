@@ -61,6 +61,11 @@ def tune(
     std: Any = None,
     resize: Optional[int] = None,
     crop: Optional[int] = None,
+    crop_pct: Optional[float] = None,
+    fit: Optional[str] = None,
+    interpolation: Optional[str] = None,
+    exif: Optional[str] = None,
+    preprocessor: Union[str, "os.PathLike[str]", None] = None,
     samples: Optional[int] = None,
     seed: int = 0,
     by: str = "part",
@@ -81,7 +86,19 @@ def tune(
     number begins with what is known. All other arguments are those of :func:`quantize`.
     """
     m = load(model)
-    pictures: dict[str, Any] = dict(preset=preset, mean=mean, std=std, resize=resize, crop=crop, seed=seed)
+    pictures: dict[str, Any] = dict(
+        preset=preset,
+        mean=mean,
+        std=std,
+        resize=resize,
+        crop=crop,
+        crop_pct=crop_pct,
+        fit=fit,
+        interpolation=interpolation,
+        exif=exif,
+        preprocessor=preprocessor,
+        seed=seed,
+    )
     data, other = samples_of(m, calibration, verify, samples, pictures)
     given: dict[str, Any] = dict(
         target=target, by=by, passes_dir=passes_dir, keep_opset=keep_opset, assume_vnni=assume_vnni, threads=threads

@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use fqvit_opt::budget::Stop;
-use fqvit_opt::calibrate::data::{DataOptions, Preset};
+use fqvit_opt::calibrate::data::{DataOptions, Exif, Fit, Interpolation, Preset};
 use fqvit_opt::compile::comparison::{Comparison, Read};
 use fqvit_opt::compile::compiler::{self, Compiler, Limits, Listener, Verification};
 use fqvit_opt::compile::error::CompilerError;
@@ -122,18 +122,17 @@ fn item<'py, T: FromPyObjectOwned<'py>>(d: &Bound<'py, PyDict>, key: &str) -> Py
 }
 
 /// Where samples come from, and how pictures become numbers.
-pub fn samples(x: &Bound<'_, PyAny>) -> PyResult<Samples> {
+fn samples(x: &Bound<'_, PyAny>) -> PyResult<Samples> {
     let d = x.cast::<PyDict>()?;
+    let refused = |what: &str, name: &str| PyValueError::new_err(format!("{what}={name:?}: there is no such value"));
     let preset: Option<String> = item(d, "preset")?;
-    let preset = match preset.as_deref() {
-        None | Some("imagenet") => Preset::Imagenet,
-        Some("inception") => Preset::Inception,
-        Some("clip") => Preset::Clip,
-        Some(other) => {
-            let known = "there are imagenet, inception and clip";
-            return Err(PyValueError::new_err(format!("there is no preset {other:?}; {known}")));
-        }
-    };
+    let preset = preset.map(|p| p.parse::<Preset>().map_err(PyValueError::new_err)).transpose()?;
+    let named = |key: &str| item::<Option<String>>(d, key);
+    let fit = named("fit")?.map(|n| Fit::named(&n).ok_or_else(|| refused("fit", &n))).transpose()?;
+    let filter = named("interpolation")?;
+    let interpolation =
+        filter.map(|n| Interpolation::named(&n).ok_or_else(|| refused("interpolation", &n))).transpose()?;
+    let exif = named("exif")?.map(|n| Exif::named(&n).ok_or_else(|| refused("exif", &n))).transpose()?;
     let options = DataOptions {
         calibrate: item(d, "path")?,
         preset,
@@ -141,6 +140,11 @@ pub fn samples(x: &Bound<'_, PyAny>) -> PyResult<Samples> {
         std: item(d, "std")?,
         resize: item(d, "resize")?,
         crop: item(d, "crop")?,
+        crop_pct: item(d, "crop_pct")?,
+        fit,
+        interpolation,
+        exif,
+        preprocessor: item(d, "preprocessor")?,
         samples: item(d, "samples")?,
         seed: item(d, "seed")?,
         ..DataOptions::default()
@@ -148,6 +152,15 @@ pub fn samples(x: &Bound<'_, PyAny>) -> PyResult<Samples> {
     let arrays: Option<Bound<'_, PyAny>> = item(d, "arrays")?;
     let arrays = arrays.map(|a| Arrays::of(&a)).transpose()?;
     Ok(Samples { options, arrays: arrays.map(|a| a.0.clone()) })
+}
+
+/// Samples for a model: what lies beside its file may say how pictures become numbers.
+pub fn samples_for(m: &Model, x: &Bound<'_, PyAny>) -> PyResult<Samples> {
+    let s = samples(x)?;
+    Ok(match m.files.first() {
+        Some(f) => Samples { options: s.options.beside(f), ..s },
+        None => s,
+    })
 }
 
 /// What is to be done, beside the model and the samples.
@@ -283,9 +296,9 @@ pub fn compile(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let verification = match compared.is_truthy()? {
         false => Verification::None,
         true if verify.is_none() => Verification::HeldBack,
-        true => Verification::On(samples(&verify)?),
+        true => Verification::On(samples_for(&m, &verify)?),
     };
-    let job = Options::of(&options)?.compiler(&m)?.calibrate(samples(&data)?).verify(verification);
+    let job = Options::of(&options)?.compiler(&m)?.calibrate(samples_for(&m, &data)?).verify(verification);
     let inner = run(args.py(), callback(&progress).as_ref(), move |tell, stop| {
         let mut done = job.tell(tell).until(&stop).run()?;
         done.report.quantized = ModelFile { name: "the model".into(), bytes: onnx::size(validate(&done.model)?)? };
@@ -352,7 +365,7 @@ pub fn compare(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
         Ok(Read { model: m.inner.clone(), file: ModelFile { name: m.name.clone(), bytes: m.bytes } })
     };
     let job = Comparison::new(read(0)?, read(1)?)
-        .on(samples(&args.get_item(2)?)?)
+        .on(samples_for(&*Model::of(&args.get_item(0)?)?, &args.get_item(2)?)?)
         .limits(options.limits())
         .bench(options.bench)
         .threads(options.threads);

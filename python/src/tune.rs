@@ -17,7 +17,7 @@ use pyo3::types::PyTuple;
 
 use crate::errors::{raise, raised};
 use crate::handle::{Held, out};
-use crate::job::{Options, callback, run, samples};
+use crate::job::{Options, callback, run, samples_for};
 use crate::model::Model;
 
 /// A search under way.
@@ -59,7 +59,7 @@ pub fn new(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
         model: m.inner.clone(),
         name: m.name.clone(),
         rules: RuleSet::with_folder(dir).map_err(raise)?,
-        data: samples(&args.get_item(1)?)?,
+        data: samples_for(&m, &args.get_item(1)?)?,
         ladder: ladder.map_err(raise)?,
         at_least,
         target: options.target()?,

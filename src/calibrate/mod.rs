@@ -3,6 +3,7 @@
 pub mod data;
 #[cfg(feature = "tract")]
 pub(crate) mod finite;
+pub mod looks;
 #[cfg(feature = "tract")]
 pub mod run;
 #[cfg(feature = "tract")]

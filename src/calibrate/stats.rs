@@ -1,18 +1,24 @@
 //! The statistics file: what calibration saw, to be used again or joined with other shards.
 //!
-//! Layout: 8 bytes `FQVSTAT6`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`].
+//! Layout: 8 bytes `FQVSTAT7`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`],
+//! as zlib packs it.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::path::Path;
 
+use flate2::Compression;
+use flate2::read::ZlibDecoder;
+use flate2::write::ZlibEncoder;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::run::{CalibrateError, merge};
+use crate::budget;
 use crate::file::{self, ReadError, WriteError};
 use crate::quant::observe::Stats;
 
-const MAGIC: &[u8; 8] = b"FQVSTAT6";
+const MAGIC: &[u8; 8] = b"FQVSTAT7";
 
 /// What all kinds of this program's statistics files begin with.
 const FAMILY: &[u8; 7] = b"FQVSTAT";
@@ -127,7 +133,10 @@ impl StatsFile {
         if blake3::hash(body).as_bytes() != sum {
             return Err(StatsError::Damaged { path: name() });
         }
-        postcard::from_bytes(body).map_err(|_| StatsError::Kind { path: name() })
+        let mut plain = Vec::new();
+        let unpacked = ZlibDecoder::new(body).take(budget::memory() as u64).read_to_end(&mut plain);
+        unpacked.map_err(|_| StatsError::Damaged { path: name() })?;
+        postcard::from_bytes(&plain).map_err(|_| StatsError::Kind { path: name() })
     }
 
     /// Refuses statistics of another model, and those of a part of the data: they would pass for the whole.
@@ -204,12 +213,12 @@ impl StatsFile {
 
     /// The bytes of the file.
     pub fn encode(&self) -> Vec<u8> {
-        // In one piece: the body is as large as all that is kept.
-        let head = MAGIC.len() + 32;
-        let mut bytes = postcard::to_extend(self, vec![0; head]).expect("plain data encodes");
-        let sum = blake3::hash(&bytes[head..]);
-        bytes[..head].copy_from_slice(&[MAGIC.as_slice(), sum.as_bytes()].concat());
-        bytes
+        let body = postcard::to_stdvec(self).expect("plain data encodes");
+        // Most bins of a histogram are empty or small: an eighth of the bytes is left, and a higher level gains little.
+        let mut packed = ZlibEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(&body).expect("memory takes every byte");
+        let packed = packed.finish().expect("memory takes every byte");
+        [MAGIC.as_slice(), blake3::hash(&packed).as_bytes(), &packed].concat()
     }
 
     /// Writes the file whole or not at all.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use super::args::CompileArgs;
 use super::{Failure, Progress, threads};
 use crate::budget::Stop;
+use crate::calibrate::data::DataOptions;
 use crate::compile::stages::Running;
 use crate::compile::tune::{LADDER, Next, Search, Trial, Tuner};
 use crate::ir::{Model, validate};
@@ -38,6 +39,7 @@ pub(super) fn search(
     a: &CompileArgs,
     (command, at_least): (&str, f64),
     (model, rules): (&Model, &RuleSet),
+    data: &DataOptions,
     progress: &Progress,
 ) -> Result<Accepted, Failure> {
     let names: Vec<String> = match &a.accept.accept_recipes[..] {
@@ -49,7 +51,7 @@ pub(super) fn search(
         model: model.clone(),
         name: a.model.as_deref().map_or(String::new(), |m| m.display().to_string()),
         rules: rules.clone(),
-        data: a.data.clone().into(),
+        data: data.clone().into(),
         ladder: names.iter().map(|n| Recipe::find(n, dir)).collect::<Result<_, _>>()?,
         at_least,
         target: a.prepare.target.map(Into::into),

@@ -17,7 +17,7 @@ use crate::plan::parts::By;
     name = "fqvit-opt",
     version,
     about = "Compiles a float vision transformer in ONNX into a fully quantized one, and measures the difference.",
-    after_help = "Examples:\n  fqvit-opt vit.onnx -o vit.q.onnx --calibrate photos/ --preset inception\n  fqvit-opt vit.onnx -o vit.q.onnx --calibrate data.npz --verify test.npz --json report.json\n  fqvit-opt inspect vit.onnx\n  fqvit-opt verify vit.onnx vit.q.onnx --calibrate test.npz --outputs out.npz\n\nExit status: 0 done and every threshold met, 1 an error (no output written), 2 written but a threshold was missed.",
+    after_help = "Examples:\n  fqvit-opt vit.onnx -o vit.q.onnx --calibrate photos/ --preset inception\n  fqvit-opt vit.onnx -o vit.q.onnx --calibrate data.npz --verify test.npz --json report.json\n  fqvit-opt inspect vit.onnx\n  fqvit-opt verify vit.onnx vit.q.onnx --data test.npz --outputs out.npz\n  fqvit-opt eval vit.q.onnx --images photos/\n\nExit status: 0 done and every threshold met, 1 an error (no output written), 2 written but a threshold was missed.",
     arg_required_else_help = true,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
@@ -59,12 +59,22 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Time a quantized model and its float original side by side in tract, on one thread
     Bench(BenchArgs),
+    /// Run one model over data: top-1 and top-5 where classes are known
+    Eval(EvalArgs),
+    /// Tell what two models differ in. Exit status: 0 the same, 1 they differ, 2 an error
+    Diff(DiffArgs),
+    /// Compile with several recipes, and compare accuracy, size and time
+    Compare(CompareArgs),
     /// Say how close a rule came to matching, and where it stopped
     Explain(ExplainArgs),
     /// List the shipped recipes
     Recipes,
     /// List the passes of each pipeline, or tell all about one
     Passes(PassesArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print a manual page
+    Man(ManArgs),
 }
 
 /// A number that can be compared with.
@@ -408,6 +418,105 @@ pub struct BenchArgs {
     /// Write the times as JSON (`-`: to standard output, instead of the readable line)
     #[arg(long, value_name = "FILE|-")]
     pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// The model, float or quantized
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// Least share of labels to be met (0..1); below it the exit status is 2
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
+    pub min_top1: Option<f64>,
+    /// Write the figures as JSON (`-`: to standard output, instead of the readable ones)
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+    /// Threads for running the model [default: all processors]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// A model
+    pub a: PathBuf,
+    /// Another one
+    pub b: PathBuf,
+    /// Tell everything that differs, and not only the first of each kind
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// Write what differs as JSON (`-`: to standard output, instead of the readable form)
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+    /// Threads for running the models, if data is given [default: all processors]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// Tell nothing: the exit status says it
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The float model
+    pub model: PathBuf,
+    /// The recipes: shipped ones (see `fqvit-opt recipes`) or YAML files
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "fq-vit,cpu,linear-w8a8")]
+    pub recipes: Vec<String>,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// Data to verify on; without it every eighth calibration sample is held back
+    #[arg(long, value_name = "DIR|FILE")]
+    pub verify: Option<PathBuf>,
+    /// How the arithmetic between codes is written, in place of what the recipes say
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub target: Option<TargetArg>,
+    /// The processors that will run the files have VNNI
+    #[arg(long)]
+    pub assume_vnni: bool,
+    /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted
+    #[arg(long)]
+    pub fast: bool,
+    /// A folder for the compiled models, each named as its recipe
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// A folder with own rules and recipes
+    #[arg(long, value_name = "DIR")]
+    pub passes_dir: Option<PathBuf>,
+    /// Write one page with a plot of accuracy against time
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the figures as JSON (`-`: to standard output, instead of the table)
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+    /// Threads for running models [default: all processors]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The command whose page it is [default: the page of the program]
+    pub command: Option<String>,
+    /// Write the pages of the program and of all commands into this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

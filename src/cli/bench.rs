@@ -17,7 +17,7 @@ pub fn bench(a: &BenchArgs) -> Result<bool, Failure> {
     let mut files = Files::default();
     files.reads("the float model", &a.float)?;
     files.reads("the quantized model", &a.quantized)?;
-    files.data("--calibrate", a.data.calibrate.as_deref())?;
+    let options = files.samples("--calibrate", &a.data, &a.float)?;
     a.json.iter().try_for_each(|p| files.writes_or_prints("--json", p))?;
     files.check()?;
     let mut notes = Vec::new();
@@ -25,7 +25,7 @@ pub fn bench(a: &BenchArgs) -> Result<bool, Failure> {
     let (quantized, _) = load("the quantized model", &a.quantized, &mut files, &mut notes)?;
     let float = float_to_run(&float, &mut notes)?;
     let (quantized, _) = unpacked(&quantized)?;
-    let data = Dataset::open(&a.data, &inputs(&float.graph)?)?;
+    let data = Dataset::open(&options, &inputs(&float.graph)?)?;
     let named = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
     let f = validate::validate(&float).map_err(|e| named(&a.float, &e))?;
     let q = validate::validate(&quantized).map_err(|e| named(&a.quantized, &e))?;

@@ -15,12 +15,14 @@ use crate::calibrate::stats::StatsFile;
 use crate::compile::Prepared;
 use crate::compile::comparison::{Comparison, Read};
 use crate::compile::compiler::{Compiler, Verification};
-use crate::compile::stages::{Log, Running, WHOLE, fitted, open, planned, prepared, read_statistics, statistics};
+use crate::compile::evaluation::is_quantized;
+use crate::compile::stages::{
+    Log, Running, WHOLE, fitted, open, planned, prepared, read_plan, read_statistics, statistics,
+};
 use crate::file::{Batch, Pending};
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::pattern::RuleSet;
-use crate::plan::QuantPlan;
 use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::report::{ModelFile, Report};
@@ -57,11 +59,11 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let output = a.output.as_deref().ok_or("give the output with -o")?;
     let mut files = Files::default();
     files.reads("MODEL", model_path)?;
-    files.data("--calibrate", a.data.calibrate.as_deref())?;
+    let options = files.samples("--calibrate", &a.data, model_path)?;
     files.data("--verify", a.verify.as_deref())?;
     files.preparation(&a.prepare);
     files.model(output)?;
-    let (plan_given, plan_made) = split(a.plan.as_deref(), files.either("--plan", a.plan.as_deref())?);
+    let (plan_given, plan_made) = split(a.plan.as_deref(), files.either_plan(a.plan.as_deref())?);
     let (stats_given, stats_made) = split(a.stats.as_deref(), files.either("--stats", a.stats.as_deref())?);
     if let Some(f) = &a.accept.accept_state {
         files.writes("--accept-state", f)?;
@@ -73,14 +75,15 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let (float, before) = load("MODEL", model_path, &mut files, &mut notes)?;
     let name = model_path.display().to_string();
     let (mut recipe, rules) = setup(&a.prepare)?;
-    let other = |v: &std::path::PathBuf| DataOptions { calibrate: Some(v.clone()), samples: None, ..a.data.clone() };
+    let other = |v: &std::path::PathBuf| DataOptions { calibrate: Some(v.clone()), samples: None, ..options.clone() };
     let verification = match &a.verify {
         _ if a.report.no_verify => Verification::None,
         Some(v) => Verification::On(other(v).into()),
         None => Verification::HeldBack,
     };
     let progress = Progress::new(a.report.quiet);
-    let accepted = a.accept.wanted().map(|w| accept::search(a, w, (&float, &rules), &progress)).transpose()?;
+    let accepted =
+        a.accept.wanted().map(|w| accept::search(a, w, (&float, &rules), &options, &progress)).transpose()?;
     if let Some(found) = &accepted {
         recipe = Recipe::find(&found.recipe, a.prepare.passes_dir.as_deref())?;
         notes.extend(found.notes.iter().cloned());
@@ -92,7 +95,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         .rules(rules)
         .keep_opset(a.prepare.keep_opset)
         .assume_vnni(a.prepare.assume_vnni)
-        .calibrate(a.data.clone())
+        .calibrate(options.clone())
         .verify(verification)
         .limits(a.report.limits())
         .fast(a.fast)
@@ -109,9 +112,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         job = job.plan(found.plan, "of the search");
     }
     if let Some(f) = plan_given {
-        let text = std::fs::read_to_string(f).map_err(|e| format!("{}: {e}", f.display()))?;
-        let name = f.display().to_string();
-        job = job.plan(QuantPlan::from_yaml(&text, &name)?, name);
+        job = job.plan(read_plan(f)?, f.display().to_string());
     }
     job = stats_given.into_iter().fold(job, Compiler::statistics);
     job = stats_made.into_iter().fold(job, Compiler::statistics_to);
@@ -130,7 +131,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let after = written(&done.model, output, &mut files);
     let after = if done.plan.is_some() { after } else { after.map_err(|e| format!("{name}: {e}").into()) }?;
     if let (Some(f), Some(plan)) = (plan_made, &done.plan) {
-        files.write(f, plan.to_yaml().as_bytes())?;
+        files.write_plan(f, plan)?;
     }
     let quantized = ModelFile { name: output.display().to_string(), bytes: after };
     Ok(deliver(&Report { quantized, ..done.report }, &a.report, files)? && reached)
@@ -149,7 +150,7 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
     let mut files = Files::default();
     files.reads("MODEL", &a.model)?;
-    files.data("--calibrate", a.data.calibrate.as_deref())?;
+    let options = files.samples("--calibrate", &a.data, &a.model)?;
     files.preparation(&a.prepare);
     a.join.iter().try_for_each(|f| files.reads("--join", f))?;
     files.writes("--stats", &a.stats)?;
@@ -158,7 +159,7 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
         return join(a, files);
     }
     let (recipe, p) = begun(&a.model, &a.prepare, "calibrate", &mut files, &mut log)?;
-    let data = open(&a.data.clone().into(), &p.model, &mut log)?;
+    let data = open(&options.into(), &p.model, &mut log)?;
     let (i, n) = a.shard.unwrap_or(WHOLE);
     let indices: Vec<usize> = (0..data.len()).filter(|k| k % n as usize == i as usize - 1).collect();
     if indices.is_empty() {
@@ -200,13 +201,13 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
     let mut files = Files::default();
     files.reads("MODEL", &a.model)?;
-    files.data("--calibrate", a.data.calibrate.as_deref())?;
+    let options = files.samples("--calibrate", &a.data, &a.model)?;
     files.preparation(&a.prepare);
-    files.writes_or_prints("--plan", &a.plan)?;
+    files.writes_plan(&a.plan)?;
     let (stats_given, stats_made) = split(a.stats.as_deref(), files.either("--stats", a.stats.as_deref())?);
     files.check()?;
     let (recipe, p) = begun(&a.model, &a.prepare, "plan", &mut files, &mut log)?;
-    let data = open(&a.data.clone().into(), &p.model, &mut log)?;
+    let data = open(&options.into(), &p.model, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let (progress, stop) = (Progress::new(a.quiet), Stop::default());
     let how = Running { threads: threads(a.prepare.threads), tell: &*progress.listener(), stop: &stop };
@@ -220,7 +221,10 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let what = s.data.clone();
     let plan = planned(&p, &recipe, s, &mut log)?;
     let plan = fitted(&p, &recipe, plan, (&data, &indices, &what), how, &mut log)?;
-    files.write(&a.plan, plan.to_yaml().as_bytes())?;
+    if !is_std(&a.plan) && a.plan.exists() {
+        log.notes.push(format!("{} was there, and is written anew", a.plan.display()));
+    }
+    files.write_plan(&a.plan, &plan)?;
     files.commit()?;
     if is_std(&a.plan) {
         log.notes.iter().for_each(|n| eprintln!("note: {n}"));
@@ -245,12 +249,16 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     let mut files = Files::default();
     files.reads("the float model", &a.float)?;
     files.reads("the quantized model", &a.quantized)?;
-    files.data("--data", a.data.calibrate.as_deref())?;
+    let options = files.samples("--data", &a.data, &a.float)?;
     a.outputs.iter().try_for_each(|p| files.writes("--outputs", p))?;
     files.report(&a.report)?;
     files.check()?;
     let (float, before) = load("the float model", &a.float, &mut files, &mut notes)?;
     let (quantized, after) = load("the quantized model", &a.quantized, &mut files, &mut notes)?;
+    if is_quantized(&float) && !is_quantized(&quantized) {
+        let (q, f) = (a.float.display(), a.quantized.display());
+        return Err(format!("{q} is quantized and {f} is not: give the float model first").into());
+    }
     let read = |model: Model, path: &Path, bytes: u64| {
         let file = ModelFile { name: path.display().to_string(), bytes };
         Read { model, file }
@@ -258,7 +266,7 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     let progress = Progress::new(a.report.quiet);
     let done = Comparison::new(read(float, &a.float, before), read(quantized, &a.quantized, after))
         .noted(notes)
-        .on(a.data.clone())
+        .on(options)
         .limits(a.report.limits())
         .bench(!a.report.no_bench)
         .threads(threads(a.threads))

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::args::{PrepareArgs, ReportArgs};
 use super::{Failure, put_bytes};
+use crate::calibrate::data::DataOptions;
 use crate::file::{self, Batch, Ledger, Pending};
 use crate::onnx::Loaded;
+use crate::plan::QuantPlan;
+use crate::plan::files::numbers_path;
 use crate::recipe::Recipe;
 
 /// Read so far and written at the end.
@@ -47,6 +50,17 @@ impl Files {
             None => {}
         }
         Ok(())
+    }
+
+    /// Notes where samples for this model come from, and the file beside it that says how pictures become numbers; returns
+    /// the options with the model's place in them.
+    pub fn samples(&mut self, what: &str, o: &DataOptions, model: &Path) -> Result<DataOptions, Failure> {
+        self.data(what, o.calibrate.as_deref())?;
+        let o = if is_std(model) { o.clone() } else { o.clone().beside(model) };
+        if let Some(f) = o.preprocessing_file()? {
+            self.ledger.reads("--preprocessor", &f);
+        }
+        Ok(o)
     }
 
     /// Notes recipe and rules.
@@ -92,6 +106,36 @@ impl Files {
             }
             None => Ok(()),
         }
+    }
+
+    /// Notes where a plan goes, with the file of its numbers.
+    pub fn writes_plan(&mut self, path: &Path) -> Result<(), Failure> {
+        self.writes_or_prints("--plan", path)?;
+        if !is_std(path) {
+            self.ledger.writes("the data file of --plan", &numbers_path(path));
+        }
+        Ok(())
+    }
+
+    /// Notes a plan that is read if it is there and written if not; true if it is there.
+    pub fn either_plan(&mut self, path: Option<&Path>) -> Result<bool, Failure> {
+        let there = self.either("--plan", path)?;
+        match path.map(numbers_path) {
+            Some(numbers) if there => self.ledger.reads("the data file of --plan", &numbers),
+            Some(numbers) => self.ledger.writes("the data file of --plan", &numbers),
+            None => {}
+        }
+        Ok(there)
+    }
+
+    /// Holds a plan ready: two files, or all of it in one text for standard output.
+    pub fn write_plan(&mut self, path: &Path, plan: &QuantPlan) -> Result<(), Failure> {
+        if is_std(path) {
+            return self.write(path, plan.to_yaml().as_bytes());
+        }
+        let f = plan.to_files();
+        self.write(path, f.text.as_bytes())?;
+        f.numbers.iter().try_for_each(|n| self.write(&numbers_path(path), n))
     }
 
     /// Notes where the report goes.

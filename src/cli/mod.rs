@@ -15,10 +15,14 @@ macro_rules! say_raw {
 mod accept;
 mod args;
 mod bench;
+mod compare;
 mod compile;
+mod diff;
+mod eval;
 mod files;
 mod limits;
 mod sensitivity;
+mod shell;
 mod tools;
 
 use std::ffi::OsString;
@@ -62,6 +66,8 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
         eprintln!("warning: signals will leave temporary files behind: {e}");
     }
     limits::begin(&cli.limits);
+    // As the program of that name has it: a difference is no error, and an error no difference.
+    let (missed, failed) = if matches!(cli.command, Some(Command::Diff(_))) { (1, 2) } else { (MISSED, 1) };
     let done = limits::whole(|| match cli.command {
         None => compile::compile(&cli.compile),
         Some(Command::Inspect(a)) => tools::inspect(&a),
@@ -70,16 +76,21 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
         Some(Command::Sensitivity(a)) => sensitivity::sensitivity(&a),
         Some(Command::Verify(a)) => compile::verify(&a),
         Some(Command::Bench(a)) => bench::bench(&a),
+        Some(Command::Eval(a)) => eval::eval(&a),
+        Some(Command::Diff(a)) => diff::diff(&a),
+        Some(Command::Compare(a)) => compare::compare(&a),
         Some(Command::Explain(a)) => tools::explain(&a),
         Some(Command::Recipes) => tools::recipes(),
         Some(Command::Passes(a)) => tools::passes(&a),
+        Some(Command::Completions(a)) => shell::completions(&a),
+        Some(Command::Man(a)) => shell::man(&a),
     });
     match done {
         Ok(true) => 0,
-        Ok(false) => MISSED,
+        Ok(false) => missed,
         Err(e) => {
             eprintln!("error: {}", readable(&e.to_string()));
-            1
+            failed
         }
     }
 }

@@ -57,14 +57,14 @@ const VERSION: u32 = 1;
 pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     let mut files = Files::default();
     files.reads("MODEL", &a.model)?;
-    files.data("--calibrate", a.data.calibrate.as_deref())?;
+    let options = files.samples("--calibrate", &a.data, &a.model)?;
     files.preparation(&a.prepare);
     let (stats_given, stats_made) = split(a.stats.as_deref(), files.either("--stats", a.stats.as_deref())?);
     a.json.iter().try_for_each(|p| files.writes_or_prints("--json", p))?;
     files.check()?;
     let mut log = Log::default();
     let (recipe, p) = begun(&a.model, &a.prepare, "measure", &mut files, &mut log)?;
-    let data = open(&a.data.clone().into(), &p.model, &mut log)?;
+    let data = open(&options.into(), &p.model, &mut log)?;
     let (calib, held) = split_holdout(data.len());
     let (progress, stop) = (Progress::new(a.quiet), Stop::default());
     let how = Running { threads: threads(a.prepare.threads), tell: &*progress.listener(), stop: &stop };

@@ -50,6 +50,8 @@ pub struct Compiler {
     model: Model,
     name: String,
     bytes: u64,
+    /// The model's file: what lies beside it may say how pictures become numbers.
+    file: Option<PathBuf>,
     notes: Vec<String>,
     recipe: Option<Recipe>,
     rules: Option<RuleSet>,
@@ -83,6 +85,7 @@ impl Compiler {
             model,
             name: "the model".to_owned(),
             bytes: 0,
+            file: None,
             notes: Vec::new(),
             recipe: None,
             rules: None,
@@ -117,7 +120,8 @@ impl Compiler {
         let name = path.display().to_string();
         let bytes = loaded.files.iter().map(|(_, n)| n).sum();
         let notes = loaded.unknown.iter().map(|u| format!("{name}: unknown field dropped: {u}")).collect();
-        Ok(Compiler::new(loaded.model).named(name, bytes).noted(notes))
+        let c = Compiler::new(loaded.model).named(name, bytes).noted(notes);
+        Ok(Compiler { file: Some(path.to_owned()), ..c })
     }
 
     /// What errors and the report call the model, and the bytes of its files.
@@ -304,7 +308,13 @@ impl Compiler {
         }
         let p = p?;
         let (Some(p), Some(_)) = (p, &recipe.quantize) else { return Ok(self.unchanged(&recipe, log)) };
+        self.place_samples();
         let data = open(&self.data, &p.model, &mut log)?.until(&self.stop);
+        // Before minutes of work: other samples must be there, and fit.
+        let other = match &self.verification {
+            Verification::On(samples) => Some(open(samples, &p.model, &mut log)?.until(&self.stop)),
+            _ => None,
+        };
         let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
         let (mut calib, mut held) =
             if measured { split_holdout(data.len()) } else { ((0..data.len()).collect(), Vec::new()) };
@@ -344,7 +354,7 @@ impl Compiler {
                 None => log.notes.push("on one sample, no pass moves an output further than it declares".into()),
             }
         }
-        let compared = self.compared(&p, &front, (&data, held), &mut log)?;
+        let compared = self.compared(&p, &front, (&data, held), other, &mut log)?;
         let timed = self.bench && !matches!(self.verification, Verification::None);
         let speed = if timed { timing((&p.model, &front), &data, &mut log) } else { None };
         let model = whole(&p, front)?;
@@ -360,6 +370,16 @@ impl Compiler {
         (report.passes, report.speed) = (passes, speed);
         tell_plan(&mut report, &p, &plan);
         Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
+    }
+
+    /// Tells the samples where the model lies.
+    fn place_samples(&mut self) {
+        let Some(file) = &self.file else { return };
+        let place = |s: &mut Samples| s.options = std::mem::take(&mut s.options).beside(file);
+        place(&mut self.data);
+        if let Verification::On(s) = &mut self.verification {
+            place(s);
+        }
     }
 
     /// The plan that was given, or one from statistics; with the model as far as it can be run.
@@ -406,13 +426,13 @@ impl Compiler {
         p: &Prepared,
         front: &Model,
         (data, held): (&Dataset, Vec<usize>),
+        other: Option<Dataset>,
         log: &mut Log,
     ) -> Result<Option<(Compared, String, u64)>, CompilerError> {
-        let (data, indices) = match &self.verification {
-            Verification::None => return Ok(None),
-            Verification::HeldBack => (data.clone(), held),
-            Verification::On(samples) => {
-                let d = open(samples, &p.model, log)?.until(&self.stop);
+        let (data, indices) = match (&self.verification, other) {
+            (Verification::None, _) => return Ok(None),
+            (_, None) => (data.clone(), held),
+            (_, Some(d)) => {
                 let all = (0..d.len()).collect();
                 let all = if self.fast { thinned(all, FAST_VERIFICATION) } else { all };
                 (d, all)

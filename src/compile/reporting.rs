@@ -83,6 +83,8 @@ pub(super) fn report(
 
 /// Adds what was decided, and in which part of the model each block is.
 pub(super) fn tell_plan(report: &mut Report, p: &Prepared, plan: &QuantPlan) {
+    // A plan that was given was made by a recipe of its own.
+    report.recipe.clone_from(&plan.recipe);
     let parts = divide(&p.model.graph, &p.sites, plan, By::Part);
     for b in &mut report.blocks {
         let holds = |part: &&Part| part.activations.contains(&b.tensor) || part.attentions.contains(&b.tensor);

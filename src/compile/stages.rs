@@ -9,13 +9,15 @@ use super::refine::{FitData, refine};
 use super::{CompileError, Journal, Prepared, inputs, make_plan, prepare, suits};
 use crate::budget::{self, Stop};
 use crate::calibrate::data::{Arrays, DataOptions, Dataset, InputSpec};
+use crate::calibrate::looks::unusual;
 use crate::calibrate::run::{CalibrateError, Observed, observe};
 use crate::calibrate::sizes::settled;
 use crate::calibrate::stats::{Origin, StatsFile};
 use crate::ir::{Dim, Model, validate};
 use crate::pattern::RuleSet;
+use crate::plan::files::numbers_path;
 use crate::plan::sites::Sites;
-use crate::plan::{QuantPlan, Rounding, planner};
+use crate::plan::{PlanError, QuantPlan, Rounding, planner};
 use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::coverage;
@@ -111,8 +113,27 @@ pub fn open(samples: &Samples, m: &Model, log: &mut Log) -> Result<Dataset, Comp
             Dataset::open(&found, &specs)?
         }
     };
+    let d = classes_known(d, m);
     log.notes.extend(d.notes().iter().cloned());
+    log.notes.extend(unusual(&d, m)?);
     Ok(d)
+}
+
+/// Folders of pictures in the order of their names are the model's classes only if there is one for each.
+fn classes_known(d: Dataset, m: &Model) -> Dataset {
+    let g = &m.graph;
+    let classes = |v| match &g.value(v).ty.as_ref()?.shape.as_ref()?[..] {
+        [_, Dim::Known(n)] => usize::try_from(*n).ok(),
+        _ => None,
+    };
+    let of_model: Vec<usize> = g.outputs().iter().filter_map(|v| classes(*v)).collect();
+    match (d.class_folders(), of_model.first()) {
+        (Some(k), Some(n)) if !of_model.contains(&k) => d.unlabelled(format!(
+            "{k} folders of pictures, but the model tells {n} classes: which is which is not known, so there is no top-1; name \
+             folders by the number of their class, or write a labels.txt"
+        )),
+        _ => d,
+    }
 }
 
 /// Canonical form; `None` if the recipe leaves the model as it is.
@@ -188,6 +209,24 @@ pub fn read_statistics(file: &Path, p: &Prepared, log: &mut Log) -> Result<Stats
     s.check(file, &p.fingerprint)?;
     log.notes.push(format!("statistics of {} samples read from {}", s.samples, file.display()));
     Ok(s)
+}
+
+/// A plan from a file, with the numbers that lie beside it.
+///
+/// # Errors
+/// If one of the files cannot be read, or they are no plan.
+pub fn read_plan(file: &Path) -> Result<QuantPlan, CompilerError> {
+    let name = file.display().to_string();
+    let wrong =
+        |path: &Path, e: std::io::Error| PlanError::Read { path: path.display().to_string(), message: e.to_string() };
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(file, e))?;
+    let beside = numbers_path(file);
+    let numbers = match std::fs::read(&beside) {
+        Ok(bytes) => Some(bytes),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(wrong(&beside, e).into()),
+    };
+    Ok(QuantPlan::from_files(&text, &name, numbers.as_deref())?)
 }
 
 /// The only part of data that are not divided.

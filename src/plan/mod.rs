@@ -8,6 +8,7 @@ mod channels;
 mod check;
 pub mod costs;
 pub mod fed;
+pub mod files;
 pub(crate) mod head_rows;
 mod hidden;
 pub mod parts;
@@ -284,7 +285,7 @@ pub enum PlanError {
 }
 
 impl QuantPlan {
-    /// The readable form.
+    /// The readable form in one text, codes of weights in it as Base64. [`to_files`](Self::to_files) keeps it short.
     pub fn to_yaml(&self) -> String {
         crate::yaml::to_string(self).expect("a plan has no map keys that YAML can not hold")
     }
@@ -347,6 +348,10 @@ mod bytes {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<i8>, D::Error> {
         let text = String::deserialize(d)?;
+        if text.starts_with('@') {
+            let what = "these codes lie in a file beside the plan: give the plan as a file, one field a line";
+            return Err(serde::de::Error::custom(what));
+        }
         let bytes =
             STANDARD.decode(text).map_err(|e| serde::de::Error::custom(format!("codes are not Base64: {e}")))?;
         Ok(bytes.into_iter().map(|b| b as i8).collect())

@@ -1,5 +1,7 @@
 //! Verification: how far the quantized model is from the float one, and the report that says so.
 
+#[cfg(feature = "tract")]
+pub mod alone;
 pub mod coverage;
 pub mod kinds;
 #[cfg(feature = "tract")]

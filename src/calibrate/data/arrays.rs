@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::convert::{Refused, to_array};
-use super::images::is_image_name;
+use super::folder::is_image_name;
 use super::layout::{Layout, Lead};
 use super::npy::{self, Npy, Numbers};
 use super::{DataError, InputSpec, labels};

@@ -12,7 +12,7 @@ use crate::ir::DType;
 pub enum DataError {
     #[error(transparent)]
     Memory(#[from] OverBudget),
-    #[error("{}: no such file or folder; give a folder of JPEG or PNG files, or an .npy or .npz file", path.display())]
+    #[error("{}: no such file or folder; give a folder of pictures, or an .npy or .npz file", path.display())]
     Missing { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
@@ -23,10 +23,15 @@ pub enum DataError {
     #[error("{}: neither a folder of images nor an .npy or .npz file{}", path.display(),
         if *.is_image { "; give the folder that holds the image" } else { "" })]
     UnknownFormat { path: PathBuf, is_image: bool },
+    #[error("{}: {reason}; mend it, or pass over it with --preprocessor none", path.display())]
+    Config { path: PathBuf, reason: String },
     #[error("{}: the folder is empty", path.display())]
     EmptyFolder { path: PathBuf },
-    #[error("{}: no .jpg, .jpeg or .png file in it (folders inside it are not searched)", path.display())]
+    #[error("{}: no JPEG, PNG, WebP or BMP picture in it", path.display())]
     NoImages { path: PathBuf },
+    #[error("{}: {count} of {of} pictures can not be read: {files}; convert them to PNG or JPEG, repair them, or take them out",
+        path.display())]
+    Unread { path: PathBuf, count: usize, of: usize, files: String },
     #[error("{}: can not be decoded: {reason}; remove or repair the file", path.display())]
     Decode { path: PathBuf, reason: String },
     #[error("{}: {width}x{height} pixels{} can not be cropped to {crop_width}x{crop_height}: resize the short side with --resize {}",

@@ -6,8 +6,8 @@ use std::path::{Component, Path};
 use super::DataError;
 
 /// Reads "file class" lines: the class is the last word, the file's name all before it. Blank lines are skipped. The order
-/// of the lines is the order of the samples.
-pub(super) fn read(path: &Path) -> Result<Vec<(String, i64)>, DataError> {
+/// of the lines is the order of the samples. Files lie in `folder`.
+pub(super) fn read(path: &Path, folder: &Path) -> Result<Vec<(String, i64)>, DataError> {
     let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::InvalidData => {
             DataError::Labels { path: path.to_path_buf(), reason: "not UTF-8 text".into() }
@@ -30,8 +30,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, i64)>, DataError> {
         if let Some(first) = lines.insert(file.clone(), i + 1) {
             return Err(fail(format!("{file:?} stands in line {first} already")));
         }
-        if !path.with_file_name(&file).is_file() {
-            return Err(fail(format!("the folder has no file {file:?}")));
+        if !folder.join(&file).is_file() {
+            return Err(fail(format!("{} has no file {file:?}", folder.display())));
         }
         rows.push((file, class));
     }

@@ -8,20 +8,26 @@
 //! picture and the queries asked of it), they are no batches: a sample holds the whole of each. Samples then follow
 //! each other along the leading axis, or along one of their own in front; what comes once is the same in every sample.
 //!
-//! *Sources.* A folder of JPEG/PNG files, an `.npy` file for a model of one input, an `.npz` file with arrays named as the
+//! *Sources.* A folder of pictures, an `.npy` file for a model of one input, an `.npz` file with arrays named as the
 //! inputs, or, with none given, seeded synthetic inputs ([`DataOptions`] has the flags). Values are checked as samples
 //! are made: NaN, infinity (minus infinity in a mask is none), and numbers that the input's type cannot hold are errors
 //! that name the sample and the array.
 
 mod arrays;
+mod config;
 mod convert;
+mod decode;
 mod error;
+mod folder;
 mod images;
 mod labels;
 mod layout;
 mod made_up;
 mod npy;
 mod options;
+mod pictures;
+mod presets;
+mod said;
 mod spool;
 mod synthetic;
 #[cfg(test)]
@@ -31,7 +37,8 @@ use std::fmt;
 
 pub use crate::runtime::Array;
 pub use error::DataError;
-pub use options::{DataOptions, Preset};
+pub use options::DataOptions;
+pub use presets::{Exif, Fit, Interpolation, Preset};
 pub use spool::{Arrays, Rows, Spool};
 
 use crate::budget::{self, Stop};
@@ -39,6 +46,7 @@ use crate::ir::{DType, Def, Dim, Graph, TensorType};
 use arrays::ArrayFile;
 use images::{ImageFolder, ImageShape};
 use layout::Layout;
+use pictures::Pictures;
 use synthetic::Synthetic;
 
 /// Synthetic samples made when no number is asked for; fewer, but [`FEWEST_SAMPLES`], of inputs so large that they would have
@@ -128,7 +136,9 @@ impl Dataset {
         let inputs = &given[..];
         let layout = Layout::of(inputs)?;
         let batch = layout.batch;
-        let values = sample_values(inputs, options)?;
+        let pictures = Pictures::of(options)?;
+        let crop = options.crop.map(|c| (c, c)).or(pictures.size());
+        let values = sample_values(inputs, crop)?;
         let (source, labels, total, description) = match (arrays, &options.calibrate) {
             (Some(a), _) => {
                 let (file, labels) = ArrayFile::of(&a.name, a.members.clone(), inputs, &layout, &mut notes)?;
@@ -143,8 +153,8 @@ impl Dataset {
                 let fit = usize::try_from(SYNTHETIC_VALUES * batch as u64 / values.max(1)).unwrap_or(usize::MAX);
                 let usual = fit.clamp(FEWEST_SAMPLES, SYNTHETIC_SAMPLES);
                 let total = options.samples.unwrap_or(usual.next_multiple_of(batch));
-                let source = Synthetic::new(inputs, options, &layout, &mut notes)?;
-                check_crop(&inputs[0], options, &mut notes)?;
+                let source = Synthetic::new(inputs, options, &pictures, &layout, &mut notes)?;
+                check_crop(&inputs[0], options, &pictures, &mut notes)?;
                 let description = format!("synthetic: made from seed {}, no data was given", options.seed);
                 (Source::Synthetic(source), None, total, description)
             }
@@ -152,10 +162,12 @@ impl Dataset {
                 let [spec] = inputs else {
                     return Err(inputs[1].refused("a folder of images feeds a model of one input: use an .npz file"));
                 };
-                let shape = check_crop(spec, options, &mut notes)?
+                let shape = check_crop(spec, options, &pictures, &mut notes)?
                     .ok_or_else(|| spec.refused("not an image: rank 4, float or uint8, with 1 or 3 channels"))?;
-                let (folder, labels) = ImageFolder::open(path, spec, shape, options)?;
-                let total = folder.len();
+                let folder = ImageFolder::open(path, spec, shape, options, &pictures)?;
+                let (total, labels) = (folder.len(), folder.listing().labels.clone());
+                notes.extend(folder.listing().notes.iter().cloned());
+                notes.extend(told(&pictures, spec, &shape));
                 (Source::Images(folder), labels, total, format!("images of {}", path.display()))
             }
             (None, Some(path)) => {
@@ -179,9 +191,12 @@ impl Dataset {
         // The selection is made before the remainder is dropped, so that a fixed batch sees the same items as batch 1.
         let labels = labels.map(|l| (0..used).map(|i| l[spread(i, taken, total)]).collect());
         let how = match &source {
-            Source::Images(_) => options.how(),
+            Source::Images(folder) => {
+                folder.check((0..used).map(|i| spread(i, taken, total)))?;
+                pictures.how(folder.shape().height as u32, folder.shape().width as u32)
+            }
             Source::Arrays(_) => "arrays".to_owned(),
-            Source::Synthetic(_) => format!("synthetic, {}", options.how()),
+            Source::Synthetic(_) => format!("synthetic, {}", pictures.numbers()),
         };
         Ok(Dataset {
             source,
@@ -225,6 +240,19 @@ impl Dataset {
     /// Classes of all items in order, [`batch`](Dataset::batch) per sample, where known.
     pub fn labels(&self) -> Option<&[i64]> {
         self.labels.as_deref()
+    }
+
+    /// How many folders of pictures there are, if each is a class by its place in the order of names.
+    pub fn class_folders(&self) -> Option<usize> {
+        if let Source::Images(f) = &self.source { f.listing().class_folders } else { None }
+    }
+
+    /// Without classes, and with a note why.
+    #[must_use]
+    pub fn unlabelled(mut self, why: String) -> Dataset {
+        self.labels = None;
+        self.notes.push(why);
+        self
     }
 
     /// Whether the samples were made up because no data was given.
@@ -318,7 +346,7 @@ fn spread(i: usize, taken: usize, total: usize) -> usize {
 
 /// Values of one sample, all inputs and the whole batch together, sizes that are left open as images have them or 1. A sample
 /// that the memory budget cannot hold is refused before any is made.
-fn sample_values(inputs: &[InputSpec], options: &DataOptions) -> Result<u64, DataError> {
+fn sample_values(inputs: &[InputSpec], crop: Option<(u32, u32)>) -> Result<u64, DataError> {
     /// A value as it is made, before it has the input's type, and the room a picture takes while it is drawn.
     const BYTES: u64 = 24;
     let mut all = 0u64;
@@ -327,14 +355,15 @@ fn sample_values(inputs: &[InputSpec], options: &DataOptions) -> Result<u64, Dat
             return Err(spec.refused("one of its sizes is negative"));
         }
         let batch = spec.dims.first().map_or(1, |d| if let Dim::Known(n) = d { *n } else { 1 });
-        let dims: Vec<i64> = match ImageShape::of(spec, options.crop) {
+        let dims: Vec<i64> = match ImageShape::of(spec, crop) {
             Some(s) => s.dims(1).iter().skip(1).map(|n| i64::try_from(*n).unwrap_or(i64::MAX)).collect(),
             None => spec.dims.iter().skip(1).map(|d| if let Dim::Known(n) = d { *n } else { 1 }).collect(),
         };
         let n = budget::elements(std::iter::once(batch).chain(dims));
-        let crop = options.crop.map_or(String::new(), |c| format!(" with --crop {c}"));
+        let cut = crop
+            .map_or(String::new(), |(h, w)| if h == w { format!(" with --crop {h}") } else { format!(" of {h}x{w}") });
         budget::afford(n.and_then(|n| n.checked_mul(BYTES)), || {
-            format!("a sample of input {:?} ({spec}){crop}", spec.name)
+            format!("a sample of input {:?} ({spec}){cut}", spec.name)
         })?;
         all = all.saturating_add(n.unwrap_or(u64::MAX));
     }
@@ -345,22 +374,47 @@ fn sample_values(inputs: &[InputSpec], options: &DataOptions) -> Result<u64, Dat
 fn check_crop(
     spec: &InputSpec,
     options: &DataOptions,
+    pictures: &Pictures,
     notes: &mut Vec<String>,
 ) -> Result<Option<ImageShape>, DataError> {
-    let Some(shape) = ImageShape::of(spec, options.crop) else { return Ok(None) };
+    let crop = options.crop.map(|c| (c, c));
+    let Some(shape) = ImageShape::of(spec, crop.or(pictures.size())) else { return Ok(None) };
+    let own = (shape.height as u32, shape.width as u32);
     if let Some(crop) = options.crop
-        && (shape.height, shape.width) != (crop as usize, crop as usize)
+        && own != (crop, crop)
     {
         let reason = format!("input {:?} of the model is {spec}; leave --crop away", spec.name);
         return Err(DataError::Flag { flag: "crop", value: crop.to_string(), reason });
     }
-    if shape.chosen && options.crop.is_none() {
-        notes.push(format!(
+    match pictures.size() {
+        Some((h, w)) if crop.is_none() && own != (h, w) => notes.push(format!(
+            "{} is for pictures of {h}x{w}, and input {:?} is {spec}: they are made {}x{}, and resized in proportion",
+            pictures.source(),
+            spec.name,
+            own.0,
+            own.1
+        )),
+        None if shape.chosen && crop.is_none() => notes.push(format!(
             "input {:?} is {spec}: images of {}x{} are used; --crop says another size",
-            spec.name, shape.height, shape.width
-        ));
+            spec.name, own.0, own.1
+        )),
+        _ => {}
     }
     Ok(Some(shape))
+}
+
+/// How pictures become numbers, and who said so.
+fn told(pictures: &Pictures, spec: &InputSpec, shape: &ImageShape) -> Vec<String> {
+    let how = pictures.how(shape.height as u32, shape.width as u32);
+    let how = match spec.dtype {
+        DType::UINT8 => {
+            format!("{}, not normalised: the input takes bytes", how.split(", mean").next().unwrap_or_default())
+        }
+        _ => how,
+    };
+    let mut all = vec![format!("pictures: {how} (from {})", pictures.source())];
+    all.extend(pictures.notes.iter().map(|n| format!("{}: {n}", pictures.source())));
+    all
 }
 
 /// An array of images in the input's element type.

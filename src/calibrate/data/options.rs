@@ -1,8 +1,12 @@
-//! What the user says about the data: the `--calibrate` family of flags, and the normalisation presets.
+//! What the user says about the data: the `--calibrate` family of flags.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{DataError, InputSpec};
+#[cfg(feature = "cli")]
+use super::presets::PresetParser;
+use super::presets::{Exif, Fit, Interpolation, Preset, Side};
+use super::said::Said;
+use super::{DataError, InputSpec, config};
 use crate::ir::Dim;
 
 /// Where samples come from and how images become numbers. With the `cli` feature these are the program's own flags.
@@ -10,13 +14,22 @@ use crate::ir::Dim;
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[cfg_attr(feature = "cli", command(next_help_heading = "Data"))]
 pub struct DataOptions {
-    /// Calibration data: a folder of JPEG/PNG images (labels.txt in it may give classes), an .npy or .npz file;
-    /// without it the tool makes synthetic images
-    #[cfg_attr(feature = "cli", arg(long, visible_alias = "data", value_name = "DIR|FILE.npy|FILE.npz"))]
+    /// Calibration data: a folder of JPEG, PNG, WebP or BMP pictures (in it, labels.txt or a folder for each class may give
+    /// classes), an .npy or .npz file; without it the tool makes synthetic images
+    #[cfg_attr(feature = "cli", arg(long, visible_aliases = ["data", "images"], value_name = "DIR|FILE.npy|FILE.npz"))]
     pub calibrate: Option<PathBuf>,
-    /// How pixels are normalised, and the resize that goes with it
-    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t = Preset::Imagenet))]
-    pub preset: Preset,
+    /// Classes of the pictures: a line `file class` for each, in place of labels.txt in the folder
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
+    pub labels: Option<PathBuf>,
+    /// How pictures become numbers, by the name of a family (imagenet, inception, clip, dpn, unit), of timm's normalisation
+    /// (openai-clip, imagenet-inception, ..) or of transformers' image processor (ViTImageProcessor, ..) [default: what the
+    /// file beside the model says (see --preprocessor), otherwise imagenet]
+    #[cfg_attr(feature = "cli", arg(long, value_parser = PresetParser, hide_possible_values = true, value_name = "NAME", conflicts_with = "preprocessor"))]
+    pub preset: Option<Preset>,
+    /// A file that says how pictures become numbers: `preprocessor_config.json` of transformers, `config.json` or
+    /// `data_config.json` of timm [default: the one beside the model]; `none` looks for none
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE|none"))]
+    pub preprocessor: Option<PathBuf>,
     /// Mean per channel of pixels in [0, 1], in place of the preset's (one value, or one per channel)
     #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X", value_parser = finite, allow_negative_numbers = true))]
     pub mean: Vec<f32>,
@@ -24,12 +37,27 @@ pub struct DataOptions {
     #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X", value_parser = positive, allow_negative_numbers = true))]
     pub std: Vec<f32>,
     /// Resize the short side of every image to N pixels before the crop; 0 leaves images as they are
-    /// [default: the preset's: crop / 0.875, clip: the crop]
+    /// [default: what file or preset say; crop / 0.875 for imagenet]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub resize: Option<u32>,
     /// Side of the centre crop [default: the height and width of the model's input]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..)))]
     pub crop: Option<u32>,
+    /// Share of the resized picture that the crop is: the short side becomes crop / X, in place of --resize
+    #[cfg_attr(feature = "cli", arg(long, value_name = "X", value_parser = ratio, conflicts_with = "resize"))]
+    pub crop_pct: Option<f64>,
+    /// How a picture becomes one of the model's size [default: crop, or what file or preset say]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, value_name = "HOW"))]
+    pub fit: Option<Fit>,
+    /// The filter of the resize, as Pillow has it [default: bicubic, or what file or preset say]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, value_name = "FILTER"))]
+    pub interpolation: Option<Interpolation>,
+    /// What becomes of the orientation that a camera writes into a picture [default: apply]
+    #[cfg_attr(feature = "cli", arg(long, value_enum, value_name = "WHAT"))]
+    pub exif: Option<Exif>,
+    /// The model's file, beside which [`preprocessor`](Self::preprocessor) is looked for
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub model: Option<PathBuf>,
     /// Sizes of an input, such as `x=1,3,48,320`, where the model leaves them open; once for each input
     #[cfg_attr(feature = "cli", arg(long, value_name = "INPUT=N,N,.."))]
     pub shape: Vec<String>,
@@ -42,6 +70,11 @@ pub struct DataOptions {
 }
 
 #[cfg(feature = "cli")]
+fn ratio(s: &str) -> Result<f64, String> {
+    s.parse().ok().filter(|x| *x > 0.0 && *x <= 1.0).ok_or_else(|| "give a number above 0, and 1 at most".to_owned())
+}
+
+#[cfg(feature = "cli")]
 fn finite(s: &str) -> Result<f32, String> {
     s.parse().ok().filter(|x: &f32| x.is_finite()).ok_or_else(|| "give a finite number".to_owned())
 }
@@ -49,47 +82,6 @@ fn finite(s: &str) -> Result<f32, String> {
 #[cfg(feature = "cli")]
 fn positive(s: &str) -> Result<f32, String> {
     finite(s).ok().filter(|x| *x > 0.0).ok_or_else(|| "a standard deviation is a positive number".to_owned())
-}
-
-/// Named normalisations, as the model families were trained with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum Preset {
-    /// Mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (DeiT, Swin, torchvision)
-    #[default]
-    Imagenet,
-    /// Mean and std 0.5: pixels in [-1, 1] (ViT as published by its authors, augreg)
-    Inception,
-    /// Mean 0.48145466 0.4578275 0.40821073, std 0.26862954 0.26130258 0.27577711 (CLIP)
-    Clip,
-}
-
-impl Preset {
-    /// Channel means of pixels in [0, 1].
-    pub fn mean(self) -> [f32; 3] {
-        match self {
-            Preset::Imagenet => [0.485, 0.456, 0.406],
-            Preset::Inception => [0.5; 3],
-            Preset::Clip => [0.481_454_66, 0.457_827_5, 0.408_210_73],
-        }
-    }
-
-    /// Channel standard deviations of pixels in [0, 1].
-    pub fn std(self) -> [f32; 3] {
-        match self {
-            Preset::Imagenet => [0.229, 0.224, 0.225],
-            Preset::Inception => [0.5; 3],
-            Preset::Clip => [0.268_629_54, 0.261_302_6, 0.275_777_1],
-        }
-    }
-
-    /// Short side an image is resized to before a crop of side `crop`: 256 for 224 and in proportion, CLIP the crop.
-    pub fn resize(self, crop: u32) -> u32 {
-        match self {
-            Preset::Imagenet | Preset::Inception => (f64::from(crop) / 0.875).round_ties_even() as u32,
-            Preset::Clip => crop,
-        }
-    }
 }
 
 impl DataOptions {
@@ -121,63 +113,62 @@ impl DataOptions {
         Ok(out)
     }
 
-    /// Mean and std for an input of `channels` channels. One value serves every channel; a preset's three values serve
-    /// one channel by their average (0.449 and 0.226 for `imagenet`, the customary pair).
-    pub(super) fn normalisation(&self, input: &str, channels: usize) -> Result<Vec<(f32, f32)>, DataError> {
+    /// What the flags say about pictures.
+    ///
+    /// # Errors
+    /// If a number is none that it can be.
+    pub(super) fn said(&self) -> Result<Said, DataError> {
+        let wrong = |flag, value: String, reason: String| Err(DataError::Flag { flag, value, reason });
         if let Some(s) = self.std.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
-            let reason = "a standard deviation is a positive number".to_string();
-            return Err(DataError::Flag { flag: "std", value: s.to_string(), reason });
+            return wrong("std", s.to_string(), "a standard deviation is a positive number".to_string());
         }
         if let Some(m) = self.mean.iter().find(|m| !m.is_finite()) {
-            return Err(DataError::Flag { flag: "mean", value: m.to_string(), reason: "not a number".to_string() });
+            return wrong("mean", m.to_string(), "not a number".to_string());
         }
-        let given = |v: &[f32], preset: [f32; 3]| -> Option<Vec<f32>> {
-            match (v.len(), channels) {
-                (0, 3) => Some(preset.to_vec()),
-                (0, 1) => Some(vec![((preset[0] as f64 + preset[1] as f64 + preset[2] as f64) / 3.0) as f32]),
-                (1, c) => Some(vec![v[0]; c]),
-                (n, c) if n == c => Some(v.to_vec()),
-                _ => None,
+        for (flag, v, most) in [("mean", &self.mean, 1.0f32), ("std", &self.std, 2.0)] {
+            if v.iter().any(|x| x.abs() > most) {
+                let given = |f: &dyn Fn(&f32) -> f32| v.iter().map(|x| f(x).to_string()).collect::<Vec<_>>().join(" ");
+                let over = given(&|x| x / 255.0);
+                let reason =
+                    format!("it is for pixels from 0 to 1; of pixels from 0 to 255 it would be --{flag} {over}");
+                return wrong(flag, given(&|x| *x), reason);
             }
-        };
-        match (given(&self.mean, self.preset.mean()), given(&self.std, self.preset.std())) {
-            (Some(m), Some(s)) => Ok(m.into_iter().zip(s).collect()),
-            _ => Err(DataError::Normalisation {
-                mean: self.mean.len(),
-                std: self.std.len(),
-                input: input.to_string(),
-                channels,
-            }),
         }
+        if let Some(p) = self.crop_pct.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+            return wrong("crop-pct", p.to_string(), "give a number above 0, and 1 at most".to_string());
+        }
+        let pixels = self.resize.map(|n| if n == 0 { Side::AsIs } else { Side::Pixels(n) });
+        let list = |v: &[f32]| (!v.is_empty()).then(|| v.to_vec());
+        Ok(Said {
+            mean: list(&self.mean),
+            std: list(&self.std),
+            fit: self.fit,
+            side: pixels.or(self.crop_pct.map(Side::Share)),
+            interpolation: self.interpolation,
+            ..Said::default()
+        })
     }
 
-    /// What turns pixels into inputs, in words.
-    pub(super) fn how(&self) -> String {
-        let preset = match self.preset {
-            Preset::Imagenet => "imagenet",
-            Preset::Inception => "inception",
-            Preset::Clip => "clip",
-        };
-        let list = |what: &str, v: &[f32]| {
-            let all: Vec<String> = v.iter().map(f32::to_string).collect();
-            if all.is_empty() { String::new() } else { format!(", {what} {}", all.join(" ")) }
-        };
-        let one = |what: &str, n: Option<u32>| n.map_or(String::new(), |n| format!(", {what} {n}"));
-        format!(
-            "preset {preset}{}{}{}{}",
-            list("mean", &self.mean),
-            list("std", &self.std),
-            one("resize", self.resize),
-            one("crop", self.crop)
-        )
+    /// The file that says how pictures become numbers, if there is one.
+    ///
+    /// # Errors
+    /// If there is one, and it cannot be read.
+    pub fn preprocessing_file(&self) -> Result<Option<PathBuf>, DataError> {
+        Ok(match (&self.preprocessor, &self.model) {
+            _ if self.preset.is_some() => None,
+            // Arrays are no pictures.
+            _ if self.calibrate.as_ref().is_some_and(|p| p.is_file()) => None,
+            (Some(p), _) if p.as_os_str() == "none" => None,
+            (Some(p), _) => Some(p.clone()),
+            (None, Some(model)) => config::beside(model)?.map(|(path, _)| path),
+            (None, None) => None,
+        })
     }
 
-    /// Short side to resize to, `None` for as they are.
-    pub(super) fn short_side(&self, crop_height: u32, crop_width: u32) -> Option<u32> {
-        match self.resize {
-            Some(0) => None,
-            Some(n) => Some(n),
-            None => Some(self.preset.resize(crop_height.max(crop_width))),
-        }
+    /// For a model of this file, beside which may lie what says how pictures become numbers.
+    #[must_use]
+    pub fn beside(mut self, model: &Path) -> DataOptions {
+        self.model.get_or_insert_with(|| model.to_owned());
+        self
     }
 }

@@ -19,6 +19,7 @@ use super::convert::to_array;
 use super::images::{ImageShape, tables};
 use super::layout::{Layout, Lead};
 use super::made_up::{Likeness, Sizes, normal};
+use super::pictures::Pictures;
 use super::{DataError, DataOptions, InputSpec};
 use crate::runtime::Array;
 
@@ -56,15 +57,17 @@ impl Synthetic {
     pub(super) fn new(
         specs: &[InputSpec],
         options: &DataOptions,
+        pictures: &Pictures,
         layout: &Layout,
         notes: &mut Vec<String>,
     ) -> Result<Synthetic, DataError> {
-        let images: Vec<Option<ImageShape>> = specs.iter().map(|s| ImageShape::of(s, options.crop)).collect();
+        let crop = options.crop.map(|c| (c, c)).or(pictures.size());
+        let images: Vec<Option<ImageShape>> = specs.iter().map(|s| ImageShape::of(s, crop)).collect();
         let mut sizes = Sizes::of(specs, &images);
         let side = images.iter().flatten().map(|i| i.height.max(i.width)).next();
         let fill = |(spec, (image, lead)): (&InputSpec, (&Option<ImageShape>, &Lead))| -> Result<Fill, DataError> {
             if let Some(shape) = *image {
-                return Ok(Fill::Image { shape, tables: tables(spec, options, shape.channels)? });
+                return Ok(Fill::Image { shape, tables: tables(spec, options, pictures, shape.channels)? });
             }
             let tail = sizes.tail(spec, *lead, notes);
             Ok(Fill::Other { likeness: Likeness::of(spec, &tail, side)?, tail })

@@ -45,10 +45,10 @@ fn png(dir: &Path, name: &str, width: u32, height: u32, f: impl Fn(u32, u32) -> 
 fn pictures_come_out_as_from_pil() {
     let mut pil = NpzReader::new(fs::File::open(format!("{IMAGES}/pil.npz")).unwrap()).unwrap();
     let u8s = spec("x", DType::UINT8, &[0, 32, 32, 3]);
+    let as_stored = DataOptions { exif: Some(Exif::Ignore), ..from(Path::new(IMAGES)) };
     let resized =
-        Dataset::open(&DataOptions { resize: Some(40), ..from(Path::new(IMAGES)) }, std::slice::from_ref(&u8s))
-            .unwrap();
-    let raw = Dataset::open(&DataOptions { resize: Some(0), ..from(Path::new(IMAGES)) }, &[u8s]).unwrap();
+        Dataset::open(&DataOptions { resize: Some(40), ..as_stored.clone() }, std::slice::from_ref(&u8s)).unwrap();
+    let raw = Dataset::open(&DataOptions { resize: Some(0), ..as_stored }, &[u8s]).unwrap();
     assert_eq!(raw.len(), 11);
     for i in 0..raw.len() {
         let name = raw.sample(i).unwrap().name;
@@ -110,7 +110,7 @@ fn layout_and_type_follow_the_input() {
     };
     let d = Dataset::open(&DataOptions { crop: Some(2), ..options.clone() }, &[open]).unwrap();
     assert_eq!(d.sample(0).unwrap().inputs[0].1.dims(), [1, 3, 2, 2]);
-    assert!(d.notes().is_empty());
+    assert!(d.notes().iter().all(|n| n.starts_with("pictures: ")), "{:?}", d.notes());
 }
 
 #[test]
@@ -170,16 +170,16 @@ fn a_folder_that_can_not_serve_says_why() {
     assert!(open_err(&from(&dir.path().join("gone")), &x).contains("no such file or folder"));
     assert!(open_err(&from(dir.path()), &x).contains("empty"));
     fs::write(dir.path().join("notes.txt"), "").unwrap();
-    assert!(open_err(&from(dir.path()), &x).contains("no .jpg"));
+    assert!(open_err(&from(dir.path()), &x).contains("no JPEG, PNG, WebP or BMP picture"));
     assert!(open_err(&from(&dir.path().join("notes.txt")), &x).contains("neither a folder"));
 
     let whole = fs::read(format!("{IMAGES}/rgb.jpg")).unwrap();
     fs::write(dir.path().join("cut.jpg"), &whole[..whole.len() / 2]).unwrap();
-    let e = Dataset::open(&from(dir.path()), &x).unwrap().sample(0).unwrap_err().to_string();
-    assert!(e.contains("cut.jpg") && e.contains("cut off"), "{e}");
+    let e = open_err(&from(dir.path()), &x);
+    assert!(e.contains("cut.jpg (cut off"), "{e}");
     fs::write(dir.path().join("cut.jpg"), "not a picture").unwrap();
-    let e = Dataset::open(&from(dir.path()), &x).unwrap().sample(0).unwrap_err().to_string();
-    assert!(e.contains("cut.jpg") && e.contains("decoded"), "{e}");
+    let e = open_err(&from(dir.path()), &x);
+    assert!(e.contains("1 of 1 pictures") && e.contains("cut.jpg (no picture, whatever its name says)"), "{e}");
     let whole = fs::read(format!("{IMAGES}/rgb.png")).unwrap();
     fs::write(dir.path().join("cut.jpg"), &whole[..whole.len() / 2]).unwrap();
     assert!(matches!(Dataset::open(&from(dir.path()), &x).unwrap().sample(0), Err(DataError::Decode { .. })));
@@ -187,11 +187,8 @@ fn a_folder_that_can_not_serve_says_why() {
     fs::remove_file(dir.path().join("cut.jpg")).unwrap();
 
     png(dir.path(), "small.png", 3, 8, |_, _| [0; 3]);
-    let e = Dataset::open(&DataOptions { resize: Some(0), ..from(dir.path()) }, &x).unwrap().sample(0).unwrap_err();
-    assert!(
-        e.to_string().contains("small.png: 3x8 pixels can not be cropped to 4x4")
-            && e.to_string().contains("--resize 4")
-    );
+    let e = open_err(&DataOptions { resize: Some(0), ..from(dir.path()) }, &x);
+    assert!(e.contains("small.png: 3x8 pixels can not be cropped to 4x4") && e.contains("--resize 4"), "{e}");
     assert!(open_err(&DataOptions { crop: Some(5), ..from(dir.path()) }, &x).contains("--crop 5"));
     assert!(open_err(&from(dir.path()), &[spec("x", DType::FLOAT, &[0, 197, 64])]).contains("not an image"));
     assert!(open_err(&from(dir.path()), &[x[0].clone(), x[0].clone()]).contains(".npz"));
@@ -199,6 +196,134 @@ fn a_folder_that_can_not_serve_says_why() {
     assert!(open_err(&DataOptions { std: vec![0.0], ..from(dir.path()) }, &x).contains("--std 0"));
     assert!(open_err(&DataOptions { samples: Some(0), ..from(dir.path()) }, &x).contains("--samples 0"));
     assert!(open_err(&from(dir.path()), &[]).contains("no input"));
+}
+
+#[test]
+fn what_can_not_be_read_is_named_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let x = [spec("x", DType::UINT8, &[0, 3, 4, 4])];
+    (0..3).for_each(|i| drop(png(dir.path(), &format!("{i}.png"), 4, 4, |_, _| [0; 3])));
+    let put = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    put("a.avif", b"\0\0\0\x20ftypavif....");
+    put("b.jpg", b"\0\0\0\x20ftypavif....");
+    put("c.tif", b"II*\0........");
+    let e = open_err(&from(dir.path()), &x);
+    for part in ["3 of 6 pictures can not be read", "a.avif (AVIF", "b.jpg (AVIF", "c.tif (TIFF", "convert them"] {
+        assert!(e.contains(part), "{part}: {e}");
+    }
+    ["a.avif", "b.jpg", "c.tif"].iter().for_each(|f| fs::remove_file(dir.path().join(f)).unwrap());
+    // Only what is used is looked at.
+    put("9.png", b"");
+    let all = from(dir.path());
+    assert!(open_err(&all, &x).contains("9.png (the file is empty)"));
+    assert_eq!(Dataset::open(&DataOptions { samples: Some(1), ..all.clone() }, &x).unwrap().len(), 1);
+    fs::remove_file(dir.path().join("9.png")).unwrap();
+    put("notes.md", b"words");
+    put("BMW.txt", b"BMW is a car");
+    put(".DS_Store", b"x");
+    let d = Dataset::open(&all, &x).unwrap();
+    assert_eq!(d.len(), 3);
+    assert!(d.notes()[0].ends_with("no pictures, and left out: BMW.txt, notes.md"), "{:?}", d.notes());
+}
+
+#[test]
+fn folders_are_classes() {
+    let dir = tempfile::tempdir().unwrap();
+    let x = [spec("x", DType::UINT8, &[0, 3, 4, 4])];
+    for (class, name) in [("cat", "a.png"), ("cat/kittens", "k.png"), ("ant", "b.png"), ("dog", "c.png")] {
+        fs::create_dir_all(dir.path().join(class)).unwrap();
+        png(dir.path(), &format!("{class}/{name}"), 4, 4, |_, _| [0; 3]);
+    }
+    let d = Dataset::open(&from(dir.path()), &x).unwrap();
+    let names: Vec<String> = (0..d.len()).map(|i| d.sample(i).unwrap().name).collect();
+    assert_eq!(names, ["ant/b.png", "cat/a.png", "cat/kittens/k.png", "dog/c.png"]);
+    assert_eq!((d.labels(), d.class_folders()), (Some(&[0i64, 1, 1, 2][..]), Some(3)));
+    assert!(d.notes()[0].contains("3 folders of pictures; ant is class 0"), "{:?}", d.notes());
+    // Numbers are classes themselves, whichever are there.
+    for (from, to) in [("ant", "7"), ("cat", "12"), ("dog", "100")] {
+        fs::rename(dir.path().join(from), dir.path().join(to)).unwrap();
+    }
+    let d = Dataset::open(&from(dir.path()), &x).unwrap();
+    assert_eq!((d.labels(), d.class_folders()), (Some(&[100i64, 12, 12, 7][..]), None));
+    // A file of labels counts before folders, wherever it lies.
+    let other = tempfile::tempdir().unwrap();
+    let labels = other.path().join("val.txt");
+    fs::write(&labels, "7/b.png 3\n100/c.png 4\n").unwrap();
+    let o = DataOptions { labels: Some(labels.clone()), ..from(dir.path()) };
+    assert_eq!(Dataset::open(&o, &x).unwrap().labels(), Some(&[3i64, 4][..]));
+    fs::write(&labels, "8/b.png 3\n").unwrap();
+    assert!(open_err(&o, &x).contains("has no file \"8/b.png\""));
+    // Pictures in the folder itself are what is meant.
+    png(dir.path(), "own.png", 4, 4, |_, _| [0; 3]);
+    let d = Dataset::open(&from(dir.path()), &x).unwrap();
+    assert_eq!((d.len(), d.labels()), (1, None));
+    assert!(d.notes()[0].contains("not looked into: 100, 12, 7"), "{:?}", d.notes());
+}
+
+#[test]
+fn what_lies_beside_the_model_counts_and_says_where_it_is_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let pictures = dir.path().join("pictures");
+    fs::create_dir(&pictures).unwrap();
+    png(&pictures, "a.png", 8, 4, |x, _| [x as u8; 3]);
+    let model = dir.path().join("m.onnx");
+    let config = dir.path().join("preprocessor_config.json");
+    let x = [spec("x", DType::FLOAT, &[0, 3, 4, 4])];
+    let o = from(&pictures).beside(&model);
+    let told = |o: &DataOptions| Dataset::open(o, &x).unwrap().notes().join("; ");
+    assert!(told(&o).contains("short side 5 (bicubic), crop 4x4, mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (from preset imagenet, the default)"), "{}", told(&o));
+    fs::write(
+        &config,
+        r#"{"image_mean": [0.5], "image_std": [0.25], "size": {"height": 8, "width": 8}, "resample": 2}"#,
+    )
+    .unwrap();
+    let all = told(&o);
+    assert!(all.contains("is for pictures of 8x8, and input \"x\" is float[batch, 3, 4, 4]"), "{all}");
+    assert!(
+        all.contains("squashed to 4x4 (bilinear), crop 4x4, mean 0.5, std 0.25 (from ")
+            && all.contains("preprocessor_config.json)"),
+        "{all}"
+    );
+    assert!(
+        told(&DataOptions { mean: vec![0.1], ..o.clone() })
+            .contains("mean 0.1, std 0.25 (from flags, and for the rest ")
+    );
+    assert!(told(&DataOptions { preset: Preset::named("clip"), ..o.clone() }).contains("(from preset clip)"));
+    assert!(told(&DataOptions { preprocessor: Some("none".into()), ..o.clone() }).contains("the default"));
+    let open = InputSpec { dims: vec![Dim::Unknown, Dim::Known(3), Dim::Unknown, Dim::Unknown], ..x[0].clone() };
+    assert_eq!(Dataset::open(&o, &[open]).unwrap().sample(0).unwrap().inputs[0].1.dims(), [1, 3, 8, 8]);
+    // Made-up pictures are normalised as it says, too.
+    let made = Dataset::open(&DataOptions { calibrate: None, samples: Some(1), ..o.clone() }, &x).unwrap();
+    assert!(made.sample(0).unwrap().inputs[0].1.f32s().iter().all(|v| (-2.0..=2.0).contains(v)));
+    for (text, say) in [
+        ("{", "not JSON"),
+        (r#"{"image_mean": "a"}"#, "image_mean: \"a\" is not understood"),
+        (r#"{"image_mean": [0.5], "image_std": [0]}"#, "positive"),
+        (r#"{"image_mean": [0.5], "size": -3}"#, "size: -3"),
+        (r#"{"image_mean": [0.5], "resample": 9}"#, "resample: 9"),
+        (r#"{"pretrained_cfg": {"crop_mode": "odd"}}"#, "crop_mode: \"odd\""),
+        (r#"{"pretrained_cfg": {"crop_pct": 7}}"#, "crop_pct: 7"),
+    ] {
+        fs::write(&config, text).unwrap();
+        let e = open_err(&o, &x);
+        assert!(
+            e.contains(say) && e.contains("preprocessor_config.json") && e.contains("--preprocessor none"),
+            "{text}: {e}"
+        );
+    }
+    fs::write(&config, r#"{"feature_size": 80}"#).unwrap();
+    assert!(told(&o).contains("the default"), "it is no file about pictures");
+    let e = open_err(&DataOptions { preprocessor: Some(config), ..o.clone() }, &x);
+    assert!(e.contains("says nothing of pictures"), "{e}");
+}
+
+#[test]
+fn numbers_for_pixels_to_255_are_refused() {
+    let x = [spec("x", DType::FLOAT, &[0, 3, 4, 4])];
+    let e = open_err(&DataOptions { mean: vec![127.5], ..DataOptions::default() }, &x);
+    assert!(e.contains("--mean 127.5") && e.contains("it would be --mean 0.5"), "{e}");
+    let e = open_err(&DataOptions { std: vec![58.4, 57.12, 57.4], ..DataOptions::default() }, &x);
+    assert!(e.contains("--std 0.229"), "{e}");
 }
 
 #[test]
@@ -535,16 +660,6 @@ fn inputs_of_different_leading_sizes_are_whole_samples() {
 }
 
 #[test]
-fn presets_match_their_models() {
-    let table =
-        |preset, channels| DataOptions { preset, ..DataOptions::default() }.normalisation("x", channels).unwrap();
-    assert_eq!(table(Preset::Inception, 3), [(0.5, 0.5); 3]);
-    assert_eq!(table(Preset::Imagenet, 3)[2], (0.406, 0.225));
-    assert_eq!(table(Preset::Imagenet, 1), [(0.449, 0.226)]);
-    assert_eq!((Preset::Imagenet.resize(224), Preset::Clip.resize(224)), (256, 224));
-}
-
-#[test]
 fn holdout_takes_every_eighth() {
     assert_eq!(split_holdout(17), ((0..17).filter(|i| *i != 7 && *i != 15).collect(), vec![7, 15]));
     assert_eq!(split_holdout(3), (vec![0, 1], vec![2]));
@@ -569,7 +684,8 @@ fn the_digits_feed_their_model() {
     assert_eq!((s.inputs[0].0.as_str(), s.inputs[0].1.dims()), ("input", &[1usize, 1, 8, 8][..]));
     assert_eq!(s.labels.as_deref(), eval.labels().map(|l| &l[499..]));
     // One channel and no data: synthetic pictures of that size.
-    let made = Dataset::open(&DataOptions { preset: Preset::Inception, ..DataOptions::default() }, &specs).unwrap();
+    let made =
+        Dataset::open(&DataOptions { preset: Preset::named("inception"), ..DataOptions::default() }, &specs).unwrap();
     assert!(made.sample(0).unwrap().inputs[0].1.f32s().iter().all(|x| (-1.0..=1.0).contains(x)));
 }
 
@@ -586,11 +702,14 @@ fn the_flags_are_read() {
     let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|c| c.data);
     assert_eq!(parse("x").unwrap(), DataOptions::default());
     let o = parse(
-        "x --calibrate d --preset clip --mean .1 .2 .3 --std 0.1,0.2,0.3 --resize 0 --crop 8 --shape x=1,3,8,8 --samples 9 --seed 5",
+        "x --calibrate d --preset openai_clip --mean .1 .2 .3 --std 0.1,0.2,0.3 --resize 0 --crop 8 --fit squash --interpolation lanczos --exif ignore --shape x=1,3,8,8 --samples 9 --seed 5",
     );
     let want = DataOptions {
         calibrate: Some("d".into()),
-        preset: Preset::Clip,
+        preset: Preset::named("clip"),
+        fit: Some(Fit::Squash),
+        interpolation: Some(Interpolation::Lanczos),
+        exif: Some(Exif::Ignore),
         mean: vec![0.1, 0.2, 0.3],
         std: vec![0.1, 0.2, 0.3],
         resize: Some(0),
@@ -598,7 +717,11 @@ fn the_flags_are_read() {
         shape: vec!["x=1,3,8,8".into()],
         samples: Some(9),
         seed: 5,
+        ..DataOptions::default()
     };
     assert_eq!(o.unwrap(), want);
     assert!(parse("x --preset imagenet21k").is_err());
+    assert!(parse("x --preset clip --preprocessor p.json").is_err(), "which of them?");
+    assert!(parse("x --crop-pct 0.9 --resize 256").is_err() && parse("x --crop-pct 1.5").is_err());
+    assert_eq!(parse("x --images d").unwrap().calibrate, Some("d".into()));
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::*;
 
-const STYLE: &str = include_str!("report.css");
+pub(super) const STYLE: &str = include_str!("report.css");
 
 pub(super) fn render(r: &Report) -> String {
     let mut h = String::new();
@@ -29,7 +29,8 @@ fn head(h: &mut String, r: &Report, title: &str) {
         _ => "none",
     };
     put(h, format_args!("<header>\n<p class=\"verdict {class}\">{}</p>\n<h1>{title}</h1>\n", r.verdict()));
-    put(h, format_args!("<p class=\"quiet\">recipe {} \u{00b7} {}</p>\n</header>\n", esc(&r.recipe), esc(&r.tool)));
+    let recipe = if r.recipe.is_empty() { String::new() } else { format!("recipe {} \u{00b7} ", esc(&r.recipe)) };
+    put(h, format_args!("<p class=\"quiet\">{recipe}{}</p>\n</header>\n", esc(&r.tool)));
     if let Some(w) = r.synthetic_warning() {
         put(h, format_args!("<p class=\"warn\">{}</p>\n", esc(w)));
     }
@@ -228,7 +229,7 @@ fn code(s: &str) -> String {
 }
 
 /// Names come from files: nothing in them may become markup.
-fn esc(s: &str) -> String {
+pub(super) fn esc(s: &str) -> String {
     s.chars().fold(String::with_capacity(s.len()), |mut out, c| {
         match c {
             '&' => out += "&amp;",

@@ -8,6 +8,8 @@ mod html;
 mod terminal;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tract")]
+pub mod trade;
 
 #[cfg(feature = "cli")]
 pub(crate) use terminal::table;

@@ -46,7 +46,10 @@ pub(super) fn render(r: &Report, width: u16, tables: bool) -> String {
     if !worst.is_empty() {
         out.row("worst", &worst);
     }
-    out.row("recipe", &format!("{}, {}", r.recipe, r.tool));
+    match r.recipe.as_str() {
+        "" => out.row("by", &r.tool),
+        recipe => out.row("recipe", &format!("{recipe}, {}", r.tool)),
+    }
     let d = &r.data;
     out.row("data", &format!("calibrated on {} samples ({})", d.calibration_samples, d.calibration));
     if !r.outputs.is_empty() {
