@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_yaml::Value;
+use yaml_serde::Value;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -37,7 +37,7 @@ fn paths(command: &str) -> Vec<&str> {
 
 #[test]
 fn the_workflow_names_what_there_is() {
-    let workflow: Value = serde_yaml::from_str(&read(".github/workflows/ci.yml")).expect("YAML");
+    let workflow: Value = yaml_serde::from_str(&read(".github/workflows/ci.yml")).expect("YAML");
     let steps = steps(&workflow);
     let jobs: Vec<&str> = ["check", "wheels", "package", "container"].to_vec();
     assert!(jobs.iter().all(|j| steps.iter().any(|(job, _)| job == j)));
