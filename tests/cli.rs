@@ -291,6 +291,7 @@ fn plans_and_statistics_of_another_model() {
     // A plan that names what the model does not have.
     let plan = fs::read_to_string(p.path("p.yaml")).expect("a plan");
     p.write("p2.yaml", plan.replace("value: logits", "value: nonsense").as_bytes());
+    p.write("p2.weights.npz", &fs::read(p.path("p.weights.npz")).expect("the codes of the weights"));
     p.refused(&[&whole(m, c)[..], &["--plan", "p2.yaml"]].concat(), &["p2.yaml", "`nonsense`"]);
 }
 
