@@ -28,6 +28,7 @@ use crate::verify::run::Compared;
 
 /// What the quantized model is compared with the float one on.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a run")]
 pub enum Verification {
     /// Every eighth calibration sample, which calibration then does not see.
     #[default]

@@ -262,11 +262,12 @@ impl Output {
     /// `len` elements from `at`.
     pub fn part(&mut self, at: usize, len: usize) -> TractResult<Out<'_>> {
         let dt = self.tensor.datum_type();
-        // SAFETY: the tensor is plain, lives as long as the borrow of it, and the type of the slice is its own.
         macro_rules! part {
-            ($out:path, $ty:ty) => {
-                $out(unsafe { &mut self.tensor.as_slice_mut_unchecked::<$ty>()[at..at + len] })
-            };
+            ($out:path, $ty:ty) => {{
+                // SAFETY: the tensor is plain, lives as long as the borrow of it, and the type of the slice is its own.
+                let all = unsafe { self.tensor.as_slice_mut_unchecked::<$ty>() };
+                $out(&mut all[at..at + len])
+            }};
         }
         Ok(match dt {
             DatumType::I32 => part!(Out::I32, i32),
