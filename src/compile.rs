@@ -57,6 +57,7 @@ pub mod reach;
 pub mod refine;
 #[cfg(feature = "tract")]
 pub mod reporting;
+#[cfg(feature = "tract")]
 mod rows;
 #[cfg(feature = "tract")]
 pub mod sensitivity;

@@ -36,7 +36,7 @@ pub struct Channel {
     pub hist: Hist,
     /// Its distinct values, if they are few.
     pub levels: Levels,
-    /// [`Watch::Tokens`] only: what each quarter of the samples saw.
+    /// [`Watch::Tokens`](super::watch::Watch::Tokens) only: what each quarter of the samples saw.
     pub quarters: Vec<Quarter>,
 }
 
@@ -88,7 +88,7 @@ impl Channel {
         }
     }
 
-    /// [`Watch::Tokens`] only: each value counted with the weight of its token.
+    /// [`Watch::Tokens`](super::watch::Watch::Tokens) only: each value counted with the weight of its token.
     pub fn weighted(&self) -> Hist {
         let mut h = Hist::default();
         for q in &self.quarters {

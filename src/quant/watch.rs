@@ -34,7 +34,7 @@ pub enum ObserveError {
     Axis { rank: usize, axis: i64 },
 }
 
-/// Scores at or below this are masks, not measurements. Much lower than [`MASKED_BELOW`], because products of queries and
+/// Scores at or below this are masks, not measurements. Much lower than [`MASKED_BELOW`](super::observe::MASKED_BELOW), because products of queries and
 /// keys before their scale reach some hundreds.
 pub const HIDDEN_BELOW: f32 = -3000.0;
 

@@ -108,6 +108,7 @@ pub(super) struct Row {
     pub(super) name: &'static str,
     /// Other names: timm's and transformers'.
     pub(super) aliases: &'static [&'static str],
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "told by the command line"))]
     pub(super) help: &'static str,
     pub(super) mean: [f32; 3],
     pub(super) std: [f32; 3],
