@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Atom, Fact, MAX_WALK_BYTES, MAX_WALK_ELEMENTS, ShapeMap, Size, given, infer_node};
-use crate::ir::{Change, Def, Model, Moment, NodeId, Tensor, ValueId};
+use crate::ir::{Changed, Def, Model, Moment, NodeId, Tensor, ValueId};
 
 /// Tensors up to this many bytes are compared; larger ones are the same where they lie at one place.
 const COMPARED: usize = 1 << 10;
@@ -14,25 +14,13 @@ const COMPARED: usize = 1 << 10;
 /// more: of sizes that no memory holds, or once much of what one walk may compute was spent on values that are no more.
 pub(super) fn follow(model: &Model, map: Arc<ShapeMap>, then: Moment) -> Option<Arc<ShapeMap>> {
     let g = &model.graph;
-    let changes = g.changes_since(then)?;
+    let Changed { mut nodes, values, .. } = g.changes_since(then)?;
     let a = &map.allowance;
     if map.vast.is_some()
         || a.bytes.load(Relaxed) < MAX_WALK_BYTES / 2
         || a.elements.load(Relaxed) < MAX_WALK_ELEMENTS / 2
     {
         return None;
-    }
-    let (mut nodes, mut values) = (BTreeSet::new(), BTreeSet::new());
-    for change in changes {
-        match *change {
-            Change::Node(n) => {
-                nodes.insert(n);
-            }
-            Change::Value(v) => {
-                values.insert(v);
-            }
-            Change::Around(_) => {}
-        }
     }
     let mut map = Arc::unwrap_or_clone(map);
     map.facts.resize(g.value_bound(), Fact::default());

@@ -11,7 +11,7 @@ use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
-use super::history::{Change, History, Memory, Moment};
+use super::history::{Change, Changed, History, Memory, Moment};
 use super::{AttrValue, Attrs, DType, Rider, Tensor};
 
 /// A node's identity. Numbers are never reused, so an id kept across a rewrite names its node or nothing at all
@@ -531,8 +531,8 @@ impl Graph {
         self.history.now()
     }
 
-    /// What changed since, with repetitions; `None` if that is not known any more, or is more than looking at everything.
-    pub(crate) fn changes_since(&self, then: Moment) -> Option<&[Change]> {
+    /// What changed since; `None` if that is not known any more, or is more than looking at everything.
+    pub(crate) fn changes_since(&self, then: Moment) -> Option<Changed> {
         self.history.since(then)
     }
 

@@ -2,6 +2,7 @@
 //! alone.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -9,13 +10,21 @@ use super::{NodeId, ValueId};
 
 /// Something to look at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(super) enum Change {
     /// A node is new, or reads something else, or has other attributes.
     Node(NodeId),
     /// A value is new, or has another definition or declared type.
     Value(ValueId),
     /// A value has other readers, another name, another place in the lists, or a type that was inferred.
     Around(ValueId),
+}
+
+/// What changed, each once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changed {
+    pub nodes: BTreeSet<NodeId>,
+    pub values: BTreeSet<ValueId>,
+    pub around: BTreeSet<ValueId>,
 }
 
 /// A moment in the life of one graph.
@@ -45,9 +54,17 @@ impl History {
         Moment(self.forgotten + self.changes.len())
     }
 
-    /// Changes since a moment, in order and with repetitions; `None` if they are not known any more.
-    pub fn since(&self, then: Moment) -> Option<&[Change]> {
-        self.changes.get(then.0.checked_sub(self.forgotten)?..)
+    /// What changed since a moment; `None` if that is not known any more.
+    pub fn since(&self, then: Moment) -> Option<Changed> {
+        let mut all = Changed::default();
+        for change in self.changes.get(then.0.checked_sub(self.forgotten)?..)? {
+            match *change {
+                Change::Node(n) => all.nodes.insert(n),
+                Change::Value(v) => all.values.insert(v),
+                Change::Around(v) => all.around.insert(v),
+            };
+        }
+        Some(all)
     }
 }
 

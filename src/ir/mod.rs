@@ -26,7 +26,7 @@ use bytes::Bytes;
 pub use attr::{Attr, AttrValue, Attrs};
 pub use dtype::DType;
 pub use graph::{Def, Dim, Graph, Node, NodeId, Op, Origin, TensorType, Value, ValueId};
-pub(crate) use history::{Change, Moment};
+pub(crate) use history::{Changed, Moment};
 pub use tensor::{Payload, Tensor};
 pub use validate::{Invalid, Validated, Violation};
 pub use vocabulary::Class;

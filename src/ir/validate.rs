@@ -37,7 +37,7 @@ use crate::budget;
 
 use super::show::{component, node_line, type_of, type_text, typed};
 use super::{
-    AttrValue, Change, DType, Def, Dim, Graph, Model, Moment, Node, NodeId, Payload, Tensor, TensorType, ValueId, ops,
+    AttrValue, Changed, DType, Def, Dim, Graph, Model, Moment, Node, NodeId, Payload, Tensor, TensorType, ValueId, ops,
 };
 
 /// A model that was found to obey the invariants of this module. Only [`validate`] makes one.
@@ -131,23 +131,12 @@ pub fn validate(model: &Model) -> Result<Validated<'_>, Invalid> {
 /// As [`validate`].
 pub(crate) fn validate_since(model: &Model, then: Moment) -> Result<(), Invalid> {
     let g = &model.graph;
-    let Some(changes) = g.changes_since(then) else { return validate(model).map(|_| ()) };
-    let (mut nodes, mut values) = (BTreeSet::new(), BTreeSet::new());
-    for change in changes {
-        match *change {
-            Change::Node(n) => {
-                nodes.insert(n);
-            }
-            Change::Value(v) => {
-                values.insert(v);
-                let value = g.try_value(v);
-                nodes.extend(value.into_iter().flat_map(|value| &value.uses).map(|(n, _)| *n));
-            }
-            Change::Around(v) => {
-                values.insert(v);
-            }
-        }
-    }
+    let Some(Changed { mut nodes, mut values, around }) = g.changes_since(then) else {
+        return validate(model).map(|_| ());
+    };
+    let readers = |v: &ValueId| g.try_value(*v).into_iter().flat_map(|value| &value.uses).map(|(n, _)| *n);
+    nodes.extend(values.iter().flat_map(readers));
+    values.extend(around);
     let mut c = Checker::of(model, false);
     values.retain(|v| g.try_value(*v).is_some());
     values.iter().for_each(|v| c.value_rules(*v));
