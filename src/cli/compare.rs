@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use super::args::CompareArgs;
 use super::files::Files;
-use super::{Failure, Progress, columns, load, threads};
-use crate::calibrate::data::DataOptions;
-use crate::compile::compiler::{Compiler, Verification};
+use super::{Failure, Progress, columns, load, on, threads};
+use crate::compile::compiler::Compiler;
 use crate::compile::error::Fault;
 use crate::ir::validate;
 use crate::onnx::{self, SaveOptions};
@@ -41,13 +40,6 @@ pub fn compare(a: &CompareArgs) -> Result<bool, Failure> {
     let (mut rows, mut verified) = (Vec::new(), (String::new(), 0));
     for recipe in &recipes {
         let begin = Instant::now();
-        let verification = match &a.verify {
-            Some(v) => {
-                let on = DataOptions { calibrate: Some(v.clone()), samples: None, ..options.clone() };
-                Verification::On(on.into())
-            }
-            None => Verification::HeldBack,
-        };
         if !a.quiet {
             eprintln!("recipe {}", recipe.name);
         }
@@ -56,7 +48,7 @@ pub fn compare(a: &CompareArgs) -> Result<bool, Failure> {
             .recipe(recipe.clone())
             .rules(rules.clone())
             .calibrate(options.clone())
-            .verify(verification)
+            .verify(on(a.verify.as_deref(), &options))
             .fast(a.fast)
             .threads(threads(a.threads))
             .tell(progress.listener())

@@ -8,20 +8,19 @@ use ndarray_npy::NpzWriter;
 use super::accept;
 use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, VerifyArgs};
 use super::files::{Files, is_std};
-use super::{Failure, Progress, deliver, load, threads};
+use super::{Failure, Progress, deliver, load, on, threads};
 use crate::budget::Stop;
-use crate::calibrate::data::DataOptions;
 use crate::calibrate::stats::StatsFile;
 use crate::compile::Prepared;
 use crate::compile::comparison::{Comparison, Read};
 use crate::compile::compiler::{Compiler, Verification};
-use crate::compile::evaluation::is_quantized;
 use crate::compile::stages::{
     Log, Running, WHOLE, fitted, open, planned, prepared, read_plan, read_statistics, statistics,
 };
 use crate::file::{Batch, Pending};
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveOptions};
+use crate::passes::is_quantized;
 use crate::pattern::RuleSet;
 use crate::recipe::Recipe;
 use crate::runtime::Array;
@@ -75,11 +74,9 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let (float, before) = load("MODEL", model_path, &mut files, &mut notes)?;
     let name = model_path.display().to_string();
     let (mut recipe, rules) = setup(&a.prepare)?;
-    let other = |v: &std::path::PathBuf| DataOptions { calibrate: Some(v.clone()), samples: None, ..options.clone() };
     let verification = match &a.verify {
         _ if a.report.no_verify => Verification::None,
-        Some(v) => Verification::On(other(v).into()),
-        None => Verification::HeldBack,
+        v => on(v.as_deref(), &options),
     };
     let progress = Progress::new(a.report.quiet);
     let accepted =

@@ -33,7 +33,8 @@ use std::sync::{Arc, Mutex};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::compile::compiler::Listener;
+use crate::calibrate::data::DataOptions;
+use crate::compile::compiler::{Listener, Verification};
 use crate::compile::stages::{Event, all_threads};
 use crate::file::{self, stop};
 use crate::ir::Model;
@@ -139,6 +140,12 @@ fn load(what: &str, path: &Path, files: &mut Files, notes: &mut Vec<String>) -> 
     files.loaded(what, &loaded)?;
     notes.extend(loaded.unknown.iter().map(|u| format!("{}: unknown field dropped: {u}", path.display())));
     Ok((loaded.model, loaded.files.iter().map(|(_, n)| n).sum()))
+}
+
+/// What to compare both models on: other data, or what calibration holds back.
+fn on(other: Option<&Path>, options: &DataOptions) -> Verification {
+    let data = |p: &Path| DataOptions { calibrate: Some(p.to_owned()), samples: None, ..options.clone() };
+    other.map_or(Verification::HeldBack, |p| Verification::On(data(p).into()))
 }
 
 fn threads(asked: Option<usize>) -> usize {

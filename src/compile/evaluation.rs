@@ -6,7 +6,8 @@ use super::comparison::{Read, float_to_run};
 use super::error::CompilerError;
 use super::stages::{Log, Running, Samples, open, timed};
 use super::{Journal, runnable, unpacked};
-use crate::ir::{Model, validate};
+use crate::ir::validate;
+use crate::passes::is_quantized;
 use crate::verify::alone::{Answer, answers};
 
 /// Version of the JSON form.
@@ -69,12 +70,5 @@ pub fn evaluate(
         outputs,
         seconds: log.timings.last().map_or(0.0, |t| t.seconds),
         notes: log.notes,
-    })
-}
-
-/// Whether it computes with codes.
-pub fn is_quantized(m: &Model) -> bool {
-    m.graph.nodes().any(|(_, n)| {
-        ["QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger"].iter().any(|op| n.op.is(op))
     })
 }

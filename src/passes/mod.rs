@@ -63,7 +63,7 @@ use crate::rewrite::PatchError;
 
 pub use context::Context;
 pub use pipelines::Pipeline;
-pub use requirement::{Requirement, Unmet};
+pub use requirement::{Requirement, Unmet, is_quantized};
 pub use rules::{ApplyRules, opset_wanted};
 
 include!(concat!(env!("OUT_DIR"), "/pass_help.rs"));

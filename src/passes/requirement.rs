@@ -1,7 +1,7 @@
 //! What pipelines require of a model, and ensure.
 
 use super::Context;
-use crate::ir::{DType, Def, Op, ops};
+use crate::ir::{DType, Def, Model, Op, ops};
 
 /// Something that must hold of a model before a pipeline, or does after one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Requirement {
             }
             Requirement::NotQuantized => g
                 .nodes()
-                .find(|(_, n)| is_quantized(&n.op))
+                .find(|(_, n)| works_on_codes(&n.op))
                 .map(|(_, n)| Unmet::Quantized { node: g.label(n), op: n.op.to_string() }),
             Requirement::Portable => g
                 .nodes()
@@ -95,8 +95,13 @@ impl Requirement {
     }
 }
 
+/// True for a model that was quantized before.
+pub fn is_quantized(m: &Model) -> bool {
+    m.graph.nodes().any(|(_, n)| works_on_codes(&n.op))
+}
+
 /// True for operators of a model that was quantized before.
-fn is_quantized(op: &Op) -> bool {
+fn works_on_codes(op: &Op) -> bool {
     const MARKS: [&str; 5] =
         ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"];
     op.name.starts_with("QLinear") || op.name.starts_with("QAttention") || MARKS.contains(&op.name.as_str())
