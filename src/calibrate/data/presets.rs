@@ -128,6 +128,19 @@ const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 /// 224 of 256.
 const USUAL: Side = Side::Share(0.875);
 
+/// What most presets have in common.
+const PLAIN: Row = Row {
+    name: "",
+    aliases: &[],
+    help: "",
+    mean: [0.0; 3],
+    std: [1.0; 3],
+    fit: Fit::Crop,
+    side: USUAL,
+    size: None,
+    interpolation: Interpolation::Bicubic,
+};
+
 const ROWS: [Row; 11] = [
     Row {
         name: "imagenet",
@@ -135,10 +148,7 @@ const ROWS: [Row; 11] = [
         help: "Mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (DeiT, Swin, torchvision)",
         mean: IMAGENET.0,
         std: IMAGENET.1,
-        fit: Fit::Crop,
-        side: USUAL,
-        size: None,
-        interpolation: Interpolation::Bicubic,
+        ..PLAIN
     },
     Row {
         name: "inception",
@@ -146,10 +156,7 @@ const ROWS: [Row; 11] = [
         help: "Mean and std 0.5: pixels in [-1, 1] (ViT as published by its authors, augreg)",
         mean: HALF.0,
         std: HALF.1,
-        fit: Fit::Crop,
-        side: USUAL,
-        size: None,
-        interpolation: Interpolation::Bicubic,
+        ..PLAIN
     },
     Row {
         name: "clip",
@@ -157,10 +164,8 @@ const ROWS: [Row; 11] = [
         help: "Mean 0.48145466 0.4578275 0.40821073, std 0.26862954 0.26130258 0.27577711 (CLIP)",
         mean: CLIP.0,
         std: CLIP.1,
-        fit: Fit::Crop,
         side: Side::Share(1.0),
-        size: None,
-        interpolation: Interpolation::Bicubic,
+        ..PLAIN
     },
     Row {
         name: "dpn",
@@ -168,10 +173,7 @@ const ROWS: [Row; 11] = [
         help: "Mean 124 117 104 of 255, std 0.235 (dual path networks)",
         mean: DPN.0,
         std: DPN.1,
-        fit: Fit::Crop,
-        side: USUAL,
-        size: None,
-        interpolation: Interpolation::Bicubic,
+        ..PLAIN
     },
     Row {
         name: "unit",
@@ -179,10 +181,7 @@ const ROWS: [Row; 11] = [
         help: "Mean 0, std 1: pixels in [0, 1]",
         mean: [0.0; 3],
         std: [1.0; 3],
-        fit: Fit::Crop,
-        side: USUAL,
-        size: None,
-        interpolation: Interpolation::Bicubic,
+        ..PLAIN
     },
     Row {
         name: "ViTImageProcessor",
@@ -192,8 +191,8 @@ const ROWS: [Row; 11] = [
         std: HALF.1,
         fit: Fit::Squash,
         side: Side::Share(1.0),
-        size: None,
         interpolation: Interpolation::Bilinear,
+        ..PLAIN
     },
     Row {
         name: "DeiTImageProcessor",
@@ -204,7 +203,7 @@ const ROWS: [Row; 11] = [
         fit: Fit::Squash,
         side: Side::Exact(256, 256),
         size: Some((224, 224)),
-        interpolation: Interpolation::Bicubic,
+        ..PLAIN
     },
     Row {
         name: "BeitImageProcessor",
@@ -215,7 +214,7 @@ const ROWS: [Row; 11] = [
         fit: Fit::Squash,
         side: Side::Exact(256, 256),
         size: Some((224, 224)),
-        interpolation: Interpolation::Bicubic,
+        ..PLAIN
     },
     Row {
         name: "SiglipImageProcessor",
@@ -225,8 +224,7 @@ const ROWS: [Row; 11] = [
         std: HALF.1,
         fit: Fit::Squash,
         side: Side::Share(1.0),
-        size: None,
-        interpolation: Interpolation::Bicubic,
+        ..PLAIN
     },
     Row {
         name: "BitImageProcessor",
@@ -234,10 +232,7 @@ const ROWS: [Row; 11] = [
         help: "As DINOv2 is published for transformers: short side 256, crop 224, bicubic, mean and std of ImageNet",
         mean: IMAGENET.0,
         std: IMAGENET.1,
-        fit: Fit::Crop,
-        side: USUAL,
-        size: None,
-        interpolation: Interpolation::Bicubic,
+        ..PLAIN
     },
     Row {
         name: "ConvNextImageProcessor",
@@ -245,10 +240,8 @@ const ROWS: [Row; 11] = [
         help: "As ConvNeXt is published for transformers: short side of crop / 0.875, bilinear, mean and std of ImageNet",
         mean: IMAGENET.0,
         std: IMAGENET.1,
-        fit: Fit::Crop,
-        side: USUAL,
-        size: None,
         interpolation: Interpolation::Bilinear,
+        ..PLAIN
     },
 ];
 
