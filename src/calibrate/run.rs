@@ -91,8 +91,8 @@ pub fn observe(
     };
     let look = |i: usize, name: &str, x: &[f32], dims: &[usize]| -> Result<(), ObserveError> {
         // What takes long is done before the statistics are locked.
-        let seen = Seen::of(&watches[name], x, dims, indices[i] as u64, most)?;
-        let place = watches.get_index_of(name).expect("it is watched");
+        let (place, _, watch) = watches.get_full(name).expect("it is watched");
+        let seen = Seen::of(watch, x, dims, indices[i] as u64, most)?;
         let mut stats = watched[place].lock().expect("no panic inside");
         stats.take(&seen)?;
         if i == 0 {

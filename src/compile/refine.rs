@@ -333,7 +333,8 @@ fn sums(
             };
             let rows = |(j, rows): (&Job<'_>, &RowsOf<'_>)| {
                 let most = j.most_rows(fit.indices.len());
-                rows.of(of(j.linear.x)?, of(j.linear.out)?, &read, Pick { sample: fit.indices[i] as u64, most })
+                let pick = Pick { sample: fit.indices[i] as u64, most };
+                rows.of(of(j.linear.x)?, of(j.linear.out)?, &read, pick, broken.is_none())
             };
             Ok(jobs.iter().zip(&sources).map(rows).collect::<Vec<_>>())
         },

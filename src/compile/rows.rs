@@ -43,8 +43,15 @@ impl<'p> RowsOf<'p> {
     }
 
     /// Some of the rows of one sample; `None` if what the layer reads and what it makes do not go row by row. Rows that are
-    /// not finite are left out.
-    pub fn of(&self, (x, x_dims): Value<'_>, (y, y_dims): Value<'_>, read: &Read, pick: Pick) -> Option<Rows> {
+    /// not finite are left out; `finite` says that there are none.
+    pub fn of(
+        &self,
+        (x, x_dims): Value<'_>,
+        (y, y_dims): Value<'_>,
+        read: &Read,
+        pick: Pick,
+        finite: bool,
+    ) -> Option<Rows> {
         let (ins, outs) = (self.ins, self.outs);
         let mut y = if self.conv && self.unfold.is_some() { channels_last(&y, y_dims).into() } else { y };
         let mut x = match self.unfold {
@@ -57,8 +64,8 @@ impl<'p> RowsOf<'p> {
         }
         // Rows in front tell the places of tokens only where all are there.
         let mut tokens = if self.conv { 0 } else { y_dims.iter().rev().nth(1).copied().unwrap_or(0) };
-        if first_unfit(&x, false).or(first_unfit(&y, false)).is_some() {
-            let finite = |row: &[f32]| row.iter().all(|v| v.is_finite());
+        if !finite {
+            let finite = |row: &[f32]| first_unfit(row, false).is_none();
             let whole = |r: &usize| finite(&x[r * ins..][..ins]) && finite(&y[r * outs..][..outs]);
             let whole: Vec<usize> = (0..count).filter(whole).collect();
             (x, y, tokens) = (gathered(&x, ins, &whole).into(), gathered(&y, outs, &whole).into(), 0);

@@ -2,7 +2,7 @@
 
 use super::channel::Channel;
 use super::kernel::Layout;
-use super::tokens::{Read, TOKEN, TokenSums, Tokens};
+use super::tokens::{Read, TOKEN, TokenSums, Tokens, sums};
 use super::watch::{HIDDEN_BELOW, ObserveError, Watch, first_unfit};
 use super::wide::wide;
 
@@ -15,11 +15,16 @@ const ROWS: usize = 8;
 /// Values that are compared side by side.
 const LANES: usize = 8;
 
-pub(super) fn mix(mut x: u64) -> u64 {
+fn mix(mut x: u64) -> u64 {
     // splitmix64's finalizer: a fixed, well-spread choice of rows.
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)
+}
+
+/// A number for each place of each sample, as good as random and always the same.
+pub(super) fn key(sample: u64, place: usize) -> u64 {
+    mix(mix(sample.wrapping_add(1)).wrapping_add(place as u64))
 }
 
 /// Ends and sums of the channels of one sample.
@@ -73,13 +78,6 @@ pub(super) fn ends(run: &[f32], hidden: f32) -> (f32, f32) {
     out
 }
 
-/// The sum of the values above `hidden` and that of their squares.
-fn sums(run: &[f32], hidden: f32) -> (f64, f64) {
-    let mut out = (0.0, 0.0);
-    add_sums(run, hidden, &mut out);
-    out
-}
-
 wide! {
     /// Ends and sums of each column.
     fn by_row(x: &[f32], ends: (&mut [f32], &mut [f32]), sums: (&mut [f64], &mut [f64])) {
@@ -111,22 +109,6 @@ wide! {
         add(parts.remainder());
         *out = (lo.into_iter().fold(out.0, f32::min), hi.into_iter().fold(out.1, f32::max));
     }
-
-    /// In an order that does not depend on the processor.
-    fn add_sums(run: &[f32], hidden: f32, out: &mut (f64, f64)) {
-        let (mut sums, mut squares) = ([0f64; LANES], [0f64; LANES]);
-        let mut add = |part: &[f32]| {
-            for ((v, sum), square) in part.iter().zip(&mut sums).zip(&mut squares) {
-                let v = if *v > hidden { f64::from(*v) } else { 0.0 };
-                *sum += v;
-                *square += v * v;
-            }
-        };
-        let mut parts = run.chunks_exact(LANES);
-        parts.by_ref().for_each(&mut add);
-        add(parts.remainder());
-        *out = (out.0 + sums.iter().sum::<f64>(), out.1 + squares.iter().sum::<f64>());
-    }
 }
 
 /// Which pieces of a sample are counted.
@@ -145,10 +127,9 @@ impl Picked {
     /// About `most` of `pieces`. Those of `always` are told apart for what is counted by weight.
     pub fn of(pieces: usize, most: usize, sample: u64, always: &[usize]) -> Picked {
         let of = pieces.div_ceil(most.max(1)) as u64;
-        let seed = mix(sample.wrapping_add(1));
         // The high half of the hash, as a share of 2^32, against 1 / of.
         let bound = (1u64 << 32) / of.max(1);
-        let chosen = |p: &usize| of <= 1 || mix(seed.wrapping_add(*p as u64)) >> 32 < bound;
+        let chosen = |p: &usize| of <= 1 || key(sample, *p) >> 32 < bound;
         Picked { pieces: (0..pieces).filter(chosen).collect(), of: of.max(1) as u32, always: always.to_vec() }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::channel::{Channel, ExactSum, Quarter};
 pub use super::count::Seen;
-use super::count::{ends, mix};
+use super::count::{ends, key};
 use super::hist::{Hist, Moments};
 pub use super::watch::{HIDDEN_BELOW, ObserveError, Watch, first_unfit};
 
@@ -138,7 +138,7 @@ impl Stats {
             let top = ends(row, f32::NEG_INFINITY).1;
             if top > HIDDEN_BELOW {
                 self.row_max_min[head] = self.row_max_min[head].min(top);
-                let key = mix(mix(sample.wrapping_add(1)).wrapping_add(i as u64));
+                let key = key(sample, i);
                 if key < bounds[head] {
                     self.keep(KeptRow { key, head: head as u32, values: Vec::new() }, Some(row));
                     bounds[head] = self.bound(head as u32);

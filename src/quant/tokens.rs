@@ -40,22 +40,29 @@ pub(super) struct Tokens {
 const FAINTEST: f64 = 1e-12;
 
 wide! {
-    /// The sum of a row and that of its squares, in an order that does not depend on the processor.
-    fn add_row(row: &[f32], sum: &mut f64, squares: &mut f64) {
+    /// Adds the values above `hidden`, and their squares.
+    fn add_sums(run: &[f32], hidden: f32, out: &mut (f64, f64)) {
         const LANES: usize = 8;
-        let (mut s1, mut s2) = ([0f64; LANES], [0f64; LANES]);
+        let (mut sums, mut squares) = ([0f64; LANES], [0f64; LANES]);
         let mut add = |part: &[f32]| {
-            for ((v, a), b) in part.iter().zip(&mut s1).zip(&mut s2) {
-                let v = f64::from(*v);
-                *a += v;
-                *b += v * v;
+            for ((v, sum), square) in part.iter().zip(&mut sums).zip(&mut squares) {
+                let v = if *v > hidden { f64::from(*v) } else { 0.0 };
+                *sum += v;
+                *square += v * v;
             }
         };
-        let mut parts = row.chunks_exact(LANES);
+        let mut parts = run.chunks_exact(LANES);
         parts.by_ref().for_each(&mut add);
         add(parts.remainder());
-        (*sum, *squares) = (s1.iter().sum(), s2.iter().sum());
+        *out = (out.0 + sums.iter().sum::<f64>(), out.1 + squares.iter().sum::<f64>());
     }
+}
+
+/// The sum of the values above `hidden` and that of their squares, in an order that does not depend on the processor.
+pub(super) fn sums(run: &[f32], hidden: f32) -> (f64, f64) {
+    let mut out = (0.0, 0.0);
+    add_sums(run, hidden, &mut out);
+    out
 }
 
 /// Sums over the channels of each token, and those of the squares.
@@ -88,40 +95,37 @@ impl TokenSums {
 
     /// Adds rows of `channels` numbers, the first of which is token `at`.
     pub fn add_rows(&mut self, rows: &[f32], channels: usize, at: usize) {
-        let sums = self.sum[at..].iter_mut().zip(&mut self.squares[at..]);
-        rows.chunks_exact(channels).zip(sums).for_each(|(row, (a, b))| add_row(row, a, b));
+        let into = self.sum[at..].iter_mut().zip(&mut self.squares[at..]);
+        rows.chunks_exact(channels).zip(into).for_each(|(row, (a, b))| (*a, *b) = sums(row, f32::NEG_INFINITY));
     }
 
     /// How much the tokens count; `rows` of them stand in a row one after the other.
     pub fn weights(&self, layout: Layout, rows: usize, read: &Read) -> Tokens {
-        token_weights(self, layout, rows, read)
+        let tokens = layout.outer * layout.inner;
+        let n = layout.channels as f64;
+        let variances: Vec<f64> =
+            self.sum.iter().zip(&self.squares).map(|(a, b)| (b / n - (a / n).powi(2)).max(0.0)).collect();
+        let mut sorted = variances.clone();
+        sorted.sort_by(f64::total_cmp);
+        let median = sorted.get(tokens / 2).copied().unwrap_or(0.0);
+        let places = places(&read.tokens, rows);
+        let (more, less) = match places.len() {
+            0 => (1.0, 1.0),
+            n => ((rows as f64 / n as f64).max(1.0), if read.alone { 0.0 } else { 1.0 }),
+        };
+        let share = |t: usize| if rows > 0 && places.contains(&(t % rows)) { more } else { less };
+        let one = |(t, v): (usize, &f64)| {
+            let w = if *v > 0.0 { (TOKEN * median / v).clamp(1.0, 256.0 * TOKEN) } else { TOKEN };
+            (w * share(t)).round() as u32
+        };
+        let mut inverse = vec![(0.0, 0.0); rows.max(1)];
+        for (t, v) in variances.iter().enumerate().filter(|(t, v)| **v > 0.0 && share(*t) > 0.0) {
+            let place = &mut inverse[t % rows.max(1)];
+            *place = (place.0 + 1.0 / v.max(FAINTEST), place.1 + 1.0);
+        }
+        let read = if rows == 0 { Vec::new() } else { (0..tokens).filter(|t| places.contains(&(t % rows))).collect() };
+        Tokens { weights: variances.iter().enumerate().map(one).collect(), inverse, read }
     }
-}
-
-fn token_weights(TokenSums { sum: s1, squares: s2 }: &TokenSums, layout: Layout, rows: usize, read: &Read) -> Tokens {
-    let tokens = layout.outer * layout.inner;
-    let n = layout.channels as f64;
-    let variances: Vec<f64> = s1.iter().zip(s2).map(|(a, b)| (b / n - (a / n).powi(2)).max(0.0)).collect();
-    let mut sorted = variances.clone();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted.get(tokens / 2).copied().unwrap_or(0.0);
-    let places = places(&read.tokens, rows);
-    let (more, less) = match places.len() {
-        0 => (1.0, 1.0),
-        n => ((rows as f64 / n as f64).max(1.0), if read.alone { 0.0 } else { 1.0 }),
-    };
-    let share = |t: usize| if rows > 0 && places.contains(&(t % rows)) { more } else { less };
-    let one = |(t, v): (usize, &f64)| {
-        let w = if *v > 0.0 { (TOKEN * median / v).clamp(1.0, 256.0 * TOKEN) } else { TOKEN };
-        (w * share(t)).round() as u32
-    };
-    let mut inverse = vec![(0.0, 0.0); rows.max(1)];
-    for (t, v) in variances.iter().enumerate().filter(|(t, v)| **v > 0.0 && share(*t) > 0.0) {
-        let place = &mut inverse[t % rows.max(1)];
-        *place = (place.0 + 1.0 / v.max(FAINTEST), place.1 + 1.0);
-    }
-    let read = if rows == 0 { Vec::new() } else { (0..tokens).filter(|t| places.contains(&(t % rows))).collect() };
-    Tokens { weights: variances.iter().enumerate().map(one).collect(), inverse, read }
 }
 
 #[cfg(test)]
