@@ -9,124 +9,103 @@ const ONE: Size = Size::Known(1);
 
 /// Types and shapes of all outputs; `None` for an operator this module does not know.
 pub(super) fn outputs(view: &View) -> Option<Vec<Draft>> {
+    several(view).or_else(|| Some(vec![Draft::new(dtype(view), dims(view)?)]))
+}
+
+/// Outputs of the operators that may have more than one, or of whose output more is known than type and shape.
+fn several(view: &View) -> Option<Vec<Draft>> {
     let ty = view.dtype(0);
-    let same = || vec![Draft::new(ty, view.some_dims(0))];
-    let one = |ty: Option<DType>, dims: Option<Dims>| vec![Draft::new(ty, dims)];
     Some(match view.op() {
-        "Clip" | "CumSum" | "Identity" | "LRN" | "PRelu" | "ReverseSequence" | "RotaryEmbedding"
-        | "ScatterElements" | "ScatterND" | "Trilu" => same(),
         "Dropout" => vec![Draft::new(ty, view.some_dims(0)), Draft::new(Some(DType::BOOL), view.some_dims(0))],
-        "Cast" => {
-            let to = view.node.attrs.int("to").and_then(|n| i32::try_from(n).ok()).map(DType);
-            one(to, view.some_dims(0))
-        }
-        op if matches!(class(op), Some(Class::Unary | Class::Softmax)) => same(),
-        "CastLike" => one(view.dtype(1), view.some_dims(0)),
-        op if class(op) == Some(Class::Broadcast) => one(ty, broadcast_inputs(view, 0)),
-        op if class(op) == Some(Class::Compare) => one(Some(DType::BOOL), broadcast_inputs(view, 0)),
-        "Where" => one(view.dtype(1), broadcast_inputs(view, 0)),
         "LayerNormalization" => layer_norm(view),
-        op if class(op) == Some(Class::Norm) => same(),
-        "QuantizeLinear" => {
-            let to = view.node.attrs.int("output_dtype").filter(|n| *n != 0).and_then(|n| i32::try_from(n).ok());
-            let to = if view.has(2) { view.dtype(2) } else { Some(to.map_or(DType::UINT8, DType)) };
-            one(to, view.some_dims(0))
-        }
-        "DequantizeLinear" => {
-            let to = view.node.attrs.int("output_dtype").filter(|n| *n != 0).and_then(|n| i32::try_from(n).ok());
-            one(to.map_or(view.dtype(1), |n| Some(DType(n))), view.some_dims(0))
-        }
         "DynamicQuantizeLinear" => vec![
             Draft::new(Some(DType::UINT8), view.some_dims(0)),
             Draft::new(Some(DType::FLOAT), Some(Vec::new())),
             Draft::new(Some(DType::UINT8), Some(Vec::new())),
         ],
-        "MatMul" => one(ty, matmul(view.dims(0), view.dims(1))),
-        "MatMulInteger" => one(Some(DType::INT32), matmul(view.dims(0), view.dims(1))),
-        "QLinearMatMul" => one(view.dtype(7), matmul(view.dims(0), view.dims(3))),
-        "Gemm" => one(ty, gemm(view)),
-        "Einsum" => one(ty, einsum::shape(view)),
-        "Conv" => one(ty, spatial::conv(view, 1)),
-        "ConvTranspose" => one(ty, spatial::conv_transpose(view)),
-        "RoiAlign" => one(ty, spatial::roi_align(view)),
-        "ConvInteger" => one(Some(DType::INT32), spatial::conv(view, 1)),
-        "QLinearConv" => one(view.dtype(7), spatial::conv(view, 3)),
         "MaxPool" => {
             let d = spatial::pool(view);
             vec![Draft::new(ty, d.clone()), Draft::new(Some(DType::INT64), d)]
         }
-        "AveragePool" | "LpPool" => one(ty, spatial::pool(view)),
-        "GlobalAveragePool" | "GlobalMaxPool" => one(
-            ty,
-            view.dims(0)
-                .map(|x| x.iter().enumerate().map(|(i, d)| Some(if i < 2 { d.clone() } else { ONE })).collect()),
-        ),
-        "Resize" if view.opset >= 11 => one(ty, spatial::resize(view)),
-        "Pad" => one(ty, spatial::pad(view)),
         "Attention" => spatial::attention(view).unwrap_or_else(|| vec![Draft::new(ty, None); view.node.outputs.len()]),
-        "Reshape" => one(ty, reshape(view)),
-        "Flatten" => one(ty, flatten(view)),
-        "Transpose" => one(ty, transpose(view)),
-        "Concat" => one(ty, concat(view)),
         "Split" => split(view),
-        "Slice" => one(ty, slice(view)),
-        "Gather" => one(ty, gather(view)),
-        "GatherElements" => one(ty, view.some_dims(1)),
-        "GatherND" => one(ty, gather_nd(view)),
-        "Squeeze" => one(ty, squeeze(view)),
-        "Unsqueeze" => one(ty, unsqueeze(view)),
-        "Expand" => one(ty, expand(view)),
-        "Tile" => one(ty, tile(view)),
         "Shape" => shape(view),
         "Size" => {
             let n = view.dims(0).and_then(product);
             vec![Draft { elements: n.map(|n| vec![Some(n)]), ..Draft::new(Some(DType::INT64), Some(Vec::new())) }]
         }
-        "ConstantOfShape" => {
-            let to = view.node.attrs.tensor("value").map_or(DType::FLOAT, |t| t.dtype);
-            one(Some(to), as_shape(view, 0))
-        }
-        "EyeLike" => {
-            let to = view.node.attrs.int("dtype").and_then(|n| i32::try_from(n).ok()).map(DType);
-            one(to.or(ty), view.some_dims(0))
-        }
-        "Range" => {
-            let n = (|| {
-                let at = |i| view.ints(i)?.first().copied().map(i128::from);
-                let (a, b, step) = (at(0)?, at(1)?, at(2)?);
-                let n = if step > 0 {
-                    (b - a + step - 1) / step
-                } else if step < 0 {
-                    (a - b - step - 1) / -step
-                } else {
-                    return None;
-                };
-                Some(Size::Known(n.max(0).try_into().ok()?))
-            })();
-            // Counting from 0 up to a size that only the run knows.
-            let open = || {
-                let first = |i: usize| view.elements(i)?.first()?.clone();
-                (first(0)? == Size::Known(0) && first(2)? == ONE)
-                    .then(|| first(1).filter(Size::is_nonnegative))
-                    .flatten()
-            };
-            let n = n.or_else(open);
-            one(ty, Some(vec![n]))
-        }
-        op if class(op) == Some(Class::Reduction) => one(ty, reduce(view)),
-        "ArgMax" | "ArgMin" => one(Some(DType::INT64), arg_reduce(view)),
         "TopK" => {
-            let d = view.some_dims(0).and_then(|mut d| {
-                let a = view.axis("axis", -1, d.len())?;
-                d[a] = view.elements(1).and_then(|e| e.first().cloned().flatten());
-                Some(d)
-            });
+            let d = top_k(view);
             vec![Draft::new(ty, d.clone()), Draft::new(Some(DType::INT64), d)]
         }
-        "DepthToSpace" | "SpaceToDepth" => one(ty, depth(view)),
-        "OneHot" => one(view.dtype(2), view.rank(0).map(|r| vec![None; r + 1])),
-        "NonZero" => one(Some(DType::INT64), view.rank(0).map(|r| vec![Some(Size::Known(r as i64)), None])),
         _ => return None,
+    })
+}
+
+/// The element type of the one output: that of the first input, unless the operator says otherwise.
+fn dtype(view: &View) -> Option<DType> {
+    let attr = |name: &str| view.node.attrs.int(name).and_then(|n| i32::try_from(n).ok()).map(DType);
+    let output = attr("output_dtype").filter(|t| t.0 != 0);
+    match view.op() {
+        "Cast" => attr("to"),
+        "CastLike" | "Where" => view.dtype(1),
+        "OneHot" => view.dtype(2),
+        "QLinearMatMul" | "QLinearConv" => view.dtype(7),
+        "QuantizeLinear" if view.has(2) => view.dtype(2),
+        "QuantizeLinear" => Some(output.unwrap_or(DType::UINT8)),
+        "DequantizeLinear" => output.or(view.dtype(1)),
+        "MatMulInteger" | "ConvInteger" => Some(DType::INT32),
+        "ArgMax" | "ArgMin" | "NonZero" => Some(DType::INT64),
+        "ConstantOfShape" => Some(view.node.attrs.tensor("value").map_or(DType::FLOAT, |t| t.dtype)),
+        "EyeLike" => attr("dtype").or(view.dtype(0)),
+        op if class(op) == Some(Class::Compare) => Some(DType::BOOL),
+        _ => view.dtype(0),
+    }
+}
+
+/// The shape of the one output, as far as it is known; `None` for an operator this module does not know.
+fn dims(view: &View) -> Option<Option<Dims>> {
+    Some(match view.op() {
+        "Clip" | "CumSum" | "Identity" | "LRN" | "PRelu" | "ReverseSequence" | "RotaryEmbedding"
+        | "ScatterElements" | "ScatterND" | "Trilu" | "Cast" | "CastLike" | "QuantizeLinear" | "DequantizeLinear"
+        | "EyeLike" => view.some_dims(0),
+        "Where" => broadcast_inputs(view, 0),
+        "MatMul" | "MatMulInteger" => matmul(view.dims(0), view.dims(1)),
+        "QLinearMatMul" => matmul(view.dims(0), view.dims(3)),
+        "Gemm" => gemm(view),
+        "Einsum" => einsum::shape(view),
+        "Conv" | "ConvInteger" => spatial::conv(view, 1),
+        "QLinearConv" => spatial::conv(view, 3),
+        "ConvTranspose" => spatial::conv_transpose(view),
+        "RoiAlign" => spatial::roi_align(view),
+        "AveragePool" | "LpPool" => spatial::pool(view),
+        "GlobalAveragePool" | "GlobalMaxPool" => global_pool(view),
+        "Resize" if view.opset >= 11 => spatial::resize(view),
+        "Pad" => spatial::pad(view),
+        "Reshape" => reshape(view),
+        "Flatten" => flatten(view),
+        "Transpose" => transpose(view),
+        "Concat" => concat(view),
+        "Slice" => slice(view),
+        "Gather" => gather(view),
+        "GatherElements" => view.some_dims(1),
+        "GatherND" => gather_nd(view),
+        "Squeeze" => squeeze(view),
+        "Unsqueeze" => unsqueeze(view),
+        "Expand" => expand(view),
+        "Tile" => tile(view),
+        "ConstantOfShape" => as_shape(view, 0),
+        "Range" => Some(vec![range(view)]),
+        "ArgMax" | "ArgMin" => arg_reduce(view),
+        "DepthToSpace" | "SpaceToDepth" => depth(view),
+        "OneHot" => view.rank(0).map(|r| vec![None; r + 1]),
+        "NonZero" => view.rank(0).map(|r| vec![Some(Size::Known(r as i64)), None]),
+        op => match class(op)? {
+            Class::Unary | Class::Softmax | Class::Norm => view.some_dims(0),
+            Class::Broadcast | Class::Compare => broadcast_inputs(view, 0),
+            Class::Reduction => reduce(view),
+            _ => return None,
+        },
     })
 }
 
@@ -149,6 +128,37 @@ fn broadcast_inputs(view: &View, from: usize) -> Option<Dims> {
         out = broadcast(&out, &view.some_dims(i)?);
     }
     Some(out)
+}
+
+fn global_pool(view: &View) -> Option<Dims> {
+    let one = |(i, d): (usize, &Size)| Some(if i < 2 { d.clone() } else { ONE });
+    Some(view.dims(0)?.iter().enumerate().map(one).collect())
+}
+
+/// How many numbers a Range has.
+fn range(view: &View) -> Option<Size> {
+    let at = |i| view.ints(i)?.first().copied().map(i128::from);
+    let counted = || {
+        let (a, b, step) = (at(0)?, at(1)?, at(2)?);
+        let n = match step.signum() {
+            1 => (b - a + step - 1) / step,
+            -1 => (a - b - step - 1) / -step,
+            _ => return None,
+        };
+        Some(Size::Known(n.max(0).try_into().ok()?))
+    };
+    // Counting from 0 up to a size that only the run knows.
+    let first = |i: usize| view.elements(i)?.first()?.clone();
+    let open =
+        || if (first(0)?, first(2)?) == (Size::Known(0), ONE) { first(1).filter(Size::is_nonnegative) } else { None };
+    counted().or_else(open)
+}
+
+fn top_k(view: &View) -> Option<Dims> {
+    let mut d = view.some_dims(0)?;
+    let a = view.axis("axis", -1, d.len())?;
+    d[a] = view.elements(1).and_then(|e| e.first().cloned().flatten());
+    Some(d)
 }
 
 fn layer_norm(view: &View) -> Vec<Draft> {

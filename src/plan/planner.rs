@@ -16,16 +16,17 @@ use super::head_rows::{read_tokens, values_before};
 use super::recipe::{Candidate, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
-use super::{Activation, AttentionPlan, Constant, Fold, Island, Outlier, QuantPlan, Readers, Role, VERSION};
+use super::{Activation, AttentionPlan, Constant, Fold, Island, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
 use crate::pattern::Attention;
 use crate::quant::hist::Moments;
-use crate::quant::observe::{Stats, Watch};
+use crate::quant::observe::Watch;
 use crate::quant::ptf::{self, Range};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::tokens::Read;
 use crate::quant::{Code, QParams};
 
+mod contest;
 pub mod equalise;
 mod folds;
 mod outliers;
@@ -146,10 +147,6 @@ impl<'g> Matrix<'g> {
     }
 }
 
-/// An error that is a share of the faintest tokens' variance by no more than this times its share of the usual ones' is no
-/// matter of the faintest.
-const MUCH_MORE: f64 = 4.0;
-
 /// What one site comes to.
 enum Decided {
     Float,
@@ -232,7 +229,8 @@ pub fn plan(
             let st = stats
                 .get(name)
                 .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: s.role.name() })?;
-            decide(g, s, st, recipe, by_x.get(&s.value).map_or(&[][..], |v| v))
+            let (fold, codes) = contest::decide(g, s, st, recipe, by_x.get(&s.value).map_or(&[][..], |v| v))?;
+            Ok(Decided::Codes(fold, codes))
         })
         .collect();
     for d in decided {
@@ -419,110 +417,4 @@ fn params(
 /// dB of signal over error, for reasons.
 fn db(signal: f64, error: f64) -> String {
     if error <= 0.0 { "exact".into() } else { format!("{:.1} dB", 10.0 * (signal / error).log10()) }
-}
-
-fn decide(
-    g: &Graph,
-    s: &Site,
-    st: &Stats,
-    recipe: &QuantRecipe,
-    linears: &[&Linear],
-) -> Result<Decided, PlanningError> {
-    let name = g.name_of(s.value).to_owned();
-    let candidates = recipe.candidates(s.role);
-    if candidates.iter().all(|c| matches!(c, Candidate::Sums | Candidate::Wide { .. })) {
-        return Err(PlanningError::NoCandidate { role: s.role.name(), value: name });
-    }
-    let coded = |readers, params, outliers, reason| Activation {
-        value: name.clone(),
-        role: s.role,
-        readers,
-        params,
-        outliers,
-        reason,
-    };
-    if let Some(f) = recipe.folds.get(&s.role)
-        && let Some((fold, params, reason)) = folds::folded(g, s, st, f, candidates, linears, recipe)
-    {
-        return Ok(Decided::Codes(fold, vec![coded(Readers::All, params, Vec::new(), reason)]));
-    }
-    let affine: Vec<Candidate> = candidates.iter().filter(|c| matches!(c, Candidate::Affine { .. })).copied().collect();
-    let fallback = [Candidate::Affine { code: Code::U8, range: Range::Mse }];
-    let per_tensor: &[Candidate] = if affine.is_empty() { &fallback } else { &affine };
-    let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
-    // Of a channel in two codes, the finer ones round what the coarser ones leave.
-    let error = |p: &QParams, outliers: &[Outlier]| {
-        let split = |c: usize| outliers.iter().any(|o| o.channel == c);
-        ptf::expected_error(st, p, |c| if split(c) { 0.0 } else { 1.0 })
-            + outliers.iter().map(|o| f64::from(p.scale(o.channel)).powi(2) / 12.0 * st.count as f64).sum::<f64>()
-    };
-    type Choice = (f64, QParams, Vec<Outlier>, String);
-    let within = recipe.one_scale_within.get(&s.role);
-    let best = |cands: &[Candidate]| -> (QParams, Vec<Outlier>, String) {
-        let (mut best, mut plain): (Option<Choice>, Option<Choice>) = (None, None);
-        for c in cands {
-            let (p, outliers, what) = match *c {
-                Candidate::Sums | Candidate::Wide { .. } => continue,
-                Candidate::Affine { code, range } => {
-                    (ptf::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
-                }
-                Candidate::Ptf { code, rule, second_code_beyond, .. } => {
-                    let second = second_code_beyond.filter(|_| rule.splits() && code == Code::U8 && s.axis == -1);
-                    let (p, outliers) = match second {
-                        Some(beyond) => outliers::split(st, s.axis, rule, beyond),
-                        None => (ptf::ptf(code, st, s.axis, rule, |_| 1.0), Vec::new()),
-                    };
-                    let widest = p.factors().map_or(1, |(_, f)| f.iter().copied().max().unwrap_or(1));
-                    let mut what = format!("{} up to {widest}, {:?}", p.kind(), rule.range);
-                    for o in &outliers {
-                        what.push_str(&format!(", channel {} in two codes", o.channel));
-                    }
-                    (p, outliers, what)
-                }
-            };
-            let e = error(&p, &outliers);
-            if matches!(c, Candidate::Affine { .. }) && plain.as_ref().is_none_or(|b| e < b.0) {
-                plain = Some((e, p.clone(), outliers.clone(), what.clone()));
-            }
-            if best.as_ref().is_none_or(|b| e < b.0) {
-                best = Some((e, p, outliers, what));
-            }
-        }
-        let near = |b: &Choice| plain.as_ref().is_some_and(|p| within.is_some_and(|w| p.0 <= w * b.0));
-        let best = if best.as_ref().is_some_and(near) { plain } else { best };
-        let (mut e, mut p, mut outliers, mut what) = best.expect("checked above");
-        let wide = cands.iter().find_map(|c| if let Candidate::Wide { beyond } = c { Some(*beyond) } else { None });
-        if let Some(beyond) = wide {
-            let mean = e / (st.count * st.channels.len() as u64).max(1) as f64;
-            let (faintest, usual) = st.faintness();
-            if mean * (faintest - MUCH_MORE * usual) > beyond || mean * usual > 1.0 {
-                (p, outliers) = (ptf::affine(Code::U16, st, Range::Headroom(1.5)), Vec::new());
-                e = error(&p, &outliers);
-                what = format!(
-                    "one scale in 16 bits, as an error in 8 has {:.2} of the variance of the faintest tokens and {:.2} of \
-                     the usual ones'",
-                    mean * faintest,
-                    mean * usual
-                );
-            }
-        }
-        (p, outliers, format!("{what}: {}", db(signal, e)))
-    };
-    // A single number has no axis either.
-    let needs_tensor = s.contracted || !linears.is_empty() || st.dims.is_empty();
-    Ok(Decided::Codes(
-        None,
-        if needs_tensor && s.elementwise && affine.len() < candidates.len() && !st.dims.is_empty() {
-            let (p, o, r) = best(per_tensor);
-            let (q, more, t) = best(candidates);
-            if p == q && o == more {
-                vec![coded(Readers::All, p, o, r)]
-            } else {
-                vec![coded(Readers::Contracting, p, o, r), coded(Readers::Elementwise, q, more, t)]
-            }
-        } else {
-            let (p, o, r) = best(if needs_tensor { per_tensor } else { candidates });
-            vec![coded(Readers::All, p, o, r)]
-        },
-    ))
 }

@@ -4,18 +4,18 @@
 //! operators there may be moves (Reshape, Transpose, ...): a site lies at the earliest point that still holds exactly
 //! the elements its reader sees, so codes are moved rather than floats, but each branch of a Split has its own scale.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::apart::apart;
-use super::channels::channel_axis;
-use super::hidden::hidden;
 pub use super::hidden::mask_inputs;
-use super::scores::score_site;
-use crate::ir::{Class, DType, Def, Graph, Model, Node, NodeId, ValueId};
+use crate::ir::{DType, Graph, Node, NodeId, ValueId};
 use crate::pattern::Attention;
+
+mod find;
+
+pub use find::find;
 
 /// What a value is for, which decides how a recipe treats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -147,59 +147,6 @@ pub struct Sites {
     pub constants: Vec<(NodeId, usize)>,
 }
 
-/// Operators with a quantized form in the QDQ convention: codes in, codes out, float between.
-const ELEMENTWISE: &[&str] = &[
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "LayerNormalization",
-    "Gelu",
-    "Relu",
-    "LeakyRelu",
-    "Sigmoid",
-    "Tanh",
-    "HardSwish",
-    "HardSigmoid",
-    "Clip",
-    "Softmax",
-    "BatchNormalization",
-    "InstanceNormalization",
-    "GroupNormalization",
-    "RMSNormalization",
-    "MaxPool",
-    "AveragePool",
-    "GlobalAveragePool",
-    "ReduceMean",
-    "Resize",
-    "Max",
-    "Min",
-    "Neg",
-    "Abs",
-    "Sqrt",
-    "Exp",
-    "Erf",
-    "Pow",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Swish",
-    "Mish",
-    "Softplus",
-    "PRelu",
-    "Where",
-];
-
-/// Elements from which on a table is worth codes.
-const TABLE: usize = 1024;
-
-/// True for a Gather of rows of a constant table of floats: an embedding.
-fn picks_rows(g: &Graph, n: &Node) -> bool {
-    let table = n.input(0).and_then(|t| g.constant(t));
-    let rows = table.is_some_and(|t| t.dims.len() == 2 && t.dtype == DType::FLOAT && t.len() >= TABLE);
-    rows && n.attrs.int("axis").unwrap_or(0) == 0 && n.input(1).is_some_and(|i| !is_const(g, i))
-}
-
 /// Walks back from an operand through moves that keep every element.
 pub fn trace_back(g: &Graph, mut v: ValueId) -> ValueId {
     while let Some(p) = g.producer(v) {
@@ -304,231 +251,6 @@ impl Sites {
         }
         s
     }
-}
-
-/// Finds every site of a canonical model (LayerNorm, GELU and attention recognised, constants folded).
-pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
-    let g = &m.graph;
-    let order = g.schedule();
-    let mut s = Sites::default();
-    let apart = apart(g);
-    for a in attentions {
-        // Seen through moves: a constant that is repeated for each sample.
-        if a.v.is_some_and(|v| is_const(g, trace_back(g, v))) {
-            s.islands.push((a.softmax, "its values are constants".to_owned()));
-            continue;
-        }
-        let made = g.producer(a.scores_product);
-        if let Some(why) = made.and_then(|n| apart.get(&n)).filter(|_| apart.contains_key(&a.softmax)) {
-            s.islands.push((a.softmax, (*why).to_owned()));
-            continue;
-        }
-        if let Some((_, f)) = a.scale.filter(|(_, f)| !(*f > 0.0 && f.is_finite())) {
-            s.islands.push((a.softmax, format!("its scores are multiplied with {f}, which is not above 0")));
-            continue;
-        }
-        match score_site(g, &a) {
-            Ok(_) => s.attentions.push(a),
-            Err(why) => s.islands.push((a.softmax, format!("its weights stay as they are: {why}"))),
-        }
-    }
-    let constant = |v: ValueId| is_const(g, v);
-    let masked = hidden(g);
-    // Nodes inside an attention core or between a linear layer and its bias make no sites of their own.
-    let mut inner: BTreeSet<NodeId> = BTreeSet::new();
-    let mut core_of: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for (i, a) in s.attentions.iter().enumerate() {
-        for n in a.nodes() {
-            inner.insert(n);
-            core_of.insert(n, i);
-        }
-    }
-    for id in &order {
-        if inner.contains(id) || apart.contains_key(id) {
-            continue;
-        }
-        if let Some(l) = linear(g, *id, &constant) {
-            inner.extend(l.bias.iter().filter_map(|b| b.add));
-            inner.insert(*id);
-            s.linears.push(l);
-        }
-    }
-    let linear_out: BTreeMap<ValueId, usize> = s.linears.iter().enumerate().map(|(i, l)| (l.out, i)).collect();
-    let core_out: BTreeMap<ValueId, usize> = s.attentions.iter().enumerate().map(|(i, a)| (a.out, i)).collect();
-
-    let mut sites: IndexMap<ValueId, Site> = IndexMap::new();
-    let want = |v: ValueId, role: Option<Role>, contracted: bool, sites: &mut IndexMap<ValueId, Site>| {
-        let at = trace_back(g, v);
-        if constant(at) || !float_value(g, at) || masked.contains(&at) {
-            return;
-        }
-        // Read element by element, it stays the number it is; a product cannot do without codes.
-        if !contracted && g.producer(at).is_some_and(|p| apart.contains_key(&p)) {
-            return;
-        }
-        let e = sites.entry(at).or_insert_with(|| Site {
-            value: at,
-            role: Role::Other,
-            axis: channel_axis(g, at),
-            contracted: false,
-            elementwise: false,
-        });
-        e.contracted |= contracted;
-        e.elementwise |= !contracted;
-        if let Some(r) = role
-            && (e.role == Role::Other || r < e.role)
-        {
-            e.role = r;
-        }
-    };
-    for id in &order {
-        let n = g.node(*id);
-        if let Some(l) = s.linears.iter().find(|l| l.node == *id) {
-            want(l.x, None, true, &mut sites);
-        } else if let Some(i) = core_of.get(id) {
-            let a = &s.attentions[*i];
-            if let Some(p) = a.product.filter(|p| p.node == *id) {
-                want(p.q, Some(Role::Query), true, &mut sites);
-                want(p.k, Some(Role::Key), true, &mut sites);
-                s.constants.extend((0..2).filter(|i| n.input(*i).is_some_and(constant)).map(|i| (*id, i)));
-            } else if let Some(v) = a.v.filter(|_| a.softmax == *id) {
-                want(v, Some(Role::Value), true, &mut sites);
-            }
-        } else if inner.contains(id) || n.is_move() || n.has_subgraph() {
-            if n.op.is("Gather") && !apart.contains_key(id) && picks_rows(g, n) {
-                s.constants.push((*id, 0));
-            }
-        } else if let Some(why) = apart.get(id) {
-            let computes = n.op.is_onnx() && (ELEMENTWISE.contains(&n.op.name.as_str()) || n.is_a(Class::Product));
-            if computes && n.out().is_some_and(|v| float_value(g, v)) {
-                s.islands.push((*id, (*why).to_owned()));
-            }
-        } else if n.is_a(Class::Product) {
-            // A product of two activations, or a weight the linear form does not cover: per tensor on both sides.
-            let slots: Vec<ValueId> = n.inputs.iter().take(2).flatten().copied().collect();
-            let fixed = slots.iter().position(|v| constant(*v));
-            if let (Some(i), true) = (fixed, n.op.is("MatMul")) {
-                want(slots[1 - i], None, true, &mut sites);
-                s.constants.push((*id, i));
-            } else if n.op.is("ConvTranspose") && fixed == Some(1) {
-                want(slots[0], None, true, &mut sites);
-                s.constants.push((*id, 1));
-            } else if fixed.is_some() {
-                s.islands.push((*id, "its weight has a form without a quantized counterpart".into()));
-            } else {
-                slots.into_iter().for_each(|v| want(v, None, true, &mut sites));
-            }
-        } else if n.op.is_onnx() && ELEMENTWISE.contains(&n.op.name.as_str()) {
-            let float_out = n.out().is_some_and(|v| float_value(g, v));
-            if !float_out {
-                continue;
-            }
-            if n.inputs.iter().chain(&n.outputs).flatten().any(|v| masked.contains(v)) {
-                s.islands.push((*id, "it carries a mask".into()));
-                continue;
-            }
-            let operands = match n.op.name.as_str() {
-                "LayerNormalization"
-                | "BatchNormalization"
-                | "InstanceNormalization"
-                | "GroupNormalization"
-                | "RMSNormalization"
-                | "Clip"
-                | "Resize"
-                | "ReduceMean"
-                | "PRelu"
-                | "Pow" => 1,
-                _ => n.inputs.len(),
-            };
-            let role = match n.op.name.as_str() {
-                "LayerNormalization" | "RMSNormalization" => Some(Role::Residual),
-                "Gelu" => Some(Role::GeluInput),
-                _ => None,
-            };
-            // An operator all of whose operands are constants or integers has nothing to quantize.
-            let floats: Vec<(usize, ValueId)> =
-                (0..operands).filter_map(|i| Some((i, n.input(i)?))).filter(|(_, v)| float_value(g, *v)).collect();
-            if floats.iter().all(|(_, v)| constant(*v)) {
-                continue;
-            }
-            for (i, v) in floats.into_iter().filter(|_| !n.op.is("Softmax")) {
-                if constant(v) {
-                    if g.constant(v).is_some_and(|t| t.len() > 1 && t.dtype == DType::FLOAT) {
-                        s.constants.push((*id, i));
-                    }
-                } else {
-                    want(v, role, false, &mut sites);
-                }
-            }
-            match n.op.name.as_str() {
-                "LayerNormalization" | "RMSNormalization" => s.norms.push(*id),
-                "Gelu" => s.gelus.push(*id),
-                "Softmax" => s.softmaxes.push(*id),
-                _ => {}
-            }
-        } else if n.out().is_some_and(|v| float_value(g, v) && g.value(v).ty.is_some()) && !n.op.is("Constant") {
-            let fed =
-                n.inputs.iter().flatten().any(|v| !constant(*v) && float_value(g, *v) && g.value(*v).ty.is_some());
-            if fed && !matches!(n.op.name.as_str(), "Shape" | "Size" | "Cast") {
-                s.islands.push((*id, format!("operator {} has no quantized form here", n.op)));
-            }
-        }
-    }
-    for o in g.outputs() {
-        let from_node = matches!(g.value(trace_back(g, *o)).def, Def::Node { .. });
-        if from_node && float_value(g, *o) && !masked.contains(o) {
-            // At the output itself, so that it keeps its name and what is in front of it its codes.
-            let at = if sites.contains_key(&trace_back(g, *o)) { trace_back(g, *o) } else { *o };
-            if at == *o {
-                sites.entry(at).or_insert(Site {
-                    value: at,
-                    role: Role::Output,
-                    axis: channel_axis(g, at),
-                    contracted: false,
-                    elementwise: false,
-                });
-            }
-        }
-    }
-    // What has codes for another reader leaves none for what a Softmax makes of it.
-    for n in &s.softmaxes {
-        let n = g.node(*n);
-        if n.input(0).is_some_and(|x| sites.contains_key(&trace_back(g, x)))
-            && let Some(y) = n.out()
-        {
-            sites.retain(|v, _| moved_from(g, *v) != y);
-        }
-    }
-    // Roles that follow from the maker.
-    let readers: BTreeMap<ValueId, Vec<NodeId>> = sites.keys().map(|v| (*v, reading_nodes(g, *v))).collect();
-    for (v, site) in &mut sites {
-        let maker = g.producer(*v).map(|p| g.node(p));
-        let by_maker = match (&g.value(*v).def, maker) {
-            (Def::Input | Def::InputWithDefault(_), _) => Some(Role::Input),
-            _ if core_out.contains_key(v) => Some(Role::AttentionOutput),
-            (_, Some(n)) if n.op.is("LayerNormalization") || n.op.is("RMSNormalization") => {
-                // Post-norm: the stream itself leaves the norm.
-                (!readers[v].iter().any(|r| g.node(*r).op.is("Add") && !inner.contains(r))).then_some(Role::NormOutput)
-            }
-            (_, Some(n)) if n.op.is("Gelu") => Some(Role::GeluOutput),
-            _ => None,
-        };
-        let added = readers[v].iter().any(|r| g.node(*r).op.is("Add") && !inner.contains(r));
-        let keeps = matches!(site.role, Role::Query | Role::Key | Role::Value | Role::GeluInput);
-        if let Some(r) = by_maker {
-            if !(keeps && r != Role::Input) {
-                site.role = r;
-            }
-        } else if site.role == Role::Other && added {
-            let sum = maker.is_some_and(|n| n.op.is("Add")) && !linear_out.contains_key(v);
-            site.role = if sum { Role::Residual } else { Role::Branch };
-        }
-    }
-    // In the order the model computes, so that a plan reads from input to output.
-    let place: BTreeMap<NodeId, usize> = order.iter().enumerate().map(|(i, n)| (*n, i + 1)).collect();
-    sites.sort_by_key(|v, _| (g.producer(*v).map_or(0, |p| place[&p]), *v));
-    s.sites = sites;
-    s
 }
 
 /// The compute nodes that read a value, seen through moves.

@@ -18,11 +18,11 @@ use crate::ir::{Attrs, DType, Dim, Graph, Tensor, ValueId};
 use crate::passes::common::{moved, moves_between};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::pattern::Attention;
-use crate::plan::scores::score_site;
+use crate::plan::scores::{ScoreSite, score_site};
 use crate::plan::sites::trace_back;
 use crate::plan::{AttentionForm, AttentionPlan, QuantPlan, Target};
 use crate::quant::QParams;
-use crate::quant::lis::{LisFacts, LisPlan, LisSite, emit, emit_softmax, row_max};
+use crate::quant::lis::{LisFacts, LisPlan, LisSite, LisSpec, emit, emit_softmax, row_max};
 use crate::rewrite::{Patch, Ref};
 
 use super::hiding::{HIDDEN, Hiding, hiding, seen};
@@ -52,8 +52,12 @@ impl Pass for QuantizeAttention {
                 pass: self.id().into(),
                 message: format!("the plan's attention `{}` is not in the model; make a new plan", plan.output),
             })?;
-            let p = self.patch(&m.graph, m.opset(), a, (whole, plan))?;
-            m.commit(p)?;
+            let failed = |message: String| PassError::Failed {
+                pass: self.id().into(),
+                message: format!("attention `{}`: {message}", plan.output),
+            };
+            let core = Core::of(&m.graph, m.opset(), whole, plan, a).map_err(failed)?;
+            m.commit(core.patch().map_err(failed)?)?;
             out.changes += 1;
         }
         m.sweep();
@@ -61,122 +65,140 @@ impl Pass for QuantizeAttention {
     }
 }
 
-impl QuantizeAttention {
+/// An attention whose scores become codes.
+struct Core<'a> {
+    g: &'a Graph,
+    opset: i64,
+    whole: &'a QuantPlan,
+    plan: &'a AttentionPlan,
+    a: &'a Attention,
+    site: ScoreSite<'a>,
+    /// Parameters and name of the scores.
+    scores: &'a QParams,
+    name: &'a str,
+}
+
+impl<'a> Core<'a> {
+    fn of(
+        g: &'a Graph,
+        opset: i64,
+        whole: &'a QuantPlan,
+        plan: &'a AttentionPlan,
+        a: &'a Attention,
+    ) -> Result<Core<'a>, String> {
+        let site = score_site(g, a)?;
+        let name = g.name_of(site.value);
+        let scores = whole.activation(name, true);
+        let scores = &scores.ok_or_else(|| format!("the plan has no entry for its scores `{name}`"))?.params;
+        Ok(Core { g, opset, whole, plan, a, site, scores, name })
+    }
+
+    fn patch(&self) -> Result<Patch, String> {
+        let mut p = Patch::new(QuantizeAttention.id()).made_from([self.plan.output.clone()]).before(self.a.softmax);
+        match &self.plan.form {
+            AttentionForm::Uniform { params } => self.uniform(&mut p, params)?,
+            AttentionForm::Lis { spec } => self.log_int_softmax(&mut p, spec)?,
+        }
+        Ok(p)
+    }
+
+    /// The Softmax stays, between codes.
+    fn uniform(&self, p: &mut Patch, weights: &QParams) -> Result<(), String> {
+        let (g, a, name, raw) = (self.g, self.a, self.name, self.site.value);
+        let mut d = super::round_trip(p, raw.into(), self.scores, name);
+        // What was hidden before the codes were made has the lowest code now, not none.
+        if let Some(keep) = seen(g, &self.site.masks[..self.site.early], p)? {
+            let hidden = p.constant(&format!("{name}_hidden"), Tensor::scalar_f32(HIDDEN));
+            d = p.node("Where", &format!("{name}_kept"), &[keep, d, hidden], Attrs::new());
+        }
+        p.replace(raw, d);
+        if g.node(a.softmax).input(0) == Some(raw) {
+            // onnxruntime makes a QLinearSoftmax of a Softmax between codes, which has other bits and takes longer.
+            // What is taken off a whole row changes no weight.
+            let max = row_max(p, d, self.opset, (&format!("{name}_max"), &format!("{name}_max_axis")));
+            let below = p.node("Sub", &format!("{name}_below_max"), &[d, max], Attrs::new());
+            p.set_input(a.softmax, 0, Some(below));
+        }
+        // Weights that others read first are a value like any other, with codes of their own.
+        if a.v.is_some() {
+            let w = super::round_trip(p, a.probs.into(), weights, g.name_of(a.probs));
+            p.replace(a.probs, w);
+        }
+        Ok(())
+    }
+
+    /// From the codes of scores and values to the attention output, in integers.
+    fn log_int_softmax(&self, p: &mut Patch, spec: &LisSpec) -> Result<(), String> {
+        let (a, output) = (self.a, &self.plan.output);
+        let lis = self.lis_site(p)?;
+        let mut y = match self.whole.target {
+            Target::Integer => emit(p, spec, &lis),
+            Target::Qdq => LisPlan::new(spec, &lis.facts, &lis.hint)
+                .and_then(|of| emit_softmax(p, &of, &lis))
+                .and_then(|y| y.map_or_else(|| emit(p, spec, &lis), Ok)),
+        }
+        .map_err(|e| e.to_string())?;
+        if let Some(view) = &self.site.view {
+            y = reshape(p, y, &view.result, format!("{output}_whole"));
+        }
+        p.typed(y, DType::FLOAT, self.g.shape(a.out).map(<[_]>::to_vec));
+        p.succeed(a.out, y);
+        Ok(())
+    }
+
+    /// What Log-Int-Softmax starts from.
+    fn lis_site(&self, p: &mut Patch) -> Result<LisSite, String> {
+        let (g, a, name, site, scores) = (self.g, self.a, self.name, &self.site, self.scores);
+        let mut codes = super::quantize_linear(p, site.value.into(), scores, name);
+        let (mut v, of_values) = a.v.map(|v| self.values(v, p)).transpose()?.unzip();
+        if let Some(view) = &site.view {
+            v = v.map(|v| reshape(p, v, &view.values, format!("{}_values_view", self.plan.output)));
+            if let Some(to) = &view.scores {
+                codes = reshape(p, codes, to, format!("{name}_q_view"));
+            }
+        }
+        let Hiding { keep: mask, left } = hiding(g, a, site, self.opset, p)?;
+        if let Some(left) = left {
+            let zero = p.constant(&format!("{name}_none"), zero_points(scores));
+            codes = p.node("Where", &format!("{name}_left"), &[left, codes, zero], Attrs::new());
+        }
+        let shape = g.shape(site.value).or_else(|| g.shape(a.scores));
+        let keys = shape.and_then(|s| match s.last() {
+            Some(Dim::Known(n)) => usize::try_from(*n).ok(),
+            _ => None,
+        });
+        let scales = (0..scores.channels()).map(|h| scores.scale(h) * site.factor).collect();
+        let mut facts = LisFacts::of_weights(scales, keys);
+        if let Some(v) = of_values {
+            (facts.v_scale, facts.v_zero, facts.v_type) = (vec![v.scale(0)], v.zero(0), v.code().dtype());
+        }
+        let rank = site.view.as_ref().map_or(shape.map_or(4, <[_]>::len), |v| v.rank);
+        Ok(LisSite { codes, v, mask, facts, rank, opset: self.opset, hint: self.plan.output.clone() })
+    }
+
     /// The codes of the values, as the second product reads them now: a correction may have come after a layer since the
     /// plan was made.
-    fn values(
-        &self,
-        whole: &QuantPlan,
-        g: &Graph,
-        a: &Attention,
-        v: ValueId,
-        p: &mut Patch,
-    ) -> Result<(Ref, QParams), String> {
-        let read = g.node(a.weighted).input(1).unwrap_or(v);
+    fn values(&self, v: ValueId, p: &mut Patch) -> Result<(Ref, QParams), String> {
+        let g = self.g;
+        let read = g.node(self.a.weighted).input(1).unwrap_or(v);
         let at = trace_back(g, read);
-        let plan = whole.activation(g.name_of(at), true);
+        let plan = self.whole.activation(g.name_of(at), true);
         let plan = plan.ok_or_else(|| format!("the plan has no entry for its values `{}`", g.name_of(at)))?;
         let codes = super::quantize_linear(p, at.into(), &plan.params, g.name_of(at));
         let codes = moved(g, p, &moves_between(g, at, read), codes, "q");
         Ok((codes, plan.params.clone()))
     }
+}
 
-    fn patch(
-        &self,
-        g: &Graph,
-        opset: i64,
-        a: &Attention,
-        (whole, plan): (&QuantPlan, &AttentionPlan),
-    ) -> Result<Patch, PassError> {
-        let failed = |message: String| PassError::Failed {
-            pass: self.id().into(),
-            message: format!("attention `{}`: {message}", plan.output),
-        };
-        let site = score_site(g, a).map_err(failed)?;
-        let raw = site.value;
-        let scores = whole
-            .activation(g.name_of(raw), true)
-            .ok_or_else(|| failed(format!("the plan has no entry for its scores `{}`", g.name_of(raw))))?;
-        let name = g.name_of(raw).to_owned();
-        let mut p = Patch::new(self.id()).made_from([plan.output.clone()]).before(a.softmax);
-        match &plan.form {
-            AttentionForm::Uniform { params } => {
-                let mut d = super::round_trip(&mut p, raw.into(), &scores.params, &name);
-                // What was hidden before the codes were made has the lowest code now, not none.
-                if let Some(keep) = seen(g, &site.masks[..site.early], &mut p).map_err(failed)? {
-                    let hidden = p.constant(&format!("{name}_hidden"), Tensor::scalar_f32(HIDDEN));
-                    d = p.node("Where", &format!("{name}_kept"), &[keep, d, hidden], Attrs::new());
-                }
-                p.replace(raw, d);
-                if g.node(a.softmax).input(0) == Some(raw) {
-                    // onnxruntime makes a QLinearSoftmax of a Softmax between codes, which has other bits and takes longer.
-                    // What is taken off a whole row changes no weight.
-                    let max = row_max(&mut p, d, opset, (&format!("{name}_max"), &format!("{name}_max_axis")));
-                    let below = p.node("Sub", &format!("{name}_below_max"), &[d, max], Attrs::new());
-                    p.set_input(a.softmax, 0, Some(below));
-                }
-                // Weights that others read first are a value like any other, with codes of their own.
-                if a.v.is_some() {
-                    let w = super::round_trip(&mut p, a.probs.into(), params, g.name_of(a.probs));
-                    p.replace(a.probs, w);
-                }
-            }
-            AttentionForm::Lis { spec } => {
-                let mut codes = super::quantize_linear(&mut p, raw.into(), &scores.params, &name);
-                let values = a.v.map(|v| self.values(whole, g, a, v, &mut p)).transpose().map_err(failed)?;
-                let (mut vq, of_values) = values.unzip();
-                let reshape = |p: &mut Patch, x: Ref, to: &[i64], hint: String| {
-                    let to = p.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
-                    p.node("Reshape", &hint, &[x, to], Attrs::new())
-                };
-                if let Some(view) = &site.view {
-                    vq = vq.map(|v| reshape(&mut p, v, &view.values, format!("{}_values_view", plan.output)));
-                    if let Some(to) = &view.scores {
-                        codes = reshape(&mut p, codes, to, format!("{name}_q_view"));
-                    }
-                }
-                let scores_shape = g.shape(raw).or_else(|| g.shape(a.scores));
-                let Hiding { keep: mask, left } = hiding(g, a, &site, opset, &mut p).map_err(failed)?;
-                if let Some(left) = left {
-                    let none = |h: usize| u8::try_from(scores.params.zero(h)).unwrap_or(0);
-                    let heads = scores.params.channels();
-                    let zeros: Vec<u8> = (0..heads).map(none).collect();
-                    let dims = if heads == 1 { vec![] } else { vec![heads as i64, 1, 1] };
-                    let zero = p.constant(&format!("{name}_none"), Tensor::u8(&dims, &zeros));
-                    codes = p.node("Where", &format!("{name}_left"), &[left, codes, zero], Attrs::new());
-                }
-                let scales = (0..scores.params.channels()).map(|h| scores.params.scale(h) * site.factor).collect();
-                let keys = scores_shape.and_then(|s| match s.last() {
-                    Some(Dim::Known(n)) => usize::try_from(*n).ok(),
-                    _ => None,
-                });
-                let mut facts = LisFacts::of_weights(scales, keys);
-                if let Some(v) = of_values {
-                    (facts.v_scale, facts.v_zero, facts.v_type) = (vec![v.scale(0)], v.zero(0), v.code().dtype());
-                }
-                let lis = LisSite {
-                    codes,
-                    v: vq,
-                    mask,
-                    facts,
-                    rank: site.view.as_ref().map_or(scores_shape.map_or(4, <[_]>::len), |v| v.rank),
-                    opset,
-                    hint: plan.output.clone(),
-                };
-                let mut y = match whole.target {
-                    Target::Integer => emit(&mut p, spec, &lis),
-                    Target::Qdq => LisPlan::new(spec, &lis.facts, &lis.hint)
-                        .and_then(|of| emit_softmax(&mut p, &of, &lis))
-                        .and_then(|y| y.map_or_else(|| emit(&mut p, spec, &lis), Ok)),
-                }
-                .map_err(|e| failed(e.to_string()))?;
-                if let Some(view) = &site.view {
-                    y = reshape(&mut p, y, &view.result, format!("{}_whole", plan.output));
-                }
-                p.typed(y, DType::FLOAT, g.shape(a.out).map(<[_]>::to_vec));
-                p.succeed(a.out, y);
-            }
-        }
-        Ok(p)
-    }
+/// The zero points of scores, one for each head if they have scales of their own.
+fn zero_points(scores: &QParams) -> Tensor {
+    let heads = scores.channels();
+    let zeros: Vec<u8> = (0..heads).map(|h| u8::try_from(scores.zero(h)).unwrap_or(0)).collect();
+    let dims = if heads == 1 { vec![] } else { vec![heads as i64, 1, 1] };
+    Tensor::u8(&dims, &zeros)
+}
+
+fn reshape(p: &mut Patch, x: Ref, to: &[i64], hint: String) -> Ref {
+    let to = p.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
+    p.node("Reshape", &hint, &[x, to], Attrs::new())
 }

@@ -16,7 +16,9 @@
 //!
 //! *Source.* ONNX operator documentation; the int32 bias is the convention of every integer runtime.
 
-use crate::ir::{Attrs, Graph, Tensor};
+use std::borrow::Cow;
+
+use crate::ir::{Attrs, Graph, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{Layer, QuantPlan};
@@ -24,7 +26,7 @@ use crate::quant::kernel;
 use crate::quant::pairs::Rows;
 use crate::quant::qparams::{SCALE_FLOOR, code_tensor};
 use crate::quant::{Code, QParams};
-use crate::rewrite::Patch;
+use crate::rewrite::{Patch, Ref};
 
 /// The pass, for one plan.
 pub struct QuantizeWeights;
@@ -61,7 +63,7 @@ impl Pass for QuantizeWeights {
                 pass: self.id().into(),
                 message: format!("the plan's layer `{}` is not in the model; make a new plan", layer.output),
             })?;
-            let p = patch(self, plan, &m.graph, l, layer)?;
+            let p = Coded { plan, g: &m.graph, l, layer }.patch()?;
             m.commit(p)?;
             out.changes += 1;
         }
@@ -69,137 +71,179 @@ impl Pass for QuantizeWeights {
     }
 }
 
-fn patch(pass: &QuantizeWeights, plan: &QuantPlan, g: &Graph, l: &Linear, layer: &Layer) -> Result<Patch, PassError> {
-    let failed = |message: String| PassError::Failed {
-        pass: pass.id().into(),
-        message: format!("layer `{}`: {message}", layer.output),
-    };
-    // The weight as it is now: folding may have replaced the one the sites were found with.
-    let w_now = g.node(l.node).input(1).ok_or_else(|| failed("it lost its weight".into()))?;
-    let w = g.constant(w_now).ok_or_else(|| failed("its weight is no constant".into()))?;
-    let data = w.to_f32s().ok_or_else(|| failed("its weight can not be read".into()))?;
-    let outs = w.dims[l.out_axis] as usize;
-    let dims: Vec<usize> = w.dims.iter().map(|d| *d as usize).collect();
-    let lay = kernel::Layout::of(&dims, l.out_axis as i64).expect("the axis was found");
-    let (_, hi) = layer.weight.range();
-    let mut reach = vec![0f32; outs];
-    for (i, run) in data.chunks(lay.inner.max(1)).enumerate() {
-        let r = &mut reach[i % outs];
-        *r = run.iter().fold(*r, |a, x| a.max(x.abs()));
+/// A layer whose weight and bias become codes.
+struct Coded<'a> {
+    plan: &'a QuantPlan,
+    g: &'a Graph,
+    l: &'a Linear,
+    layer: &'a Layer,
+}
+
+/// The weight of a layer as it is now: folding may have replaced the one the sites were found with.
+struct Weight<'a> {
+    value: ValueId,
+    dims: &'a [i64],
+    data: Cow<'a, [f32]>,
+    outs: usize,
+}
+
+impl<'a> Coded<'a> {
+    fn failed(&self, message: impl Into<String>) -> PassError {
+        let message = format!("layer `{}`: {}", self.layer.output, message.into());
+        PassError::Failed { pass: QuantizeWeights.id().into(), message }
     }
-    let mut scales: Vec<f32> = match &layer.stored {
-        Some(w) if w.scales.len() == outs && w.codes.len() == data.len() => w.scales.clone(),
-        Some(w) => {
-            return Err(failed(format!(
+
+    fn weight(&self) -> Result<Weight<'a>, PassError> {
+        let value = self.g.node(self.l.node).input(1).ok_or_else(|| self.failed("it lost its weight"))?;
+        let w = self.g.constant(value).ok_or_else(|| self.failed("its weight is no constant"))?;
+        let data = w.to_f32s().ok_or_else(|| self.failed("its weight cannot be read"))?;
+        Ok(Weight { value, dims: &w.dims, data, outs: w.dims[self.l.out_axis] as usize })
+    }
+
+    /// The input's scale, as this layer will read it; `None` where the input stays float.
+    fn input_scale(&self) -> Result<Option<f32>, PassError> {
+        let name = self.g.name_of(trace_back(self.g, self.l.x));
+        let name = name.strip_suffix("_folded").unwrap_or(name);
+        match self.plan.activation(name, true).map(|a| &a.params) {
+            Some(p) if p.axis().is_some() => {
+                Err(self.failed(format!("its input `{name}` has per-channel scales, which a contraction cannot read")))
+            }
+            p => Ok(p.map(|p| p.scale(0))),
+        }
+    }
+
+    /// The bias with what calibration corrects it by; zeros where the layer has none and needs one.
+    fn bias(&self, outs: usize) -> Result<Option<Vec<f32>>, PassError> {
+        let (g, layer) = (self.g, self.layer);
+        let per_axis = || self.plan.activation(&layer.output, false).is_some_and(|a| a.params.axis().is_some());
+        let mut bias = match &self.l.bias {
+            Some(b) => {
+                let values = g.constant(b.value).and_then(|t| t.to_f32s());
+                values.ok_or_else(|| self.failed("its bias cannot be read"))?.into_owned()
+            }
+            None if !layer.correction.is_empty() || (per_axis() && !self.l.is_conv) => vec![0.0; outs],
+            None => return Ok(None),
+        };
+        bias.iter_mut().zip(&layer.correction).for_each(|(b, c)| *b += c);
+        Ok(Some(bias))
+    }
+
+    /// Scales as the plan stores them, or as the largest weight of each channel needs them.
+    fn scales(&self, w: &Weight<'_>) -> Result<Vec<f32>, PassError> {
+        let outs = w.outs;
+        match &self.layer.stored {
+            Some(s) if s.scales.len() == outs && s.codes.len() == w.data.len() => Ok(s.scales.clone()),
+            Some(s) => Err(self.failed(format!(
                 "the plan stores {} scales and {} codes for {outs} output channels and {} weights",
-                w.scales.len(),
-                w.codes.len(),
-                data.len()
-            )));
+                s.scales.len(),
+                s.codes.len(),
+                w.data.len()
+            ))),
+            None => {
+                let lay = kernel::Layout::of(&w.sizes(), self.l.out_axis as i64).expect("the axis was found");
+                let mut reach = vec![0f32; outs];
+                for (i, run) in w.data.chunks(lay.inner.max(1)).enumerate() {
+                    let r = &mut reach[i % outs];
+                    *r = run.iter().fold(*r, |a, x| a.max(x.abs()));
+                }
+                let (_, hi) = self.layer.weight.range();
+                let one = |r: &f32| ((*r as f64 / hi as f64) as f32 * self.layer.clip).max(SCALE_FLOOR);
+                Ok(reach.iter().map(one).collect())
+            }
         }
-        None => reach.iter().map(|r| ((*r as f64 / hi as f64) as f32 * layer.clip).max(SCALE_FLOOR)).collect(),
-    };
-    // The input's scale, as this layer will read it.
-    let x = trace_back(g, l.x);
-    let x_name = g.name_of(x).strip_suffix("_folded").unwrap_or(g.name_of(x));
-    let x_params = plan.activation(x_name, true).map(|a| &a.params);
-    let x_scale = match x_params {
-        Some(p) if p.axis().is_some() => {
-            return Err(failed(format!(
-                "its input `{x_name}` has one scale a channel, which a contraction can not read"
-            )));
-        }
-        Some(p) => Some(p.scale(0)),
-        None => None,
-    };
-    let bias: Option<Vec<f32>> = match &l.bias {
-        Some(b) => Some(
-            g.constant(b.value)
-                .and_then(|t| t.to_f32s())
-                .ok_or_else(|| failed("its bias can not be read".into()))?
-                .into_owned(),
-        ),
-        None => None,
-    };
-    let out_per_axis = plan.activation(&layer.output, false).is_some_and(|a| a.params.axis().is_some());
-    let bias = match bias {
-        Some(b) => Some(b),
-        None if !layer.correction.is_empty() || (out_per_axis && !l.is_conv) => Some(vec![0.0; outs]),
-        None => None,
-    };
-    let bias = bias.map(|mut b| {
-        b.iter_mut().zip(&layer.correction).for_each(|(b, c)| *b += c);
-        b
-    });
-    if let (Some(b), Some(sx)) = (&bias, x_scale) {
-        for (s, b) in scales.iter_mut().zip(b) {
+    }
+
+    /// Raises scales until the bias fits int32.
+    fn make_room(&self, scales: &mut [f32], bias: &[f32], sx: f32) -> Result<(), PassError> {
+        for (s, b) in scales.iter_mut().zip(bias) {
             let least = least_scale(*b, sx);
-            if *s < least && layer.stored.is_some() {
-                return Err(failed(format!("a stored scale of {s} is too small for its bias, which needs {least}")));
+            if *s < least && self.layer.stored.is_some() {
+                let message = format!("a stored scale of {s} is too small for its bias, which needs {least}");
+                return Err(self.failed(message));
             }
             *s = s.max(least);
         }
+        Ok(())
     }
-    let params_of = |scales: &[f32]| {
-        QParams::per_axis(layer.weight, l.out_axis as i64, scales.to_vec(), vec![0; outs])
-            .map_err(|e| failed(e.to_string()))
-    };
-    let codes = match &layer.stored {
-        Some(w) => {
+
+    fn params(&self, code: Code, axis: usize, scales: Vec<f32>) -> Result<QParams, PassError> {
+        let zeros = vec![0; scales.len()];
+        QParams::per_axis(code, axis as i64, scales, zeros).map_err(|e| self.failed(e.to_string()))
+    }
+
+    /// Codes as the plan stores them, or the nearest ones; of these, scales are raised until no pair saturates.
+    fn codes(&self, w: &Weight<'_>, scales: &mut Vec<f32>) -> Result<Vec<i32>, PassError> {
+        let (l, layer) = (self.l, self.layer);
+        if let Some(stored) = &layer.stored {
             let (lo, hi) = layer.weight.range();
-            let codes: Vec<i32> = w.codes.iter().map(|q| *q as i32).collect();
-            if let Some(q) = codes.iter().find(|q| !(lo..=hi).contains(*q)) {
-                return Err(failed(format!("the plan stores code {q}, outside {lo}..={hi}")));
-            }
-            codes
+            let codes: Vec<i32> = stored.codes.iter().map(|q| *q as i32).collect();
+            return match codes.iter().find(|q| !(lo..=hi).contains(*q)) {
+                Some(q) => Err(self.failed(format!("the plan stores code {q}, outside {lo}..={hi}"))),
+                None => Ok(codes),
+            };
         }
-        None => {
-            let nearest = params_of(&scales)?;
-            let codes = kernel::quantize_tensor(&data, &dims, &nearest).map_err(|e| failed(e.to_string()))?;
-            let rows = Rows::of(&dims, l.out_axis, l.is_conv).filter(|_| !plan.assume_vnni);
-            match rows.and_then(|r| r.settled(&data, layer.weight.range(), &scales, &codes)) {
-                Some((wider, safe)) => {
-                    scales = wider;
-                    safe
-                }
-                None => codes,
+        let nearest = self.params(layer.weight, l.out_axis, scales.clone())?;
+        let sizes = w.sizes();
+        let codes = kernel::quantize_tensor(&w.data, &sizes, &nearest).map_err(|e| self.failed(e.to_string()))?;
+        let rows = Rows::of(&sizes, l.out_axis, l.is_conv).filter(|_| !self.plan.assume_vnni);
+        Ok(match rows.and_then(|r| r.settled(&w.data, layer.weight.range(), scales, &codes)) {
+            Some((wider, safe)) => {
+                *scales = wider;
+                safe
             }
-        }
-    };
-    let w_params = params_of(&scales)?;
-    let mut p = Patch::new(pass.id()).made_from([layer.output.clone()]).before(l.node);
-    let name = g.name_of(w_now).to_owned();
-    let c = p.constant(&format!("{name}_codes"), code_tensor(layer.weight, &w.dims, &codes));
-    let dq = super::dequantize_linear(&mut p, c, &w_params, &name);
-    p.set_input(l.node, 1, Some(dq));
-    if let Some(b) = bias {
-        let hint = match &l.bias {
-            Some(b) => g.name_of(b.value).to_owned(),
-            None => format!("{}_bias", layer.output),
-        };
-        let b = match x_scale {
-            Some(sx) => {
-                let s: Vec<f32> = scales.iter().map(|s| (s * sx).max(f32::MIN_POSITIVE)).collect();
-                let q = QParams::per_axis(Code::I32, 0, s, vec![0; outs]).map_err(|e| failed(e.to_string()))?;
-                // In f64: a code may have more bits than f32 holds.
-                let codes: Vec<i32> = b
-                    .iter()
-                    .enumerate()
-                    .map(|(o, b)| (*b as f64 / q.scale(o) as f64).round_ties_even() as i32)
-                    .collect();
-                let c = p.constant(&format!("{hint}_codes"), Tensor::i32(&[outs as i64], &codes));
-                super::dequantize_linear(&mut p, c, &q, &hint)
-            }
-            None => p.constant(&format!("{hint}_corrected"), Tensor::f32(&[outs as i64], &b)),
-        };
-        match l.bias_now(g) {
-            Some((node, slot, _)) => p.set_input(node, slot, Some(b)),
-            None if l.is_conv || g.node(l.node).op.is("Gemm") => p.set_input(l.node, 2, Some(b)),
-            None => {
-                let y = p.node("Add", &format!("{}_biased", layer.output), &[l.out.into(), b], Attrs::new());
-                p.succeed(l.out, y);
-            }
-        }
+            None => codes,
+        })
     }
-    Ok(p)
+
+    fn patch(&self) -> Result<Patch, PassError> {
+        let (g, l, layer) = (self.g, self.l, self.layer);
+        let w = self.weight()?;
+        let mut scales = self.scales(&w)?;
+        let x_scale = self.input_scale()?;
+        let bias = self.bias(w.outs)?;
+        if let (Some(b), Some(sx)) = (&bias, x_scale) {
+            self.make_room(&mut scales, b, sx)?;
+        }
+        let codes = self.codes(&w, &mut scales)?;
+        let params = self.params(layer.weight, l.out_axis, scales.clone())?;
+        let mut p = Patch::new(QuantizeWeights.id()).made_from([layer.output.clone()]).before(l.node);
+        let name = g.name_of(w.value);
+        let c = p.constant(&format!("{name}_codes"), code_tensor(layer.weight, w.dims, &codes));
+        let dq = super::dequantize_linear(&mut p, c, &params, name);
+        p.set_input(l.node, 1, Some(dq));
+        if let Some(b) = bias {
+            let b = self.coded_bias(&mut p, &b, &scales, x_scale)?;
+            match l.bias_now(g) {
+                Some((node, slot, _)) => p.set_input(node, slot, Some(b)),
+                None if l.is_conv || g.node(l.node).op.is("Gemm") => p.set_input(l.node, 2, Some(b)),
+                None => {
+                    let y = p.node("Add", &format!("{}_biased", layer.output), &[l.out.into(), b], Attrs::new());
+                    p.succeed(l.out, y);
+                }
+            }
+        }
+        Ok(p)
+    }
+
+    /// The bias in int32 at the scale of the products; in float32 where the input stays float.
+    fn coded_bias(&self, p: &mut Patch, b: &[f32], scales: &[f32], sx: Option<f32>) -> Result<Ref, PassError> {
+        let hint = match &self.l.bias {
+            Some(b) => self.g.name_of(b.value).to_owned(),
+            None => format!("{}_bias", self.layer.output),
+        };
+        let dims = [b.len() as i64];
+        let Some(sx) = sx else { return Ok(p.constant(&format!("{hint}_corrected"), Tensor::f32(&dims, b))) };
+        let q = self.params(Code::I32, 0, scales.iter().map(|s| (s * sx).max(f32::MIN_POSITIVE)).collect())?;
+        // In f64: a code may have more bits than f32 holds.
+        let code = |(o, b): (usize, &f32)| (*b as f64 / q.scale(o) as f64).round_ties_even() as i32;
+        let codes: Vec<i32> = b.iter().enumerate().map(code).collect();
+        let c = p.constant(&format!("{hint}_codes"), Tensor::i32(&dims, &codes));
+        Ok(super::dequantize_linear(p, c, &q, &hint))
+    }
+}
+
+impl Weight<'_> {
+    fn sizes(&self) -> Vec<usize> {
+        self.dims.iter().map(|d| *d as usize).collect()
+    }
 }

@@ -214,9 +214,6 @@ pub fn decide(
     Ok(found.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-/// The error to expect with the factors of each trial.
-type Expected<'a> = Box<dyn Fn(&[Vec<f32>]) -> f64 + 'a>;
-
 /// The values of a pair whose codes its factors change, as layers write or read them.
 fn values(g: &Graph, sites: &Sites, p: &Pair) -> [String; 2] {
     let (first, second) = (&sites.linears[p.first], &sites.linears[p.second]);
@@ -235,64 +232,18 @@ fn one(
     pair: &Pair,
     rule: &Strengths,
 ) -> Result<Option<Equalisation>, PlanningError> {
-    let roles = match pair.between {
-        Between::ValuesProjection => [Role::Value, Role::AttentionOutput],
-        Between::QueriesKeys => [Role::Query, Role::Key],
-    };
     let names = values(g, sites, pair);
-    let n = pair.to.len();
-    let straight: Vec<usize> = (0..n).collect();
-    let mut sides = Vec::new();
-    for ((name, role), order) in names.iter().zip(roles).zip([&straight, &pair.to]) {
-        let st = stats.get(name).ok_or_else(|| PlanningError::Missing { value: name.clone(), role: role.name() })?;
-        // Channels along another axis than the layer's, or a value that calibration never reached.
-        if st.channels.len() != n {
-            return Ok(None);
-        }
-        sides.push(Side::of(st, order, role, recipe));
-    }
-    let [first, second] = &sides[..] else { return Ok(None) };
-    if first.judged.len() != second.judged.len() {
-        return Ok(None);
-    }
-    let trials = first.judged.len();
-    let projection = match pair.between {
-        Between::ValuesProjection => Some(Projection::of(g, sites, stats, pair)),
-        Between::QueriesKeys => None,
-    };
-    let Some(projection) = projection.map_or(Some(None), |p| p.map(Some)) else { return Ok(None) };
+    let Some([first, second]) = sides(stats, recipe, pair, &names)? else { return Ok(None) };
+    let Some(meeting) = Meeting::of(g, sites, stats, recipe, pair, &first, &second) else { return Ok(None) };
     let mut ways = vec![Way::None];
     for s in rule.strengths.iter().filter(|s| **s != 0.0) {
         ways.extend([Way::First(*s), Way::Second(*s), Way::Both(*s)]);
     }
-    let (signal, expected): (f64, Expected<'_>) = match &projection {
-        Some(p) => {
-            let read = |m: &[Moments]| m.iter().zip(&p.power).map(|(m, w)| mean_square(m) * w).sum::<f64>();
-            let signal = second.judged.iter().map(|m| read(m)).sum();
-            let expected = |f: &[Vec<f32>]| {
-                let weights: f64 = (0..trials).map(|t| p.rounding(&f[t], &second.judged[t], recipe)).sum();
-                let values = first.error(f, |_, c| p.power[c] * p.damp);
-                values + second.error(f, |_, c| p.power[c]) + weights
-            };
-            (signal, Box::new(expected))
-        }
-        None => {
-            let score = |t: usize, c: usize| mean_square(&first.judged[t][c]) * variance(&second.judged[t][c]);
-            let signal = (0..trials).map(|t| (0..n).map(|c| score(t, c)).sum::<f64>()).sum();
-            let expected = |f: &[Vec<f32>]| {
-                let inverse: Vec<Vec<f32>> = f.iter().map(|f| f.iter().map(|f| 1.0 / f).collect()).collect();
-                first.error(f, |t, c| variance(&second.judged[t][c]))
-                    + second.error(&inverse, |t, c| mean_square(&first.judged[t][c]))
-            };
-            (signal, Box::new(expected))
-        }
+    let error = |way: Way| {
+        let factors = |t: usize| way.factors([&first.ranges[t], &second.ranges[t]], pair.between, rule);
+        meeting.error(&(0..meeting.trials()).map(factors).collect::<Vec<Vec<f32>>>())
     };
-    let mut errors = Vec::new();
-    for way in ways {
-        let factors: Vec<Vec<f32>> =
-            (0..trials).map(|t| way.factors([&first.ranges[t], &second.ranges[t]], pair.between, rule)).collect();
-        errors.push((expected(&factors), way));
-    }
+    let errors: Vec<(f64, Way)> = ways.into_iter().map(|way| (error(way), way)).collect();
     let none = errors[0].0;
     let (least, way) = errors.into_iter().reduce(|a, b| if b.0 < a.0 { b } else { a }).expect("no equalisation is one");
     let mut factors = way.factors([&first.all(), &second.all()], pair.between, rule);
@@ -303,7 +254,8 @@ fn one(
         Between::ValuesProjection => "the projection's output",
         Between::QueriesKeys => "the scores",
     };
-    let unseen = if trials > 1 { " on samples that ranges do not come from" } else { "" };
+    let signal = meeting.signal();
+    let unseen = if meeting.trials() > 1 { " on samples that ranges do not come from" } else { "" };
     let without = if factors.is_empty() { String::new() } else { format!(", {} without", db(signal, none)) };
     Ok(Some(Equalisation {
         between: pair.between,
@@ -312,6 +264,95 @@ fn one(
         factors,
         reason: format!("{}: {} at {place}{unseen}{without}", way.name(pair.between), db(signal, least)),
     }))
+}
+
+/// What was seen of the two values of a pair; `None` where their channels are not those of the layers, or calibration never
+/// reached them.
+fn sides(
+    stats: &IndexMap<String, Stats>,
+    recipe: &QuantRecipe,
+    pair: &Pair,
+    names: &[String; 2],
+) -> Result<Option<[Side; 2]>, PlanningError> {
+    let roles = match pair.between {
+        Between::ValuesProjection => [Role::Value, Role::AttentionOutput],
+        Between::QueriesKeys => [Role::Query, Role::Key],
+    };
+    let n = pair.to.len();
+    let straight: Vec<usize> = (0..n).collect();
+    let mut found = Vec::new();
+    for ((name, role), order) in names.iter().zip(roles).zip([&straight, &pair.to]) {
+        let st = stats.get(name).ok_or_else(|| PlanningError::Missing { value: name.clone(), role: role.name() })?;
+        if st.channels.len() != n {
+            return Ok(None);
+        }
+        found.push(Side::of(st, order, role, recipe));
+    }
+    Ok(found.try_into().ok().filter(|[a, b]: &[Side; 2]| a.judged.len() == b.judged.len()))
+}
+
+/// Two sides, and where an error of either is counted.
+struct Meeting<'a> {
+    first: &'a Side,
+    second: &'a Side,
+    recipe: &'a QuantRecipe,
+    /// The layer that reads the values; `None` where queries meet keys.
+    projection: Option<Projection<'a>>,
+}
+
+impl<'a> Meeting<'a> {
+    /// `None` where the weights of the projection cannot be read.
+    fn of(
+        g: &'a Graph,
+        sites: &Sites,
+        stats: &IndexMap<String, Stats>,
+        recipe: &'a QuantRecipe,
+        pair: &'a Pair,
+        first: &'a Side,
+        second: &'a Side,
+    ) -> Option<Meeting<'a>> {
+        let projection = match pair.between {
+            Between::ValuesProjection => Some(Projection::of(g, sites, stats, pair)?),
+            Between::QueriesKeys => None,
+        };
+        Some(Meeting { first, second, recipe, projection })
+    }
+
+    fn trials(&self) -> usize {
+        self.first.judged.len()
+    }
+
+    fn signal(&self) -> f64 {
+        let (first, second) = (&self.first.judged, &self.second.judged);
+        match &self.projection {
+            Some(p) => {
+                let read = |m: &Vec<Moments>| m.iter().zip(&p.power).map(|(m, w)| mean_square(m) * w).sum::<f64>();
+                second.iter().map(read).sum()
+            }
+            None => {
+                let score = |t: usize, c: usize| mean_square(&first[t][c]) * variance(&second[t][c]);
+                (0..first.len()).map(|t| (0..first[t].len()).map(|c| score(t, c)).sum::<f64>()).sum()
+            }
+        }
+    }
+
+    /// The error to expect with the factors of each trial.
+    fn error(&self, factors: &[Vec<f32>]) -> f64 {
+        let (first, second) = (self.first, self.second);
+        match &self.projection {
+            Some(p) => {
+                let weights: f64 =
+                    (0..self.trials()).map(|t| p.rounding(&factors[t], &second.judged[t], self.recipe)).sum();
+                let values = first.error(factors, |_, c| p.power[c] * p.damp);
+                values + second.error(factors, |_, c| p.power[c]) + weights
+            }
+            None => {
+                let inverse: Vec<Vec<f32>> = factors.iter().map(|f| f.iter().map(|f| 1.0 / f).collect()).collect();
+                first.error(factors, |t, c| variance(&second.judged[t][c]))
+                    + second.error(&inverse, |t, c| mean_square(&first.judged[t][c]))
+            }
+        }
+    }
 }
 
 /// What the projection makes of errors, by channel of the values.

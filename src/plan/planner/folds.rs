@@ -112,25 +112,7 @@ pub fn folded(
     linears: &[&Linear],
     recipe: &QuantRecipe,
 ) -> Option<(Option<Fold>, QParams, String)> {
-    // Every reader must be a linear layer that reads the value itself and contracts the axis of its channels.
-    let readers = reading_nodes(g, s.value);
-    let axis = if linears.iter().all(|l| l.is_conv) { 1 } else { -1 };
-    let direct = linears.iter().all(|l| l.x == s.value && l.is_conv == (axis == 1));
-    if linears.is_empty() || !direct || readers.len() != linears.len() || g.is_output(s.value) || s.axis != axis {
-        return None;
-    }
-    let mats: Vec<Matrix> = linears.iter().map(|l| Matrix::of(g, l)).collect::<Option<_>>()?;
-    let n = st.channels.len();
-    if mats.iter().any(|m| m.ins != n) {
-        return None;
-    }
-    let power: Vec<f64> = mats.iter().map(Matrix::in_power).fold(vec![0.0; n], |mut a, p| {
-        a.iter_mut().zip(p).for_each(|(a, p)| *a += p);
-        a
-    });
-    let ways = [Way::None].into_iter();
-    let ways = ways.chain(rule.strengths.iter().filter(|a| **a != 0.0).map(|a| Way::Strength(*a)));
-    let ways: Vec<Way> = ways.chain(rule.beyond.iter().map(|b| Way::Beyond(*b))).collect();
+    let consumers = Consumers::of(g, s, linears, st.channels.len())?;
     let lowest = rule.offsets && take_offsets(g, linears);
     let byte = candidates.iter().find_map(|c| match c {
         Candidate::Affine { code, .. } if code.steps() == 255.0 => Some(*code),
@@ -142,59 +124,20 @@ pub fn folded(
     {
         return on_grids(g, s, &grids, code);
     }
-    let ways = ways.into_iter().flat_map(|w| [(w, false), (w, true)]).filter(|(_, o)| lowest || !o);
-    // Samples that ranges come from, and the distributions that errors are counted on.
-    let distributions = |st: &Stats| st.channels.iter().map(Channel::moments).collect::<Vec<_>>();
-    let trials: Vec<(Stats, Vec<Moments>)> =
-        st.trials().into_iter().map(|(fit, judge)| (fit, distributions(&judge))).collect();
-    let signal: f64 = trials.iter().flat_map(|(_, m)| m.iter().zip(&power)).map(|(m, p)| m.power() * p).sum();
-    let mut best: Option<(f64, (Way, bool), Code, Range)> = None;
-    for (way, lowest) in ways {
-        let mut tries: Vec<(f64, Code, Range)> = Vec::new();
-        for cand in candidates {
-            // Distributions are kept about zero; of a shifted value only the ends are known.
-            if let Candidate::Affine { code, range } = *cand
-                && (!lowest || matches!(range, Range::MinMax | Range::Headroom(_)))
-            {
-                tries.push((0.0, code, range));
-            }
-        }
-        for (fit, judged) in &trials {
-            let ends = reached(fit, lowest);
-            let by = Chosen::of(way, lowest, &ends, rule);
-            let f = &by.factors;
-            // The error of a rounded weight meets what its input varies by, or all of its input where no bias makes up
-            // for the mean.
-            let spread = |c: usize| {
-                let m = &judged[c];
-                if recipe.bias_correction { m.variance() } else { m.power_about(by.offsets[c].into()) }
-            };
-            let input: f64 = f.iter().enumerate().map(|(c, f)| spread(c) / f64::from(*f).powi(2)).sum();
-            let rounding = |m: &Matrix| m.rounding(recipe.weights.code, |i| f64::from(f[i]));
-            let weights: f64 = mats.iter().map(rounding).sum::<f64>() * input;
-            for (e, code, range) in &mut tries {
-                let p = by.params(st, &ends, *code, *range);
-                let ((lo, hi), step) = (p.reach(0), f64::from(p.scale(0)));
-                let one = |c: usize| {
-                    let (k, o) = (f64::from(f[c]), f64::from(by.offsets[c]));
-                    power[c] * judged[c].error(f64::from(lo) * k + o, f64::from(hi) * k + o, step * k)
-                };
-                *e += weights + (0..n).map(one).sum::<f64>();
-            }
-        }
-        for (e, code, range) in tries {
-            if best.as_ref().is_none_or(|b| e < b.0) {
-                best = Some((e, (way, lowest), code, range));
-            }
-        }
-    }
-    let (e, (way, lowest), code, range) = best?;
+    let trials = Trials::of(st, consumers, rule, recipe);
+    let ways = [Way::None].into_iter();
+    let ways = ways.chain(rule.strengths.iter().filter(|a| **a != 0.0).map(|a| Way::Strength(*a)));
+    let ways = ways.chain(rule.beyond.iter().map(|b| Way::Beyond(*b)));
+    let ways = ways.flat_map(|w| [(w, false), (w, true)]).filter(|(_, o)| lowest || !o);
+    let tries = ways.flat_map(|(way, lowest)| trials.errors(way, lowest, candidates));
+    let Try { error, way, lowest, code, range } = tries.reduce(|a, b| if b.error < a.error { b } else { a })?;
     let ends = reached(st, lowest);
     let by = Chosen::of(way, lowest, &ends, rule);
     let p = by.params(st, &ends, code, range);
-    let unseen = if trials.len() > 1 { " on samples that ranges do not come from" } else { "" };
+    let unseen = if trials.split.len() > 1 { " on samples that ranges do not come from" } else { "" };
     let offsets = if lowest { ", offset by the lowest value" } else { "" };
-    let reason = format!("{}{offsets}: {} at the consumers' output{unseen}", way.name(), super::db(signal, e));
+    let error = super::db(trials.signal(), error);
+    let reason = format!("{}{offsets}: {error} at the consumers' output{unseen}", way.name());
     let fold = (lowest || by.factors.iter().any(|f| *f != 1.0)).then(|| Fold {
         value: g.name_of(s.value).to_owned(),
         role: s.role,
@@ -203,6 +146,107 @@ pub fn folded(
         reason: reason.clone(),
     });
     Some((fold, p, reason))
+}
+
+/// The linear layers that read a value.
+struct Consumers<'g> {
+    matrices: Vec<Matrix<'g>>,
+    /// What they make of an error in each channel, as a factor of its square.
+    power: Vec<f64>,
+}
+
+impl<'g> Consumers<'g> {
+    /// `None` unless every reader is a linear layer that reads the value itself and contracts the axis of its channels.
+    fn of(g: &'g Graph, s: &Site, linears: &[&Linear], channels: usize) -> Option<Consumers<'g>> {
+        let axis = if linears.iter().all(|l| l.is_conv) { 1 } else { -1 };
+        let direct = linears.iter().all(|l| l.x == s.value && l.is_conv == (axis == 1));
+        let all = reading_nodes(g, s.value).len() == linears.len();
+        if linears.is_empty() || !direct || !all || g.is_output(s.value) || s.axis != axis {
+            return None;
+        }
+        let matrices: Vec<Matrix> = linears.iter().map(|l| Matrix::of(g, l)).collect::<Option<_>>()?;
+        if matrices.iter().any(|m| m.ins != channels) {
+            return None;
+        }
+        let power = matrices.iter().map(Matrix::in_power).fold(vec![0.0; channels], |mut a, p| {
+            a.iter_mut().zip(p).for_each(|(a, p)| *a += p);
+            a
+        });
+        Some(Consumers { matrices, power })
+    }
+}
+
+/// One way to fold with one kind of codes, and the error to expect at the consumers' output.
+struct Try {
+    error: f64,
+    way: Way,
+    lowest: bool,
+    code: Code,
+    range: Range,
+}
+
+/// What ways to fold are tried on.
+struct Trials<'a> {
+    st: &'a Stats,
+    consumers: Consumers<'a>,
+    rule: &'a FoldRecipe,
+    recipe: &'a QuantRecipe,
+    /// Samples that ranges come from, and the distributions that errors are counted on.
+    split: Vec<(Stats, Vec<Moments>)>,
+}
+
+impl<'a> Trials<'a> {
+    fn of(st: &'a Stats, consumers: Consumers<'a>, rule: &'a FoldRecipe, recipe: &'a QuantRecipe) -> Trials<'a> {
+        let distributions = |st: &Stats| st.channels.iter().map(Channel::moments).collect::<Vec<_>>();
+        let split = st.trials().into_iter().map(|(fit, judge)| (fit, distributions(&judge))).collect();
+        Trials { st, consumers, rule, recipe, split }
+    }
+
+    fn signal(&self) -> f64 {
+        self.split.iter().flat_map(|(_, m)| m.iter().zip(&self.consumers.power)).map(|(m, p)| m.power() * p).sum()
+    }
+
+    /// One way with each of the candidates that it can go with.
+    fn errors(&self, way: Way, lowest: bool, candidates: &[Candidate]) -> Vec<Try> {
+        let mut tries: Vec<Try> = Vec::new();
+        for cand in candidates {
+            // Distributions are kept about zero; of a shifted value only the ends are known.
+            if let Candidate::Affine { code, range } = *cand
+                && (!lowest || matches!(range, Range::MinMax | Range::Headroom(_)))
+            {
+                tries.push(Try { error: 0.0, way, lowest, code, range });
+            }
+        }
+        let power = &self.consumers.power;
+        for (fit, judged) in &self.split {
+            let ends = reached(fit, lowest);
+            let by = Chosen::of(way, lowest, &ends, self.rule);
+            let weights = self.of_weights(&by, judged);
+            for t in &mut tries {
+                let p = by.params(self.st, &ends, t.code, t.range);
+                let ((lo, hi), step) = (p.reach(0), f64::from(p.scale(0)));
+                let one = |c: usize| {
+                    let (k, o) = (f64::from(by.factors[c]), f64::from(by.offsets[c]));
+                    power[c] * judged[c].error(f64::from(lo) * k + o, f64::from(hi) * k + o, step * k)
+                };
+                t.error += weights + (0..power.len()).map(one).sum::<f64>();
+            }
+        }
+        tries
+    }
+
+    /// The error that rounding the folded weights makes. It meets what their input varies by, or all of their input where no
+    /// bias makes up for the mean.
+    fn of_weights(&self, by: &Chosen, judged: &[Moments]) -> f64 {
+        let f = &by.factors;
+        let spread = |c: usize| {
+            let m = &judged[c];
+            if self.recipe.bias_correction { m.variance() } else { m.power_about(by.offsets[c].into()) }
+        };
+        let input: f64 = f.iter().enumerate().map(|(c, f)| spread(c) / f64::from(*f).powi(2)).sum();
+        let rounding = |m: &Matrix| m.rounding(self.recipe.weights.code, |i| f64::from(f[i]));
+        self.consumers.matrices.iter().map(rounding).sum::<f64>() * input
+    }
 }
 
 #[cfg(test)]

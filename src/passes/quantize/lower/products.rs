@@ -219,130 +219,111 @@ impl Product {
         self.gain.as_ref().map_or(1.0, |f| each(f, c))
     }
 
-    fn patch(&self, g: &Graph) -> Patch {
-        let name = g.name_of(self.y).to_owned();
-        let mut p = Patch::new("integer-products").made_from([g.node(self.node).name.clone()]).before(self.node);
-        let channels = match (&self.weight, self.conv) {
-            (Some(t), true) => t.dims[0] as usize,
-            (Some(t), false) => *t.dims.last().unwrap_or(&1) as usize,
-            // Scores have a scale for all heads, or one for each.
-            (None, _) => self.q.as_ref().map_or(1, |q| q.scales.len()),
-        };
-        // A channel of a Conv has as many axes after it as its kernel has, a head has queries and keys.
-        let behind = match (&self.weight, self.conv) {
-            (Some(t), true) => t.dims.len().saturating_sub(2),
-            (Some(_), false) => 0,
-            (None, _) => 2,
-        };
-        let spatial = vec![1i64; behind];
-        let wide = |v: &[f32]| -> Tensor {
-            let mut t = factors(v);
-            if !t.dims.is_empty() {
-                t.dims.extend(&spatial);
-            }
-            t
-        };
+    /// The result's channels.
+    fn channels(&self) -> Channels {
+        match (&self.weight, self.conv) {
+            (Some(t), true) => Channels { count: t.dims[0] as usize, after: t.dims.len().saturating_sub(2) },
+            (Some(t), false) => Channels { count: *t.dims.last().unwrap_or(&1) as usize, after: 0 },
+            // Scores have a scale for all heads, or one for each; a head has queries and keys.
+            (None, _) => Channels { count: self.q.as_ref().map_or(1, |q| q.scales.len()), after: 2 },
+        }
+    }
+
+    fn scaling(&self, g: &Graph, channels: usize) -> Scaling {
         // What one code of the result is worth.
         let scale = |c: usize| self.q.as_ref().map_or(1.0, |q| each(&q.scales, c));
-        // Multipliers from sums to codes (or to the float result).
-        let to_codes: Vec<f64> =
-            (0..channels).map(|c| each(&self.unit, c) * f64::from(self.gain_of(c)) / f64::from(scale(c))).collect();
-        let mut codes = if let Bias::Codes(b) = &self.bias { Some(b.clone()) } else { None };
-        // Zero points that differ go into the bias, if it can hold them.
-        let mut zeros_late: Option<Vec<f32>> = None;
+        let factor = |c: usize| each(&self.unit, c) * f64::from(self.gain_of(c)) / f64::from(scale(c));
+        let factors: Vec<f64> = (0..channels).map(factor).collect();
+        let mut bias = if let Bias::Codes(b) = &self.bias { Some(b.clone()) } else { None };
+        let mut offset = vec![0f32; channels];
         let mut zero = 0;
         if let Some(q) = &self.q {
             if q.zeros.iter().all(|z| *z == q.zeros[0]) {
                 zero = q.zeros[0];
             } else {
-                let b = codes.clone().unwrap_or_else(|| vec![0; channels]);
+                // Zero points that differ go into the bias, if it can hold them.
+                let b = bias.clone().unwrap_or_else(|| vec![0; channels]);
                 let sum: Vec<f64> =
-                    b.iter().zip(&q.zeros).zip(&to_codes).map(|((b, z), f)| *b as f64 + *z as f64 / f).collect();
+                    b.iter().zip(&q.zeros).zip(&factors).map(|((b, z), f)| *b as f64 + *z as f64 / f).collect();
                 if sum.iter().all(|s| s.abs() < BIAS_LIMIT) {
-                    codes = Some(sum.iter().map(|s| s.round_ties_even() as i64).collect());
+                    bias = Some(sum.iter().map(|s| s.round_ties_even() as i64).collect());
                 } else {
-                    zeros_late = Some(q.zeros.iter().map(|z| *z as f32).collect());
+                    offset = q.zeros.iter().map(|z| *z as f32).collect();
                 }
             }
         }
-        let fits = codes.as_ref().is_none_or(|b| b.iter().all(|b| (*b as f64).abs() < BIAS_LIMIT));
-        let x: Ref = self.x.x.into();
-        let zx = self.x.whole().map_or(0, |(_, z)| z);
-        let (w, w_type, zw): (Ref, DType, i64) = match &self.weight {
-            Some(t) if t.dtype == DType::INT8 => {
-                let hint = format!("{}_int8", g.name_of(self.w.x));
-                (p.constant(&hint, t.clone()), DType::INT8, 0)
+        // What does not go into the sum is added in the units of the result.
+        if let Some(b) = bias.take_if(|b| b.iter().any(|b| (*b as f64).abs() >= BIAS_LIMIT)) {
+            offset.iter_mut().zip(b).zip(&factors).for_each(|((l, b), f)| *l += (b as f64 * f) as f32);
+        }
+        if let Bias::Float(v) = self.bias {
+            for (c, b) in floats(g, v).iter().enumerate() {
+                offset[c] += b * self.gain_of(c) / scale(c);
             }
-            Some(t) => {
-                let hint = format!("{}_unsigned", g.name_of(self.w.x));
-                (p.constant(&hint, t.clone()), DType::UINT8, UNSIGNED_ZERO)
-            }
+        }
+        Scaling { bias, factors, offset, zero }
+    }
+
+    /// The second operand as the integer operator reads it, with its type and zero point.
+    fn second(&self, g: &Graph, p: &mut Patch, name: &str) -> (Ref, DType, i64) {
+        let of = g.name_of(self.w.x);
+        match &self.weight {
+            Some(t) if t.dtype == DType::INT8 => (p.constant(&format!("{of}_int8"), t.clone()), DType::INT8, 0),
+            Some(t) => (p.constant(&format!("{of}_unsigned"), t.clone()), DType::UINT8, UNSIGNED_ZERO),
             None if self.w.dtype == DType::INT8 => {
-                let number = at_unit_scale(
-                    &mut p,
-                    "DequantizeLinear",
-                    &format!("{name}_w_number"),
-                    self.w.x.into(),
-                    DType::INT8,
-                    0,
-                );
-                let hint = format!("{}_unsigned", g.name_of(self.w.x));
-                let w = at_unit_scale(&mut p, "QuantizeLinear", &hint, number, DType::UINT8, UNSIGNED_ZERO);
+                let hint = format!("{name}_w_number");
+                let number = at_unit_scale(p, "DequantizeLinear", &hint, self.w.x.into(), DType::INT8, 0);
+                let hint = format!("{of}_unsigned");
+                let w = at_unit_scale(p, "QuantizeLinear", &hint, number, DType::UINT8, UNSIGNED_ZERO);
                 (w, DType::UINT8, self.w.zeros[0] + UNSIGNED_ZERO)
             }
             None => (self.w.x.into(), self.w.dtype, self.w.zeros[0]),
-        };
-        let mut inputs = vec![Some(x), Some(w)];
+        }
+    }
+
+    /// The sums of products of codes, in int32.
+    fn sums(&self, g: &Graph, p: &mut Patch, name: &str) -> Ref {
+        let (w, w_type, zw) = self.second(g, p, name);
+        let zx = self.x.whole().map_or(0, |(_, z)| z);
+        let mut inputs = vec![Some(self.x.x.into()), Some(w)];
         if zx != 0 || zw != 0 {
             inputs.push(Some(p.constant(&format!("{name}_x_zero"), zero_scalar(self.x.dtype, zx))));
         }
         if zw != 0 {
             inputs.push(Some(p.constant(&format!("{name}_w_zero"), zero_scalar(w_type, zw))));
         }
-        let node = g.node(self.node);
-        let (op, attrs) = if self.conv { ("ConvInteger", node.attrs.clone()) } else { ("MatMulInteger", Attrs::new()) };
-        let shape = g.shape(self.y).map(<[_]>::to_vec);
-        let mut a = p.node_with(Op::onnx(op), &inputs, &[&format!("{name}_sum")], attrs)[0];
-        p.typed(a, DType::INT32, shape.clone());
-        if fits && let Some(b) = &codes {
+        let attrs = g.node(self.node).attrs.clone();
+        let (op, attrs) = if self.conv { ("ConvInteger", attrs) } else { ("MatMulInteger", Attrs::new()) };
+        let sum = p.node_with(Op::onnx(op), &inputs, &[&format!("{name}_sum")], attrs)[0];
+        p.typed(sum, DType::INT32, g.shape(self.y).map(<[_]>::to_vec))
+    }
+
+    fn patch(&self, g: &Graph) -> Patch {
+        let name = g.name_of(self.y).to_owned();
+        let mut p = Patch::new("integer-products").made_from([g.node(self.node).name.clone()]).before(self.node);
+        let channels = self.channels();
+        let Scaling { bias, factors, offset, zero } = self.scaling(g, channels.count);
+        let mut a = self.sums(g, &mut p, &name);
+        if let Some(b) = bias {
             let b: Vec<i32> = b.iter().map(|b| *b as i32).collect();
-            let mut dims = vec![channels as i64];
-            if self.conv {
-                dims.extend(&spatial);
-            }
+            let dims = if self.conv { channels.dims() } else { vec![channels.count as i64] };
             let b = p.constant(&format!("{name}_bias"), Tensor::i32(&dims, &b));
             a = p.node("Add", &format!("{name}_biased"), &[a, b], Attrs::new());
         }
         let to_float = Attrs::new().with_int("to", DType::FLOAT.0.into());
         a = p.node("Cast", &format!("{name}_units"), &[a], to_float);
-        let f: Vec<f32> = to_codes.iter().map(|f| *f as f32).collect();
-        let f = p.constant(&format!("{name}_factor"), wide(&f));
+        let f: Vec<f32> = factors.iter().map(|f| *f as f32).collect();
+        let f = p.constant(&format!("{name}_factor"), channels.vector(&f));
         let scaled_name = if self.q.is_some() { format!("{name}_scaled") } else { name.clone() };
         a = p.node("Mul", &scaled_name, &[a, f], Attrs::new());
-        // What did not go into the sum is added in the units of the result.
-        let mut late = zeros_late.unwrap_or_else(|| vec![0.0; channels]);
-        if !fits && let Some(b) = &codes {
-            late.iter_mut().zip(b).zip(&to_codes).for_each(|((l, b), f)| *l += (*b as f64 * f) as f32);
-        }
-        if let Bias::Float(v) = self.bias {
-            let values = g.constant(v).and_then(|t| t.to_f32s()).map(|b| b.into_owned());
-            let values = values.or_else(|| {
-                let d = Coding::read_back(g, v)?;
-                let q = g.constant(d.x)?.to_i64s()?;
-                Some(q.iter().enumerate().map(|(i, q)| (*q - each(&d.zeros, i)) as f32 * each(&d.scales, i)).collect())
-            });
-            for (c, b) in values.unwrap_or_default().iter().enumerate() {
-                late[c] += b * self.gain_of(c) / scale(c);
-            }
-        }
-        if late.iter().any(|l| *l != 0.0) {
-            let l = p.constant(&format!("{name}_offset"), wide(&late));
+        if offset.iter().any(|l| *l != 0.0) {
+            let l = p.constant(&format!("{name}_offset"), channels.vector(&offset));
             a = p.node("Add", &format!("{name}_shifted"), &[a, l], Attrs::new());
         }
+        let shape = g.shape(self.y).map(<[_]>::to_vec);
         match &self.q {
             Some(q) => {
-                let codes = g.name_of(q.y);
-                let y = at_unit_scale(&mut p, "QuantizeLinear", codes, a, q.dtype, zero);
+                let y = at_unit_scale(&mut p, "QuantizeLinear", g.name_of(q.y), a, q.dtype, zero);
                 p.typed(y, q.dtype, shape);
                 p.succeed(q.y, y);
             }
@@ -353,4 +334,48 @@ impl Product {
         }
         p
     }
+}
+
+/// The channels of a result: how many there are, and how many axes come after theirs.
+struct Channels {
+    count: usize,
+    after: usize,
+}
+
+impl Channels {
+    fn dims(&self) -> Vec<i64> {
+        [vec![self.count as i64], vec![1; self.after]].concat()
+    }
+
+    /// One number a channel, or one for all.
+    fn vector(&self, v: &[f32]) -> Tensor {
+        let mut t = factors(v);
+        if !t.dims.is_empty() {
+            t.dims.extend(vec![1i64; self.after]);
+        }
+        t
+    }
+}
+
+/// What becomes of the sums of products: `(sum + bias) * factor + offset` a channel, and then codes about `zero`.
+struct Scaling {
+    /// In units of the sums.
+    bias: Option<Vec<i64>>,
+    factors: Vec<f64>,
+    /// In units of the result.
+    offset: Vec<f32>,
+    zero: i64,
+}
+
+/// The numbers of a constant vector, after a DequantizeLinear or not.
+fn floats(g: &Graph, v: ValueId) -> Vec<f32> {
+    if let Some(b) = g.constant(v).and_then(|t| t.to_f32s()) {
+        return b.into_owned();
+    }
+    let coded = || {
+        let d = Coding::read_back(g, v)?;
+        let q = g.constant(d.x)?.to_i64s()?;
+        Some(q.iter().enumerate().map(|(i, q)| (*q - each(&d.zeros, i)) as f32 * each(&d.scales, i)).collect())
+    };
+    coded().unwrap_or_default()
 }

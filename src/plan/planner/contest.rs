@@ -1,0 +1,158 @@
+//! Which codes a value gets: the candidates of the recipe, compared by the error to expect.
+
+use super::{PlanningError, db, folds, outliers};
+use crate::ir::Graph;
+use crate::plan::recipe::{Candidate, QuantRecipe};
+use crate::plan::sites::{Linear, Site};
+use crate::plan::{Activation, Fold, Outlier, Readers, Role};
+use crate::quant::observe::Stats;
+use crate::quant::ptf::{self, Range};
+use crate::quant::{Code, QParams};
+
+/// An error that is a share of the faintest tokens' variance by no more than this times its share of the usual ones' is no
+/// matter of the faintest.
+const MUCH_MORE: f64 = 4.0;
+
+/// The codes of one value: of what the recipe names for its role, that of least error to expect; one entry, or one for
+/// those that contract and one for those that read element by element.
+pub(super) fn decide(
+    g: &Graph,
+    s: &Site,
+    st: &Stats,
+    recipe: &QuantRecipe,
+    linears: &[&Linear],
+) -> Result<(Option<Fold>, Vec<Activation>), PlanningError> {
+    let name = g.name_of(s.value);
+    let candidates = recipe.candidates(s.role);
+    if candidates.iter().all(|c| matches!(c, Candidate::Sums | Candidate::Wide { .. })) {
+        return Err(PlanningError::NoCandidate { role: s.role.name(), value: name.to_owned() });
+    }
+    if let Some(f) = recipe.folds.get(&s.role)
+        && let Some((fold, params, reason)) = folds::folded(g, s, st, f, candidates, linears, recipe)
+    {
+        let all = Coded { params, outliers: Vec::new(), reason }.activation(name, s.role, Readers::All);
+        return Ok((fold, vec![all]));
+    }
+    let contest = Contest { s, st, within: recipe.one_scale_within.get(&s.role).copied() };
+    let affine: Vec<Candidate> = candidates.iter().filter(|c| matches!(c, Candidate::Affine { .. })).copied().collect();
+    let fallback = [Candidate::Affine { code: Code::U8, range: Range::Mse }];
+    let per_tensor: &[Candidate] = if affine.is_empty() { &fallback } else { &affine };
+    // A single number has no axis either.
+    let needs_tensor = s.contracted || !linears.is_empty() || st.dims.is_empty();
+    let codes = if needs_tensor && s.elementwise && affine.len() < candidates.len() && !st.dims.is_empty() {
+        let (whole, by_channel) = (contest.best(per_tensor), contest.best(candidates));
+        if whole.params == by_channel.params && whole.outliers == by_channel.outliers {
+            vec![(whole, Readers::All)]
+        } else {
+            vec![(whole, Readers::Contracting), (by_channel, Readers::Elementwise)]
+        }
+    } else {
+        vec![(contest.best(if needs_tensor { per_tensor } else { candidates }), Readers::All)]
+    };
+    let codes = codes.into_iter().map(|(c, readers)| c.activation(name, s.role, readers)).collect();
+    Ok((None, codes))
+}
+
+/// Codes for a value, and why these.
+struct Coded {
+    params: QParams,
+    outliers: Vec<Outlier>,
+    reason: String,
+}
+
+impl Coded {
+    fn activation(self, value: &str, role: Role, readers: Readers) -> Activation {
+        let Coded { params, outliers, reason } = self;
+        Activation { value: value.to_owned(), role, readers, params, outliers, reason }
+    }
+}
+
+/// One candidate's codes and their expected squared error.
+struct Entrant {
+    error: f64,
+    params: QParams,
+    outliers: Vec<Outlier>,
+    what: String,
+}
+
+/// Candidates for one value, which are compared by the error to expect.
+struct Contest<'a> {
+    s: &'a Site,
+    st: &'a Stats,
+    /// One scale is taken where its error is within this many times the least.
+    within: Option<f64>,
+}
+
+impl Contest<'_> {
+    /// Of a channel in two codes, the finer ones round what the coarser ones leave.
+    fn error(&self, p: &QParams, outliers: &[Outlier]) -> f64 {
+        let split = |c: usize| outliers.iter().any(|o| o.channel == c);
+        ptf::expected_error(self.st, p, |c| if split(c) { 0.0 } else { 1.0 })
+            + outliers.iter().map(|o| f64::from(p.scale(o.channel)).powi(2) / 12.0 * self.st.count as f64).sum::<f64>()
+    }
+
+    /// What a candidate comes to; `None` for those that are no codes of 8 bits.
+    fn entrant(&self, c: &Candidate) -> Option<Entrant> {
+        let (s, st) = (self.s, self.st);
+        let (params, outliers, what) = match *c {
+            Candidate::Sums | Candidate::Wide { .. } => return None,
+            Candidate::Affine { code, range } => {
+                (ptf::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
+            }
+            Candidate::Ptf { code, rule, second_code_beyond, .. } => {
+                let second = second_code_beyond.filter(|_| rule.splits() && code == Code::U8 && s.axis == -1);
+                let (p, outliers) = match second {
+                    Some(beyond) => outliers::split(st, s.axis, rule, beyond),
+                    None => (ptf::ptf(code, st, s.axis, rule, |_| 1.0), Vec::new()),
+                };
+                let widest = p.factors().map_or(1, |(_, f)| f.iter().copied().max().unwrap_or(1));
+                let mut what = format!("{} up to {widest}, {:?}", p.kind(), rule.range);
+                for o in &outliers {
+                    what.push_str(&format!(", channel {} in two codes", o.channel));
+                }
+                (p, outliers, what)
+            }
+        };
+        Some(Entrant { error: self.error(&params, &outliers), params, outliers, what })
+    }
+
+    /// The candidate of least error; at least one of them has 8 bits.
+    fn best(&self, candidates: &[Candidate]) -> Coded {
+        let entrants: Vec<(&Candidate, Entrant)> =
+            candidates.iter().filter_map(|c| Some((c, self.entrant(c)?))).collect();
+        let least = |one_scale: bool| {
+            let may = entrants.iter().filter(|(c, _)| !one_scale || matches!(c, Candidate::Affine { .. }));
+            may.map(|(_, e)| e).reduce(|a, b| if b.error < a.error { b } else { a })
+        };
+        let best = least(false).expect("one has 8 bits");
+        let near = |e: &&Entrant| self.within.is_some_and(|w| e.error <= w * best.error);
+        let best = least(true).filter(near).unwrap_or(best);
+        let beyond =
+            candidates.iter().find_map(|c| if let Candidate::Wide { beyond } = c { Some(*beyond) } else { None });
+        let wide = beyond.and_then(|b| self.widened(best.error, b));
+        let Entrant { error, params, outliers, what } = wide.as_ref().unwrap_or(best);
+        let st = self.st;
+        let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
+        let reason = format!("{what}: {}", db(signal, *error));
+        Coded { params: params.clone(), outliers: outliers.clone(), reason }
+    }
+
+    /// Codes of 16 bits, where the error of 8 drowns the faintest tokens or the usual ones.
+    fn widened(&self, error: f64, beyond: f64) -> Option<Entrant> {
+        let st = self.st;
+        let mean = error / (st.count * st.channels.len() as u64).max(1) as f64;
+        let (faintest, usual) = st.faintness();
+        let drowns = mean * (faintest - MUCH_MORE * usual) > beyond || mean * usual > 1.0;
+        if !drowns {
+            return None;
+        }
+        let params = ptf::affine(Code::U16, st, Range::Headroom(1.5));
+        let what = format!(
+            "one scale in 16 bits, as an error in 8 has {:.2} of the variance of the faintest tokens and {:.2} of the \
+             usual ones'",
+            mean * faintest,
+            mean * usual
+        );
+        Some(Entrant { error: self.error(&params, &[]), params, outliers: Vec::new(), what })
+    }
+}
