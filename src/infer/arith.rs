@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use super::moves::{broadcast_strides, walk};
 use super::view::View;
 use super::{Draft, MAX_ELEMENTS, MAX_FOLD_BYTES, Size};
-use crate::ir::{DType, Tensor};
+use crate::ir::vocabulary::class;
+use crate::ir::{Class, DType, Tensor};
 
 type Elements = Vec<Option<Size>>;
 
@@ -181,30 +182,10 @@ fn integers(view: &View, ty: DType, dims: &[i64]) -> Option<Elements> {
             each(&|a| if a.differs(&Size::Known(0)) { flag(true) } else { flag(a.known()? != 0) })
         }
         "Cast" => each(&|a| Some(a.clone())),
-        "Where" => {
-            let (c, x, y) = (read(0)?, read(1)?, read(2)?);
-            let pick = |i: usize| match c[i].as_ref().and_then(Size::known) {
-                Some(0) => y[i].clone(),
-                Some(_) => x[i].clone(),
-                // Undecided, but both ways agree.
-                None => x[i].clone().filter(|a| Some(a) == y[i].as_ref()),
-            };
-            Some((0..c.len()).map(pick).collect())
-        }
-        "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" if dims.iter().all(|d| *d == 1) => {
-            let e = elements(view, 0)?;
-            let mut it = e.iter().cloned();
-            let first = it.next()??;
-            let fold = |a: Size, b: Option<Size>| -> Option<Size> {
-                let b = b?;
-                match view.op() {
-                    "ReduceProd" => a.mul(&b),
-                    "ReduceSum" => a.add(&b),
-                    op => Some(if (exceeds(&a, &b)? == Size::Known(1)) == (op == "ReduceMax") { a } else { b }),
-                }
-            };
-            // One output element from all input elements: no other axis is left over.
-            Some(vec![it.try_fold(first, fold)])
+        "Where" => Some(choice(&read(0)?, &read(1)?, &read(2)?)),
+        // One output element from all input elements: no other axis is left over.
+        op if class(op) == Some(Class::Reduction) && dims.iter().all(|d| *d == 1) => {
+            Some(vec![reduced(op, &elements(view, 0)?)?])
         }
         "Range" => {
             let at = |i: usize| elements(view, i)?.first()?.as_ref()?.known();
@@ -213,6 +194,35 @@ fn integers(view: &View, ty: DType, dims: &[i64]) -> Option<Elements> {
         }
         _ => None,
     }
+}
+
+/// What a Where makes of a condition and two lists.
+fn choice(condition: &[Option<Size>], yes: &[Option<Size>], no: &[Option<Size>]) -> Elements {
+    let pick = |i: usize| match condition[i].as_ref().and_then(Size::known) {
+        Some(0) => no[i].clone(),
+        Some(_) => yes[i].clone(),
+        // Undecided, but both ways agree.
+        None => yes[i].clone().filter(|a| Some(a) == no[i].as_ref()),
+    };
+    (0..condition.len()).map(pick).collect()
+}
+
+/// One number of all; `None` for a reduction that is not followed here, or of nothing. An element that is not known leaves the
+/// result unknown.
+fn reduced(op: &str, e: &[Option<Size>]) -> Option<Option<Size>> {
+    let join = |a: Size, b: &Option<Size>| -> Option<Size> {
+        let b = b.as_ref()?;
+        match op {
+            "ReduceProd" => a.mul(b),
+            "ReduceSum" => a.add(b),
+            _ => Some(if (exceeds(&a, b)? == Size::Known(1)) == (op == "ReduceMax") { a } else { b.clone() }),
+        }
+    };
+    if !matches!(op, "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin") {
+        return None;
+    }
+    let (first, rest) = e.split_first()?;
+    Some(rest.iter().try_fold(first.clone()?, join))
 }
 
 fn not(a: &Size) -> Option<Size> {

@@ -133,98 +133,98 @@ fn of_first(list: Vec<usize>) -> Moved {
 }
 
 fn moved(view: &View, slot: usize, out: &[i64]) -> Option<Moved> {
-    let op = view.op();
-    if op == "Identity" || class(op) == Some(Class::Relabel) {
-        return Some(Moved::Same(0));
+    let x = || view.known_dims(0);
+    match view.op() {
+        op if op == "Identity" || class(op) == Some(Class::Relabel) => Some(Moved::Same(0)),
+        "Where" => choose(view, out),
+        "Transpose" => transpose(view, &x()?, out),
+        "Slice" => slice(view, &x()?, out),
+        "Split" => split(view, &x()?, slot, out),
+        "Expand" => Some(of_first(walk(out, 0, &broadcast_strides(&x()?, out)?))),
+        "Gather" => gather(view, &x()?),
+        "Tile" => Some(tile(&x()?, out)),
+        "Concat" => concat(view, out),
+        "GatherND" => gather_nd(view, &x()?),
+        "Pad" => pad(view, &x()?, out),
+        "ScatterND" => scatter(view, &x()?, out),
+        _ => None,
     }
-    if op == "Where" {
-        return choose(view, out);
+}
+
+fn transpose(view: &View, x: &[i64], out: &[i64]) -> Option<Moved> {
+    let own = strides(x);
+    let perm: Vec<usize> = match view.node.attrs.ints("perm") {
+        Some(p) => p.iter().map(|a| axis(*a, x.len())).collect::<Option<_>>()?,
+        None => (0..x.len()).rev().collect(),
+    };
+    Some(of_first(walk(out, 0, &perm.iter().map(|a| own[*a]).collect::<Vec<_>>())))
+}
+
+fn slice(view: &View, x: &[i64], out: &[i64]) -> Option<Moved> {
+    let (own, mut base) = (strides(x), 0);
+    let mut steps = own.clone();
+    for (a, start, end, step) in slices(view, x.len())? {
+        let (first, len) = slice_range(x[a], start, end, step)?;
+        base += first * own[a];
+        // A single index is never stepped from, and its step may be any number.
+        steps[a] = if len > 1 { own[a] * step } else { 0 };
     }
-    let x = view.known_dims(0);
-    Some(match op {
-        "Transpose" => {
-            let x = x?;
-            let own = strides(&x);
-            let perm: Vec<usize> = match view.node.attrs.ints("perm") {
-                Some(p) => p.iter().map(|a| axis(*a, x.len())).collect::<Option<_>>()?,
-                None => (0..x.len()).rev().collect(),
-            };
-            of_first(walk(out, 0, &perm.iter().map(|a| own[*a]).collect::<Vec<_>>()))
+    Some(of_first(walk(out, base, &steps)))
+}
+
+fn split(view: &View, x: &[i64], slot: usize, out: &[i64]) -> Option<Moved> {
+    let at = view.axis("axis", 0, x.len())?;
+    let before: i64 = match view.list("split", 1) {
+        Given::Known(s) => s.iter().take(slot).try_fold(0i64, |a, n| a.checked_add(*n).filter(|_| *n >= 0))?,
+        Given::Absent => {
+            let n = view.node.outputs.len() as i64;
+            (slot as i64 * ((x[at] + n - 1) / n)).min(x[at])
         }
-        "Slice" => {
-            let x = x?;
-            let (mut steps, mut base) = (strides(&x), 0);
-            let own = steps.clone();
-            for (a, start, end, step) in slices(view, x.len())? {
-                let (first, len) = slice_range(x[a], start, end, step)?;
-                base += first * own[a];
-                // A single index is never stepped from, and its step may be any number.
-                steps[a] = if len > 1 { own[a] * step } else { 0 };
+        Given::Unknown => return None,
+    };
+    let own = strides(x);
+    Some(of_first(walk(out, before * own[at], &own)))
+}
+
+fn gather(view: &View, x: &[i64]) -> Option<Moved> {
+    let (at, index) = (view.axis("axis", 0, x.len())?, view.ints(1)?);
+    let inner: i64 = x[at + 1..].iter().product();
+    let outer: i64 = x[..at].iter().product();
+    let mut list = Vec::new();
+    for o in 0..outer {
+        for i in &index {
+            let i = if *i < 0 { i + x[at] } else { *i };
+            if !(0..x[at]).contains(&i) {
+                return None;
             }
-            of_first(walk(out, base, &steps))
+            let start = (o * x[at] + i) * inner;
+            list.extend((start..start + inner).map(|e| e as usize));
         }
-        "Split" => {
-            let x = x?;
-            let at = view.axis("axis", 0, x.len())?;
-            let before: i64 = match view.list("split", 1) {
-                Given::Known(s) => s.iter().take(slot).try_fold(0i64, |a, n| a.checked_add(*n).filter(|_| *n >= 0))?,
-                Given::Absent => {
-                    let n = view.node.outputs.len() as i64;
-                    (slot as i64 * ((x[at] + n - 1) / n)).min(x[at])
-                }
-                Given::Unknown => return None,
-            };
-            let own = strides(&x);
-            of_first(walk(out, before * own[at], &own))
+    }
+    Some(of_first(list))
+}
+
+fn tile(x: &[i64], out: &[i64]) -> Moved {
+    let (own, places) = (strides(x), strides(out));
+    let count: i64 = out.iter().product();
+    let at = |n: i64| (0..x.len()).map(|i| (n / places[i] % out[i]) % x[i] * own[i]).sum::<i64>() as usize;
+    of_first((0..count).map(at).collect())
+}
+
+fn concat(view: &View, out: &[i64]) -> Option<Moved> {
+    let at = view.axis("axis", i64::MAX, out.len())?;
+    let outer: i64 = out[..at].iter().product();
+    // Elements of one input that lie together.
+    let run = |i| Some(view.known_dims(i)?[at..].iter().product::<i64>());
+    let runs: Vec<i64> = (0..view.node.inputs.len()).map(run).collect::<Option<_>>()?;
+    let mut list = Vec::new();
+    for o in 0..outer {
+        for (i, run) in runs.iter().enumerate() {
+            let i = u8::try_from(i).ok()?;
+            list.extend((o * run..(o + 1) * run).map(|e| (i, e as usize)));
         }
-        "Expand" => of_first(walk(out, 0, &broadcast_strides(&x?, out)?)),
-        "Gather" => {
-            let x = x?;
-            let (at, index) = (view.axis("axis", 0, x.len())?, view.ints(1)?);
-            let inner: i64 = x[at + 1..].iter().product();
-            let outer: i64 = x[..at].iter().product();
-            let mut list = Vec::new();
-            for o in 0..outer {
-                for i in &index {
-                    let i = if *i < 0 { i + x[at] } else { *i };
-                    if !(0..x[at]).contains(&i) {
-                        return None;
-                    }
-                    let start = (o * x[at] + i) * inner;
-                    list.extend((start..start + inner).map(|e| e as usize));
-                }
-            }
-            of_first(list)
-        }
-        "Tile" => {
-            let x = x?;
-            let own = strides(&x);
-            let places = strides(out);
-            let count: i64 = out.iter().product();
-            let at = |n: i64| (0..x.len()).map(|i| (n / places[i] % out[i]) % x[i] * own[i]).sum::<i64>() as usize;
-            of_first((0..count).map(at).collect())
-        }
-        "Concat" => {
-            let at = view.axis("axis", i64::MAX, out.len())?;
-            let outer: i64 = out[..at].iter().product();
-            // Bytes of one input that lie together.
-            let runs: Vec<i64> = (0..view.node.inputs.len())
-                .map(|i| Some(view.known_dims(i)?[at..].iter().product()))
-                .collect::<Option<_>>()?;
-            let mut list = Vec::new();
-            for o in 0..outer {
-                for (i, run) in runs.iter().enumerate() {
-                    let i = u8::try_from(i).ok()?;
-                    list.extend((o * run..(o + 1) * run).map(|e| (i, e as usize)));
-                }
-            }
-            Moved::From(list)
-        }
-        "GatherND" => gather_nd(view, &x?)?,
-        "Pad" => pad(view, &x?, out)?,
-        "ScatterND" => scatter(view, &x?, out)?,
-        _ => return None,
-    })
+    }
+    Some(Moved::From(list))
 }
 
 fn choose(view: &View, out: &[i64]) -> Option<Moved> {

@@ -28,17 +28,15 @@
 //!   loaded, and types outside the standard, are not counted.
 //! - A declared type of the same value agrees: same element type, same rank, no size known to differ.
 
+mod constants;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::budget;
-
-use super::show::{component, node_line, type_of, type_text, typed};
-use super::{
-    AttrValue, Changed, DType, Def, Dim, Graph, Model, Moment, Node, NodeId, Payload, Tensor, TensorType, ValueId, ops,
-};
+use self::constants::{agrees, tensor_problems};
+use super::show::{node_line, type_of, type_text, typed};
+use super::{AttrValue, Changed, DType, Def, Graph, Model, Moment, Node, NodeId, Tensor, ValueId, ops};
 
 /// A model that was found to obey the invariants of this module. Only [`validate`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -181,10 +179,6 @@ fn path_text(g: &Graph, path: &[NodeId]) -> String {
         names.splice(4..names.len() - 3, ["...".to_owned()]);
     }
     names.join(" -> ")
-}
-
-fn plural(n: usize, what: &str) -> String {
-    if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") }
 }
 
 /// More captures than this are not searched one by one.
@@ -423,74 +417,10 @@ fn counted(a: ops::Arity, what: &str) -> String {
     format!("{a} {what}{}", if one { "" } else { "s" })
 }
 
-/// True if a declared type says nothing that the tensor contradicts.
-fn agrees(ty: &TensorType, t: &Tensor) -> bool {
-    ty.dtype == t.dtype
-        && ty.shape.as_ref().is_none_or(|s| {
-            s.len() == t.dims.len() && s.iter().zip(&t.dims).all(|(d, n)| !matches!(d, Dim::Known(k) if k != n))
-        })
-}
-
-/// What is wrong with a constant, as ends of a sentence that begins with its name.
-fn tensor_problems(t: &Tensor) -> Vec<String> {
-    if let Some(d) = t.dims.iter().find(|d| **d < 0) {
-        return vec![format!("has a negative size, {d}")];
-    }
-    let Some(len) = budget::elements(t.dims.iter().copied()).and_then(|n| usize::try_from(n).ok()) else {
-        return vec!["has sizes whose product no memory can hold".to_owned()];
-    };
-    if t.dtype == DType::UNDEFINED {
-        return vec!["has no element type".to_owned()];
-    }
-    if !storage_fits(t) {
-        return vec![format!("keeps its elements in a field that is not for {}", t.dtype)];
-    }
-    let bytes = t.byte_len();
-    let (want, have, unit) = match &t.data {
-        Payload::Raw(b) if t.dtype.bits().is_some() => (bytes, b.len(), "byte"),
-        Payload::Raw(_) | Payload::External(_) => return Vec::new(),
-        Payload::F32(v) => (complex_len(t.dtype, len), v.len(), "element"),
-        Payload::F64(v) => (complex_len(t.dtype, len), v.len(), "element"),
-        // Sub-byte elements are packed, one byte to an entry.
-        Payload::I32(v) => (if t.dtype.bits().is_some_and(|b| b < 8) { bytes } else { len }, v.len(), "element"),
-        Payload::I64(v) => (len, v.len(), "element"),
-        Payload::U64(v) => (len, v.len(), "element"),
-        Payload::Str(v) => (len, v.len(), "element"),
-    };
-    if want == have {
-        return Vec::new();
-    }
-    vec![format!("holds {}, but {} needs {want}", plural(have, unit), type_text(&type_of(t)))]
-}
-
-/// Entries of a typed field: complex elements take two.
-fn complex_len(t: DType, len: usize) -> usize {
-    if component(t) == t { len } else { 2 * len }
-}
-
-/// True if the standard lets elements of this type stand in this field. Types it does not know may stand anywhere.
-fn storage_fits(t: &Tensor) -> bool {
-    if t.dtype.name().is_none() {
-        return true;
-    }
-    match &t.data {
-        Payload::Raw(_) => t.dtype != DType::STRING,
-        Payload::External(_) => t.dtype != DType::STRING,
-        Payload::F32(_) => matches!(t.dtype, DType::FLOAT | DType::COMPLEX64),
-        Payload::F64(_) => matches!(t.dtype, DType::DOUBLE | DType::COMPLEX128),
-        Payload::I64(_) => t.dtype == DType::INT64,
-        Payload::U64(_) => matches!(t.dtype, DType::UINT32 | DType::UINT64),
-        Payload::Str(_) => t.dtype == DType::STRING,
-        Payload::I32(_) => {
-            t.dtype == DType::INT32 || (t.dtype.bits().is_some_and(|b| b <= 16) && t.dtype != DType::STRING)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Attr, Rider};
+    use crate::ir::{Attr, Payload, Rider};
     use crate::text::parse_model;
 
     fn model() -> Model {

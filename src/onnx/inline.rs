@@ -85,7 +85,7 @@ pub fn inline_functions(m: &Model) -> Result<Model, InlineError> {
     let mut names = Names::of(&graph);
     let mut nodes = Vec::with_capacity(graph.node.len());
     for n in std::mem::take(&mut graph.node) {
-        expand(n, &functions, &mut names, &mut nodes, 0)?;
+        Inliner { functions: &functions, names: &mut names, out: &mut nodes }.expand(n, 0)?;
     }
     graph.node = nodes;
     let mut nested = BTreeSet::new();
@@ -180,94 +180,122 @@ fn check(f: &proto::FunctionProto, model: Option<i64>) -> Result<(), InlineError
     Ok(())
 }
 
-/// Appends a node, or what it calls.
-fn expand(
-    n: proto::NodeProto,
-    functions: &BTreeMap<Key, proto::FunctionProto>,
-    names: &mut Names,
-    out: &mut Vec<proto::NodeProto>,
-    depth: usize,
-) -> Result<(), InlineError> {
-    let Some(f) = functions.get(&called(&n)) else {
-        out.push(n);
-        return Ok(());
-    };
-    let function = || text(&f.name);
-    if depth > DEEPEST {
-        return Err(InlineError::Recursive { function: function() });
+/// Writes calls out.
+struct Inliner<'a> {
+    functions: &'a BTreeMap<Key, proto::FunctionProto>,
+    names: &'a mut Names,
+    out: &'a mut Vec<proto::NodeProto>,
+}
+
+/// A function and what its names and attributes stand for in one call.
+struct Called<'a> {
+    f: &'a proto::FunctionProto,
+    /// Put before the names of its nodes and values.
+    prefix: String,
+    names: BTreeMap<String, String>,
+    attributes: BTreeMap<&'a str, &'a proto::AttributeProto>,
+}
+
+impl Inliner<'_> {
+    /// Appends a node, or what it calls.
+    fn expand(&mut self, n: proto::NodeProto, depth: usize) -> Result<(), InlineError> {
+        let Some(f) = self.functions.get(&called(&n)) else {
+            self.out.push(n);
+            return Ok(());
+        };
+        if depth > DEEPEST {
+            return Err(InlineError::Recursive { function: text(&f.name) });
+        }
+        if !self.names.allow(0) {
+            return Err(InlineError::TooMany { function: text(&f.name) });
+        }
+        let mut call = self.call(f, &n);
+        self.hand_on(&mut call, &n);
+        for inner in &f.node {
+            if !self.names.allow(inner.encoded_len()) {
+                return Err(InlineError::TooMany { function: text(&f.name) });
+            }
+            let inner = self.body_node(&call, inner.clone())?;
+            self.expand(inner, depth + 1)?;
+        }
+        Ok(())
     }
-    if !names.allow(0) {
-        return Err(InlineError::TooMany { function: function() });
+
+    /// What the function's names become.
+    fn call<'a>(&mut self, f: &'a proto::FunctionProto, n: &'a proto::NodeProto) -> Called<'a> {
+        let mut names: BTreeMap<String, String> = BTreeMap::new();
+        for (formal, given) in [(&f.input, &n.input), (&f.output, &n.output)] {
+            for (i, name) in formal.iter().enumerate() {
+                names.insert(name.clone(), given.get(i).cloned().unwrap_or_default());
+            }
+        }
+        let prefix = named(n);
+        // An output the caller leaves out may still be read inside.
+        for name in f.node.iter().flat_map(|n| &n.output).chain(&f.output).filter(|s| !s.is_empty()) {
+            if names.get(name).is_none_or(|s| s.is_empty()) {
+                names.insert(name.clone(), self.names.fresh(&format!("{prefix}/{name}")));
+            }
+        }
+        let given = f.attribute_proto.iter().chain(&n.attribute);
+        let attributes = given.filter_map(|a| Some((a.name.as_deref()?, a))).collect();
+        Called { f, prefix, names, attributes }
     }
-    // What the function's names become.
-    let mut map: BTreeMap<String, String> = BTreeMap::new();
-    for (formal, given) in [(&f.input, &n.input), (&f.output, &n.output)] {
-        for (i, name) in formal.iter().enumerate() {
-            map.insert(name.clone(), given.get(i).cloned().unwrap_or_default());
+
+    /// An input that the function hands on as its output has no node to make it.
+    fn hand_on(&mut self, call: &mut Called<'_>, n: &proto::NodeProto) {
+        for (formal, given) in call.f.output.iter().zip(&n.output) {
+            if let Some(i) = call.f.input.iter().position(|x| x == formal).filter(|_| !given.is_empty()) {
+                let from = n.input.get(i).cloned().unwrap_or_default();
+                call.names.insert(formal.clone(), from.clone());
+                self.out.push(proto::NodeProto {
+                    name: Some(self.names.fresh(&format!("{}/{formal}", call.prefix))),
+                    op_type: Some("Identity".into()),
+                    input: vec![from],
+                    output: vec![given.clone()],
+                    ..Default::default()
+                });
+            }
         }
     }
-    let prefix = match text(&n.name) {
-        name if name.is_empty() => text(&n.op_type),
-        name => name,
-    };
-    // An output the caller leaves out may still be read inside.
-    for name in f.node.iter().flat_map(|n| &n.output).chain(&f.output).filter(|s| !s.is_empty()) {
-        if map.get(name).is_none_or(|s| s.is_empty()) {
-            map.insert(name.clone(), names.fresh(&format!("{prefix}/{name}")));
-        }
-    }
-    let values: BTreeMap<&str, &proto::AttributeProto> =
-        f.attribute_proto.iter().chain(&n.attribute).filter_map(|a| Some((a.name.as_deref()?, a))).collect();
-    // An input that the function hands on as its output has no node to make it.
-    for (formal, given) in f.output.iter().zip(&n.output) {
-        if let Some(i) = f.input.iter().position(|x| x == formal).filter(|_| !given.is_empty()) {
-            let from = n.input.get(i).cloned().unwrap_or_default();
-            map.insert(formal.clone(), from.clone());
-            out.push(proto::NodeProto {
-                name: Some(names.fresh(&format!("{prefix}/{formal}"))),
-                op_type: Some("Identity".into()),
-                input: vec![from],
-                output: vec![given.clone()],
-                ..Default::default()
-            });
-        }
-    }
-    for inner in &f.node {
-        if !names.allow(inner.encoded_len()) {
-            return Err(InlineError::TooMany { function: function() });
-        }
-        let mut inner = inner.clone();
+
+    /// A node of the function's body under the names of the call.
+    fn body_node(&mut self, call: &Called<'_>, mut n: proto::NodeProto) -> Result<proto::NodeProto, InlineError> {
         let rename = |s: &mut String| {
-            if let Some(new) = map.get(s) {
+            if let Some(new) = call.names.get(s) {
                 s.clone_from(new);
             }
         };
-        inner.input.iter_mut().for_each(rename);
-        inner.output.iter_mut().for_each(rename);
-        let own = text(&inner.name);
-        let own = if own.is_empty() { text(&inner.op_type) } else { own };
-        inner.name = Some(names.fresh(&format!("{prefix}/{own}")));
-        let mut attributes = Vec::with_capacity(inner.attribute.len());
-        for mut a in std::mem::take(&mut inner.attribute) {
+        n.input.iter_mut().for_each(rename);
+        n.output.iter_mut().for_each(rename);
+        n.name = Some(self.names.fresh(&format!("{}/{}", call.prefix, named(&n))));
+        let mut attributes = Vec::with_capacity(n.attribute.len());
+        for mut a in std::mem::take(&mut n.attribute) {
             if let Some(from) = a.ref_attr_name.clone().filter(|s| !s.is_empty()) {
                 // Without a value the operator's own default holds.
-                if let Some(v) = values.get(from.as_str()) {
+                if let Some(v) = call.attributes.get(from.as_str()) {
                     attributes.push(proto::AttributeProto { name: a.name.clone(), ..(*v).clone() });
                 }
                 continue;
             }
             for body in a.g.iter_mut().chain(&mut a.graphs) {
                 if let Some(attribute) = refers(body) {
-                    return Err(InlineError::Nested { function: function(), attribute });
+                    return Err(InlineError::Nested { function: text(&call.f.name), attribute });
                 }
-                scope::rename_free(body, &map);
+                scope::rename_free(body, &call.names);
             }
             attributes.push(a);
         }
-        inner.attribute = attributes;
-        expand(inner, functions, names, out, depth + 1)?;
+        n.attribute = attributes;
+        Ok(n)
     }
-    Ok(())
+}
+
+/// A node's name, or its operator's where it has none.
+fn named(n: &proto::NodeProto) -> String {
+    match text(&n.name) {
+        name if name.is_empty() => text(&n.op_type),
+        name => name,
+    }
 }
 
 /// An attribute of the function that a nested graph refers to.

@@ -1,7 +1,7 @@
 use super::common::commit;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Graph, Node, NodeId, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -56,7 +56,7 @@ impl Pass for DecomposeAttention {
         }
         let map = model.shapes();
         for id in found {
-            match Site::of(&model.graph, &map, id, model.opset()) {
+            match Spelt::of(&model.graph, &map, id, model.opset()) {
                 Ok(site) => {
                     commit(site.patch(&model.graph, id), model, &mut out)?;
                 }
@@ -79,7 +79,7 @@ enum Causal {
 }
 
 /// What is known of one `Attention`.
-struct Site {
+struct Spelt {
     q: ValueId,
     k: ValueId,
     v: ValueId,
@@ -99,29 +99,49 @@ struct Site {
     softcap: Option<f32>,
 }
 
-impl Site {
-    fn of(g: &Graph, map: &ShapeMap, id: NodeId, opset: i64) -> Result<Site, String> {
+/// What one node of this operator does that the spelt-out form does not do, if anything.
+fn beyond(g: &Graph, n: &Node) -> Option<&'static str> {
+    let window = |name| n.attrs.int(name).unwrap_or(-1) >= 0;
+    if n.input(4).is_some() || n.input(5).is_some() {
+        Some("it continues a cache of keys and values")
+    } else if n.input(6).is_some() {
+        Some("it counts the keys of each sample")
+    } else if n.outputs.iter().skip(1).flatten().any(|v| g.use_count(*v) > 0) {
+        Some("its present keys, values or scores are read")
+    } else if softcap(n).is_some() && (n.input(3).is_some() || n.int("is_causal") != 0) {
+        // Versions of the standard disagree on which of the two comes first.
+        Some("it caps its scores softly and masks them")
+    } else if window("left_window_size") || window("right_window_size") {
+        Some("its keys lie in a sliding window")
+    } else {
+        None
+    }
+}
+
+fn softcap(n: &Node) -> Option<f32> {
+    n.attrs.float("softcap").filter(|c| *c > 0.0)
+}
+
+/// True unless the mask shows at least one key to each query, whatever the causal mask hides.
+fn may_hide_rows(map: &ShapeMap, mask: ValueId, boolean: bool, causal: &Causal) -> bool {
+    let Some(t) = map.constant(mask) else { return true };
+    let last = t.dims.last().copied().unwrap_or(1).max(1) as usize;
+    let kept: Option<Vec<bool>> = if boolean {
+        t.to_i64s().map(|x| x.iter().map(|x| *x != 0).collect())
+    } else {
+        t.to_f32s().map(|x| x.iter().map(|x| *x != f32::NEG_INFINITY).collect())
+    };
+    !matches!(causal, Causal::No) || kept.is_none_or(|k| k.chunks(last).any(|row| row.iter().all(|x| !x)))
+}
+
+impl Spelt {
+    fn of(g: &Graph, map: &ShapeMap, id: NodeId, opset: i64) -> Result<Spelt, String> {
         let n = g.node(id);
         let (Some(q), Some(k), Some(v), Some(y)) = (n.input(0), n.input(1), n.input(2), n.out()) else {
             return Err("it lacks an input or its output".into());
         };
-        if n.input(4).is_some() || n.input(5).is_some() {
-            return Err("it continues a cache of keys and values".into());
-        }
-        if n.input(6).is_some() {
-            return Err("it counts the keys of each sample".into());
-        }
-        if n.outputs.iter().skip(1).flatten().any(|v| g.use_count(*v) > 0) {
-            return Err("its present keys, values or scores are read".into());
-        }
-        let softcap = n.attrs.float("softcap").filter(|c| *c > 0.0);
-        if softcap.is_some() && (n.input(3).is_some() || n.int("is_causal") != 0) {
-            // Versions of the standard disagree on which of the two comes first.
-            return Err("it caps its scores softly and masks them".into());
-        }
-        let window = |name| n.attrs.int(name).unwrap_or(-1) >= 0;
-        if window("left_window_size") || window("right_window_size") {
-            return Err("its keys lie in a sliding window".into());
+        if let Some(why) = beyond(g, n) {
+            return Err(why.into());
         }
         if let Some(t) = [q, k, v].iter().filter_map(|x| map.dtype(*x)).find(|t| *t != DType::FLOAT) {
             return Err(format!("it computes in {t}"));
@@ -142,18 +162,16 @@ impl Site {
             return Err("its number of heads is not known".into());
         };
         if q_heads < 1 || kv_heads < 1 || q_heads % kv_heads != 0 || q_heads > 1 << 16 {
-            return Err(format!("{q_heads} query heads can not share {kv_heads} heads of keys"));
+            return Err(format!("{q_heads} query heads cannot share {kv_heads} heads of keys"));
         }
         let width = dq.last().and_then(|d| d.known()).filter(|w| *w > 0);
         let head_size = width.map(|w| if split { w } else { w / q_heads }).ok_or("its head size is not known")?;
         let scale = n.attrs.float("scale").unwrap_or_else(|| (1.0 / (head_size as f64).sqrt()) as f32);
-        let mask = match n.input(3) {
+        let mask = match n.input(3).map(|m| (m, map.dtype(m))) {
             None => None,
-            Some(m) => match map.dtype(m) {
-                Some(DType::BOOL) => Some((m, true)),
-                Some(DType::FLOAT) => Some((m, false)),
-                _ => return Err("its mask is neither boolean nor float32".into()),
-            },
+            Some((m, Some(DType::BOOL))) => Some((m, true)),
+            Some((m, Some(DType::FLOAT))) => Some((m, false)),
+            Some(_) => return Err("its mask is neither boolean nor float32".into()),
         };
         let keys = &dk[dk.len() - 2];
         if let (Some((m, _)), true) = (mask, opset >= 24)
@@ -167,19 +185,9 @@ impl Site {
             (_, Some(s), Some(t)) if s * t <= 1 << 26 => Causal::Known(s, t),
             _ => Causal::Computed,
         };
-        let may_hide_rows = mask.is_some_and(|(m, boolean)| match map.constant(m) {
-            None => true,
-            Some(t) => {
-                let last = t.dims.last().copied().unwrap_or(1).max(1) as usize;
-                let kept: Option<Vec<bool>> = if boolean {
-                    t.to_i64s().map(|x| x.iter().map(|x| *x != 0).collect())
-                } else {
-                    t.to_f32s().map(|x| x.iter().map(|x| *x != f32::NEG_INFINITY).collect())
-                };
-                !matches!(causal, Causal::No) || kept.is_none_or(|k| k.chunks(last).any(|row| row.iter().all(|x| !x)))
-            }
-        });
-        Ok(Site { q, k, v, y, mask, may_hide_rows, causal, q_heads, kv_heads, split, head_size, scale, softcap })
+        let may_hide_rows = mask.is_some_and(|(m, boolean)| may_hide_rows(map, m, boolean, &causal));
+        let softcap = softcap(n);
+        Ok(Spelt { q, k, v, y, mask, may_hide_rows, causal, q_heads, kv_heads, split, head_size, scale, softcap })
     }
 
     fn patch(&self, g: &Graph, id: NodeId) -> Patch {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ir::DType;
+use crate::ir::{DType, Op};
 
 use super::ops;
 use super::place::{Fault, Pos};
@@ -39,6 +39,17 @@ pub(super) struct CallPat {
     pub order: Vec<usize>,
     pub rest: bool,
     pub pos: Pos,
+}
+
+impl CallPat {
+    /// True if a node of this operator may match.
+    pub fn names(&self, op: &Op) -> bool {
+        self.ops.is_empty()
+            || self.ops.iter().any(|o| match o.rsplit_once('.') {
+                None => op.is(o),
+                Some((domain, name)) => op.domain == domain && op.name == name,
+            })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

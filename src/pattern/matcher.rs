@@ -352,30 +352,13 @@ impl<'m> Search<'_, 'm> {
 
     fn call(&mut self, c: &CallPat, g: Goal, swapped: bool, next: Option<usize>) -> Option<Option<usize>> {
         let graph = self.facts.graph();
-        // Identity nodes on the way belong to the match: what they rename is inner as well.
-        let mut value = g.value;
-        let through = self.nodes.len();
-        let mut crossed = Vec::new();
-        if !c.ops.iter().any(|o| o == "Identity") {
-            while let Some(n) = graph.producer_is(value, "Identity")
-                && let Some(x) = graph.node(n).input(0)
-                && crossed.len() < 64
-            {
-                crossed.push(n);
-                value = x;
-            }
-        }
+        let (value, crossed) = self.renamed(c, g.value);
         let Some(id) = graph.producer(value) else {
             self.miss(g, Grade::Kind, |s| format!("{} is not made by {}", s.say(value), wanted(c)));
             return None;
         };
         let n = graph.node(id);
-        let known = c.ops.is_empty()
-            || c.ops.iter().any(|o| match o.rsplit_once('.') {
-                None => n.op.is(o),
-                Some((domain, name)) => n.op.domain == domain && n.op.name == name,
-            });
-        if !known {
+        if !c.names(&n.op) {
             self.miss(g, Grade::Other, |s| format!("{} is made by {}, not by {}", s.say(value), n.op, wanted(c)));
             return None;
         }
@@ -385,35 +368,9 @@ impl<'m> Search<'_, 'm> {
             self.miss(g, Grade::Other, |s| format!("{} is not output {slot} of {}", s.say(value), n.op));
             return None;
         }
-        let mut taken = Vec::new();
-        for (name, want) in &c.attrs {
-            let (have, from) = self.facts.attribute(id, name);
-            taken.extend(from);
-            let fits = match (want, &have) {
-                (_, None) => false,
-                (AttrPat::Bind(slot), Some(v)) => match &self.bound[*slot] {
-                    Some(old) => *old == Bound::Attr(v.clone()),
-                    None => {
-                        self.bind(*slot, Bound::Attr(v.clone()));
-                        true
-                    }
-                },
-                (AttrPat::Is(want), Some(v)) => self.attr_fits(id, name, want, v),
-            };
-            if !fits {
-                self.miss(g, Grade::Detail, |_| {
-                    let have = have.as_ref().map_or("not there or not constant".to_owned(), show_attr);
-                    let want = match want {
-                        AttrPat::Is(a) => format!(", not {}", show_pattern(a)),
-                        AttrPat::Bind(_) => String::new(),
-                    };
-                    format!("attribute `{name}` of {} is {have}{want}", n.op)
-                });
-                return None;
-            }
-        }
-        let mut inputs: Vec<Option<ValueId>> =
-            n.inputs.iter().enumerate().filter(|(i, _)| !taken.contains(i)).map(|(_, v)| *v).collect();
+        let taken = self.attributes(c, g, id)?;
+        let inputs = n.inputs.iter().enumerate().filter(|(i, _)| !taken.contains(i));
+        let mut inputs: Vec<Option<ValueId>> = inputs.map(|(_, v)| *v).collect();
         while inputs.last() == Some(&None) {
             inputs.pop();
         }
@@ -427,6 +384,7 @@ impl<'m> Search<'_, 'm> {
             inputs.resize(inputs.len().max(2), None);
             inputs.swap(0, 1);
         }
+        let through = self.nodes.len();
         self.nodes.extend(crossed);
         self.nodes.push(id);
         let mut list = next;
@@ -446,6 +404,55 @@ impl<'m> Search<'_, 'm> {
             }
         }
         Some(list)
+    }
+
+    /// The value before the Identity nodes that rename it, and these: they belong to the match, what they rename is inner as
+    /// well.
+    fn renamed(&self, c: &CallPat, mut value: ValueId) -> (ValueId, Vec<NodeId>) {
+        let graph = self.facts.graph();
+        let mut crossed = Vec::new();
+        if !c.ops.iter().any(|o| o == "Identity") {
+            while let Some(n) = graph.producer_is(value, "Identity")
+                && let Some(x) = graph.node(n).input(0)
+                && crossed.len() < 64
+            {
+                crossed.push(n);
+                value = x;
+            }
+        }
+        (value, crossed)
+    }
+
+    /// Matches the attributes of a node. Returns the inputs that hold one of them.
+    fn attributes(&mut self, c: &CallPat, g: Goal, id: NodeId) -> Option<Vec<usize>> {
+        let mut taken = Vec::new();
+        for (name, want) in &c.attrs {
+            let (have, from) = self.facts.attribute(id, name);
+            taken.extend(from);
+            let fits = match (want, &have) {
+                (_, None) => false,
+                (AttrPat::Bind(slot), Some(v)) => match &self.bound[*slot] {
+                    Some(old) => *old == Bound::Attr(v.clone()),
+                    None => {
+                        self.bind(*slot, Bound::Attr(v.clone()));
+                        true
+                    }
+                },
+                (AttrPat::Is(want), Some(v)) => self.attr_fits(id, name, want, v),
+            };
+            if !fits {
+                self.miss(g, Grade::Detail, |s| {
+                    let have = have.as_ref().map_or("not there or not constant".to_owned(), show_attr);
+                    let want = match want {
+                        AttrPat::Is(a) => format!(", not {}", show_pattern(a)),
+                        AttrPat::Bind(_) => String::new(),
+                    };
+                    format!("attribute `{name}` of {} is {have}{want}", s.facts.graph().node(id).op)
+                });
+                return None;
+            }
+        }
+        Some(taken)
     }
 
     fn attr_fits(&self, node: NodeId, name: &str, want: &Attribute, have: &AttrValue) -> bool {

@@ -21,8 +21,8 @@ use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
 use crate::pattern::Attention;
 use crate::quant::hist::Moments;
 use crate::quant::observe::Watch;
-use crate::quant::ptf::{self, Range};
 use crate::quant::qparams::SCALE_FLOOR;
+use crate::quant::range::{self, Range};
 use crate::quant::tokens::Read;
 use crate::quant::{Code, QParams};
 
@@ -411,7 +411,7 @@ fn params(
         Range::MinMax | Range::Headroom(_) => Moments::default(),
         Range::Percentile(_) | Range::Mse => pooled(),
     };
-    ptf::affine_of(code, &pooled, seen, range)
+    range::affine_of(code, &pooled, seen, range)
 }
 
 /// dB of signal over error, for reasons.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{Between, Role, Rounding, Target};
 use crate::quant::Code;
 use crate::quant::lis::{LisSpec, LogBase};
-use crate::quant::ptf::{PtfRule, Range};
+use crate::quant::ptf::PtfRule;
+use crate::quant::range::Range;
 
 /// The quantization part of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

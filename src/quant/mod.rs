@@ -16,6 +16,7 @@ pub mod observe;
 pub mod pairs;
 pub mod ptf;
 pub mod qparams;
+pub mod range;
 pub mod ties;
 pub mod tokens;
 mod triangular;

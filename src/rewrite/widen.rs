@@ -1,6 +1,6 @@
 //! Half-precision models compute in float32 from here on.
 
-use crate::ir::{AttrValue, Attrs, DType, Def, Model, Node, NodeId, Op, Origin, TensorType, ValueId};
+use crate::ir::{AttrValue, Attrs, DType, Def, Graph, Model, Node, NodeId, Op, Origin, TensorType, ValueId};
 
 /// Why a model's arithmetic could not be widened. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,14 +48,36 @@ pub fn narrow_floats(m: &Model) -> Option<DType> {
 /// # Errors
 /// If an operator of another domain would read or make a value whose type changes. Nothing is changed.
 pub(crate) fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<usize, WidenError> {
-    if let Some((_, n)) = m.graph.nodes().find(|(_, n)| !n.op.is_onnx()) {
+    let g = &mut m.graph;
+    if let Some((_, n)) = g.nodes().find(|(_, n)| !n.op.is_onnx()) {
         return Err(WidenError::Foreign { node: n.name.clone(), op: n.op.to_string() });
     }
-    let g = &m.graph;
-    let origin = Origin::Made { by: "widen-floats".into(), from: Vec::new() };
+    let outputs = if ends == Ends::Keep { narrow_outputs(g) } else { Vec::new() };
+    let weights = widen_values(g, ends);
+    // What the file says of a weight's type a second time says nothing, and is wrong now.
+    g.undeclare(|v| weights.binary_search(&v).is_ok());
+    widen_attributes(g);
+    for (n, attrs) in bodies {
+        attrs.into_iter().for_each(|(name, value)| g.node_mut(n).attrs.set(&name, value));
+    }
+    if ends == Ends::Keep {
+        widen_inputs(g);
+    }
+    for (v, ty) in outputs {
+        let name = g.fresh_name(&format!("{}_narrow", g.name_of(v)));
+        let to = ty.dtype;
+        let y = g.add_value(&name, Def::Nothing, Some(ty)).expect("fresh name");
+        g.add_node(cast(v, y, to, &name), None);
+        g.take_name(v, y);
+    }
+    Ok(weights.len())
+}
+
+/// The outputs that are computed in a narrow type, each once, with the type they keep.
+fn narrow_outputs(g: &Graph) -> Vec<(ValueId, TensorType)> {
     let given = |v: ValueId| matches!(g.value(v).def, Def::Input | Def::InputWithDefault(_));
     let mut outputs: Vec<(ValueId, TensorType)> = Vec::new();
-    for v in g.outputs().iter().filter(|_| ends == Ends::Keep) {
+    for v in g.outputs() {
         let ty = g.value(*v).ty.clone().filter(|t| narrow(t.dtype) && !given(*v));
         if let Some(ty) = ty
             && outputs.iter().all(|(o, _)| o != v)
@@ -63,8 +85,12 @@ pub(crate) fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<u
             outputs.push((*v, ty));
         }
     }
+    outputs
+}
+
+/// Widens weights and the types of values. Returns the weights, in the order of their ids.
+fn widen_values(g: &mut Graph, ends: Ends) -> Vec<ValueId> {
     let ids: Vec<ValueId> = g.values().map(|(v, _)| v).collect();
-    let g = &mut m.graph;
     let mut weights = Vec::new();
     for v in ids {
         let x = g.value_mut(v);
@@ -82,8 +108,11 @@ pub(crate) fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<u
             ty.dtype = DType::FLOAT;
         }
     }
-    // What the file says of a weight's type a second time says nothing, and is wrong now.
-    g.undeclare(|v| weights.binary_search(&v).is_ok());
+    weights
+}
+
+/// Attributes that name a narrow type name float32, and tensors of a narrow type are widened.
+fn widen_attributes(g: &mut Graph) {
     let nodes: Vec<_> = g.nodes().map(|(id, _)| id).collect();
     for id in nodes {
         for a in &mut g.node_mut(id).attrs.0 {
@@ -99,17 +128,11 @@ pub(crate) fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<u
             }
         }
     }
-    let cast = |x: ValueId, y: ValueId, to: DType, name: &str| {
-        let mut n = Node::new(Op::onnx("Cast"), vec![Some(x)], vec![Some(y)], Attrs::new().with_int("to", code(to)));
-        n.name = name.to_owned();
-        n.origin = origin.clone();
-        n
-    };
-    for (n, attrs) in bodies {
-        attrs.into_iter().for_each(|(name, value)| g.node_mut(n).attrs.set(&name, value));
-    }
-    let inputs = if ends == Ends::Keep { g.inputs().to_vec() } else { Vec::new() };
-    for v in inputs {
+}
+
+/// Readers of a narrow input read it after a Cast.
+fn widen_inputs(g: &mut Graph) {
+    for v in g.inputs().to_vec() {
         let Some(ty) = g.value(v).ty.clone().filter(|t| narrow(t.dtype)) else { continue };
         let name = g.fresh_name(&format!("{}_wide", g.name_of(v)));
         let wide = TensorType { dtype: DType::FLOAT, ..ty };
@@ -119,12 +142,11 @@ pub(crate) fn widen_graph(m: &mut Model, bodies: Bodies, ends: Ends) -> Result<u
         }
         g.add_node(cast(v, y, DType::FLOAT, &name), None);
     }
-    for (v, ty) in outputs {
-        let name = g.fresh_name(&format!("{}_narrow", g.name_of(v)));
-        let to = ty.dtype;
-        let y = g.add_value(&name, Def::Nothing, Some(ty)).expect("fresh name");
-        g.add_node(cast(v, y, to, &name), None);
-        g.take_name(v, y);
-    }
-    Ok(weights.len())
+}
+
+fn cast(x: ValueId, y: ValueId, to: DType, name: &str) -> Node {
+    let mut n = Node::new(Op::onnx("Cast"), vec![Some(x)], vec![Some(y)], Attrs::new().with_int("to", code(to)));
+    n.name = name.to_owned();
+    n.origin = Origin::Made { by: "widen-floats".into(), from: Vec::new() };
+    n
 }

@@ -39,8 +39,10 @@
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.2 (statistics of shifted codes); the centring by an integer and the
 //! digits are this project's.
 
+use std::borrow::Cow;
+
 use super::lower::Coding;
-use crate::ir::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Graph, Node, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
 
@@ -230,6 +232,78 @@ struct Norm {
     beta: Option<ValueId>,
 }
 
+/// The codes that a LayerNormalization reads, without second codes.
+struct Codes<'g> {
+    dq: &'g Node,
+    codes: ValueId,
+    zero: Option<ValueId>,
+    scales: Cow<'g, [f32]>,
+    /// Of the tensor of scales.
+    dims: &'g [i64],
+    zeros: Vec<i64>,
+    /// Lowest and highest code.
+    range: (i64, i64),
+}
+
+impl<'g> Codes<'g> {
+    /// The DequantizeLinear that makes `v`, or why it is of no use.
+    fn read(g: &'g Graph, v: ValueId) -> Result<Codes<'g>, String> {
+        let dq = g.producer_is(v, "DequantizeLinear").map(|d| g.node(d));
+        let dq = dq.ok_or_else(|| format!("its input `{}` does not come from codes directly", g.name_of(v)))?;
+        let (Some(codes), Some(scale)) = (dq.input(0), dq.input(1)) else { return Err("it is malformed".into()) };
+        let zero = dq.input(2);
+        let constant = |v: ValueId| g.constant(v).ok_or_else(|| format!("`{}` is no constant", g.name_of(v)));
+        let st = constant(scale)?;
+        let scales = st.to_f32s().filter(|s| !s.is_empty()).ok_or("its scales cannot be read")?;
+        let zt = zero.map(constant).transpose()?;
+        let zeros = match zt {
+            Some(t) => t.to_i64s().filter(|z| z.len() == scales.len()).ok_or("its zero points cannot be read")?,
+            None => vec![0; scales.len()],
+        };
+        let code = zt.map(|t| t.dtype).or_else(|| g.value(codes).ty.as_ref().map(|t| t.dtype));
+        let range = match code {
+            Some(DType::UINT8) => (0, 255),
+            Some(DType::INT8) => (-128, 127),
+            Some(DType::UINT16) => (0, 65535),
+            Some(DType::INT16) => (-32768, 32767),
+            _ => return Err("its codes are not known to have 8 or 16 bits".into()),
+        };
+        Ok(Codes { dq, codes, zero, scales, dims: &st.dims, zeros, range })
+    }
+
+    /// The smallest and the largest number of each channel, over all codes there can be, with scales of `factors`.
+    fn ends(&self, factors: &[f32], coarse: &[Coarse], channels: usize) -> Vec<(f64, f64)> {
+        let (lo, hi) = self.range;
+        let end = |f: f32, q: i64| f64::from(f) * q as f64;
+        let of = |(f, z): (&f32, &i64)| (end(*f, lo - z), end(*f, hi - z));
+        let mut ends: Vec<(f64, f64)> = factors.iter().zip(&self.zeros).map(of).collect();
+        if !coarse.is_empty() {
+            ends = (0..channels).map(|c| ends[if ends.len() == 1 { 0 } else { c }]).collect();
+        }
+        for c in coarse {
+            let (lo, hi) = c.reach();
+            ends[c.channel].0 += lo;
+            ends[c.channel].1 += hi;
+        }
+        ends
+    }
+}
+
+/// How the two sums are held: of the numbers, where a mean is taken off, and of their squares. `None` if 32 bits are too few.
+fn sums(ends: &[(f64, f64)], channels: usize, centred: bool) -> Option<(Option<Held>, Squares)> {
+    let each = (channels / ends.len()) as f64;
+    let total: f64 = ends.iter().map(|(a, b)| a.abs().max(b.abs())).sum::<f64>() * each;
+    let low = ends.iter().fold(f64::INFINITY, |m, e| m.min(e.0));
+    let high = ends.iter().fold(f64::NEG_INFINITY, |m, e| m.max(e.1));
+    let (range, count) = (high - low, channels as f64);
+    // `C m` differs from the sum by less than C; the centre from the mean by less than 1.
+    let sum = if centred { Some(Held::for_sum(total + count)?) } else { None };
+    // About the mean, or about 0.
+    let far = low.abs().max(high.abs()) + 1.0;
+    let (rms, reach) = if centred { (range / 2.0 + 1.0, range + 1.0) } else { (far, far) };
+    Some((sum, Squares::choose(count, rms, reach)?))
+}
+
 impl Norm {
     /// What there is to know about a LayerNormalization, or why it stays.
     fn of(g: &Graph, id: NodeId) -> Result<Norm, String> {
@@ -246,83 +320,36 @@ impl Norm {
             return Err("it does not normalise the last axis alone".into());
         }
         let (left, coarse) = Coarse::beside(g, x).unwrap_or((x, Vec::new()));
-        let Some(dq) = g.producer_is(left, "DequantizeLinear").map(|d| g.node(d)) else {
-            return Err(format!("its input `{}` does not come from codes directly", g.name_of(x)));
-        };
-        let (Some(codes), Some(scale)) = (dq.input(0), dq.input(1)) else { return Err("it is malformed".into()) };
-        let zero = dq.input(2);
-        let constant = |v: ValueId| g.constant(v).ok_or_else(|| format!("`{}` is no constant", g.name_of(v)));
-        let st = constant(scale)?;
-        let scales = st.to_f32s().filter(|s| !s.is_empty()).ok_or("its scales can not be read")?;
-        let zt = zero.map(constant).transpose()?;
-        let zeros = match zt {
-            Some(t) => t.to_i64s().filter(|z| z.len() == scales.len()).ok_or("its zero points can not be read")?,
-            None => vec![0; scales.len()],
-        };
-        let code = zt.map(|t| t.dtype).or_else(|| g.value(codes).ty.as_ref().map(|t| t.dtype));
-        let (lo, hi) = match code {
-            Some(DType::UINT8) => (0, 255),
-            Some(DType::INT8) => (-128, 127),
-            Some(DType::UINT16) => (0, 65535),
-            Some(DType::INT16) => (-32768, 32767),
-            _ => return Err("its codes are not known to have 8 or 16 bits".into()),
-        };
+        let q = Codes::read(g, left)?;
         // Gamma has one element a channel, whatever the scales have.
         let channels = g.constant(gamma).map(Tensor::len).ok_or("its number of channels is not known")?;
-        let along = scales.len() == channels && last(dq.int("axis"));
-        if !(st.dims.is_empty() || scales.len() == 1 || (st.dims.len() == 1 && along)) {
+        let along = q.scales.len() == channels && last(q.dq.int("axis"));
+        if !(q.dims.is_empty() || q.scales.len() == 1 || (q.dims.len() == 1 && along)) {
             return Err("its scales do not run along the last axis".into());
         }
-
-        let (base, factors) = common_base(&scales)
+        let (base, factors) = common_base(&q.scales)
             .ok_or_else(|| format!("its scales are not one scale times whole numbers up to {MAX_FACTOR}"))?;
         let eps = f64::from(n.float("epsilon"));
         let epsilon = (eps / f64::from(base).powi(2)) as f32;
         if !(epsilon.is_normal() || eps == 0.0) {
             return Err(format!("epsilon / scale^2 = {eps} / {base}^2 is no normal float32"));
         }
-
         let coarse: Vec<Coarse> = coarse
             .into_iter()
             .map(|c| c.in_units_of(base).filter(|c| c.channel < channels))
             .collect::<Option<_>>()
             .ok_or("a second code of a channel is no whole number of steps of the first")?;
-        // Bounds over all codes there can be.
-        let mut ends: Vec<(f64, f64)> = factors
-            .iter()
-            .zip(&zeros)
-            .map(|(f, z)| (f64::from(*f) * (lo - z) as f64, f64::from(*f) * (hi - z) as f64))
-            .collect();
-        if !coarse.is_empty() {
-            ends = (0..channels).map(|c| ends[if ends.len() == 1 { 0 } else { c }]).collect();
-        }
-        for c in &coarse {
-            let (lo, hi) = c.reach();
-            ends[c.channel].0 += lo;
-            ends[c.channel].1 += hi;
-        }
-        let each = (channels / ends.len()) as f64;
-        let total: f64 = ends.iter().map(|(a, b)| a.abs().max(b.abs())).sum::<f64>() * each;
-        let low = ends.iter().fold(f64::INFINITY, |m, e| m.min(e.0));
-        let high = ends.iter().fold(f64::NEG_INFINITY, |m, e| m.max(e.1));
-        let range = high - low;
-        let count = channels as f64;
-        // `C m` differs from the sum by less than C; the centre from the mean by less than 1.
-        let too_wide = || format!("{channels} channels are too many for exact sums in 32 bits");
         let centred = !n.op.is("RMSNormalization");
-        let sum = if centred { Some(Held::for_sum(total + count).ok_or_else(too_wide)?) } else { None };
-        // About the mean, or about 0.
-        let far = low.abs().max(high.abs()) + 1.0;
-        let (rms, reach) = if centred { (range / 2.0 + 1.0, range + 1.0) } else { (far, far) };
-        let squares = Squares::choose(count, rms, reach).ok_or_else(too_wide)?;
+        let (sum, squares) = sums(&q.ends(&factors, &coarse, channels), channels, centred)
+            .ok_or_else(|| format!("{channels} channels are too many for exact sums in 32 bits"))?;
         Ok(Norm {
             node: id,
             out,
-            codes,
-            zero,
+            codes: q.codes,
+            zero: q.zero,
             coarse,
-            attrs: dq.attrs.clone(),
-            factors: Tensor::f32(&st.dims, &factors),
+            attrs: q.dq.attrs.clone(),
+            factors: Tensor::f32(q.dims, &factors),
             channels,
             sum,
             squares,

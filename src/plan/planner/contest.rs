@@ -6,7 +6,8 @@ use crate::plan::recipe::{Candidate, QuantRecipe};
 use crate::plan::sites::{Linear, Site};
 use crate::plan::{Activation, Fold, Outlier, Readers, Role};
 use crate::quant::observe::Stats;
-use crate::quant::ptf::{self, Range};
+use crate::quant::ptf;
+use crate::quant::range::{self, Range};
 use crate::quant::{Code, QParams};
 
 /// An error that is a share of the faintest tokens' variance by no more than this times its share of the usual ones' is no
@@ -87,7 +88,7 @@ impl Contest<'_> {
     /// Of a channel in two codes, the finer ones round what the coarser ones leave.
     fn error(&self, p: &QParams, outliers: &[Outlier]) -> f64 {
         let split = |c: usize| outliers.iter().any(|o| o.channel == c);
-        ptf::expected_error(self.st, p, |c| if split(c) { 0.0 } else { 1.0 })
+        range::expected_error(self.st, p, |c| if split(c) { 0.0 } else { 1.0 })
             + outliers.iter().map(|o| f64::from(p.scale(o.channel)).powi(2) / 12.0 * self.st.count as f64).sum::<f64>()
     }
 
@@ -97,7 +98,7 @@ impl Contest<'_> {
         let (params, outliers, what) = match *c {
             Candidate::Sums | Candidate::Wide { .. } => return None,
             Candidate::Affine { code, range } => {
-                (ptf::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
+                (range::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
             }
             Candidate::Ptf { code, rule, second_code_beyond, .. } => {
                 let second = second_code_beyond.filter(|_| rule.splits() && code == Code::U8 && s.axis == -1);
@@ -146,7 +147,7 @@ impl Contest<'_> {
         if !drowns {
             return None;
         }
-        let params = ptf::affine(Code::U16, st, Range::Headroom(1.5));
+        let params = range::affine(Code::U16, st, Range::Headroom(1.5));
         let what = format!(
             "one scale in 16 bits, as an error in 8 has {:.2} of the variance of the faintest tokens and {:.2} of the \
              usual ones'",

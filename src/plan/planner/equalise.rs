@@ -35,7 +35,7 @@ use crate::plan::{Between, Equalisation, Role};
 use crate::quant::Code;
 use crate::quant::hist::{Hist, Moments};
 use crate::quant::observe::{Channel, Stats};
-use crate::quant::ptf::Range;
+use crate::quant::range::Range;
 
 /// One way to choose factors: by the ranges of which side's channels, and how far.
 #[derive(Clone, Copy, Debug, PartialEq)]

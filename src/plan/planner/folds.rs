@@ -13,7 +13,7 @@ use crate::plan::sites::{Linear, Site, pads, reading_nodes};
 use crate::quant::hist::Moments;
 use crate::quant::levels::Grid;
 use crate::quant::observe::{Channel, Stats};
-use crate::quant::ptf::Range;
+use crate::quant::range::Range;
 use crate::quant::{Code, QParams};
 
 /// One way to choose factors.
@@ -255,7 +255,7 @@ mod tests {
     use crate::plan::Role;
     use crate::plan::planner::watches;
     use crate::plan::sites;
-    use crate::quant::ptf::Range;
+    use crate::quant::range::Range;
     use crate::recipe::Recipe;
     use crate::text::parse_model;
 

@@ -8,6 +8,7 @@
 use crate::plan::Outlier;
 use crate::quant::observe::Stats;
 use crate::quant::ptf::{self, PtfRule};
+use crate::quant::range;
 use crate::quant::{Code, QParams};
 
 /// No more channels of one value than these: each is some element-wise operators more.
@@ -28,7 +29,7 @@ pub(super) fn split(stats: &Stats, axis: i64, rule: PtfRule, beyond: f64) -> (QP
     let mut p = plain.clone();
     while apart.len() < MOST {
         let errors: Vec<f64> = (0..moments.len())
-            .map(|c| if apart.contains(&c) { 0.0 } else { ptf::window_error(&moments[c], &p, c) })
+            .map(|c| if apart.contains(&c) { 0.0 } else { range::window_error(&moments[c], &p, c) })
             .collect();
         let all: f64 = errors.iter().sum();
         let Some((worst, most)) = errors.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1)) else { break };
@@ -88,7 +89,8 @@ fn second_codes(stats: &Stats, p: &QParams, apart: &[usize]) -> Option<(QParams,
 mod tests {
     use super::*;
     use crate::quant::observe::Watch;
-    use crate::quant::ptf::{Factors, Range};
+    use crate::quant::ptf::Factors;
+    use crate::quant::range::Range;
 
     const RULE: PtfRule = PtfRule {
         max_shift: 7,
