@@ -72,7 +72,7 @@ fn attention_operators_are_recognised_once_they_are_written_out() {
         assert!(out.changes == 2 && out.notes.is_empty(), "{file}: {:?}", out.notes);
         let found = attentions(&m, &rules);
         assert_eq!(found.len(), 2, "{file}");
-        assert!(found.iter().all(|a| a.scale.is_some_and(|s| s.1 == 0.25)), "{file}");
+        assert!(found.iter().all(|a| a.chain.scale.is_some_and(|s| s.factor == 0.25)), "{file}");
     }
 }
 
@@ -102,7 +102,7 @@ fn the_parts_of_an_attention_fit_together() {
             assert_eq!(g.node(a.weighted).input(0), Some(a.probs), "{file}");
             assert_eq!(g.node(a.weighted).input(1), a.v, "{file}");
             let mut v = a.scores_product;
-            for n in &a.chain {
+            for n in &a.chain.nodes {
                 assert!(g.node(*n).inputs.contains(&Some(v)), "{file}: the chain has a gap");
                 v = g.node(*n).out().unwrap();
             }
@@ -119,17 +119,17 @@ fn scales_masks_biases_and_guards_are_told_apart() {
         attentions(&m, &rules)
     };
     let vit = of("zoo/hf_vit-eager.dynamo.opset20.onnx");
-    assert!(vit.iter().all(|a| a.scale.is_some_and(|s| s.1 == 0.25) && a.masks.len() == 1));
+    assert!(vit.iter().all(|a| a.chain.scale.is_some_and(|s| s.factor == 0.25) && a.chain.masks.len() == 1));
     let guarded = of("zoo/hf_vit-sdpa.dynamo.opset20.onnx");
-    assert!(guarded.iter().all(|a| a.guard.len() == 2 && a.scale.is_none()));
+    assert!(guarded.iter().all(|a| a.guard.len() == 2 && a.chain.scale.is_none()));
     let plain = of("zoo/timm_vit-eager.dynamo.opset18.onnx");
-    assert!(plain.iter().all(|a| a.chain.is_empty() && a.guard.is_empty()));
+    assert!(plain.iter().all(|a| a.chain.nodes.is_empty() && a.guard.is_empty()));
     // One block in two has shifted windows; this file has one stage small enough to need no shift.
     for file in
         ["zoo/timm_swin-eager.torchscript.dynbatch.opset17.onnx", "zoo/timm_swin-eager.torchscript.opset13.onnx"]
     {
         let swin = of(file);
-        let kinds: Vec<Vec<MaskKind>> = swin.iter().map(|a| a.masks.iter().map(|m| m.kind).collect()).collect();
+        let kinds: Vec<Vec<MaskKind>> = swin.iter().map(|a| a.chain.masks.iter().map(|m| m.kind).collect()).collect();
         assert!(kinds.iter().all(|k| k[0] == MaskKind::Bias), "{file}: {kinds:?}");
         assert!(kinds.iter().any(|k| k[..] == [MaskKind::Bias, MaskKind::Additive]), "{file}: {kinds:?}");
     }

@@ -6,8 +6,9 @@
 use std::sync::OnceLock;
 
 use crate::ir::Validated;
+use crate::ir::masks::HIDDEN_BELOW;
 use crate::quant::kernel::Layout;
-use crate::quant::observe::{HIDDEN_BELOW, Watch};
+use crate::quant::observe::Watch;
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions};
 
 /// The outputs of a model, run only where they are asked for.

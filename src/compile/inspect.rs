@@ -94,8 +94,8 @@ pub fn inspect(m: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) -> R
             .map(|a| Attention {
                 output: g.name_of(a.out).to_owned(),
                 rule: a.rule.clone(),
-                scale: a.scale.map(|(_, f)| f),
-                masks: a.masks.len(),
+                scale: a.chain.scale.map(|s| s.factor),
+                masks: a.chain.masks.len(),
             })
             .collect(),
         layer_norms: p.sites.norms.len(),

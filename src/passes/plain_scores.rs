@@ -5,8 +5,9 @@ use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip};
 use super::common::{MOST_STEPS, has, leads, moved, moves_between, over_last_axis, patch_rounds, sole_use};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
-use crate::quant::observe::{DROWNED_BELOW, MASKED_BELOW};
+use crate::ir::masks::{DROWNED_BELOW, HIDES, HIDES_SCALED, NEVER_MEASURED};
+use crate::ir::{Attrs, DType, Graph, Node, NodeId, Tensor, ValueId};
+use crate::pattern::Act;
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -60,10 +61,6 @@ impl Pass for PlainScores {
     }
 }
 
-/// What is put in place of a score, or what a mask is multiplied with, hides from here on.
-const HIDES: f32 = -1e3;
-/// Bounds this far out say nothing of scores that float32 can hold apart after Softmax.
-const FAR_OUT: f32 = 1e4;
 /// Rows of a constant whose largest number is further from 0 than this lose it.
 const LEVEL: f32 = 30.0;
 /// Elements of a constant made of several.
@@ -120,49 +117,65 @@ fn walk(g: &Graph, map: &ShapeMap, v: ValueId, most: u32) -> Option<(ValueId, Ve
     if most == 0 || !n.op.is_onnx() || sole_use(g, v).is_none() {
         return Some((v, Vec::new()));
     }
-    let fits = |x: ValueId, by: &ArrayD<f32>| map.rank(x).is_some_and(|r| by.ndim() <= r.max(1));
-    let (a, b) = (n.input(0), n.input(1));
-    let found = match n.op.name.as_str() {
-        "Mul" | "Div" => {
-            let div = n.op.is("Div");
-            let slot = if div || factor(g, b?, false).is_some() { 1 } else { 0 };
-            let (x, by) = (n.input(1 - slot)?, factor(g, n.input(slot)?, div));
-            by.filter(|by| fits(x, by)).map(|by| (x, Kind::Times { plain: !div || by.len() == 1, by }))
-        }
-        "Add" | "Sub" => {
-            let (a, b) = (a?, b?);
-            let sub = n.op.is("Sub");
-            match (leads(g, a, most - 1), leads(g, b, most - 1)) {
-                (true, false) => Some((a, Kind::Plus { term: b, minus: sub })),
-                (false, true) if !sub => Some((b, Kind::Plus { term: a, minus: false })),
-                // A number a row that is made of the scores themselves, such as their maximum.
-                (true, true) if one_a_row(map, b) => Some((a, Kind::Plus { term: b, minus: sub })),
-                _ => None,
-            }
-        }
-        "Where" => {
-            let (condition, a, b) = (a?, b?, n.input(2)?);
-            let number = |v: ValueId| g.constant(v).filter(|t| t.dtype == DType::FLOAT)?.as_scalar().map(|x| x as f32);
-            match (number(a), number(b)) {
-                (None, Some(fill)) => Some((a, Kind::Choose { condition, keeps: true, fill })),
-                (Some(fill), None) => Some((b, Kind::Choose { condition, keeps: false, fill })),
-                _ => None,
-            }
-        }
-        "Clip" => {
-            let attr = |name: &str| n.attrs.get(name).is_none();
-            let far = |slot: usize, sign: f32| match n.input(slot) {
-                None => true,
-                Some(v) => g.constant(v).and_then(|t| t.as_scalar()).is_some_and(|x| x as f32 * sign >= FAR_OUT),
-            };
-            (attr("min") && attr("max") && far(1, -1.0) && far(2, 1.0)).then_some((a?, Kind::Bound))
-        }
-        _ => None,
-    };
+    let found = scores_of(g, map, n, most - 1).and_then(|slot| Some((n.input(slot)?, Kind::of(g, map, n, slot)?)));
     let Some((x, kind)) = found else { return Some((v, Vec::new())) };
     let (head, mut steps) = walk(g, map, x, most - 1)?;
     steps.push(Step { kind, keeps_shape: map.same_shape(x, v) });
     Some((head, steps))
+}
+
+/// Which operand of a node the scores are.
+fn scores_of(g: &Graph, map: &ShapeMap, n: &Node, most: u32) -> Option<usize> {
+    let number = |slot: usize| n.input(slot).is_some_and(|v| number(g, v).is_some());
+    let leads = |slot: usize| n.input(slot).is_some_and(|v| leads(g, v, most));
+    match n.op.name.as_str() {
+        "Mul" => Some(if n.input(1).is_some_and(|v| factor(g, v, false).is_some()) { 0 } else { 1 }),
+        "Add" | "Sub" => match (leads(0), leads(1)) {
+            (true, false) => Some(0),
+            (false, true) => Some(1),
+            // A number a row that is made of the scores themselves, such as their maximum.
+            (true, true) if n.input(1).is_some_and(|v| one_a_row(map, v)) => Some(0),
+            _ => None,
+        },
+        "Where" => match (number(1), number(2)) {
+            (false, true) => Some(1),
+            (true, false) => Some(2),
+            _ => None,
+        },
+        _ => Some(0),
+    }
+}
+
+fn number(g: &Graph, v: ValueId) -> Option<f32> {
+    g.constant(v).filter(|t| t.dtype == DType::FLOAT)?.as_scalar().map(|x| x as f32)
+}
+
+impl Kind {
+    /// What a node does to the scores that it reads in `slot`, if that can be brought into order.
+    fn of(g: &Graph, map: &ShapeMap, n: &Node, slot: usize) -> Option<Kind> {
+        match Act::of(n, slot)? {
+            Act::Times { by, div } => {
+                let by = factor(g, by, div)?;
+                let fits = map.rank(n.input(slot)?).is_some_and(|r| by.ndim() <= r.max(1));
+                fits.then_some(Kind::Times { plain: !div || by.len() == 1, by })
+            }
+            Act::Plus { term, minus } => Some(Kind::Plus { term, minus }),
+            Act::Choose { condition, keep: keeps, fill } => {
+                Some(Kind::Choose { condition, keeps, fill: number(g, fill)? })
+            }
+            Act::Bound => {
+                let given = |name: &str| n.attrs.get(name).is_some();
+                let far = |slot: usize, sign: f32| match n.input(slot) {
+                    None => true,
+                    Some(v) => {
+                        g.constant(v).and_then(|t| t.as_scalar()).is_some_and(|x| x as f32 * sign <= NEVER_MEASURED)
+                    }
+                };
+                (!given("min") && !given("max") && far(1, 1.0) && far(2, -1.0)).then_some(Kind::Bound)
+            }
+            Act::Move => None,
+        }
+    }
 }
 
 /// A factor that keeps the order of a row: positive numbers, alike for each row and key.
@@ -292,7 +305,7 @@ impl Chain<'_> {
     fn fate(&self, i: usize) -> Option<Made> {
         let by = self.factor_from(i + 1)?;
         let behind = || self.steps[i + 1..].iter();
-        let hiding = |s: &Step| !matches!(s.kind, Kind::Choose { fill, .. } if fill > HIDES);
+        let hiding = |s: &Step| !matches!(s.kind, Kind::Choose { fill, .. } if fill > HIDES_SCALED);
         Some(match &self.steps[i].kind {
             Kind::Times { .. } | Kind::Bound => Made::Nothing,
             Kind::Plus { term, .. } => {
@@ -301,7 +314,7 @@ impl Chain<'_> {
             }
             Kind::Choose { fill, .. } => {
                 let alike = by.as_ref().is_none_or(|b| b.len() == 1);
-                if !alike && *fill > HIDES {
+                if !alike && *fill > HIDES_SCALED {
                     return None;
                 }
                 Made::Kept(by)
@@ -367,7 +380,7 @@ impl Chain<'_> {
             uneven |= top.abs() > LEVEL;
             for (x, gone) in row.iter_mut().zip(&gone) {
                 let now = if *gone { 0.0 } else { *x - top };
-                uneven |= !gone && (*x > MASKED_BELOW) != (now > MASKED_BELOW);
+                uneven |= !gone && (*x > HIDES) != (now > HIDES);
                 *x = now;
             }
         }
@@ -410,7 +423,7 @@ impl Chain<'_> {
     /// True for what is multiplied with a number so large that it lifts some scores far above the others.
     fn lifts(&self, term: ValueId, minus: bool) -> bool {
         let times = scaled(self.g, term).map_or(0.0, |s| if minus { -s.by } else { s.by });
-        times >= -HIDES && !one_a_row(self.map, term)
+        times >= -HIDES_SCALED && !one_a_row(self.map, term)
     }
 }
 

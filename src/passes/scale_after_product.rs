@@ -1,7 +1,7 @@
 //! The scale of attention goes after the product.
 
 use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
-use crate::pattern::{Attention, QueryKey};
+use crate::pattern::{Attention, QueryKey, Scale};
 use crate::plan::sites::trace_back;
 use crate::rewrite::Patch;
 
@@ -71,8 +71,8 @@ impl ScaleAfterProduct {
             p.replace(g.node(*n).out()?, (*x).into());
         }
         let name = g.name_of(a.scores_product).to_owned();
-        match a.scale {
-            Some((node, f)) => {
+        match a.chain.scale {
+            Some(Scale { node, factor: f }) => {
                 let div = g.node(node).op.is("Div");
                 let slot = (0..2).find(|s| g.node(node).input(*s).is_some_and(|v| g.constant(v).is_some()))?;
                 let v = if div { 1.0 / (f * factor) } else { f * factor };

@@ -18,6 +18,7 @@ mod place;
 mod predicate;
 pub mod recognise;
 mod rule;
+pub mod scores;
 mod syntax;
 mod weighing;
 mod yaml;
@@ -28,10 +29,9 @@ pub use facts::Facts;
 pub use matcher::{Bound, Match, NearMiss};
 pub use place::{Fault, Pos};
 pub use predicate::NAMES as PREDICATES;
-pub use recognise::{
-    Attention, Mask, MaskKind, QueryKey, Recognition, Site, attentions, gelus, layer_norms, recognise,
-};
+pub use recognise::{Attention, QueryKey, Recognition, Site, attentions, gelus, layer_norms, recognise};
 pub use rule::{Refusal, Rule, RuleError, RuleSet, StandsFor};
+pub use scores::{Act, Chain, Mask, MaskKind, Scale};
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,8 @@
 //! The closed list of preconditions a rule may name under `where`.
 
+use std::fmt::Display;
+
+use crate::ir::masks::HIDES;
 use crate::ir::{AttrValue, DType, NodeId, ValueId};
 
 use super::compile::Pattern;
@@ -23,6 +26,8 @@ pub enum Predicate {
     AllZero(Vec<String>),
     /// Constants with only zeros and ones.
     Binary(Vec<String>),
+    /// Constants of which every element takes a score its weight, added to it or put in its place.
+    Hides(Vec<String>),
     /// Constants with no element above this.
     AtMost(Vec<(String, f64)>),
     /// One-element constants within a relative distance of a number.
@@ -59,6 +64,7 @@ pub const NAMES: &[&str] = &[
     "all_zero",
     "binary",
     "computed",
+    "hides",
     "at_most",
     "approx",
     "last_axis",
@@ -111,6 +117,7 @@ impl Predicate {
             "all_zero" => Predicate::AllZero(names()?),
             "binary" => Predicate::Binary(names()?),
             "computed" => Predicate::Computed(names()?),
+            "hides" => Predicate::Hides(names()?),
             "at_most" => Predicate::AtMost(numbers()?),
             "approx" => {
                 let (rel, values): (Vec<_>, Vec<_>) = numbers()?.into_iter().partition(|(n, _)| n == "within");
@@ -153,6 +160,7 @@ impl Predicate {
             | Predicate::AllTrue(n)
             | Predicate::AllZero(n)
             | Predicate::Binary(n)
+            | Predicate::Hides(n)
             | Predicate::Computed(n)
             | Predicate::LastAxis(n)
             | Predicate::SameShape(n)
@@ -170,93 +178,31 @@ impl Predicate {
 
     /// Holds the predicate against a match; the text says why it fails.
     pub(super) fn check(&self, f: &Facts<'_>, m: &Match) -> Result<(), String> {
-        let g = f.graph();
-        let bound = |n: &str| m.value(n);
-        let fail = |n: &str, v: ValueId, what: String| Err(format!("`{n}` (`{}`) {what}", g.name_of(v)));
-        let every = |names: &[String], test: &dyn Fn(&str, ValueId) -> Result<(), String>| {
-            names.iter().try_for_each(|n| bound(n).map_or(Ok(()), |v| test(n, v)))
-        };
-        // Every element of a constant, and what to say when it is none or an element fails.
-        let elements = |names: &[String], what: &str, ok: &dyn Fn(f64) -> bool| {
-            every(names, &|n, v| match numbers(f, v) {
-                Some(x) if x.iter().all(|x| ok(*x)) => Ok(()),
-                Some(_) => fail(n, v, format!("is not {what} everywhere")),
-                None => fail(n, v, "is no constant of numbers".to_owned()),
-            })
-        };
+        let held = Held { f, m };
         match self {
-            Predicate::Scalar(names) => every(names, &|n, v| match f.constant(v) {
-                Some(t) if t.len() == 1 => Ok(()),
-                Some(t) => fail(n, v, format!("has {} elements, not one", t.len())),
-                None => fail(n, v, "is no constant".to_owned()),
+            Predicate::Scalar(names) => held.every(names, |v| scalar(f, v)),
+            Predicate::Vector(names) => held.every(names, |v| vector(f, v)),
+            Predicate::Positive(names) => held.elements(names, "positive", |x| x > 0.0),
+            Predicate::AllTrue(names) => held.elements(names, "true", |x| x != 0.0),
+            Predicate::AllZero(names) => held.elements(names, "zero", |x| x == 0.0),
+            Predicate::Binary(names) => held.elements(names, "0 or 1", |x| x == 0.0 || x == 1.0),
+            Predicate::Hides(names) => {
+                held.elements(names, &format!("at most {HIDES}, which hides,"), |x| x <= HIDES.into())
+            }
+            Predicate::AtMost(list) => list.iter().try_for_each(|(n, top)| {
+                held.elements(std::slice::from_ref(n), &format!("at most {top}"), |x| x <= *top)
             }),
-            Predicate::Vector(names) => every(names, &|n, v| match f.constant(v) {
-                Some(t) if t.dims.len() == 1 && t.len() > 1 => Ok(()),
-                Some(t) => fail(n, v, format!("has shape {:?}, it is no vector", t.dims)),
-                None => fail(n, v, "is no constant".to_owned()),
-            }),
-            Predicate::Positive(names) => elements(names, "positive", &|x| x > 0.0),
-            Predicate::AllTrue(names) => elements(names, "true", &|x| x != 0.0),
-            Predicate::AllZero(names) => elements(names, "zero", &|x| x == 0.0),
-            Predicate::Binary(names) => elements(names, "0 or 1", &|x| x == 0.0 || x == 1.0),
-            Predicate::AtMost(list) => list
-                .iter()
-                .try_for_each(|(n, top)| elements(std::slice::from_ref(n), &format!("at most {top}"), &|x| x <= *top)),
-            Predicate::Approx { values, within: rel } => values.iter().try_for_each(|(n, want)| {
-                let Some(v) = bound(n) else { return Ok(()) };
-                match f.constant(v).and_then(|t| t.as_scalar()) {
-                    Some(x) if within(x, *want, *rel) => Ok(()),
-                    Some(x) => fail(n, v, format!("is {x}, not {want}")),
-                    None => fail(n, v, "is no one-element constant".to_owned()),
-                }
-            }),
-            Predicate::Computed(names) => every(names, &|n, v| match f.constant(v) {
-                Some(_) => fail(n, v, "is a constant".to_owned()),
+            Predicate::Approx { values, within } => held.each(values, |v, want| near(f, v, *want, *within)),
+            Predicate::LastAxis(names) => held.every(names, |v| last_axis(f, v)),
+            Predicate::Rank(list) => held.each(list, |v, want| rank(f, v, *want)),
+            Predicate::SameShape(names) => held.same_shape(names),
+            Predicate::SameRank(names) => held.alike(names, |v| f.rank(v), |r| format!("{r} dimensions")),
+            Predicate::SameLastSize(names) => held.alike(names, |v| f.last_size(v), |n| format!("last size {n}")),
+            Predicate::Computed(names) => held.every(names, |v| match f.constant(v) {
+                Some(_) => Err("is a constant".to_owned()),
                 None => Ok(()),
             }),
-            Predicate::LastAxis(names) => every(names, &|n, v| match last_axis(f, v) {
-                Ok(()) => Ok(()),
-                Err(why) => fail(n, v, why),
-            }),
-            Predicate::Rank(list) => list.iter().try_for_each(|(n, want)| {
-                let Some(v) = bound(n) else { return Ok(()) };
-                match f.rank(v) {
-                    Some(r) if r as f64 == *want => Ok(()),
-                    Some(r) => fail(n, v, format!("has {r} dimensions, not {want}")),
-                    None => fail(n, v, format!("may not have {want} dimensions: its rank is unknown")),
-                }
-            }),
-            Predicate::SameShape(names) => {
-                let known: Vec<_> = names.iter().filter_map(|n| Some((n, bound(n)?))).collect();
-                known.windows(2).try_for_each(|w| match f.same_shape(w[0].1, w[1].1) {
-                    true => Ok(()),
-                    false => fail(w[1].0, w[1].1, format!("is not known to have the shape of `{}`", w[0].0)),
-                })
-            }
-            Predicate::SameRank(names) => {
-                let known: Vec<_> =
-                    names.iter().filter_map(|n| bound(n).and_then(|v| Some((n, v, f.rank(v)?)))).collect();
-                known.windows(2).try_for_each(|w| {
-                    let ((a, _, x), (b, v, y)) = (&w[0], &w[1]);
-                    if x == y { Ok(()) } else { fail(b, *v, format!("has {y} dimensions, `{a}` has {x}")) }
-                })
-            }
-            Predicate::SameLastSize(names) => {
-                let known: Vec<_> =
-                    names.iter().filter_map(|n| bound(n).and_then(|v| Some((n, v, f.last_size(v)?)))).collect();
-                known.windows(2).try_for_each(|w| {
-                    let ((a, _, x), (b, v, y)) = (&w[0], &w[1]);
-                    if x == y { Ok(()) } else { fail(b, *v, format!("has last size {y}, `{a}` has {x}")) }
-                })
-            }
-            Predicate::DType(list) => list.iter().try_for_each(|(n, want)| {
-                let Some(v) = bound(n) else { return Ok(()) };
-                match f.dtype(v) {
-                    Some(t) if t == *want => Ok(()),
-                    Some(t) => fail(n, v, format!("is {t}, not {want}")),
-                    None => fail(n, v, format!("may not be {want}: its type is unknown")),
-                }
-            }),
+            Predicate::DType(list) => held.each(list, |v, want| dtype(f, v, *want)),
             Predicate::Opset { min, max } => {
                 let has = f.model.opset();
                 if (*min..=*max).contains(&has) {
@@ -265,12 +211,110 @@ impl Predicate {
                 let range = if *max == i64::MAX { format!("{min} or later") } else { format!("{min} to {max}") };
                 Err(format!("the model has opset {has}, the rule is for {range}"))
             }
-            Predicate::Weighs(names) => every(names, &|n, v| match weighing(f, v) {
+            Predicate::Weighs(names) => held.every(names, |v| match weighing(f, v) {
                 Some(_) => Ok(()),
-                None => fail(n, v, "reaches no product with values".to_owned()),
+                None => Err("reaches no product with values".to_owned()),
             }),
             Predicate::Shared(_) => Ok(()),
         }
+    }
+}
+
+/// What a predicate is held against. Tests of single values return what is wrong with one, which is put after its name.
+struct Held<'a, 'm> {
+    f: &'a Facts<'m>,
+    m: &'a Match,
+}
+
+impl Held<'_, '_> {
+    fn failed(&self, name: &str, v: ValueId, what: &str) -> String {
+        format!("`{name}` (`{}`) {what}", self.f.graph().name_of(v))
+    }
+
+    fn every(&self, names: &[String], test: impl Fn(ValueId) -> Result<(), String>) -> Result<(), String> {
+        names.iter().try_for_each(|n| {
+            let Some(v) = self.m.value(n) else { return Ok(()) };
+            test(v).map_err(|what| self.failed(n, v, &what))
+        })
+    }
+
+    fn each<T>(&self, list: &[(String, T)], test: impl Fn(ValueId, &T) -> Result<(), String>) -> Result<(), String> {
+        list.iter().try_for_each(|(n, want)| self.every(std::slice::from_ref(n), |v| test(v, want)))
+    }
+
+    /// Every element of constants; `what` they must be.
+    fn elements(&self, names: &[String], what: &str, ok: impl Fn(f64) -> bool) -> Result<(), String> {
+        self.every(names, |v| match numbers(self.f, v) {
+            Some(x) if x.iter().all(|x| ok(*x)) => Ok(()),
+            Some(_) => Err(format!("is not {what} everywhere")),
+            None => Err("is no constant of numbers".to_owned()),
+        })
+    }
+
+    fn same_shape(&self, names: &[String]) -> Result<(), String> {
+        let bound: Vec<_> = names.iter().filter_map(|n| Some((n, self.m.value(n)?))).collect();
+        bound.windows(2).try_for_each(|w| {
+            let ((a, x), (b, y)) = (w[0], w[1]);
+            match self.f.same_shape(x, y) {
+                true => Ok(()),
+                false => Err(self.failed(b, y, &format!("is not known to have the shape of `{a}`"))),
+            }
+        })
+    }
+
+    /// Values that do not differ in something, where it is known.
+    fn alike<T: PartialEq + Copy + Display>(
+        &self,
+        names: &[String],
+        of: impl Fn(ValueId) -> Option<T>,
+        say: impl Fn(T) -> String,
+    ) -> Result<(), String> {
+        let known = names.iter().filter_map(|n| self.m.value(n).and_then(|v| Some((n, v, of(v)?))));
+        let known: Vec<_> = known.collect();
+        known.windows(2).try_for_each(|w| {
+            let ((a, _, x), (b, v, y)) = (w[0], w[1]);
+            if x == y { Ok(()) } else { Err(self.failed(b, v, &format!("has {}, `{a}` has {x}", say(y)))) }
+        })
+    }
+}
+
+fn scalar(f: &Facts<'_>, v: ValueId) -> Result<(), String> {
+    match f.constant(v) {
+        Some(t) if t.len() == 1 => Ok(()),
+        Some(t) => Err(format!("has {} elements, not one", t.len())),
+        None => Err("is no constant".to_owned()),
+    }
+}
+
+fn vector(f: &Facts<'_>, v: ValueId) -> Result<(), String> {
+    match f.constant(v) {
+        Some(t) if t.dims.len() == 1 && t.len() > 1 => Ok(()),
+        Some(t) => Err(format!("has shape {:?}, it is no vector", t.dims)),
+        None => Err("is no constant".to_owned()),
+    }
+}
+
+fn near(f: &Facts<'_>, v: ValueId, want: f64, rel: f64) -> Result<(), String> {
+    match f.constant(v).and_then(|t| t.as_scalar()) {
+        Some(x) if within(x, want, rel) => Ok(()),
+        Some(x) => Err(format!("is {x}, not {want}")),
+        None => Err("is no one-element constant".to_owned()),
+    }
+}
+
+fn rank(f: &Facts<'_>, v: ValueId, want: f64) -> Result<(), String> {
+    match f.rank(v) {
+        Some(r) if r as f64 == want => Ok(()),
+        Some(r) => Err(format!("has {r} dimensions, not {want}")),
+        None => Err(format!("may not have {want} dimensions: its rank is unknown")),
+    }
+}
+
+fn dtype(f: &Facts<'_>, v: ValueId, want: DType) -> Result<(), String> {
+    match f.dtype(v) {
+        Some(t) if t == want => Ok(()),
+        Some(t) => Err(format!("is {t}, not {want}")),
+        None => Err(format!("may not be {want}: its type is unknown")),
     }
 }
 

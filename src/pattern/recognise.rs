@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use crate::ir::{Graph, Model, NodeId, Tensor, ValueId};
+use crate::ir::{Graph, Model, NodeId, ValueId};
 
 use super::driver::find;
 use super::facts::Facts;
 use super::matcher::{Bound, Match};
 use super::rule::{Refusal, RuleSet};
+use super::scores::{Chain, MOST_STEPS, MaskKind, added};
 use super::weighing::weighing;
 
 /// A shape that a rule gave a name to. The graph is as it was.
@@ -69,30 +70,6 @@ pub fn recognise_with(model: &Model, rules: &RuleSet, what: &str) -> (Vec<Recogn
     (found, refused)
 }
 
-/// What a mask is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaskKind {
-    /// An added constant of ordinary size, a relative-position bias; or a factor per head. It hides nothing.
-    Bias,
-    /// Added; a constant of zeros and very negative numbers.
-    Additive,
-    /// Added; not constant, or a constant with entries of ordinary size as well as very negative ones. A bias whose very
-    /// negative entries hide.
-    Mixed,
-    /// A condition; entries with this truth value are kept, the others get no weight.
-    Boolean { keep: bool },
-}
-
-/// Something between the product and the Softmax that changes scores entry by entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mask {
-    /// The Add or Where.
-    pub node: NodeId,
-    /// The added value or the condition.
-    pub value: ValueId,
-    pub kind: MaskKind,
-}
-
 /// The MatMul that makes the scores of an attention, where nothing but scale and masks lies after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryKey {
@@ -113,12 +90,8 @@ pub struct Attention {
     /// The node that takes the attention weights to the values: a MatMul, or the sum after a Mul. Not part of the core if
     /// there is no `v`.
     pub weighted: NodeId,
-    /// The Mul or Div after the product, and the factor it multiplies with (the reciprocal for a Div).
-    pub scale: Option<(NodeId, f32)>,
-    /// From the product to the Softmax.
-    pub masks: Vec<Mask>,
-    /// Every node strictly between the scores and the Softmax, in order: scale, masks, and Reshapes between.
-    pub chain: Vec<NodeId>,
+    /// What is done to the scores between the product and the Softmax.
+    pub chain: Chain,
     /// Nodes strictly between the Softmax and the weighted sum: a NaN guard (IsNaN and Where), casts, an idle Dropout.
     pub guard: Vec<NodeId>,
     /// `None` where something else than the weighted sum reads the weights first.
@@ -137,7 +110,7 @@ impl Attention {
     /// Every node of the core.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         let ends = [self.product.map(|p| p.node), Some(self.softmax), self.v.map(|_| self.weighted)];
-        ends.into_iter().flatten().chain(self.chain.iter().copied()).chain(self.guard.iter().copied())
+        ends.into_iter().flatten().chain(self.chain.nodes.iter().copied()).chain(self.guard.iter().copied())
     }
 }
 
@@ -147,17 +120,8 @@ pub fn attentions(model: &Model, rules: &RuleSet) -> Vec<Attention> {
     recognise(model, rules, "attention").iter().filter_map(|r| attention(&facts, r)).collect()
 }
 
-/// A score this far down gets no weight after Softmax whatever the others are; models write -100, -1e4, -1e9, -inf.
-const MASKED: f32 = -50.0;
-/// At or below this an added constant does nothing but hide.
-const HIDING: f32 = -60.0;
-/// What a mask of zeros and ones is multiplied with is this low.
-const FACTOR: f32 = -1e3;
-
-/// True for one number that makes what hides of a mask.
-fn hides(t: &Tensor) -> bool {
-    t.as_scalar().is_some_and(|c| c <= f64::from(FACTOR))
-}
+/// Roles of what changes scores entry by entry in front of the Softmax.
+const CHANGES: [&str; 4] = ["factors", "bias", "mask", "mask2"];
 
 fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
     let g = f.graph();
@@ -174,58 +138,20 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
         Some(_) => g.producer(out).and_then(|n| Some((n, g.node(n).input(0)?)))?,
         None => (weighing(f, out)?, out),
     };
-    let chain = path(f, r, scores, scores_product)?;
+    let chain = Chain::of(f, path(f, r, scores, scores_product)?, scores_product)?;
+    // What was bound after the Softmax alone says nothing of what is in front.
+    if CHANGES.iter().filter(|role| value(role).is_some()).count() != chain.masks.len() {
+        return None;
+    }
     let guard = path(f, r, probs, weights)?;
-    let readers = |v: ValueId| chain.iter().copied().filter(move |n| g.node(*n).inputs.contains(&Some(v)));
-    let scale = match value("scale") {
-        Some(c) => {
-            let node = readers(c).next()?;
-            let factor = f.constant(c)?.as_scalar()? as f32;
-            Some((node, if g.node(node).op.is("Div") { 1.0 / factor } else { factor }))
-        }
-        None => None,
-    };
-    let mut masks = Vec::new();
-    if let Some(v) = value("factors") {
-        masks.push(Mask { node: readers(v).next()?, value: v, kind: MaskKind::Bias });
-    }
-    for (role, fill) in [("bias", "fill"), ("mask", "fill2"), ("mask2", "fill3")] {
-        let Some(v) = value(role) else { continue };
-        // One value may be added twice (Swin of version 2 in transformers), each time by a node of its own. Where there is
-        // but one, the second was bound after the Softmax, and says nothing of what is in front.
-        let node = readers(v).find(|n| masks.iter().all(|m: &Mask| m.node != *n))?;
-        let n = g.node(node);
-        let kind = if n.op.is("Where") {
-            // Where(condition, kept, fill): the fill is the constant of the two.
-            MaskKind::Boolean { keep: value(fill).is_some_and(|fill| n.input(2) == Some(fill)) }
-        } else {
-            added(f, v, MOST_STEPS)
-        };
-        masks.push(Mask { node, value: v, kind });
-    }
-    masks.sort_by_key(|m| chain.iter().position(|n| *n == m.node));
     let rule = r.rule.clone();
-    let mut a = Attention {
-        rule,
-        product,
-        softmax,
-        weighted,
-        scale,
-        masks,
-        chain,
-        guard,
-        v,
-        scores_product,
-        scores,
-        probs,
-        out,
-    };
+    let mut a = Attention { rule, product, softmax, weighted, chain, guard, v, scores_product, scores, probs, out };
     if product.is_none() {
         mask_first(f, &mut a);
         shorten(g, &mut a);
         // Codes of their own are made of scores; a value that others read too has codes already.
         let readers = g.uses(a.scores_product);
-        let alone = readers.iter().all(|(n, _)| *n == a.softmax || a.chain.contains(n));
+        let alone = readers.iter().all(|(n, _)| *n == a.softmax || a.chain.nodes.contains(n));
         (alone && !g.is_output(a.scores_product)).then_some(())?;
     }
     Some(a)
@@ -233,62 +159,25 @@ fn attention(f: &Facts<'_>, r: &Recognition) -> Option<Attention> {
 
 /// A sum has no order: where what was taken for the scores is a mask, what was taken for the mask are the scores.
 fn mask_first(f: &Facts<'_>, a: &mut Attention) {
-    let g = f.graph();
-    let Some(first) = a.masks.first().copied() else { return };
-    let sum = g.node(first.node);
-    let both = sum.op.is("Add") && sum.inputs.contains(&Some(a.scores_product)) && a.chain.first() == Some(&first.node);
-    if both && first.kind != MaskKind::Additive && added(f, a.scores_product, MOST_STEPS) == MaskKind::Additive {
-        let mask = std::mem::replace(&mut a.scores_product, first.value);
-        a.masks[0] = Mask { value: mask, kind: MaskKind::Additive, ..first };
+    let Some(first) = a.chain.masks.first_mut().filter(|m| m.place == 0) else { return };
+    let added_to =
+        matches!(first.kind, MaskKind::Bias | MaskKind::Mixed) && f.graph().node(a.chain.nodes[0]).op.is("Add");
+    if added_to && added(f, a.scores_product, MOST_STEPS) == MaskKind::Additive {
+        std::mem::swap(&mut first.value, &mut a.scores_product);
+        first.kind = MaskKind::Additive;
     }
 }
 
 /// Leaves out what lies in front of the last bias if nothing is hidden there, and in front of a value that only the core
 /// reads: no product needs it, and it is computed like anything else.
 fn shorten(g: &Graph, a: &mut Attention) {
-    let hides = a.chain.iter().position(|n| a.masks.iter().any(|m| m.node == *n && m.kind != MaskKind::Bias));
-    let ahead = &a.chain[..hides.unwrap_or(a.chain.len())];
-    let bias = ahead.iter().rposition(|n| a.masks.iter().any(|m| m.node == *n));
-    let shared = (g.uses(a.scores_product).len() > 1 && !ahead.is_empty()).then_some(0);
+    let masks = &a.chain.masks;
+    let ahead = masks.iter().find(|m| m.hides()).map_or(a.chain.nodes.len(), |m| m.place);
+    let bias = masks.iter().map(|m| m.place).filter(|p| *p < ahead).max();
+    let shared = (g.uses(a.scores_product).len() > 1 && ahead > 0).then_some(0);
     let Some(last) = bias.max(shared) else { return };
-    let Some(v) = g.node(a.chain[last]).out() else { return };
-    a.scores_product = v;
-    a.chain.drain(..=last);
-    a.masks.retain(|m| a.chain.contains(&m.node));
-    a.scale = a.scale.filter(|(n, _)| a.chain.contains(n));
-}
-
-/// How far [`added`] looks back: operands may be shared, so that a chain of n sums has 2^n ways.
-const MOST_STEPS: u32 = 12;
-
-/// What an added value does to the scores, as far as `steps` nodes in front of it tell.
-fn added(f: &Facts<'_>, v: ValueId, steps: u32) -> MaskKind {
-    if let Some(t) = f.constant(v) {
-        return match t.to_f32s() {
-            Some(x) if x.iter().all(|x| *x > MASKED) => MaskKind::Bias,
-            Some(x) if x.iter().all(|x| *x == 0.0 || *x <= HIDING) => MaskKind::Additive,
-            _ => MaskKind::Mixed,
-        };
-    }
-    let g = f.graph();
-    let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return MaskKind::Mixed };
-    let Some(steps) = steps.checked_sub(1) else { return MaskKind::Mixed };
-    let of = |slot: usize| n.input(slot).map_or(MaskKind::Mixed, |x| added(f, x, steps));
-    let bias_if = |holds: bool| if holds { MaskKind::Bias } else { MaskKind::Mixed };
-    match n.op.name.as_str() {
-        // A product of what queries or keys are with learned positions: it says where to look, and hides nothing.
-        "MatMul" | "Gemm" | "Einsum" => MaskKind::Bias,
-        "Add" | "Sub" => bias_if((0..2).all(|i| of(i) == MaskKind::Bias)),
-        // A mask of zeros and ones, times what hides: what it leaves of a score, it leaves whole.
-        "Mul" if (0..2).any(|i| n.input(i).and_then(|c| f.constant(c)).is_some_and(hides)) => MaskKind::Additive,
-        "Mul" | "Div" => {
-            let scaled = |by: ValueId| f.constant(by).and_then(|t| t.as_scalar()).is_some_and(|c| c != 0.0);
-            bias_if(n.input(1).is_some_and(scaled) && of(0) == MaskKind::Bias)
-        }
-        "Reshape" | "Transpose" | "Unsqueeze" | "Squeeze" | "Expand" | "Tile" | "Slice" | "Gather"
-        | "GatherElements" => of(0),
-        _ => MaskKind::Mixed,
-    }
+    a.scores_product = a.chain.after(g, last + 1, a.scores_product);
+    a.chain.skip(last + 1);
 }
 
 /// The nodes of a recognition that lead from the value `from` to the value `to`, in order.

@@ -204,10 +204,11 @@ fn predicates_accept_and_refuse() {
     let m = model(
         17,
         "g (float[2,4] x, float[n,4] z) => (y)
-         <float[4] v = {1.0, 2.0, 3.0, 4.0}, float[1] one = {-1.0}, float[3] zero = {0.0, 0.0, 0.0}, bool[2] t = {1, 1}>
-         { a = Add (x, v) y = com.acme.F (a, z, one, zero, t, v) }",
+         <float[4] v = {1.0, 2.0, 3.0, 4.0}, float[1] one = {-1.0}, float[3] zero = {0.0, 0.0, 0.0}, bool[2] t = {1, 1},
+          float[2] low = {-65504.0, -60.0}>
+         { a = Add (x, v) y = com.acme.F (a, z, one, zero, t, v, low) }",
     );
-    let text = "y = com.acme.F (a, z, $one, $zero, $t, $v)";
+    let text = "y = com.acme.F (a, z, $one, $zero, $t, $v, $low)";
     for (condition, holds) in [
         ("scalar: one", true),
         ("scalar: [one, v]", false),
@@ -221,6 +222,8 @@ fn predicates_accept_and_refuse() {
         ("all_zero: v", false),
         ("binary: zero", true),
         ("binary: v", false),
+        ("hides: low", true),
+        ("hides: [low, one]", false),
         ("at_most: {one: -0.5}", true),
         ("at_most: {v: 3}", false),
         ("approx: {one: -1.00001}", true),

@@ -5,13 +5,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::ir::masks::NEVER_MEASURED;
 use crate::ir::{Class, Graph, Node, NodeId, Tensor, ValueId};
 
-/// At or below this a constant is what a mask is made of, not a measurement.
-const MASK: f32 = -1e4;
-
 fn is_low(t: &Tensor) -> bool {
-    t.dtype.is_float() && t.to_f32s().is_some_and(|x| x.iter().any(|x| *x <= MASK || !x.is_finite()))
+    t.dtype.is_float() && t.to_f32s().is_some_and(|x| x.iter().any(|x| *x <= NEVER_MEASURED || !x.is_finite()))
 }
 
 /// What is made of such constants alone, or is one but for its size, which only a run knows.

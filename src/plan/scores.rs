@@ -1,7 +1,7 @@
 //! Where the scores of an attention become codes, and in which shape its masks fit.
 
 use crate::ir::{Dim, Graph, NodeId, ValueId};
-use crate::pattern::{Attention, Mask, MaskKind};
+use crate::pattern::{Attention, Mask};
 
 /// Where the scores of an attention become codes.
 #[derive(Clone, Debug)]
@@ -33,23 +33,9 @@ pub struct View {
     pub rank: usize,
 }
 
-/// Where the codes of the scores begin in the chain: after the last thing that is added, and after a change of shape
-/// that follows it if nothing is hidden.
-fn start(g: &Graph, a: &Attention) -> usize {
-    let added = |m: &&Mask| matches!(m.kind, MaskKind::Bias | MaskKind::Mixed);
-    let last = a.masks.iter().rev().find(added);
-    let from = last.and_then(|m| a.chain.iter().position(|n| *n == m.node)).map_or(0, |i| i + 1);
-    let hides = a.masks.iter().any(|m| m.kind != MaskKind::Bias);
-    let moves = a.chain[from..].iter().take_while(|n| !hides && g.node(**n).op.is("Reshape")).count();
-    from + moves
-}
-
 /// The value whose codes the scores are, whether or not the rest can be computed from them.
 pub fn score_value(g: &Graph, a: &Attention) -> ValueId {
-    match start(g, a) {
-        0 => a.scores_product,
-        i => g.node(a.chain[i - 1]).out().unwrap_or(a.scores_product),
-    }
+    a.chain.after(g, a.chain.settled(g), a.scores_product)
 }
 
 /// The codes of the scores lie as early as nothing but one factor and masks follow.
@@ -58,23 +44,21 @@ pub fn score_value(g: &Graph, a: &Attention) -> ValueId {
 /// A sentence that says why this attention cannot be computed from codes: its masks lie in shapes that are not known or
 /// do not agree.
 pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> Result<ScoreSite<'a>, String> {
-    let place = |m: &Mask| a.chain.iter().position(|n| *n == m.node);
-    let from = start(g, a);
-    let chain = &a.chain[from..];
+    let from = a.chain.settled(g);
+    let chain = &a.chain.nodes[from..];
     let value = score_value(g, a);
-    let factor = a.scale.filter(|(n, _)| chain.contains(n)).map_or(1.0, |(_, f)| f);
-    let masks: Vec<&Mask> = a.masks.iter().filter(|m| m.kind != MaskKind::Bias).collect();
-    let early = masks.iter().filter(|m| place(m).is_some_and(|i| i < from)).count();
-    let reshapes: Vec<usize> = (0..a.chain.len()).filter(|i| g.node(a.chain[*i]).op.is("Reshape")).collect();
+    let factor = a.chain.scale.filter(|s| chain.contains(&s.node)).map_or(1.0, |s| s.factor);
+    let masks: Vec<&Mask> = a.chain.masks.iter().filter(|m| m.hides()).collect();
+    let early = masks.iter().filter(|m| m.place < from).count();
     let mut site = ScoreSite { value, factor, masks, early, chain, view: None };
-    let (open, close) = match reshapes[..] {
+    let (open, close) = match a.chain.views(g)[..] {
         [] => return Ok(site),
         [open, close] => (open, close),
         _ => return Err("its scores change shape in a way that is not understood".into()),
     };
     let within = |i: usize| open <= i && i < close;
     let value_within = from > 0 && within(from - 1);
-    let inside = site.masks.iter().filter(|m| place(m).is_some_and(within)).count();
+    let inside = site.masks.iter().filter(|m| within(m.place)).count();
     if inside == 0 && !value_within {
         return Ok(site);
     }
@@ -82,7 +66,7 @@ pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> Result<ScoreSite<'a>, Stri
         return Err("its masks lie in different shapes".into());
     }
     let shape = |v: ValueId| g.shape(v).map(<[_]>::to_vec);
-    let inner = g.node(a.chain[open]).out().and_then(shape).ok_or("the shape of its scores is not known")?;
+    let inner = g.node(a.chain.nodes[open]).out().and_then(shape).ok_or("the shape of its scores is not known")?;
     let outer = shape(a.scores).ok_or("the shape of its scores is not known")?;
     let values = a.v.and_then(shape).ok_or("the shape of its values is not known")?;
     let unsplit = || "its scores are seen in a shape that does more than split their first axis".to_owned();

@@ -3,8 +3,9 @@
 use super::channel::Channel;
 use super::kernel::Layout;
 use super::tokens::{Read, TOKEN, TokenSums, Tokens, sums};
-use super::watch::{HIDDEN_BELOW, ObserveError, Watch, first_unfit};
+use super::watch::{ObserveError, Watch, first_unfit};
 use super::wide::wide;
+use crate::ir::masks::HIDDEN_BELOW;
 
 /// Channels whose values are gathered at once: a line of the cache.
 const COLUMNS: usize = 16;

@@ -9,7 +9,8 @@ pub use super::channel::{Channel, ExactSum, Quarter};
 pub use super::count::Seen;
 use super::count::{ends, key};
 use super::hist::{Hist, Moments};
-pub use super::watch::{HIDDEN_BELOW, ObserveError, Watch, first_unfit};
+pub use super::watch::{ObserveError, Watch, first_unfit};
+use crate::ir::masks::HIDDEN_BELOW;
 
 /// Places of tokens that are told apart.
 const MOST_PLACES: usize = 4096;
@@ -44,12 +45,6 @@ pub struct Stats {
     #[serde(default)]
     pub inverse_variances: Vec<(ExactSum, ExactSum)>,
 }
-
-/// What an additive mask adds at or below this hides: -100, -1e4, -1e9, minus infinity.
-pub const MASKED_BELOW: f32 = -60.0;
-
-/// Added to a score, a number above this leaves something of the score: float32 has steps of 1/4 there.
-pub const DROWNED_BELOW: f32 = -3e6;
 
 impl Stats {
     pub fn new(watch: Watch) -> Stats {

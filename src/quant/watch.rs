@@ -1,5 +1,6 @@
 //! What is asked of an observer, and which values it can take in.
 
+use crate::ir::masks::HIDDEN_BELOW;
 use serde::{Deserialize, Serialize};
 
 use super::tokens::Read;
@@ -33,10 +34,6 @@ pub enum ObserveError {
     #[error("has rank {rank}, too small for axis {axis}")]
     Axis { rank: usize, axis: i64 },
 }
-
-/// Scores at or below this are masks, not measurements. Much lower than [`MASKED_BELOW`](super::observe::MASKED_BELOW), because products of queries and
-/// keys before their scale reach some hundreds.
-pub const HIDDEN_BELOW: f32 = -3000.0;
 
 /// The place of the first value that is not finite; with `masked`, of the first that no mask can have made so: NaN, or above
 /// all numbers.

@@ -14,6 +14,7 @@
 //!
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.3; anchors, rounding and normalisation as `quant::lis` documents.
 
+use crate::ir::masks::HIDDEN;
 use crate::ir::{Attrs, DType, Dim, Graph, Tensor, ValueId};
 use crate::passes::common::{moved, moves_between};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
@@ -25,7 +26,7 @@ use crate::quant::QParams;
 use crate::quant::lis::{LisFacts, LisPlan, LisSite, LisSpec, emit, emit_softmax, row_max};
 use crate::rewrite::{Patch, Ref};
 
-use super::hiding::{HIDDEN, Hiding, hiding, seen};
+use super::hiding::{Hiding, hiding, seen};
 
 /// The pass, for one plan.
 pub struct QuantizeAttention;

@@ -3,15 +3,13 @@
 //! Softmax compares: an entry is hidden if what its masks make of it lies far below the largest of its row, not if it is very
 //! negative by itself. A row of which everything is hidden keeps what was hidden least.
 
+use crate::ir::masks::{DROWNED_BELOW, HIDDEN, HIDES};
 use crate::ir::{Attrs, DType, Dim, Graph, Tensor};
 use crate::passes::common::over_last_axis;
 use crate::pattern::{Attention, Mask, MaskKind};
 use crate::plan::scores::ScoreSite;
-use crate::quant::observe::{DROWNED_BELOW, MASKED_BELOW};
-use crate::rewrite::{Patch, Ref};
 
-/// Instead of a score that gets no weight.
-pub(super) const HIDDEN: f32 = -1e9;
+use crate::rewrite::{Patch, Ref};
 
 /// What the masks of an attention do to its scores. Absent where they do nothing of the kind.
 pub(super) struct Hiding {
@@ -33,16 +31,13 @@ pub(super) fn hiding(
     p: &mut Patch,
 ) -> Result<Hiding, String> {
     let masks = &site.masks[..];
-    let keep = above(g, masks, MASKED_BELOW, p)?;
+    let keep = above(g, masks, HIDES, p)?;
     let Some(one) = keep.filter(|_| may_hide_a_row(g, a, masks)) else { return Ok(Hiding { keep, left: None }) };
     // What is added to scores may be small enough to leave them as they are, if all of a row have it.
     let left = above(g, masks, DROWNED_BELOW, p)?;
     let name = g.name_of(site.value).to_owned();
     let fill = |m: &Mask| match m.kind {
-        MaskKind::Boolean { keep } => {
-            let other = g.node(m.node).input(if keep { 2 } else { 1 })?;
-            g.constant(other)?.as_scalar().map(|x| x as f32)
-        }
+        MaskKind::Boolean { fill, .. } => g.constant(fill)?.as_scalar().map(|x| x as f32),
         _ => None,
     };
     let fills: Vec<Option<f32>> = masks.iter().map(|m| fill(m)).collect();
@@ -59,7 +54,7 @@ pub(super) fn hiding(
 /// # Errors
 /// If one of the masks is a bias.
 pub(super) fn seen(g: &Graph, masks: &[&Mask], p: &mut Patch) -> Result<Option<Ref>, String> {
-    above(g, masks, MASKED_BELOW, p)
+    above(g, masks, HIDES, p)
 }
 
 /// True if the masks may hide all keys of some query, without a guard that gives it nothing.
@@ -69,8 +64,8 @@ fn may_hide_a_row(g: &Graph, a: &Attention, masks: &[&Mask]) -> bool {
     }
     let always_seen = |m: &Mask| {
         let seen: Option<Vec<bool>> = g.constant(m.value).and_then(|t| match m.kind {
-            MaskKind::Boolean { keep } => Some(t.to_i64s()?.iter().map(|x| (*x != 0) == keep).collect()),
-            _ => Some(t.to_f32s()?.iter().map(|x| *x > MASKED_BELOW).collect()),
+            MaskKind::Boolean { keep, .. } => Some(t.to_i64s()?.iter().map(|x| (*x != 0) == keep).collect()),
+            _ => Some(t.to_f32s()?.iter().map(|x| *x > HIDES).collect()),
         });
         let keys =
             g.shape(m.value).and_then(|s| if let Some(Dim::Known(n)) = s.last() { Some(*n as usize) } else { None });
@@ -90,13 +85,13 @@ fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
     p.node("Or", &format!("{name}_keep_or_none"), &[keep, none], Attrs::new())
 }
 
-/// What lies less far than `MASKED_BELOW` below the largest number that the masks put in its row.
+/// What lies less far than `HIDES` below the largest number that the masks put in its row.
 fn by_level(masks: &[&Mask], fills: &[Option<f32>], p: &mut Patch, name: &str, opset: i64) -> Ref {
     let mut level: Option<Ref> = None;
     for (i, (m, fill)) in masks.iter().zip(fills).enumerate() {
         let hint = format!("{name}_level_{i}");
         level = Some(match (m.kind, level) {
-            (MaskKind::Boolean { keep }, before) => {
+            (MaskKind::Boolean { keep, .. }, before) => {
                 let before = before.unwrap_or_else(|| p.constant(&format!("{hint}_of_all"), Tensor::scalar_f32(0.0)));
                 let fill = fill.unwrap_or(HIDDEN).max(f32::MIN);
                 let fill = p.constant(&format!("{hint}_hidden"), Tensor::scalar_f32(fill));
@@ -110,7 +105,7 @@ fn by_level(masks: &[&Mask], fills: &[Option<f32>], p: &mut Patch, name: &str, o
     let level = level.unwrap_or_else(|| p.constant(&format!("{name}_level"), Tensor::scalar_f32(0.0)));
     let top = over_last_axis(p, "ReduceMax", &format!("{name}_level_top"), level, opset);
     let below = p.node("Sub", &format!("{name}_level_below"), &[level, top], Attrs::new());
-    let limit = p.constant(&format!("{name}_level_limit"), Tensor::scalar_f32(MASKED_BELOW));
+    let limit = p.constant(&format!("{name}_level_limit"), Tensor::scalar_f32(HIDES));
     p.node("Greater", &format!("{name}_keep_by_level"), &[below, limit], Attrs::new())
 }
 
@@ -121,8 +116,8 @@ fn above(g: &Graph, masks: &[&Mask], limit: f32, p: &mut Patch) -> Result<Option
         let name = format!("{}_keep", g.name_of(m.value));
         let one = match m.kind {
             MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
-            MaskKind::Boolean { keep: true } => m.value.into(),
-            MaskKind::Boolean { keep: false } => p.node("Not", &name, &[m.value.into()], Attrs::new()),
+            MaskKind::Boolean { keep: true, .. } => m.value.into(),
+            MaskKind::Boolean { keep: false, .. } => p.node("Not", &name, &[m.value.into()], Attrs::new()),
             MaskKind::Additive | MaskKind::Mixed => {
                 match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
                     Some((dims, data)) => {

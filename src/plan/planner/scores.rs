@@ -1,12 +1,13 @@
 //! The codes of attention scores: scored by the attention weights they lead to, on rows kept from calibration.
 
+use crate::ir::masks::HIDDEN_BELOW;
 use crate::plan::AttentionForm;
 use crate::plan::recipe::{AttentionRecipe, ScoreRange};
 use crate::quant::kernel::quantize;
 use crate::quant::lis::{LisError, LisFacts, LisPlan, LisSpec, Normalise, reference};
-use crate::quant::observe::{HIDDEN_BELOW, KeptRow, Stats};
-use crate::quant::ptf::{self, Range};
+use crate::quant::observe::{KeptRow, Stats};
 use crate::quant::qparams::SCALE_FLOOR;
+use crate::quant::range::{self, Range};
 use crate::quant::{Code, QParams};
 
 /// Parameters for the raw product of queries and keys (`scale` times it enters the softmax), and the attention's form;
@@ -39,7 +40,7 @@ pub fn decide(
         AttentionRecipe::Uniform { scores } => (*scores, Vec::new(), false),
     };
     let tries = match range {
-        ScoreRange::MinMax => vec![(ptf::affine(Code::U8, st, Range::MinMax), "all scores seen".to_owned())],
+        ScoreRange::MinMax => vec![(range::affine(Code::U8, st, Range::MinMax), "all scores seen".to_owned())],
         ScoreRange::Weights => ranges(st, scale),
     };
     let rows = Rows::of(st, scale);

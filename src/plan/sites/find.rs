@@ -165,8 +165,8 @@ impl<'g> Finder<'g> {
         if let Some(why) = made.filter(|_| self.apart.contains_key(&a.softmax)) {
             return Some((*why).to_owned());
         }
-        if let Some((_, f)) = a.scale.filter(|(_, f)| !(*f > 0.0 && f.is_finite())) {
-            return Some(format!("its scores are multiplied with {f}, which is not above 0"));
+        if let Some(s) = a.chain.scale.filter(|s| !(s.factor > 0.0 && s.factor.is_finite())) {
+            return Some(format!("its scores are multiplied with {}, which is not above 0", s.factor));
         }
         score_site(g, a).err().map(|why| format!("its weights stay as they are: {why}"))
     }
