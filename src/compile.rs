@@ -97,7 +97,7 @@ pub enum CompileError {
     )]
     InBodies { count: usize, node: String, op: String },
     #[error(
-        "nothing is left to quantize in front of operators that can not be run here: {nodes}; cut the model behind them and give \
+        "nothing is left to quantize in front of operators that cannot be run here: {nodes}; cut the model after them and give \
          the rest"
     )]
     Unrunnable { nodes: String },
@@ -116,7 +116,7 @@ pub enum CompileError {
     )]
     Broken { pipeline: &'static str, source: Unmet },
     #[error(
-        "weight `{weight}` of node `{node}` ({op}) holds {what} at element {at}; such a model can not be quantized: export \
+        "weight `{weight}` of node `{node}` ({op}) holds {what} at element {at}; such a model cannot be quantized: export \
          or train it again"
     )]
     Weight { weight: String, node: String, op: String, what: &'static str, at: usize },
@@ -142,7 +142,7 @@ pub struct Prepared {
 /// What the passes did, in the order they ran.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
-    pub steps: Vec<Step>,
+    pub steps: Vec<PassRun>,
     /// What the passes want to tell the user.
     pub notes: Vec<String>,
     keep_models: bool,
@@ -150,7 +150,7 @@ pub struct Journal {
 
 /// One pass that ran.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct PassRun {
     pub pass: String,
     pub changes: usize,
     /// What the pass says it does to the numbers.
@@ -186,7 +186,7 @@ fn run(pass: &dyn Pass, cx: &mut Context<'_>, journal: &mut Journal) -> Result<(
     let (was, then, opsets) = (cx.revision(), cx.graph.moment(), (cx.ir_version, cx.opsets.clone()));
     let out = pass.run(cx)?;
     journal.notes.extend(out.notes.into_iter().map(|n| format!("{}: {n}", pass.id())));
-    journal.steps.push(Step {
+    journal.steps.push(PassRun {
         pass: pass.id().to_owned(),
         changes: out.changes,
         numerics: pass.numerics(),
@@ -374,7 +374,7 @@ pub fn runnable(m: Model, journal: &mut Journal) -> Result<(Model, Option<Tail>)
     let Some((front, tail)) = cut(&m, &first) else { return Err(CompileError::Unrunnable { nodes: told.join(", ") }) };
     let few = told.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
     journal.notes.push(format!(
-        "{} operator{} can not be run here ({few}{}): the model is quantized and measured up to {}; {} operators behind stay as they are",
+        "{} operator{} cannot be run here ({few}{}): the model is quantized and measured up to {}; {} operators after them stay as they are",
         told.len(),
         if told.len() == 1 { "" } else { "s" },
         if told.len() > 3 { ", .." } else { "" },
@@ -454,7 +454,7 @@ fn has_codes(
 /// [`CompileError::Codes`].
 pub fn suits(p: &Prepared, recipe: &Recipe, keep_opset: bool) -> Result<(), CompileError> {
     let codes = recipe.quantize.iter().flat_map(|q| [Some(q.weights.code), q.weights.ends]).flatten();
-    let kept = if keep_opset { ", which it is to keep" } else { ", beyond which it can not be raised" };
+    let kept = if keep_opset { ", which it is to keep" } else { ", beyond which it cannot be raised" };
     has_codes(&p.model, codes, &format!("recipe `{}`", recipe.name), kept)
 }
 

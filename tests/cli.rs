@@ -209,7 +209,7 @@ fn data_that_does_not_fit() {
     p.write("images/a.jpg", b"hello");
     refused("empty", &["empty", "folder is empty"]);
     refused("texts", &["texts", "no JPEG, PNG, WebP or BMP picture"]);
-    refused("images", &["images", "1 of 1 pictures can not be read", "a.jpg (no picture"]);
+    refused("images", &["images", "1 of 1 pictures cannot be read", "a.jpg (no picture"]);
 
     // The float model itself overflows: an activation, not a weight.
     let big = with_weight("big.onnx", &p, "patch_embed.proj.weight", 3e38);

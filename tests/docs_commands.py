@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs every command that README and docs show, on the digits, in a temporary folder.
 
-Blocks fenced as `sh` or `console` and commands in backquotes that begin with `fqvit-opt` are run line by line. What can not
+Blocks fenced as `sh` or `console` and commands in backquotes that begin with `fqvit-opt` are run line by line. What cannot
 be run here has a reason in NOT_RUN; what needs the network or a person is replaced by what INSTEAD says. A line that is neither
 is a failure, and so is a flag in backquotes that no command has.
 

@@ -273,7 +273,7 @@ fn pipes_and_standard_streams_are_files_too() {
     done(&piped(&[&args[..], &DATA[..2]].concat(), &npz));
     assert!(fs::read(p.at("piped.onnx")).expect("there") == fs::read(p.at("file.onnx")).expect("there"));
 
-    // What can not be: one stream for two things, streams for files that are read again, data of a model without a folder.
+    // What cannot be: one stream for two things, streams for files that are read again, data of a model without a folder.
     let refused = |args: &[&str], words: &[&str]| {
         let o = piped(args, &model);
         let e = String::from_utf8_lossy(&o.stderr).into_owned();

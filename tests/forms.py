@@ -25,7 +25,7 @@ class Case:
     gelus: int
     # Flags for the compiler.
     flags: tuple = ()
-    # What to compare with, where onnxruntime can not run the model itself.
+    # What to compare with, where onnxruntime cannot run the model itself.
     reference: onnx.ModelProto = None
 
 

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fqvit_opt::compile::Step;
+use fqvit_opt::compile::PassRun;
 use fqvit_opt::compile::each::{EachError, verify_each};
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::ir::{DType, Def, Dim, Model};
@@ -78,7 +78,7 @@ fn print(m: &Model, elide: Elide) -> Result<String, String> {
 }
 
 /// What comes out, and the passes that ran without an error; `Err` is a failure that no blessing covers.
-fn outcome(input: &str) -> Result<(String, Vec<Step>), String> {
+fn outcome(input: &str) -> Result<(String, Vec<PassRun>), String> {
     let (task, elide) = task(input)?;
     let parsed = parse_model(input);
     if let (Task::Parse, Err(e)) = (&task, &parsed) {
@@ -106,7 +106,7 @@ fn outcome(input: &str) -> Result<(String, Vec<Step>), String> {
                         notes.extend(out.notes.iter().map(|n| format!("# {id}: {n}\n")));
                         let (changes, numerics) = (out.changes, pass.numerics());
                         let models = Some([before, m.clone()]);
-                        steps.push(Step { pass: id.clone(), changes, numerics, models });
+                        steps.push(PassRun { pass: id.clone(), changes, numerics, models });
                     }
                     Err(e) => notes.push_str(&format!("# {id} failed: {e}\n")),
                 }
@@ -164,7 +164,7 @@ fn feed(m: &Model, sizes: &[(&str, usize)]) -> Result<Vec<(String, Array)>, Stri
 }
 
 /// Runs the program before and after each of its passes, and holds them to what they declare.
-fn held(input: &str, steps: &[Step]) -> Result<(), String> {
+fn held(input: &str, steps: &[PassRun]) -> Result<(), String> {
     let header =
         |what: &str| input.lines().map_while(|l| l.strip_prefix('#')).find_map(|l| l.trim().strip_prefix(what));
     let excuse = header("not run:");

@@ -113,7 +113,7 @@ fn the_container_is_built_from_what_there_is() {
 #[test]
 fn the_package_is_whole() {
     let manifest = read("Cargo.toml");
-    assert!(!manifest.contains("git = "), "a package can not depend on a repository");
+    assert!(!manifest.contains("git = "), "a package cannot depend on a repository");
     let included: Vec<&str> =
         manifest.lines().filter(|l| l.starts_with("exclude") || l.starts_with("include")).collect();
     for needed in ["src", "proto", "passes", "build.rs"] {

@@ -437,7 +437,7 @@ def regions():
     y = g.op("Gemm", g.op("Flatten", r, axis=1), g.weight(4 * D, 6), g.const(np.zeros(6)))
     g.nodes.append(helper.make_node("Identity", [y], ["out0"], name="out0"))
     g.outputs.append(helper.make_tensor_value_info("out0", T.FLOAT, [3, 6]))
-    return of(g.case(1, 2, 1), least=18, silent=("can not be run",))
+    return of(g.case(1, 2, 1), least=18, silent=("cannot be run",))
 
 
 @kind("sequence")
@@ -448,7 +448,7 @@ def listed():
     parts = [g.op("SequenceAt", s, g.const(i, np.int64)) for i in (0, -1)]
     y = g.op("ConcatFromSequence", g.op("SequenceConstruct", *parts), axis=1)
     g.output(linear(g, y, D, D), [8, D])
-    return of(g.case(1, 2, 1), least=18, silent=("can not be run",))
+    return of(g.case(1, 2, 1), least=18, silent=("cannot be run",))
 
 
 @kind("cut")

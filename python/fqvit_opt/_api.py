@@ -57,7 +57,7 @@ def load(model: Model) -> _native.Model:
         try:
             return _native.model_parse(model.SerializeToString())
         except ValueError as e:
-            raise ModelError(f"the model can not be serialised ({e}); save it with external data and give the path") from e
+            raise ModelError(f"the model cannot be serialised ({e}); save it with external data and give the path") from e
     raise ModelError(f"{type(model).__name__} is no model; give a path, bytes, or an onnx.ModelProto")
 
 

@@ -167,7 +167,7 @@ def _positional(arrays: list[Any], names: list[str], what: str) -> dict[str, npt
 
 
 def _label(rest: Sequence[Any], what: str) -> dict[str, npt.NDArray[Any]]:
-    """What follows the inputs: the classes, if it is one whole number a sample."""
+    """What follows the inputs: the classes, if it is one whole number per sample."""
     if len(rest) != 1 or isinstance(rest[0], Mapping):
         return {}
     a = _array(rest[0], "labels", what)

@@ -49,9 +49,9 @@ def quantize_static(
 ) -> Result:
     """As ``onnxruntime.quantization.quantize_static``: quantizes ``model_input`` into the file ``model_output``.
 
-    The recipe decides what onnxruntime leaves to these arguments: weights have a scale a channel whatever ``per_channel``
+    The recipe decides what onnxruntime leaves to these arguments: weights have a scale per channel whatever ``per_channel``
     says, never saturate in 16 bits whatever ``reduce_range`` says, and the range of each activation is the one of least
-    error at its consumer. ``weight_type=QInt4`` takes recipe ``w4a8-int4``. An argument that can not be followed is refused
+    error at its consumer. ``weight_type=QInt4`` takes recipe ``w4a8-int4``. An argument that cannot be followed is refused
     with a :class:`ValueError` that says what to use instead; none is ignored. Unlike onnxruntime's, the call returns
     something: the :class:`Result`.
     """
@@ -73,10 +73,10 @@ def quantize_static(
         ("use_external_data_format", use_external_data_format, "above 2 GB weights go into a data file by themselves"),
     ):
         if value:
-            raise ValueError(f"{name} can not be followed: {instead}")
+            raise ValueError(f"{name} cannot be followed: {instead}")
     for key, value in (extra_options or {}).items():
         if key not in _DEFAULTS or value != _DEFAULTS[key]:
-            raise ValueError(f"extra_options[{key!r}]={value!r} can not be followed: a recipe says how values are quantized")
+            raise ValueError(f"extra_options[{key!r}]={value!r} cannot be followed: a recipe says how values are quantized")
     if recipe is None:
         recipe = "w4a8-int4" if weights == "QInt4" else "fq-vit"
     elif weights == "QInt4":
@@ -90,5 +90,5 @@ def _one_of(name: str, value: Any, known: set[str], instead: str) -> str:
     # Members of onnxruntime's enumerations, or their names.
     said = str(getattr(value, "name", value))
     if said not in known:
-        raise ValueError(f"{name}={said} can not be followed: {instead}")
+        raise ValueError(f"{name}={said} cannot be followed: {instead}")
     return said

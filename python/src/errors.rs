@@ -6,11 +6,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 pyo3::create_exception!(fqvit_opt, Error, PyException, "What every error of this module is.");
-pyo3::create_exception!(fqvit_opt, ModelError, Error, "The model can not be read, run or quantized.");
-pyo3::create_exception!(fqvit_opt, DataError, Error, "The samples can not be read, or do not fit the model.");
+pyo3::create_exception!(fqvit_opt, ModelError, Error, "The model cannot be read, run or quantized.");
+pyo3::create_exception!(fqvit_opt, DataError, Error, "The samples cannot be read, or do not fit the model.");
 pyo3::create_exception!(fqvit_opt, RecipeError, Error, "There is no such recipe, or it makes no sense.");
 pyo3::create_exception!(fqvit_opt, PlanError, Error, "The plan is malformed, or another model's.");
-pyo3::create_exception!(fqvit_opt, OutputError, Error, "A file can not be written.");
+pyo3::create_exception!(fqvit_opt, OutputError, Error, "A file cannot be written.");
 
 /// The exception for an error.
 pub fn raised(e: &CompilerError) -> PyErr {

@@ -63,77 +63,52 @@ pub fn observe(
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Observed, CalibrateError> {
-    if indices.is_empty() {
-        return Err(CalibrateError::Empty);
-    }
+    let Some(first) = indices.first() else { return Err(CalibrateError::Empty) };
     let m: &Model = model.model();
-    // Of the whole data set, not of the shard, so that shards count what one run would.
-    let most = (COUNTED / data.len()).max(COUNTED_OF_ONE);
     let is_input = |name: &str| m.graph.find(name).is_some_and(|v| m.graph.inputs().contains(&v));
     let taps: Vec<String> = watches.keys().filter(|k| !is_input(k)).cloned().collect();
-    let shapes = open_shapes(&m.graph, &data.sample(indices[0])?.inputs);
+    let shapes = open_shapes(&m.graph, &data.sample(*first)?.inputs);
     let options = SessionOptions { batch: data.batch(), taps: taps.clone(), shapes, ..SessionOptions::default() };
-    let outputs = OutputsOf::new(model, data.batch(), options.shapes.clone());
-    let session = Session::of(model, &options)?;
-    let next = AtomicUsize::new(0);
-    let done = AtomicUsize::new(0);
-    // The error of the earliest sample wins, so that the message does not depend on timing.
-    let failure: Mutex<Option<(usize, CalibrateError)>> = Mutex::new(None);
-    // One set of statistics for all threads, which is all the memory that counts take: in what order samples come does not
-    // show in them.
-    let watched: Vec<Mutex<Stats>> = watches.values().map(|w| Mutex::new(Stats::new(w.clone()))).collect();
-    let ignored: Mutex<BTreeSet<String>> = Mutex::default();
-    let told = |sample: &Sample, name: &str, source: ObserveError| CalibrateError::Observe {
-        sample: sample.name.clone(),
-        value: name.to_owned(),
-        constant: matches!(source, ObserveError::NotFinite { .. }).then(|| broken_constant(&m.graph, name)).flatten(),
-        source,
+    let watching = Watching {
+        g: &m.graph,
+        data,
+        indices,
+        watches,
+        taps,
+        // Of the whole data set, not of the shard, so that shards count what one run would.
+        most: (COUNTED / data.len()).max(COUNTED_OF_ONE),
+        outputs: OutputsOf::new(model, data.batch(), options.shapes.clone()),
+        session: Session::of(model, &options)?,
+        stats: watches.values().map(|w| Mutex::new(Stats::new(w.clone()))).collect(),
+        ignored: Mutex::default(),
     };
-    let look = |i: usize, name: &str, x: &[f32], dims: &[usize]| -> Result<(), ObserveError> {
-        // What takes long is done before the statistics are locked.
-        let (place, _, watch) = watches.get_full(name).expect("it is watched");
-        let seen = Seen::of(watch, x, dims, indices[i] as u64, most)?;
-        let mut stats = watched[place].lock().expect("no panic inside");
-        stats.take(&seen)?;
-        if i == 0 {
-            stats.dims = dims.to_vec();
-        }
-        Ok(())
-    };
-    let one = |i: usize| -> Result<(), CalibrateError> {
-        let sample = data.sample(indices[i])?;
-        let out = session.tapped(&sample.inputs)?;
-        let mut reaches = None;
-        for (t, name) in taps.iter().enumerate() {
-            let (x, dims) = out.value(t)?;
-            let fault = match look(i, name, &x, dims) {
-                Ok(()) => continue,
-                Err(e) => e,
-            };
-            let reaches = match reaches {
-                Some(known) => known,
-                None => *reaches.insert(outputs.hold_nan(&sample.inputs)?),
-            };
-            if reaches || !matches!(fault, ObserveError::NotFinite { .. }) {
-                return Err(told(&sample, name, fault));
-            }
-            ignored.lock().expect("no panic inside").insert(name.clone());
-            if let Some(whole) = mended(&x, dims, &watches[name]) {
-                look(i, name, &whole, dims).map_err(|e| told(&sample, name, e))?;
-            }
-        }
-        for (name, a) in sample.inputs.iter().filter(|(name, _)| watches.contains_key(name)) {
-            look(i, name, &a.f32s(), a.dims()).map_err(|e| told(&sample, name, e))?;
-        }
-        Ok(())
-    };
+    each_on(threads, indices.len(), progress, |i| watching.sample(i))?;
+    let finished = watching.stats.into_iter().map(|s| {
+        let mut s = s.into_inner().expect("no panic inside");
+        s.finish();
+        s
+    });
+    let stats = watches.keys().cloned().zip(finished).collect();
+    Ok(Observed { stats, ignored: watching.ignored.into_inner().expect("no panic inside") })
+}
+
+/// Runs `one` for the numbers below `count` on several threads, until one fails: of several errors that of the smallest number
+/// is returned, so that the message does not depend on timing. `progress` is told how many are done.
+fn each_on<E: Send>(
+    threads: usize,
+    count: usize,
+    progress: &(dyn Fn(usize) + Sync),
+    one: impl Fn(usize) -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let failure: Mutex<Option<(usize, E)>> = Mutex::new(None);
     std::thread::scope(|scope| {
         let work = || {
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
-                // Samples before one that failed are run to their end: one of them may fail too, and is then told.
+                // What comes before the one that failed is run to its end: it may fail too, and is then told.
                 let failed = failure.lock().expect("no panic inside").as_ref().map(|(at, _)| *at);
-                if i >= indices.len() || failed.is_some_and(|at| at < i) {
+                if i >= count || failed.is_some_and(|at| at < i) {
                     return;
                 }
                 if let Err(e) = one(i) {
@@ -146,19 +121,84 @@ pub fn observe(
                 progress(done.fetch_add(1, Ordering::Relaxed) + 1);
             }
         };
-        let workers: Vec<_> = (0..threads.clamp(1, indices.len())).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..threads.clamp(1, count.max(1))).map(|_| scope.spawn(work)).collect();
         workers.into_iter().for_each(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
     });
-    if let Some((_, e)) = failure.into_inner().expect("no panic inside") {
-        return Err(e);
+    match failure.into_inner().expect("no panic inside") {
+        Some((_, e)) => Err(e),
+        None => Ok(()),
     }
-    let finished = watched.into_iter().map(|s| {
-        let mut s = s.into_inner().expect("no panic inside");
-        s.finish();
-        s
-    });
-    let stats = watches.keys().cloned().zip(finished).collect();
-    Ok(Observed { stats, ignored: ignored.into_inner().expect("no panic inside") })
+}
+
+/// A model that runs while its values are watched.
+struct Watching<'a> {
+    g: &'a Graph,
+    data: &'a Dataset,
+    indices: &'a [usize],
+    watches: &'a IndexMap<String, Watch>,
+    /// Those of the watched values that are no inputs.
+    taps: Vec<String>,
+    /// Places of a channel that are counted of one sample.
+    most: usize,
+    outputs: OutputsOf<'a>,
+    session: Session,
+    /// One set of statistics for all threads, which is all the memory that counts take: in what order samples come does not
+    /// show in them.
+    stats: Vec<Mutex<Stats>>,
+    ignored: Mutex<BTreeSet<String>>,
+}
+
+impl Watching<'_> {
+    /// Runs one sample and takes in all that is watched.
+    fn sample(&self, i: usize) -> Result<(), CalibrateError> {
+        let sample = self.data.sample(self.indices[i])?;
+        let out = self.session.tapped(&sample.inputs)?;
+        let mut reaches = None;
+        for (t, name) in self.taps.iter().enumerate() {
+            let (x, dims) = out.value(t)?;
+            let fault = match self.look(i, name, &x, dims) {
+                Ok(()) => continue,
+                Err(e) => e,
+            };
+            let reaches = match reaches {
+                Some(known) => known,
+                None => *reaches.insert(self.outputs.hold_nan(&sample.inputs)?),
+            };
+            if reaches || !matches!(fault, ObserveError::NotFinite { .. }) {
+                return Err(self.told(&sample, name, fault));
+            }
+            self.ignored.lock().expect("no panic inside").insert(name.clone());
+            if let Some(whole) = mended(&x, dims, &self.watches[name]) {
+                self.look(i, name, &whole, dims).map_err(|e| self.told(&sample, name, e))?;
+            }
+        }
+        for (name, a) in sample.inputs.iter().filter(|(name, _)| self.watches.contains_key(name)) {
+            self.look(i, name, &a.f32s(), a.dims()).map_err(|e| self.told(&sample, name, e))?;
+        }
+        Ok(())
+    }
+
+    fn look(&self, i: usize, name: &str, x: &[f32], dims: &[usize]) -> Result<(), ObserveError> {
+        // What takes long is done before the statistics are locked.
+        let (place, _, watch) = self.watches.get_full(name).expect("it is watched");
+        let seen = Seen::of(watch, x, dims, self.indices[i] as u64, self.most)?;
+        let mut stats = self.stats[place].lock().expect("no panic inside");
+        stats.take(&seen)?;
+        if i == 0 {
+            stats.dims = dims.to_vec();
+        }
+        Ok(())
+    }
+
+    fn told(&self, sample: &Sample, name: &str, source: ObserveError) -> CalibrateError {
+        let not_finite = matches!(source, ObserveError::NotFinite { .. });
+        CalibrateError::Observe {
+            sample: sample.name.clone(),
+            value: name.to_owned(),
+            constant: not_finite.then(|| broken_constant(self.g, name)).flatten(),
+            source,
+        }
+    }
 }
 
 /// The NaN nearest to `value` among the constants that it is computed from. An infinity may be a mask or a bound.

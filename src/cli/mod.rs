@@ -115,7 +115,7 @@ fn put_bytes(bytes: &[u8], product: bool) {
             } else {
                 format!("; these files were written: {}", done.join(", "))
             };
-            eprintln!("error: standard output can not be written: {e}{done}");
+            eprintln!("error: standard output cannot be written: {e}{done}");
             std::process::exit(1);
         }
     }

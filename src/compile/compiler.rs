@@ -24,7 +24,7 @@ use crate::pattern::RuleSet;
 use crate::plan::{QuantPlan, Target};
 use crate::recipe::Recipe;
 use crate::verify::report::{DataReport, ModelFile, PassReport, Report};
-use crate::verify::run::Compared;
+use crate::verify::run::SideBySide;
 
 /// What the quantized model is compared with the float one on.
 #[derive(Clone, Debug, Default)]
@@ -429,7 +429,7 @@ impl Compiler {
         (data, held): (&Dataset, Vec<usize>),
         other: Option<Dataset>,
         log: &mut Log,
-    ) -> Result<Option<(Compared, String, u64)>, CompilerError> {
+    ) -> Result<Option<(SideBySide, String, u64)>, CompilerError> {
         let (data, indices) = match (&self.verification, other) {
             (Verification::None, _) => return Ok(None),
             (_, None) => (data.clone(), held),

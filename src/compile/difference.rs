@@ -29,12 +29,12 @@ pub struct Difference {
     /// Types of values between input and output that both have.
     pub types: Vec<Change>,
     /// How many things there are in both to compare.
-    pub compared: Compared,
+    pub compared: Extent,
 }
 
 /// How much there was to compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Compared {
+pub struct Extent {
     pub nodes: [usize; 2],
     pub initializers: [usize; 2],
 }
@@ -86,7 +86,7 @@ pub fn difference(a: &Model, b: &Model) -> Difference {
         nodes: nodes(g, h),
         initializers: initializers(g, h),
         types: types(g, h),
-        compared: Compared {
+        compared: Extent {
             nodes: [g.node_count(), h.node_count()],
             initializers: [g.initializers().len(), h.initializers().len()],
         },

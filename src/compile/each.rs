@@ -1,12 +1,12 @@
 //! Holds every pass to what it declares: the model runs before and after it, on one sample.
 
-use super::Step;
+use super::PassRun;
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Invalid, Model, validate};
 use crate::passes::Numerics;
 use crate::runtime::{Array, Outputs, RuntimeError, Session, SessionOptions};
 use crate::verify::kinds::Kind;
-use crate::verify::metrics::{Deviation, EXACT_DB, Site, decibels};
+use crate::verify::metrics::{Deviation, EXACT_DB, Subject, decibels};
 
 /// What one pass did to the outputs.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub enum EachError {
 ///
 /// # Errors
 /// If the journal holds no models, if none of them runs, or if a pass leaves one that does not.
-pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> Result<Vec<Moved>, EachError> {
+pub fn verify_each(steps: &[PassRun], inputs: &[(String, Array)], batch: usize) -> Result<Vec<Moved>, EachError> {
     let mut first: Option<Outputs> = None;
     let mut last: Option<Outputs> = None;
     let mut out: Vec<Moved> = Vec::new();
@@ -106,8 +106,8 @@ pub fn verify_each(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> 
 ///
 /// # Errors
 /// If the journal holds no models, or one of them does not run.
-pub fn blame(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> Result<Option<Moved>, EachError> {
-    let steps: Vec<&Step> = comparable(steps).iter().filter(|s| s.changes > 0).collect();
+pub fn blame(steps: &[PassRun], inputs: &[(String, Array)], batch: usize) -> Result<Option<Moved>, EachError> {
+    let steps: Vec<&PassRun> = comparable(steps).iter().filter(|s| s.changes > 0).collect();
     let Some(first) = steps.first() else { return Ok(None) };
     let [start, _] = first.models.as_ref().ok_or(EachError::NoModels)?;
     let origin = run(start, "", inputs, batch)?;
@@ -125,7 +125,7 @@ pub fn blame(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> Result
     };
     let broken = |at: usize| -> Result<bool, EachError> {
         let (new, after) = outputs(at)?;
-        let bound = Step { numerics: declared(at), ..steps[at].clone() };
+        let bound = PassRun { numerics: declared(at), ..steps[at].clone() };
         Ok(!moved(&bound, after, &origin, &new, &origin).kept)
     };
     // Quantization hides what was moved before it, so what comes before it is looked at first.
@@ -147,7 +147,7 @@ pub fn blame(steps: &[Step], inputs: &[(String, Array)], batch: usize) -> Result
 }
 
 /// The steps after half precision was widened: what ran in that is no measure for what runs in float32.
-fn comparable(steps: &[Step]) -> &[Step] {
+fn comparable(steps: &[PassRun]) -> &[PassRun] {
     let widened = steps.iter().rposition(|s| s.numerics == Numerics::Widens && s.changes > 0);
     &steps[widened.map_or(0, |i| i + 1)..]
 }
@@ -162,7 +162,7 @@ fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Resul
 }
 
 /// A step that did nothing, of a model that was not run.
-fn unmoved(step: &Step, model: &Model) -> Moved {
+fn unmoved(step: &PassRun, model: &Model) -> Moved {
     Moved {
         pass: step.pass.clone(),
         changes: step.changes,
@@ -175,7 +175,7 @@ fn unmoved(step: &Step, model: &Model) -> Moved {
     }
 }
 
-fn moved(step: &Step, model: &Model, old: &Outputs, new: &Outputs, origin: &Outputs) -> Moved {
+fn moved(step: &PassRun, model: &Model, old: &Outputs, new: &Outputs, origin: &Outputs) -> Moved {
     let names = model.graph.outputs().iter().map(|v| model.graph.name_of(*v));
     let mut worst = Moved { output: String::new(), distance: -1.0, ..unmoved(step, model) };
     let (old, new, origin) = (&old.outputs, &new.outputs, &origin.outputs);
@@ -187,7 +187,7 @@ fn moved(step: &Step, model: &Model, old: &Outputs, new: &Outputs, origin: &Outp
             Numerics::Quantizes | Numerics::Widens => distance.is_finite(),
         };
         if distance > worst.distance {
-            let site = Site { tensor: name, sample: "", items: 1, labels: None, kind: Kind::Values };
+            let site = Subject { tensor: name, sample: "", items: 1, labels: None, kind: Kind::Values };
             let db = |a: &Array, b: &Array| {
                 Deviation::between(site, a, b).map_or(-EXACT_DB, |d| decibels(d.signal, d.noise))
             };
@@ -262,7 +262,7 @@ mod tests {
         }
     }
 
-    fn journal(passes: &[Scale]) -> (Vec<Step>, Array) {
+    fn journal(passes: &[Scale]) -> (Vec<PassRun>, Array) {
         let text = "<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[1, 2] x) => (float[1, 2] y)\n\
                     <float[2, 2] w = {1, 2, 3, 4}> { y = MatMul (x, w) }";
         let mut cx = Context::new(parse_model(text).expect("a model"));
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_journal_without_models_says_so() {
-        let step = Step { pass: "p".into(), changes: 1, numerics: Numerics::BitExact, models: None };
+        let step = PassRun { pass: "p".into(), changes: 1, numerics: Numerics::BitExact, models: None };
         assert!(matches!(verify_each(&[step], &[], 1), Err(EachError::NoModels)));
     }
 }

@@ -75,7 +75,7 @@ pub enum CompilerError {
     )]
     NoPart { name: String, known: String },
     #[error(
-        "the two models are not cut at the same values by operators that can not be run here: {float} and {quantized}"
+        "the two models are not cut at the same values by operators that cannot be run here: {float} and {quantized}"
     )]
     Cuts { float: String, quantized: String },
     #[error("--stop-after {pass}: no such pass ran; in order, these did: {ran}")]

@@ -32,7 +32,7 @@ pub struct Inspection {
 pub struct Canonical {
     pub opset: i64,
     pub nodes: usize,
-    pub attentions: Vec<Attention>,
+    pub attentions: Vec<AttentionFound>,
     pub layer_norms: usize,
     pub gelus: usize,
     /// Layers with weights.
@@ -47,7 +47,7 @@ pub struct Canonical {
 
 /// A recognised attention.
 #[derive(Clone, Debug, Serialize)]
-pub struct Attention {
+pub struct AttentionFound {
     /// The value that it makes.
     pub output: String,
     pub rule: String,
@@ -91,7 +91,7 @@ pub fn inspect(m: &Model, how: &Prepare, rules: &RuleSet, keep_opset: bool) -> R
             .sites
             .attentions
             .iter()
-            .map(|a| Attention {
+            .map(|a| AttentionFound {
                 output: g.name_of(a.out).to_owned(),
                 rule: a.rule.clone(),
                 scale: a.chain.scale.map(|s| s.factor),

@@ -72,7 +72,7 @@ pub fn cut_where_it_fails(
         }
         finite(&left.graph, &sites)?;
         journal.notes.push(format!(
-            "the model is quantized and measured up to {}: {} can not be run here ({why}); {} operators stay as they are",
+            "the model is quantized and measured up to {}: {} cannot be run here ({why}); {} operators stay as they are",
             tail.cut.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", "),
             named(&p.model.graph, &first),
             tail.nodes().count()

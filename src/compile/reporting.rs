@@ -10,7 +10,7 @@ use crate::plan::{Island, QuantPlan, sites};
 use crate::recipe::Recipe;
 use crate::verify::coverage;
 use crate::verify::report::{DataReport, ModelFile, Report, VERSION};
-use crate::verify::run::Compared;
+use crate::verify::run::SideBySide;
 use crate::verify::thresholds::Thresholds;
 
 /// What a call asks of the result, in place of what the recipe asks.
@@ -40,7 +40,7 @@ pub(super) fn block_values(p: &Prepared) -> Vec<String> {
 pub(super) fn report(
     float: ModelFile,
     data: DataReport,
-    compared: Option<Compared>,
+    compared: Option<SideBySide>,
     quantized: &Model,
     asked: Limits,
     recipe: Option<&Recipe>,

@@ -12,7 +12,7 @@ use crate::plan::QuantPlan;
 use crate::plan::parts::Part;
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
 use crate::verify::kinds::Kind;
-use crate::verify::metrics::{Deviation, EXACT_DB, MetricError, Site, decibels};
+use crate::verify::metrics::{Deviation, EXACT_DB, MetricError, Subject, decibels};
 
 /// Why sensitivities could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,7 @@ impl<'a> Bench<'a> {
         self.run(&m, what, |i, outputs| {
             for ((sum, tensor), (a, b)) in sums.iter_mut().zip(&names).zip(self.float[i].iter().zip(&outputs)) {
                 let kind = Kind::Values;
-                let site = Site { tensor, sample: "held back", items: self.batch, labels: None, kind };
+                let site = Subject { tensor, sample: "held back", items: self.batch, labels: None, kind };
                 let d = Deviation::between(site, a, b)?;
                 *sum = (sum.0 + d.signal, sum.1 + d.noise);
             }

@@ -22,7 +22,7 @@ use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::coverage;
 use crate::verify::report::Timing;
-use crate::verify::run::{Compared, compare};
+use crate::verify::run::{SideBySide, compare};
 use crate::verify::speed::{Effort, Speed, measure};
 
 /// What a long stage tells while it works.
@@ -327,7 +327,7 @@ pub fn side_by_side(
     taps: &[String],
     how: Running<'_>,
     log: &mut Log,
-) -> Result<Compared, CompilerError> {
+) -> Result<SideBySide, CompilerError> {
     let done = how.steps("verifying", indices.len());
     timed(&mut log.timings, "verify", || {
         let (f, q) = (validate::validate(float)?, validate::validate(quantized)?);

@@ -16,13 +16,13 @@ pub enum Cause {
 
 /// The end of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stop {
+pub struct Ending {
     pub cause: Cause,
     /// Files that had been written by then.
     pub written: Vec<PathBuf>,
 }
 
-impl Stop {
+impl Ending {
     /// 128 and the number of the signal, as shells have it; 1 for an input that was cut short, which is an error.
     pub fn status(&self) -> i32 {
         match self.cause {
@@ -32,7 +32,7 @@ impl Stop {
     }
 }
 
-impl std::fmt::Display for Stop {
+impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.cause {
             Cause::Signal(n) => {
@@ -52,7 +52,7 @@ impl std::fmt::Display for Stop {
                 )?;
             }
             Cause::CutShort(None) => {
-                f.write_str("memory of a file can not be read any more (SIGBUS): is a disk full?")?
+                f.write_str("memory of a file cannot be read any more (SIGBUS): is a disk full?")?
             }
         }
         match &self.written[..] {
@@ -66,13 +66,13 @@ impl std::fmt::Display for Stop {
 }
 
 /// From now on SIGINT, SIGTERM, SIGHUP and SIGBUS end the program in order: temporary files are removed, `tell` is called,
-/// and the exit status is [`Stop::status`]. Signals that the program was started to ignore (`nohup`) stay ignored. To be
+/// and the exit status is [`Ending::status`]. Signals that the program was started to ignore (`nohup`) stay ignored. To be
 /// called once, by a program and not by a library.
 ///
 /// # Errors
 /// If the system has no pipe or thread left.
 #[cfg(unix)]
-pub fn watch(tell: impl Fn(&Stop) + Send + 'static) -> std::io::Result<()> {
+pub fn watch(tell: impl Fn(&Ending) + Send + 'static) -> std::io::Result<()> {
     unix::watch(tell)
 }
 
@@ -81,7 +81,7 @@ pub fn watch(tell: impl Fn(&Stop) + Send + 'static) -> std::io::Result<()> {
 /// # Errors
 /// None.
 #[cfg(not(unix))]
-pub fn watch(_: impl Fn(&Stop) + Send + 'static) -> std::io::Result<()> {
+pub fn watch(_: impl Fn(&Ending) + Send + 'static) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -98,7 +98,7 @@ mod unix {
     use std::ptr;
     use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
-    use super::{Cause, Stop};
+    use super::{Cause, Ending};
     use crate::file::{read, temp};
 
     /// The writing end of the pipe.
@@ -176,7 +176,7 @@ mod unix {
         Ok(())
     }
 
-    pub fn watch(tell: impl Fn(&Stop) + Send + 'static) -> io::Result<()> {
+    pub fn watch(tell: impl Fn(&Ending) + Send + 'static) -> io::Result<()> {
         let (mut from, to) = io::pipe()?;
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             let mut byte = [0];
@@ -193,7 +193,7 @@ mod unix {
         install(libc::SIGBUS, on_fault as *const () as libc::sighandler_t, flags, true)
     }
 
-    fn end(signal: libc::c_int, tell: &dyn Fn(&Stop)) -> ! {
+    fn end(signal: libc::c_int, tell: &dyn Fn(&Ending)) -> ! {
         let cause = match signal {
             libc::SIGBUS => Cause::CutShort(read::mapped_at(FAULT.load(Ordering::SeqCst))),
             n => Cause::Signal(n),
@@ -201,7 +201,7 @@ mod unix {
         // Never let go again: nothing takes its place any more.
         let mut live = temp::hold();
         live.remove_temps();
-        let stop = Stop { cause, written: std::mem::take(&mut live.written) };
+        let stop = Ending { cause, written: std::mem::take(&mut live.written) };
         tell(&stop);
         std::process::exit(stop.status())
     }
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn an_end_says_why_and_what_stands() {
-        let s = |cause, written: &[&str]| Stop { cause, written: written.iter().map(PathBuf::from).collect() };
+        let s = |cause, written: &[&str]| Ending { cause, written: written.iter().map(PathBuf::from).collect() };
         let (a, b) = (s(Cause::Signal(15), &[]), s(Cause::CutShort(Some("m.onnx".into())), &["p.yaml"]));
         assert_eq!((a.status(), a.to_string()), (143, "stopped by SIGTERM; nothing was written".into()));
         assert!(b.status() == 1 && b.to_string().starts_with("m.onnx was cut short"), "{b}");

@@ -57,7 +57,7 @@ fn place(path: &str, missing: usize) -> String {
 pub enum SaveError {
     #[error(transparent)]
     Write(#[from] WriteError),
-    #[error("`{location}` can not hold the external data: give a plain file name other than the model's own")]
+    #[error("`{location}` cannot hold the external data: give a plain file name other than the model's own")]
     Location { location: String },
     #[error("the data of tensor `{tensor}` was not loaded (it lies in `{location}`): load the model from its folder")]
     NotLoaded { tensor: String, location: String },
@@ -67,7 +67,7 @@ pub enum SaveError {
     Types(Invalid),
     #[error("in a nested graph of node {node}: {source}")]
     Body { node: String, source: Invalid },
-    #[error("the model can not be written to the pipe: {0}")]
+    #[error("the model cannot be written to the pipe: {0}")]
     Pipe(std::io::Error),
     #[error(
         "the model takes {bytes} bytes, more than the 2 GB one ONNX file may have; let the weights go into a file \

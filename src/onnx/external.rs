@@ -207,13 +207,13 @@ impl Folder<'_> {
                 return Err(format!("{why}; give the model by its path"));
             }
         };
-        let home = named.canonicalize().map_err(|e| format!("can not be looked for in {}: {e}", named.display()))?;
+        let home = named.canonicalize().map_err(|e| format!("cannot be looked for in {}: {e}", named.display()))?;
         let homes: Vec<PathBuf> = [Some(home), led].into_iter().flatten().collect();
         let path = named.join(location);
         let there = homes.iter().skip(1).map(|h| h.join(location)).find(|p| !path.exists() && p.exists());
         let path = there.unwrap_or(path);
         let target = path.canonicalize().map_err(|e| {
-            format!("can not be read: {e}; put the data file that came with the model at {}", path.display())
+            format!("cannot be read: {e}; put the data file that came with the model at {}", path.display())
         })?;
         if !homes.iter().any(|h| target.starts_with(h)) {
             return Err(format!(
@@ -226,7 +226,7 @@ impl Folder<'_> {
         if !target.is_file() {
             return Err("is no regular file: refused".into());
         }
-        let bytes = file::read(&target).map_err(|e| format!("can not be read: {e}"))?;
+        let bytes = file::read(&target).map_err(|e| format!("cannot be read: {e}"))?;
         self.files.push((path, bytes.len() as u64));
         Ok(bytes)
     }

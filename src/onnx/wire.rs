@@ -99,7 +99,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Skips a field's value; `pos` stands behind its key.
+    /// Skips a field's value; `pos` stands after its key.
     fn skip(&self, pos: &mut usize, end: usize, wire: u64, depth: usize) -> Result<(), Damage> {
         match wire {
             0 => self.varint(pos, end).map(|_| ()),

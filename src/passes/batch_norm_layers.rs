@@ -4,7 +4,7 @@ use super::common::{patch_nodes, perm_of, sole_reader};
 use super::layers::{bias_changed, weight_scaled};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, Graph, Node, NodeId, Tensor};
+use crate::ir::{Graph, Node, NodeId, Tensor};
 use crate::plan::sites;
 use crate::rewrite::Patch;
 
@@ -41,7 +41,7 @@ impl Pass for BatchNormLayers {
     }
 
     fn summary(&self) -> &'static str {
-        "a BatchNormalization behind a linear layer goes into its weight and bias"
+        "a BatchNormalization after a linear layer goes into its weight and bias"
     }
 
     fn numerics(&self) -> Numerics {
@@ -109,7 +109,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
         p.replace(y, before.into());
         return Some(p);
     }
-    let sum = p.node("Add", &format!("{name}_biased"), &[l.out.into(), bias], Attrs::new());
+    let sum = p.under(name).op("Add", "biased", &[l.out.into(), bias]);
     // Where the norm reads the layer itself, what follows it reads the sum.
     if before == l.out {
         p.replace(y, sum);

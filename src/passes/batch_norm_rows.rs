@@ -2,7 +2,7 @@ use super::common::{deviation, patch_nodes, root_mean_square, sole_reader};
 use super::identity::all_are;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, Graph, Node, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, Node, NodeId, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -86,7 +86,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         p.node("Reshape", &format!("{name}_rows"), &[r.into(), shape.into()], g.node(back).attrs.clone())
     };
     let d = deviation(&mut p, name, x, opset);
-    let eps = p.constant(&format!("{name}_epsilon"), Tensor::scalar_f32(norm.float("epsilon")));
+    let eps = p.under(name).scalar("epsilon", norm.float("epsilon"));
     let root = root_mean_square(&mut p, name, d, eps, opset);
     let new = p.node("Div", name, &[d, root], Attrs::new());
     p.succeed(y, new);

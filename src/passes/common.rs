@@ -113,15 +113,15 @@ pub(super) fn flat(g: &Graph, p: &mut Patch, v: ValueId) -> Option<Ref> {
 /// A value less its mean over the last axis.
 pub(super) fn deviation(p: &mut Patch, name: &str, x: Ref, opset: i64) -> Ref {
     let mean = over_last_axis(p, "ReduceMean", &format!("{name}_mean"), x, opset);
-    p.node("Sub", &format!("{name}_deviation"), &[x, mean], Attrs::new())
+    p.under(name).op("Sub", "deviation", &[x, mean])
 }
 
 /// The root of the mean square over the last axis and `eps`: of a deviation, the standard deviation.
 pub(super) fn root_mean_square(p: &mut Patch, name: &str, d: Ref, eps: Ref, opset: i64) -> Ref {
-    let square = p.node("Mul", &format!("{name}_square"), &[d, d], Attrs::new());
+    let square = p.under(name).op("Mul", "square", &[d, d]);
     let variance = over_last_axis(p, "ReduceMean", &format!("{name}_variance"), square, opset);
-    let sum = p.node("Add", &format!("{name}_variance_eps"), &[variance, eps], Attrs::new());
-    p.node("Sqrt", &format!("{name}_std"), &[sum], Attrs::new())
+    let sum = p.under(name).op("Add", "variance_eps", &[variance, eps]);
+    p.under(name).op("Sqrt", "std", &[sum])
 }
 
 /// True if a reduction goes over the last of so many axes, and no other.

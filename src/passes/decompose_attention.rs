@@ -2,7 +2,7 @@ use super::common::commit;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
 use crate::ir::{Attrs, DType, Graph, Node, NodeId, Tensor, ValueId};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// # What it does
 /// Writes the standard operator `Attention` (opset 23 and later) out as the operators it stands for: MatMul, scale,
@@ -56,7 +56,7 @@ impl Pass for DecomposeAttention {
         }
         let map = model.shapes();
         for id in found {
-            match Spelt::of(&model.graph, &map, id, model.opset()) {
+            match Operator::of(&model.graph, &map, id, model.opset()) {
                 Ok(site) => {
                     commit(site.patch(&model.graph, id), model, &mut out)?;
                 }
@@ -79,7 +79,7 @@ enum Causal {
 }
 
 /// What is known of one `Attention`.
-struct Spelt {
+struct Operator {
     q: ValueId,
     k: ValueId,
     v: ValueId,
@@ -134,8 +134,8 @@ fn may_hide_rows(map: &ShapeMap, mask: ValueId, boolean: bool, causal: &Causal) 
     !matches!(causal, Causal::No) || kept.is_none_or(|k| k.chunks(last).any(|row| row.iter().all(|x| !x)))
 }
 
-impl Spelt {
-    fn of(g: &Graph, map: &ShapeMap, id: NodeId, opset: i64) -> Result<Spelt, String> {
+impl Operator {
+    fn of(g: &Graph, map: &ShapeMap, id: NodeId, opset: i64) -> Result<Operator, String> {
         let n = g.node(id);
         let (Some(q), Some(k), Some(v), Some(y)) = (n.input(0), n.input(1), n.input(2), n.out()) else {
             return Err("it lacks an input or its output".into());
@@ -187,55 +187,27 @@ impl Spelt {
         };
         let may_hide_rows = mask.is_some_and(|(m, boolean)| may_hide_rows(map, m, boolean, &causal));
         let softcap = softcap(n);
-        Ok(Spelt { q, k, v, y, mask, may_hide_rows, causal, q_heads, kv_heads, split, head_size, scale, softcap })
+        Ok(Operator { q, k, v, y, mask, may_hide_rows, causal, q_heads, kv_heads, split, head_size, scale, softcap })
     }
 
     fn patch(&self, g: &Graph, id: NodeId) -> Patch {
         let name = g.name_of(self.y).to_owned();
         let mut p = Patch::new("decompose-attention").before(id).made_from([name.clone()]);
-        let q = self.heads(&mut p, self.q, self.q_heads, Some(self.head_size), &[0, 2, 1, 3], &format!("{name}_q"));
-        let k = self.repeated(&mut p, self.k, &format!("{name}_k"));
-        let v = self.repeated(&mut p, self.v, &format!("{name}_v"));
-        let perm = |p: &mut Patch, x: Ref, perm: &[i64], part: &str| {
-            p.node("Transpose", &format!("{name}_{part}"), &[x], Attrs::new().with_ints("perm", perm))
-        };
-        let kt = perm(&mut p, k, &[0, 1, 3, 2], "k_transposed");
-        let s = p.node("MatMul", &format!("{name}_product"), &[q, kt], Attrs::new());
-        let scale = p.constant(&format!("{name}_scale"), Tensor::scalar_f32(self.scale));
-        let mut s = p.node("Mul", &format!("{name}_scores"), &[s, scale], Attrs::new());
-        if let Some(c) = self.softcap {
-            let c = p.constant(&format!("{name}_cap"), Tensor::scalar_f32(c));
-            let t = p.node("Div", &format!("{name}_uncapped"), &[s, c], Attrs::new());
-            let t = p.node("Tanh", &format!("{name}_bent"), &[t], Attrs::new());
-            s = p.node("Mul", &format!("{name}_capped"), &[t, c], Attrs::new());
-        }
-        let mut keep = self.causal(&mut p, &name);
-        match self.mask {
-            Some((m, true)) => {
-                keep = Some(match keep {
-                    Some(k) => p.node("And", &format!("{name}_keep"), &[m.into(), k], Attrs::new()),
-                    None => m.into(),
-                });
-            }
-            Some((m, false)) => s = p.node("Add", &format!("{name}_masked"), &[s, m.into()], Attrs::new()),
-            None => {}
-        }
-        if let Some(k) = keep {
-            let hidden = p.constant(&format!("{name}_hidden"), Tensor::scalar_f32(f32::NEG_INFINITY));
-            s = p.node("Where", &format!("{name}_kept"), &[k, s, hidden], Attrs::new());
-        }
-        let mut w = p.node("Softmax", &format!("{name}_weights"), &[s], Attrs::new().with_int("axis", -1));
-        if self.may_hide_rows {
-            let nan = p.node("IsNaN", &format!("{name}_no_keys"), &[w], Attrs::new());
-            let zero = p.constant(&format!("{name}_no_weight"), Tensor::scalar_f32(0.0));
-            w = p.node("Where", &format!("{name}_guarded"), &[nan, zero, w], Attrs::new());
-        }
+        let q = self.heads(&mut p.under(&format!("{name}_q")), self.q, self.q_heads, Some(self.head_size));
+        let k = self.repeated(&mut p.under(&format!("{name}_k")), self.k);
+        let v = self.repeated(&mut p.under(&format!("{name}_v")), self.v);
+        let mut e = p.under(&name);
+        let kt = e.turned("k_transposed", k, &[0, 1, 3, 2]);
+        let s = e.op("MatMul", "product", &[q, kt]);
+        let scale = e.scalar("scale", self.scale);
+        let s = e.op("Mul", "scores", &[s, scale]);
+        let w = self.weights(&mut e, s);
         let y = if self.split {
             p.node("MatMul", &name, &[w, v], Attrs::new())
         } else {
-            let y = p.node("MatMul", &format!("{name}_by_head"), &[w, v], Attrs::new());
-            let y = perm(&mut p, y, &[0, 2, 1, 3], "by_token");
-            let to = p.constant(&format!("{name}_shape"), Tensor::i64(&[3], &[0, 0, -1]));
+            let y = e.op("MatMul", "by_head", &[w, v]);
+            let y = e.turned("by_token", y, &[0, 2, 1, 3]);
+            let to = e.constant("shape", Tensor::i64(&[3], &[0, 0, -1]));
             p.node("Reshape", &name, &[y, to], Attrs::new())
         };
         p.succeed(self.y, y);
@@ -243,51 +215,78 @@ impl Spelt {
         p
     }
 
+    /// From the scaled product to the weights: capped, masked, and without those of rows that have no keys.
+    fn weights(&self, e: &mut Under<'_>, mut s: Ref) -> Ref {
+        if let Some(c) = self.softcap {
+            let c = e.scalar("cap", c);
+            let t = e.op("Div", "uncapped", &[s, c]);
+            let t = e.op("Tanh", "bent", &[t]);
+            s = e.op("Mul", "capped", &[t, c]);
+        }
+        let mut keep = self.causal(e);
+        match self.mask {
+            Some((m, true)) => keep = Some(keep.map_or(m.into(), |k| e.op("And", "keep", &[m.into(), k]))),
+            Some((m, false)) => s = e.op("Add", "masked", &[s, m.into()]),
+            None => {}
+        }
+        if let Some(k) = keep {
+            let hidden = e.scalar("hidden", f32::NEG_INFINITY);
+            s = e.op("Where", "kept", &[k, s, hidden]);
+        }
+        let w = e.op_with("Softmax", "weights", &[s], Attrs::new().with_int("axis", -1));
+        if !self.may_hide_rows {
+            return w;
+        }
+        let nan = e.op("IsNaN", "no_keys", &[w]);
+        let zero = e.scalar("no_weight", 0.0);
+        e.op("Where", "guarded", &[nan, zero, w])
+    }
+
     /// The input with its heads on axis 1.
-    fn heads(&self, p: &mut Patch, x: ValueId, heads: i64, size: Option<i64>, perm: &[i64], hint: &str) -> Ref {
+    fn heads(&self, e: &mut Under<'_>, x: ValueId, heads: i64, size: Option<i64>) -> Ref {
         if self.split {
             return x.into();
         }
-        let to = p.constant(&format!("{hint}_shape"), Tensor::i64(&[4], &[0, 0, heads, size.unwrap_or(-1)]));
-        let x = p.node("Reshape", &format!("{hint}_split"), &[x.into(), to], Attrs::new());
-        p.node("Transpose", &format!("{hint}_heads"), &[x], Attrs::new().with_ints("perm", perm))
+        let to = e.constant("shape", Tensor::i64(&[4], &[0, 0, heads, size.unwrap_or(-1)]));
+        let x = e.op("Reshape", "split", &[x.into(), to]);
+        e.turned("heads", x, &[0, 2, 1, 3])
     }
 
     /// Keys or values, one head for each query head, or one for all.
-    fn repeated(&self, p: &mut Patch, x: ValueId, hint: &str) -> Ref {
-        let x = self.heads(p, x, self.kv_heads, None, &[0, 2, 1, 3], hint);
+    fn repeated(&self, e: &mut Under<'_>, x: ValueId) -> Ref {
+        let x = self.heads(e, x, self.kv_heads, None);
         if self.kv_heads == self.q_heads || self.kv_heads == 1 {
             return x;
         }
         let group = self.q_heads / self.kv_heads;
         let which: Vec<i64> = (0..self.q_heads).map(|h| h / group).collect();
-        let which = p.constant(&format!("{hint}_of_head"), Tensor::i64(&[self.q_heads], &which));
-        p.node("Gather", &format!("{hint}_repeated"), &[x, which], Attrs::new().with_int("axis", 1))
+        let which = e.constant("of_head", Tensor::i64(&[self.q_heads], &which));
+        e.op_with("Gather", "repeated", &[x, which], Attrs::new().with_int("axis", 1))
     }
 
-    /// True where a query may look at a key that is not behind it.
-    fn causal(&self, p: &mut Patch, name: &str) -> Option<Ref> {
+    /// True where a query may look at a key that is not after it.
+    fn causal(&self, e: &mut Under<'_>) -> Option<Ref> {
         match self.causal {
             Causal::No => None,
             Causal::Known(s, t) => {
                 let keep: Vec<bool> = (0..s).flat_map(|i| (0..t).map(move |j| j <= i)).collect();
-                Some(p.constant(&format!("{name}_causal"), Tensor::bool(&[s, t], &keep)))
+                Some(e.constant("causal", Tensor::bool(&[s, t], &keep)))
             }
             Causal::Computed => {
                 let axis = if self.split { 2 } else { 1 };
                 let mut count = |x: ValueId, part: &str| {
                     let range = Attrs::new().with_int("start", axis).with_int("end", axis + 1);
-                    let n = p.node("Shape", &format!("{name}_{part}s"), &[x.into()], range);
-                    let none = p.constant(&format!("{name}_scalar"), Tensor::i64(&[0], &[]));
-                    let n = p.node("Reshape", &format!("{name}_{part}_count"), &[n, none], Attrs::new());
-                    let from = p.constant(&format!("{name}_first"), Tensor::i64(&[], &[0]));
-                    let step = p.constant(&format!("{name}_step"), Tensor::i64(&[], &[1]));
-                    p.node("Range", &format!("{name}_{part}"), &[from, n, step], Attrs::new())
+                    let n = e.op_with("Shape", &format!("{part}s"), &[x.into()], range);
+                    let none = e.constant("scalar", Tensor::i64(&[0], &[]));
+                    let n = e.op("Reshape", &format!("{part}_count"), &[n, none]);
+                    let from = e.constant("first", Tensor::i64(&[], &[0]));
+                    let step = e.constant("step", Tensor::i64(&[], &[1]));
+                    e.op("Range", part, &[from, n, step])
                 };
                 let (i, j) = (count(self.q, "query"), count(self.k, "key"));
-                let last = p.constant(&format!("{name}_last_axis"), Tensor::i64(&[1], &[-1]));
-                let i = p.node("Unsqueeze", &format!("{name}_query_column"), &[i, last], Attrs::new());
-                Some(p.node("LessOrEqual", &format!("{name}_causal"), &[j, i], Attrs::new()))
+                let last = e.constant("last_axis", Tensor::i64(&[1], &[-1]));
+                let i = e.op("Unsqueeze", "query_column", &[i, last]);
+                Some(e.op("LessOrEqual", "causal", &[j, i]))
             }
         }
     }

@@ -53,7 +53,7 @@ impl Pass for FixDefaults {
         found.iter().for_each(|v| patch.fix_default(*v));
         model.commit(patch)?;
         out.changes = found.len();
-        out.notes.push(format!("{} inputs with a default are constants now and can not be overridden", found.len()));
+        out.notes.push(format!("{} inputs with a default are constants now and cannot be overridden", found.len()));
         Ok(out)
     }
 }

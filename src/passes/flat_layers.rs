@@ -74,12 +74,12 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     } else {
         layer.input(1)?.into()
     };
-    let product = p.node("MatMul", &format!("{name}_product"), &[x.into(), w], Attrs::new());
+    let product = p.under(name).op("MatMul", "product", &[x.into(), w]);
     let whole = match layer.input(2).filter(|_| gemm) {
         // A bias for each row has no place in the value.
         Some(b) if g.constant(b)?.len() as i64 == columns || g.constant(b)?.len() == 1 => {
             let b = if g.constant(b)?.dims.len() > 1 { flat(g, &mut p, b)? } else { b.into() };
-            p.node("Add", &format!("{name}_biased"), &[product, b], Attrs::new())
+            p.under(name).op("Add", "biased", &[product, b])
         }
         Some(_) => return None,
         None => product,

@@ -14,7 +14,7 @@ use crate::rewrite::Patch;
 /// multiple had codes of their own before.
 ///
 /// # When it fires
-/// On a Mul or Div by such a constant behind a MatMul, Gemm or Conv with a constant weight, with or without a bias and with
+/// On a Mul or Div by such a constant after a MatMul, Gemm or Conv with a constant weight, with or without a bias and with
 /// or without a Transpose in between, where nothing else reads what is on the way, and the multiple is no output of the graph.
 ///
 /// # Why it is correct
@@ -36,7 +36,7 @@ impl Pass for GainIntoLayer {
     }
 
     fn summary(&self) -> &'static str {
-        "a constant factor behind a linear layer goes into its weight and bias"
+        "a constant factor after a linear layer goes into its weight and bias"
     }
 
     fn numerics(&self) -> Numerics {

@@ -83,7 +83,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     }
     let name = g.name_of(whole);
     let patch = Patch::new("heads-apart").before(sole_reader(g, v)?).made_from([name.to_owned()]);
-    let mut job = Job { g, map, lead: [two[0].clone(), two[1].clone()], opset, p: patch };
+    let mut job = Split { g, map, lead: [two[0].clone(), two[1].clone()], opset, p: patch };
     let (a, b) = (job.apart(a, MOST_STEPS)?, job.apart(b, MOST_STEPS)?);
     let hint = |v: ValueId| format!("{}_apart", g.name_of(v));
     let mut new =
@@ -133,7 +133,7 @@ fn reaches(g: &Graph, map: &ShapeMap, v: ValueId, want: &[Size], most: u32) -> b
     most > 0 && each && n.inputs.iter().flatten().any(|x| reaches(g, map, *x, want, most - 1))
 }
 
-struct Job<'a> {
+struct Split<'a> {
     g: &'a Graph,
     map: &'a ShapeMap,
     /// Sizes of the two axes.
@@ -142,7 +142,7 @@ struct Job<'a> {
     p: Patch,
 }
 
-impl Job<'_> {
+impl Split<'_> {
     /// A value of three axes with the first as two; a single number as it is.
     fn apart(&mut self, v: ValueId, most: u32) -> Option<Ref> {
         let g = self.g;

@@ -90,7 +90,7 @@ fn ordered(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         return None;
     }
     let mut job =
-        Job { g, map, patch: Patch::new("keys-by-queries").before(turn).made_from([g.name_of(y).to_owned()]) };
+        Turning { g, map, patch: Patch::new("keys-by-queries").before(turn).made_from([g.name_of(y).to_owned()]) };
     let scores = job.turned(s, &perm)?;
     let new = job.patch.node("Softmax", g.name_of(y), &[scores], Attrs::new().with_int("axis", rank as i64 - 1));
     job.patch.succeed(y, new);
@@ -141,19 +141,19 @@ fn product(g: &Graph, turn: NodeId, map: &ShapeMap) -> Option<Patch> {
         return None;
     }
     let mut job =
-        Job { g, map, patch: Patch::new("keys-by-queries").before(turn).made_from([g.name_of(y).to_owned()]) };
+        Turning { g, map, patch: Patch::new("keys-by-queries").before(turn).made_from([g.name_of(y).to_owned()]) };
     let new = job.turned(x, &perm_of(g, turn, rank)?)?;
     job.patch.succeed(y, new);
     Some(job.patch)
 }
 
-struct Job<'a> {
+struct Turning<'a> {
     g: &'a Graph,
     map: &'a ShapeMap,
     patch: Patch,
 }
 
-impl Job<'_> {
+impl Turning<'_> {
     /// `v` with its axes in the order `perm`, all the way up to the product or to a Transpose; `None` if there is none.
     fn turned(&mut self, v: ValueId, perm: &[usize]) -> Option<Ref> {
         let g = self.g;

@@ -22,7 +22,7 @@ pub(super) fn bias_changed(
 ) -> Result<(), &'static str> {
     let (node, slot, now) = l.bias_now(g).ok_or("a layer has no bias")?;
     let t = g.constant(now).ok_or("a bias is no constant")?;
-    let data = t.to_f32s().ok_or("a bias can not be read")?;
+    let data = t.to_f32s().ok_or("a bias cannot be read")?;
     // One number per channel, however many axes of size one.
     let data: Vec<f32> = data.iter().enumerate().map(|(c, b)| f(c, *b)).collect();
     let c = p.constant(g.name_of(now), Tensor::f32(&t.dims, &data));
@@ -40,7 +40,7 @@ pub(super) fn weight_scaled(
 ) -> Result<(), &'static str> {
     // The weight as it is now: another entry may have replaced the one the sites were found with.
     let now = g.node(l.node).input(1).ok_or("a layer lost its weight")?;
-    let t = g.constant(now).and_then(|w| scaled(w, axis, f)).ok_or("a weight can not be read")?;
+    let t = g.constant(now).and_then(|w| scaled(w, axis, f)).ok_or("a weight cannot be read")?;
     let c = p.constant(g.name_of(now), t);
     p.set_input(l.node, 1, Some(c));
     Ok(())

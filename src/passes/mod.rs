@@ -52,7 +52,6 @@ pub mod split_projection;
 pub mod stack_sums;
 pub mod unfuse;
 mod unfuse_attention;
-pub mod unit_gain;
 pub mod unit_sums;
 pub mod vectors;
 pub mod whole_update;

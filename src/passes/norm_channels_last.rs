@@ -81,12 +81,12 @@ fn patch(g: &Graph, norm: &Recognition, opset: i64) -> Option<Patch> {
     let t = p.node("Transpose", &format!("{name}_last"), &[x.into()], last);
     let d = deviation(&mut p, &name, t, opset);
     let sd = root_mean_square(&mut p, &name, d, eps.into(), opset);
-    let mut z = p.node("Div", &format!("{name}_normed"), &[d, sd], Attrs::new());
+    let mut z = p.under(&name).op("Div", "normed", &[d, sd]);
     let gamma = vector(&mut p, "gamma", &gamma);
-    z = p.node("Mul", &format!("{name}_scaled"), &[z, gamma], Attrs::new());
+    z = p.under(&name).op("Mul", "scaled", &[z, gamma]);
     if let Some(beta) = beta {
         let beta = vector(&mut p, "beta", &beta);
-        z = p.node("Add", &format!("{name}_shifted"), &[z, beta], Attrs::new());
+        z = p.under(&name).op("Add", "shifted", &[z, beta]);
     }
     let new = p.node("Transpose", &name, &[z], back);
     p.succeed(y, new);

@@ -93,7 +93,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let name = g.name_of(y);
     let mut p = Patch::new("patch-sums").before(id).made_from([name.to_owned()]);
     let dims = p.constant(&format!("{name}_grid"), Tensor::i64(&[4], &[0, columns, grid[0], grid[1]]));
-    let cells = p.node("Reshape", &format!("{name}_columns"), &[x.into(), dims], Attrs::new());
+    let cells = p.under(name).op("Reshape", "columns", &[x.into(), dims]);
     let weight = p.constant(&format!("{name}_places"), Tensor::f32(&[columns, 1, kernel[0], kernel[1]], &one_hot));
     let attrs = Attrs::new()
         .with_ints("kernel_shape", &kernel)

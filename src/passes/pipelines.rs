@@ -30,7 +30,7 @@ use super::quantize::lower::patches::PatchesAsRows;
 use super::quantize::lower::per_channel::PerChannel;
 use super::quantize::lower::product_scales::ProductScales;
 use super::quantize::lower::products::IntegerProducts;
-use super::quantize::lower::rows::Rows;
+use super::quantize::lower::rows::MatrixRows;
 use super::quantize::lower::siblings::Siblings;
 use super::quantize::lower::sums::IntegerSums;
 use super::quantize::lower::wide_codes::WideCodes;
@@ -45,7 +45,6 @@ use super::softmax_last::SoftmaxLast;
 use super::softmax_repeated::SoftmaxRepeated;
 use super::split_projection::SplitProjection;
 use super::stack_sums::StackSums;
-use super::unit_gain::UnitGain;
 use super::unit_sums::UnitSums;
 use super::vectors::Vectors;
 use super::whole_update::WholeUpdate;
@@ -102,7 +101,6 @@ pub static PLAIN: Pipeline = Pipeline {
         &SoftmaxLast,
         &SoftmaxRepeated,
         &PlainScores,
-        &UnitGain,
         &FoldClose,
         &UnitSums,
         &NormChannelsLast,
@@ -114,7 +112,7 @@ pub static PLAIN: Pipeline = Pipeline {
 /// What the rules rewrite, and what follows from it.
 pub static CANONICAL: Pipeline = Pipeline {
     name: "canonical",
-    summary: "LayerNorm and GELU as one node each, the scale of attention behind its product, one layer for each projection",
+    summary: "LayerNorm and GELU as one node each, the scale of attention after its product, one layer for each projection",
     requires: &[NoDefaults, NotNarrow, NotQuantized],
     passes: &[&ApplyRules::of_context(), &ScaleAfterProduct, &SplitProjection, &GainIntoLayer, &CleanUp, &Dead],
     ensures: &[Tidy],
@@ -155,7 +153,7 @@ pub static QDQ: Pipeline = Pipeline {
         &Cse,
         &Siblings,
         &PerChannel::WhereSlow,
-        &Rows,
+        &MatrixRows,
         &Cse,
         &Dead,
     ],

@@ -68,12 +68,12 @@ const MOST_ELEMENTS: usize = 1 << 22;
 
 /// One thing done to scores.
 struct Step {
-    kind: Kind,
+    kind: Done,
     /// The result has the shape of the scores that went in.
     keeps_shape: bool,
 }
 
-enum Kind {
+enum Done {
     /// Positive, for all scores or for each of the axes before the last two. `plain` if a Mul.
     Times {
         by: ArrayD<f32>,
@@ -103,7 +103,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         return None;
     }
     let (head, steps) = walk(g, map, s, MOST_STEPS)?;
-    let chain = Chain { g, map, steps, opset };
+    let chain = Scores { g, map, steps, opset };
     chain.rewritten(Patch::new("plain-scores").before(id).made_from([g.name_of(s).to_owned()]), head, s)
 }
 
@@ -117,7 +117,7 @@ fn walk(g: &Graph, map: &ShapeMap, v: ValueId, most: u32) -> Option<(ValueId, Ve
     if most == 0 || !n.op.is_onnx() || sole_use(g, v).is_none() {
         return Some((v, Vec::new()));
     }
-    let found = scores_of(g, map, n, most - 1).and_then(|slot| Some((n.input(slot)?, Kind::of(g, map, n, slot)?)));
+    let found = scores_of(g, map, n, most - 1).and_then(|slot| Some((n.input(slot)?, Done::of(g, map, n, slot)?)));
     let Some((x, kind)) = found else { return Some((v, Vec::new())) };
     let (head, mut steps) = walk(g, map, x, most - 1)?;
     steps.push(Step { kind, keeps_shape: map.same_shape(x, v) });
@@ -150,18 +150,18 @@ fn number(g: &Graph, v: ValueId) -> Option<f32> {
     g.constant(v).filter(|t| t.dtype == DType::FLOAT)?.as_scalar().map(|x| x as f32)
 }
 
-impl Kind {
+impl Done {
     /// What a node does to the scores that it reads in `slot`, if that can be brought into order.
-    fn of(g: &Graph, map: &ShapeMap, n: &Node, slot: usize) -> Option<Kind> {
+    fn of(g: &Graph, map: &ShapeMap, n: &Node, slot: usize) -> Option<Done> {
         match Act::of(n, slot)? {
             Act::Times { by, div } => {
                 let by = factor(g, by, div)?;
                 let fits = map.rank(n.input(slot)?).is_some_and(|r| by.ndim() <= r.max(1));
-                fits.then_some(Kind::Times { plain: !div || by.len() == 1, by })
+                fits.then_some(Done::Times { plain: !div || by.len() == 1, by })
             }
-            Act::Plus { term, minus } => Some(Kind::Plus { term, minus }),
+            Act::Plus { term, minus } => Some(Done::Plus { term, minus }),
             Act::Choose { condition, keep: keeps, fill } => {
-                Some(Kind::Choose { condition, keeps, fill: number(g, fill)? })
+                Some(Done::Choose { condition, keeps, fill: number(g, fill)? })
             }
             Act::Bound => {
                 let given = |name: &str| n.attrs.get(name).is_some();
@@ -171,7 +171,7 @@ impl Kind {
                         g.constant(v).and_then(|t| t.as_scalar()).is_some_and(|x| x as f32 * sign <= NEVER_MEASURED)
                     }
                 };
-                (!given("min") && !given("max") && far(1, 1.0) && far(2, -1.0)).then_some(Kind::Bound)
+                (!given("min") && !given("max") && far(1, 1.0) && far(2, -1.0)).then_some(Done::Bound)
             }
             Act::Move => None,
         }
@@ -219,7 +219,7 @@ fn product(a: &ArrayD<f32>, b: &ArrayD<f32>) -> Option<ArrayD<f32>> {
 }
 
 /// What is done to the scores of one Softmax, in order.
-struct Chain<'a> {
+struct Scores<'a> {
     g: &'a Graph,
     map: &'a ShapeMap,
     steps: Vec<Step>,
@@ -235,7 +235,7 @@ enum Made {
     Sum(ArrayD<f32>),
 }
 
-impl Chain<'_> {
+impl Scores<'_> {
     fn rewritten(&self, mut p: Patch, head: ValueId, s: ValueId) -> Option<Patch> {
         let name = self.g.name_of(s);
         let mut made = Vec::new();
@@ -244,10 +244,10 @@ impl Chain<'_> {
         }
         let levelled = self.level(&mut made);
         let moved = (0..made.len()).any(|i| match &self.steps[i].kind {
-            Kind::Times { plain, .. } => i > 0 || !plain,
-            Kind::Plus { term, minus } => *minus || matches!(made[i], Made::Nothing) || self.lifts(*term, *minus),
-            Kind::Choose { .. } => false,
-            Kind::Bound => true,
+            Done::Times { plain, .. } => i > 0 || !plain,
+            Done::Plus { term, minus } => *minus || matches!(made[i], Made::Nothing) || self.lifts(*term, *minus),
+            Done::Choose { .. } => false,
+            Done::Bound => true,
         });
         if !moved && !levelled {
             return None;
@@ -255,7 +255,7 @@ impl Chain<'_> {
         let mut x: Ref = head.into();
         if let Some(all) = self.factor_from(0)? {
             let c = p.constant(&format!("{name}_factor"), tensor(&all));
-            x = p.node("Mul", &format!("{name}_scaled"), &[x, c], Attrs::new());
+            x = p.under(name).op("Mul", "scaled", &[x, c]);
         }
         for (i, (step, made)) in self.steps.iter().zip(made).enumerate() {
             let hint = format!("{name}_{i}");
@@ -269,18 +269,18 @@ impl Chain<'_> {
                 Made::Kept(by) => by,
             };
             match &step.kind {
-                Kind::Plus { term, minus } => {
+                Done::Plus { term, minus } => {
                     let t = self.term(&mut p, &hint, *term, *minus, by.as_ref())?;
                     x = p.node("Add", &hint, &[x, t], Attrs::new());
                 }
-                Kind::Choose { condition, keeps, fill } => {
+                Done::Choose { condition, keeps, fill } => {
                     // What hides for every head does so unscaled.
                     let by = by.filter(|b| b.len() == 1).and_then(|b| b.first().copied()).unwrap_or(1.0);
-                    let fill = p.constant(&format!("{hint}_fill"), Tensor::scalar_f32((fill * by).max(f32::MIN)));
+                    let fill = p.under(&hint).scalar("fill", (fill * by).max(f32::MIN));
                     let order = if *keeps { [x, fill] } else { [fill, x] };
                     x = p.node("Where", &hint, &[(*condition).into(), order[0], order[1]], Attrs::new());
                 }
-                Kind::Times { .. } | Kind::Bound => {}
+                Done::Times { .. } | Done::Bound => {}
             }
         }
         p.succeed(s, x);
@@ -291,7 +291,7 @@ impl Chain<'_> {
     fn factor_from(&self, i: usize) -> Option<Option<ArrayD<f32>>> {
         let mut all: Option<ArrayD<f32>> = None;
         for step in &self.steps[i..] {
-            if let Kind::Times { by, .. } = &step.kind {
+            if let Done::Times { by, .. } = &step.kind {
                 all = Some(match all {
                     None => by.clone(),
                     Some(a) => product(&a, by)?,
@@ -305,14 +305,14 @@ impl Chain<'_> {
     fn fate(&self, i: usize) -> Option<Made> {
         let by = self.factor_from(i + 1)?;
         let behind = || self.steps[i + 1..].iter();
-        let hiding = |s: &Step| !matches!(s.kind, Kind::Choose { fill, .. } if fill > HIDES_SCALED);
+        let hiding = |s: &Step| !matches!(s.kind, Done::Choose { fill, .. } if fill > HIDES_SCALED);
         Some(match &self.steps[i].kind {
-            Kind::Times { .. } | Kind::Bound => Made::Nothing,
-            Kind::Plus { term, .. } => {
+            Done::Times { .. } | Done::Bound => Made::Nothing,
+            Done::Plus { term, .. } => {
                 let idle = one_a_row(self.map, *term) && self.steps[i].keeps_shape && behind().all(hiding);
                 if idle { Made::Nothing } else { Made::Kept(by) }
             }
-            Kind::Choose { fill, .. } => {
+            Done::Choose { fill, .. } => {
                 let alike = by.as_ref().is_none_or(|b| b.len() == 1);
                 if !alike && *fill > HIDES_SCALED {
                     return None;
@@ -339,13 +339,13 @@ impl Chain<'_> {
         let (mut terms, mut parts, mut hidden) = (Vec::new(), Vec::new(), Vec::new());
         for (i, (step, made)) in self.steps.iter().zip(made).enumerate() {
             match (&step.kind, made) {
-                (Kind::Plus { term, minus }, Made::Kept(by)) => {
+                (Done::Plus { term, minus }, Made::Kept(by)) => {
                     let Some(t) = array(self.g, *term) else { continue };
                     let t = by.as_ref().map_or(Some(t.clone()), |by| product(&t, by))?;
                     terms.push(if *minus { -t } else { t });
                     parts.push(i);
                 }
-                (Kind::Choose { condition, keeps, .. }, Made::Kept(_)) => {
+                (Done::Choose { condition, keeps, .. }, Made::Kept(_)) => {
                     let Some(c) = self.g.constant(*condition) else { continue };
                     let shape: Vec<usize> = c.dims.iter().map(|d| usize::try_from(*d).ok()).collect::<Option<_>>()?;
                     let gone = c.to_i64s()?.iter().map(|x| (*x != 0) != *keeps).collect();
@@ -407,17 +407,17 @@ impl Chain<'_> {
             by *= s.by;
             if self.lifts(term, minus) {
                 let top = over_last_axis(p, "ReduceMax", &format!("{hint}_top"), x, self.opset);
-                x = p.node("Sub", &format!("{hint}_below"), &[top, x], Attrs::new());
+                x = p.under(hint).op("Sub", "below", &[top, x]);
                 by *= -1.0;
             }
         } else if by.iter().all(|x| *x == -1.0) {
-            return Some(p.node("Neg", &format!("{hint}_negative"), &[x], Attrs::new()));
+            return Some(p.under(hint).op("Neg", "negative", &[x]));
         }
         if by.iter().all(|x| *x == 1.0) {
             return Some(x);
         }
         let c = p.constant(&format!("{hint}_times"), tensor(&by));
-        Some(p.node("Mul", &format!("{hint}_term"), &[x, c], Attrs::new()))
+        Some(p.under(hint).op("Mul", "term", &[x, c]))
     }
 
     /// True for what is multiplied with a number so large that it lifts some scores far above the others.

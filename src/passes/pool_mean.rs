@@ -1,7 +1,7 @@
 use super::common::{over_last, over_last_axis, patch_nodes};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, DType, Graph, Node, NodeId, ValueId};
+use crate::ir::{DType, Graph, Node, NodeId, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -76,11 +76,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         // Of one mean, others see that it is the same.
         Some(mean) => p.replace(y, mean.into()),
         None => {
-            let of = if squared {
-                p.node("Mul", &format!("{name}_square"), &[x.into(), x.into()], Attrs::new())
-            } else {
-                x.into()
-            };
+            let of = if squared { p.under(name).op("Mul", "square", &[x.into(), x.into()]) } else { x.into() };
             let mean = over_last_axis(&mut p, "ReduceMean", name, of, opset);
             p.succeed(y, mean);
         }

@@ -1,4 +1,4 @@
-use super::opset::{self, Job};
+use super::opset::{self, Conversion};
 use super::rules::opset_wanted;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
@@ -106,7 +106,7 @@ fn raise_to(cx: &mut Context, to: i64) -> Result<Outcome, PassError> {
         Ok(p) => cx.commit(p)?,
         Err(bad) => {
             return failed(format!(
-                "the model can not be raised from opset {from} to {to}:\n  {}\nkeep its opset instead (keep-opset)",
+                "the model cannot be raised from opset {from} to {to}:\n  {}\nkeep its opset instead (keep-opset)",
                 bad.join("\n  ")
             ));
         }
@@ -123,7 +123,7 @@ fn raised(model: &Model, map: &ShapeMap, to: i64) -> Result<Patch, Vec<String>> 
     let mut bad = Vec::new();
     let g = &model.graph;
     for id in g.schedule() {
-        let job = Job { g, map, id, from, to };
+        let job = Conversion { g, map, id, from, to };
         let node = g.node(id);
         let mut done = opset::convert(&job, &mut patch);
         if done.is_ok() && node.has_subgraph() {

@@ -41,7 +41,7 @@ use super::quantize::lower::patches::PatchesAsRows;
 use super::quantize::lower::per_channel::PerChannel;
 use super::quantize::lower::product_scales::ProductScales;
 use super::quantize::lower::products::IntegerProducts;
-use super::quantize::lower::rows::Rows;
+use super::quantize::lower::rows::MatrixRows;
 use super::quantize::lower::siblings::Siblings;
 use super::quantize::lower::sums::IntegerSums;
 use super::quantize::lower::wide_codes::WideCodes;
@@ -57,14 +57,13 @@ use super::softmax_repeated::SoftmaxRepeated;
 use super::split_projection::SplitProjection;
 use super::stack_sums::StackSums;
 use super::unfuse::Unfuse;
-use super::unit_gain::UnitGain;
 use super::unit_sums::UnitSums;
 use super::vectors::Vectors;
 use super::whole_update::WholeUpdate;
 use super::widen_floats::WidenFloats;
 
 /// Every pass, in the order help lists them.
-pub static ALL: [&dyn Pass; 61] = [
+pub static ALL: [&dyn Pass; 60] = [
     &CleanUp,
     &ConstantNodes,
     &ConstantBranches,
@@ -102,7 +101,6 @@ pub static ALL: [&dyn Pass; 61] = [
     &SoftmaxLast,
     &SoftmaxRepeated,
     &UnitSums,
-    &UnitGain,
     &PlainScores,
     &NormChannelsLast,
     &RaiseOpset::To(20),
@@ -118,7 +116,7 @@ pub static ALL: [&dyn Pass; 61] = [
     &PatchesAsRows,
     &LayersWhole,
     &Siblings,
-    &Rows,
+    &MatrixRows,
     &CodesFirst,
     &IntegerSums::FromCodes,
     &ProductScales,

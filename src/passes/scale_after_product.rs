@@ -1,6 +1,6 @@
 //! The scale of attention goes after the product.
 
-use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Graph, NodeId, ValueId};
 use crate::pattern::{Attention, QueryKey, Scale};
 use crate::plan::sites::trace_back;
 use crate::rewrite::Patch;
@@ -76,12 +76,12 @@ impl ScaleAfterProduct {
                 let div = g.node(node).op.is("Div");
                 let slot = (0..2).find(|s| g.node(node).input(*s).is_some_and(|v| g.constant(v).is_some()))?;
                 let v = if div { 1.0 / (f * factor) } else { f * factor };
-                let c = p.constant(&format!("{name}_scale_factor"), Tensor::scalar_f32(v));
+                let c = p.under(&name).scalar("scale_factor", v);
                 p.set_input(node, slot, Some(c));
             }
             None => {
-                let c = p.constant(&format!("{name}_scale_factor"), Tensor::scalar_f32(factor));
-                let y = p.node("Mul", &format!("{name}_scaled"), &[a.scores_product.into(), c], Attrs::new());
+                let c = p.under(&name).scalar("scale_factor", factor);
+                let y = p.under(&name).op("Mul", "scaled", &[a.scores_product.into(), c]);
                 p.replace(a.scores_product, y);
             }
         }

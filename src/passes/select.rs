@@ -109,12 +109,12 @@ fn by_constants(g: &Graph, id: NodeId) -> Option<Patch> {
     let mut p = Patch::new("select-by-arithmetic").before(id).made_from([name.to_owned()]);
     let keep: Vec<bool> = m.iter().map(|m| *m != 0.0).collect();
     let keep: Ref = p.constant(&format!("{name}_keep"), Tensor::bool(&mask.dims, &keep));
-    let fill = p.constant(&format!("{name}_fill"), Tensor::scalar_f32(if minus { -fill } else { fill }));
+    let fill = p.under(name).scalar("fill", if minus { -fill } else { fill });
     let x = if factor == 1.0 {
         x.into()
     } else {
-        let factor = p.constant(&format!("{name}_factor"), Tensor::scalar_f32(factor));
-        p.node("Mul", &format!("{name}_scaled"), &[x.into(), factor], Attrs::new())
+        let factor = p.under(name).scalar("factor", factor);
+        p.under(name).op("Mul", "scaled", &[x.into(), factor])
     };
     let new = p.node("Where", name, &[keep, x, fill], Attrs::new());
     p.succeed(y, new);

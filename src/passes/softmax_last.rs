@@ -37,7 +37,7 @@ impl Pass for SoftmaxLast {
     }
 
     fn summary(&self) -> &'static str {
-        "a change of shape comes behind the scale of a product, and in front of a Softmax whose rows it keeps"
+        "a change of shape comes after the scale of a product, and in front of a Softmax whose rows it keeps"
     }
 
     fn numerics(&self) -> Numerics {

@@ -102,7 +102,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let part =
         |p: &mut Patch, what: &str, v: &[i64]| p.constant(&format!("{name}_{what}"), Tensor::i64(&[v.len() as i64], v));
     let (start, end) = (part(&mut p, "first", &[0]), part(&mut p, "second", &[1]));
-    let batch = p.node("Slice", &format!("{name}_samples"), &[shape.into(), start, end], Attrs::new());
+    let batch = p.under(name).op("Slice", "samples", &[shape.into(), start, end]);
     let rest = part(&mut p, "ones", &vec![1; map.rank(y)?.checked_sub(1)?]);
     let axis = Attrs::new().with_int("axis", 0);
     let to = p.node("Concat", &format!("{name}_repeats"), &[batch, rest], axis);

@@ -293,7 +293,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
             if perm.is_sorted() {
                 y = p.node("Reshape", g.name_of(part.value), &[y, t], Attrs::new());
             } else {
-                y = p.node("Reshape", &format!("{hint}_heads"), &[y, t], Attrs::new());
+                y = p.under(&hint).op("Reshape", "heads", &[y, t]);
                 y = p.node("Transpose", g.name_of(part.value), &[y], Attrs::new().with_ints("perm", &perm));
             }
             p.typed(y, DType::FLOAT, g.shape(part.value).map(<[_]>::to_vec));

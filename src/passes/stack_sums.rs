@@ -3,7 +3,7 @@
 use super::common::{over_axes, patch_nodes, sole_reader};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -87,7 +87,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         sum = p.node("Add", &hint, &[sum, part], Attrs::new());
     }
     if mean {
-        let by = p.constant(&format!("{name}_share"), Tensor::scalar_f32(1.0 / count as f32));
+        let by = p.under(name).scalar("share", 1.0 / count as f32);
         sum = p.node("Mul", name, &[sum, by], Attrs::new());
     }
     p.succeed(y, sum);

@@ -67,7 +67,7 @@ fn is_fused(n: &Node, opset: i64) -> bool {
 }
 
 /// A node on its way to become several.
-pub(super) struct Job<'a> {
+pub(super) struct Unfusing<'a> {
     pub g: &'a Graph,
     pub n: &'a Node,
     pub name: String,
@@ -83,7 +83,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     }
     let y = n.outputs.first().copied().flatten()?;
     let name = g.name_of(y).to_owned();
-    let mut j = Job { g, n, map, opset, p: Patch::new("unfuse").before(id).made_from([name.clone()]), name };
+    let mut j = Unfusing { g, n, map, opset, p: Patch::new("unfuse").before(id).made_from([name.clone()]), name };
     // What stands for further outputs.
     let mut more: Vec<(usize, Ref)> = Vec::new();
     let new = match n.op.name.as_str() {
@@ -140,7 +140,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     Some(j.p)
 }
 
-impl Job<'_> {
+impl Unfusing<'_> {
     pub fn input(&self, i: usize) -> Option<Ref> {
         self.n.input(i).map(Ref::from)
     }

@@ -3,7 +3,7 @@
 
 use super::common::over_axes;
 use super::split_projection::columns;
-use super::unfuse::Job;
+use super::unfuse::Unfusing;
 use crate::infer::Size;
 use crate::ir::{Attrs, DType, Tensor, ValueId};
 use crate::rewrite::Ref;
@@ -21,7 +21,7 @@ struct Heads {
     keys: (ValueId, usize),
 }
 
-impl Job<'_> {
+impl Unfusing<'_> {
     /// `Attention`, which projects its input itself.
     pub(super) fn attention(&mut self) -> Option<Ref> {
         let (x, w) = (self.n.input(0)?, self.n.input(1)?);

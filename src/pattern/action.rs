@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use crate::ir::{AttrValue, Attrs, DType, Op, Tensor, ValueId};
 use crate::rewrite::{Patch, Ref};
 
-use super::compile::{Kind, Pattern, check_call};
+use super::compile::{NameKind, Pattern, check_call};
 use super::facts::{Facts, as_attribute};
 use super::matcher::{Bound, Match};
 use super::ops;
-use super::place::Fault;
+use super::place::RuleFault;
 use super::syntax::{Attribute, Call, Expr, Line, parse};
 
 /// A checked replacement text.
@@ -27,7 +27,7 @@ impl Replacement {
     ///
     /// # Errors
     /// What is wrong with it first: syntax, an operator, a name that is unbound or may be.
-    pub fn new(text: &str, pattern: &Pattern) -> Result<Replacement, Fault> {
+    pub fn new(text: &str, pattern: &Pattern) -> Result<Replacement, RuleFault> {
         let lines = parse(text)?;
         let mut made: Vec<String> = Vec::new();
         let mut replaced = Vec::new();
@@ -37,19 +37,19 @@ impl Replacement {
             match &l.expr {
                 Expr::Call(_) => {}
                 Expr::Name { .. } if !several => {}
-                e => return Err(Fault::new(e.pos(), "a line of a replacement is one operator or one name")),
+                e => return Err(RuleFault::new(e.pos(), "a line of a replacement is one operator or one name")),
             }
             check_expr(&l.expr, pattern, &made, &mut needs)?;
             for (target, pos) in &l.targets {
                 let Some(t) = target else { continue };
                 if made.contains(t) {
-                    return Err(Fault::new(*pos, format!("`{t}` is made twice")));
+                    return Err(RuleFault::new(*pos, format!("`{t}` is made twice")));
                 }
                 match pattern.slot_of(t).map(|s| pattern.names[s].kind) {
-                    Some(Kind::Line(_)) => replaced.push(t.clone()),
+                    Some(NameKind::Line(_)) => replaced.push(t.clone()),
                     Some(_) => {
-                        let message = format!("`{t}` comes from outside the match and can not be replaced");
-                        return Err(Fault::new(*pos, message));
+                        let message = format!("`{t}` comes from outside the match and cannot be replaced");
+                        return Err(RuleFault::new(*pos, message));
                     }
                     None => {}
                 }
@@ -61,9 +61,17 @@ impl Replacement {
             && !replaced.contains(root)
         {
             let pos = lines[0].targets[0].1;
-            return Err(Fault::new(pos, format!("the replacement does not make `{root}`, the root of the match")));
+            return Err(RuleFault::new(pos, format!("the replacement does not make `{root}`, the root of the match")));
         }
         Ok(Replacement { lines, replaced, needs })
+    }
+
+    /// Whether the constants of ones that the replacement makes for this match have a known size.
+    ///
+    /// # Errors
+    /// In words, which has none.
+    pub fn sized(&self, f: &Facts<'_>, m: &Match) -> Result<(), String> {
+        self.lines.iter().try_for_each(|l| sized(&l.expr, f, m))
     }
 
     /// The patch that puts the replacement in.
@@ -77,7 +85,7 @@ impl Replacement {
         for l in &self.lines {
             let hints: Vec<String> = l.targets.iter().map(|(t, _)| b.hint(t.as_deref())).collect();
             let refs = match &l.expr {
-                Expr::Call(c) => b.call(c, &hints)?,
+                Expr::Call(c) if c.ops != [ONES] => b.call(c, &hints)?,
                 e => vec![b.value(e)?.ok_or("a line has no value")?],
             };
             for ((target, _), r) in l.targets.iter().zip(refs) {
@@ -95,43 +103,73 @@ impl Replacement {
     }
 }
 
-fn check_expr(e: &Expr, p: &Pattern, made: &[String], needs: &mut Option<(i64, String)>) -> Result<(), Fault> {
+fn check_expr(e: &Expr, p: &Pattern, made: &[String], needs: &mut Option<(i64, String)>) -> Result<(), RuleFault> {
     match e {
+        Expr::Call(c) if c.ops == [ONES] => check_ones(c, p, made, needs),
         Expr::Call(c) => check_made(c, p, made, needs),
         Expr::Name { name, optional, pos } | Expr::Constant { name, optional, pos } => {
             if made.contains(name) {
                 return Ok(());
             }
             let Some(s) = p.slot_of(name) else {
-                return Err(Fault::new(*pos, format!("`{name}` is neither bound by the match nor made before")));
+                return Err(RuleFault::new(*pos, format!("`{name}` is neither bound by the match nor made before")));
             };
             let n = &p.names[s];
-            if n.kind == Kind::Attribute {
-                return Err(Fault::new(*pos, format!("`{name}` is an attribute, not a value")));
+            if n.kind == NameKind::Attribute {
+                return Err(RuleFault::new(*pos, format!("`{name}` is an attribute, not a value")));
             }
             if !n.certain && !optional {
-                return Err(Fault::new(*pos, format!("not every match binds `{name}`: write `{name}?`")));
+                return Err(RuleFault::new(*pos, format!("not every match binds `{name}`: write `{name}?`")));
             }
             Ok(())
         }
         Expr::Number { .. } => Ok(()),
-        Expr::Any(pos) => Err(Fault::new(*pos, "`_` has no meaning in a replacement")),
-        Expr::Alternatives(_) => Err(Fault::new(e.pos(), "a replacement has no alternatives")),
+        Expr::Any(pos) => Err(RuleFault::new(*pos, "`_` has no meaning in a replacement")),
+        Expr::Alternatives(all) => {
+            let Some((last, first)) = all.split_last() else { return Ok(()) };
+            for e in first {
+                let name = match e {
+                    Expr::Name { name, .. } | Expr::Constant { name, .. } => p.slot_of(name).map(|s| &p.names[s]),
+                    _ => None,
+                };
+                if name.is_none_or(|n| n.certain || n.kind == NameKind::Attribute) {
+                    let message = "in front of `|` stands a value that not every match binds";
+                    return Err(RuleFault::new(e.pos(), message));
+                }
+            }
+            check_expr(last, p, made, needs)
+        }
     }
 }
 
-fn check_made(c: &Call, p: &Pattern, made: &[String], needs: &mut Option<(i64, String)>) -> Result<(), Fault> {
+/// In a replacement, `Ones (x)` is a constant of ones, as many as the last axis of `x` has places.
+const ONES: &str = "Ones";
+/// No norm is wider; a gain of ones takes four bytes per channel.
+const MOST_ONES: i64 = 1 << 20;
+
+fn check_ones(c: &Call, p: &Pattern, made: &[String], needs: &mut Option<(i64, String)>) -> Result<(), RuleFault> {
+    let plain = c.attrs.is_empty() && !c.commutes && !c.skippable && !c.rest;
+    match &c.args[..] {
+        [e @ Expr::Name { name, .. }] if plain && p.slot_of(name).is_some() => check_expr(e, p, made, needs),
+        _ => Err(RuleFault::new(c.pos, format!("`{ONES}` wants one value of the match: `{ONES} (x)`"))),
+    }
+}
+
+fn check_made(c: &Call, p: &Pattern, made: &[String], needs: &mut Option<(i64, String)>) -> Result<(), RuleFault> {
     if c.ops.len() != 1 || c.commutes || c.skippable || c.rest {
-        return Err(Fault::new(c.pos, "a replacement names one operator and all its inputs, without `~`, `?`, `...`"));
+        return Err(RuleFault::new(
+            c.pos,
+            "a replacement names one operator and all its inputs, without `~`, `?`, `...`",
+        ));
     }
     check_call(c)?;
     for (_, v, pos) in &c.attrs {
         if let Attribute::Bind(name) = v {
             match p.slot_of(name).map(|s| &p.names[s]) {
-                None => return Err(Fault::new(*pos, format!("`${name}` is not bound by the match"))),
-                Some(n) if !n.certain => return Err(Fault::new(*pos, format!("not every match binds `${name}`"))),
-                Some(n) if !matches!(n.kind, Kind::Constant | Kind::Attribute) => {
-                    return Err(Fault::new(*pos, format!("`{name}` is no constant: write `${name}` in the match")));
+                None => return Err(RuleFault::new(*pos, format!("`${name}` is not bound by the match"))),
+                Some(n) if !n.certain => return Err(RuleFault::new(*pos, format!("not every match binds `${name}`"))),
+                Some(n) if !matches!(n.kind, NameKind::Constant | NameKind::Attribute) => {
+                    return Err(RuleFault::new(*pos, format!("`{name}` is no constant: write `${name}` in the match")));
                 }
                 Some(_) => {}
             }
@@ -143,6 +181,30 @@ fn check_made(c: &Call, p: &Pattern, made: &[String], needs: &mut Option<(i64, S
         *needs = Some((i.since, c.ops[0].clone()));
     }
     c.args.iter().try_for_each(|a| check_expr(a, p, made, needs))
+}
+
+/// The first of several that the match binds; what is no name is there in any case.
+fn bound<'a>(all: &'a [Expr], m: &Match) -> Option<&'a Expr> {
+    all.iter().find(|e| match e {
+        Expr::Name { name, .. } | Expr::Constant { name, .. } => m.value(name).is_some(),
+        _ => true,
+    })
+}
+
+fn sized(e: &Expr, f: &Facts<'_>, m: &Match) -> Result<(), String> {
+    match e {
+        Expr::Alternatives(all) => bound(all, m).map_or(Ok(()), |e| sized(e, f, m)),
+        Expr::Call(c) if c.ops == [ONES] => ones(c, f, m).map(|_| ()),
+        Expr::Call(c) => c.args.iter().try_for_each(|a| sized(a, f, m)),
+        _ => Ok(()),
+    }
+}
+
+/// How many ones `Ones (x)` is.
+fn ones(c: &Call, f: &Facts<'_>, m: &Match) -> Result<i64, String> {
+    let [Expr::Name { name, .. }] = &c.args[..] else { return Err(format!("`{ONES}` wants one value")) };
+    let size = m.value(name).and_then(|v| f.last_size(v)).filter(|n| (2..=MOST_ONES).contains(n));
+    size.ok_or_else(|| format!("the last size of `{name}` is not known to lie in 2..={MOST_ONES}"))
 }
 
 struct Builder<'a, 'm> {
@@ -175,13 +237,26 @@ impl<'a> Builder<'a, '_> {
                 let t = literal(*value, self.root_type())?;
                 Ok(Some(self.patch.constant("constant", t)))
             }
+            Expr::Call(c) if c.ops == [ONES] => self.ones(c).map(Some),
             Expr::Call(c) => {
                 let hint = self.f.graph().node(self.m.root).out().map_or("", |v| self.f.graph().name_of(v));
                 let hint = format!("{hint}_{}", c.ops[0].to_ascii_lowercase());
                 Ok(self.call(c, &[hint])?.first().copied())
             }
-            Expr::Any(_) | Expr::Alternatives(_) => Err("not a replacement".to_owned()),
+            Expr::Alternatives(all) => {
+                let first = bound(all, self.m).ok_or("none of the alternatives is bound")?;
+                self.value(first)
+            }
+            Expr::Any(_) => Err("not a replacement".to_owned()),
         }
+    }
+
+    fn ones(&mut self, c: &Call) -> Result<Ref, String> {
+        let size = ones(c, self.f, self.m)?;
+        let one = literal(1.0, self.root_type())?;
+        let bytes = one.to_le_bytes().ok_or("ones have no bytes")?.repeat(size as usize);
+        let root = self.f.graph().node(self.m.root).out().map_or("", |v| self.f.graph().name_of(v));
+        Ok(self.patch.constant(&format!("{root}_ones"), Tensor::raw(one.dtype, &[size], bytes)))
     }
 
     fn root_type(&self) -> DType {
@@ -223,7 +298,7 @@ impl<'a> Builder<'a, '_> {
                     // One float is a float whatever its shape; integers keep theirs, `axes` is a list.
                     match t.as_scalar() {
                         Some(x) if t.dtype.is_float() => AttrValue::Float(x as f32),
-                        _ => as_attribute(t).ok_or_else(|| format!("`${name}` can not be an attribute"))?,
+                        _ => as_attribute(t).ok_or_else(|| format!("`${name}` cannot be an attribute"))?,
                     }
                 }
                 None => return Err(format!("`${name}` is unbound")),
@@ -239,6 +314,6 @@ fn literal(v: f64, t: DType) -> Result<Tensor, String> {
         DType::DOUBLE => Tensor::raw(t, &[], v.to_le_bytes().to_vec()),
         DType::FLOAT16 => Tensor::raw(t, &[], half::f16::from_f64(v).to_le_bytes().to_vec()),
         DType::BFLOAT16 => Tensor::raw(t, &[], half::bf16::from_f64(v).to_le_bytes().to_vec()),
-        t => return Err(format!("a number can not stand where {t} is computed")),
+        t => return Err(format!("a number cannot stand where {t} is computed")),
     })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::ir::{DType, Op};
 
 use super::ops;
-use super::place::{Fault, Pos};
+use super::place::{Pos, RuleFault};
 use super::syntax::{Attribute, Call, Expr, parse};
 
 pub(super) type PatId = usize;
@@ -66,7 +66,7 @@ pub(super) struct ArgPat {
 
 /// What a name of a rule stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum NameKind {
     /// Made by a line of the match.
     Line(usize),
     /// Comes from outside.
@@ -78,7 +78,7 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Name {
     pub text: String,
-    pub kind: Kind,
+    pub kind: NameKind,
     /// False if a match can leave it unbound.
     pub certain: bool,
 }
@@ -108,7 +108,7 @@ impl Pattern {
     ///
     /// # Errors
     /// The first thing wrong with it, with its place in the text.
-    pub fn new(text: &str) -> Result<Pattern, Fault> {
+    pub fn new(text: &str) -> Result<Pattern, RuleFault> {
         let lines = parse(text)?;
         let mut p = Pattern {
             pats: Vec::new(),
@@ -130,10 +130,10 @@ impl Pattern {
                     None => None,
                     Some(n) => {
                         if p.slot_of(n).is_some() {
-                            return Err(Fault::new(*pos, format!("`{n}` is already taken by an earlier line")));
+                            return Err(RuleFault::new(*pos, format!("`{n}` is already taken by an earlier line")));
                         }
                         later.retain(|l| l != n);
-                        p.names.push(Name { text: n.clone(), kind: Kind::Line(i), certain: false });
+                        p.names.push(Name { text: n.clone(), kind: NameKind::Line(i), certain: false });
                         Some(p.names.len() - 1)
                     }
                 });
@@ -146,7 +146,7 @@ impl Pattern {
         let root = p.lines.len() - 1;
         let (mut ops, mut seen) = (BTreeSet::new(), BTreeSet::new());
         if !p.roots(p.lines[root].pat, &mut ops, &mut seen) {
-            return Err(Fault::new(
+            return Err(RuleFault::new(
                 lines[root].expr.pos(),
                 "the last line is the root and must be an operator in every alternative",
             ));
@@ -160,7 +160,7 @@ impl Pattern {
         if let Some(i) = (0..p.lines.len()).find(|i| !reached.contains(i)) {
             let (name, pos) = &lines[i].targets[0];
             let name = name.as_deref().unwrap_or("_");
-            return Err(Fault::new(*pos, format!("nothing that the last line needs uses `{name}`")));
+            return Err(RuleFault::new(*pos, format!("nothing that the last line needs uses `{name}`")));
         }
         // Lines name earlier ones only, and each is looked at once: as a tree they may have 2^n leaves.
         let mut certain: Vec<BTreeSet<Slot>> = Vec::with_capacity(p.lines.len());
@@ -185,7 +185,7 @@ impl Pattern {
     }
 
     /// The slot of a name used as `kind`, made on first use.
-    fn slot(&mut self, name: &str, kind: Kind, pos: Pos) -> Result<Slot, Fault> {
+    fn slot(&mut self, name: &str, kind: NameKind, pos: Pos) -> Result<Slot, RuleFault> {
         let Some(i) = self.slot_of(name) else {
             self.names.push(Name { text: name.to_owned(), kind, certain: false });
             return Ok(self.names.len() - 1);
@@ -194,34 +194,34 @@ impl Pattern {
             return Ok(i);
         }
         let say = |k| match k {
-            Kind::Line(_) => "the value of a line",
-            Kind::Free => "a value",
-            Kind::Constant => "a constant",
-            Kind::Attribute => "an attribute",
+            NameKind::Line(_) => "the value of a line",
+            NameKind::Free => "a value",
+            NameKind::Constant => "a constant",
+            NameKind::Attribute => "an attribute",
         };
         let message = format!("`{name}` is {} here but {} elsewhere", say(kind), say(self.names[i].kind));
-        Err(Fault::new(pos, message))
+        Err(RuleFault::new(pos, message))
     }
 
-    fn expr(&mut self, e: &Expr, later: &[&str]) -> Result<PatId, Fault> {
+    fn expr(&mut self, e: &Expr, later: &[&str]) -> Result<PatId, RuleFault> {
         Ok(match e {
             Expr::Any(_) => self.add(Pat::Any),
             Expr::Number { value, .. } => self.add(Pat::Number(*value)),
             Expr::Constant { name, pos, .. } => {
-                let s = self.slot(name, Kind::Constant, *pos)?;
+                let s = self.slot(name, NameKind::Constant, *pos)?;
                 self.add(Pat::Constant(s))
             }
             Expr::Name { name, pos, .. } => {
                 if later.contains(&name.as_str()) {
-                    return Err(Fault::new(*pos, format!("`{name}` is used before its own line is complete")));
+                    return Err(RuleFault::new(*pos, format!("`{name}` is used before its own line is complete")));
                 }
                 match self.slot_of(name).map(|s| (s, self.names[s].kind)) {
-                    Some((s, Kind::Line(line))) => {
+                    Some((s, NameKind::Line(line))) => {
                         let output = self.lines[line].targets.iter().position(|t| *t == Some(s)).unwrap_or(0);
                         self.add(Pat::Line { line, output })
                     }
                     _ => {
-                        let s = self.slot(name, Kind::Free, *pos)?;
+                        let s = self.slot(name, NameKind::Free, *pos)?;
                         self.add(Pat::Free(s))
                     }
                 }
@@ -234,14 +234,14 @@ impl Pattern {
         })
     }
 
-    fn call(&mut self, c: &Call, later: &[&str]) -> Result<PatId, Fault> {
+    fn call(&mut self, c: &Call, later: &[&str]) -> Result<PatId, RuleFault> {
         check_call(c)?;
         let mut attrs = Vec::new();
         for (name, value, pos) in &c.attrs {
             attrs.push((
                 name.clone(),
                 match value {
-                    Attribute::Bind(n) => AttrPat::Bind(self.slot(n, Kind::Attribute, *pos)?),
+                    Attribute::Bind(n) => AttrPat::Bind(self.slot(n, NameKind::Attribute, *pos)?),
                     v => AttrPat::Is(v.clone()),
                 },
             ));
@@ -266,7 +266,7 @@ impl Pattern {
         }
     }
 
-    fn check_outputs(&self, pat: PatId, n: usize, pos: Pos) -> Result<(), Fault> {
+    fn check_outputs(&self, pat: PatId, n: usize, pos: Pos) -> Result<(), RuleFault> {
         match &self.pats[pat] {
             Pat::Call(c) => {
                 match c
@@ -275,7 +275,7 @@ impl Pattern {
                     .filter_map(|o| Some((o, ops::info(o)?)))
                     .find(|(_, i)| i.max_outputs.is_some_and(|m| m < n))
                 {
-                    Some((op, i)) => Err(Fault::new(
+                    Some((op, i)) => Err(RuleFault::new(
                         pos,
                         format!("{op} has at most {} output(s), not {n}", i.max_outputs.unwrap_or(n)),
                     )),
@@ -283,7 +283,7 @@ impl Pattern {
                 }
             }
             Pat::Alternatives(all) => all.iter().try_for_each(|a| self.check_outputs(*a, n, pos)),
-            _ => Err(Fault::new(pos, "several outputs want an operator behind them")),
+            _ => Err(RuleFault::new(pos, "several outputs want an operator after them")),
         }
     }
 
@@ -338,17 +338,17 @@ impl Pattern {
 }
 
 /// Operators exist, take that many inputs, and commute only if they have two.
-pub(super) fn check_call(c: &Call) -> Result<(), Fault> {
+pub(super) fn check_call(c: &Call) -> Result<(), RuleFault> {
     if c.commutes && (c.args.len() != 2 || c.rest) {
-        return Err(Fault::new(c.pos, format!("`~` wants two inputs, here are {}", c.args.len())));
+        return Err(RuleFault::new(c.pos, format!("`~` wants two inputs, here are {}", c.args.len())));
     }
     if c.skippable && c.args.is_empty() {
-        return Err(Fault::new(c.pos, "`?` behind an operator wants an input that can stand in its place"));
+        return Err(RuleFault::new(c.pos, "`?` after an operator wants an input that can stand in its place"));
     }
     for op in c.ops.iter().filter(|o| !o.contains('.')) {
         let Some(i) = ops::info(op) else {
             let hint = ops::nearest(op).map_or(String::new(), |n| format!("; did you mean {n}?"));
-            return Err(Fault::new(c.pos, format!("the standard has no operator `{op}`{hint}")));
+            return Err(RuleFault::new(c.pos, format!("the standard has no operator `{op}`{hint}")));
         };
         let (given, certain) = (
             c.args.len(),
@@ -362,10 +362,10 @@ pub(super) fn check_call(c: &Call) -> Result<(), Fault> {
         if let Some(most) = i.max_inputs
             && given > most
         {
-            return Err(Fault::new(c.pos, format!("{op} takes at most {most} input(s), here are {given}")));
+            return Err(RuleFault::new(c.pos, format!("{op} takes at most {most} input(s), here are {given}")));
         }
         if certain + by_attr < i.min_inputs && !c.rest {
-            return Err(Fault::new(
+            return Err(RuleFault::new(
                 c.pos,
                 format!(
                     "{op} takes at least {} input(s), here are {certain} (`...` stands for the others)",
@@ -381,7 +381,7 @@ pub(super) fn check_call(c: &Call) -> Result<(), Fault> {
 mod tests {
     use super::*;
 
-    fn fault(text: &str) -> Fault {
+    fn fault(text: &str) -> RuleFault {
         Pattern::new(text).unwrap_err()
     }
 

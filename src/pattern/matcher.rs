@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 
 use crate::ir::{AttrValue, DType, NodeId, ValueId};
 
-use super::compile::{AttrPat, CallPat, Kind, Pat, PatId, Pattern, Slot};
+use super::compile::{AttrPat, CallPat, NameKind, Pat, PatId, Pattern, Slot};
 use super::facts::{Facts, close, within};
 use super::place::Pos;
 use super::syntax::Attribute;
@@ -519,6 +519,6 @@ impl Pattern {
     /// The names this pattern binds that come from outside it (values and constants), for privacy checks: they are not
     /// inner values even if a node of the match makes them.
     pub(super) fn is_inner(&self, name: &str) -> bool {
-        self.names.iter().any(|n| n.text == name && matches!(n.kind, Kind::Line(_)))
+        self.names.iter().any(|n| n.text == name && matches!(n.kind, NameKind::Line(_)))
     }
 }

@@ -27,9 +27,9 @@ pub use compile::Pattern;
 pub use driver::{Explanation, Hits, Near, explain, find};
 pub use facts::Facts;
 pub use matcher::{Bound, Match, NearMiss};
-pub use place::{Fault, Pos};
+pub use place::{Pos, RuleFault};
 pub use predicate::NAMES as PREDICATES;
-pub use recognise::{Attention, QueryKey, Recognition, Site, attentions, gelus, layer_norms, recognise};
+pub use recognise::{Attention, Composite, QueryKey, Recognition, attentions, gelus, layer_norms, recognise};
 pub use rule::{Refusal, Rule, RuleError, RuleSet, StandsFor};
 pub use scores::{Act, Chain, Mask, MaskKind, Scale};
 

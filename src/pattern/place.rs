@@ -26,19 +26,19 @@ impl From<Span> for Pos {
 /// What is wrong with a rule's text, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{pos}: {message}")]
-pub struct Fault {
+pub struct RuleFault {
     pub pos: Pos,
     pub message: String,
 }
 
-impl Fault {
-    pub(super) fn new(pos: Pos, message: impl Into<String>) -> Fault {
-        Fault { pos, message: message.into() }
+impl RuleFault {
+    pub(super) fn new(pos: Pos, message: impl Into<String>) -> RuleFault {
+        RuleFault { pos, message: message.into() }
     }
 }
 
-impl From<ParseError> for Fault {
-    fn from(e: ParseError) -> Fault {
-        Fault { pos: Pos { line: e.line, column: e.column }, message: e.message }
+impl From<ParseError> for RuleFault {
+    fn from(e: ParseError) -> RuleFault {
+        RuleFault { pos: Pos { line: e.line, column: e.column }, message: e.message }
     }
 }

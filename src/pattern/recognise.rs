@@ -198,7 +198,7 @@ fn path(f: &Facts<'_>, r: &Recognition, to: ValueId, from: ValueId) -> Option<Ve
 
 /// A LayerNorm or GELU, as one node or as the several it was written as.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Site {
+pub struct Composite {
     pub rule: String,
     pub input: ValueId,
     pub out: ValueId,
@@ -210,9 +210,9 @@ pub struct Site {
     pub roles: IndexMap<String, Bound>,
 }
 
-fn sites(model: &Model, rules: &RuleSet, what: &str) -> Vec<Site> {
+fn sites(model: &Model, rules: &RuleSet, what: &str) -> Vec<Composite> {
     let site = |r: Recognition| {
-        Some(Site {
+        Some(Composite {
             input: r.value("x")?,
             out: r.value("y")?,
             rule: r.rule,
@@ -225,11 +225,11 @@ fn sites(model: &Model, rules: &RuleSet, what: &str) -> Vec<Site> {
 }
 
 /// The LayerNorms over the last axis, in graph order.
-pub fn layer_norms(model: &Model, rules: &RuleSet) -> Vec<Site> {
+pub fn layer_norms(model: &Model, rules: &RuleSet) -> Vec<Composite> {
     sites(model, rules, "layer_norm")
 }
 
 /// The GELUs, exact and by tanh, in graph order. `x * sigmoid(1.702 x)` is none.
-pub fn gelus(model: &Model, rules: &RuleSet) -> Vec<Site> {
+pub fn gelus(model: &Model, rules: &RuleSet) -> Vec<Composite> {
     sites(model, rules, "gelu")
 }

@@ -12,7 +12,7 @@ use super::action::Replacement;
 use super::compile::Pattern;
 use super::facts::Facts;
 use super::matcher::{Bound, Match};
-use super::place::{Fault, Pos};
+use super::place::{Pos, RuleFault};
 use super::predicate::{Predicate, private, values_of};
 use super::yaml;
 
@@ -85,7 +85,7 @@ pub struct Rule {
 impl Rule {
     fn new(raw: &yaml::RawRule, file: &str, text: &str) -> Result<Rule, RuleError> {
         let id = Some(raw.id.clone());
-        let place = |part: &str, f: Fault| match yaml::place_of(text, &raw.id, part) {
+        let place = |part: &str, f: RuleFault| match yaml::place_of(text, &raw.id, part) {
             Some(p) => RuleError::At {
                 file: file.to_owned(),
                 rule: id.clone(),
@@ -142,6 +142,7 @@ impl Rule {
     /// The preconditions, other than the opset. Recognising asks these; rewriting asks for the opset as well.
     pub(super) fn allows(&self, f: &Facts<'_>, m: &Match) -> Result<(), Refusal> {
         self.conditions.iter().try_for_each(|c| c.check(f, m)).map_err(Refusal::Precondition)?;
+        self.replacement.iter().try_for_each(|r| r.sized(f, m)).map_err(Refusal::Precondition)?;
         let shared = self.conditions.iter().flat_map(|c| match c {
             Predicate::Shared(names) => names.as_slice(),
             _ => &[],

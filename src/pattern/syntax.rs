@@ -11,7 +11,7 @@
 
 use crate::text::lex::{Cursor, Tok};
 
-use super::place::{Fault, Pos};
+use super::place::{Pos, RuleFault};
 
 /// One binding: `targets = expr`.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,12 +79,12 @@ const MOST_LINES: usize = 500;
 ///
 /// # Errors
 /// If the text is not of the rule language; the place is named.
-pub fn parse(text: &str) -> Result<Vec<Line>, Fault> {
+pub fn parse(text: &str) -> Result<Vec<Line>, RuleFault> {
     let mut c = Cursor::new(text)?;
     let mut lines = Vec::new();
     while *c.peek() != Tok::End {
         if lines.len() == MOST_LINES {
-            return Err(Fault::new(
+            return Err(RuleFault::new(
                 c.span().into(),
                 format!("a text has {MOST_LINES} bindings at most; split the rule"),
             ));
@@ -92,17 +92,17 @@ pub fn parse(text: &str) -> Result<Vec<Line>, Fault> {
         lines.push(line(&mut c)?);
     }
     if lines.is_empty() {
-        return Err(Fault::new(Pos { line: 1, column: 1 }, "there is no binding here: write `y = Op (x)`"));
+        return Err(RuleFault::new(Pos { line: 1, column: 1 }, "there is no binding here: write `y = Op (x)`"));
     }
     Ok(lines)
 }
 
-fn word(c: &mut Cursor<'_>, what: &str) -> Result<(String, Pos), Fault> {
+fn word(c: &mut Cursor<'_>, what: &str) -> Result<(String, Pos), RuleFault> {
     let (w, at) = c.ident(what)?;
     Ok((w.to_owned(), at.into()))
 }
 
-fn line(c: &mut Cursor<'_>) -> Result<Line, Fault> {
+fn line(c: &mut Cursor<'_>) -> Result<Line, RuleFault> {
     let mut targets = Vec::new();
     loop {
         let (w, pos) = word(c, "the name of a value")?;
@@ -116,10 +116,10 @@ fn line(c: &mut Cursor<'_>) -> Result<Line, Fault> {
 }
 
 /// `room`: how much deeper it may go.
-fn expr(c: &mut Cursor<'_>, room: usize) -> Result<Expr, Fault> {
+fn expr(c: &mut Cursor<'_>, room: usize) -> Result<Expr, RuleFault> {
     let Some(room) = room.checked_sub(1) else {
         let message = format!("calls and groups are nested deeper than {DEEPEST}; give an inner one a line of its own");
-        return Err(Fault::new(c.span().into(), message));
+        return Err(RuleFault::new(c.span().into(), message));
     };
     let first = item(c, room)?;
     if !c.is("|") {
@@ -153,7 +153,7 @@ fn at_call(c: &Cursor<'_>) -> bool {
     mark(i, "(") || mark(i, "<")
 }
 
-fn item(c: &mut Cursor<'_>, room: usize) -> Result<Expr, Fault> {
+fn item(c: &mut Cursor<'_>, room: usize) -> Result<Expr, RuleFault> {
     if at_call(c) {
         return Ok(Expr::Call(call(c, room)?));
     }
@@ -174,14 +174,14 @@ fn item(c: &mut Cursor<'_>, room: usize) -> Result<Expr, Fault> {
     Ok(if name == "_" { Expr::Any(pos) } else { Expr::Name { name, optional: c.eat("?"), pos } })
 }
 
-fn number(c: &mut Cursor<'_>) -> Result<f64, Fault> {
+fn number(c: &mut Cursor<'_>) -> Result<f64, RuleFault> {
     let pos = c.span().into();
     let (text, _) = c.number("a number")?;
-    text.parse().map_err(|_| Fault::new(pos, format!("`{text}` is not a number")))
+    text.parse().map_err(|_| RuleFault::new(pos, format!("`{text}` is not a number")))
 }
 
 /// An operator; the dots of a domain are part of it.
-fn operator(c: &mut Cursor<'_>) -> Result<String, Fault> {
+fn operator(c: &mut Cursor<'_>) -> Result<String, RuleFault> {
     let mut op = word(c, "an operator")?.0;
     while c.eat(".") {
         op = format!("{op}.{}", word(c, "the rest of the operator's name")?.0);
@@ -189,7 +189,7 @@ fn operator(c: &mut Cursor<'_>) -> Result<String, Fault> {
     Ok(op)
 }
 
-fn call(c: &mut Cursor<'_>, room: usize) -> Result<Call, Fault> {
+fn call(c: &mut Cursor<'_>, room: usize) -> Result<Call, RuleFault> {
     let pos = c.span().into();
     let mut ops = Vec::new();
     if c.eat("[") {
@@ -240,7 +240,7 @@ fn call(c: &mut Cursor<'_>, room: usize) -> Result<Call, Fault> {
     Ok(Call { ops, commutes, skippable, attrs, args, rest, pos })
 }
 
-fn attribute(c: &mut Cursor<'_>) -> Result<(String, Attribute, Pos), Fault> {
+fn attribute(c: &mut Cursor<'_>) -> Result<(String, Attribute, Pos), RuleFault> {
     let (name, pos) = word(c, "the name of an attribute")?;
     c.expect("=", "after the attribute's name")?;
     let value = if c.eat("$") {
@@ -262,7 +262,7 @@ fn attribute(c: &mut Cursor<'_>) -> Result<(String, Attribute, Pos), Fault> {
             Tok::Str(bytes) => {
                 c.advance();
                 let text = String::from_utf8(bytes);
-                Attribute::Text(text.map_err(|_| Fault::new(pos, "this text is not UTF-8"))?)
+                Attribute::Text(text.map_err(|_| RuleFault::new(pos, "this text is not UTF-8"))?)
             }
             _ => return Err(c.expected("a number, a text, a list or `$name`").into()),
         }

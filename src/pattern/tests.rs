@@ -325,6 +325,8 @@ fn wrong_rules_are_refused_with_their_place() {
     assert!(load_fault(&with("  replace: |\n    y = Exp (x) | Neg (x)\n")).contains("one operator"));
     assert!(load_fault(&with("  replace: |\n    y = Neg~ (x)\n")).contains("without `~`"));
     assert!(load_fault(&with("  replace: |\n    y = LeakyRelu <alpha = $x> (x)\n")).contains("no constant"));
+    assert!(load_fault(&with("  replace: |\n    y = Add (x, x | Ones (x))\n")).contains("not every match binds"));
+    assert!(load_fault(&with("  replace: |\n    y = Add (x, Ones (x, x))\n")).contains("`Ones (x)`"));
     assert!(load_fault(&with("")).contains("needs `replace`"));
     assert!(load_fault(&with("  where: [ scaler: x ]\n")).contains("no predicate `scaler`; there are scalar"));
     assert!(load_fault(&with("  where: [ scalar: q ]\n")).contains("`q`, which the match does not bind"));

@@ -1,6 +1,6 @@
 //! Along which axis the channels of a value lie.
 //!
-//! Scales, factors and statistics a channel are worth having only along the axis whose channels differ: the second in
+//! Scales, factors and statistics per channel are worth having only along the axis whose channels differ: the second in
 //! images as convolutions have them (`[N, C, H, W]`), the last in sequences of tokens.
 
 use crate::ir::{Graph, Node, ValueId};

@@ -65,7 +65,7 @@ pub struct QuantPlan {
     pub islands: Vec<Island>,
 }
 
-/// A factor and an offset a channel moved from a value into the layers after it: `x` becomes `(x - offset) / factor`, the
+/// A factor and an offset per channel moved from a value into the layers after it: `x` becomes `(x - offset) / factor`, the
 /// weights are multiplied by the factors, and the biases gain what the weights make of the offsets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,7 +76,7 @@ pub struct Fold {
     /// One factor per channel, space-separated.
     #[serde(with = "numbers")]
     pub factors: Vec<f32>,
-    /// One offset a channel, in units of the value; none: all are 0.
+    /// One offset per channel, in units of the value; none: all are 0.
     #[serde(default, with = "numbers", skip_serializing_if = "Vec::is_empty")]
     pub offsets: Vec<f32>,
     pub reason: String,
@@ -287,7 +287,7 @@ pub enum PlanError {
 impl QuantPlan {
     /// The readable form in one text, codes of weights in it as Base64. [`to_files`](Self::to_files) keeps it short.
     pub fn to_yaml(&self) -> String {
-        crate::yaml::to_string(self).expect("a plan has no map keys that YAML can not hold")
+        crate::yaml::to_string(self).expect("a plan has no map keys that YAML cannot hold")
     }
 
     /// Reads the readable form; `path` is for error messages.

@@ -44,8 +44,8 @@ pub struct QuantRecipe {
     /// With `linear-only`: give codes only where they save time by these figures, and to queries and keys as well where they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub costs: Option<Costs>,
-    /// Roles whose values get one scale even where one a channel is better, if it makes at most so many times the least error:
-    /// factors a channel in front of a nonlinear operator are a pass over memory.
+    /// Roles whose values get one scale even where one per channel is better, if it makes at most so many times the least error:
+    /// factors per channel in front of a nonlinear operator are a pass over memory.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub one_scale_within: IndexMap<Role, f64>,
 }

@@ -17,13 +17,13 @@ pub struct ScoreSite<'a> {
     /// Nodes from the value to the Softmax.
     pub chain: &'a [NodeId],
     /// The shape weights are computed in, if it is not the shape of the product.
-    pub view: Option<View>,
+    pub view: Option<ScoreView>,
 }
 
 /// A view of scores and values with their first axis in two: masks of shifted windows differ from window to window, and
 /// masks of samples from sample to sample where batch and heads are one axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
+pub struct ScoreView {
     /// Sizes of the scores; `None` if their codes are made in this shape.
     pub scores: Option<Vec<i64>>,
     pub values: Vec<i64>,
@@ -84,7 +84,7 @@ pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> Result<ScoreSite<'a>, Stri
     let (inner, outer, values) = (known(&inner[1..])?, known(&outer[1..])?, known(&values[1..])?);
     let headed = |first: &[i64], rest: &[i64]| [first, rest].concat();
     let last = values.last().copied().unwrap_or(1);
-    site.view = Some(View {
+    site.view = Some(ScoreView {
         scores: (!value_within).then(|| headed(&[-1], &inner)),
         values: headed(&[-1, inner[0]], &values),
         result: [&[-1], &outer[..outer.len() - 1], &[last]].concat(),

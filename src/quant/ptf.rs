@@ -192,7 +192,7 @@ fn shared_zero(
 /// and zero point of least error.
 pub fn ptf(code: Code, stats: &Stats, axis: i64, rule: PtfRule, weight: impl Fn(usize) -> f64 + Sync) -> QParams {
     let n = stats.channels.len();
-    let search = Search::of(code, stats, rule);
+    let search = FactorSearch::of(code, stats, rule);
     let tries = search.tries();
     let errors = |c: usize| search.best(c, &tries).into_iter().map(|f| f.error).collect();
     let channels: Vec<Vec<f64>> = (0..n).into_par_iter().map(errors).collect();
@@ -233,7 +233,7 @@ struct Try {
 }
 
 /// What a base scale and factors are searched on.
-struct Search {
+struct FactorSearch {
     code: Code,
     rule: PtfRule,
     /// Distributions and ranges of the channels, with what values that were not seen may add.
@@ -251,8 +251,8 @@ struct Search {
     clip: bool,
 }
 
-impl Search {
-    fn of(code: Code, stats: &Stats, rule: PtfRule) -> Search {
+impl FactorSearch {
+    fn of(code: Code, stats: &Stats, rule: PtfRule) -> FactorSearch {
         let n = stats.channels.len();
         let mut moments = distributions(stats, rule);
         let room = if let Range::Headroom(h) = rule.range { f64::from(h) } else { 1.0 };
@@ -272,7 +272,7 @@ impl Search {
         }
         let factors = rule.factors.up_to(rule.max_shift);
         let offset = |f: &u32| (f64::from(*f).log2() * f64::from(PER_OCTAVE)).round() as i32;
-        Search {
+        FactorSearch {
             code,
             rule,
             moments,

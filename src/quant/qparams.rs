@@ -235,7 +235,7 @@ impl QParams {
     /// Power-of-Two Factors: channel `c` along `axis` has scale `base * 2^shifts[c]`. `zeros` holds one zero point for
     /// the tensor or one per channel.
     ///
-    /// Source: FQ-ViT, arXiv 2111.13824, section 3.2; the zero point a channel is this project's.
+    /// Source: FQ-ViT, arXiv 2111.13824, section 3.2; the zero point per channel is this project's.
     ///
     /// # Errors
     /// If the numbers of shifts and zero points differ, a shift is too large, a scale is no positive finite number, or a zero
@@ -337,7 +337,7 @@ impl QParams {
     pub fn kind(&self) -> &'static str {
         match &self.form {
             Form::Affine { .. } => "one scale",
-            Form::PerAxis { .. } => "a scale a channel",
+            Form::PerAxis { .. } => "a scale per channel",
             Form::Factors { .. } if self.is_ptf() => "PTF",
             Form::Factors { .. } => "factors",
         }

@@ -6,7 +6,7 @@ use crate::ir::{Attrs, Def, Graph, Model, Node, NodeId, Op, Origin, ValueId};
 /// The model with the patch in it. The patch has been checked.
 pub(super) fn apply(patch: &Patch, m: &mut Model) -> Committed {
     let anchor = anchor(patch, &m.graph);
-    let mut work = Work::begin(patch, m);
+    let mut work = Insertion::begin(patch, m);
     // Readings are redirected before new nodes come in: readers inside the patch keep the old value.
     patch.edits.iter().for_each(|e| work.rewire(e));
     let nodes = patch.nodes.iter().map(|n| work.add(n, anchor)).collect();
@@ -31,7 +31,7 @@ fn anchor(patch: &Patch, g: &Graph) -> Option<NodeId> {
 }
 
 /// A patch on its way into a model.
-struct Work<'a> {
+struct Insertion<'a> {
     patch: &'a Patch,
     m: &'a mut Model,
     /// What each new value of the patch is in the graph, and the name it was given.
@@ -40,8 +40,8 @@ struct Work<'a> {
     origin: Origin,
 }
 
-impl<'a> Work<'a> {
-    fn begin(patch: &'a Patch, m: &'a mut Model) -> Work<'a> {
+impl<'a> Insertion<'a> {
+    fn begin(patch: &'a Patch, m: &'a mut Model) -> Insertion<'a> {
         let origin = Origin::Made { by: patch.by.clone(), from: patch.from.clone() };
         let (mut ids, mut given) = (Vec::with_capacity(patch.values.len()), Vec::with_capacity(patch.values.len()));
         for v in &patch.values {
@@ -50,7 +50,7 @@ impl<'a> Work<'a> {
             ids.push(m.graph.add_value(&name, def, v.ty.clone()).expect("fresh name"));
             given.push(name);
         }
-        Work { patch, m, ids, given, origin }
+        Insertion { patch, m, ids, given, origin }
     }
 
     fn resolve(&self, r: Ref) -> ValueId {

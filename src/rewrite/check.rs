@@ -164,35 +164,52 @@ impl<'a> Wiring<'a> {
         Wiring { patch, g, erased: erased.collect() }
     }
 
-    fn rewired(&self, n: NodeId, slot: usize) -> Option<Option<Ref>> {
-        self.patch.edits.iter().rev().find_map(|e| match e {
-            Edit::Input { node, slot: s, new } if *node == n && *s == slot => Some(*new),
-            _ => None,
+    /// What an input of an old node, which read `v`, reads. Edits follow each other: what is redirected to a value goes with
+    /// that value's readers from there on. A nested graph reads by name.
+    fn reads(&self, n: NodeId, slot: usize, v: Option<ValueId>) -> Option<Ref> {
+        self.patch.edits.iter().fold(v.map(Ref::Old), |now, e| match e {
+            Edit::Replace { old, new, named } if now == Some(Ref::Old(*old)) && (*named || slot != usize::MAX) => {
+                Some(*new)
+            }
+            Edit::Input { node, slot: s, new } if *node == n && *s == slot => *new,
+            _ => now,
         })
     }
 
-    /// What an input of an old node, which read `v`, reads.
-    fn reads(&self, n: NodeId, slot: usize, v: ValueId) -> Option<Ref> {
-        match self.rewired(n, slot) {
-            // A nested graph reads by name.
-            _ if slot == usize::MAX => Some(self.patch.successor(v).unwrap_or(Ref::Old(v))),
-            Some(r) => r,
-            None => Some(self.patch.replacement(v).unwrap_or(Ref::Old(v))),
+    /// The readings of old nodes that some edit may redirect, and what each reads then.
+    fn touched(&self) -> Vec<(NodeId, Option<Ref>)> {
+        let mut places: BTreeSet<(NodeId, usize, Option<ValueId>)> = BTreeSet::new();
+        for e in &self.patch.edits {
+            match e {
+                Edit::Replace { old, .. } => {
+                    places.extend(self.g.value(*old).uses.iter().map(|(n, slot)| (*n, *slot, Some(*old))));
+                }
+                Edit::Input { node, slot, .. } => _ = places.insert((*node, *slot, self.g.node(*node).input(*slot))),
+                _ => {}
+            }
         }
+        let kept = places.into_iter().filter(|(n, ..)| !self.erased.contains(n));
+        kept.map(|(n, slot, v)| (n, self.reads(n, slot, v))).collect()
     }
 
-    fn still_read(&self, v: ValueId) -> bool {
+    fn still_read(&self, v: ValueId, touched: &[(NodeId, Option<Ref>)]) -> bool {
         let old = Some(Ref::Old(v));
-        let by_old = |(user, slot): &(NodeId, usize)| !self.erased.contains(user) && self.reads(*user, *slot, v) == old;
+        let by_old =
+            |(user, slot): &(NodeId, usize)| !self.erased.contains(user) && self.reads(*user, *slot, Some(v)) == old;
+        let handed_over =
+            |e: &Edit| matches!(e, Edit::Replace { old: o, new, .. } if self.g.is_output(*o) && Some(*new) == old);
         (self.g.is_output(v) && self.patch.replacement(v).is_none())
             || self.g.value(v).uses.iter().any(by_old)
+            || touched.iter().any(|(_, r)| *r == old)
+            || self.patch.edits.iter().any(handed_over)
             || self.patch.nodes.iter().any(|n| n.reads().any(|r| Some(r) == old))
     }
 
     /// An erased node and a value of it that something still reads.
     fn undefined(&self) -> Option<(NodeId, ValueId)> {
         let values = |n: &NodeId| self.g.node(*n).outputs.iter().flatten().copied();
-        self.erased.iter().find_map(|n| values(n).find(|v| self.still_read(*v)).map(|v| (*n, v)))
+        let touched = if self.erased.is_empty() { Vec::new() } else { self.touched() };
+        self.erased.iter().find_map(|n| values(n).find(|v| self.still_read(*v, &touched)).map(|v| (*n, v)))
     }
 
     /// The old values that a value depends on, through new nodes.
@@ -238,17 +255,22 @@ impl<'a> Wiring<'a> {
     /// Who reads each value that some reading is redirected to.
     fn redirected(&self) -> BTreeMap<Ref, BTreeSet<NodeId>> {
         let mut by_new: BTreeMap<Ref, BTreeSet<NodeId>> = BTreeMap::new();
-        for e in &self.patch.edits {
-            match e {
-                Edit::Replace { old, new, .. } => {
-                    let users = self.g.value(*old).uses.iter().map(|u| u.0).filter(|u| !self.erased.contains(u));
-                    users.for_each(|u| _ = by_new.entry(*new).or_default().insert(u));
-                }
-                Edit::Input { node, new: Some(new), .. } => _ = by_new.entry(*new).or_default().insert(*node),
-                _ => {}
-            }
+        for (node, r) in self.touched() {
+            r.into_iter().for_each(|r| _ = by_new.entry(r).or_default().insert(node));
         }
         by_new
+    }
+
+    /// All that an old node reads.
+    fn reads_of(&self, id: NodeId) -> Vec<Ref> {
+        let n = self.g.node(id);
+        let added = self.patch.edits.iter().filter_map(|e| match e {
+            Edit::Input { node, slot, .. } if *node == id && n.input(*slot).is_none() => Some((*slot, None)),
+            _ => None,
+        });
+        let inputs = n.inputs.iter().enumerate().filter(|(_, v)| v.is_some()).map(|(slot, v)| (slot, *v));
+        let captures = n.captures.iter().map(|v| (usize::MAX, Some(*v)));
+        inputs.chain(captures).chain(added).filter_map(|(slot, v)| self.reads(id, slot, v)).collect()
     }
 
     /// A node on a cycle. That can only run through a redirected reading: follow what the new value depends on to old nodes; a
@@ -263,10 +285,7 @@ impl<'a> Wiring<'a> {
                 if users.contains(&p) {
                     return Some(p);
                 }
-                let n = self.g.node(p);
-                let inputs = n.inputs.iter().enumerate().filter_map(|(slot, x)| self.reads(p, slot, (*x)?));
-                let captures = n.captures.iter().filter_map(|x| self.reads(p, usize::MAX, *x));
-                todo.extend(inputs.chain(captures).flat_map(|r| self.old_roots(r)));
+                todo.extend(self.reads_of(p).into_iter().flat_map(|r| self.old_roots(r)));
             }
             None
         })

@@ -76,7 +76,7 @@ impl Tail {
         let (old, mut m) = (&self.whole.graph, front.clone());
         let g = &mut m.graph;
         let mut new: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-        let missing = |v: ValueId| format!("value `{}` is not there to be read behind the cut", old.name_of(v));
+        let missing = |v: ValueId| format!("value `{}` is not there to be read after the cut", old.name_of(v));
         for id in &self.nodes {
             let mut n = old.node(*id).clone();
             for v in n.inputs.iter().flatten().chain(&n.captures).copied().collect::<Vec<_>>() {

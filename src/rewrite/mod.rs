@@ -7,11 +7,13 @@ mod apply;
 mod check;
 mod cut;
 mod open_sizes;
+mod under;
 mod widen;
 
 pub use check::PatchError;
 pub use cut::{Tail, cut};
 pub use open_sizes::open_sizes;
+pub use under::Under;
 pub(crate) use widen::widen_graph;
 pub use widen::{Bodies, Ends, WidenError, narrow_floats};
 
@@ -243,14 +245,6 @@ impl Patch {
         })
     }
 
-    /// What takes over the value's name.
-    fn successor(&self, value: ValueId) -> Option<Ref> {
-        self.edits.iter().rev().find_map(|e| match e {
-            Edit::Replace { old, new, named: true } if *old == value => Some(*new),
-            _ => None,
-        })
-    }
-
     /// Puts the patch in, or refuses it and leaves the model as it was.
     ///
     /// # Errors
@@ -326,5 +320,31 @@ mod tests {
             let text = print_model(&m, Elide::Full);
             assert!(text.contains("=> (float[batch,2] z)") && text.contains("z = Abs (x)"), "{text}");
         }
+    }
+
+    /// x -> y -> z, of which z is a Neg of y: what is redirected to a value goes on with its readers.
+    #[test]
+    fn redirections_that_follow_each_other_are_seen_as_they_end() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[2] x) => (float[2] z) { a = Relu (x)  y = Abs (a)  z = Neg (y) }"#;
+        let at = |m: &Model, name: &str| m.graph.find(name).expect(name);
+        // `y` reads what `a` becomes, which is made of `y`.
+        let mut m = parse_model(text).unwrap();
+        let before = print_model(&m, Elide::Full);
+        let (x, a, y) = (at(&m, "x"), at(&m, "a"), at(&m, "y"));
+        let mut p = Patch::new("test");
+        p.replace(a, x.into());
+        let new = p.node("Sqrt", "new", &[y.into()], Attrs::new());
+        p.replace(x, new);
+        assert!(matches!(p.commit(&mut m), Err(PatchError::Cycle { .. })));
+        assert_eq!(print_model(&m, Elide::Full), before);
+        // Readers of `y` read `a`, whose maker goes.
+        let maker = m.graph.producer(a).expect("a node");
+        let mut p = Patch::new("test");
+        p.replace(y, a.into());
+        p.erase(m.graph.producer(y).expect("a node"));
+        p.erase(maker);
+        assert!(matches!(p.commit(&mut m), Err(PatchError::StillUsed { .. })));
+        assert_eq!(print_model(&m, Elide::Full), before);
     }
 }

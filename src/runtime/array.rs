@@ -15,11 +15,11 @@ pub enum ArrayError {
     Length { len: usize, dims: Vec<usize>, want: usize },
     #[error("rows {start}..{end} are not in the shape {dims:?}")]
     Range { start: usize, end: usize, dims: Vec<usize> },
-    #[error("can not join {second} {second_dims:?} to {first} {first_dims:?}: all but the first size must agree")]
+    #[error("cannot join {second} {second_dims:?} to {first} {first_dims:?}: all but the first size must agree")]
     Concat { first: DType, first_dims: Vec<usize>, second: DType, second_dims: Vec<usize> },
     #[error("nothing to join: give at least one array")]
     Empty,
-    #[error("elements of type {0} can not be held in memory here")]
+    #[error("elements of type {0} cannot be held in memory here")]
     Type(DType),
     #[error("the tensor's data are missing or do not fit its shape {0:?}")]
     Payload(Vec<i64>),

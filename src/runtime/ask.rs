@@ -21,6 +21,6 @@ pub fn code_bytes(t: &Tensor) -> TractResult<(&[u8], bool)> {
             // SAFETY: the same bytes under another name.
             Ok((unsafe { std::slice::from_raw_parts(s.as_ptr().cast(), s.len()) }, true))
         }
-        other => bail!("codes of type {other:?} can not be multiplied"),
+        other => bail!("codes of type {other:?} cannot be multiplied"),
     }
 }

@@ -9,7 +9,7 @@ pub enum RuntimeError {
     ForeignDomain { node: String, op: String, domain: String },
     #[error("node '{node}' calls {op}, a function defined in the model; inline the model's functions first")]
     LocalFunction { node: String, op: String },
-    #[error("node '{node}': operator {op} can not be run here: {why}")]
+    #[error("node '{node}': operator {op} cannot be run here: {why}")]
     Unsupported { node: String, op: String, why: String },
     #[error("tensor '{tensor}': {why}")]
     Tensor { tensor: String, why: String },
@@ -27,10 +27,10 @@ pub enum RuntimeError {
     InputShape { input: String, declared: String, given: Vec<usize> },
     #[error("input '{input}' has elements of type {expected}, not {given}")]
     InputType { input: String, expected: DType, given: DType },
-    #[error("value '{value}' has elements of a type that can not be handed out ({dtype})")]
+    #[error("value '{value}' has elements of a type that cannot be handed out ({dtype})")]
     OutputType { value: String, dtype: String },
     #[error(
-        "tract, which runs models here, can not {action} the model: {message}; if onnxruntime runs it, report it, otherwise \
+        "tract, which runs models here, cannot {action} the model: {message}; if onnxruntime runs it, report it, otherwise \
          export it again"
     )]
     Engine { action: &'static str, message: String },

@@ -11,7 +11,7 @@ use crate::quant::kernel::{dequantize, rounded};
 use crate::quant::wide::wide;
 
 /// An integer type that codes are stored in.
-pub trait Code: Copy + Send + Sync + 'static {
+pub trait CodeType: Copy + Send + Sync + 'static {
     const MIN: i32;
     const MAX: i32;
     fn wide(self) -> i32;
@@ -21,7 +21,7 @@ pub trait Code: Copy + Send + Sync + 'static {
 
 macro_rules! codes {
     ($($ty:ty)*) => {$(
-        impl Code for $ty {
+        impl CodeType for $ty {
             const MIN: i32 = <$ty>::MIN as i32;
             const MAX: i32 = <$ty>::MAX as i32;
             #[inline(always)]
@@ -154,7 +154,7 @@ impl Params {
     ///
     /// # Errors
     /// If the channels do not fit the sizes.
-    pub fn quantize<C: Code>(&self, dims: &[usize], x: &[f32], y: &mut [C]) -> Result<(), GrainError> {
+    pub fn quantize<C: CodeType>(&self, dims: &[usize], x: &[f32], y: &mut [C]) -> Result<(), GrainError> {
         self.spans(dims, x.len(), y.len(), |span| match span {
             Span::One { at, len, p } => {
                 q_one(&x[at..at + len], &mut y[at..at + len], self.scale[p], self.zero[p], self.low[p], self.high[p])
@@ -175,7 +175,7 @@ impl Params {
     ///
     /// # Errors
     /// If the channels do not fit the sizes.
-    pub fn dequantize<C: Code>(&self, dims: &[usize], q: &[C], y: &mut [f32]) -> Result<(), GrainError> {
+    pub fn dequantize<C: CodeType>(&self, dims: &[usize], q: &[C], y: &mut [f32]) -> Result<(), GrainError> {
         self.spans(dims, q.len(), y.len(), |span| match span {
             Span::One { at, len, p } => dq_one(&q[at..at + len], &mut y[at..at + len], self.scale[p], self.zero[p]),
             Span::Each { at, len, p } => {
@@ -250,18 +250,18 @@ enum Span {
 }
 
 #[inline(always)]
-fn code<C: Code>(x: f32, scale: f32, zero: i32, low: f32, high: f32) -> C {
+fn code<C: CodeType>(x: f32, scale: f32, zero: i32, low: f32, high: f32) -> C {
     C::narrow(rounded(x, scale, low, high).wrapping_add(zero))
 }
 
 wide! {
-    fn q_one<C: Code>(x: &[f32], y: &mut [C], scale: f32, zero: i32, low: f32, high: f32) {
+    fn q_one<C: CodeType>(x: &[f32], y: &mut [C], scale: f32, zero: i32, low: f32, high: f32) {
         for (x, y) in x.iter().zip(y) {
             *y = code(*x, scale, zero, low, high);
         }
     }
 
-    fn q_each<C: Code>(x: &[f32], y: &mut [C], bounds: [&[f32]; 3], zero: &[i32]) {
+    fn q_each<C: CodeType>(x: &[f32], y: &mut [C], bounds: [&[f32]; 3], zero: &[i32]) {
         let n = y.len();
         // One length for all, so that the bounds checks leave the loop.
         let [scale, low, high] = bounds.map(|b| &b[..n]);
@@ -271,13 +271,13 @@ wide! {
         }
     }
 
-    fn dq_one<C: Code>(q: &[C], y: &mut [f32], scale: f32, zero: i32) {
+    fn dq_one<C: CodeType>(q: &[C], y: &mut [f32], scale: f32, zero: i32) {
         for (q, y) in q.iter().zip(y) {
             *y = dequantize(q.wide(), scale, zero);
         }
     }
 
-    fn dq_each<C: Code>(q: &[C], y: &mut [f32], scale: &[f32], zero: &[i32]) {
+    fn dq_each<C: CodeType>(q: &[C], y: &mut [f32], scale: &[f32], zero: &[i32]) {
         let n = y.len();
         let (q, scale, zero) = (&q[..n], &scale[..n], &zero[..n]);
         for i in 0..n {
@@ -300,7 +300,7 @@ mod tests {
         (v as f64).round_ties_even().clamp(-1e9, 1e9).mul_add(1.0, z as f64).clamp(lo as f64, hi as f64) as i32
     }
 
-    fn one<C: Code>(x: f32, s: f32, z: i32) -> i32 {
+    fn one<C: CodeType>(x: f32, s: f32, z: i32) -> i32 {
         let p = Params::new(Grain::Tensor, &[s], &[z], (C::MIN, C::MAX)).unwrap();
         let mut y = [C::narrow(0)];
         p.quantize(&[1], &[x], &mut y).unwrap();

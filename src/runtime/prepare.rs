@@ -174,7 +174,7 @@ fn widen(t: &mut pb::TensorProto) -> Result<Option<u32>, RuntimeError> {
     let Some(bits) = narrow_bits(dtype) else { return Ok(None) };
     let fail = |why: &str| Err(RuntimeError::Tensor { tensor: t.name.clone(), why: why.into() });
     if t.data_location == Some(pb::tensor_proto::DataLocation::External as i32) {
-        return fail("4-bit elements in an external file can not be run; store the tensor inside the model");
+        return fail("4-bit elements in an external file cannot be run; store the tensor inside the model");
     }
     let Some(len) = t.dims.iter().try_fold(1usize, |a, d| a.checked_mul(usize::try_from(*d).ok()?)) else {
         return fail("its sizes are negative or too large");

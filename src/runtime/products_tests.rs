@@ -553,7 +553,7 @@ fn what_others_read_is_still_there() {
     assert_eq!(session(&bytes).run(&inputs).unwrap().outputs, want);
 }
 
-/// What is no product of codes stays what it was: weights in float, codes with a scale a row of the left operand, codes of
+/// What is no product of codes stays what it was: weights in float, codes with a scale per row of the left operand, codes of
 /// weights that something else reads.
 #[test]
 fn other_products_are_left_alone() {

@@ -14,7 +14,7 @@ use tract_onnx::tract_core::ops::change_axes::{AxisChangeConsequence, AxisOp, In
 use tract_onnx::tract_hir::internal::*;
 
 use super::ask::only_reader;
-use super::kernel::{Code, Grain, Params, Requantize};
+use super::kernel::{CodeType, Grain, Params, Requantize};
 use super::prepare::CODE_BITS;
 use super::table;
 use crate::ir::DType;
@@ -243,7 +243,7 @@ impl Qdq {
         }
     }
 
-    fn quantize<C: Code + Datum>(&self, x: &Tensor) -> TractResult<Tensor> {
+    fn quantize<C: CodeType + Datum>(&self, x: &Tensor) -> TractResult<Tensor> {
         let x = x.cast_to::<f32>()?;
         // SAFETY: the kernel writes every element or fails, and a failed tensor is dropped unread; any bits are valid codes.
         let mut y = unsafe { Tensor::uninitialized::<C>(x.shape())? };
@@ -253,7 +253,7 @@ impl Qdq {
         Ok(y)
     }
 
-    fn dequantize<C: Code + Datum>(&self, q: &Tensor) -> TractResult<Tensor> {
+    fn dequantize<C: CodeType + Datum>(&self, q: &Tensor) -> TractResult<Tensor> {
         // SAFETY: as above.
         let mut y = unsafe { Tensor::uninitialized::<f32>(q.shape())? };
         let mut plain = y.try_as_plain_ram_mut()?;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::gemm::Strip;
-use super::kernel::{Code, Requantize};
+use super::kernel::{CodeType, Requantize};
 use crate::quant::kernel::rounded;
 use crate::quant::wide::wide;
 
@@ -153,7 +153,7 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    fn codes<C: Code>(&self, sums: &[i32], width: usize, out: &mut [C], row: usize) {
+    fn codes<C: CodeType>(&self, sums: &[i32], width: usize, out: &mut [C], row: usize) {
         let q = &self.requantize;
         // A quotient by a power of two is the product with its reciprocal, to the last bit.
         let exact = |s: &f32| s.is_normal() && s.to_bits() << 9 == 0 && s.recip().is_normal();
@@ -168,7 +168,7 @@ impl Layer<'_> {
 }
 
 /// Puts codes in their place. `sums` lends its memory.
-fn codes<C: Code>(
+fn codes<C: CodeType>(
     q: &Requantize,
     x: &[f32],
     sums: &mut [i32],
@@ -257,7 +257,7 @@ wide! {
     }
 
     /// Codes of scaled sums; `v` are scale, bias, and what the result is multiplied with.
-    fn codes_by_product<C: Code>(sums: &[i32], width: usize, v: [&[f32]; 3], bounds: [&[f32]; 2], zero: &[i32], out: &mut [C], row: usize) {
+    fn codes_by_product<C: CodeType>(sums: &[i32], width: usize, v: [&[f32]; 3], bounds: [&[f32]; 2], zero: &[i32], out: &mut [C], row: usize) {
         let n = zero.len();
         let ([scale, bias, factor], [low, high]) = (v.map(|v| &v[..n]), bounds.map(|b| &b[..n]));
         for (x, y) in sums.chunks_exact(width).zip(out.chunks_mut(row)) {
@@ -270,7 +270,7 @@ wide! {
     }
 
     /// Codes of scaled sums; `v` are scale, bias, and what the result is divided by.
-    fn codes_by_quotient<C: Code>(sums: &[i32], width: usize, v: [&[f32]; 3], bounds: [&[f32]; 2], zero: &[i32], out: &mut [C], row: usize) {
+    fn codes_by_quotient<C: CodeType>(sums: &[i32], width: usize, v: [&[f32]; 3], bounds: [&[f32]; 2], zero: &[i32], out: &mut [C], row: usize) {
         let n = zero.len();
         let ([scale, bias, step], [low, high]) = (v.map(|v| &v[..n]), bounds.map(|b| &b[..n]));
         for (x, y) in sums.chunks_exact(width).zip(out.chunks_mut(row)) {
@@ -283,7 +283,7 @@ wide! {
     }
 
     /// Rows of codes, each column with its own scale, bounds and zero point. Rows begin `row` elements apart.
-    fn quantize_rows_to<C: Code>(x: &[f32], width: usize, bounds: [&[f32]; 3], zero: &[i32], out: &mut [C], row: usize) {
+    fn quantize_rows_to<C: CodeType>(x: &[f32], width: usize, bounds: [&[f32]; 3], zero: &[i32], out: &mut [C], row: usize) {
         let n = zero.len();
         // One length for all, so that the bounds checks leave the loop.
         let [scale, low, high] = bounds.map(|b| &b[..n]);

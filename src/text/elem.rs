@@ -41,7 +41,7 @@ fn element_bits(t: DType, text: &str) -> Result<u64, String> {
         };
         return if finite(back) { Ok(bits) } else { Err(overflow()) };
     }
-    let (lo, hi) = int_range(t).ok_or_else(|| format!("elements of {t} can not be written"))?;
+    let (lo, hi) = int_range(t).ok_or_else(|| format!("elements of {t} cannot be written"))?;
     let v: i128 = text.parse().map_err(|_| overflow())?;
     if v < lo || v > hi {
         return Err(overflow());

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::kinds::{Kind, kinds};
-use super::metrics::{Deviation, Site, Tally};
+use super::metrics::{Deviation, Subject, Tally};
 use super::run::VerifyError;
 use crate::calibrate::data::Dataset;
 use crate::calibrate::run::open_shapes;
@@ -90,7 +90,7 @@ pub fn answers(
             let out = session.run(&s.inputs).map_err(runtime)?;
             let one = |((name, a), kind): ((&String, &Array), &Kind)| {
                 let labels = s.labels.as_deref();
-                let site = Site { tensor: name, sample: &s.name, items: data.batch(), labels, kind: *kind };
+                let site = Subject { tensor: name, sample: &s.name, items: data.batch(), labels, kind: *kind };
                 Ok((Deviation::between(site, a, a)?, Spread::of(a)))
             };
             names.iter().zip(&out.outputs).zip(&kinds).map(one).collect()

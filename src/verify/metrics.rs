@@ -69,7 +69,7 @@ pub struct Hits {
 
 /// What is compared: names for messages, and how many items of the batch lie along the leading axis.
 #[derive(Clone, Copy, Debug)]
-pub struct Site<'a> {
+pub struct Subject<'a> {
     pub tensor: &'a str,
     pub sample: &'a str,
     /// Items in the sample; a leading axis it does not divide counts as one item.
@@ -84,7 +84,7 @@ impl Deviation {
     ///
     /// # Errors
     /// If types or shapes differ, or an element is not finite.
-    pub fn between(site: Site<'_>, float: &Array, quantized: &Array) -> Result<Deviation, MetricError> {
+    pub fn between(site: Subject<'_>, float: &Array, quantized: &Array) -> Result<Deviation, MetricError> {
         if float.dims() != quantized.dims() {
             return Err(MetricError::Shape {
                 tensor: site.tensor.to_string(),
@@ -153,7 +153,7 @@ impl Deviation {
 }
 
 /// Counts the labels among the largest outputs of both models.
-fn hits(site: Site<'_>, labels: &[i64], classes: usize, y: &[f64], q: &[f64]) -> Result<Hits, MetricError> {
+fn hits(site: Subject<'_>, labels: &[i64], classes: usize, y: &[f64], q: &[f64]) -> Result<Hits, MetricError> {
     let mut h = Hits { items: labels.len() as u64, classes: classes as u64, ..Hits::default() };
     for ((label, y), q) in labels.iter().zip(y.chunks(classes)).zip(q.chunks(classes)) {
         let class = usize::try_from(*label).ok().filter(|c| *c < classes).ok_or_else(|| MetricError::Label {
@@ -322,8 +322,8 @@ pub struct Top5 {
 mod tests {
     use super::*;
 
-    fn site<'a>(items: usize, labels: Option<&'a [i64]>) -> Site<'a> {
-        Site { tensor: "logits", sample: "s", items, labels, kind: Kind::Classes { axis: 1 } }
+    fn site<'a>(items: usize, labels: Option<&'a [i64]>) -> Subject<'a> {
+        Subject { tensor: "logits", sample: "s", items, labels, kind: Kind::Classes { axis: 1 } }
     }
 
     fn array(dims: &[usize], v: &[f32]) -> Array {

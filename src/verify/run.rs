@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use super::kinds::{Kind, kinds};
 use super::lists::{Pairs, pair};
-use super::metrics::{Deviation, MetricError, Site, Tally, TensorMetrics};
+use super::metrics::{Deviation, MetricError, Subject, Tally, TensorMetrics};
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::run::open_shapes;
 use crate::ir::Validated;
@@ -25,7 +25,7 @@ pub enum VerifyError {
 
 /// What a side-by-side run found.
 #[derive(Clone, Debug)]
-pub struct Compared {
+pub struct SideBySide {
     /// Per graph output.
     pub outputs: Vec<TensorMetrics>,
     /// Per tapped value.
@@ -46,7 +46,7 @@ pub fn compare(
     taps: &[String],
     threads: usize,
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<Compared, VerifyError> {
+) -> Result<SideBySide, VerifyError> {
     if indices.is_empty() {
         return Err(VerifyError::Empty);
     }
@@ -80,7 +80,7 @@ pub fn compare(
                 .map(|((n, (x, y)), out)| {
                     let labels = if out.is_some() { s.labels.as_deref() } else { None };
                     let kind = out.copied().unwrap_or_default();
-                    let site = Site { tensor: n, sample: &s.name, items: data.batch(), labels, kind };
+                    let site = Subject { tensor: n, sample: &s.name, items: data.batch(), labels, kind };
                     match (Deviation::of(site, x, y, pairs.as_ref()), out) {
                         // Between input and output a float model may well hold minus infinity: masks do. And what has
                         // another shape is another value, that a pass gave the name to.
@@ -104,7 +104,7 @@ pub fn compare(
     let mut all: Vec<TensorMetrics> =
         names.iter().chain(&taps).zip(&tallies).filter_map(|(n, t)| t.finish(n)).collect();
     let blocks = all.split_off(names.len().min(all.len()));
-    Ok(Compared { outputs: all, blocks, quantized: names.into_iter().zip(kept).collect() })
+    Ok(SideBySide { outputs: all, blocks, quantized: names.into_iter().zip(kept).collect() })
 }
 
 /// Which detections of the two runs belong together, if the model makes any.
@@ -117,12 +117,17 @@ fn detections(kinds: &[Kind], float: &Outputs, quantized: &Outputs) -> Option<Pa
 
 impl Deviation {
     /// As [`Deviation::between`]; of detections, only those that belong together are compared, and the share of them counted.
-    fn of(site: Site<'_>, float: &Array, quantized: &Array, pairs: Option<&Pairs>) -> Result<Deviation, MetricError> {
+    fn of(
+        site: Subject<'_>,
+        float: &Array,
+        quantized: &Array,
+        pairs: Option<&Pairs>,
+    ) -> Result<Deviation, MetricError> {
         let Some(p) = pairs.filter(|_| site.kind == Kind::Detections) else {
             return Deviation::between(site, float, quantized);
         };
         let d = match p.aligned(float, quantized) {
-            Some((x, y)) => Deviation::between(Site { items: 1, ..site }, &x, &y)?,
+            Some((x, y)) => Deviation::between(Subject { items: 1, ..site }, &x, &y)?,
             None => Deviation::between(site, float, quantized)?,
         };
         Ok(Deviation { items: site.items.max(1) as u64, matched: Some(p.matched), ..d })

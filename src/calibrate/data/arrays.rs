@@ -257,7 +257,7 @@ impl ArrayFile {
                 from: array.elem.name(),
                 to: spec.dtype,
             },
-            Refused::Type => spec.refused("inputs of this element type can not be fed"),
+            Refused::Type => spec.refused("inputs of this element type cannot be fed"),
             Refused::Length => spec.refused("its shape does not hold one sample after the other"),
         })
     }

@@ -29,12 +29,12 @@ pub enum DataError {
     EmptyFolder { path: PathBuf },
     #[error("{}: no JPEG, PNG, WebP or BMP picture in it", path.display())]
     NoImages { path: PathBuf },
-    #[error("{}: {count} of {of} pictures can not be read: {files}; convert them to PNG or JPEG, repair them, or take them out",
+    #[error("{}: {count} of {of} pictures cannot be read: {files}; convert them to PNG or JPEG, repair them, or take them out",
         path.display())]
     Unread { path: PathBuf, count: usize, of: usize, files: String },
-    #[error("{}: can not be decoded: {reason}; remove or repair the file", path.display())]
+    #[error("{}: cannot be decoded: {reason}; remove or repair the file", path.display())]
     Decode { path: PathBuf, reason: String },
-    #[error("{}: {width}x{height} pixels{} can not be cropped to {crop_width}x{crop_height}: resize the short side with --resize {}",
+    #[error("{}: {width}x{height} pixels{} cannot be cropped to {crop_width}x{crop_height}: resize the short side with --resize {}",
         path.display(), if *.resized { " after resizing" } else { "" }, crop_width.max(crop_height))]
     TooSmall { path: PathBuf, width: u32, height: u32, resized: bool, crop_width: u32, crop_height: u32 },
     #[error("{}, line {line}: {reason}; a line is the file's name, a space, and its class (0, 1, ...)", path.display())]
@@ -74,7 +74,7 @@ pub enum DataError {
     Stopped,
     #[error("{name}: {array:?} has {what} in one batch and {other} in another; all batches must be alike")]
     Batches { name: String, array: String, what: String, other: String },
-    #[error("{name}: samples can not be put aside in the folder for temporary files: {source}")]
+    #[error("{name}: samples cannot be put aside in the folder for temporary files: {source}")]
     Spool { name: String, source: std::io::Error },
     #[error("sample {index} was asked for, there are {len}")]
     OutOfRange { index: usize, len: usize },

@@ -1,4 +1,4 @@
-//! A folder of pictures: which of its files are some, which class each is of, and which can not be read.
+//! A folder of pictures: which of its files are some, which class each is of, and which cannot be read.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -212,7 +212,7 @@ fn refuse(folder: &Path, unread: Vec<(String, String)>, readable: usize) -> Resu
     Err(DataError::Unread { path: folder.to_path_buf(), count: unread.len(), of: readable + unread.len(), files })
 }
 
-/// Looks at the beginning and the end of pictures, so that one that can not be read is told before minutes of work, and all
+/// Looks at the beginning and the end of pictures, so that one that cannot be read is told before minutes of work, and all
 /// of them at once.
 pub(super) fn check<'a>(folder: &Path, names: impl Iterator<Item = &'a str>, wanted: &Wanted) -> Result<(), DataError> {
     let (mut unread, mut count) = (Vec::new(), 0);
@@ -253,7 +253,7 @@ fn size(path: &Path) -> Result<(u32, u32), String> {
     let mut head = [0; 2];
     reader.read_exact(&mut head).map_err(|e| e.to_string())?;
     reader.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
-    // What comes behind the end marker may be long: then all of it is looked at.
+    // What comes after the end marker may be long: then all of it is looked at.
     let cut = head == [0xFF, 0xD8] && {
         let end = tail.windows(2).any(|w| w == [0xFF, 0xD9]);
         !end && std::fs::read(path).is_ok_and(|b| is_cut_jpeg(&b))

@@ -134,7 +134,7 @@ impl ImageFolder {
         &self.listing
     }
 
-    /// Looks at the beginning and the end of these pictures, and names those that can not be read.
+    /// Looks at the beginning and the end of these pictures, and names those that cannot be read.
     pub(super) fn check(&self, items: impl Iterator<Item = usize>) -> Result<(), DataError> {
         folder::check(&self.folder, items.map(|i| self.name(i)), &self.wanted)
     }

@@ -59,7 +59,7 @@ impl Sizes {
         if spec.dims.iter().skip(1).any(|d| !matches!(d, Dim::Known(_))) {
             let sizes: Vec<String> = tail.iter().map(usize::to_string).collect();
             notes.push(format!(
-                "input {:?}: {spec} has the sizes {} behind the first in the synthetic samples; --shape gives others",
+                "input {:?}: {spec} has the sizes {} after the first in the synthetic samples; --shape gives others",
                 spec.name,
                 sizes.join(", ")
             ));

@@ -34,6 +34,7 @@ mod synthetic;
 mod tests;
 
 use std::fmt;
+use std::path::Path;
 
 pub use crate::runtime::Array;
 pub use error::DataError;
@@ -111,6 +112,71 @@ enum Source {
     Synthetic(Synthetic),
 }
 
+/// A source that is open, with the class of each item, the number of items, and what a report calls it.
+struct Opened {
+    source: Source,
+    labels: Option<Vec<i64>>,
+    total: usize,
+    description: String,
+}
+
+/// What sources are opened with, and what there is to tell.
+struct Opening<'a> {
+    options: &'a DataOptions,
+    inputs: &'a [InputSpec],
+    layout: &'a Layout,
+    pictures: &'a Pictures,
+    notes: Vec<String>,
+}
+
+impl Opening<'_> {
+    fn given(&mut self, a: &Arrays) -> Result<Opened, DataError> {
+        let (file, labels) = ArrayFile::of(&a.name, a.members.clone(), self.inputs, self.layout, &mut self.notes)?;
+        let (total, description) = (file.len(), "arrays that the caller gave".to_owned());
+        Ok(Opened { source: Source::Arrays(file), labels, total, description })
+    }
+
+    fn file(&mut self, path: &Path) -> Result<Opened, DataError> {
+        let (file, labels) = ArrayFile::open(path, self.inputs, self.layout, &mut self.notes)?;
+        let (total, description) = (file.len(), format!("arrays of {}", path.display()));
+        Ok(Opened { source: Source::Arrays(file), labels, total, description })
+    }
+
+    fn folder(&mut self, path: &Path) -> Result<Opened, DataError> {
+        let [spec] = self.inputs else {
+            return Err(self.inputs[1].refused("a folder of images feeds a model of one input: use an .npz file"));
+        };
+        let shape = check_crop(spec, self.options, self.pictures, &mut self.notes)?
+            .ok_or_else(|| spec.refused("not an image: rank 4, float or uint8, with 1 or 3 channels"))?;
+        let folder = ImageFolder::open(path, spec, shape, self.options, self.pictures)?;
+        let (total, labels) = (folder.len(), folder.listing().labels.clone());
+        self.notes.extend(folder.listing().notes.iter().cloned());
+        self.notes.extend(told(self.pictures, spec, &shape));
+        Ok(Opened {
+            source: Source::Images(folder),
+            labels,
+            total,
+            description: format!("images of {}", path.display()),
+        })
+    }
+
+    /// `values`: how many numbers there are in a sample.
+    fn made_up(&mut self, values: u64) -> Result<Opened, DataError> {
+        let (options, inputs, batch) = (self.options, self.inputs, self.layout.batch);
+        if let Some(n) = options.samples.filter(|n| *n > MOST_SYNTHETIC) {
+            let reason = format!("made-up samples are at most {MOST_SYNTHETIC}; give data with --calibrate");
+            return Err(DataError::Flag { flag: "samples", value: n.to_string(), reason });
+        }
+        let fit = usize::try_from(SYNTHETIC_VALUES * batch as u64 / values.max(1)).unwrap_or(usize::MAX);
+        let usual = fit.clamp(FEWEST_SAMPLES, SYNTHETIC_SAMPLES);
+        let total = options.samples.unwrap_or(usual.next_multiple_of(batch));
+        let source = Synthetic::new(inputs, options, self.pictures, self.layout, &mut self.notes)?;
+        check_crop(&inputs[0], options, self.pictures, &mut self.notes)?;
+        let description = format!("synthetic: made from seed {}, no data was given", options.seed);
+        Ok(Opened { source: Source::Synthetic(source), labels: None, total, description })
+    }
+}
+
 impl Dataset {
     /// Opens the source that `options` name, for a model with these inputs: lists the folder or reads the file's headers,
     /// and checks names, labels and shapes. Asking for more samples than there are is a note, not an error.
@@ -131,7 +197,6 @@ impl Dataset {
             let reason = "at least one sample is needed".to_string();
             return Err(DataError::Flag { flag: "samples", value: "0".to_string(), reason });
         }
-        let mut notes = Vec::new();
         let given = options.shapes(inputs)?;
         let inputs = &given[..];
         let layout = Layout::of(inputs)?;
@@ -139,43 +204,14 @@ impl Dataset {
         let pictures = Pictures::of(options)?;
         let crop = options.crop.map(|c| (c, c)).or(pictures.size());
         let values = sample_values(inputs, crop)?;
-        let (source, labels, total, description) = match (arrays, &options.calibrate) {
-            (Some(a), _) => {
-                let (file, labels) = ArrayFile::of(&a.name, a.members.clone(), inputs, &layout, &mut notes)?;
-                let total = file.len();
-                (Source::Arrays(file), labels, total, "arrays that the caller gave".to_owned())
-            }
-            (None, None) => {
-                if let Some(n) = options.samples.filter(|n| *n > MOST_SYNTHETIC) {
-                    let reason = format!("made-up samples are at most {MOST_SYNTHETIC}; give data with --calibrate");
-                    return Err(DataError::Flag { flag: "samples", value: n.to_string(), reason });
-                }
-                let fit = usize::try_from(SYNTHETIC_VALUES * batch as u64 / values.max(1)).unwrap_or(usize::MAX);
-                let usual = fit.clamp(FEWEST_SAMPLES, SYNTHETIC_SAMPLES);
-                let total = options.samples.unwrap_or(usual.next_multiple_of(batch));
-                let source = Synthetic::new(inputs, options, &pictures, &layout, &mut notes)?;
-                check_crop(&inputs[0], options, &pictures, &mut notes)?;
-                let description = format!("synthetic: made from seed {}, no data was given", options.seed);
-                (Source::Synthetic(source), None, total, description)
-            }
-            (None, Some(path)) if path.is_dir() => {
-                let [spec] = inputs else {
-                    return Err(inputs[1].refused("a folder of images feeds a model of one input: use an .npz file"));
-                };
-                let shape = check_crop(spec, options, &pictures, &mut notes)?
-                    .ok_or_else(|| spec.refused("not an image: rank 4, float or uint8, with 1 or 3 channels"))?;
-                let folder = ImageFolder::open(path, spec, shape, options, &pictures)?;
-                let (total, labels) = (folder.len(), folder.listing().labels.clone());
-                notes.extend(folder.listing().notes.iter().cloned());
-                notes.extend(told(&pictures, spec, &shape));
-                (Source::Images(folder), labels, total, format!("images of {}", path.display()))
-            }
-            (None, Some(path)) => {
-                let (file, labels) = ArrayFile::open(path, inputs, &layout, &mut notes)?;
-                let total = file.len();
-                (Source::Arrays(file), labels, total, format!("arrays of {}", path.display()))
-            }
+        let mut opening = Opening { options, inputs, layout: &layout, pictures: &pictures, notes: Vec::new() };
+        let Opened { source, labels, total, description } = match (arrays, &options.calibrate) {
+            (Some(a), _) => opening.given(a)?,
+            (None, None) => opening.made_up(values)?,
+            (None, Some(path)) if path.is_dir() => opening.folder(path)?,
+            (None, Some(path)) => opening.file(path)?,
         };
+        let mut notes = opening.notes;
         let asked = options.samples.unwrap_or(total);
         if asked > total {
             notes.push(format!("{asked} samples were asked for, there are {total}: all are used"));

@@ -188,7 +188,7 @@ fn a_folder_that_can_not_serve_says_why() {
 
     png(dir.path(), "small.png", 3, 8, |_, _| [0; 3]);
     let e = open_err(&DataOptions { resize: Some(0), ..from(dir.path()) }, &x);
-    assert!(e.contains("small.png: 3x8 pixels can not be cropped to 4x4") && e.contains("--resize 4"), "{e}");
+    assert!(e.contains("small.png: 3x8 pixels cannot be cropped to 4x4") && e.contains("--resize 4"), "{e}");
     assert!(open_err(&DataOptions { crop: Some(5), ..from(dir.path()) }, &x).contains("--crop 5"));
     assert!(open_err(&from(dir.path()), &[spec("x", DType::FLOAT, &[0, 197, 64])]).contains("not an image"));
     assert!(open_err(&from(dir.path()), &[x[0].clone(), x[0].clone()]).contains(".npz"));
@@ -208,7 +208,7 @@ fn what_can_not_be_read_is_named_before_anything_runs() {
     put("b.jpg", b"\0\0\0\x20ftypavif....");
     put("c.tif", b"II*\0........");
     let e = open_err(&from(dir.path()), &x);
-    for part in ["3 of 6 pictures can not be read", "a.avif (AVIF", "b.jpg (AVIF", "c.tif (TIFF", "convert them"] {
+    for part in ["3 of 6 pictures cannot be read", "a.avif (AVIF", "b.jpg (AVIF", "c.tif (TIFF", "convert them"] {
         assert!(e.contains(part), "{part}: {e}");
     }
     ["a.avif", "b.jpg", "c.tif"].iter().for_each(|f| fs::remove_file(dir.path().join(f)).unwrap());

@@ -13,7 +13,7 @@ use super::common::is_captured;
 pub(super) const NEWEST: i64 = 23;
 
 /// One node on its way from operator set `from` to `to`.
-pub(super) struct Job<'a> {
+pub(super) struct Conversion<'a> {
     pub g: &'a Graph,
     pub map: &'a ShapeMap,
     pub id: NodeId,
@@ -22,7 +22,7 @@ pub(super) struct Job<'a> {
 }
 
 /// Adds to the patch what the node needs; `Err` says why it cannot be converted.
-pub(super) fn convert(job: &Job, patch: &mut Patch) -> Result<(), String> {
+pub(super) fn convert(job: &Conversion, patch: &mut Patch) -> Result<(), String> {
     let node = job.g.node(job.id);
     if !node.op.is_onnx() {
         return Ok(());
@@ -38,7 +38,7 @@ pub(super) fn convert(job: &Job, patch: &mut Patch) -> Result<(), String> {
     Ok(())
 }
 
-impl Job<'_> {
+impl Conversion<'_> {
     /// The conversion to one new version of the operator.
     fn step(&self, op: &str, version: i64, patch: &mut Patch) -> Result<(), String> {
         match (op, version) {
@@ -131,7 +131,7 @@ impl Job<'_> {
         let name = self.name();
         let flat = patch.node("Flatten", &format!("{name}_flat"), &[x.into()], Attrs::new().with_int("axis", axis));
         let soft = patch.node(op, &format!("{name}_rows"), &[flat], Attrs::new().with_int("axis", -1));
-        let shape = patch.node("Shape", &format!("{name}_shape"), &[x.into()], Attrs::new());
+        let shape = patch.under(&name).op("Shape", "shape", &[x.into()]);
         let new = patch.node("Reshape", &name, &[soft, shape], Attrs::new());
         self.replace(y, new, patch)
     }

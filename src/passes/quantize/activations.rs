@@ -88,7 +88,7 @@ impl QuantizeActivations {
         };
         let v = g.find(name).ok_or_else(|| failed("it is not in the model".into()))?;
         let t = g.constant(v).ok_or_else(|| failed("it is no constant".into()))?;
-        let data = t.to_f32s().ok_or_else(|| failed("it can not be read".into()))?;
+        let data = t.to_f32s().ok_or_else(|| failed("it cannot be read".into()))?;
         let dims: Vec<usize> = t.dims.iter().map(|d| *d as usize).collect();
         let codes = crate::quant::kernel::quantize_tensor(&data, &dims, q).map_err(|e| failed(e.to_string()))?;
         let mut p = Patch::new(self.id()).made_from([name.to_owned()]);
@@ -207,16 +207,16 @@ impl QuantizeActivations {
             let mut place = vec![0f32; channels];
             place[o.channel] = 1.0;
             let place = p.constant(&format!("{name}_place"), Tensor::f32(&[channels as i64], &place));
-            let x = p.node("Mul", &format!("{name}_placed"), &[x, place], Attrs::new());
+            let x = p.under(&name).op("Mul", "placed", &[x, place]);
             coarse = Some(match coarse {
-                Some(c) => p.node("Add", &format!("{name}_joined"), &[c, x], Attrs::new()),
+                Some(c) => p.under(&name).op("Add", "joined", &[c, x]),
                 None => x,
             });
         }
         let coarse = coarse.expect("asked for with outliers only");
-        let left = p.node("Sub", &format!("{hint}_left"), &[v.into(), coarse], Attrs::new());
+        let left = p.under(hint).op("Sub", "left", &[v.into(), coarse]);
         let left = super::round_trip(p, left, &a.params, hint);
-        Ok(p.node("Add", &format!("{hint}_whole"), &[left, coarse], Attrs::new()))
+        Ok(p.under(hint).op("Add", "whole", &[left, coarse]))
     }
 }
 

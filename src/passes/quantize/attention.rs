@@ -109,15 +109,15 @@ impl<'a> Core<'a> {
         let mut d = super::round_trip(p, raw.into(), self.scores, name);
         // What was hidden before the codes were made has the lowest code now, not none.
         if let Some(keep) = seen(g, &self.site.masks[..self.site.early], p)? {
-            let hidden = p.constant(&format!("{name}_hidden"), Tensor::scalar_f32(HIDDEN));
-            d = p.node("Where", &format!("{name}_kept"), &[keep, d, hidden], Attrs::new());
+            let hidden = p.under(name).scalar("hidden", HIDDEN);
+            d = p.under(name).op("Where", "kept", &[keep, d, hidden]);
         }
         p.replace(raw, d);
         if g.node(a.softmax).input(0) == Some(raw) {
             // onnxruntime makes a QLinearSoftmax of a Softmax between codes, which has other bits and takes longer.
             // What is taken off a whole row changes no weight.
             let max = row_max(p, d, self.opset, (&format!("{name}_max"), &format!("{name}_max_axis")));
-            let below = p.node("Sub", &format!("{name}_below_max"), &[d, max], Attrs::new());
+            let below = p.under(name).op("Sub", "below_max", &[d, max]);
             p.set_input(a.softmax, 0, Some(below));
         }
         // Weights that others read first are a value like any other, with codes of their own.
@@ -161,7 +161,7 @@ impl<'a> Core<'a> {
         let Hiding { keep: mask, left } = hiding(g, a, site, self.opset, p)?;
         if let Some(left) = left {
             let zero = p.constant(&format!("{name}_none"), zero_points(scores));
-            codes = p.node("Where", &format!("{name}_left"), &[left, codes, zero], Attrs::new());
+            codes = p.under(name).op("Where", "left", &[left, codes, zero]);
         }
         let shape = g.shape(site.value).or_else(|| g.shape(a.scores));
         let keys = shape.and_then(|s| match s.last() {

@@ -45,7 +45,7 @@ impl Pass for FoldFactors {
     }
 
     fn summary(&self) -> &'static str {
-        "Moves factors of a value into the weights behind it."
+        "Moves factors of a value into the weights after it."
     }
 
     fn numerics(&self) -> Numerics {
@@ -99,14 +99,14 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
         if *behind.get_or_insert(axes) != axes {
             return Err(failed("its readers do not contract the same axis"));
         }
-        let t = scaled(w, l.in_axis, |c| f[c]).ok_or_else(|| failed("a weight can not be read"))?;
+        let t = scaled(w, l.in_axis, |c| f[c]).ok_or_else(|| failed("a weight cannot be read"))?;
         let c = p.constant(g.name_of(l.weight), t);
         p.set_input(l.node, 1, Some(c));
         if fold.offsets.iter().any(|o| *o != 0.0) {
             if l.is_conv && pads(g.node(l.node)) {
                 return Err(failed("offsets do not go through a Conv that pads"));
             }
-            let shift = shifts(w, l, &fold.offsets).ok_or_else(|| failed("a weight can not be read"))?;
+            let shift = shifts(w, l, &fold.offsets).ok_or_else(|| failed("a weight cannot be read"))?;
             bias_changed(g, &mut p, l, |c, b| (f64::from(b) + shift[c]) as f32).map_err(failed)?;
         }
     }
@@ -151,7 +151,7 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
             let mut x = v.into();
             if !fold.offsets.is_empty() {
                 let c = p.constant(&format!("{name}_offset"), Tensor::f32(&dims, &fold.offsets));
-                x = p.node("Sub", &format!("{name}_shifted"), &[x, c], Attrs::new());
+                x = p.under(&name).op("Sub", "shifted", &[x, c]);
             }
             let inv: Vec<f32> = f.iter().map(|f| 1.0 / f).collect();
             let c = p.constant(&format!("{name}_factor"), Tensor::f32(&dims, &inv));

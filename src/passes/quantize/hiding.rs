@@ -81,8 +81,8 @@ fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
     let hint = format!("{name}_keep_any");
     let any = over_last_axis(p, "ReduceMax", &hint, count, opset);
     let any = p.node("Cast", &format!("{hint}_bool"), &[any], to(DType::BOOL));
-    let none = p.node("Not", &format!("{name}_keep_none"), &[any], Attrs::new());
-    p.node("Or", &format!("{name}_keep_or_none"), &[keep, none], Attrs::new())
+    let none = p.under(name).op("Not", "keep_none", &[any]);
+    p.under(name).op("Or", "keep_or_none", &[keep, none])
 }
 
 /// What lies less far than `HIDES` below the largest number that the masks put in its row.
@@ -92,9 +92,9 @@ fn by_level(masks: &[&Mask], fills: &[Option<f32>], p: &mut Patch, name: &str, o
         let hint = format!("{name}_level_{i}");
         level = Some(match (m.kind, level) {
             (MaskKind::Boolean { keep, .. }, before) => {
-                let before = before.unwrap_or_else(|| p.constant(&format!("{hint}_of_all"), Tensor::scalar_f32(0.0)));
+                let before = before.unwrap_or_else(|| p.under(&hint).scalar("of_all", 0.0));
                 let fill = fill.unwrap_or(HIDDEN).max(f32::MIN);
-                let fill = p.constant(&format!("{hint}_hidden"), Tensor::scalar_f32(fill));
+                let fill = p.under(&hint).scalar("hidden", fill);
                 let order = if keep { [before, fill] } else { [fill, before] };
                 p.node("Where", &hint, &[m.value.into(), order[0], order[1]], Attrs::new())
             }
@@ -102,11 +102,11 @@ fn by_level(masks: &[&Mask], fills: &[Option<f32>], p: &mut Patch, name: &str, o
             (_, Some(before)) => p.node("Add", &hint, &[before, m.value.into()], Attrs::new()),
         });
     }
-    let level = level.unwrap_or_else(|| p.constant(&format!("{name}_level"), Tensor::scalar_f32(0.0)));
+    let level = level.unwrap_or_else(|| p.under(name).scalar("level", 0.0));
     let top = over_last_axis(p, "ReduceMax", &format!("{name}_level_top"), level, opset);
-    let below = p.node("Sub", &format!("{name}_level_below"), &[level, top], Attrs::new());
-    let limit = p.constant(&format!("{name}_level_limit"), Tensor::scalar_f32(HIDES));
-    p.node("Greater", &format!("{name}_keep_by_level"), &[below, limit], Attrs::new())
+    let below = p.under(name).op("Sub", "level_below", &[level, top]);
+    let limit = p.under(name).scalar("level_limit", HIDES);
+    p.under(name).op("Greater", "keep_by_level", &[below, limit])
 }
 
 /// The masks as one condition, true where each lets through or adds more than `limit`.
@@ -128,7 +128,7 @@ fn above(g: &Graph, masks: &[&Mask], limit: f32, p: &mut Patch) -> Result<Option
                         p.constant(&name, Tensor::bool(&dims, &keep))
                     }
                     None => {
-                        let limit = p.constant(&format!("{name}_limit"), Tensor::scalar_f32(limit));
+                        let limit = p.under(&name).scalar("limit", limit);
                         p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
                     }
                 }

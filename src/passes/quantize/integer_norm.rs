@@ -44,7 +44,7 @@ use std::borrow::Cow;
 use super::lower::Coding;
 use crate::ir::{Attrs, DType, Graph, Node, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// Largest factor the error bound is stated for; the planner uses up to 2^7.
 const MAX_FACTOR: u32 = 256;
@@ -166,7 +166,7 @@ struct Coarse {
 }
 
 impl Coarse {
-    /// The two operands of an Add that makes `x`: codes a channel, and second codes.
+    /// The two operands of an Add that makes `x`: codes per channel, and second codes.
     fn beside(g: &Graph, x: ValueId) -> Option<(ValueId, Vec<Coarse>)> {
         let n = g.node(g.producer_is(x, "Add")?);
         let (a, b) = (n.input(0)?, n.input(1)?);
@@ -321,7 +321,7 @@ impl Norm {
         }
         let (left, coarse) = Coarse::beside(g, x).unwrap_or((x, Vec::new()));
         let q = Codes::read(g, left)?;
-        // Gamma has one element a channel, whatever the scales have.
+        // Gamma has one element per channel, whatever the scales have.
         let channels = g.constant(gamma).map(Tensor::len).ok_or("its number of channels is not known")?;
         let along = q.scales.len() == channels && last(q.dq.int("axis"));
         if !(q.dims.is_empty() || q.scales.len() == 1 || (q.dims.len() == 1 && along)) {
@@ -361,11 +361,12 @@ impl Norm {
 
     fn patch(&self, g: &Graph, by: &str) -> Patch {
         let name = g.name_of(self.out);
-        let p = Patch::new(by).made_from([g.node(self.node).name.clone()]).before(self.node);
-        let mut e = Emitter { p, hint: name };
+        let mut p = Patch::new(by).made_from([g.node(self.node).name.clone()]).before(self.node);
+        let mut e = p.inside(name);
         let factors = e.constant("factors", self.factors.clone());
         let inputs: Vec<Option<Ref>> = [Some(self.codes.into()), Some(factors), self.zero.map(Ref::from)].to_vec();
-        let v = e.p.node_with(Op::onnx("DequantizeLinear"), &inputs, &[&e.part("v")], self.attrs.clone())[0];
+        let v = e.name("v");
+        let v = e.node_with(Op::onnx("DequantizeLinear"), &inputs, &[&v], self.attrs.clone())[0];
         let v = self.coarse.iter().enumerate().fold(v, |v, (i, c)| {
             let f = e.scalar(&format!("coarse_factor_{i}"), c.scale);
             let zero = c.zero_point.into();
@@ -373,9 +374,9 @@ impl Norm {
             let h = e.op("Mul", &format!("coarse_placed_{i}"), &[h, c.place.into()]);
             e.op("Add", &format!("v_with_coarse_{i}"), &[v, h])
         });
-        let mean = self.sum.map(|held| e.mean(v, self.channels, held));
+        let mean = self.sum.map(|held| mean(&mut e, v, self.channels, held));
         let u = mean.map_or(v, |(m, _)| e.op("Sub", "centred", &[v, m]));
-        let squares = e.squares(u, self.squares);
+        let squares = squares(&mut e, u, self.squares);
 
         let inverse = e.scalar("per_channel", 1.0 / self.channels as f32);
         let about = e.op("Mul", "mean_square", &[squares, inverse]);
@@ -394,116 +395,85 @@ impl Norm {
         if let Some(beta) = self.beta {
             y = e.op("Add", "shifted", &[y, beta.into()]);
         }
-        e.p.succeed(self.out, y);
-        e.p
+        p.succeed(self.out, y);
+        p
     }
 }
 
-struct Emitter<'a> {
-    p: Patch,
-    hint: &'a str,
+fn row_sum(e: &mut Under<'_>, part: &str, x: Ref) -> Ref {
+    let axes = e.constant("last_axis", Tensor::i64(&[1], &[-1]));
+    e.op_with("ReduceSum", part, &[x, axes], Attrs::new().with_int("keepdims", 1))
 }
 
-impl Emitter<'_> {
-    fn part(&self, part: &str) -> String {
-        format!("{}/{part}", self.hint)
-    }
+/// The integer nearest to the mean, and what the mean has beyond it.
+fn mean(e: &mut Under<'_>, v: Ref, channels: usize, held: Held) -> (Ref, Ref) {
+    let inverse = e.scalar("per_channel", 1.0 / channels as f32);
+    let (m, rest) = match held {
+        Held::Float => {
+            let s = row_sum(e, "sum", v);
+            let mean = e.op("Mul", "mean", &[s, inverse]);
+            let m = e.op("Round", "centre", &[mean]);
+            let count = e.scalar("channels", channels as f32);
+            let all = e.op("Mul", "centre_sum", &[m, count]);
+            (m, e.op("Sub", "rest_sum", &[s, all]))
+        }
+        Held::Int32 => {
+            let v = e.cast("v_i32", v, DType::INT32);
+            let s = row_sum(e, "sum", v);
+            let near = e.cast("sum_f32", s, DType::FLOAT);
+            let mean = e.op("Mul", "mean", &[near, inverse]);
+            let m = e.op("Round", "centre", &[mean]);
+            let count = e.constant("channels", Tensor::i32(&[], &[channels as i32]));
+            let whole = e.cast("centre_i32", m, DType::INT32);
+            let all = e.op("Mul", "centre_sum", &[whole, count]);
+            let rest = e.op("Sub", "rest_sum_i32", &[s, all]);
+            (m, e.cast("rest_sum", rest, DType::FLOAT))
+        }
+    };
+    (m, e.op("Mul", "rest", &[rest, inverse]))
+}
 
-    fn op(&mut self, op: &str, part: &str, inputs: &[Ref]) -> Ref {
-        let name = self.part(part);
-        self.p.node(op, &name, inputs, Attrs::new())
-    }
-
-    fn constant(&mut self, part: &str, t: Tensor) -> Ref {
-        let name = self.part(part);
-        self.p.constant(&name, t)
-    }
-
-    fn scalar(&mut self, part: &str, x: f32) -> Ref {
-        self.constant(part, Tensor::scalar_f32(x))
-    }
-
-    fn cast(&mut self, part: &str, x: Ref, to: DType) -> Ref {
-        let name = self.part(part);
-        self.p.node("Cast", &name, &[x], Attrs::new().with_int("to", to.0.into()))
-    }
-
-    fn row_sum(&mut self, part: &str, x: Ref) -> Ref {
-        let axes = self.constant("last_axis", Tensor::i64(&[1], &[-1]));
-        let name = self.part(part);
-        self.p.node("ReduceSum", &name, &[x, axes], Attrs::new().with_int("keepdims", 1))
-    }
-
-    /// The integer nearest to the mean, and what the mean has beyond it.
-    fn mean(&mut self, v: Ref, channels: usize, held: Held) -> (Ref, Ref) {
-        let inverse = self.scalar("per_channel", 1.0 / channels as f32);
-        let (m, rest) = match held {
-            Held::Float => {
-                let s = self.row_sum("sum", v);
-                let mean = self.op("Mul", "mean", &[s, inverse]);
-                let m = self.op("Round", "centre", &[mean]);
-                let count = self.scalar("channels", channels as f32);
-                let all = self.op("Mul", "centre_sum", &[m, count]);
-                (m, self.op("Sub", "rest_sum", &[s, all]))
-            }
-            Held::Int32 => {
-                let v = self.cast("v_i32", v, DType::INT32);
-                let s = self.row_sum("sum", v);
-                let near = self.cast("sum_f32", s, DType::FLOAT);
-                let mean = self.op("Mul", "mean", &[near, inverse]);
-                let m = self.op("Round", "centre", &[mean]);
-                let count = self.constant("channels", Tensor::i32(&[], &[channels as i32]));
-                let whole = self.cast("centre_i32", m, DType::INT32);
-                let all = self.op("Mul", "centre_sum", &[whole, count]);
-                let rest = self.op("Sub", "rest_sum_i32", &[s, all]);
-                (m, self.cast("rest_sum", rest, DType::FLOAT))
-            }
-        };
-        (m, self.op("Mul", "rest", &[rest, inverse]))
-    }
-
-    /// The sum of squares of a row.
-    fn squares(&mut self, u: Ref, how: Squares) -> Ref {
-        match how {
-            Squares::Whole => {
-                let s = self.op("Mul", "square", &[u, u]);
-                self.row_sum("squares", s)
-            }
-            Squares::Digits { base, high, cross, low } => {
-                // Both factors are powers of two. Adding and taking away a large constant would round as well, but a
-                // runtime may see that the two cancel.
-                let inverse = self.scalar("digit_inverse", (1.0 / base) as f32);
-                let digit = self.scalar("digit", base as f32);
-                let t = self.op("Mul", "quotient", &[u, inverse]);
-                let t = self.op("Round", "high_digit", &[t]);
-                let h = self.op("Mul", "high", &[t, digit]);
-                let l = self.op("Sub", "low", &[u, h]);
-                let hh = self.product_sum("high_high", h, h, base * base, high);
-                let hl = self.product_sum("high_low", h, l, base, cross);
-                let ll = self.product_sum("low_low", l, l, 1.0, low);
-                let two = self.scalar("two", 2.0);
-                let hl = self.op("Mul", "high_low_twice", &[hl, two]);
-                let s = self.op("Add", "upper_squares", &[hh, hl]);
-                self.op("Add", "squares", &[s, ll])
-            }
+/// The sum of squares of a row.
+fn squares(e: &mut Under<'_>, u: Ref, how: Squares) -> Ref {
+    match how {
+        Squares::Whole => {
+            let s = e.op("Mul", "square", &[u, u]);
+            row_sum(e, "squares", s)
+        }
+        Squares::Digits { base, high, cross, low } => {
+            // Both factors are powers of two. Adding and taking away a large constant would round as well, but a
+            // runtime may see that the two cancel.
+            let inverse = e.scalar("digit_inverse", (1.0 / base) as f32);
+            let digit = e.scalar("digit", base as f32);
+            let t = e.op("Mul", "quotient", &[u, inverse]);
+            let t = e.op("Round", "high_digit", &[t]);
+            let h = e.op("Mul", "high", &[t, digit]);
+            let l = e.op("Sub", "low", &[u, h]);
+            let hh = product_sum(e, "high_high", h, h, base * base, high);
+            let hl = product_sum(e, "high_low", h, l, base, cross);
+            let ll = product_sum(e, "low_low", l, l, 1.0, low);
+            let two = e.scalar("two", 2.0);
+            let hl = e.op("Mul", "high_low_twice", &[hl, two]);
+            let s = e.op("Add", "upper_squares", &[hh, hl]);
+            e.op("Add", "squares", &[s, ll])
         }
     }
+}
 
-    /// `sum a b` over a row, the products being multiples of `unit`.
-    fn product_sum(&mut self, part: &str, a: Ref, b: Ref, unit: f64, held: Held) -> Ref {
-        let ab = self.op("Mul", part, &[a, b]);
-        match held {
-            // A common power of two takes nothing from what float32 holds exactly.
-            Held::Float => self.row_sum(&format!("{part}_sum"), ab),
-            Held::Int32 => {
-                let down = self.scalar(&format!("{part}_unit_inverse"), (1.0 / unit) as f32);
-                let n = self.op("Mul", &format!("{part}_units"), &[ab, down]);
-                let n = self.cast(&format!("{part}_i32"), n, DType::INT32);
-                let s = self.row_sum(&format!("{part}_sum_i32"), n);
-                let s = self.cast(&format!("{part}_sum_units"), s, DType::FLOAT);
-                let up = self.scalar(&format!("{part}_unit"), unit as f32);
-                self.op("Mul", &format!("{part}_sum"), &[s, up])
-            }
+/// `sum a b` over a row, the products being multiples of `unit`.
+fn product_sum(e: &mut Under<'_>, part: &str, a: Ref, b: Ref, unit: f64, held: Held) -> Ref {
+    let ab = e.op("Mul", part, &[a, b]);
+    match held {
+        // A common power of two takes nothing from what float32 holds exactly.
+        Held::Float => row_sum(e, &format!("{part}_sum"), ab),
+        Held::Int32 => {
+            let down = e.scalar(&format!("{part}_unit_inverse"), (1.0 / unit) as f32);
+            let n = e.op("Mul", &format!("{part}_units"), &[ab, down]);
+            let n = e.cast(&format!("{part}_i32"), n, DType::INT32);
+            let s = row_sum(e, &format!("{part}_sum_i32"), n);
+            let s = e.cast(&format!("{part}_sum_units"), s, DType::FLOAT);
+            let up = e.scalar(&format!("{part}_unit"), unit as f32);
+            e.op("Mul", &format!("{part}_sum"), &[s, up])
         }
     }
 }

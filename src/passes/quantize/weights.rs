@@ -45,7 +45,7 @@ impl Pass for QuantizeWeights {
     }
 
     fn summary(&self) -> &'static str {
-        "Stores weights as int8, one scale an output channel, and biases as int32."
+        "Stores weights as int8, one scale per output channel, and biases as int32."
     }
 
     fn numerics(&self) -> Numerics {
@@ -63,7 +63,7 @@ impl Pass for QuantizeWeights {
                 pass: self.id().into(),
                 message: format!("the plan's layer `{}` is not in the model; make a new plan", layer.output),
             })?;
-            let p = Coded { plan, g: &m.graph, l, layer }.patch()?;
+            let p = LayerCodes { plan, g: &m.graph, l, layer }.patch()?;
             m.commit(p)?;
             out.changes += 1;
         }
@@ -72,7 +72,7 @@ impl Pass for QuantizeWeights {
 }
 
 /// A layer whose weight and bias become codes.
-struct Coded<'a> {
+struct LayerCodes<'a> {
     plan: &'a QuantPlan,
     g: &'a Graph,
     l: &'a Linear,
@@ -87,7 +87,7 @@ struct Weight<'a> {
     outs: usize,
 }
 
-impl<'a> Coded<'a> {
+impl<'a> LayerCodes<'a> {
     fn failed(&self, message: impl Into<String>) -> PassError {
         let message = format!("layer `{}`: {}", self.layer.output, message.into());
         PassError::Failed { pass: QuantizeWeights.id().into(), message }

@@ -31,7 +31,7 @@ pub(super) fn decide(
     if let Some(f) = recipe.folds.get(&s.role)
         && let Some((fold, params, reason)) = folds::folded(g, s, st, f, candidates, linears, recipe)
     {
-        let all = Coded { params, outliers: Vec::new(), reason }.activation(name, s.role, Readers::All);
+        let all = Winner { params, outliers: Vec::new(), reason }.activation(name, s.role, Readers::All);
         return Ok((fold, vec![all]));
     }
     let contest = Contest { s, st, within: recipe.one_scale_within.get(&s.role).copied() };
@@ -55,15 +55,15 @@ pub(super) fn decide(
 }
 
 /// Codes for a value, and why these.
-struct Coded {
+struct Winner {
     params: QParams,
     outliers: Vec<Outlier>,
     reason: String,
 }
 
-impl Coded {
+impl Winner {
     fn activation(self, value: &str, role: Role, readers: Readers) -> Activation {
-        let Coded { params, outliers, reason } = self;
+        let Winner { params, outliers, reason } = self;
         Activation { value: value.to_owned(), role, readers, params, outliers, reason }
     }
 }
@@ -118,7 +118,7 @@ impl Contest<'_> {
     }
 
     /// The candidate of least error; at least one of them has 8 bits.
-    fn best(&self, candidates: &[Candidate]) -> Coded {
+    fn best(&self, candidates: &[Candidate]) -> Winner {
         let entrants: Vec<(&Candidate, Entrant)> =
             candidates.iter().filter_map(|c| Some((c, self.entrant(c)?))).collect();
         let least = |one_scale: bool| {
@@ -135,7 +135,7 @@ impl Contest<'_> {
         let st = self.st;
         let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
         let reason = format!("{what}: {}", db(signal, *error));
-        Coded { params: params.clone(), outliers: outliers.clone(), reason }
+        Winner { params: params.clone(), outliers: outliers.clone(), reason }
     }
 
     /// Codes of 16 bits, where the error of 8 drowns the faintest tokens or the usual ones.

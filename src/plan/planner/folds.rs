@@ -47,7 +47,7 @@ impl Way {
     }
 }
 
-/// Factors and offsets a channel: `x` becomes `(x - offset) / factor`.
+/// Factors and offsets per channel: `x` becomes `(x - offset) / factor`.
 struct Chosen {
     factors: Vec<f32>,
     offsets: Vec<f32>,

@@ -71,7 +71,7 @@ pub fn decide(
             }
             if !spec.bases().is_empty() {
                 let steps: Vec<String> = spec.bases().iter().map(|b| b.steps().to_string()).collect();
-                reason.push_str(&format!(", steps an octave {}", steps.join(" ")));
+                reason.push_str(&format!(", steps per octave {}", steps.join(" ")));
             }
             AttentionForm::Lis { spec }
         }
@@ -196,7 +196,7 @@ impl<'s> Rows<'s> {
             }
         }
         let Some((_, zero, scales)) = best else { return Ok(start) };
-        let what = format!("a scale a head, zero point {zero}");
+        let what = format!("a scale per head, zero point {zero}");
         let found = self.best(&[(by_head(scales, zero)?, what)], forms)?;
         Ok(if found.error < start.error { found } else { start })
     }
@@ -331,7 +331,7 @@ mod tests {
         let (p, form, reason) = decide(&s, 1.0, false, &recipe("fine: [8], scale-by-head: true")).unwrap();
         assert_eq!((p.axis(), p.zero(0)), (Some(-3), p.zero(1)));
         assert!(p.scale(1) > 10.0 * p.scale(0), "{p:?}");
-        assert!(reason.contains("a scale a head"), "{reason}");
+        assert!(reason.contains("a scale per head"), "{reason}");
         assert!(matches!(form, AttentionForm::Lis { spec } if spec.fine() == [8]));
         // The weights of the narrow head gain, and both errors are of the same rows.
         let rows = Rows::of(&s, 1.0);
@@ -359,7 +359,7 @@ mod tests {
         let AttentionForm::Lis { spec } = form else { panic!("{reason}") };
         assert_eq!(spec.bases().len(), 2, "{reason}");
         assert!(spec.base_of(0) > spec.base_of(1), "{reason}");
-        assert!(reason.contains("steps an octave 3"), "{reason}");
+        assert!(reason.contains("steps per octave 3"), "{reason}");
         // Half octaves are a family of their own, and the better family wins.
         let (_, form, _) = decide(&s, 1.0, false, &recipe("bases: ['2'], fine: [0, 4, 8]")).unwrap();
         assert!(matches!(form, AttentionForm::Lis { spec } if spec.bases().is_empty() && !spec.fine().is_empty()));

@@ -20,7 +20,7 @@ pub fn layer(g: &Graph, l: &Linear, stats: &Known<'_>, recipe: &QuantRecipe, fol
         rounding: Rounding::Nearest,
         stored: None,
         correction: Vec::new(),
-        reason: format!("{code:?}, one scale an output channel").to_lowercase(),
+        reason: format!("{code:?}, one scale per output channel").to_lowercase(),
     };
     if !recipe.bias_correction {
         return out;

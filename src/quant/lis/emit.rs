@@ -95,13 +95,11 @@ impl Emitter<'_> {
     }
 
     fn op_with(&mut self, op: &str, part: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
-        let name = self.name(part);
-        self.p.node(op, &name, inputs, attrs)
+        self.p.inside(&self.site.hint).op_with(op, part, inputs, attrs)
     }
 
     fn constant(&mut self, part: &str, t: Tensor) -> Ref {
-        let name = self.name(part);
-        self.p.constant(&name, t)
+        self.p.inside(&self.site.hint).constant(part, t)
     }
 
     /// Shape of a per-head constant that broadcasts against the scores.
@@ -125,7 +123,7 @@ impl Emitter<'_> {
     }
 
     fn cast(&mut self, part: &str, x: Ref, to: DType) -> Ref {
-        self.op_with("Cast", part, &[x], Attrs::new().with_int("to", to.0.into()))
+        self.p.inside(&self.site.hint).cast(part, x, to)
     }
 
     fn shift(&mut self, part: &str, x: Ref, by: Ref, direction: &str) -> Ref {
@@ -148,7 +146,7 @@ impl Emitter<'_> {
         row_max(self.p, x, self.site.opset, (&names.0, &names.1))
     }
 
-    /// Gather from one table a head, laid end to end, by an int32 index within the head's own.
+    /// Gather from one table per head, laid end to end, by an int32 index within the head's own.
     fn gather(&mut self, part: &str, tables: Tensor, each: usize, index: Ref) -> Ref {
         let n = tables.len() / each;
         let index = if n > 1 {

@@ -68,7 +68,7 @@ pub(crate) enum Weights {
     Ratio { one: u32, floor: u32 },
 }
 
-/// Constants of the exponentials of one sum anchor, one entry a head (or one for all).
+/// Constants of the exponentials of one sum anchor, one entry per head (or one for all).
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Exps {
     None,

@@ -34,7 +34,7 @@ const HALVES_DOWN: f32 = 1.0 / 65536.0;
 /// not so small that processors slow down over it, which they do from 1e-38 on.
 const NOTHING: f32 = 64.0;
 
-/// How a code axis is bent, one entry a head or one for all.
+/// How a code axis is bent, one entry per head or one for all.
 struct Axis {
     /// Code positions per unit of distance.
     rate: Vec<f32>,
@@ -155,7 +155,7 @@ impl Writer<'_> {
         self.coded("DequantizeLinear", part, x, (scale, zero), dtype)
     }
 
-    /// A number a head that broadcasts against scores.
+    /// A number per head that broadcasts against scores.
     fn heads(&mut self, part: &str, v: &[f32]) -> Ref {
         let alike = v.iter().all(|x| *x == v[0]);
         let t = if alike { Tensor::scalar_f32(v[0]) } else { Tensor::f32(&[v.len() as i64, 1, 1], v) };

@@ -9,7 +9,7 @@
 //! channel the channels must be found again on the other side: an axis that Transpose moves, the last axis of a Reshape
 //! that keeps it, the channels one after the other of a Concat along them. Pad needs one zero point, because it then pads
 //! with that code: the one that means 0. For DequantizeLinear with one scale in front of a Reshape, Transpose, Squeeze,
-//! Unsqueeze, Flatten, Slice, Gather or Split, also where it makes an output of the graph; with a scale a channel in front of
+//! Unsqueeze, Flatten, Slice, Gather or Split, also where it makes an output of the graph; with a scale per channel in front of
 //! the moves after which the channels are found again.
 //!
 //! *Why it is correct.* Both work element by element; a move keeps elements, and an element keeps its channel.
@@ -35,7 +35,7 @@ impl Pass for CodesFirst {
     }
 
     fn summary(&self) -> &'static str {
-        "Lets moves carry codes: QuantizeLinear in front of them, DequantizeLinear behind."
+        "Lets moves carry codes: QuantizeLinear in front of them, DequantizeLinear after them."
     }
 
     fn numerics(&self) -> Numerics {
@@ -194,7 +194,7 @@ fn up(g: &Graph, c: &Coding) -> Option<Patch> {
         let (s, z, attrs) = if *own == params && n == 1 {
             (q.input(1)?.into(), q.input(2)?.into(), Attrs::new())
         } else if n == 1 {
-            let s = p.constant(&format!("{hint}_scale"), Tensor::scalar_f32(own.scales[0]));
+            let s = p.under(&hint).scalar("scale", own.scales[0]);
             let z = p.constant(&format!("{hint}_zero_point"), zero_scalar(c.dtype, own.zeros[0]));
             (s, z, Attrs::new())
         } else {

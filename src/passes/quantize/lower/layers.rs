@@ -47,7 +47,7 @@ impl Pass for LayersWhole {
     }
 
     fn summary(&self) -> &'static str {
-        "Makes one Gemm or Conv of a layer between codes, its bias and the factors a channel around it."
+        "Makes one Gemm or Conv of a layer between codes, its bias and the factors per channel around it."
     }
 
     fn numerics(&self) -> Numerics {
@@ -279,12 +279,12 @@ impl Layer {
         let hint = if whole { name.clone() } else { format!("{name}_product") };
         let mut y = p.node_with(op, &inputs, &[&hint], attrs)[0];
         if !own && let Some(b) = bias {
-            y = p.node("Add", &format!("{name}_biased"), &[y, b], Attrs::new());
+            y = p.under(&name).op("Add", "biased", &[y, b]);
         }
         let dtype = self.q.as_ref().map_or(DType::FLOAT, |q| q.dtype);
         if let Some(q) = &self.q {
             let rounded = if shapes.is_some() { format!("{name}_rounded") } else { g.name_of(q.y).to_owned() };
-            let s = p.constant(&format!("{name}_q_scale"), Tensor::scalar_f32(q.scales[0]));
+            let s = p.under(&name).scalar("q_scale", q.scales[0]);
             let z = p.constant(&format!("{name}_q_zero"), zero_scalar(q.dtype, q.zeros[0]));
             y = p.node("QuantizeLinear", &rounded, &[y, s, z], Attrs::new());
         }
@@ -322,7 +322,7 @@ impl Layer {
             let z = p.constant(&format!("{hint}_zero"), zero_tensor(DType::UINT8, &[n], &zeros));
             return p.node("DequantizeLinear", &format!("{hint}_dq"), &[codes, s, z], attrs);
         }
-        // A zero point a channel is there already, in whatever type the codes have.
+        // A zero point per channel is there already, in whatever type the codes have.
         let z = match g.node(self.w.node).input(2).filter(|_| self.w.whole().is_none()) {
             Some(z) => z.into(),
             None => {

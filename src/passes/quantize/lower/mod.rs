@@ -142,7 +142,7 @@ pub(crate) fn factors(v: &[f32]) -> Tensor {
 
 /// QuantizeLinear or DequantizeLinear with a scale of 1, by the name `name`.
 pub(crate) fn at_unit_scale(p: &mut Patch, op: &str, name: &str, x: Ref, dtype: DType, zero: i64) -> Ref {
-    let s = p.constant(&format!("{name}_unit"), Tensor::scalar_f32(1.0));
+    let s = p.under(name).scalar("unit", 1.0);
     let z = p.constant(&format!("{name}_zero"), zero_scalar(dtype, zero));
     p.node(op, name, &[x, s, z], Attrs::new())
 }

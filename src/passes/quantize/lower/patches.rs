@@ -80,11 +80,11 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let shape =
         |p: &mut Patch, part: &str, d: &[i64]| p.constant(&format!("{name}_{part}"), Tensor::i64(&[d.len() as i64], d));
     let cut = shape(&mut p, "cut", &[-1, c, rows, kh, cols, kw]);
-    let a = p.node("Reshape", &format!("{name}_windows"), &[x.into(), cut], Attrs::new());
+    let a = p.under(name).op("Reshape", "windows", &[x.into(), cut]);
     let order = Attrs::new().with_ints("perm", &[0, 2, 4, 1, 3, 5]);
     let a = p.node("Transpose", &format!("{name}_in_order"), &[a], order);
     let flat = shape(&mut p, "flat", &[-1, rows * cols, depth]);
-    let a = p.node("Reshape", &format!("{name}_rows"), &[a, flat], Attrs::new());
+    let a = p.under(name).op("Reshape", "rows", &[a, flat]);
     let batch = g.shape(x)?.first()?.clone();
     p.typed(a, DType::FLOAT, Some(vec![batch.clone(), Dim::Known(rows * cols), Dim::Known(depth)]));
     // [O, C kh kw] to [C kh kw, O].
@@ -94,9 +94,9 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let scales = if w.scales.len() == 1 { vec![w.scales[0]; outs] } else { w.scales.clone() };
     let params = QParams::per_axis(crate::quant::Code::I8, 1, scales, vec![0; outs]).ok()?;
     let m = crate::passes::quantize::dequantize_linear(&mut p, m, &params, &format!("{wname}_matrix"));
-    let mut r: Ref = p.node("MatMul", &format!("{name}_product"), &[a, m], Attrs::new());
+    let mut r: Ref = p.under(name).op("MatMul", "product", &[a, m]);
     if let Some(b) = n.input(2) {
-        r = p.node("Add", &format!("{name}_rows_out"), &[r, b.into()], Attrs::new());
+        r = p.under(name).op("Add", "rows_out", &[r, b.into()]);
     }
     p.typed(r, DType::FLOAT, Some(vec![batch, Dim::Known(rows * cols), Dim::Known(o)]));
     match flattened(g, y, o, rows * cols) {

@@ -19,7 +19,7 @@
 //! the last axis, and its fused kernels (QLinearConv, QLinearGlobalAveragePool, ..) stop at run time at a scale per channel.
 
 use super::{Coding, at_unit_scale};
-use crate::ir::{Attrs, Class, DType, Graph, Node, Tensor};
+use crate::ir::{Class, DType, Graph, Node, Tensor};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::Patch;
 
@@ -39,7 +39,7 @@ impl Pass for PerChannel {
     }
 
     fn summary(&self) -> &'static str {
-        "Spells scales and zero points a channel out as element-wise arithmetic."
+        "Spells scales and zero points per channel out as element-wise arithmetic."
     }
 
     fn numerics(&self) -> Numerics {
@@ -131,12 +131,12 @@ fn quantize(g: &Graph, c: &Coding, dims: &[i64]) -> Patch {
     let mut p = Patch::new("per-channel").made_from([name.to_owned()]).before(c.node);
     let inverse: Vec<f32> = c.scales.iter().map(|s| (1.0 / f64::from(*s)) as f32).collect();
     let k = p.constant(&format!("{name}_inverse_scale"), Tensor::f32(dims, &inverse));
-    let mut x = p.node("Mul", &format!("{name}_scaled"), &[c.x.into(), k], Attrs::new());
+    let mut x = p.under(name).op("Mul", "scaled", &[c.x.into(), k]);
     let zero = one_zero(c);
     if zero.is_none() {
         let z: Vec<f32> = c.zeros.iter().map(|z| *z as f32).collect();
         let z = p.constant(&format!("{name}_zeros"), Tensor::f32(dims, &z));
-        x = p.node("Add", &format!("{name}_shifted"), &[x, z], Attrs::new());
+        x = p.under(name).op("Add", "shifted", &[x, z]);
     }
     let q = at_unit_scale(&mut p, "QuantizeLinear", name, x, c.dtype, zero.unwrap_or(0));
     p.typed(q, c.dtype, g.shape(c.y).map(<[_]>::to_vec));
@@ -159,12 +159,12 @@ fn read(g: &Graph, c: &Coding, dims: &[i64]) -> Patch {
     // A factor of 1 changes nothing.
     if c.scales.iter().any(|s| *s != 1.0) {
         let s = p.constant(&format!("{name}_scale"), Tensor::f32(dims, &c.scales));
-        y = p.node("Mul", &format!("{name}_scaled"), &[y, s], Attrs::new());
+        y = p.under(name).op("Mul", "scaled", &[y, s]);
     }
     if zero.is_none() {
         let o: Vec<f32> = c.scales.iter().zip(&c.zeros).map(|(s, z)| (-f64::from(*s) * (*z as f64)) as f32).collect();
         let o = p.constant(&format!("{name}_offset"), Tensor::f32(dims, &o));
-        y = p.node("Add", &format!("{name}_shifted"), &[y, o], Attrs::new());
+        y = p.under(name).op("Add", "shifted", &[y, o]);
     }
     p.typed(y, DType::FLOAT, g.shape(c.y).map(<[_]>::to_vec));
     p.succeed(c.y, y);

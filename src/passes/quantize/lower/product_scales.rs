@@ -15,7 +15,7 @@
 //! *Source.* Algebra; it saves a pass over the scores, and onnxruntime scales the sums of MatMulIntegerToFloat anyway.
 
 use super::Coding;
-use crate::ir::{Graph, NodeId, Tensor};
+use crate::ir::{Graph, NodeId};
 use crate::passes::common::{patch_nodes, sole_use};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
@@ -29,7 +29,7 @@ impl Pass for ProductScales {
     }
 
     fn summary(&self) -> &'static str {
-        "Makes a factor behind a product of codes part of their scale."
+        "Makes a factor after a product of codes part of their scale."
     }
 
     fn numerics(&self) -> Numerics {
@@ -62,7 +62,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let mut p = Patch::new("product-scales").made_from([name.to_owned()]).before(id);
     let read = g.node(a.node);
     let mut inputs: Vec<Option<Ref>> = read.inputs.iter().map(|v| v.map(Ref::from)).collect();
-    inputs[1] = Some(p.constant(&format!("{name}_scale"), Tensor::scalar_f32(scale)));
+    inputs[1] = Some(p.under(name).scalar("scale", scale));
     let x = p.node_with(read.op.clone(), &inputs, &[&format!("{name}_scaled")], read.attrs.clone())[0];
     let z = p.node("MatMul", name, &[x, n.input(1)?.into()], n.attrs.clone());
     if let Some(ty) = g.value(y).ty.clone() {

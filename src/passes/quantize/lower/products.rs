@@ -3,7 +3,7 @@
 //! *What it does.* The codes are multiplied and summed in int32, the int32 bias is added there, and one Mul by
 //! `s_x s_w[c] / s_y[c]` brings the sum to the scale of the result's codes, which a QuantizeLinear of scale 1 rounds.
 //! Zero points of the result that differ between channels go into the bias. Where the result is not quantized right
-//! after the layer, the Mul is by `s_x s_w[c]` and the result stays float; a constant factor a channel that alone reads
+//! after the layer, the Mul is by `s_x s_w[c]` and the result stays float; a constant factor per channel that alone reads
 //! it is joined with that Mul.
 //!
 //! *When it fires.* For a MatMul, Gemm or Conv whose operands come from DequantizeLinear: the first with one scale, the
@@ -111,14 +111,14 @@ impl Product {
         let n = g.node(id);
         let (Some(a), Some(b), Some(mut y)) = (n.input(0), n.input(1), n.out()) else { return Ok(None) };
         let (Some(x), Some(w)) = (Coding::read_back(g, a), Coding::read_back(g, b)) else { return Ok(None) };
-        let Some((sx, _)) = x.whole() else { return Err("its input has a scale a channel".into()) };
+        let Some((sx, _)) = x.whole() else { return Err("its input has a scale per channel".into()) };
         if !x.is_byte() || !w.is_byte() {
             return Err("its codes have not 8 bits".into());
         }
         let conv = n.op.is("Conv");
         let weight = match g.constant(w.x) {
             None if w.whole().is_some() && n.op.is("MatMul") => None,
-            None => return Err("its second operand has a scale a channel".into()),
+            None => return Err("its second operand has a scale per channel".into()),
             Some(t) => {
                 let gemm_back = n.op.is("Gemm") && n.int("transB") != 0;
                 let out_axis = if conv || gemm_back { 0 } else { t.dims.len() as i64 - 1 };
@@ -140,7 +140,7 @@ impl Product {
                 // On processors with VNNI, products with int8 take half the time of those with uint8.
                 let signed = |t: &Tensor| !conv && t.dims.len() == 2 && !saturates(t, 1, false);
                 let t = t.and_then(|t| if signed(&t) { Some(t) } else { unsigned(&t) });
-                Some(t.ok_or("its weight can not be read")?)
+                Some(t.ok_or("its weight cannot be read")?)
             }
         };
         match &n.op.name[..] {
@@ -308,7 +308,7 @@ impl Product {
             let b: Vec<i32> = b.iter().map(|b| *b as i32).collect();
             let dims = if self.conv { channels.dims() } else { vec![channels.count as i64] };
             let b = p.constant(&format!("{name}_bias"), Tensor::i32(&dims, &b));
-            a = p.node("Add", &format!("{name}_biased"), &[a, b], Attrs::new());
+            a = p.under(&name).op("Add", "biased", &[a, b]);
         }
         let to_float = Attrs::new().with_int("to", DType::FLOAT.0.into());
         a = p.node("Cast", &format!("{name}_units"), &[a], to_float);
@@ -318,7 +318,7 @@ impl Product {
         a = p.node("Mul", &scaled_name, &[a, f], Attrs::new());
         if offset.iter().any(|l| *l != 0.0) {
             let l = p.constant(&format!("{name}_offset"), channels.vector(&offset));
-            a = p.node("Add", &format!("{name}_shifted"), &[a, l], Attrs::new());
+            a = p.under(&name).op("Add", "shifted", &[a, l]);
         }
         let shape = g.shape(self.y).map(<[_]>::to_vec);
         match &self.q {
@@ -347,7 +347,7 @@ impl Channels {
         [vec![self.count as i64], vec![1; self.after]].concat()
     }
 
-    /// One number a channel, or one for all.
+    /// One number per channel, or one for all.
     fn vector(&self, v: &[f32]) -> Tensor {
         let mut t = factors(v);
         if !t.dims.is_empty() {

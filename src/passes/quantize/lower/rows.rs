@@ -25,9 +25,9 @@ use crate::rewrite::{Patch, Ref};
 const UNARY: [&str; 8] = ["Gelu", "Relu", "Sigmoid", "Tanh", "HardSwish", "LeakyRelu", "Erf", "Neg"];
 
 /// The pass.
-pub struct Rows;
+pub struct MatrixRows;
 
-impl Pass for Rows {
+impl Pass for MatrixRows {
     fn id(&self) -> &'static str {
         "rows"
     }

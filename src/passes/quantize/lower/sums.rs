@@ -6,7 +6,7 @@
 //! result's scale the same way (`A = 1 / s`); [`products`](super::products) then joins that factor with the layer's own.
 //!
 //! *When it fires.* For an Add read by one QuantizeLinear only, of DequantizeLinear outputs of computed 8-bit or 16-bit codes, or of
-//! one such and the result of a linear layer over codes, with one scale or one a channel of the last axis.
+//! one such and the result of a linear layer over codes, with one scale or one per channel of the last axis.
 //!
 //! *Why it is correct.* Algebra.
 //!
@@ -150,7 +150,7 @@ fn patch(g: &Graph, id: NodeId, how: IntegerSums) -> Option<Patch> {
     }
     let mut sum = p.node("Add", &format!("{name}_sum"), &scaled, Attrs::new());
     if biased.is_none() {
-        sum = p.node("Add", &format!("{name}_shifted"), &[sum, offset], Attrs::new());
+        sum = p.under(name).op("Add", "shifted", &[sum, offset]);
     }
     let r = at_unit_scale(&mut p, "QuantizeLinear", name, sum, q.dtype, 0);
     p.typed(r, q.dtype, g.shape(q.y).map(<[_]>::to_vec));

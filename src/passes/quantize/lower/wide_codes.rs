@@ -3,7 +3,7 @@
 //! *What it does.* QuantizeLinear to uint16 or int16 becomes Mul by `1 / s`, Round, Add of `z` and Clip to the type's range;
 //! DequantizeLinear of such codes becomes Sub of `z` and Mul by `s`. Factors of 1 and zero points of 0 fall away.
 //!
-//! *When it fires.* For QuantizeLinear of 16-bit codes that only DequantizeLinear reads, with one scale or one a channel of
+//! *When it fires.* For QuantizeLinear of 16-bit codes that only DequantizeLinear reads, with one scale or one per channel of
 //! the last axis, and for these readers.
 //!
 //! *Why it is correct.* Every 16-bit code is exact in float32, and Round rounds half to even, as QuantizeLinear does.
@@ -72,16 +72,16 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     if q.scales.iter().any(|s| *s != 1.0) {
         let inverse: Vec<f32> = q.scales.iter().map(|s| (1.0 / f64::from(*s)) as f32).collect();
         let k = p.constant(&format!("{name}_inverse_scale"), factors(&inverse));
-        x = p.node("Mul", &format!("{name}_scaled"), &[x, k], Attrs::new());
+        x = p.under(&name).op("Mul", "scaled", &[x, k]);
     }
-    x = p.node("Round", &format!("{name}_rounded"), &[x], Attrs::new());
+    x = p.under(&name).op("Round", "rounded", &[x]);
     if q.zeros.iter().any(|z| *z != 0) {
         let z = p.constant(&format!("{name}_zeros"), numbers(&q.zeros));
-        x = p.node("Add", &format!("{name}_shifted"), &[x, z], Attrs::new());
+        x = p.under(&name).op("Add", "shifted", &[x, z]);
     }
     let (low, high) = if q.dtype == DType::UINT16 { (0.0, 65535.0) } else { (-32768.0, 32767.0) };
-    let low = p.constant(&format!("{name}_low"), Tensor::scalar_f32(low));
-    let high = p.constant(&format!("{name}_high"), Tensor::scalar_f32(high));
+    let low = p.under(&name).scalar("low", low);
+    let high = p.under(&name).scalar("high", high);
     let codes =
         p.node_with(Op::onnx("Clip"), &[Some(x), Some(low), Some(high)], &[&format!("{name}_held")], Attrs::new())[0];
     p.typed(codes, DType::FLOAT, g.shape(q.y).map(<[_]>::to_vec));
@@ -90,11 +90,11 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
         let mut y = codes;
         if r.zeros.iter().any(|z| *z != 0) {
             let z = p.constant(&format!("{back}_zeros"), numbers(&r.zeros));
-            y = p.node("Sub", &format!("{back}_shifted"), &[y, z], Attrs::new());
+            y = p.under(&back).op("Sub", "shifted", &[y, z]);
         }
         if r.scales.iter().any(|s| *s != 1.0) {
             let s = p.constant(&format!("{back}_scale"), factors(&r.scales));
-            y = p.node("Mul", &format!("{back}_scaled"), &[y, s], Attrs::new());
+            y = p.under(&back).op("Mul", "scaled", &[y, s]);
         }
         p.replace(r.y, y);
     }

@@ -82,7 +82,7 @@ impl Emitter<'_> {
     }
 
     /// `steps (log2 S - log2 e(0))` as a float position: the integer logarithm of
-    /// [`reference::log2_fixed`](super::super::reference::log2_fixed), on one value a row.
+    /// [`reference::log2_fixed`](super::super::reference::log2_fixed), on one value per row.
     pub(super) fn offset(&mut self, e: Ref) -> Ref {
         let s = self.exp_sum(e);
         // Binary order: how many powers of two are not above S.
