@@ -52,6 +52,8 @@ pub mod keep;
 #[cfg(all(test, feature = "tract"))]
 mod laws_tests;
 #[cfg(feature = "tract")]
+pub mod outline;
+#[cfg(feature = "tract")]
 pub mod reach;
 #[cfg(feature = "tract")]
 pub mod refine;

@@ -433,6 +433,83 @@ fn the_fewest_parts_reach_the_target() {
 }
 
 #[test]
+fn a_target_that_only_the_float_model_reaches_is_an_error() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let args = [&whole(text(&m), text(&c))[..], &["--target-sqnr", "300"]].concat();
+    p.refused(&args, &["--target-sqnr 300", "only the float model", "sensitivity"]);
+    // The table is still worth having.
+    let o = p.run(&["sensitivity", text(&m), "--calibrate", text(&c), "--samples", "16", "-q", "--target-sqnr", "300"]);
+    let out = String::from_utf8_lossy(&o.stdout);
+    assert_eq!(o.status.code(), Some(2), "{out}");
+    assert!(out.contains("out of reach") && out.contains("block 0 mlp"), "{out}");
+}
+
+#[test]
+fn names_of_parts_are_looked_at_before_any_work() {
+    let p = Place::new();
+    let m = digits("digits_vit.onnx");
+    // The statistics would be read next, and are none.
+    let s = p.write("s", b"no statistics");
+    for part in ["block 4", "hed", "block 0 mpl"] {
+        p.refused(&[text(&m), "-o", "out.onnx", "-q", "--stats", &s, "--keep-float", part], &[part, "block 3 mlp"]);
+    }
+    for part in ["block 3", "head", "residual", "weights", "block 0 mlp"] {
+        p.refused(&[text(&m), "-o", "out.onnx", "-q", "--stats", &s, "--keep-float", part], &["statistics"]);
+    }
+}
+
+#[test]
+fn a_dry_run_tells_what_would_be_done_and_writes_nothing() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let args = [&whole(text(&m), text(&c))[..], &["--dry-run", "--plan", "p.yaml", "--stats", "s"]].concat();
+    let before = p.names();
+    let o = p.run(&args);
+    let out = String::from_utf8_lossy(&o.stdout);
+    assert_eq!(o.status.code(), Some(0), "{}", String::from_utf8_lossy(&o.stderr));
+    for said in
+        ["4 attentions", "fq-vit, target qdq", "14 samples", "2 samples", "SQNR 10 dB", "one forward pass takes"]
+    {
+        assert!(out.contains(said), "no `{said}` in {out}");
+    }
+    assert_eq!(p.names(), before);
+    assert_eq!(fs::read(p.path("out.onnx")).expect("still there"), OLD);
+    let o = p.run(&[&args[..], &["--json", "-", "--target", "integer", "--min-sqnr", "12.5", "--no-verify"]].concat());
+    let told: serde_json::Value = serde_json::from_slice(&o.stdout).expect("nothing but JSON");
+    assert_eq!((&told["target"], &told["thresholds"]["sqnr_db"]), (&"integer".into(), &12.5.into()));
+    assert_eq!((&told["calibration_samples"], &told["verification_samples"]), (&16.into(), &0.into()));
+    assert!(told["about_seconds"].as_f64().expect("a number") > 0.0);
+    // What can be known to be wrong is an error, as in the run itself.
+    p.refused(&[&args[..], &["--keep-float", "hed"]].concat(), &["`hed`"]);
+    p.refused(&[&args[..], &["--verify", "none"]].concat(), &["none"]);
+}
+
+#[test]
+fn a_judge_that_is_not_there_is_told_before_any_work() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let args = [&whole(text(&m), text(&c))[..], &["--judge", "onnxruntime", "--python", "no-python"]].concat();
+    p.refused(&args, &["no-python", "pip install onnxruntime", "--python"]);
+}
+
+#[test]
+fn a_comparison_without_thresholds_is_held_to_the_usual_ones() {
+    let p = Place::new();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let worse = with_weight("worse.onnx", &p, "head.weight", 30.0);
+    let verify = |more: &[&str]| {
+        let data = ["--data", text(&c), "--samples", "16", "-q", "--no-bench"];
+        p.run(&[&["verify", text(&m), &worse], &data[..], more].concat())
+    };
+    let o = verify(&[]);
+    let out = String::from_utf8_lossy(&o.stdout);
+    assert_eq!(o.status.code(), Some(2), "{out}");
+    assert!(out.contains("10.0") || out.contains("10 dB"), "{out}");
+    assert_eq!(verify(&["--min-sqnr=-100", "--min-agreement", "0"]).status.code(), Some(0));
+}
+
+#[test]
 fn what_is_kept_in_float_is_in_the_plan_and_in_the_report() {
     let p = Place::new();
     let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));

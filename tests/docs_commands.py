@@ -138,7 +138,8 @@ def main() -> int:
         (tools / "fqvit-opt").symlink_to(program)
         (tools / "fqvit-eval").write_text("#!/bin/sh\necho 0.97\n")
         (tools / "fqvit-eval").chmod(0o755)
-        env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+        python = pathlib.Path(sys.executable).parent  # the Python that has onnxruntime
+        env = {**os.environ, "PATH": f"{tools}:{python}:{os.environ['PATH']}"}
 
         def shell(line: str) -> subprocess.CompletedProcess[str]:
             call = ["bash", "-o", "pipefail", "-c", line]

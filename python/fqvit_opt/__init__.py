@@ -10,7 +10,7 @@ from ._api import Attention, Comparison, Inspection, Model, Recipe, Result, insp
 from ._data import Data
 from ._native import DataError, Error, ModelError, OutputError, PlanError, RecipeError, __version__
 from ._static import quantize_static
-from ._report import Accuracy, Check, Coverage, DataUsed, ModelFile, Report, Speed, Stage, Tensor
+from ._report import Accuracy, Check, Coverage, DataUsed, Judged, Level, ModelFile, Report, Speed, Stage, Tensor
 from ._tune import Trial, Tuned, tune
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "DataUsed",
     "Error",
     "Inspection",
+    "Judged",
+    "Level",
     "Model",
     "ModelError",
     "ModelFile",

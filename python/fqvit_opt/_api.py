@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, Protocol, Union
@@ -40,6 +41,7 @@ def options(**given: Any) -> dict[str, Any]:
         assume_vnni=False,
         fast=False,
         bench=True,
+        judge=None,
         threads=None,
     )
     o.update(given)
@@ -153,6 +155,7 @@ def quantize(
     assume_vnni: bool = False,
     fast: bool = False,
     bench: bool = True,
+    judge: Optional[str] = None,
     threads: Optional[int] = None,
 ) -> Result:
     """Compiles a float vision transformer into a quantized one, and measures the difference.
@@ -167,7 +170,8 @@ def quantize(
     ``preprocessor_config.json`` or timm's ``config.json`` beside the model says, or ``preprocessor``, another file of that kind
     (``"none"`` looks for none); ``preset``, ``mean``, ``std``, ``resize``, ``crop``, ``crop_pct``, ``fit`` (``"crop"``,
     ``"squash"``, ``"letterbox"``), ``interpolation`` and ``exif`` say otherwise. ``plan`` is a plan's text to carry out in
-    place of making one. ``progress``: ``True`` and ``False`` show it or not (by default: in a terminal), or a callable that takes a stage, how many are done, and of how many. All other
+    place of making one. ``judge="onnxruntime"`` runs and times both models there, too, and holds the result to the thresholds
+    there. ``progress``: ``True`` and ``False`` show it or not (by default: in a terminal), or a callable that takes a stage, how many are done, and of how many. All other
     arguments are those of the command line.
 
     Raises :class:`ModelError`, :class:`DataError`, :class:`RecipeError` or :class:`PlanError`, all of them
@@ -202,6 +206,7 @@ def quantize(
         assume_vnni=assume_vnni,
         fast=fast,
         bench=bench,
+        judge=_judge(judge),
         threads=threads,
     )
     with Shown(progress) as tell:
@@ -220,6 +225,15 @@ def samples_of(
     if verify is None or isinstance(verify, bool):
         return data, None
     return data, source(verify, lambda: _native.model_inputs(m), "verify", **pictures)
+
+
+def _judge(runtime: Optional[str]) -> Optional[str]:
+    """The Python that has the runtime: this one."""
+    if runtime is None:
+        return None
+    if runtime != "onnxruntime":
+        raise ValueError(f"judge={runtime!r}: there is 'onnxruntime'")
+    return sys.executable
 
 
 def _names(given: Sequence[str]) -> list[str]:
@@ -247,9 +261,13 @@ def verify(
     min_sqnr: Optional[Any] = None,
     min_agreement: Optional[Any] = None,
     bench: bool = True,
+    judge: Optional[str] = None,
     threads: Optional[int] = None,
 ) -> Comparison:
-    """Runs a quantized model beside its float original over ``data``, of the kinds that :func:`quantize` takes."""
+    """Runs a quantized model beside its float original over ``data``, of the kinds that :func:`quantize` takes.
+
+    ``judge="onnxruntime"`` runs and times both there, too.
+    """
     f, q = load(float), load(quantized)
     pictures: dict[str, Any] = dict(
         preset=preset,
@@ -265,7 +283,9 @@ def verify(
         seed=seed,
     )
     given = source(data, lambda: _native.model_inputs(f), "data", samples=samples, **pictures)
-    o = options(min_sqnr=min_sqnr, min_agreement=min_agreement, bench=bench, threads=threads)
+    o = options(
+        min_sqnr=min_sqnr, min_agreement=min_agreement, bench=bench, judge=_judge(judge), threads=threads
+    )
     with Shown(progress) as tell:
         text, html = _native.compare(f, q, given, o, tell)
     return Comparison(_report.parse(text), html)

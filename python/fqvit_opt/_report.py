@@ -75,6 +75,29 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Level:
+    """The quantized model at one level of optimization of another runtime, against the float model there."""
+
+    level: str
+    outputs: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What another runtime makes of both models. Times are medians in milliseconds, at the last of the levels."""
+
+    runtime: str
+    version: str
+    samples: int
+    levels: list[Level]
+    threads: int
+    rounds: int
+    float_ms: float
+    quantized_ms: float
+    ratio: float
+
+
+@dataclass(frozen=True)
 class Coverage:
     """How many of the operators that compute run on integers."""
 
@@ -122,6 +145,7 @@ class Report:
     checks: list[Check]
     notes: list[str]
     speed: Optional[Speed] = None
+    judged: Optional[Judged] = None
     #: The whole report, as ``--json`` writes it.
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -175,9 +199,14 @@ class Report:
 
         mb = (self.float.bytes / 1e6, self.quantized.bytes / 1e6)
         exact = self.sqnr_db is not None and self.sqnr_db >= 999
+        elsewhere = ""
+        if self.judged:
+            worst = min(t.sqnr_db for t in self.judged.levels[-1].outputs)
+            elsewhere = f"{worst:.2f} dB in {self.judged.runtime} {self.judged.version}, "
         return (
             f"{self.verdict}: SQNR {'exact' if exact else show(self.sqnr_db, '{:.2f} dB')}, "
             f"agreement {show(self.agreement, '{:.1f} %', 100)} of {self.data.verification_samples} samples, "
+            f"{elsewhere}"
             f"{mb[0]:.2f} MB -> {mb[1]:.2f} MB, "
             f"{self.coverage.covered} of {self.coverage.total} operators on integers"
         )
@@ -197,7 +226,10 @@ def _tensor(d: dict[str, Any]) -> Tensor:
 def parse(text: str) -> Report:
     """Reads the JSON form."""
     d = json.loads(text)
-    speed = d.get("speed")
+    speed, judged = d.get("speed"), d.get("judged")
+    if judged:
+        levels = [Level(x["level"], [_tensor(t) for t in x["outputs"]]) for x in judged["levels"]]
+        judged = {**judged, "levels": levels}
     return Report(
         tool=d["tool"],
         recipe=d["recipe"],
@@ -213,5 +245,6 @@ def parse(text: str) -> Report:
         checks=[_of(Check, {**c, "passed": c["pass"]}) for c in d["checks"]],
         notes=d["notes"],
         speed=_of(Speed, speed) if speed else None,
+        judged=_of(Judged, judged) if judged else None,
         raw=d,
     )

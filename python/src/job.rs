@@ -20,6 +20,7 @@ use fqvit_opt::pattern::RuleSet;
 use fqvit_opt::plan::parts::By;
 use fqvit_opt::plan::{QuantPlan, Target};
 use fqvit_opt::recipe::Recipe;
+use fqvit_opt::verify::judge::Judge;
 use fqvit_opt::verify::report::{ModelFile, Report};
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
@@ -178,6 +179,8 @@ pub struct Options {
     pub assume_vnni: bool,
     fast: bool,
     bench: bool,
+    /// A Python that has onnxruntime.
+    judge: Option<String>,
     pub threads: usize,
 }
 
@@ -216,6 +219,7 @@ impl Options {
             assume_vnni: item(d, "assume_vnni")?,
             fast: item(d, "fast")?,
             bench: item(d, "bench")?,
+            judge: item(d, "judge")?,
             threads: threads.map_or_else(all_threads, |n| n.clamp(1, 1024)),
         })
     }
@@ -239,6 +243,11 @@ impl Options {
                 Err(PyValueError::new_err(format!("there is no target {other:?}; there are qdq and integer")))
             }
         }
+    }
+
+    /// Who is asked for a second opinion.
+    fn second(&self) -> PyResult<Option<Judge>> {
+        self.judge.as_ref().map(Judge::new).transpose().map_err(|e| raised(&e.into()))
     }
 
     fn limits(&self) -> Limits {
@@ -266,6 +275,7 @@ impl Options {
             .threads(self.threads);
         c = target.into_iter().fold(c, Compiler::target);
         c = keep.into_iter().fold(c, Compiler::keep);
+        c = self.second()?.into_iter().fold(c, Compiler::judge);
         if let Some(text) = &self.plan {
             c = c.plan(QuantPlan::from_yaml(text, "plan").map_err(|e| PlanError::new_err(e.to_string()))?, "given");
         }
@@ -369,6 +379,7 @@ pub fn compare(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
         .limits(options.limits())
         .bench(options.bench)
         .threads(options.threads);
+    let job = options.second()?.into_iter().fold(job, Comparison::judge);
     let progress = callback(&args.get_item(4)?);
     let report = run(args.py(), progress.as_ref(), move |tell, stop| Ok(job.tell(tell).until(&stop).run()?.report))?;
     out(args.py(), both_forms(&report)?)

@@ -210,3 +210,20 @@ def test_inspect_tells_what_is_recognised(digits: Digits) -> None:
         [sys.executable, "-m", "fqvit_opt", "inspect", str(digits.model)], capture_output=True, text=True, check=True
     )
     assert f"{len(i.attentions)} attentions, {i.layer_norms} LayerNorms" in said.stdout
+
+
+def test_onnxruntime_is_asked(digits: Digits) -> None:
+    r = fqvit_opt.quantize(digits.model, digits.calibration, judge="onnxruntime", fast=True, bench=False, progress=False)
+    judged = r.report.judged
+    assert judged is not None and judged.version == ort.__version__
+    assert [x.level for x in judged.levels] == ["basic", "all"] and judged.rounds >= 3 and judged.ratio > 0
+    # The same samples, so nearly the same figure as in tract.
+    (there,), (here,) = judged.levels[0].outputs, r.report.outputs
+    assert abs(there.sqnr_db - here.sqnr_db) < 1.0 and there.samples == here.samples
+    assert "sqnr_db in onnxruntime at all" in [c.name for c in r.report.checks]
+    assert "onnxruntime" in r._repr_html_() and f"onnxruntime {ort.__version__}" in str(r.report)
+
+
+def test_an_unknown_judge_is_refused(digits: Digits) -> None:
+    with pytest.raises(ValueError, match="onnxruntime"):
+        fqvit_opt.quantize(digits.model, digits.calibration, judge="tract")

@@ -17,7 +17,7 @@ mod watch;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub use counting::{Counting, give_back};
+pub use counting::{Counting, give_back, keep_freed};
 pub use stop::Stop;
 pub use watch::{
     Exceeded, Limit, Watchdog, current, current_file, default_patience, file, progress, set_patience, step,

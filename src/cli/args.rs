@@ -11,6 +11,7 @@ use crate::compile::keep::Keep;
 use crate::compile::reporting::Limits;
 use crate::plan::Target;
 use crate::plan::parts::By;
+use crate::verify::judge::{Judge, JudgeError};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -170,6 +171,10 @@ pub struct CompileArgs {
     /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted
     #[arg(long)]
     pub fast: bool,
+    /// Check whatever can be checked, say what would be done and about how long it takes, and write nothing but what --json
+    /// asks for
+    #[arg(long, conflicts_with_all = ["accept_command", "verify_each", "blame", "stop_after", "html"])]
+    pub dry_run: bool,
     /// Run the model before and after every pass on one sample, and stop if a pass moves an output further than it declares
     #[arg(long)]
     pub verify_each: bool,
@@ -295,9 +300,18 @@ pub struct SensitivityArgs {
     /// Write the findings as JSON (`-`: to standard output, instead of the table)
     #[arg(long, value_name = "FILE|-")]
     pub json: Option<PathBuf>,
+    /// Write the findings as one HTML file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// No progress on standard error
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// Runtimes that can be asked for a second opinion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JudgeArg {
+    Onnxruntime,
 }
 
 /// Where the report goes, and what it must say.
@@ -316,6 +330,12 @@ pub struct ReportArgs {
     /// Least top-1 agreement with the float model (0..1), in place of the recipe's threshold
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
+    /// Run and time both models in this runtime, too, and hold them to the thresholds there
+    #[arg(long, value_enum, value_name = "RUNTIME", conflicts_with = "no_verify")]
+    pub judge: Option<JudgeArg>,
+    /// The Python that has the runtime of --judge
+    #[arg(long, value_name = "FILE", default_value = "python3", requires = "judge")]
+    pub python: PathBuf,
     /// Do not compare the models at all, nor time them
     #[arg(long)]
     pub no_verify: bool,
@@ -331,6 +351,14 @@ pub struct ReportArgs {
 }
 
 impl ReportArgs {
+    /// Who is asked for a second opinion, if anybody is.
+    ///
+    /// # Errors
+    /// If the runtime is not there.
+    pub fn second(&self) -> Result<Option<Judge>, JudgeError> {
+        self.judge.map(|JudgeArg::Onnxruntime| Judge::new(&self.python)).transpose()
+    }
+
     /// What the result must reach.
     pub fn limits(&self) -> Limits {
         Limits { sqnr_db: self.min_sqnr, agreement: self.min_agreement }

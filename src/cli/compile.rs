@@ -8,12 +8,13 @@ use ndarray_npy::NpzWriter;
 use super::accept;
 use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, VerifyArgs};
 use super::files::{Files, is_std};
-use super::{Failure, Progress, deliver, load, on, threads};
+use super::{Failure, Progress, deliver, load, on, outline, threads};
 use crate::budget::Stop;
 use crate::calibrate::stats::StatsFile;
 use crate::compile::Prepared;
 use crate::compile::comparison::{Comparison, Read};
 use crate::compile::compiler::{Compiler, Verification};
+use crate::compile::outline::Outline;
 use crate::compile::stages::{
     Log, Running, WHOLE, fitted, open, planned, prepared, read_plan, read_statistics, statistics,
 };
@@ -70,6 +71,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     a.accept.wanted().map_or(Ok(()), |(command, _)| accept::check(command))?;
     files.report(&a.report)?;
     files.check()?;
+    let second = a.report.second()?;
     let mut notes = Vec::new();
     let (float, before) = load("MODEL", model_path, &mut files, &mut notes)?;
     let name = model_path.display().to_string();
@@ -115,6 +117,10 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     job = stats_made.into_iter().fold(job, Compiler::statistics_to);
     job = a.keep.wanted().into_iter().fold(job, Compiler::keep);
     job = a.stop_after.iter().fold(job, Compiler::stop_after);
+    job = second.into_iter().fold(job, Compiler::judge);
+    if a.dry_run {
+        return outlined(&job.outline()?, a, files);
+    }
     let done = job.run()?;
     if !done.finished {
         written(&done.model, output, &mut files)?;
@@ -132,6 +138,21 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     }
     let quantized = ModelFile { name: output.display().to_string(), bytes: after };
     Ok(deliver(&Report { quantized, ..done.report }, &a.report, files)? && reached)
+}
+
+/// Tells what would be done, and writes that as JSON where it is asked for.
+fn outlined(o: &Outline, a: &CompileArgs, mut files: Files) -> Result<bool, Failure> {
+    if let Some(f) = &a.report.json {
+        let mut json = serde_json::to_string_pretty(o)?;
+        json.push('\n');
+        files.write(f, json.as_bytes())?;
+    }
+    let taken = files.stdout_is_taken();
+    files.commit()?;
+    if !taken {
+        say_raw!("{}", outline::text(o, a.output.as_deref()));
+    }
+    Ok(true)
 }
 
 /// Holds the model ready; returns the bytes of its files.
@@ -250,6 +271,7 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     a.outputs.iter().try_for_each(|p| files.writes("--outputs", p))?;
     files.report(&a.report)?;
     files.check()?;
+    let second = a.report.second()?;
     let (float, before) = load("the float model", &a.float, &mut files, &mut notes)?;
     let (quantized, after) = load("the quantized model", &a.quantized, &mut files, &mut notes)?;
     if is_quantized(&float) && !is_quantized(&quantized) {
@@ -261,14 +283,14 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         Read { model, file }
     };
     let progress = Progress::new(a.report.quiet);
-    let done = Comparison::new(read(float, &a.float, before), read(quantized, &a.quantized, after))
+    let job = Comparison::new(read(float, &a.float, before), read(quantized, &a.quantized, after))
         .noted(notes)
         .on(options)
         .limits(a.report.limits())
         .bench(!a.report.no_bench)
         .threads(threads(a.threads))
-        .tell(progress.listener())
-        .run()?;
+        .tell(progress.listener());
+    let done = second.into_iter().fold(job, Comparison::judge).run()?;
     if let Some(p) = &a.outputs {
         stage_outputs(p, &done.outputs, files.batch())?;
     }

@@ -21,6 +21,7 @@ mod diff;
 mod eval;
 mod files;
 mod limits;
+mod outline;
 mod sensitivity;
 mod shell;
 mod tools;
@@ -33,6 +34,7 @@ use std::sync::{Arc, Mutex};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::budget;
 use crate::calibrate::data::DataOptions;
 use crate::compile::compiler::{Listener, Verification};
 use crate::compile::stages::{Event, all_threads};
@@ -51,6 +53,7 @@ const MISSED: u8 = 2;
 
 /// Runs the program.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    budget::keep_freed();
     ExitCode::from(status(args))
 }
 

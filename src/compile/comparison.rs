@@ -5,13 +5,14 @@ use indexmap::IndexMap;
 use super::compiler::Listener;
 use super::error::CompilerError;
 use super::reporting::{Limits, report};
-use super::stages::{Log, Running, Samples, all_threads, open, side_by_side, timing};
+use super::stages::{Log, Running, Samples, all_threads, open, second_opinion, side_by_side, timing};
 use super::{Journal, follow, runnable, unpacked};
 use crate::budget::Stop;
 use crate::ir::Model;
 use crate::passes::widen_floats::WidenFloats;
 use crate::passes::{Context, Pass, pipelines};
 use crate::runtime::Array;
+use crate::verify::judge::Judge;
 use crate::verify::report::{DataReport, ModelFile, Report};
 
 /// A model, and the file it comes from.
@@ -31,6 +32,7 @@ pub struct Comparison {
     data: Samples,
     limits: Limits,
     bench: bool,
+    judge: Option<Judge>,
     threads: usize,
     stop: Stop,
     tell: Listener,
@@ -54,6 +56,7 @@ impl Comparison {
             data: Samples::default(),
             limits: Limits::default(),
             bench: true,
+            judge: None,
             threads: all_threads(),
             stop: Stop::default(),
             tell: std::sync::Arc::new(|_| ()),
@@ -85,6 +88,13 @@ impl Comparison {
     #[must_use]
     pub fn bench(mut self, yes: bool) -> Comparison {
         self.bench = yes;
+        self
+    }
+
+    /// Who runs both models in another runtime, too. Default: nobody.
+    #[must_use]
+    pub fn judge(mut self, judge: Judge) -> Comparison {
+        self.judge = Some(judge);
         self
     }
 
@@ -124,6 +134,9 @@ impl Comparison {
         let taps = shared_sums(&float, &quantized);
         let mut c = side_by_side((&float, &quantized), &data, &indices, &taps, how, &mut log)?;
         let speed = if self.bench { timing((&float, &quantized), &data, &mut log) } else { None };
+        let models = (&self.float.model, &self.quantized.model);
+        let judged = self.judge.as_ref().map(|j| second_opinion(j, models, &data, &indices, how, &mut log));
+        let judged = judged.transpose()?;
         let outputs = std::mem::take(&mut c.quantized);
         let used = DataReport {
             calibration: "not part of this run".into(),
@@ -133,7 +146,11 @@ impl Comparison {
             synthetic: data.is_synthetic(),
         };
         let measured = whole.as_ref().unwrap_or(&quantized);
-        let r = report(self.float.file, used, Some(c), measured, self.limits, None, log);
+        let mut r = report(self.float.file, used, Some(c), measured, self.limits, None, log);
+        if let Some(j) = judged {
+            r.checks.extend(j.check(&self.limits.of(None)));
+            r.judged = Some(j);
+        }
         Ok(Compared { report: Report { speed, quantized: self.quantized.file, ..r }, outputs })
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::each::{Moved, blame, verify_each};
 use super::error::CompilerError;
 use super::keep::{Keep, kept};
+use super::outline::Outline;
 use super::reach::cut_where_it_fails;
 pub use super::reporting::Limits;
 use super::reporting::{block_values, report, tell_plan};
 use super::stages::{
-    Event, Log, Running, Samples, WHOLE, all_threads, fitted, made_up, open, planned, prepared, read_statistics,
-    side_by_side, statistics, timed, timing,
+    Event, Log, Running, Samples, Samplings, WHOLE, all_threads, fitted, made_up, open, planned, prepared,
+    read_statistics, second_opinion, side_by_side, statistics, timed, timing,
 };
 use super::{Journal, Prepared, apply_in_front, whole};
 use crate::budget::Stop;
@@ -23,8 +24,8 @@ use crate::passes::Numerics;
 use crate::pattern::RuleSet;
 use crate::plan::{QuantPlan, Target};
 use crate::recipe::Recipe;
+use crate::verify::judge::Judge;
 use crate::verify::report::{DataReport, ModelFile, PassReport, Report};
-use crate::verify::run::SideBySide;
 
 /// What the quantized model is compared with the float one on.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +72,7 @@ pub struct Compiler {
     blame: bool,
     stop_after: Option<String>,
     bench: bool,
+    judge: Option<Judge>,
     threads: usize,
     stop: Stop,
     tell: Listener,
@@ -105,6 +107,7 @@ impl Compiler {
             blame: false,
             stop_after: None,
             bench: true,
+            judge: None,
             threads: all_threads(),
             stop: Stop::default(),
             tell: Arc::new(|_| ()),
@@ -258,6 +261,13 @@ impl Compiler {
         self
     }
 
+    /// Who runs both models in another runtime, too, on the samples that they are verified on. Default: nobody.
+    #[must_use]
+    pub fn judge(mut self, judge: Judge) -> Compiler {
+        self.judge = Some(judge);
+        self
+    }
+
     /// How many threads run the model. The result does not depend on it. Default: one for each processor.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Compiler {
@@ -295,33 +305,21 @@ impl Compiler {
     /// If the model cannot be prepared, the data do not fit it, it does not run, the plan is another model's, or somebody
     /// asked to stop.
     pub fn run(mut self) -> Result<Compiled, CompilerError> {
+        let keeps = self.each || self.blame || self.stop_after.is_some();
+        let journal = if keeps { Journal::keeping_models() } else { Journal::default() };
+        let mut log = Log { notes: std::mem::take(&mut self.notes), journal, ..Log::default() };
         let recipe = self.settled_recipe()?;
         let rules = match self.rules.take() {
             Some(r) => r,
             None => RuleSet::embedded()?,
         };
-        let keeps = self.each || self.blame || self.stop_after.is_some();
-        let journal = if keeps { Journal::keeping_models() } else { Journal::default() };
-        let mut log = Log { notes: std::mem::take(&mut self.notes), journal, ..Log::default() };
         let p = prepared(&self.model, &self.name, &recipe, &rules, self.keep_opset, &mut log);
         if let Some(m) = self.stopped(&log) {
             return Ok(self.unfinished(m, &recipe, log));
         }
         let p = p?;
         let (Some(p), Some(_)) = (p, &recipe.quantize) else { return Ok(self.unchanged(&recipe, log)) };
-        self.place_samples();
-        let data = open(&self.data, &p.model, &mut log)?.until(&self.stop);
-        // Before minutes of work: other samples must be there, and fit.
-        let other = match &self.verification {
-            Verification::On(samples) => Some(open(samples, &p.model, &mut log)?.until(&self.stop)),
-            _ => None,
-        };
-        let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
-        let (mut calib, mut held) =
-            if measured { split_holdout(data.len()) } else { ((0..data.len()).collect(), Vec::new()) };
-        if self.fast {
-            (calib, held) = (thinned(calib, FAST_CALIBRATION), thinned(held, FAST_VERIFICATION));
-        }
+        let Samplings { data, calib, held, other } = self.samplings(&p, &mut log)?;
         let Decided { p, plan, calibration, samples, statistics } =
             self.decided(p, &recipe, &rules, (&data, &calib), &mut log)?;
         let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
@@ -355,22 +353,86 @@ impl Compiler {
                 None => log.notes.push("on one sample, no pass moves an output further than it declares".into()),
             }
         }
-        let compared = self.compared(&p, &front, (&data, held), other, &mut log)?;
+        let on = self.verified_on((&data, held), other);
+        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
+        let compared = on
+            .as_ref()
+            .map(|(data, some)| side_by_side((&p.model, &front), data, some, &block_values(&p), how, &mut log));
+        let compared = compared.transpose()?;
         let timed = self.bench && !matches!(self.verification, Verification::None);
         let speed = if timed { timing((&p.model, &front), &data, &mut log) } else { None };
         let model = whole(&p, front)?;
+        let judged = match (&self.judge, &on) {
+            (Some(j), Some((data, some))) => Some(second_opinion(j, (&self.model, &model), data, some, how, &mut log)?),
+            _ => None,
+        };
         let synthetic = data.is_synthetic() && self.plan.is_none() && self.statistics.is_none();
-        let (compared, verification, verification_samples) = match compared {
-            Some((c, what, n)) => (Some(c), what, n),
-            None => (None, "none".to_owned(), 0),
+        let (verification, verification_samples) = match &on {
+            Some((d, some)) => (d.description().to_owned(), some.len() as u64 * d.batch() as u64),
+            None => ("none".to_owned(), 0),
         };
         let data =
             DataReport { calibration, calibration_samples: samples, verification, verification_samples, synthetic };
         let float = ModelFile { name: self.name.clone(), bytes: self.bytes };
         let mut report = report(float, data, compared, &model, self.limits, Some(&recipe), log);
         (report.passes, report.speed) = (passes, speed);
+        if let Some(j) = judged {
+            report.checks.extend(j.check(&self.limits.of(Some(&recipe))));
+            report.judged = Some(j);
+        }
         tell_plan(&mut report, &p, &plan);
         Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
+    }
+
+    /// Does what [`run`](Compiler::run) does before the first forward pass, times one of those, and tells what would come.
+    ///
+    /// # Errors
+    /// Those of [`run`](Compiler::run) that can be known by then.
+    pub fn outline(mut self) -> Result<Outline, CompilerError> {
+        let mut log = Log { notes: std::mem::take(&mut self.notes), ..Log::default() };
+        let recipe = self.settled_recipe()?;
+        let rules = match self.rules.take() {
+            Some(r) => r,
+            None => RuleSet::embedded()?,
+        };
+        let p = prepared(&self.model, &self.name, &recipe, &rules, self.keep_opset, &mut log)?;
+        let (Some(p), Some(_)) = (p, &recipe.quantize) else {
+            return Ok(Outline::of_nothing(&self.name, &recipe, log));
+        };
+        let samplings = self.samplings(&p, &mut log)?;
+        if let Some(f) = &self.statistics {
+            read_statistics(f, &p, &mut log)?;
+        }
+        let given = self.plan.as_ref().map(|(_, name)| format!("plan {name}"));
+        let given = given.or(self.statistics.as_ref().map(|f| format!("statistics {}", f.display())));
+        let verified = !matches!(self.verification, Verification::None);
+        Outline::of(
+            &self.name,
+            self.bytes,
+            (&p, &recipe),
+            samplings,
+            (given, verified),
+            (self.limits, self.threads),
+            log,
+        )
+    }
+
+    /// The samples, each for what it is used. Whatever can be wrong about a call is told here, before minutes of work.
+    fn samplings(&mut self, p: &Prepared, log: &mut Log) -> Result<Samplings, CompilerError> {
+        self.keep.as_ref().map_or(Ok(()), |k| k.check(p))?;
+        self.place_samples();
+        let data = open(&self.data, &p.model, log)?.until(&self.stop);
+        let other = match &self.verification {
+            Verification::On(samples) => Some(open(samples, &p.model, log)?.until(&self.stop)),
+            _ => None,
+        };
+        let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
+        let (mut calib, mut held) =
+            if measured { split_holdout(data.len()) } else { ((0..data.len()).collect(), Vec::new()) };
+        if self.fast {
+            (calib, held) = (thinned(calib, FAST_CALIBRATION), thinned(held, FAST_VERIFICATION));
+        }
+        Ok(Samplings { data, calib, held, other })
     }
 
     /// Tells the samples where the model lies.
@@ -421,27 +483,21 @@ impl Compiler {
         Ok(Decided { p, plan, calibration, samples, statistics })
     }
 
-    /// Both models side by side, with what they ran over.
-    fn compared(
+    /// What both models are to be run over, if they are.
+    fn verified_on(
         &self,
-        p: &Prepared,
-        front: &Model,
         (data, held): (&Dataset, Vec<usize>),
         other: Option<Dataset>,
-        log: &mut Log,
-    ) -> Result<Option<(SideBySide, String, u64)>, CompilerError> {
-        let (data, indices) = match (&self.verification, other) {
-            (Verification::None, _) => return Ok(None),
-            (_, None) => (data.clone(), held),
+    ) -> Option<(Dataset, Vec<usize>)> {
+        match (&self.verification, other) {
+            (Verification::None, _) => None,
+            (_, None) => Some((data.clone(), held)),
             (_, Some(d)) => {
                 let all = (0..d.len()).collect();
                 let all = if self.fast { thinned(all, FAST_VERIFICATION) } else { all };
-                (d, all)
+                Some((d, all))
             }
-        };
-        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
-        let c = side_by_side((&p.model, front), &data, &indices, &block_values(p), how, log)?;
-        Ok(Some((c, data.description().to_owned(), indices.len() as u64 * data.batch() as u64)))
+        }
     }
 
     /// The model as the pass left it after which to stop, if that has run.

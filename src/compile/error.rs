@@ -15,6 +15,7 @@ use crate::pattern::RuleError;
 use crate::plan::PlanError;
 use crate::recipe::RecipeError;
 use crate::runtime::RuntimeError;
+use crate::verify::judge::JudgeError;
 use crate::verify::metrics::MetricError;
 use crate::verify::run::VerifyError;
 
@@ -57,6 +58,8 @@ pub enum CompilerError {
     #[error(transparent)]
     Verify(#[from] VerifyError),
     #[error(transparent)]
+    Judge(#[from] JudgeError),
+    #[error(transparent)]
     Save(#[from] SaveError),
     #[error(transparent)]
     State(#[from] StateError),
@@ -74,6 +77,11 @@ pub enum CompilerError {
          values in the plan"
     )]
     NoPart { name: String, known: String },
+    #[error(
+        "--target-sqnr {target}: only the float model reaches that, nothing quantized does; nothing was written. Ask for less \
+         (`fqvit-opt sensitivity` tells what each part leaves), or take a recipe with more bits"
+    )]
+    OutOfReach { target: f64 },
     #[error(
         "the two models are not cut at the same values by operators that cannot be run here: {float} and {quantized}"
     )]
@@ -115,7 +123,10 @@ impl CompilerError {
             | CompilerError::Nothing { .. }
             | CompilerError::NoPass { .. } => Fault::Recipe,
             CompilerError::Compile(e) => of_compile(e),
-            CompilerError::Plan(_) | CompilerError::Stats(_) | CompilerError::NoPart { .. } => Fault::Plan,
+            CompilerError::Plan(_)
+            | CompilerError::Stats(_)
+            | CompilerError::NoPart { .. }
+            | CompilerError::OutOfReach { .. } => Fault::Plan,
             CompilerError::Data(e) => of_data(e),
             CompilerError::Calibrate(e) => match e {
                 CalibrateError::Data(e) => of_data(e),
@@ -139,6 +150,12 @@ impl CompilerError {
                 VerifyError::Data(e) => of_data(e),
                 VerifyError::Empty | VerifyError::Metric(MetricError::Label { .. }) => Fault::Data,
                 VerifyError::Metric(_) | VerifyError::Runtime { .. } => Fault::Model,
+            },
+            CompilerError::Judge(e) => match e {
+                JudgeError::Data(e) => of_data(e),
+                JudgeError::Save(_) | JudgeError::Files { .. } => Fault::Output,
+                JudgeError::Missing { .. } => Fault::Recipe,
+                JudgeError::Failed { .. } | JudgeError::Metric(_) | JudgeError::Invalid(_) => Fault::Model,
             },
             CompilerError::Write(_) | CompilerError::Conflict(_) | CompilerError::Save(_) | CompilerError::State(_) => {
                 Fault::Output

@@ -6,7 +6,7 @@ use super::sensitivity::{Bench, Choice, Sensitivity};
 use super::stages::{Log, Running};
 use crate::calibrate::data::Dataset;
 use crate::plan::QuantPlan;
-use crate::plan::parts::{By, Part, divide, named};
+use crate::plan::parts::{By, Part, divide, named, possible};
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,21 @@ pub enum Keep {
     Names(Vec<String>, By),
     /// As few of the worst as reach this SQNR in dB.
     Reach(f64, By),
+}
+
+impl Keep {
+    /// Looks for names that no part of this model can have, before anything is measured.
+    ///
+    /// # Errors
+    /// The first such name.
+    pub fn check(&self, p: &Prepared) -> Result<(), CompilerError> {
+        let Keep::Names(names, _) = self else { return Ok(()) };
+        let known = possible(&p.model.graph, &p.sites);
+        let Some(name) = names.iter().find(|n| !known.contains(*n)) else { return Ok(()) };
+        let values = |n: &&String| p.model.graph.find(n).is_none() && !n.ends_with(" (weights)");
+        let known = known.iter().filter(values).map(String::as_str).collect::<Vec<_>>().join(", ");
+        Err(CompilerError::NoPart { name: name.clone(), known })
+    }
 }
 
 /// Measures each part and ranks them, the worst first.
@@ -60,11 +75,8 @@ pub fn chosen(
         Keep::Worst(n, _) => Ok(bench.keep_worst(&ranked()?, *n)?),
         Keep::Reach(target, _) => {
             let c = bench.reach(&ranked()?, *target)?;
-            if c.sqnr_db < *target {
-                log.notes.push(format!(
-                    "{target} dB are out of reach: {:.2} dB with every part in float that could be kept so",
-                    c.sqnr_db
-                ));
+            if c.plan.quantizes_nothing() {
+                log.notes.push(format!("{target} dB are out of reach: every part would have to stay in float"));
             }
             Ok(c)
         }
@@ -74,7 +86,7 @@ pub fn chosen(
 /// Measures on samples held back, and returns the plan that shall be carried out.
 ///
 /// # Errors
-/// As [`chosen`].
+/// As [`chosen`], and if only the float model reaches what is asked for.
 pub fn kept(
     p: &Prepared,
     plan: &QuantPlan,
@@ -85,6 +97,9 @@ pub fn kept(
 ) -> Result<QuantPlan, CompilerError> {
     let bench = Bench::new(p, plan, data, held, how.threads)?.until(how.stop);
     let c = chosen(&bench, p, plan, None, keep, how, log)?;
+    if let (Keep::Reach(target, _), true) = (keep, c.plan.quantizes_nothing()) {
+        return Err(CompilerError::OutOfReach { target: *target });
+    }
     let names: Vec<&str> = c.parts.iter().map(|p| p.name.as_str()).collect();
     log.notes.push(match names.len() {
         0 => format!("nothing had to stay in float: {:.2} dB on {} samples held back", c.sqnr_db, held.len()),

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use super::rows::{RowsOf, Unfold};
 use super::{CompileError, Journal, Prepared, equalised};
+use crate::budget;
 use crate::calibrate::data::{DataError, Dataset};
 use crate::calibrate::finite::OutputsOf;
 use crate::calibrate::run::open_shapes;
@@ -59,9 +60,11 @@ pub struct FitData<'d> {
 /// What sums may take of memory at once, and what those of one layer may take: they grow with the square of its inputs.
 const SUMS_AT_ONCE: usize = 1 << 30;
 const SUMS_OF_ONE: usize = 2 << 30;
-/// Samples that weights are fitted to at least, and rows of them for each layer: that many, or as many for each of its inputs.
+/// Samples and tokens that weights are fitted to at least.
 const SAMPLES: usize = 64;
-const ROWS: usize = 8192;
+const TOKENS: usize = 8192;
+/// Rows of them for each layer: that many, or as many for each of its inputs.
+const ROWS: usize = 4096;
 const ROWS_OF_INPUT: usize = 16;
 /// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
 const DAMP: f64 = 0.001;
@@ -90,7 +93,7 @@ impl Job<'_> {
     }
 }
 
-/// Samples that are enough to fit to: as many as hold [`ROWS`] tokens, by the sizes that are known, and [`SAMPLES`] at least.
+/// Samples that are enough to fit to: as many as hold [`TOKENS`], by the sizes that are known, and [`SAMPLES`] at least.
 fn enough(p: &Prepared) -> usize {
     let g = &p.model.graph;
     // The first axis is the batch, the last the channels.
@@ -102,7 +105,12 @@ fn enough(p: &Prepared) -> usize {
             .product::<Option<usize>>()
     };
     let most = p.sites.linears.iter().filter(|l| !l.is_conv).filter_map(places).max().unwrap_or(1);
-    ROWS.div_ceil(most.max(1)).max(SAMPLES)
+    TOKENS.div_ceil(most.max(1)).max(SAMPLES)
+}
+
+/// To how many of these samples weights are fitted.
+pub(super) fn fits_to(p: &Prepared, indices: &[usize]) -> usize {
+    indices.len().min(enough(p))
 }
 
 /// `most` samples, evenly chosen.
@@ -142,6 +150,7 @@ pub fn refine(
         let jobs = jobs(p, &plan, layers)?;
         let done = |n: usize| progress((i * fit.indices.len() + n) / runs.len());
         let sums = sums(p, &plan, &jobs, parts, fit, &done)?;
+        budget::give_back();
         let g = &p.model.graph;
         let found: Vec<_> = jobs.par_iter().zip(&sums).map(|(j, s)| fitted(j, s, g, &plan, recipe)).collect();
         for (at, f) in jobs.iter().map(|j| j.at).zip(found) {
@@ -228,14 +237,15 @@ fn fitted(
     recipe: &WeightRecipe,
 ) -> Option<(StoredWeight, Vec<f32>, String)> {
     let layer = &plan.layers[job.at];
-    let (v, share, c) = match (recipe.refit, sums) {
+    let (refit, c) = match (recipe.refit, sums) {
         (Some(ridge), [a, b]) => {
-            let (v, share) = gptq::refit([a, b], &job.w, ridge);
-            (v, share, a.plus(b).centred())
+            let r = gptq::refit([&a.centred(), &b.centred()], &job.w, ridge);
+            (Some(r), a.plus(b).centred())
         }
-        (_, [a, ..]) => (job.w.clone(), 0.0, a.centred()),
+        (_, [a, ..]) => (None, a.centred()),
         _ => return None,
     };
+    let v = refit.as_ref().map_or(&job.w, |r| &r.weights);
     let n = job.ins;
     let bias =
         |w: &dyn Fn(usize) -> f64, o: usize| c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>();
@@ -252,7 +262,7 @@ fn fitted(
         None => recipe.clip.clone(),
     };
     let how = Search { top, clips: &clips, least: &least, damp: DAMP, mates };
-    let r = gptq::round(&c, &v, &how)?;
+    let r = gptq::round(&c, v, &how)?;
     let correction = (0..job.outs)
         .map(|o| (bias(&|i| r.codes[i] as f64 * r.scales[o] as f64, o) - job.bias[o] as f64) as f32)
         .collect();
@@ -262,11 +272,11 @@ fn fitted(
     }
     let back: Vec<f64> = r.codes.iter().enumerate().map(|(i, q)| *q as f64 * r.scales[i / n] as f64).collect();
     let power: f64 = c.yy.iter().sum();
-    let db = |w: &[f64]| 10.0 * (power / c.error(w).max(1e-300)).log10();
-    let mut reason = format!("{:?}: {:.1} dB at its output", layer.weight, db(&back)).to_lowercase();
-    if recipe.refit.is_some() {
-        let percent = share * 100.0;
-        reason += &format!("; before rounding {:.1} dB, {:.1} with {percent:.0} % of a refit", db(&job.w), db(&v));
+    let db = |error: f64| 10.0 * (power / error.max(1e-300)).log10();
+    let mut reason = format!("{:?}: {:.1} dB at its output", layer.weight, db(c.error(&back))).to_lowercase();
+    if let Some(r) = &refit {
+        let (percent, before, after) = (r.share * 100.0, db(r.before), db(r.after));
+        reason += &format!("; before rounding {before:.1} dB, {after:.1} with {percent:.0} % of a refit");
     }
     Some((StoredWeight { scales: r.scales, codes }, correction, reason))
 }
@@ -348,7 +358,7 @@ fn sums(
             Ok(())
         },
     )?;
-    all.iter_mut().flatten().for_each(Normal::finish);
+    all.iter_mut().flatten().for_each(Normal::end);
     Ok(all)
 }
 
@@ -368,7 +378,7 @@ mod tests {
             let sites = crate::plan::sites::find(&model, Vec::new());
             enough(&Prepared { sites, model, fingerprint: String::new(), tails: Vec::new() })
         };
-        assert_eq!([of(1), of(16), of(197), of(4096)], [ROWS, 512, SAMPLES, SAMPLES]);
+        assert_eq!([of(1), of(16), of(197), of(4096)], [TOKENS, 512, SAMPLES, SAMPLES]);
         assert_eq!(some_of(&[3, 5, 7, 9, 11], 2), [3, 7]);
         assert_eq!(some_of(&[3, 5], 9), [3, 5]);
     }

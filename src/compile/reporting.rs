@@ -6,10 +6,10 @@ use super::Prepared;
 use super::stages::Log;
 use crate::ir::{Def, Model};
 use crate::plan::parts::{By, Part, divide};
-use crate::plan::{Island, QuantPlan, sites};
+use crate::plan::{Activation, Island, QuantPlan, Role, sites};
 use crate::recipe::Recipe;
 use crate::verify::coverage;
-use crate::verify::report::{DataReport, ModelFile, Report, VERSION};
+use crate::verify::report::{Channels, DataReport, ModelFile, Report, VERSION};
 use crate::verify::run::SideBySide;
 use crate::verify::thresholds::Thresholds;
 
@@ -20,6 +20,19 @@ pub struct Limits {
     pub sqnr_db: Option<f64>,
     /// Least agreement with the float model, 0..1.
     pub agreement: Option<f64>,
+}
+
+impl Limits {
+    /// What must be reached: what is asked for, and for the rest what the recipe says or files of 8 bits usually reach.
+    pub(super) fn of(self, recipe: Option<&Recipe>) -> Thresholds {
+        let of_recipe = recipe.map_or_else(Thresholds::usual, |r| r.thresholds.clone());
+        Thresholds {
+            sqnr_db: self.sqnr_db.or(of_recipe.sqnr_db),
+            agreement: self.agreement.or(of_recipe.agreement),
+            agreement_asked: self.agreement.is_some(),
+            ..of_recipe
+        }
+    }
 }
 
 /// Values that stand for the model's progress: sums of the residual stream and attention outputs.
@@ -47,13 +60,7 @@ pub(super) fn report(
     log: Log,
 ) -> Report {
     let (coverage, islands) = coverage::measure(quantized);
-    let of_recipe = recipe.map(|r| r.thresholds.clone()).unwrap_or_default();
-    let limits = Thresholds {
-        sqnr_db: asked.sqnr_db.or(of_recipe.sqnr_db),
-        agreement: asked.agreement.or(of_recipe.agreement),
-        agreement_asked: asked.agreement.is_some(),
-        ..of_recipe
-    };
+    let limits = asked.of(recipe);
     let (outputs, blocks, checks) = match compared {
         Some(c) => {
             let checks = limits.check(&c.outputs);
@@ -71,8 +78,10 @@ pub(super) fn report(
         outputs,
         blocks,
         speed: None,
+        judged: None,
         coverage,
         islands,
+        channels: Vec::new(),
         decisions: IndexMap::new(),
         passes: Vec::new(),
         timings: log.timings,
@@ -90,6 +99,7 @@ pub(super) fn tell_plan(report: &mut Report, p: &Prepared, plan: &QuantPlan) {
         let holds = |part: &&Part| part.activations.contains(&b.tensor) || part.attentions.contains(&b.tensor);
         b.part = parts.iter().find(holds).map_or(String::new(), |part| part.name.clone());
     }
+    report.channels = channels(plan, &parts);
     let told = |i: &&Island| !report.islands.iter().any(|o| o.node == i.node && o.op == i.op);
     let more: Vec<Island> = plan.islands.iter().filter(told).cloned().collect();
     report.islands.extend(more);
@@ -105,4 +115,33 @@ pub(super) fn tell_plan(report: &mut Report, p: &Prepared, plan: &QuantPlan) {
     for e in plan.equalisations.iter().filter(|e| !e.factors.is_empty()) {
         *report.decisions.entry(format!("{} equalised", e.between.name())).or_default() += 1;
     }
+}
+
+/// Values that are shown at most.
+const MOST_SHOWN: usize = 3;
+
+/// The values with a scale for each channel whose channels differ most.
+fn channels(plan: &QuantPlan, parts: &[Part]) -> Vec<Channels> {
+    let of = |a: &Activation| {
+        let p = &a.params;
+        p.axis()?;
+        let part = parts.iter().find(|part| part.activations.contains(&a.value));
+        let mut reach: Vec<f32> = (0..p.channels()).map(|c| p.reach(c).0.abs().max(p.reach(c).1.abs())).collect();
+        // What a channel's second code reaches is what the channel does.
+        for o in &a.outliers {
+            let top = o.scale * o.zero_point.max(255 - o.zero_point) as f32;
+            reach.get_mut(o.channel).into_iter().for_each(|r| *r = r.max(top));
+        }
+        Some(Channels {
+            tensor: a.value.clone(),
+            part: part.map_or(String::new(), |part| part.name.clone()),
+            reach,
+            factors: p.factors().map_or(Vec::new(), |(_, f)| f.to_vec()),
+        })
+    };
+    // Scores have a scale for each head, which is another story.
+    let of_channels = plan.activations.iter().filter(|a| !matches!(a.role, Role::Scores | Role::Probs));
+    let mut all: Vec<(f64, Channels)> = of_channels.filter_map(of).map(|c| (c.spread(), c)).collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0));
+    all.into_iter().take(MOST_SHOWN).map(|(_, c)| c).collect()
 }

@@ -21,6 +21,7 @@ use crate::plan::{PlanError, QuantPlan, Rounding, planner};
 use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::coverage;
+use crate::verify::judge::{Judge, Judged};
 use crate::verify::report::Timing;
 use crate::verify::run::{SideBySide, compare};
 use crate::verify::speed::{Effort, Speed, measure};
@@ -79,6 +80,16 @@ pub fn timed<T, E>(timings: &mut Vec<Timing>, stage: &str, f: impl FnOnce() -> R
     let r = f()?;
     timings.push(Timing { stage: stage.to_owned(), seconds: t.elapsed().as_secs_f64() });
     Ok(r)
+}
+
+/// The samples of a run.
+pub(super) struct Samplings {
+    pub data: Dataset,
+    /// Of these, the numbers of those to calibrate on, and of those held back.
+    pub calib: Vec<usize>,
+    pub held: Vec<usize>,
+    /// Other ones to verify on.
+    pub other: Option<Dataset>,
 }
 
 /// Samples for a model.
@@ -333,6 +344,24 @@ pub fn side_by_side(
         let (f, q) = (validate::validate(float)?, validate::validate(quantized)?);
         Ok(compare(f, q, data, indices, taps, how.threads, &done)?)
     })
+}
+
+/// Runs both models in another runtime, over some of the same samples.
+///
+/// # Errors
+/// As [`Judge::judge`].
+pub fn second_opinion(
+    judge: &Judge,
+    models: (&Model, &Model),
+    data: &Dataset,
+    indices: &[usize],
+    how: Running<'_>,
+    log: &mut Log,
+) -> Result<Judged, CompilerError> {
+    let done = how.steps("running both in onnxruntime", 1);
+    let judged = timed(&mut log.timings, "judge", || Ok(judge.judge(models, data, indices)?));
+    done(1);
+    judged
 }
 
 /// Times both models; a note says why there are no times.

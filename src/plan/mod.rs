@@ -285,6 +285,11 @@ pub enum PlanError {
 }
 
 impl QuantPlan {
+    /// True if all of the model stays in float.
+    pub fn quantizes_nothing(&self) -> bool {
+        self.activations.is_empty() && self.constants.is_empty() && self.layers.is_empty() && self.attentions.is_empty()
+    }
+
     /// The readable form in one text, codes of weights in it as Base64. [`to_files`](Self::to_files) keeps it short.
     pub fn to_yaml(&self) -> String {
         crate::yaml::to_string(self).expect("a plan has no map keys that YAML cannot hold")

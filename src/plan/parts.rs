@@ -135,6 +135,25 @@ pub fn divide(g: &Graph, sites: &Sites, plan: &QuantPlan, by: By) -> Vec<Part> {
 
 type Key = (usize, bool, String);
 
+/// Names that a part may have, known before there is a plan: of homes in the model, of roles, and of values that may be
+/// quantized or are made by layers and attentions.
+pub fn possible(g: &Graph, sites: &Sites) -> BTreeSet<String> {
+    let map = Map::of(g, sites);
+    let blocks = map.rank.len();
+    let homes = (0..=blocks + 1).flat_map(|block| [false, true].map(|mlp| Home { block, mlp }));
+    let mut names: BTreeSet<String> = homes.flat_map(|h| [true, false].map(|halves| h.name(blocks, halves))).collect();
+    names.extend(["attention", "weights", "constants"].map(str::to_owned));
+    names.extend(sites.sites.values().map(|s| s.role.name().to_owned()));
+    let made = sites.linears.iter().map(|l| l.out).chain(sites.attentions.iter().map(|a| a.out));
+    let scored = sites.attentions.iter().map(|a| score_value(g, a));
+    let read = sites.constants.iter().filter_map(|(n, slot)| g.node(*n).input(*slot));
+    for v in sites.sites.values().map(|s| s.value).chain(made).chain(scored).chain(read) {
+        names.insert(g.name_of(v).to_owned());
+        names.insert(format!("{} (weights)", g.name_of(v)));
+    }
+    names
+}
+
 /// Finds parts by the names people give: of any division, or of single values, layers and attentions of the plan.
 ///
 /// # Errors

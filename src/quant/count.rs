@@ -84,7 +84,24 @@ wide! {
     fn by_row(x: &[f32], ends: (&mut [f32], &mut [f32]), sums: (&mut [f64], &mut [f64])) {
         let n = ends.0.len();
         let (lo, hi, sum, squares) = (ends.0, &mut ends.1[..n], &mut sums.0[..n], &mut sums.1[..n]);
-        for row in x.chunks_exact(n) {
+        // What is kept of a column is read and written once for some rows.
+        let mut some = x.chunks_exact(4 * n);
+        for rows in some.by_ref() {
+            let (a, b) = rows.split_at(2 * n);
+            let ((a, b), (c, d)) = (a.split_at(n), b.split_at(n));
+            let (b, c, d) = (&b[..n], &c[..n], &d[..n]);
+            for i in 0..n {
+                let v = [a[i], b[i], c[i], d[i]];
+                for v in v {
+                    lo[i] = if v < lo[i] { v } else { lo[i] };
+                    hi[i] = if v > hi[i] { v } else { hi[i] };
+                }
+                let v = v.map(f64::from);
+                sum[i] += (v[0] + v[1]) + (v[2] + v[3]);
+                squares[i] += (v[0] * v[0] + v[1] * v[1]) + (v[2] * v[2] + v[3] * v[3]);
+            }
+        }
+        for row in some.remainder().chunks_exact(n) {
             for i in 0..n {
                 let v = row[i];
                 lo[i] = if v < lo[i] { v } else { lo[i] };

@@ -13,7 +13,7 @@
 //! through the inverse, here without the inverse (Babai's nearest plane). Columns of large variance come first.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use super::pairs::{self, Mates};
@@ -23,7 +23,8 @@ use super::triangular::{Factor, factored};
 const LANES: usize = 16;
 /// Columns of the input whose errors are carried on together, as one product of matrices.
 const BLOCK: usize = if cfg!(test) { 8 } else { 64 };
-/// Rows that are added at once.
+/// Rows that wait to be added at once: products of many rows are worth the pass over all sums that adding them takes. Half
+/// as many are added as they come.
 const AT_ONCE: usize = if cfg!(test) { 6 } else { 256 };
 /// Rows of a symmetric sum that are made at once, from their diagonal on.
 const STRIP: usize = if cfg!(test) { 8 } else { 128 };
@@ -92,22 +93,38 @@ impl Normal {
     /// Adds rows: `x` is `rows x ins`, `y` is `rows x outs`, both row-major; `weights` says how much each row counts. The
     /// result depends on the order of calls in its last bits, so callers add in a fixed order.
     ///
-    /// They are in the sums after [`Normal::finish`].
+    /// They are in the sums after [`Normal::end`].
     pub fn add(&mut self, x: &[f32], y: &[f32], weights: &[f64]) {
+        if self.waiting.2.len() + weights.len() > AT_ONCE {
+            self.add_waiting();
+        }
+        if weights.len() >= AT_ONCE / 2 {
+            return self.add_now(x, y, weights);
+        }
         let (xs, ys, ws) = &mut self.waiting;
+        // Buffers that grow step by step leave their former selves behind.
+        if xs.capacity() == 0 {
+            *xs = Vec::with_capacity(AT_ONCE * self.ins);
+            *ys = Vec::with_capacity(AT_ONCE * self.outs);
+        }
         xs.extend_from_slice(x);
         ys.extend_from_slice(y);
         ws.extend_from_slice(weights);
-        // Products of many rows are worth the pass over all sums that adding them takes.
-        if ws.len() >= AT_ONCE {
-            self.finish();
-        }
     }
 
-    /// Adds the rows that are waiting.
-    pub fn finish(&mut self) {
-        let (x, y, weights) = std::mem::take(&mut self.waiting);
+    /// Adds the rows that are waiting, after the last.
+    pub fn end(&mut self) {
+        self.add_waiting();
+        self.waiting = Default::default();
+    }
+
+    fn add_waiting(&mut self) {
+        let (mut x, mut y, mut weights) = std::mem::take(&mut self.waiting);
         self.add_now(&x, &y, &weights);
+        x.clear();
+        y.clear();
+        weights.clear();
+        self.waiting = (x, y, weights);
     }
 
     fn add_now(&mut self, x: &[f32], y: &[f32], weights: &[f64]) {
@@ -140,9 +157,13 @@ impl Normal {
         }
         // A few hundred rows in f32, the sums over samples in f64. Of what is symmetric, the upper part of whole strips.
         let n = self.ins;
-        let add = |into: &mut [f64], left: ArrayView2<'_, f32>, from: usize| {
-            let part = left.t().dot(&mx.slice(s![.., from..]));
-            into.iter_mut().zip(&part).for_each(|(s, v)| *s += f64::from(*v));
+        let mut product = vec![0f32; STRIP * n];
+        let mut add = |into: &mut [f64], left: ArrayView2<'_, f32>, from: usize| {
+            let right = mx.slice(s![.., from..]);
+            let product = &mut product[..into.len()];
+            let mut to = ArrayViewMut2::from_shape((left.ncols(), n - from), product).expect("a matrix");
+            general_mat_mul(1.0, &left.t(), &right, 0.0, &mut to);
+            into.iter_mut().zip(product).for_each(|(s, v)| *s += f64::from(*v));
         };
         let mut rest = &mut self.xx[..];
         for strip in strips(n) {
@@ -237,7 +258,11 @@ impl Centred {
 
     /// Mean squared error of `y ~ W x + b` with the best `b`, summed over outputs.
     pub fn error(&self, w: &[f64]) -> f64 {
-        let d = self.residual(w);
+        self.error_with(w, &self.residual(w))
+    }
+
+    /// As [`Centred::error`], where the residual's covariance with the input is known.
+    fn error_with(&self, w: &[f64], d: &Array2<f64>) -> f64 {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
         // yy - 2 W yx + W xx W = yy - W yx - W (yx - W xx)
         self.yy.iter().sum::<f64>() - dot(w, &self.yx) - dot(w, d.as_slice().expect("row-major"))
@@ -324,25 +349,42 @@ fn mirror(m: &mut [f64], n: usize) {
     }
 }
 
-/// Weights refitted to what the layer really reads, `outs x ins`. `halves` are the sums over two disjoint sets of
-/// samples: each judges how far to follow the step computed from the other.
+/// Weights refitted to what a layer really reads.
+#[derive(Clone, Debug)]
+pub struct Refit {
+    /// `outs x ins`, row-major.
+    pub weights: Vec<f64>,
+    /// Mean share of the step that was taken; 0 where the input never varies.
+    pub share: f64,
+    /// Mean squared error at the output, summed over outputs: before, and after it, on samples that it does not come from.
+    pub before: f64,
+    pub after: f64,
+}
+
+/// Refits the weights `w` (`outs x ins`). `halves` are the sums over two disjoint sets of samples: each judges how far to
+/// follow the step computed from the other, and the step taken is the mean of the two.
 ///
-/// Returns the weights and the mean share of the step that was taken.
-pub fn refit(halves: [&Normal; 2], w: &[f64], ridge: f64) -> (Vec<f64>, f64) {
-    let [a, b] = [halves[0].centred(), halves[1].centred()];
-    let whole = halves[0].plus(halves[1]).centred();
-    let [da, db, d] = [&a, &b, &whole].map(|c| c.residual(w));
-    let steps = [(&a, &da), (&b, &db), (&whole, &d)].map(|(c, d)| c.step(d, ridge));
-    let [Some(sa), Some(sb), Some(step)] = &steps else { return (w.to_vec(), 0.0) };
-    let (on_b, on_a) = (b.gain(&db, sa), a.gain(&da, sb));
-    let share: Vec<f64> = on_b
-        .iter()
-        .zip(&on_a)
-        .map(|((p, q), (r, s))| if q + s > 0.0 { ((p + r) / (q + s)).clamp(0.0, 1.0) } else { 0.0 })
+/// (Their mean is as good as the step from all samples, for two systems in place of three: with `p` inputs and `n` rows the
+/// error of a fit exceeds the least one by about `p / (n - p)`, of the mean of two halves by half of `p / (n / 2 - p)`.)
+pub fn refit(halves: [&Centred; 2], w: &[f64], ridge: f64) -> Refit {
+    let [a, b] = halves;
+    let [da, db] = [a, b].map(|c| c.residual(w));
+    let before = 0.5 * (a.error_with(w, &da) + b.error_with(w, &db));
+    let (Some(sa), Some(sb)) = (a.step(&da, ridge), b.step(&db, ridge)) else {
+        return Refit { weights: w.to_vec(), share: 0.0, before, after: before };
+    };
+    let mut after = before;
+    let share: Vec<f64> = (b.gain(&db, &sa).into_iter().zip(a.gain(&da, &sb)))
+        .map(|((p, q), (r, s))| {
+            let share = if q + s > 0.0 { ((p + r) / (q + s)).clamp(0.0, 1.0) } else { 0.0 };
+            after -= share * (p + r) - 0.5 * share * share * (q + s);
+            share
+        })
         .collect();
-    let n = whole.ins.max(1);
-    let v = w.iter().zip(step).enumerate().map(|(i, (w, d))| w + share[i / n] * d).collect();
-    (v, share.iter().sum::<f64>() / share.len().max(1) as f64)
+    let n = a.ins.max(1);
+    let steps = sa.iter().zip(&sb).enumerate();
+    let weights = w.iter().zip(steps).map(|(w, (i, (a, b)))| w + 0.5 * share[i / n] * (a + b)).collect();
+    Refit { weights, share: share.iter().sum::<f64>() / share.len().max(1) as f64, before, after }
 }
 
 /// Codes of a weight.
@@ -533,7 +575,7 @@ mod tests {
     fn sums(x: &[f32], y: &[f32]) -> Normal {
         let mut s = Normal::new(N, OUTS);
         s.add(x, y, &vec![1.0; x.len() / N]);
-        s.finish();
+        s.end();
         s
     }
 
@@ -574,7 +616,7 @@ mod tests {
         let weights: Vec<f64> = (0..30).map(|i| (i % 4) as f64).collect();
         let mut weighted = Normal::new(N, OUTS);
         weighted.add(&x, &y, &weights);
-        weighted.finish();
+        weighted.end();
         let again =
             |v: &[f32], n: usize| -> Vec<f32> { v.chunks(n).enumerate().flat_map(|(i, r)| r.repeat(i % 4)).collect() };
         let (a, b) = (weighted.centred(), sums(&again(&x, N), &again(&y, OUTS)).centred());
@@ -619,10 +661,17 @@ mod tests {
         };
         let (a, b, fresh) = (noisy(500), noisy(500), noisy(2000));
         let judge = sums(&fresh.1, &fresh.2).centred();
-        let (v, share) = refit([&sums(&a.1, &a.2), &sums(&b.1, &b.2)], &w, 1e-3);
-        assert!(judge.error(&v) < 0.6 * judge.error(&w), "{} {}", judge.error(&v), judge.error(&w));
-        assert!(share > 0.8);
-        let (v, _) = refit([&sums(&a.0, &a.2), &sums(&b.0, &b.2)], &w, 1e-3);
+        let halves = |x: [&[f32]; 2]| [sums(x[0], &a.2).centred(), sums(x[1], &b.2).centred()];
+        let noisy = halves([&a.1, &b.1]);
+        let r = refit([&noisy[0], &noisy[1]], &w, 1e-3);
+        let (before, after) = (judge.error(&w), judge.error(&r.weights));
+        assert!(after < 0.6 * before, "{after} {before}");
+        assert!(r.share > 0.8);
+        // What it says of itself is what fresh samples say.
+        assert!((r.before / before - 1.0).abs() < 0.1, "{} {before}", r.before);
+        assert!((r.after / after - 1.0).abs() < 0.1, "{} {after}", r.after);
+        let clean = halves([&a.0, &b.0]);
+        let v = refit([&clean[0], &clean[1]], &w, 1e-3).weights;
         assert!(v.iter().zip(&w).all(|(v, w)| (v - w).abs() < 1e-3));
     }
 
@@ -637,7 +686,7 @@ mod tests {
             (x, y)
         };
         let (a, b, fresh) = (near(9), near(9), near(2000));
-        let (v, _) = refit([&sums(&a.0, &a.1), &sums(&b.0, &b.1)], &w, 1e-3);
+        let v = refit([&sums(&a.0, &a.1).centred(), &sums(&b.0, &b.1).centred()], &w, 1e-3).weights;
         let far = v.iter().zip(&w).map(|(v, w)| (v - w).abs()).fold(0.0, f64::max);
         assert!(far < 0.1, "weights moved by {far}");
         let c = sums(&fresh.0, &fresh.1).centred();
@@ -666,7 +715,7 @@ mod tests {
         };
         let (a, b, fresh) = (noisy(13), noisy(13), noisy(2000));
         let judge = sums(&fresh.0, &fresh.1).centred();
-        let (v, _) = refit([&sums(&a.0, &a.1), &sums(&b.0, &b.1)], &w, 1e-3);
+        let v = refit([&sums(&a.0, &a.1).centred(), &sums(&b.0, &b.1).centred()], &w, 1e-3).weights;
         assert!(judge.error(&v) < 1.05 * judge.error(&w), "{} {}", judge.error(&v), judge.error(&w));
     }
 }

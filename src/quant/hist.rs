@@ -11,6 +11,9 @@ use super::wide::wide;
 /// Bins on each side of zero, a power of two: of a range that is all on one side, as many as codes of 8 bits have steps.
 const HALF: i32 = 256;
 
+/// Bins for which room is made at once.
+const ROOM: usize = 32;
+
 /// Counts in bins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hist {
@@ -68,15 +71,17 @@ impl Hist {
 
     fn coarsen_to(&mut self, exp: i32) {
         while self.exp < exp && !self.counts.is_empty() {
-            let new_first = self.first.div_euclid(2);
-            let last = (self.first + self.counts.len() as i32 - 1).div_euclid(2);
-            let mut joined = vec![0u32; (last - new_first + 1) as usize];
-            for (i, c) in self.counts.iter().enumerate() {
-                let at = ((self.first + i as i32).div_euclid(2) - new_first) as usize;
-                joined[at] = joined[at].saturating_add(*c);
+            // In place: a channel in a thousand others should not leave its former counts behind as a hole in memory.
+            let first = self.first.div_euclid(2);
+            let mut len = 0;
+            for i in 0..self.counts.len() {
+                let at = ((self.first + i as i32).div_euclid(2) - first) as usize;
+                let before = if at < len { self.counts[at] } else { 0 };
+                self.counts[at] = before.saturating_add(self.counts[i]);
+                len = at + 1;
             }
-            self.counts = joined;
-            self.first = new_first;
+            self.counts.truncate(len);
+            self.first = first;
             self.exp += 1;
         }
         self.exp = self.exp.max(exp);
@@ -86,14 +91,17 @@ impl Hist {
         if self.counts.is_empty() {
             self.first = lo;
         }
-        if lo < self.first {
-            let n = (self.first - lo) as usize;
-            self.counts.splice(0..0, std::iter::repeat_n(0, n));
-            self.first = lo;
+        let before = usize::try_from(self.first - lo).unwrap_or(0);
+        let len = self.counts.len().max((hi - self.first + 1).max(0) as usize);
+        if before + len > self.counts.capacity() {
+            // No room to double: there are never more than both sides have.
+            let whole = (before + len).next_multiple_of(ROOM);
+            self.counts.reserve_exact(whole - self.counts.len());
         }
-        let need = (hi - self.first + 1) as usize;
-        if need > self.counts.len() {
-            self.counts.resize(need, 0);
+        self.counts.resize(len, 0);
+        if before > 0 {
+            self.counts.splice(0..0, std::iter::repeat_n(0, before));
+            self.first = lo;
         }
     }
 

@@ -131,7 +131,7 @@ impl Patch {
         }
     }
 
-    /// Names what the new nodes come from; kept in their [`Origin`].
+    /// Names what the new nodes come from; kept in their [`Origin`](crate::ir::Origin).
     pub fn made_from(mut self, from: impl IntoIterator<Item = String>) -> Patch {
         self.from.extend(from);
         self
@@ -170,7 +170,7 @@ impl Patch {
     }
 
     /// As [`Patch::node_with`], for an operator whose nested graphs read `captures`, in the order of
-    /// [`Node::captures`].
+    /// [`Node::captures`](crate::ir::Node::captures).
     pub fn node_around(
         &mut self,
         op: Op,

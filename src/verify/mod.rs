@@ -3,6 +3,7 @@
 #[cfg(feature = "tract")]
 pub mod alone;
 pub mod coverage;
+pub mod judge;
 pub mod kinds;
 #[cfg(feature = "tract")]
 mod lists;

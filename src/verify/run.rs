@@ -5,10 +5,10 @@ use indexmap::IndexMap;
 use super::kinds::{Kind, kinds};
 use super::lists::{Pairs, pair};
 use super::metrics::{Deviation, MetricError, Subject, Tally, TensorMetrics};
-use crate::calibrate::data::{DataError, Dataset};
+use crate::calibrate::data::{DataError, Dataset, Sample};
 use crate::calibrate::run::open_shapes;
 use crate::ir::Validated;
-use crate::runtime::{Array, Outputs, RuntimeError, Session, SessionOptions, fold_samples};
+use crate::runtime::{Array, RuntimeError, Session, SessionOptions, fold_samples};
 
 /// Why verification stopped.
 #[derive(Debug, thiserror::Error)]
@@ -72,25 +72,17 @@ pub fn compare(
             let s = data.sample(indices[i])?;
             let a = f.run(&s.inputs).map_err(|source| VerifyError::Runtime { model: "float", source })?;
             let b = q.run(&s.inputs).map_err(|source| VerifyError::Runtime { model: "quantized", source })?;
-            let pairs = detections(&kinds, &a, &b);
-            let outs = names.iter().zip(a.outputs.iter().zip(&b.outputs)).zip(kinds.iter().map(Some));
-            let mids = taps.iter().zip(a.taps.iter().zip(&b.taps)).zip(std::iter::repeat(None));
-            let devs = outs
-                .chain(mids)
-                .map(|((n, (x, y)), out)| {
-                    let labels = if out.is_some() { s.labels.as_deref() } else { None };
-                    let kind = out.copied().unwrap_or_default();
-                    let site = Subject { tensor: n, sample: &s.name, items: data.batch(), labels, kind };
-                    match (Deviation::of(site, x, y, pairs.as_ref()), out) {
-                        // Between input and output a float model may well hold minus infinity: masks do. And what has
-                        // another shape is another value, that a pass gave the name to.
-                        (Err(MetricError::NonFinite { float: true, .. } | MetricError::Shape { .. }), None) => {
-                            Ok(Deviation::default())
-                        }
-                        (d, _) => d,
-                    }
-                })
-                .collect::<Result<_, _>>()?;
+            let mut devs = deviations((&names, &kinds), (&a.outputs, &b.outputs), &s, data.batch())?;
+            for (n, (x, y)) in taps.iter().zip(a.taps.iter().zip(&b.taps)) {
+                let site =
+                    Subject { tensor: n, sample: &s.name, items: data.batch(), labels: None, kind: Kind::Values };
+                devs.push(match Deviation::between(site, x, y) {
+                    // Between input and output a float model may well hold minus infinity: masks do. And what has another
+                    // shape is another value, that a pass gave the name to.
+                    Err(MetricError::NonFinite { float: true, .. } | MetricError::Shape { .. }) => Deviation::default(),
+                    d => d?,
+                });
+            }
             Ok((devs, b.outputs))
         },
         |_, (devs, outs)| {
@@ -107,12 +99,26 @@ pub fn compare(
     Ok(SideBySide { outputs: all, blocks, quantized: names.into_iter().zip(kept).collect() })
 }
 
-/// Which detections of the two runs belong together, if the model makes any.
-fn detections(kinds: &[Kind], float: &Outputs, quantized: &Outputs) -> Option<Pairs> {
-    fn listed<'a>(kinds: &[Kind], o: &'a Outputs) -> Vec<&'a Array> {
-        o.outputs.iter().zip(kinds).filter(|(_, k)| **k == Kind::Detections).map(|(a, _)| a).collect()
+/// How far the outputs of two runs over one sample are apart, each judged as its kind is.
+///
+/// # Errors
+/// If they cannot be compared.
+pub(super) fn deviations(
+    (names, kinds): (&[String], &[Kind]),
+    (float, quantized): (&[Array], &[Array]),
+    s: &Sample,
+    items: usize,
+) -> Result<Vec<Deviation>, MetricError> {
+    fn listed<'a>(of: &'a [Array], kinds: &[Kind]) -> Vec<&'a Array> {
+        of.iter().zip(kinds).filter(|(_, k)| **k == Kind::Detections).map(|(a, _)| a).collect()
     }
-    pair(&listed(kinds, float), &listed(kinds, quantized))
+    let pairs = pair(&listed(float, kinds), &listed(quantized, kinds));
+    let all = names.iter().zip(float.iter().zip(quantized)).zip(kinds);
+    all.map(|((tensor, (x, y)), kind)| {
+        let site = Subject { tensor, sample: &s.name, items, labels: s.labels.as_deref(), kind: *kind };
+        Deviation::of(site, x, y, pairs.as_ref())
+    })
+    .collect()
 }
 
 impl Deviation {

@@ -51,6 +51,11 @@ pub struct Check {
 }
 
 impl Thresholds {
+    /// For models of which no recipe is known: what a file of 8 bits reaches that is worth deploying, 10 dB and 90 %.
+    pub fn usual() -> Thresholds {
+        Thresholds { sqnr_db: Some(10.0), agreement: Some(0.9), ..Thresholds::default() }
+    }
+
     /// Holds each threshold that is set against the worst of the outputs that it is for.
     pub fn check(&self, outputs: &[TensorMetrics]) -> Vec<Check> {
         let numbers = || outputs.iter().filter(|m| matches!(m.kind, Kind::Values | Kind::Classes { .. }));

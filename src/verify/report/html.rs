@@ -1,6 +1,7 @@
 //! The report as one HTML page.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use super::*;
 
@@ -15,6 +16,7 @@ pub(super) fn render(r: &Report) -> String {
     head(&mut h, r, &title);
     outputs(&mut h, r);
     chart(&mut h, &r.blocks);
+    super::channels::plots(&mut h, &r.channels);
     coverage(&mut h, r);
     details(&mut h, r);
     h += "</main>\n</body>\n</html>\n";
@@ -57,6 +59,13 @@ fn head(h: &mut String, r: &Report, title: &str) {
     if let Some(s) = &r.speed {
         figure(h, "time", &format!("{:.2}x", s.ratio), &speed(s));
     }
+    if let Some(j) = &r.judged {
+        let worst = j.levels.iter().flat_map(|l| &l.outputs).filter(|m| m.kind != Kind::Labels);
+        if let Some(m) = worst.min_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db)) {
+            figure(h, &format!("in {}", esc(&j.runtime)), &db(m.sqnr_db), &judged(j));
+        }
+        figure(h, &format!("time in {}", esc(&j.runtime)), &format!("{:.2}x", j.ratio), &judged_speed(j));
+    }
     *h += "</dl>\n";
     if !r.checks.is_empty() {
         *h += "<ul class=\"checks\">\n";
@@ -78,11 +87,17 @@ fn head(h: &mut String, r: &Report, title: &str) {
         format_args!(
             "<p class=\"quiet\">Calibrated on {} samples ({}), verified in tract on {} ({}).</p>\n",
             d.calibration_samples,
-            esc(&d.calibration),
+            esc(&without_folders(&d.calibration)),
             d.verification_samples,
-            esc(&d.verification)
+            esc(&without_folders(&d.verification))
         ),
     );
+}
+
+/// A page is given to others: where files lay on one machine is nothing to them.
+fn without_folders(description: &str) -> String {
+    let word = |w: &str| if Path::new(w).is_absolute() { file_name(w).to_owned() } else { w.to_owned() };
+    description.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn figure(h: &mut String, name: &str, value: &str, remark: &str) {
@@ -224,7 +239,7 @@ fn shortened(s: &str, max: usize) -> String {
     if n <= max { s.to_string() } else { format!("\u{2026}{}", s.chars().skip(n - max + 1).collect::<String>()) }
 }
 
-fn code(s: &str) -> String {
+pub(super) fn code(s: &str) -> String {
     format!("<code>{}</code>", esc(s))
 }
 
@@ -243,6 +258,17 @@ pub(super) fn esc(s: &str) -> String {
     })
 }
 
-fn put(h: &mut String, text: std::fmt::Arguments<'_>) {
+pub(super) fn put(h: &mut String, text: std::fmt::Arguments<'_>) {
     h.write_fmt(text).expect("a String takes every write");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_does_not_tell_where_files_lay() {
+        assert_eq!(without_folders("images of /home/ada/photos"), "images of photos");
+        assert_eq!(without_folders("arrays of data/calib.npz"), "arrays of data/calib.npz");
+    }
 }

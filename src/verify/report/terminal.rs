@@ -37,6 +37,10 @@ pub(super) fn render(r: &Report, width: u16, tables: bool) -> String {
     if let Some(s) = &r.speed {
         out.row("speed", &speed(s));
     }
+    if let Some(j) = &r.judged {
+        out.row("elsewhere", &judged(j));
+        out.row("", &judged_speed(j));
+    }
     out.row("integers", &covered(&r.coverage));
     if let Some(first) = r.islands.first() {
         let more = if r.islands.len() > 1 { format!(", and {} more (-v)", r.islands.len() - 1) } else { String::new() };

@@ -15,6 +15,24 @@ fn tensor(name: &str, sqnr_db: f64) -> TensorMetrics {
     }
 }
 
+fn judged(logits: &TensorMetrics) -> Judged {
+    let level = |level: &str, sqnr_db| Level {
+        level: level.into(),
+        outputs: vec![TensorMetrics { accuracy: None, sqnr_db, ..logits.clone() }],
+    };
+    Judged {
+        runtime: "onnxruntime".into(),
+        version: "1.31.1".into(),
+        samples: 16,
+        levels: vec![level("basic", 13.8), level("all", 9.75)],
+        threads: 1,
+        rounds: 25,
+        float_ms: 33.1,
+        quantized_ms: 21.25,
+        ratio: 0.642,
+    }
+}
+
 fn report() -> Report {
     let logits = TensorMetrics {
         kind: Kind::Classes { axis: 1 },
@@ -44,7 +62,8 @@ fn report() -> Report {
             verification_samples: 8,
             synthetic: true,
         },
-        checks: t.check(&[logits.clone(), classes.clone(), boxes.clone()]),
+        checks: [t.check(&[logits.clone(), classes.clone(), boxes.clone()]), judged(&logits).check(&t)].concat(),
+        judged: Some(judged(&logits)),
         outputs: vec![logits, classes, boxes],
         speed: Some(Speed {
             runtime: "tract".into(),
@@ -70,6 +89,15 @@ fn report() -> Report {
                 .collect(),
             between: [("LayerNormalization".to_string(), 25), ("Softmax".to_string(), 2)].into_iter().collect(),
         },
+        channels: vec![
+            Channels {
+                tensor: "/blocks.0/<attn>/Add_output_0".into(),
+                part: "block 0 attention".into(),
+                reach: vec![0.5, 40.0, 1.0, 0.25, 9.0, 0.0],
+                factors: vec![1, 64, 2, 1, 16, 1],
+            },
+            Channels { tensor: "fc1".into(), part: String::new(), reach: vec![3.0, 1.0], factors: vec![] },
+        ],
         islands: vec![Island {
             node: "/head/Add".into(),
             op: "Add".into(),
@@ -142,7 +170,10 @@ fn the_worst_come_first_and_a_failed_check_fails() {
     let worst = |n| r.worst(n).iter().map(|m| m.sqnr_db).collect::<Vec<_>>();
     assert_eq!(worst(2), [-3.5, 8.25]);
     assert_eq!(worst(9), [-3.5, 8.25, 24.5], "the exact one is not among the worst");
-    assert_eq!(r.checks.iter().map(|c| c.pass).collect::<Vec<_>>(), [true, false, true, false]);
+    assert_eq!(
+        r.checks.iter().map(|c| c.pass).collect::<Vec<_>>(),
+        [true, false, true, false, true, false, false, false]
+    );
     assert!(!r.passes());
     assert!(Report { checks: vec![], ..r }.passes());
 }
@@ -154,9 +185,11 @@ fn an_empty_report_renders() {
         blocks: vec![],
         coverage: Coverage::default(),
         islands: vec![],
+        channels: vec![],
         decisions: IndexMap::new(),
         passes: vec![],
         speed: None,
+        judged: None,
         timings: vec![],
         checks: vec![],
         notes: vec![],
@@ -166,6 +199,9 @@ fn an_empty_report_renders() {
     let h = empty.to_html();
     assert!(!h.contains("<table") && !h.contains("class=\"bar") && !h.contains("class=\"warn\""));
     // Nothing but failures to measure: the chart has no scale of its own.
+    let none = Channels { tensor: "x".into(), part: String::new(), reach: vec![0.0; 3], factors: vec![] };
+    let dead = Report { channels: vec![none], ..report() };
+    assert!(!dead.to_html().contains("NaN") && !dead.to_html().contains("<rect"));
     let bad = Report { blocks: vec![tensor("a", -EXACT_DB), tensor("b", EXACT_DB)], ..report() };
     assert!(!bad.to_html().contains("NaN") && !bad.to_html().contains("inf"));
 }

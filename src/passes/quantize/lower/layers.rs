@@ -342,8 +342,8 @@ impl Layer {
             bias.iter().zip(&units).map(|(b, u)| (b / f64::from(*u)).round_ties_even() as i32).collect();
         let c = p.constant(&format!("{name}_bias_codes"), Tensor::i32(&[n], &codes));
         let s = p.constant(&format!("{name}_bias_scale"), Tensor::f32(&[n], &units));
-        let z = p.constant(&format!("{name}_bias_zero"), Tensor::i32(&[n], &vec![0; self.channels]));
+        // Codes of 32 bits have no zero point; zeros would be as many bytes as the codes.
         let attrs = Attrs::new().with_int("axis", 0);
-        p.node("DequantizeLinear", &format!("{name}_bias"), &[c, s, z], attrs)
+        p.node("DequantizeLinear", &format!("{name}_bias"), &[c, s], attrs)
     }
 }

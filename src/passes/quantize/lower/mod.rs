@@ -54,9 +54,15 @@ impl Coding {
         }
         let (x, y) = (n.input(0)?, n.out()?);
         let scales = g.constant(n.input(1)?)?.to_f32s()?.into_owned();
-        let zero = g.constant(n.input(2)?)?;
-        let zeros = zero.to_i64s().filter(|z| z.len() == scales.len() && !z.is_empty())?;
-        Some(Coding { node: id, x, y, scales, zeros, dtype: zero.dtype, axis: n.int("axis") })
+        let (zeros, dtype) = match n.input(2) {
+            Some(z) => (g.constant(z)?.to_i64s()?, g.constant(z)?.dtype),
+            // Biases of 32 bits have none.
+            None => (vec![0; scales.len()], g.constant(x)?.dtype),
+        };
+        if zeros.len() != scales.len() || zeros.is_empty() {
+            return None;
+        }
+        Some(Coding { node: id, x, y, scales, zeros, dtype, axis: n.int("axis") })
     }
 
     /// The DequantizeLinear that makes `v`.

@@ -150,8 +150,7 @@ fn joined(g: &Graph, opset: i64, group: &[Sibling]) -> Patch {
     let w = p.node("DequantizeLinear", &format!("{name}_joined_dq"), &[c, s, z], Attrs::new().with_int("axis", 1));
     let c = p.constant(&format!("{name}_joined_bias_codes"), Tensor::i32(&vector, &bias));
     let s = p.constant(&format!("{name}_joined_bias_scale"), Tensor::f32(&vector, &units));
-    let z = p.constant(&format!("{name}_joined_bias_zero"), Tensor::i32(&vector, &vec![0; n]));
-    let b = p.node("DequantizeLinear", &format!("{name}_joined_bias"), &[c, s, z], Attrs::new().with_int("axis", 0));
+    let b = p.node("DequantizeLinear", &format!("{name}_joined_bias"), &[c, s], Attrs::new().with_int("axis", 0));
     let y = p.under(&name).op("Gemm", "joined_product", &[first.x.into(), w, b]);
     let (q, dtype) = match &first.q {
         None => (y, DType::FLOAT),

@@ -1,0 +1,206 @@
+//! onnxruntime, through a Python that has it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use ndarray::IxDyn;
+use ndarray_npy::{NpzReader, NpzWriter, WriteNpzError};
+use serde::Deserialize;
+
+use super::super::kinds::kinds;
+use super::super::metrics::{MetricError, Tally};
+use super::super::run::deviations;
+use super::{Judged, Level};
+use crate::calibrate::data::{DataError, Dataset};
+use crate::ir::{Invalid, Model, validate};
+use crate::onnx::{self, SaveError, SaveOptions};
+use crate::runtime::Array;
+
+/// The program that runs in Python.
+const SCRIPT: &str = include_str!("judge.py");
+
+/// Samples that are run there at most: they are all written to a file.
+const MOST: usize = 128;
+
+/// Seconds of timing.
+const SECONDS: f64 = 1.0;
+
+/// Why there is no second opinion.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    #[error(
+        "--judge onnxruntime: `{python}` cannot import onnxruntime and numpy: {message}. Install them (`pip install onnxruntime`), \
+         or name a Python that has them with --python"
+    )]
+    Missing { python: String, message: String },
+    #[error("--judge onnxruntime: {message}")]
+    Failed { message: String },
+    #[error("--judge onnxruntime: {what}: {message}")]
+    Files { what: &'static str, message: String },
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Metric(#[from] MetricError),
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error(transparent)]
+    Save(#[from] SaveError),
+}
+
+/// What the script says.
+#[derive(Deserialize)]
+struct Said {
+    version: String,
+    outputs: Vec<String>,
+    rounds: u64,
+    float_ms: f64,
+    quantized_ms: f64,
+    ratio: f64,
+}
+
+/// A Python that has onnxruntime.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    python: PathBuf,
+}
+
+impl Judge {
+    /// Asks `python` whether it has what is needed: before minutes of work.
+    ///
+    /// # Errors
+    /// If it does not run, or has not.
+    pub fn new(python: impl Into<PathBuf>) -> Result<Judge, JudgeError> {
+        let python = python.into();
+        let name = python.display().to_string();
+        let missing = |message: String| JudgeError::Missing { python: name.clone(), message };
+        let tried = Command::new(&python).args(["-c", "import numpy, onnxruntime"]).stdin(Stdio::null()).output();
+        let tried = tried.map_err(|e| missing(e.to_string()))?;
+        if !tried.status.success() {
+            return Err(missing(last_line(&tried.stderr)));
+        }
+        Ok(Judge { python })
+    }
+
+    /// Runs both models over some of the samples `indices`: as many as there are, and 128 at most.
+    ///
+    /// # Errors
+    /// If a sample cannot be read, a model does not run there, or the outputs cannot be compared.
+    pub fn judge(
+        &self,
+        (float, quantized): (&Model, &Model),
+        data: &Dataset,
+        indices: &[usize],
+    ) -> Result<Judged, JudgeError> {
+        let folder = tempfile::tempdir().map_err(|e| files("a folder for the models", e))?;
+        let folder = folder.path();
+        let take = indices.len().min(MOST);
+        let some: Vec<usize> = (0..take).map(|i| indices[i * indices.len() / take]).collect();
+        for (name, model) in [("float.onnx", float), ("quantized.onnx", quantized)] {
+            onnx::save(validate::validate(model)?, &folder.join(name), &SaveOptions::default())?;
+        }
+        let samples = some.iter().map(|i| data.sample(*i)).collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<&str> = samples[0].inputs.iter().map(|(n, _)| n.as_str()).collect();
+        write(folder, "inputs.json", serde_json::to_string(&names).map_err(|e| files("inputs.json", e))?.as_bytes())?;
+        let file = std::fs::File::create(folder.join("samples.npz")).map_err(|e| files("samples.npz", e))?;
+        let mut w = NpzWriter::new(file);
+        for (i, s) in samples.iter().enumerate() {
+            for (k, (_, a)) in s.inputs.iter().enumerate() {
+                add(&mut w, &format!("{i}.{k}"), a).map_err(|e| files("samples.npz", e))?;
+            }
+        }
+        w.finish().map_err(|e| files("samples.npz", e))?;
+        let said = self.run(folder)?;
+        let file = std::fs::File::open(folder.join("outputs.npz")).map_err(|e| files("outputs.npz", e))?;
+        let mut outputs = NpzReader::new(file).map_err(|e| files("outputs.npz", e))?;
+        let mut read = |run: &str, i: usize| -> Result<Vec<Array>, JudgeError> {
+            (0..said.outputs.len()).map(|k| array(&mut outputs, &format!("{run}.{i}.{k}.npy"))).collect()
+        };
+        let kinds = kinds(float);
+        let mut levels = Vec::new();
+        for level in ["basic", "all"] {
+            let mut tallies: Vec<Tally> = kinds.iter().copied().map(Tally::of).collect();
+            for (i, s) in samples.iter().enumerate() {
+                let (a, b) = (read("float", i)?, read(level, i)?);
+                let devs = deviations((&said.outputs, &kinds), (&a, &b), s, data.batch())?;
+                tallies.iter_mut().zip(&devs).for_each(|(t, d)| t.add(d));
+            }
+            let outputs = said.outputs.iter().zip(&tallies).filter_map(|(n, t)| t.finish(n)).collect();
+            levels.push(Level { level: level.into(), outputs });
+        }
+        let Said { version, rounds, float_ms, quantized_ms, ratio, .. } = said;
+        let samples = (samples.len() * data.batch()) as u64;
+        let runtime = "onnxruntime".to_owned();
+        Ok(Judged { runtime, version, samples, levels, threads: 1, rounds, float_ms, quantized_ms, ratio })
+    }
+
+    fn run(&self, folder: &Path) -> Result<Said, JudgeError> {
+        let failed = |message: String| JudgeError::Failed { message };
+        write(folder, "judge.py", SCRIPT.as_bytes())?;
+        let args = [folder.join("judge.py").into_os_string(), folder.into(), SECONDS.to_string().into()];
+        let done = Command::new(&self.python).args(args).stdin(Stdio::null()).output();
+        let done = done.map_err(|e| failed(e.to_string()))?;
+        if !done.status.success() {
+            return Err(failed(last_line(&done.stderr)));
+        }
+        serde_json::from_slice(&done.stdout).map_err(|e| failed(format!("{e} in what Python said")))
+    }
+}
+
+/// Errors of Python end with what they are.
+fn last_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it says nothing").trim().to_owned()
+}
+
+fn files(what: &'static str, e: impl std::fmt::Display) -> JudgeError {
+    JudgeError::Files { what, message: e.to_string() }
+}
+
+fn write(folder: &Path, name: &'static str, bytes: &[u8]) -> Result<(), JudgeError> {
+    let made = std::fs::File::create(folder.join(name)).and_then(|mut f| f.write_all(bytes));
+    made.map_err(|e| files(name, e))
+}
+
+/// Adds an input in its own type; half precision, which numpy's format has but the crate does not, in float32.
+fn add(to: &mut NpzWriter<std::fs::File>, name: &str, a: &Array) -> Result<(), WriteNpzError> {
+    match a {
+        Array::F64(x) => to.add_array(name, x),
+        Array::I64(x) => to.add_array(name, x),
+        Array::I32(x) => to.add_array(name, x),
+        Array::I16(x) => to.add_array(name, x),
+        Array::I8(x) => to.add_array(name, x),
+        Array::U64(x) => to.add_array(name, x),
+        Array::U32(x) => to.add_array(name, x),
+        Array::U16(x) => to.add_array(name, x),
+        Array::U8(x) => to.add_array(name, x),
+        Array::Bool(x) => to.add_array(name, x),
+        Array::F32(x) => to.add_array(name, x),
+        Array::F16(x) => to.add_array(name, &x.mapv(f32::from)),
+    }
+}
+
+/// An output, in one of the two types that the script writes.
+fn array(from: &mut NpzReader<std::fs::File>, name: &str) -> Result<Array, JudgeError> {
+    if let Ok(a) = from.by_name::<ndarray::OwnedRepr<f32>, IxDyn>(name) {
+        return Ok(a.into());
+    }
+    from.by_name::<ndarray::OwnedRepr<i64>, IxDyn>(name).map(Array::from).map_err(|e| files("outputs.npz", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_python_that_is_not_there_is_told_before_any_work() {
+        let e = Judge::new("no/such/python").unwrap_err().to_string();
+        assert!(e.contains("no/such/python") && e.contains("pip install onnxruntime"), "{e}");
+    }
+
+    #[test]
+    fn the_last_line_says_what_went_wrong() {
+        assert_eq!(last_line(b"Traceback:\n  line 1\nModuleNotFoundError: none\n\n"), "ModuleNotFoundError: none");
+        assert_eq!(last_line(b""), "it says nothing");
+    }
+}
