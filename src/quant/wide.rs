@@ -1,9 +1,9 @@
 //! Loops over slices, compiled once for any processor and once for those with wider vectors.
 //!
-//! Both versions are the same Rust code and compute the same bits: each element is computed by itself, and the compiler
+//! All versions are the same Rust code and compute the same bits: each element is computed by itself, and the compiler
 //! never contracts a product and a sum.
 
-/// Defines functions whose bodies are compiled for AVX2 as well, and chosen when called.
+/// Defines functions whose bodies are compiled for AVX2 and for AVX-512 as well, and chosen when called.
 macro_rules! wide {
     ($($(#[$doc:meta])* $vis:vis fn $name:ident $(<$g:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
         $(#[$doc])*
@@ -15,6 +15,19 @@ macro_rules! wide {
                 #[target_feature(enable = "avx2")]
                 fn avx2 $(<$g: $bound>)? ($($arg: $ty),*) {
                     plain($($arg),*)
+                }
+                #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+                fn avx512 $(<$g: $bound>)? ($($arg: $ty),*) {
+                    plain($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx2")
+                {
+                    // SAFETY: the processor has all of these.
+                    return unsafe { avx512($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the processor has AVX2.

@@ -10,6 +10,7 @@ use tract_onnx::tract_hir::internal::*;
 use super::ask::only_reader;
 use super::qdq::Qdq;
 use super::steps::{Step, Steps};
+use super::table::Table;
 
 /// The steps of a product with the operator after it as one more, and the type that comes out; `None` if the operator is
 /// no step, or if anyone else reads the product. `axis` is the product's axis of columns.
@@ -22,7 +23,9 @@ pub fn next(
     let Some(next) = only_reader(model, node) else { return Ok(None) };
     let Some(cols) = node.outputs[0].fact.shape[axis].to_usize().ok() else { return Ok(None) };
     if steps.requantize.is_some() {
-        return Ok(None);
+        let Some(table) = next.op_as::<Table>().filter(|_| steps.tables.is_none()) else { return Ok(None) };
+        let tables = table.by_column(axis, cols);
+        return Ok(tables.map(|(tables, codes)| (Steps { tables: Some(tables), ..steps.clone() }, codes)));
     }
     if let Some(q) = next.op_as::<Qdq>() {
         let requantize = if steps.float() { q.requantize(axis, cols) } else { None };

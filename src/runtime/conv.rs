@@ -17,7 +17,7 @@ use tract_onnx::tract_hir::ops::cnn::Conv;
 
 use super::absorb;
 use super::ask::code_bytes;
-use super::gemm::{Isa, Operand, Packed, Side, Strip, multiply};
+use super::gemm::{Isa, Left, Operand, Packed, Side, Strip, multiply};
 use super::product::{Output, Work, Zero, with_work, zero_points};
 use super::steps::{Place, Steps};
 
@@ -247,9 +247,9 @@ impl CodeConv {
                     depth_stride: 1,
                     zero: &[za],
                 };
-                work.left.pack(isa, Side::Left, left);
+                let left = Left::of(isa, left, &mut work.left);
                 let steps = &self.steps;
-                multiply(&work.left, right, &mut work.scratch, &mut |strip| {
+                multiply(left, right, &mut work.scratch, &mut |strip| {
                     steps.finish(strip, g * cols, &mut work.floats, &mut to, place);
                 });
             }

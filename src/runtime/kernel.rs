@@ -5,8 +5,6 @@
 //!
 //! What one code is, [`quant::kernel`](crate::quant::kernel) defines; here are the loops over whole tensors.
 
-use std::ops::Range;
-
 use crate::quant::kernel::{dequantize, rounded};
 use crate::quant::wide::wide;
 
@@ -59,22 +57,12 @@ pub enum GrainError {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Requantize {
     pub scale: Vec<f32>,
+    /// The reciprocals of the scales, where a product with them is the quotient to the last bit, as with powers of two.
+    pub factor: Option<Vec<f32>>,
     pub zero: Vec<i32>,
     /// Lowest and highest code minus the zero point.
     pub low: Vec<f32>,
     pub high: Vec<f32>,
-}
-
-impl Requantize {
-    /// That of some of the columns.
-    pub fn part(&self, columns: Range<usize>) -> Requantize {
-        Requantize {
-            scale: self.scale[columns.clone()].to_vec(),
-            zero: self.zero[columns.clone()].to_vec(),
-            low: self.low[columns.clone()].to_vec(),
-            high: self.high[columns].to_vec(),
-        }
-    }
 }
 
 /// Scales and zero points, ready for use on whole tensors.
@@ -132,7 +120,10 @@ impl Params {
         fn each<T: Copy>(v: &[T], cols: usize) -> Vec<T> {
             if v.len() == 1 { vec![v[0]; cols] } else { v.to_vec() }
         }
+        let exact = |s: &f32| s.is_normal() && s.to_bits() << 9 == 0 && s.recip().is_normal();
+        let factor: Vec<f32> = self.scale.iter().map(|s| s.recip()).collect();
         Requantize {
+            factor: self.scale.iter().all(exact).then(|| each(&factor, cols)),
             scale: each(&self.scale, cols),
             zero: each(&self.zero, cols),
             low: each(&self.low, cols),

@@ -15,7 +15,7 @@ use tract_onnx::tract_hir::ops::matmul::compute_shapes;
 
 use super::absorb;
 use super::ask::code_bytes;
-use super::gemm::{Isa, Operand, Packed, Scratch, Side, multiply};
+use super::gemm::{Isa, Left, Operand, Packed, Scratch, Side, multiply};
 use super::steps::{Out, Place, Steps};
 
 /// Puts MatMulInteger in place of tract's.
@@ -227,7 +227,6 @@ impl Product {
         let mut out = Output::new(self.out, &shape)?;
         let mut packed = None;
         for (at, (i, j)) in pairs.into_iter().enumerate() {
-            work.left.pack(isa, Side::Left, a.at(i));
             let right = match &self.weights {
                 Some(w) => &w.packed[j],
                 None => {
@@ -240,7 +239,8 @@ impl Product {
             };
             let mut to = out.part(at * size, size)?;
             let place = Place { row: b.lines, col: 1 };
-            multiply(&work.left, right, &mut work.scratch, &mut |strip| {
+            let left = Left::of(isa, a.at(i), &mut work.left);
+            multiply(left, right, &mut work.scratch, &mut |strip| {
                 self.steps.finish(strip, 0, &mut work.floats, &mut to, place);
             });
         }

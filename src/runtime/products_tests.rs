@@ -513,6 +513,106 @@ fn a_function_between_codes_is_a_table() {
     model(&softmax).run(&["y"], &input);
 }
 
+/// Where factors or scales differ from channel to channel there is a table for each, whatever axis they lie along; behind a
+/// product it is one of the product's steps.
+#[test]
+fn a_function_of_each_channel_is_a_table_of_each() {
+    let mut dice = Dice(11);
+    let floats = |n: usize, dims: &[i64]| {
+        let v: Vec<f32> = (0..n).map(|i| 0.3 + 0.05 * (i * 7 % 11) as f32).collect();
+        Constant::raw(DType::FLOAT, dims, v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+    };
+    // The axis of channels, and the shape.
+    let shapes: [(usize, &[usize]); 4] = [(1, &[40, 70]), (2, &[2, 33, 5]), (1, &[2, 3, 20, 4]), (0, &[3, 64])];
+    for (axis, dims) in shapes {
+        let n = dims[axis];
+        let x = Codes::new(dims, true, &mut dice);
+        let mut column = vec![1i64; dims.len()];
+        column[axis] = n as i64;
+        let mut inputs = vec![];
+        let model = |inputs: &mut Vec<(&'static str, Array)>| {
+            x.put(Build::new(20), "a", false, inputs)
+                .scalars(&[("s", 0.04), ("t", 0.02)])
+                .constant("zx", Constant::i8(&[], &[-13]))
+                .constant("zy", Constant::raw(DType::UINT8, &[n as i64], vec![20; n]))
+                .constant("u", floats(n, &column))
+                .constant("v", floats(n, &[n as i64]))
+                .node("d = DequantizeLinear(a, s, zx)", &[])
+                .node("f = Mul(d, u)", &[])
+                .node("g = Gelu(f)", &[])
+                .node("h = Mul(g, t)", &[])
+                .node("y = QuantizeLinear(h, v, zy)", &[("axis", Value::Int(axis as i64))])
+        };
+        let s = session(&model(&mut inputs).bytes(&["y"]));
+        assert_eq!(["CodeTable", "Quantize", "Dequantize"].map(|op| s.count_of(op)), [1, 0, 0], "{dims:?}");
+        model(&mut vec![]).run(&["y"], &inputs);
+    }
+    // Constants along two axes, and channels of few elements.
+    for (first, second, dims) in [([1, 8], [64, 1], [64, 8]), ([1, 64], [1, 64], [8, 64])] {
+        let x = Codes::new(&dims, false, &mut dice);
+        let mut inputs = vec![];
+        let of = |d: [i64; 2]| floats((d[0] * d[1]) as usize, &d);
+        let model = x
+            .put(Build::new(20), "a", false, &mut inputs)
+            .scalars(&[("s", 0.04)])
+            .constant("z", Constant::u8(&[], &[100]))
+            .constant("u", of(first))
+            .constant("v", of(second))
+            .node("d = DequantizeLinear(a, s, z)", &[])
+            .node("f = Mul(d, u)", &[])
+            .node("g = Mul(f, v)", &[])
+            .node("y = QuantizeLinear(g, s, z)", &[]);
+        assert_eq!(session(&model.bytes(&["y"])).count_of("CodeTable"), 0, "{dims:?}");
+    }
+    // Behind a layer, in strips of several columns.
+    for per_channel in [false, true] {
+        let (a, w) = (Codes::new(&[30, 24], false, &mut dice), Codes::new(&[24, 70], true, &mut dice));
+        let mut inputs = vec![];
+        let model = |inputs: &mut Vec<(&'static str, Array)>| {
+            let b = a.put(Build::new(20), "a", false, inputs);
+            w.put(b, "b", true, inputs)
+                .scalars(&[("sa", 0.02), ("sb", 0.01), ("s", 0.04)])
+                .constant("za", Constant::u8(&[], &[90]))
+                .constant("zb", Constant::i8(&[], &[3]))
+                .constant("z", Constant::u8(&[], &[110]))
+                .constant("zi", Constant::i8(&[], &[-4]))
+                .constant("u", if per_channel { floats(70, &[1, 70]) } else { floats(1, &[1, 1]) })
+                .node("x = DequantizeLinear(a, sa, za)", &[])
+                .node("w = DequantizeLinear(b, sb, zb)", &[])
+                .node("p = MatMul(x, w)", &[])
+                .node("q = QuantizeLinear(p, s, z)", &[])
+                .node("d = DequantizeLinear(q, s, z)", &[])
+                .node("f = Mul(d, u)", &[])
+                .node("g = Gelu(f)", &[])
+                .node("y = QuantizeLinear(g, s, zi)", &[])
+        };
+        let s = session(&model(&mut inputs).bytes(&["y"]));
+        let counts = ["CodeProduct", "CodeTable", "Quantize", "Dequantize"].map(|op| s.count_of(op));
+        assert_eq!(counts, [1, 0, 0, 0], "{per_channel}");
+        // What the operators make of the product's own codes.
+        let (got, q) = {
+            let options = |taps: &[&str]| SessionOptions {
+                taps: taps.iter().map(|t| (*t).to_owned()).collect(),
+                ..SessionOptions::default()
+            };
+            let bytes = model(&mut vec![]).bytes(&["y"]);
+            let tapped = Session::of_bytes(&bytes, None, &options(&["q"])).unwrap().run(&inputs).unwrap();
+            (s.run(&inputs).unwrap().outputs[0].clone(), tapped.taps[0].clone())
+        };
+        let rest = Build::new(20)
+            .input("q", DType::UINT8, &["30", "70"])
+            .scalars(&[("s", 0.04)])
+            .constant("z", Constant::u8(&[], &[110]))
+            .constant("zi", Constant::i8(&[], &[-4]))
+            .constant("u", if per_channel { floats(70, &[1, 70]) } else { floats(1, &[1, 1]) })
+            .node("d = DequantizeLinear(q, s, z)", &[])
+            .node("f = Mul(d, u)", &[])
+            .node("g = Gelu(f)", &[])
+            .node("y = QuantizeLinear(g, s, zi)", &[]);
+        assert_eq!(rest.run(&["y"], &[("q", q)])[0], got);
+    }
+}
+
 /// Codes that are only moved on the way from one DequantizeLinear to a QuantizeLinear like it are moved, and nothing else.
 #[test]
 fn codes_that_move_stay_codes() {

@@ -28,8 +28,10 @@ pub enum Step {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Steps {
     pub list: Arc<Vec<Step>>,
-    /// The last step: floats become codes.
+    /// After them, floats become codes.
     pub requantize: Option<Arc<Requantize>>,
+    /// Codes of 8 bits that become others by a table, one for all columns or one for each.
+    pub tables: Option<Arc<Vec<[u8; 256]>>>,
 }
 
 /// Where a product goes.
@@ -59,12 +61,25 @@ impl Steps {
     pub fn with(&self, step: Step) -> Steps {
         let mut list = (*self.list).clone();
         list.push(step);
-        Steps { list: Arc::new(list), requantize: None }
+        Steps { list: Arc::new(list), requantize: None, tables: None }
     }
 
     /// Turns a strip into what the steps make of it, and puts it in its place. `floats` lends its memory. The strip's first
     /// column is column `base + strip.first` for the steps: a convolution's groups have one product each.
     pub fn finish(&self, strip: Strip<'_>, base: usize, floats: &mut Vec<f32>, out: &mut Out<'_>, place: Place) {
+        let (rows, first, cols) = (strip.rows, strip.first, strip.cols);
+        self.compute(strip, base, floats, out, place);
+        let Some(tables) = &self.tables else { return };
+        let tables = if tables.len() == 1 { &tables[..] } else { &tables[base + first..][..cols] };
+        match out {
+            Out::U8(out) => look_up(tables, |c, t| t[c as usize], out, rows, first, cols, place),
+            Out::I8(out) => look_up(tables, |c, t| t[c as u8 as usize] as i8, out, rows, first, cols, place),
+            _ => {}
+        }
+    }
+
+    /// All but the tables.
+    fn compute(&self, strip: Strip<'_>, base: usize, floats: &mut Vec<f32>, out: &mut Out<'_>, place: Place) {
         let Strip { sums, width, first, cols, .. } = strip;
         let of = base + first..base + first + cols;
         if place.col == 1 && place.row > 0 && self.at_once(sums, width, of.clone(), first, out, place.row) {
@@ -109,8 +124,8 @@ const NONE: [f32; 64] = [0.0; 64];
 impl Steps {
     /// A scale, perhaps a bias, perhaps codes, which is what most layers have: one loop instead of one for each step. The
     /// operations are the same; `false` where the steps are others.
-    fn at_once(
-        &self,
+    fn at_once<'s>(
+        &'s self,
         sums: &[i32],
         width: usize,
         of: Range<usize>,
@@ -124,10 +139,11 @@ impl Steps {
             _ => return false,
         };
         // Of a rounded value the sign of a zero is lost, so that no bias is one of 0.
-        let q = |q: &'_ Requantize| Layer {
+        let q = |requantize: &'s Requantize| Layer {
             scale,
             bias: bias.unwrap_or(&NONE[..of.len()]),
-            requantize: q.part(of.clone()),
+            requantize,
+            of: of.clone(),
         };
         match (&self.requantize, out) {
             (None, Out::F32(out)) => {
@@ -145,24 +161,22 @@ impl Steps {
     }
 }
 
-/// Numbers for each column of a strip.
+/// Numbers for each column of a strip, and for all of them those of which the strip's are `of`.
 struct Layer<'a> {
     scale: &'a [f32],
     bias: &'a [f32],
-    requantize: Requantize,
+    requantize: &'a Requantize,
+    of: Range<usize>,
 }
 
 impl Layer<'_> {
     fn codes<C: CodeType>(&self, sums: &[i32], width: usize, out: &mut [C], row: usize) {
-        let q = &self.requantize;
-        // A quotient by a power of two is the product with its reciprocal, to the last bit.
-        let exact = |s: &f32| s.is_normal() && s.to_bits() << 9 == 0 && s.recip().is_normal();
-        let bounds = [&q.low[..], &q.high[..]];
-        if q.scale.iter().all(exact) {
-            let factor: Vec<f32> = q.scale.iter().map(|s| s.recip()).collect();
-            codes_by_product(sums, width, [self.scale, self.bias, &factor], bounds, &q.zero, out, row);
-        } else {
-            codes_by_quotient(sums, width, [self.scale, self.bias, &q.scale], bounds, &q.zero, out, row);
+        let (q, of) = (self.requantize, self.of.clone());
+        let bounds = [&q.low[of.clone()], &q.high[of.clone()]];
+        let zero = &q.zero[of.clone()];
+        match &q.factor {
+            Some(f) => codes_by_product(sums, width, [self.scale, self.bias, &f[of]], bounds, zero, out, row),
+            None => codes_by_quotient(sums, width, [self.scale, self.bias, &q.scale[of]], bounds, zero, out, row),
         }
     }
 }
@@ -186,6 +200,31 @@ fn codes<C: CodeType>(
     for (r, row) in sums.chunks_exact(width).enumerate() {
         for (c, x) in row[..zero.len()].iter().enumerate() {
             out[r * place.row + (first + c) * place.col] = C::narrow(*x);
+        }
+    }
+}
+
+/// Replaces the codes of a strip, which have just been put in their place, by what the tables have for them.
+fn look_up<C: Copy>(
+    tables: &[[u8; 256]],
+    code: impl Fn(C, &[u8; 256]) -> C,
+    out: &mut [C],
+    rows: usize,
+    first: usize,
+    cols: usize,
+    place: Place,
+) {
+    for r in 0..rows {
+        let at = r * place.row + first * place.col;
+        match tables {
+            [table] => (0..cols).for_each(|c| out[at + c * place.col] = code(out[at + c * place.col], table)),
+            _ if place.col == 1 => {
+                let row = out[at..at + cols].iter_mut().zip(tables);
+                row.for_each(|(c, table)| *c = code(*c, table));
+            }
+            _ => tables.iter().enumerate().for_each(|(c, table)| {
+                out[at + c * place.col] = code(out[at + c * place.col], table);
+            }),
         }
     }
 }

@@ -66,6 +66,47 @@ impl Operand<'_> {
     }
 }
 
+/// Rows of unsigned codes that a kernel reads as they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    pub(super) isa: Isa,
+    pub(super) codes: &'a [u8],
+    pub(super) lines: usize,
+    pub(super) depth: usize,
+    pub(super) stride: usize,
+    /// Zero points: one, or one per line.
+    pub(super) zeros: &'a [i32],
+}
+
+impl<'a> Rows<'a> {
+    /// An operand that needs no packing: bytes are what the instructions take, every row is a run of them, there are rows
+    /// for a tile, and the last group of the last row lies in the slice. (What a last group reads of the next row is
+    /// multiplied with zeros.)
+    ///
+    /// # Panics
+    /// As [`Packed::pack`].
+    pub fn of(isa: Isa, x: Operand<'a>) -> Option<Rows<'a>> {
+        assert!(x.fits(), "an operand of {}x{} codes does not fit its slice of {}", x.lines, x.depth, x.codes.len());
+        let shape = isa.shape();
+        let whole = x.depth.div_ceil(shape.group) * shape.group;
+        let lie = shape.bytes && !x.signed && x.depth_stride == 1 && x.lines >= shape.rows && x.depth > 0;
+        let reach = (x.lines.saturating_sub(1)).checked_mul(x.line_stride)?.checked_add(whole)?;
+        let rows = Rows { isa, codes: x.codes, lines: x.lines, depth: x.depth, stride: x.line_stride, zeros: x.zero };
+        (lie && x.line_stride >= shape.group && reach <= x.codes.len()).then_some(rows)
+    }
+
+    /// The sum of each line's codes.
+    pub(super) fn sums(&self, sums: &mut Vec<i32>) {
+        let line = |l: usize| &self.codes[l * self.stride..][..self.depth];
+        sums.extend((0..self.lines).map(|l| sum(line(l))));
+    }
+}
+
+/// Neighbours whose sum is taken in 32 bits at once.
+fn sum(codes: &[u8]) -> i32 {
+    codes.iter().map(|b| *b as i32).sum()
+}
+
 /// A packed operand.
 #[derive(Clone, Debug, Default)]
 pub struct Packed {

@@ -59,7 +59,11 @@ fn plain(a: &Case, b: &Case, (m, n, k): (usize, usize, usize)) -> Vec<i32> {
     (0..m * n).map(|at| sum(at / n, at % n)).collect()
 }
 
-type Multiply<'a> = &'a dyn Fn(&Packed, &Packed, &mut Scratch, &mut dyn FnMut(Strip<'_>));
+type Multiply<'a> = &'a dyn Fn(Left<'_>, &Packed, &mut Scratch, &mut dyn FnMut(Strip<'_>));
+
+fn usual(a: Left<'_>, b: &Packed, scratch: &mut Scratch, each: &mut dyn FnMut(Strip<'_>)) {
+    multiply(a, b, scratch, each)
+}
 
 fn product(isa: Isa, with: Multiply<'_>, a: &Case, b: &Case, (m, n, k): (usize, usize, usize)) -> Vec<i32> {
     let (mut left, mut right, mut scratch) = (Packed::default(), Packed::default(), Scratch::default());
@@ -67,13 +71,20 @@ fn product(isa: Isa, with: Multiply<'_>, a: &Case, b: &Case, (m, n, k): (usize, 
     left.pack(isa, Side::Left, Case::new(m + 7, k + 5, true, false, 1, 5).operand(m + 7, k + 5));
     left.pack(isa, Side::Left, a.operand(m, k));
     right.pack(isa, Side::Right, b.operand(n, k));
-    let mut out = vec![i32::MIN; m * n];
-    with(&left, &right, &mut scratch, &mut |s| {
-        assert_eq!((s.rows, s.sums.len()), (m, m * s.width));
-        for (i, row) in s.sums.chunks_exact(s.width).enumerate() {
-            out[i * n + s.first..][..s.cols].copy_from_slice(&row[..s.cols]);
-        }
-    });
+    let mut multiplied = |left: Left<'_>| {
+        let mut out = vec![i32::MIN; m * n];
+        with(left, &right, &mut scratch, &mut |s| {
+            assert_eq!((s.rows, s.sums.len()), (m, m * s.width));
+            for (i, row) in s.sums.chunks_exact(s.width).enumerate() {
+                out[i * n + s.first..][..s.cols].copy_from_slice(&row[..s.cols]);
+            }
+        });
+        out
+    };
+    let out = multiplied(Left::Packed(&left));
+    if let Some(rows) = Rows::of(isa, a.operand(m, k)) {
+        assert_eq!(multiplied(Left::Rows(rows)), out, "{}: rows as they lie {:?}", isa.name(), (m, n, k));
+    }
     out
 }
 
@@ -96,7 +107,7 @@ fn every_kernel_is_exact() {
                     let a = Case::new(size.0, size.2, bits & 1 > 0, bits & 2 > 0, zeros, bits + 1);
                     let b =
                         Case::new(size.1, size.2, bits & 4 > 0, bits & 8 > 0, (zeros + bits as usize) % 4, bits + 99);
-                    check(isa, &multiply, &a, &b, *size);
+                    check(isa, &usual, &a, &b, *size);
                 }
             }
         }
@@ -117,7 +128,7 @@ fn nothing_saturates() {
                 codes: all.iter().flat_map(|b| [*b; 4]).collect(),
             };
             let (a, b) = (twice(sa), twice(sb));
-            check(isa, &multiply, &a, &b, (256, 256, 4));
+            check(isa, &usual, &a, &b, (256, 256, 4));
             let worst = |signed: bool, code: u8, zero| Case {
                 signed,
                 across: false,
@@ -126,7 +137,7 @@ fn nothing_saturates() {
             };
             for (x, y) in [(0x80u8, 0x80u8), (0x7f, 0x80), (0xff, 0xff), (0, 0xff)] {
                 let end = |signed: bool| if signed { 127 } else { 255 };
-                check(isa, &multiply, &worst(sa, x, 0), &worst(sb, y, end(sb)), (1, 1, 40_000));
+                check(isa, &usual, &worst(sa, x, 0), &worst(sb, y, end(sb)), (1, 1, 40_000));
             }
         }
     }
@@ -138,7 +149,7 @@ fn empty_sums_and_empty_matrices() {
         let none = |lines, depth| Case::new(lines, depth, false, false, 1, 3);
         for size in [(3, 5, 0), (0, 5, 4), (3, 0, 4)] {
             let with_zero = |c: Case| Case { zero: vec![7], ..c };
-            check(isa, &multiply, &with_zero(none(size.0, size.2)), &with_zero(none(size.1, size.2)), size);
+            check(isa, &usual, &with_zero(none(size.0, size.2)), &with_zero(none(size.1, size.2)), size);
         }
     }
 }
@@ -150,8 +161,8 @@ fn the_narrow_vnni_kernel_is_exact() {
     if !is_x86_feature_detected!("avx512vl") || !is_x86_feature_detected!("avx512vnni") {
         return;
     }
-    let with = |a: &Packed, b: &Packed, s: &mut Scratch, each: &mut dyn FnMut(Strip<'_>)| {
-        multiply_with(tile::x86::avxvnni_as_avx512, Isa::AvxVnni.shape(), a, b, s, each)
+    let with = |a: Left<'_>, b: &Packed, s: &mut Scratch, each: &mut dyn FnMut(Strip<'_>)| {
+        multiply_with(tile::x86::avxvnni_as_avx512, Isa::AvxVnni, a, b, s, each)
     };
     for bits in 0..16u32 {
         let size = (13, 35, 11);
@@ -159,6 +170,23 @@ fn the_narrow_vnni_kernel_is_exact() {
         let b = Case::new(size.1, size.2, bits & 4 > 0, bits & 8 > 0, 3, bits + 99);
         check(Isa::AvxVnni, &with, &a, &b, size);
     }
+}
+
+/// Rows are read as they lie where the instructions take bytes: unsigned, one after the other, and enough of them; whether
+/// the depth is a whole number of groups or the slice goes on behind it.
+#[test]
+fn rows_that_need_no_packing() {
+    let codes = codes(12 * 9 + 3, 5);
+    let x = Operand { codes: &codes, signed: false, lines: 12, depth: 9, line_stride: 9, depth_stride: 1, zero: &[0] };
+    for isa in [Isa::AvxVnni, Isa::Avx512Vnni] {
+        assert!(Rows::of(isa, x).is_some());
+        assert!(Rows::of(isa, Operand { codes: &codes[..12 * 9 + 2], ..x }).is_none());
+        assert!(Rows::of(isa, Operand { depth: 8, codes: &codes[..12 * 9 - 1], ..x }).is_some());
+        assert!(Rows::of(isa, Operand { signed: true, ..x }).is_none());
+        assert!(Rows::of(isa, Operand { lines: 5, ..x }).is_none());
+        assert!(Rows::of(isa, Operand { depth: 4, line_stride: 1, depth_stride: 12, ..x }).is_none());
+    }
+    assert!(Rows::of(Isa::Avx2, x).is_none());
 }
 
 #[test]
@@ -176,7 +204,7 @@ proptest! {
         let b = Case::new(n, k, bits & 4 > 0, bits & 8 > 0, if n == 0 { 0 } else { zb }, seed ^ 0x5555);
         let want = plain(&a, &b, (m, n, k));
         for isa in Isa::here() {
-            prop_assert_eq!(product(isa, &multiply, &a, &b, (m, n, k)), want.clone(), "{}", isa.name());
+            prop_assert_eq!(product(isa, &usual, &a, &b, (m, n, k)), want.clone(), "{}", isa.name());
         }
     }
 }

@@ -6,13 +6,16 @@
 
 use super::isa::Isa;
 
-/// A kernel: `groups` groups along the depth, a panel of the left operand, one of the right, what the sums of each column
-/// begin with, and where the tile goes, row after row.
+/// A kernel: `groups` groups along the depth, the left operand with the bytes from row to row and from group to group, a
+/// panel of the right one, what the sums of each column begin with, and where the tile goes, row after row.
+///
+/// Kernels of 16-bit integers read packed panels, whose steps they know.
 ///
 /// # Safety
-/// The processor has the instructions; the panels hold `groups` groups of the shape [`Isa::shape`] tells, `init` holds a
-/// number per column, and `out` has room for a whole tile.
-pub type Kernel = unsafe fn(groups: usize, a: *const u8, b: *const u8, init: *const i32, out: *mut i32);
+/// The processor has the instructions; `a` leads to `groups` groups of as many rows as [`Isa::shape`] tells, `b` to a panel
+/// of as many groups, `init` holds a number per column, and `out` has room for a whole tile.
+pub type Kernel =
+    unsafe fn(groups: usize, a: *const u8, row: usize, step: usize, b: *const u8, init: *const i32, out: *mut i32);
 
 /// The kernel of a set of instructions.
 ///
@@ -35,7 +38,15 @@ pub fn kernel(isa: Isa) -> Kernel {
 
 /// # Safety
 /// As [`Kernel`].
-unsafe fn portable(groups: usize, a: *const u8, b: *const u8, init: *const i32, out: *mut i32) {
+unsafe fn portable(
+    groups: usize,
+    a: *const u8,
+    _row: usize,
+    _step: usize,
+    b: *const u8,
+    init: *const i32,
+    out: *mut i32,
+) {
     const ROWS: usize = 4;
     const COLS: usize = 8;
     // SAFETY: the caller vouches for the lengths; arrays of 16-bit integers are read without regard to alignment.
@@ -59,31 +70,42 @@ unsafe fn portable(groups: usize, a: *const u8, b: *const u8, init: *const i32, 
 pub(super) mod x86 {
     use std::arch::x86_64::*;
 
-    /// A kernel of two vectors a row: `$step` multiplies a broadcast group of the left operand with a vector of groups of
-    /// the right one and adds to a vector of sums.
+    /// A kernel of two vectors a row: `$sum` multiplies a broadcast group of the left operand with a vector of groups of
+    /// the right one and adds to a vector of sums. `packed` kernels know how far it is from row to row.
     macro_rules! kernel {
-        ($(#[$doc:meta])* $name:ident, $features:literal, $rows:literal, $vector:ty, $lanes:literal,
-         $load:ident, $store:ident, $set1:ident, |$acc:ident, $x:ident, $y:ident| $step:expr) => {
+        ($(#[$doc:meta])* $name:ident, $features:literal, $layout:ident, $rows:literal, $vector:ty, $lanes:literal,
+         $load:ident, $store:ident, $set1:ident, |$acc:ident, $x:ident, $y:ident| $sum:expr) => {
             $(#[$doc])*
             ///
             /// # Safety
             /// As [`Kernel`](super::Kernel).
             #[target_feature(enable = $features)]
-            pub unsafe fn $name(groups: usize, a: *const u8, b: *const u8, init: *const i32, out: *mut i32) {
+            pub unsafe fn $name(
+                groups: usize,
+                a: *const u8,
+                row: usize,
+                step: usize,
+                b: *const u8,
+                init: *const i32,
+                out: *mut i32,
+            ) {
+                let (row, step) = kernel!(@$layout $rows row step);
                 // SAFETY: the caller vouches for the lengths; loads and stores need no alignment.
                 unsafe {
                     let start = [$load(init.cast()), $load(init.add($lanes).cast())];
                     let mut sums = [start; $rows];
-                    let (mut a, mut b) = (a.cast::<i32>(), b.cast::<$vector>());
+                    // Three rows share a pointer: so many addresses fit into the processor's registers.
+                    let mut a: [*const u8; $rows / 3 + 1] = std::array::from_fn(|i| a.wrapping_add(3 * i * row));
+                    let mut b = b.cast::<$vector>();
                     for _ in 0..groups {
                         let right = [$load(b.cast()), $load(b.add(1).cast())];
-                        for (i, row) in sums.iter_mut().enumerate() {
-                            let $x = $set1(a.add(i).read_unaligned());
-                            for ($acc, $y) in row.iter_mut().zip(right) {
-                                *$acc = $step;
+                        for (i, sums) in sums.iter_mut().enumerate() {
+                            let $x = $set1(a[i / 3].add(i % 3 * row).cast::<i32>().read_unaligned());
+                            for ($acc, $y) in sums.iter_mut().zip(right) {
+                                *$acc = $sum;
                             }
                         }
-                        a = a.add($rows);
+                        a = a.map(|a| a.wrapping_add(step));
                         b = b.add(2);
                     }
                     for (i, row) in sums.iter().enumerate() {
@@ -93,32 +115,37 @@ pub(super) mod x86 {
                 }
             }
         };
+        (@packed $rows:literal $row:ident $step:ident) => {{
+            let _ = ($row, $step);
+            (4, 4 * $rows)
+        }};
+        (@rows $rows:literal $row:ident $step:ident) => { ($row, $step) };
     }
 
     kernel! {
         /// 4 x 8, pairs of 16-bit integers.
-        sse2, "sse2", 4, __m128i, 4, _mm_loadu_si128, _mm_storeu_si128, _mm_set1_epi32,
+        sse2, "sse2", packed, 4, __m128i, 4, _mm_loadu_si128, _mm_storeu_si128, _mm_set1_epi32,
         |acc, x, y| _mm_add_epi32(*acc, _mm_madd_epi16(x, y))
     }
     kernel! {
         /// 6 x 16, pairs of 16-bit integers.
-        avx2, "avx2", 6, __m256i, 8, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32,
+        avx2, "avx2", packed, 6, __m256i, 8, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32,
         |acc, x, y| _mm256_add_epi32(*acc, _mm256_madd_epi16(x, y))
     }
     kernel! {
         /// 6 x 16, four unsigned codes by four signed ones.
-        avxvnni, "avx2,avxvnni", 6, __m256i, 8, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32,
+        avxvnni, "avx2,avxvnni", rows, 6, __m256i, 8, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_set1_epi32,
         |acc, x, y| _mm256_dpbusd_avx_epi32(*acc, x, y)
     }
     kernel! {
         /// 12 x 32, four unsigned codes by four signed ones.
-        avx512vnni, "avx2,avx512f,avx512bw,avx512vnni", 12, __m512i, 16, _mm512_loadu_si512, _mm512_storeu_si512,
+        avx512vnni, "avx2,avx512f,avx512bw,avx512vnni", rows, 12, __m512i, 16, _mm512_loadu_si512, _mm512_storeu_si512,
         _mm512_set1_epi32, |acc, x, y| _mm512_dpbusd_epi32(*acc, x, y)
     }
     #[cfg(test)]
     kernel! {
         /// [`avxvnni`] with the encoding of AVX-512, so that its loop is tested on processors that have only this one.
-        avxvnni_as_avx512, "avx2,avx512f,avx512vl,avx512vnni", 6, __m256i, 8, _mm256_loadu_si256, _mm256_storeu_si256,
+        avxvnni_as_avx512, "avx2,avx512f,avx512vl,avx512vnni", rows, 6, __m256i, 8, _mm256_loadu_si256, _mm256_storeu_si256,
         _mm256_set1_epi32, |acc, x, y| _mm256_dpbusd_epi32(*acc, x, y)
     }
 }
