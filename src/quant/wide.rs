@@ -5,19 +5,19 @@
 
 /// Defines functions whose bodies are compiled for AVX2 and for AVX-512 as well, and chosen when called.
 macro_rules! wide {
-    ($($(#[$doc:meta])* $vis:vis fn $name:ident $(<$g:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
+    ($($(#[$doc:meta])* $vis:vis fn $name:ident $(<$g:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$doc])*
-        $vis fn $name $(<$g: $bound>)? ($($arg: $ty),*) {
+        $vis fn $name $(<$g: $bound>)? ($($arg: $ty),*) $(-> $out)? {
             #[inline(always)]
-            fn plain $(<$g: $bound>)? ($($arg: $ty),*) $body
+            fn plain $(<$g: $bound>)? ($($arg: $ty),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2")]
-                fn avx2 $(<$g: $bound>)? ($($arg: $ty),*) {
+                fn avx2 $(<$g: $bound>)? ($($arg: $ty),*) $(-> $out)? {
                     plain($($arg),*)
                 }
                 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
-                fn avx512 $(<$g: $bound>)? ($($arg: $ty),*) {
+                fn avx512 $(<$g: $bound>)? ($($arg: $ty),*) $(-> $out)? {
                     plain($($arg),*)
                 }
                 if std::arch::is_x86_feature_detected!("avx512f")

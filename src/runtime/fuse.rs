@@ -1,4 +1,4 @@
-//! MatMul, Gemm and Conv of values that are codes: products of the codes themselves.
+//! MatMul, Gemm, Conv and LayerNormalization of values that are codes: operators on the codes themselves.
 //!
 //! Where both operands of a MatMul come from DequantizeLinear (moved at most by Transpose, Reshape, Slice and their like), the
 //! product of the codes, taken exactly, times both scales is the product of the values, without the rounding of a sum in
@@ -14,14 +14,15 @@ use std::sync::Arc;
 use tract_onnx::Onnx;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
-use tract_onnx::tract_core::ops::array::Slice;
 use tract_onnx::tract_hir::internal::*;
 
 use super::absorb::by_column;
+use super::attend;
+use super::codes::{LONGEST, codes};
 use super::conv::{CodeConv, Spec, stock};
-use super::kernel::{Grain, Params};
+
+use super::norm;
 use super::product::{Product, Weights, Zero};
-use super::qdq::Qdq;
 use super::steps::{Step, Steps};
 
 /// Puts operators in place of tract's that look at what their operands come from.
@@ -35,16 +36,20 @@ pub fn register(onnx: &mut Onnx) {
         build(ctx, node, if plain { Kind::Gemm { transposed } } else { Kind::Other })
     });
     onnx.op_register.insert("Conv", |ctx, node| build(ctx, node, Kind::Conv));
+    onnx.op_register.insert("LayerNormalization", |ctx, node| {
+        let axis = node.get_attr_opt("axis")?.unwrap_or(-1);
+        let epsilon = node.get_attr_opt("epsilon")?.unwrap_or(1e-5);
+        let alone = node.output.iter().filter(|o| !o.is_empty()).count() == 1;
+        build(ctx, node, if alone { Kind::LayerNorm { axis, epsilon } } else { Kind::Other })
+    });
 }
 
-/// A sum of so many products of codes always fits into 32 bits: `2^31 / 255^2`.
-const LONGEST: usize = 33_025;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     MatMul,
     Gemm { transposed: [bool; 2] },
     Conv,
+    LayerNorm { axis: i64, epsilon: f32 },
     Other,
 }
 
@@ -114,8 +119,12 @@ impl InferenceOp for Compute {
     ) -> TractResult<TVec<OutletId>> {
         let inputs: TVec<OutletId> = node.inputs.iter().map(|i| mapping[i]).collect();
         let fused = match self.kind {
-            Kind::MatMul => product([false; 2], &node.name, target, &inputs)?,
+            Kind::MatMul => match attend::fuse(&node.name, target, &inputs)? {
+                Some(wire) => Some(wire),
+                None => product([false; 2], &node.name, target, &inputs)?,
+            },
             Kind::Gemm { transposed } => product(transposed, &node.name, target, &inputs)?,
+            Kind::LayerNorm { axis, epsilon } => norm::fuse(&node.name, target, &inputs, (axis, epsilon))?,
             Kind::Conv => self.conv(&node.name, target, &inputs)?,
             Kind::Other => None,
         };
@@ -126,70 +135,6 @@ impl InferenceOp for Compute {
     }
 
     as_op!();
-}
-
-/// Codes that a value comes from, moved as the value is.
-struct Codes {
-    outlet: OutletId,
-    params: Params,
-}
-
-/// Looks through moves for a DequantizeLinear of 8-bit codes, and if there is one, wires the same moves for the codes.
-fn codes(target: &mut TypedModel, value: OutletId, name: &str) -> TractResult<Option<Codes>> {
-    let mut moves: Vec<Box<dyn TypedOp>> = Vec::new();
-    let mut at = value;
-    let (mut params, mut outlet) = loop {
-        let node = target.node(at.node);
-        if let Some(p) = node.op_as::<Qdq>().and_then(Qdq::dequantizes) {
-            let dt = target.outlet_fact(node.inputs[0])?.datum_type;
-            if dt != DatumType::U8 && dt != DatumType::I8 {
-                return Ok(None);
-            }
-            break (p.clone(), node.inputs[0]);
-        }
-        if at.slot != 0 || node.inputs.len() != 1 || !(node.op_is::<AxisOp>() || node.op_is::<Slice>()) {
-            return Ok(None);
-        }
-        moves.push(node.op.clone());
-        at = node.inputs[0];
-    };
-    // Where the scales go.
-    for op in moves.iter().rev() {
-        let moved = match (params.grain(), op.downcast_ref::<AxisOp>()) {
-            (Grain::Tensor, _) => continue,
-            (Grain::Axis(_), Some(AxisOp::Reshape(..)) | None) | (Grain::Block { .. }, _) => None,
-            (Grain::Axis(_), Some(change)) => params.with_axis(|a| change.transform_axis(a)),
-        };
-        let Some(moved) = moved else { return Ok(None) };
-        params = moved;
-    }
-    for (i, op) in moves.into_iter().rev().enumerate() {
-        let konst = target.outlet_fact(outlet)?.konst.clone();
-        let name = target.unique_name(format!("{name}.codes{i}"));
-        outlet = match konst.map(|k| op.eval_out_of_plan(tvec!(k.into_tvalue()))).transpose()?.flatten() {
-            Some(moved) => target.add_const(name, moved[0].clone().into_arc_tensor())?,
-            None => target.wire_node(name, op, &[outlet])?[0],
-        };
-    }
-    Ok(Some(Codes { outlet, params }))
-}
-
-impl Codes {
-    /// One scale and zero point for each of `n` lines along `axis`.
-    fn by_line(&self, axis: usize, n: usize) -> Option<(Vec<f32>, Vec<i32>)> {
-        let (scale, zero) = self.params.numbers();
-        match self.params.grain() {
-            Grain::Tensor => Some((vec![scale[0]; n], vec![zero[0]])),
-            Grain::Axis(a) if a == axis && scale.len() == n => Some((scale.to_vec(), zero.to_vec())),
-            _ => None,
-        }
-    }
-
-    /// The only scale and zero point.
-    fn single(&self) -> Option<(f32, i32)> {
-        let (scale, zero) = self.params.numbers();
-        (self.params.grain() == Grain::Tensor).then(|| (scale[0], zero[0]))
-    }
 }
 
 /// MatMul or Gemm as a product of codes.

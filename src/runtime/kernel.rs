@@ -115,8 +115,18 @@ impl Params {
         (&self.scale, &self.zero)
     }
 
+    /// The same for each of `cols` columns along `axis`; `None` if scales differ along another, or in blocks.
+    pub fn columns(&self, axis: usize, cols: usize) -> Option<Requantize> {
+        let fits = match self.grain {
+            Grain::Tensor => true,
+            Grain::Axis(a) => a == axis && self.scale.len() == cols,
+            Grain::Block { .. } => false,
+        };
+        fits.then(|| self.by_column(cols))
+    }
+
     /// The same for each of `cols` columns, if there is one scale, or as many as columns.
-    pub fn by_column(&self, cols: usize) -> Requantize {
+    fn by_column(&self, cols: usize) -> Requantize {
         fn each<T: Copy>(v: &[T], cols: usize) -> Vec<T> {
             if v.len() == 1 { vec![v[0]; cols] } else { v.to_vec() }
         }
@@ -159,6 +169,37 @@ impl Params {
                     &self.zero[r],
                 )
             }
+        })
+    }
+
+    /// [`Params::quantize`] of a tensor to which a number is added first, for each index of an axis: that of the scales, if
+    /// they have one.
+    ///
+    /// # Errors
+    /// If the channels do not fit the sizes.
+    pub fn quantize_shifted<C: CodeType>(
+        &self,
+        dims: &[usize],
+        (axis, by): (usize, &[f32]),
+        x: &[f32],
+        y: &mut [C],
+    ) -> Result<(), GrainError> {
+        let shifts = Params { grain: Grain::Axis(axis), scale: by.to_vec(), ..self.clone() };
+        let one = self.grain == Grain::Tensor;
+        if !one && self.grain != Grain::Axis(axis) {
+            return Err(GrainError::Axis { axis, rank: dims.len() });
+        }
+        self.count(if one { 1 } else { by.len() }, dims)?;
+        let of = |p: usize| if one { 0 } else { p };
+        let len_out = y.len();
+        let mut run = |at: usize, len: usize, p: usize| {
+            let q = of(p);
+            let numbers = [by[p], self.scale[q], self.low[q], self.high[q]];
+            q_shifted(&x[at..at + len], &mut y[at..at + len], numbers, self.zero[q]);
+        };
+        shifts.spans(dims, x.len(), len_out, |span| match span {
+            Span::One { at, len, p } => run(at, len, p),
+            Span::Each { at, len, p } => (0..len).for_each(|i| run(at + i, 1, p + i)),
         })
     }
 
@@ -249,6 +290,13 @@ wide! {
     fn q_one<C: CodeType>(x: &[f32], y: &mut [C], scale: f32, zero: i32, low: f32, high: f32) {
         for (x, y) in x.iter().zip(y) {
             *y = code(*x, scale, zero, low, high);
+        }
+    }
+
+    fn q_shifted<C: CodeType>(x: &[f32], y: &mut [C], numbers: [f32; 4], zero: i32) {
+        let [shift, scale, low, high] = numbers;
+        for (x, y) in x.iter().zip(y) {
+            *y = code(*x + shift, scale, zero, low, high);
         }
     }
 

@@ -10,7 +10,8 @@
 //! Products of codes run in 8 bits: [`gemm`] multiplies them exactly on every processor, with its vector instructions
 //! where there are any. MatMulInteger and ConvInteger are the session's own on top of it, and a MatMul, Gemm or Conv between
 //! DequantizeLinear and QuantizeLinear becomes one such product with bias and requantization, packed when the model is
-//! loaded ([`SessionOptions::optimize`]). [`onnx()`] hands tract's reader with these operators to programs of their own.
+//! loaded ([`SessionOptions::optimize`]). A function between codes is a table, and the weights of Log-Int-Softmax are looked
+//! up from codes of scores. [`onnx()`] hands tract's reader with these operators to programs of their own.
 //!
 //! # Why not tract as it comes
 //! tract's own QuantizeLinear multiplies by the reciprocal of the scale, and its own DequantizeLinear may replace a
@@ -29,6 +30,12 @@ mod absorb;
 #[cfg(feature = "tract")]
 mod ask;
 #[cfg(feature = "tract")]
+mod attend;
+#[cfg(feature = "tract")]
+mod bytes;
+#[cfg(feature = "tract")]
+mod codes;
+#[cfg(feature = "tract")]
 mod conv;
 #[cfg(feature = "tract")]
 mod error;
@@ -36,6 +43,8 @@ mod error;
 mod fuse;
 #[cfg(feature = "tract")]
 mod host;
+#[cfg(feature = "tract")]
+mod norm;
 #[cfg(feature = "tract")]
 mod prepare;
 #[cfg(feature = "tract")]
@@ -50,13 +59,19 @@ mod session;
 mod steps;
 #[cfg(feature = "tract")]
 mod table;
+#[cfg(feature = "tract")]
+mod weights;
 
+#[cfg(all(test, feature = "tract"))]
+mod attend_tests;
 #[cfg(all(test, feature = "tract"))]
 mod build;
 #[cfg(all(test, feature = "tract"))]
 mod conformance;
 #[cfg(all(test, feature = "tract"))]
 mod products_tests;
+#[cfg(all(test, feature = "tract"))]
+mod tables_tests;
 
 pub use array::{Array, ArrayError, Element};
 pub use samples::{fold_samples, map_samples};

@@ -10,7 +10,10 @@ use tract_onnx::Onnx;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::array::Slice;
+use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::change_axes::{AxisChangeConsequence, AxisOp, InOut};
+use tract_onnx::tract_core::ops::math::{Add, Sub};
+use tract_onnx::tract_core::ops::source::TypedSource;
 use tract_onnx::tract_hir::internal::*;
 
 use super::ask::only_reader;
@@ -131,7 +134,7 @@ impl Expansion for Linear {
             },
             range,
         )?;
-        let op = Qdq { direction: self.direction, codes, params: Arc::new(params) };
+        let op = Qdq { direction: self.direction, codes, params: Arc::new(params), shift: None };
         // A vector is a bias or the like, and no weights.
         let keep = self.keep && x.rank() > 1 && matches!(codes, DatumType::U8 | DatumType::I8);
         match &x.konst {
@@ -182,6 +185,15 @@ pub struct Qdq {
     direction: Direction,
     codes: DatumType,
     params: Arc<Params>,
+    /// What is added to each channel of the model's input before it is quantized.
+    shift: Option<Arc<Shift>>,
+}
+
+/// A number for each index of an axis.
+#[derive(Clone, Debug, PartialEq)]
+struct Shift {
+    axis: usize,
+    by: Vec<f32>,
 }
 
 /// Scales are compared as numbers; a NaN scale merely keeps two equal nodes apart.
@@ -193,6 +205,10 @@ fn dequantized(n: &TypedNode) -> Option<&Params> {
 }
 
 impl Qdq {
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
     /// The parameters of a DequantizeLinear.
     pub fn dequantizes(&self) -> Option<&Params> {
         (self.direction == Direction::Dequantize).then_some(&*self.params)
@@ -206,12 +222,10 @@ impl Qdq {
     /// A QuantizeLinear as the last step of a product with `cols` columns along `axis`, and the type of its codes.
     pub fn requantize(&self, axis: usize, cols: usize) -> Option<(Requantize, DatumType)> {
         let (params, codes) = self.quantizes()?;
-        let fits = match params.grain() {
-            Grain::Tensor => true,
-            Grain::Axis(a) => a == axis && params.scales() == cols,
-            Grain::Block { .. } => false,
-        };
-        (fits && codes != DatumType::I32).then(|| (params.by_column(cols), codes))
+        if codes == DatumType::I32 {
+            return None;
+        }
+        params.columns(axis, cols).map(|r| (r, codes))
     }
 
     /// Moves codes instead of values: a quarter of the bytes, and a QuantizeLinear of the same parameters may follow.
@@ -225,6 +239,40 @@ impl Qdq {
         let moved = patch.wire_node(format!("{}.codes", next.name), next.op.clone(), &[codes])?;
         let wire = patch.wire_node(&next.name, self.clone(), &moved)?;
         patch.shunt_outside(model, next.id.into(), wire[0])?;
+        Ok(Some(patch))
+    }
+
+    /// Takes in a constant that is added to each channel of the model's input: images are centred before they are
+    /// quantized.
+    fn behind_a_shift(&self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+        let before = model.node(node.inputs[0].node);
+        let Some(op) = before.op_as::<TypedBinOp>().filter(|op| op.1.is_none() && self.shift.is_none()) else {
+            return Ok(None);
+        };
+        let constant = |i: usize| model.outlet_fact(before.inputs[i]).map(|f| f.konst.clone());
+        let (input, k, sign) = match (constant(0)?, constant(1)?) {
+            (None, Some(k)) if op.0.is::<Add>() => (before.inputs[0], k, 1.0),
+            (None, Some(k)) if op.0.is::<Sub>() => (before.inputs[0], k, -1.0),
+            (Some(k), None) if op.0.is::<Add>() => (before.inputs[1], k, 1.0),
+            _ => return Ok(None),
+        };
+        let fact = model.outlet_fact(input)?;
+        let alone = only_reader(model, before).is_some_and(|reader| reader.id == node.id);
+        if !alone || !model.node(input.node).op_is::<TypedSource>() || fact.shape != node.outputs[0].fact.shape {
+            return Ok(None);
+        }
+        let Some(axis) = k.shape().iter().position(|d| *d > 1) else { return Ok(None) };
+        let same = matches!(self.params.grain(), Grain::Tensor) || self.params.grain() == Grain::Axis(axis);
+        let one_axis = k.len() == k.shape()[axis] && fact.shape.get(axis) == Some(&k.len().to_dim());
+        if !same || !one_axis || axis + 1 == fact.rank() || k.datum_type() != f32::datum_type() {
+            return Ok(None);
+        }
+        let by = k.try_as_plain_ram()?.as_slice::<f32>()?.iter().map(|x| sign * x).collect();
+        let mut patch = TypedModelPatch::default();
+        let wire = patch.tap_model(model, input)?;
+        let op = Qdq { shift: Some(Arc::new(Shift { axis, by })), ..self.clone() };
+        let wire = patch.wire_node(&node.name, op, &[wire])?;
+        patch.shunt_outside(model, node.id.into(), wire[0])?;
         Ok(Some(patch))
     }
 
@@ -249,7 +297,12 @@ impl Qdq {
         let mut y = unsafe { Tensor::uninitialized::<C>(x.shape())? };
         let shape: TVec<usize> = x.shape().into();
         let mut plain = y.try_as_plain_ram_mut()?;
-        self.params.quantize(&shape, x.try_as_plain_ram()?.as_slice::<f32>()?, plain.as_slice_mut::<C>()?)?;
+        let (plane, to) = (x.try_as_plain_ram()?, plain.as_slice_mut::<C>()?);
+        let from = plane.as_slice::<f32>()?;
+        match &self.shift {
+            None => self.params.quantize(&shape, from, to)?,
+            Some(s) => self.params.quantize_shifted(&shape, (s.axis, &s.by), from, to)?,
+        }
         Ok(y)
     }
 
@@ -297,7 +350,7 @@ impl TypedOp for Qdq {
 
     fn axes_mapping(&self, inputs: &[&TypedFact], outputs: &[&TypedFact]) -> TractResult<AxesMapping> {
         match self.params.grain() {
-            Grain::Tensor => AxesMapping::natural(inputs, outputs),
+            Grain::Tensor if self.shift.is_none() => AxesMapping::natural(inputs, outputs),
             _ => AxesMapping::disconnected(inputs, outputs),
         }
     }
@@ -312,6 +365,9 @@ impl TypedOp for Qdq {
         if let (Grain::Axis(_), AxisOp::Reshape(..)) = (self.params.grain(), change) {
             return Ok(None);
         }
+        if self.shift.is_some() {
+            return Ok(None);
+        }
         Ok(self.params.with_axis(|a| change.transform_axis(a)).map(|params| {
             let op = Qdq { params: Arc::new(params), ..self.clone() };
             AxisChangeConsequence::new(model, node, Some(Box::new(op)), change)
@@ -322,7 +378,10 @@ impl TypedOp for Qdq {
     fn declutter(&self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
         let Some(k) = &model.outlet_fact(node.inputs[0])?.konst else {
             return match self.direction {
-                Direction::Quantize => table::fuse(model, node, (&self.params, self.codes), dequantized),
+                Direction::Quantize => match table::fuse(model, node, (&self.params, self.codes), dequantized)? {
+                    None => self.behind_a_shift(model, node),
+                    fused => Ok(fused),
+                },
                 Direction::Dequantize => self.behind_a_move(model, node),
             };
         };

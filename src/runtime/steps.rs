@@ -69,6 +69,18 @@ impl Steps {
     pub fn finish(&self, strip: Strip<'_>, base: usize, floats: &mut Vec<f32>, out: &mut Out<'_>, place: Place) {
         let (rows, first, cols) = (strip.rows, strip.first, strip.cols);
         self.compute(strip, base, floats, out, place);
+        self.tabulated((rows, first, cols), base, out, place);
+    }
+
+    /// The same from where sums have become floats: `strip` lends its memory and says where its columns are.
+    pub fn finish_floats(&self, strip: Strip<'_>, base: usize, floats: &mut [f32], out: &mut Out<'_>, place: Place) {
+        let (rows, first, cols) = (strip.rows, strip.first, strip.cols);
+        self.compute_floats(strip, base, floats, out, place);
+        self.tabulated((rows, first, cols), base, out, place);
+    }
+
+    /// What the tables make of the codes of a strip.
+    fn tabulated(&self, (rows, first, cols): (usize, usize, usize), base: usize, out: &mut Out<'_>, place: Place) {
         let Some(tables) = &self.tables else { return };
         let tables = if tables.len() == 1 { &tables[..] } else { &tables[base + first..][..cols] };
         match out {
@@ -99,7 +111,15 @@ impl Steps {
         }
         floats.resize(sums.len(), 0.0);
         to_float(sums, floats);
-        for step in &self.list[ints + 1..] {
+        self.compute_floats(Strip { sums, ..strip }, base, floats, out, place);
+    }
+
+    /// The steps after [`Step::Float`], and codes.
+    fn compute_floats(&self, strip: Strip<'_>, base: usize, floats: &mut [f32], out: &mut Out<'_>, place: Place) {
+        let Strip { sums, width, first, cols, .. } = strip;
+        let of = base + first..base + first + cols;
+        let start = self.list.iter().position(|s| *s == Step::Float).map_or(0, |at| at + 1);
+        for step in &self.list[start..] {
             match step {
                 Step::Add(v) => add(floats, width, &v[of.clone()]),
                 Step::Mul(v) => mul(floats, width, &v[of.clone()]),

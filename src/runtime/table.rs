@@ -17,6 +17,7 @@ use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_hir::internal::*;
 
 use super::ask::code_bytes;
+use super::bytes::look_up;
 use super::kernel::{Grain, Params};
 
 /// Codes by the bit patterns of codes: one table for all elements, or one for each channel.
@@ -69,7 +70,7 @@ pub fn fuse(
 
 /// Along which axis the constants of a function differ.
 #[derive(Clone, Copy, Debug, Default)]
-struct Channels {
+pub struct Channels {
     axis: Option<usize>,
 }
 
@@ -79,7 +80,7 @@ impl Channels {
         *self.axis.get_or_insert(axis) == axis
     }
 
-    fn take_grain(&mut self, params: &Params) -> bool {
+    pub fn take_grain(&mut self, params: &Params) -> bool {
         match params.grain() {
             Grain::Tensor => true,
             Grain::Axis(axis) => self.take(axis),
@@ -87,8 +88,12 @@ impl Channels {
         }
     }
 
-    fn take_constant(&mut self, k: &Tensor) -> bool {
+    pub fn take_constant(&mut self, k: &Tensor) -> bool {
         k.shape().iter().enumerate().all(|(axis, d)| *d == 1 || self.take(axis))
+    }
+
+    pub fn axis(&self) -> Option<usize> {
+        self.axis
     }
 
     /// The axis of channels and how many there are, if any; `None` where tables are not worth their memory.
@@ -157,10 +162,10 @@ fn region<'m>(
 }
 
 /// More nodes than any activation function has.
-const LARGEST: usize = 32;
+pub const LARGEST: usize = 32;
 
 /// The only output of an operator, if that can be told without a plan.
-fn run(op: &dyn TypedOp, inputs: TVec<TValue>) -> TractResult<Option<TValue>> {
+pub fn run(op: &dyn TypedOp, inputs: TVec<TValue>) -> TractResult<Option<TValue>> {
     Ok(op.eval_out_of_plan(inputs)?.and_then(|mut v| v.pop()))
 }
 
@@ -234,7 +239,7 @@ impl Table {
         if inner > 1 || channels == 1 {
             let lines = from.chunks_exact(inner).zip(to.chunks_exact_mut(inner));
             for ((x, y), table) in lines.zip(self.tables.iter().cycle()) {
-                x.iter().zip(y).for_each(|(x, y)| *y = table[*x as usize]);
+                look_up(table, x, y);
             }
             return;
         }

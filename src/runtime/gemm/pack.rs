@@ -4,6 +4,7 @@
 //! group of neighbours along that axis, the group of every row, one after the other. What a panel lacks is zeros.
 
 use super::isa::Isa;
+use crate::quant::wide::wide;
 
 /// 64 bytes, as the processor moves them.
 #[derive(Clone, Copy, Debug)]
@@ -102,9 +103,10 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Neighbours whose sum is taken in 32 bits at once.
-fn sum(codes: &[u8]) -> i32 {
-    codes.iter().map(|b| *b as i32).sum()
+wide! {
+    fn sum(codes: &[u8]) -> i32 {
+        codes.iter().map(|b| *b as i32).sum()
+    }
 }
 
 /// A packed operand.
