@@ -6,8 +6,9 @@
 //! of scores and of values, and no tensor of floats with an element for each pair of tokens is left.
 //!
 //! The contract: weights before division have 23 bits after the point; their sum and the weighted sum of the values are
-//! exact, the quotient is rounded once. So much about as close to the exact result as sums of floats, codes after
-//! may differ by one from another runtime's where the value is close to a tie.
+//! exact, and the quotient is rounded once. That is about as close to the exact result as a sum of floats; codes after it may
+//! differ by one from another runtime's where the value is close to a tie. Weights that 23 bits would not hold well enough
+//! for their number are left to the operators.
 
 use std::sync::Arc;
 
