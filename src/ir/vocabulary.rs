@@ -121,6 +121,29 @@ pub fn default(op: &str, attr: &str, opset: i64) -> Option<AttrValue> {
     }
 }
 
+const ARITHMETIC: &[&str] = &[
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Sqrt",
+    "Exp",
+    "Log",
+    "Abs",
+    "Neg",
+    "Sign",
+    "Min",
+    "Max",
+    "Clip",
+    "Where",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Reciprocal",
+    "Cast",
+];
+
 impl Node {
     /// The class of a node's operator, if it is a standard one.
     pub fn class(&self) -> Option<Class> {
@@ -135,6 +158,11 @@ impl Node {
     /// True for a move, which computes no element.
     pub fn is_move(&self) -> bool {
         matches!(self.class(), Some(Class::Relabel | Class::Move))
+    }
+
+    /// True for arithmetic element by element: what its result is read for is what it is for. Activation functions are none.
+    pub fn is_arithmetic(&self) -> bool {
+        self.op.is_onnx() && ARITHMETIC.contains(&self.op.name.as_str())
     }
 
     /// True for a move that keeps every element.

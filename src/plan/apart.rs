@@ -4,12 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ir::{Class, DType, Graph, Node, NodeId, ValueId};
+use super::places::places;
+use crate::ir::{Class, DType, Dim, Graph, Node, NodeId, ValueId};
 
 pub(super) const CONSTANT: &str = "it does not depend on what the model is fed";
 pub(super) const INDICES: &str = "it computes indices, conditions or angles";
 const POSITIONS: &str = "it is computed from positions, sizes or a mask alone";
 const MEASURE: &str = "it measures what a norm divides by";
+const PLACES: &str = "it computes where in a picture to look";
+const COUNTED: &str = "how many elements it has depends on the data";
 
 /// The nodes, with the reason.
 pub(super) fn apart(g: &Graph) -> BTreeMap<NodeId, &'static str> {
@@ -17,7 +20,32 @@ pub(super) fn apart(g: &Graph) -> BTreeMap<NodeId, &'static str> {
     found.extend(measures(g).into_iter().map(|n| (n, MEASURE)));
     found.extend(positions(g).into_iter().map(|n| (n, POSITIONS)));
     found.extend(unfed(g).into_iter().map(|n| (n, CONSTANT)));
+    let places = places(g, |n| found.contains_key(&n));
+    places.into_iter().for_each(|n| _ = found.entry(n).or_insert(PLACES));
+    counted(g).into_iter().for_each(|n| _ = found.entry(n).or_insert(COUNTED));
     found
+}
+
+/// Operators that decide how many elements come out by looking at them.
+const COUNTING: &[&str] = &["NonZero", "NonMaxSuppression", "Unique", "Compress"];
+
+/// Nodes that make a list, without channels, of as many elements as the data have it: scores of the boxes that are left.
+fn counted(g: &Graph) -> BTreeSet<NodeId> {
+    let mut values: BTreeSet<ValueId> = BTreeSet::new();
+    let mut nodes = BTreeSet::new();
+    for id in g.schedule() {
+        let n = g.node(id);
+        if COUNTING.iter().any(|op| n.op.is(op)) || n.inputs.iter().flatten().any(|v| values.contains(v)) {
+            values.extend(n.outputs.iter().flatten());
+            let list = |v: &ValueId| {
+                g.value(*v).ty.as_ref().is_some_and(|t| {
+                    t.shape.as_ref().is_some_and(|s| matches!(s[..], [ref d] if !matches!(d, Dim::Known(_))))
+                })
+            };
+            nodes.extend(n.out().filter(list).map(|_| id));
+        }
+    }
+    nodes
 }
 
 /// Operators that find their own numbers.
@@ -49,30 +77,6 @@ pub(crate) fn unfed(g: &Graph) -> BTreeSet<NodeId> {
     nodes
 }
 
-/// Element by element; what their result is read for is what they are for.
-const ARITHMETIC: &[&str] = &[
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "Sqrt",
-    "Exp",
-    "Log",
-    "Abs",
-    "Neg",
-    "Sign",
-    "Min",
-    "Max",
-    "Clip",
-    "Where",
-    "Floor",
-    "Ceil",
-    "Round",
-    "Reciprocal",
-    "Cast",
-];
-
 /// Nodes of float arithmetic that only leads to integers and truth values.
 fn indices(g: &Graph) -> BTreeSet<NodeId> {
     let mut found: BTreeSet<NodeId> = BTreeSet::new();
@@ -95,7 +99,7 @@ fn indices(g: &Graph) -> BTreeSet<NodeId> {
         };
         let float = |v: &ValueId| g.value(*v).ty.as_ref().is_some_and(|t| t.dtype.is_float());
         if n.op.is_onnx()
-            && (ARITHMETIC.contains(&n.op.name.as_str()) || n.is_move() || turned(g, n, &found))
+            && (n.is_arithmetic() || n.is_move() || turned(g, n, &found))
             && n.out().is_some_and(|v| float(&v))
             && !n.outputs.iter().flatten().any(open)
         {

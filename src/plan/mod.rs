@@ -12,6 +12,7 @@ pub mod files;
 pub(crate) mod head_rows;
 mod hidden;
 pub mod parts;
+mod places;
 pub mod planner;
 pub mod recipe;
 pub mod scores;

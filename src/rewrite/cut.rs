@@ -30,11 +30,36 @@ fn behind(g: &Graph, first: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     found
 }
 
+/// Adds what needs no input and is read by these nodes alone: a constant is no place to measure at.
+fn with_constants(g: &Graph, off: &mut BTreeSet<NodeId>) {
+    let order = g.schedule();
+    let mut fed: BTreeSet<ValueId> = g.inputs().iter().copied().collect();
+    for id in &order {
+        let n = g.node(*id);
+        if n.has_subgraph() || n.inputs.iter().flatten().any(|v| fed.contains(v)) {
+            fed.extend(n.outputs.iter().flatten());
+        }
+    }
+    for id in order.iter().rev() {
+        let mut outputs = g.node(*id).outputs.iter().flatten();
+        let only = |v: &ValueId| {
+            !fed.contains(v)
+                && !g.is_output(*v)
+                && !g.uses(*v).is_empty()
+                && g.uses(*v).iter().all(|(user, _)| off.contains(user))
+        };
+        if outputs.all(only) {
+            off.insert(*id);
+        }
+    }
+}
+
 /// The model in front of `first`, with what is cut as outputs beside its own that are left, and what was cut off. `None` if
 /// the front has no output.
 pub fn cut(m: &Model, first: &BTreeSet<NodeId>) -> Option<(Model, Tail)> {
     let g = &m.graph;
-    let off = behind(g, first);
+    let mut off = behind(g, first);
+    with_constants(g, &mut off);
     let made = |v: ValueId| g.producer(v).is_some_and(|p| !off.contains(&p));
     let mut cut: Vec<ValueId> = Vec::new();
     let nodes: Vec<NodeId> = g.schedule().into_iter().filter(|id| off.contains(id)).collect();
@@ -141,9 +166,14 @@ mod tests {
                 a = Mul (x, two)
                 z = Relu (a)
                 b = Det (a)
-                c = Add (b, two)
-                y = MatMul (c, k)
-                w = MatMul (z, k)
+                t = Constant <value_float = 3.0> ()
+                d = Sqrt (t)
+                s = Constant <value_float = 5.0> ()
+                z2 = Mul (z, s)
+                c = Add (b, d)
+                f = Add (c, s)
+                y = MatMul (f, k)
+                w = MatMul (z2, k)
             }"#,
         )
         .unwrap()
@@ -156,8 +186,9 @@ mod tests {
         let (front, tail) = cut(&m, &first).unwrap();
         validate(&front).unwrap();
         let names = |m: &Model| m.graph.outputs().iter().map(|v| m.graph.name_of(*v).to_owned()).collect::<Vec<_>>();
-        assert_eq!(names(&front), ["z", "w", "a"]);
-        assert_eq!((tail.cut.clone(), tail.nodes().count()), (vec!["a".to_owned()], 3));
+        // `t` and `d`, which need no input, went with what reads them; `s` is needed on both sides.
+        assert_eq!(names(&front), ["z", "w", "a", "s"]);
+        assert_eq!((tail.cut.clone(), tail.nodes().count()), (vec!["a".to_owned(), "s".to_owned()], 6));
         let whole = tail.join(&front).unwrap();
         validate(&whole).unwrap();
         assert_eq!(names(&whole), names(&m));

@@ -228,7 +228,8 @@ impl CodeConv {
                 rows.resize(positions * depth, za as u8);
                 patches.write(&codes[from..from + channels * plane], &mut rows);
                 let mut to = out.part((image * self.spec.group + g) * size, size)?;
-                let place = Place { row: 1, col: positions };
+                // Of a single position the columns lie side by side, and the rows of a strip are as wide as all of them.
+                let place = if positions == 1 { Place { row: cols, col: 1 } } else { Place { row: 1, col: positions } };
                 let right = match right {
                     Group::Packed(right) => right,
                     Group::Few(w) => {

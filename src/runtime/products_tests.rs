@@ -245,9 +245,12 @@ const PATCHES: Window = Window {
     pads: [0; 4],
 };
 
-fn windows() -> [Window; 6] {
+fn windows() -> [Window; 8] {
     [
         PATCHES,
+        // One position comes out, as after a global pooling.
+        Window { channels: 20, image: [1, 1], kernel: [1, 1], stride: [1, 1], ..PATCHES },
+        Window { channels: 4, out: 18, group: 2, image: [3, 2], kernel: [3, 2], stride: [1, 1], ..PATCHES },
         Window {
             channels: 4,
             out: 18,

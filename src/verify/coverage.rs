@@ -104,6 +104,13 @@ fn inside(n: &Node, found: &mut impl FnMut(String, &str)) {
     }
 }
 
+/// True for what Round makes, shifted by a constant or not.
+fn rounded(g: &Graph, v: ValueId) -> bool {
+    let Some(n) = g.producer(v).map(|p| g.node(p)) else { return false };
+    let shifted = n.op.is("Add") && n.input(1).is_some_and(|c| g.constant(c).is_some());
+    n.op.is("Round") || shifted && n.input(0).and_then(|x| g.producer(x)).is_some_and(|p| g.node(p).op.is("Round"))
+}
+
 /// True if the value holds codes: read back by DequantizeLinear, or integers kept in float, moved or not.
 fn from_codes(g: &Graph, mut v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> bool {
     // A chain in a graph without cycles ends; the bound is for graphs that were not validated.
@@ -113,6 +120,9 @@ fn from_codes(g: &Graph, mut v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> b
         let next = match n.op.name.as_str() {
             "DequantizeLinear" => return true,
             "Cast" if n.input(0).is_some_and(is_int) => return true,
+            // Codes of more than 8 bits are whole numbers in float, cut off at the ends of their range.
+            "Round" => return true,
+            "Clip" if n.input(0).is_some_and(|x| rounded(g, x)) => return true,
             // Log-Int-Softmax: weights rounded to the row's precision (w + M) - M, masked, or taken from a table.
             "Sub" | "Add" => n.input(0),
             // A scale per channel, written out.
@@ -174,6 +184,30 @@ mod tests {
         assert_eq!((c.covered, c.total, c.by_op["MatMul"].total), (0, 3, 3));
         let held: Vec<_> = islands.iter().map(|i| (&i.node[..], i.reason.contains("body of Loop `y`"))).collect();
         assert_eq!(held, [("p", true), ("t", true), ("z", false)]);
+    }
+
+    #[test]
+    fn codes_of_16_bits_are_codes() {
+        let m = parse_model(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[2,4] x) => (float[2,4] a, float[2,4] b)
+            <float step = {0.5}, float zero = {7.0}, float low = {0.0}, float high = {65535.0}, float[4] gain = {1,1,1,1}>
+            {
+                scaled = Div (x, step)
+                whole = Round (scaled)
+                moved = Add (whole, zero)
+                held = Clip (moved, low, high)
+                back = Sub (held, zero)
+                value = Mul (back, step)
+                a = LayerNormalization (value, gain)
+                cut = Clip (scaled, low, high)
+                b = LayerNormalization (cut, gain)
+            }"#,
+        )
+        .unwrap();
+        let (c, islands) = measure(&m);
+        assert_eq!(c.between["LayerNormalization"], 1);
+        assert_eq!(islands.iter().map(|i| &i.reason[..]).collect::<Vec<_>>(), ["`cut` reaches it in float"]);
     }
 
     /// A model, of which only the graph is looked at.
