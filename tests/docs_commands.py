@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 import numpy as np
+import onnx
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -86,7 +87,22 @@ def place(folder: pathlib.Path) -> None:
     (folder / "labels.txt").write_text("".join(f"{i:02}.png {held['labels'][i]}\n" for i in range(12)))
     config = '{"image_mean": [0.5], "image_std": [0.5], "size": {"height": 8, "width": 8}, "resample": 2}'
     (folder / "preprocessor_config.json").write_text(config)
+    prompted(folder)
     (folder / "other.json").write_text(config)
+
+
+def prompted(folder: pathlib.Path) -> None:
+    """The digits with two inputs beside the picture."""
+    model = onnx.load(folder / "vit.onnx")
+    g = model.graph
+    logits = g.output[0].name
+    g.node.append(onnx.helper.make_node("Mul", [logits, "temperature"], ["cooled"]))
+    g.node.append(onnx.helper.make_node("Add", ["cooled", "prompt"], ["scores"]))
+    g.output[0].name = "scores"
+    g.input.append(onnx.helper.make_tensor_value_info("prompt", onnx.TensorProto.FLOAT, ["batch", 10]))
+    g.input.append(onnx.helper.make_tensor_value_info("temperature", onnx.TensorProto.FLOAT, []))
+    onnx.save(model, folder / "prompted.onnx")
+    np.save(folder / "prompt.npy", np.linspace(-1, 1, 10, dtype=np.float32)[None])
 
 
 def fenced(text: str) -> list[tuple[int, str]]:

@@ -60,6 +60,9 @@ impl Files {
         if let Some(f) = o.preprocessing_file()? {
             self.ledger.reads("--preprocessor", &f);
         }
+        for f in o.fixed_files() {
+            self.ledger.reads("--fixed", &f);
+        }
         Ok(o)
     }
 

@@ -18,6 +18,7 @@ mod config;
 mod convert;
 mod decode;
 mod error;
+mod fixed;
 mod folder;
 mod images;
 mod labels;
@@ -45,6 +46,7 @@ pub use spool::{Arrays, Rows, Spool};
 use crate::budget::{self, Stop};
 use crate::ir::{DType, Def, Dim, Graph, TensorType};
 use arrays::ArrayFile;
+use fixed::Fixed;
 use images::{ImageFolder, ImageShape};
 use layout::Layout;
 use pictures::Pictures;
@@ -89,6 +91,8 @@ pub struct Sample {
 pub struct Dataset {
     source: Source,
     inputs: Vec<InputSpec>,
+    /// For each input what it always is; the others come from the source, in their order.
+    fixed: Vec<Option<Fixed>>,
     layout: Layout,
     /// Items per sample.
     batch: usize,
@@ -144,7 +148,9 @@ impl Opening<'_> {
 
     fn folder(&mut self, path: &Path) -> Result<Opened, DataError> {
         let [spec] = self.inputs else {
-            return Err(self.inputs[1].refused("a folder of images feeds a model of one input: use an .npz file"));
+            return Err(self.inputs[1].refused(
+                "a folder of pictures feeds one input: give the others values with --fixed, or use an .npz file",
+            ));
         };
         let shape = check_crop(spec, self.options, self.pictures, &mut self.notes)?
             .ok_or_else(|| spec.refused("not an image: rank 4, float or uint8, with 1 or 3 channels"))?;
@@ -197,8 +203,10 @@ impl Dataset {
             let reason = "at least one sample is needed".to_string();
             return Err(DataError::Flag { flag: "samples", value: "0".to_string(), reason });
         }
-        let given = options.shapes(inputs)?;
-        let inputs = &given[..];
+        let all = options.shapes(inputs)?;
+        let fixed = options.fixed(&all, Layout::of(&all)?.batch)?;
+        let fed: Vec<InputSpec> = all.iter().zip(&fixed).filter(|(_, f)| f.is_none()).map(|(s, _)| s.clone()).collect();
+        let inputs = &fed[..];
         let layout = Layout::of(inputs)?;
         let batch = layout.batch;
         let pictures = Pictures::of(options)?;
@@ -226,7 +234,7 @@ impl Dataset {
         }
         // The selection is made before the remainder is dropped, so that a fixed batch sees the same items as batch 1.
         let labels = labels.map(|l| (0..used).map(|i| l[spread(i, taken, total)]).collect());
-        let how = match &source {
+        let mut how = match &source {
             Source::Images(folder) => {
                 folder.check((0..used).map(|i| spread(i, taken, total)))?;
                 pictures.how(folder.shape().height as u32, folder.shape().width as u32)
@@ -234,9 +242,15 @@ impl Dataset {
             Source::Arrays(_) => "arrays".to_owned(),
             Source::Synthetic(_) => format!("synthetic, {}", pictures.numbers()),
         };
+        let mut description = description;
+        for f in fixed.iter().flatten() {
+            how += &format!(", {}", f.said());
+            description += &format!(", {}", f.said());
+        }
         Ok(Dataset {
             source,
-            inputs: inputs.to_vec(),
+            inputs: all,
+            fixed,
             layout,
             batch,
             total,
@@ -322,6 +336,7 @@ impl Dataset {
                 h.update(self.description.as_bytes());
             }
         }
+        self.fixed.iter().flatten().for_each(|f| f.digest(&mut h));
         h.finalize().to_hex()[..16].to_owned()
     }
 
@@ -340,7 +355,13 @@ impl Dataset {
         }
         let range = index * self.batch..(index + 1) * self.batch;
         let items: Vec<usize> = range.clone().map(|i| spread(i, self.taken, self.total)).collect();
-        let make = |(k, spec): (usize, &InputSpec)| -> Result<(String, Array), DataError> {
+        let mut fed = 0;
+        let make = |(spec, fixed): (&InputSpec, &Option<Fixed>)| -> Result<(String, Array), DataError> {
+            if let Some(f) = fixed {
+                return Ok((spec.name.clone(), f.make(items.len())?));
+            }
+            let k = fed;
+            fed += 1;
             let array = match &self.source {
                 Source::Images(folder) => {
                     let mut values = Vec::with_capacity(folder.shape().len() * items.len());
@@ -352,7 +373,7 @@ impl Dataset {
             };
             Ok((spec.name.clone(), array))
         };
-        let inputs = self.inputs.iter().enumerate().map(make).collect::<Result<_, _>>()?;
+        let inputs = self.inputs.iter().zip(&self.fixed).map(make).collect::<Result<_, _>>()?;
         let (first, last) = (self.item_name(items[0]), self.item_name(items[items.len() - 1]));
         let name = if first == last { first } else { format!("{first} .. {last}") };
         Ok(Sample { inputs, name, labels: self.labels.as_ref().map(|l| l[range].to_vec()) })

@@ -61,6 +61,10 @@ pub struct DataOptions {
     /// Sizes of an input, such as `x=1,3,48,320`, where the model leaves them open; once for each input
     #[cfg_attr(feature = "cli", arg(long, value_name = "INPUT=N,N,.."))]
     pub shape: Vec<String>,
+    /// An input that is the same in every sample: a number for all its elements, or an .npy file of shape [1, ...]; once for
+    /// each input that the data do not feed, such as a mask beside a folder of pictures
+    #[cfg_attr(feature = "cli", arg(long, value_name = "INPUT=NUMBER|FILE.npy"))]
+    pub fixed: Vec<String>,
     /// How many samples to use, spread evenly over the data [default: all of them; 64 synthetic ones]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub samples: Option<usize>,
