@@ -172,7 +172,7 @@ def compare(row, want):
 def table():
     lines = TABLE.read_text().splitlines() if TABLE.exists() else []
     rows = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    return {r[0]: r for r in rows if len(r) == len(HEAD) and r != HEAD}
+    return {r[0]: r for r in rows if len(r) == len(HEAD) and r != HEAD and set(r[0]) != {"-"}}
 
 
 def bless(rows):

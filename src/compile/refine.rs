@@ -27,13 +27,14 @@ use crate::plan::recipe::WeightRecipe;
 use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{QuantPlan, Rounding, StoredWeight};
 use crate::quant::count::Pick;
-use crate::quant::gptq::{self, Normal, Search};
+use crate::quant::gptq::{self, Centred, Normal, Search};
 use crate::quant::observe::first_unfit;
 use crate::quant::pairs::{self, Mates, Rows};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::tokens::Read;
 use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples};
 
+use indexmap::IndexMap;
 use rayon::prelude::*;
 
 /// Why weights could not be fitted.
@@ -87,6 +88,11 @@ struct Job<'p> {
 }
 
 impl Job<'_> {
+    /// True for layers whose weight was one and is one still, folded.
+    fn has_one_weight_with(&self, other: &Job<'_>) -> bool {
+        self.linear.weight == other.linear.weight && self.linear.out_axis == other.linear.out_axis && self.w == other.w
+    }
+
     /// How many rows of each of so many samples are summed up.
     fn most_rows(&self, samples: usize) -> usize {
         (ROWS.max(self.ins * ROWS_OF_INPUT)).div_ceil(samples.max(1))
@@ -152,12 +158,20 @@ pub fn refine(
         let sums = sums(p, &plan, &jobs, parts, fit, &done)?;
         budget::give_back();
         let g = &p.model.graph;
-        let found: Vec<_> = jobs.par_iter().zip(&sums).map(|(j, s)| fitted(j, s, g, &plan, recipe)).collect();
-        for (at, f) in jobs.iter().map(|j| j.at).zip(found) {
-            if let Some((stored, correction, reason)) = f {
-                let l = &mut plan.layers[at];
+        let mut left = &sums[..];
+        let mut groups: Vec<(&[Job<'_>], &[Vec<Normal>])> = Vec::new();
+        for jobs in jobs.chunk_by(Job::has_one_weight_with) {
+            let (own, rest) = left.split_at(jobs.len());
+            groups.push((jobs, own));
+            left = rest;
+        }
+        let found: Vec<_> = groups.par_iter().map(|(jobs, sums)| fitted(jobs, sums, g, &plan, recipe)).collect();
+        for ((jobs, _), f) in groups.iter().zip(found) {
+            let Some((stored, ends)) = f else { continue };
+            for (j, (correction, reason)) in jobs.iter().zip(ends) {
+                let l = &mut plan.layers[j.at];
                 l.rounding = Rounding::Gptq;
-                l.stored = Some(stored);
+                l.stored = Some(stored.clone());
                 l.correction = correction;
                 l.reason = reason;
             }
@@ -170,20 +184,26 @@ pub fn refine(
 type Planned<'p> = (usize, &'p Linear);
 type Runs<'p> = (Vec<Vec<Planned<'p>>>, Vec<(usize, String)>);
 
-/// The layers of the plan, in parts whose sums take about `at_once` bytes: each part is a run over the data. Apart from
-/// them the layers whose sums alone take more than `of_one`, and why these are not fitted.
+/// The layers of the plan, in parts whose sums take about `at_once` bytes: each part is a run over the data. Layers of one
+/// weight stand together. Apart from them those whose sums alone take more than `of_one`, and why these are not fitted.
 fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, at_once: usize, of_one: usize) -> Runs<'p> {
     let g = &p.model.graph;
     let (mut out, mut left): (Vec<Vec<Planned<'p>>>, _) = (Vec::new(), Vec::new());
-    let mut held = at_once;
+    let mut groups: IndexMap<ValueId, Vec<Planned<'p>>> = IndexMap::new();
     for (at, layer) in plan.layers.iter().enumerate() {
-        let Some(l) = p.sites.linears.iter().find(|l| g.name_of(l.out) == layer.output) else { continue };
-        let Some(w) = g.constant(l.weight) else { continue };
-        let outs = w.dims[l.out_axis] as usize;
+        if let Some(l) = p.sites.linears.iter().find(|l| g.name_of(l.out) == layer.output) {
+            groups.entry(l.weight).or_default().push((at, l));
+        }
+    }
+    let mut held = at_once;
+    for (weight, layers) in groups {
+        let Some(w) = g.constant(weight) else { continue };
+        let outs = w.dims[layers[0].1.out_axis] as usize;
         let ins = w.len() / outs.max(1);
-        let bytes = parts * Normal::bytes(ins, outs);
+        let bytes = parts * Normal::bytes(ins, outs) * layers.len();
         if bytes > of_one {
-            left.push((at, format!("rounded to nearest: sums over {ins} inputs take {:.1} GB", bytes as f64 / 1e9)));
+            let why = format!("rounded to nearest: sums over {ins} inputs take {:.1} GB", bytes as f64 / 1e9);
+            left.extend(layers.iter().map(|(at, _)| (*at, why.clone())));
             continue;
         }
         if held + bytes > at_once {
@@ -191,7 +211,7 @@ fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, at_once: usize, of_
             held = 0;
         }
         held += bytes;
-        out.last_mut().expect("one was just begun").push((at, l));
+        out.last_mut().expect("one was just begun").extend(layers);
     }
     (out, left)
 }
@@ -229,31 +249,46 @@ fn place(l: &Linear, o: usize, i: usize, outs: usize, ins: usize) -> usize {
     if l.out_axis == 0 { o * ins + i } else { i * outs + o }
 }
 
+/// What a layer's bias gains, and how good the layer is.
+type End = (Vec<f32>, String);
+
+/// Codes for layers of one weight, and what sets each layer apart: its bias, and how good it is.
 fn fitted(
-    job: &Job<'_>,
-    sums: &[Normal],
+    jobs: &[Job<'_>],
+    sums: &[Vec<Normal>],
     g: &Graph,
     plan: &QuantPlan,
     recipe: &WeightRecipe,
-) -> Option<(StoredWeight, Vec<f32>, String)> {
-    let layer = &plan.layers[job.at];
-    let (refit, c) = match (recipe.refit, sums) {
-        (Some(ridge), [a, b]) => {
-            let r = gptq::refit([&a.centred(), &b.centred()], &job.w, ridge);
-            (Some(r), a.plus(b).centred())
-        }
-        (_, [a, ..]) => (None, a.centred()),
-        _ => return None,
+) -> Option<(StoredWeight, Vec<End>)> {
+    let (job, layer) = (&jobs[0], &plan.layers[jobs[0].at]);
+    let pooled = |of: &dyn Fn(&[Normal]) -> Option<Centred>| -> Option<Centred> {
+        Centred::pooled(sums.iter().map(|s| of(s)).collect::<Option<_>>()?)
     };
+    let half = |i: usize| pooled(&|s| Some(s.get(i)?.centred()));
+    let refit = match recipe.refit {
+        Some(ridge) if sums.iter().all(|s| s.len() == 2) => Some(gptq::refit([&half(0)?, &half(1)?], &job.w, ridge)),
+        _ => None,
+    };
+    let own: Vec<Centred> = sums
+        .iter()
+        .map(|s| match &s[..] {
+            _ if refit.is_none() => Some(s.first()?.centred()),
+            [a, b] => Some(a.plus(b).centred()),
+            _ => None,
+        })
+        .collect::<Option<_>>()?;
+    let (n, outs) = (job.ins, job.outs);
     let v = refit.as_ref().map_or(&job.w, |r| &r.weights);
-    let n = job.ins;
-    let bias =
-        |w: &dyn Fn(usize) -> f64, o: usize| c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>();
-    let x_name = g.name_of(trace_back(g, job.linear.x));
-    let sx = plan.activation(x_name, true).map(|a| a.params.scale(0));
-    let least: Vec<f32> = (0..job.outs)
-        .map(|o| sx.map_or(0.0, |sx| least_scale((bias(&|i| v[i], o) * 1.1) as f32, sx)).max(SCALE_FLOOR))
-        .collect();
+    let bias = |c: &Centred, w: &dyn Fn(usize) -> f64, o: usize| {
+        c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>()
+    };
+    let mut least = vec![SCALE_FLOOR; outs];
+    for (j, c) in jobs.iter().zip(&own) {
+        let x = g.name_of(trace_back(g, j.linear.x));
+        let Some(sx) = plan.activation(x, true).map(|a| a.params.scale(0)) else { continue };
+        let needs = |o: usize| least_scale((bias(c, &|i| v[i], o) * 1.1) as f32, sx);
+        least.iter_mut().enumerate().for_each(|(o, l)| *l = l.max(needs(o)));
+    }
     let top = layer.weight.range().1;
     // Codes of fewer bits never saturate.
     let mates = (top > pairs::MOST / 2 && !plan.assume_vnni).then_some(&job.mates);
@@ -262,23 +297,37 @@ fn fitted(
         None => recipe.clip.clone(),
     };
     let how = Search { top, clips: &clips, least: &least, damp: DAMP, mates };
-    let r = gptq::round(&c, v, &how)?;
-    let correction = (0..job.outs)
-        .map(|o| (bias(&|i| r.codes[i] as f64 * r.scales[o] as f64, o) - job.bias[o] as f64) as f32)
-        .collect();
+    let mean;
+    let whole = match &own[..] {
+        [alone] => alone,
+        _ => {
+            mean = Centred::pooled(own.clone())?;
+            &mean
+        }
+    };
+    let r = gptq::round(whole, v, &how)?;
+    let back: Vec<f64> = r.codes.iter().enumerate().map(|(i, q)| *q as f64 * r.scales[i / n] as f64).collect();
+    let end = |(j, c): (&Job<'_>, &Centred)| -> End {
+        let correction =
+            (0..outs).map(|o| (bias(c, &|i| r.codes[i] as f64 * r.scales[o] as f64, o) - j.bias[o] as f64) as f32);
+        let power: f64 = c.yy.iter().sum();
+        let db = |error: f64| 10.0 * (power / error.max(1e-300)).log10();
+        let mut reason = format!("{:?}: {:.1} dB at its output", layer.weight, db(c.error(&back))).to_lowercase();
+        if let (Some(r), [_]) = (&refit, jobs) {
+            let (percent, before, after) = (r.share * 100.0, db(r.before), db(r.after));
+            reason += &format!("; before rounding {before:.1} dB, {after:.1} with {percent:.0} % of a refit");
+        }
+        if jobs.len() > 1 {
+            reason += &format!("; one weight for {} layers", jobs.len());
+        }
+        (correction.collect(), reason)
+    };
+    let ends = jobs.iter().zip(&own).map(end).collect();
     let mut codes = vec![0i8; r.codes.len()];
     for (i, q) in r.codes.iter().enumerate() {
-        codes[place(job.linear, i / n, i % n, job.outs, n)] = *q;
+        codes[place(job.linear, i / n, i % n, outs, n)] = *q;
     }
-    let back: Vec<f64> = r.codes.iter().enumerate().map(|(i, q)| *q as f64 * r.scales[i / n] as f64).collect();
-    let power: f64 = c.yy.iter().sum();
-    let db = |error: f64| 10.0 * (power / error.max(1e-300)).log10();
-    let mut reason = format!("{:?}: {:.1} dB at its output", layer.weight, db(c.error(&back))).to_lowercase();
-    if let Some(r) = &refit {
-        let (percent, before, after) = (r.share * 100.0, db(r.before), db(r.after));
-        reason += &format!("; before rounding {before:.1} dB, {after:.1} with {percent:.0} % of a refit");
-    }
-    Some((StoredWeight { scales: r.scales, codes }, correction, reason))
+    Some((StoredWeight { scales: r.scales, codes }, ends))
 }
 
 /// For each job, sums over all samples, or with two parts over the even and the odd ones.

@@ -6,14 +6,16 @@ use crate::infer::{ShapeMap, Size};
 use crate::ir::{AttrValue, Attrs, DType, Def, Graph, NodeId, ValueId};
 use crate::rewrite::{Patch, Ref};
 
-/// Initializers up to this many bytes are shared; a weight keeps its own copy, which later passes may change.
+/// Initializers up to this many bytes are shared; a weight keeps its own copy, which later passes may change. Of codes that is
+/// over.
 const MAX_SHARED: usize = 256;
+const CODES: [DType; 2] = [DType::INT8, DType::UINT8];
 
 /// # What it does
 /// Computes once what is computed several times.
 ///
 /// # When it fires
-/// - Equal initializers of at most 256 bytes become one.
+/// - Equal initializers of at most 256 bytes, or of 8-bit codes, become one.
 /// - Two nodes with the same operator, attributes and inputs become one. Random operators, operators of other domains
 ///   and nodes with nested graphs stay.
 /// - Two small integer values whose elements are proved equal (`Where(shape == -1, ones, shape)` of a shape, which holds
@@ -64,7 +66,7 @@ impl Cse {
         for v in model.graph.initializers().to_vec() {
             let g = &model.graph;
             let Def::Init(t) = &g.value(v).def else { continue };
-            if t.byte_len() > MAX_SHARED || g.is_output(v) {
+            if t.byte_len() > MAX_SHARED && !CODES.contains(&t.dtype) || g.is_output(v) {
                 continue;
             }
             let Some(bytes) = t.to_le_bytes() else { continue };

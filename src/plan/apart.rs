@@ -12,6 +12,7 @@ pub(super) const INDICES: &str = "it computes indices, conditions or angles";
 const POSITIONS: &str = "it is computed from positions, sizes or a mask alone";
 const MEASURE: &str = "it measures what a norm divides by";
 const PLACES: &str = "it computes where in a picture to look";
+const LOGARITHMS: &str = "it computes with logarithms";
 const COUNTED: &str = "how many elements it has depends on the data";
 
 /// The nodes, with the reason.
@@ -20,9 +21,39 @@ pub(super) fn apart(g: &Graph) -> BTreeMap<NodeId, &'static str> {
     found.extend(measures(g).into_iter().map(|n| (n, MEASURE)));
     found.extend(positions(g).into_iter().map(|n| (n, POSITIONS)));
     found.extend(unfed(g).into_iter().map(|n| (n, CONSTANT)));
+    logarithms(g).into_iter().for_each(|n| _ = found.entry(n).or_insert(LOGARITHMS));
     let places = places(g, |n| found.contains_key(&n));
     places.into_iter().for_each(|n| _ = found.entry(n).or_insert(PLACES));
     counted(g).into_iter().for_each(|n| _ = found.entry(n).or_insert(COUNTED));
+    found
+}
+
+/// Nodes of arithmetic that lead to a Log, and those that lead on from one, as far as the next layer, Softmax or activation
+/// function. A logarithm of what is near 0 is large, and sums of logarithms are small differences of such (Stirling's
+/// formula, log-likelihoods, the inverse of a Sigmoid).
+fn logarithms(g: &Graph) -> BTreeSet<NodeId> {
+    let order = g.schedule();
+    let carries = |n: &Node| n.is_arithmetic() || n.op.is_onnx() && n.is_move();
+    let float = |v: &ValueId| g.value(*v).ty.as_ref().is_none_or(|t| t.dtype.is_float());
+    let mut found: BTreeSet<NodeId> = order.iter().copied().filter(|id| g.node(*id).op.is("Log")).collect();
+    let mut read: BTreeSet<ValueId> = BTreeSet::new();
+    for id in order.iter().rev() {
+        let n = g.node(*id);
+        // What others compute with as well is theirs.
+        let alone = |v: &ValueId| read.contains(v) && !g.is_output(*v) && g.use_count(*v) == 1;
+        if found.contains(id) || (carries(n) && n.out().is_some_and(|v| alone(&v))) {
+            found.insert(*id);
+            read.extend(n.inputs.iter().flatten().filter(|v| float(v)));
+        }
+    }
+    let mut made: BTreeSet<ValueId> = BTreeSet::new();
+    for id in order {
+        let n = g.node(id);
+        if n.op.is("Log") || carries(n) && n.inputs.iter().flatten().any(|v| made.contains(v)) {
+            made.extend(n.outputs.iter().flatten());
+            found.insert(id);
+        }
+    }
     found
 }
 
@@ -288,6 +319,25 @@ mod tests {
             ("bucket", POSITIONS),
         ];
         assert_eq!(found, want.map(|(n, why)| (n.to_owned(), why)));
+    }
+
+    #[test]
+    fn sums_of_logarithms_are_left_alone() {
+        let found = named(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[2,4] x) => (float[2,4] y, float[2,4] z)
+            <float one = {1.0}, float[4] k = {0, 1, 2, 3}, float two = {2.0}>
+            {
+                s = Sigmoid (x)
+                rest = Sub (one, s)
+                low = Clip (rest, two)
+                log = Log (low)
+                part = Mul (log, k)
+                y = Softmax (part)
+                z = Mul (s, two)
+            }"#,
+        );
+        assert_eq!(found, ["rest", "low", "log", "part"].map(|n| (n.to_owned(), LOGARITHMS)));
     }
 
     #[test]

@@ -229,7 +229,7 @@ pub fn plan(
             let st = stats
                 .get(name)
                 .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: s.role.name() })?;
-            let (fold, codes) = contest::decide(g, s, st, recipe, by_x.get(&s.value).map_or(&[][..], |v| v))?;
+            let (fold, codes) = contest::decide(g, s, st, recipe, sites, by_x.get(&s.value).map_or(&[][..], |v| v))?;
             Ok(Decided::Codes(fold, codes))
         })
         .collect();

@@ -179,6 +179,13 @@ pub struct FoldRecipe {
     pub grid: bool,
 }
 
+impl FoldRecipe {
+    /// What is left for a weight that other layers have as well, which no factor may change: offsets, which go into biases.
+    pub fn without_factors(&self) -> FoldRecipe {
+        FoldRecipe { strengths: Vec::new(), beyond: Vec::new(), grid: false, ..self.clone() }
+    }
+}
+
 fn fold_floor() -> f64 {
     0.1
 }

@@ -252,6 +252,23 @@ impl Normal {
 }
 
 impl Centred {
+    /// The mean of several, each about its own means: moments of layers that have one weight and a bias each.
+    pub fn pooled(all: Vec<Centred>) -> Option<Centred> {
+        let n = all.len() as f64;
+        let mut all = all.into_iter();
+        let mut c = all.next()?;
+        for o in all {
+            let sums = [(&mut c.mean_x, &o.mean_x), (&mut c.mean_y, &o.mean_y), (&mut c.yy, &o.yy)];
+            for (to, from) in sums.into_iter().chain([(&mut c.xx, &o.xx), (&mut c.yx, &o.yx)]) {
+                to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
+            }
+        }
+        for v in [&mut c.mean_x, &mut c.mean_y, &mut c.yy, &mut c.xx, &mut c.yx] {
+            v.iter_mut().for_each(|x| *x /= n);
+        }
+        Some(c)
+    }
+
     fn mean_variance(&self) -> f64 {
         (0..self.ins).map(|i| self.xx[i * self.ins + i]).sum::<f64>() / self.ins.max(1) as f64
     }
@@ -717,5 +734,20 @@ mod tests {
         let judge = sums(&fresh.0, &fresh.1).centred();
         let v = refit([&sums(&a.0, &a.1).centred(), &sums(&b.0, &b.1).centred()], &w, 1e-3).weights;
         assert!(judge.error(&v) < 1.05 * judge.error(&w), "{} {}", judge.error(&v), judge.error(&w));
+    }
+
+    #[test]
+    fn pooled_moments_keep_each_layer_about_its_own_mean() {
+        let of = |shift: f32| {
+            let mut n = Normal::new(1, 1);
+            n.add(&[1.0 + shift, 3.0 + shift], &[2.0, 6.0], &[1.0, 1.0]);
+            n.end();
+            n.centred()
+        };
+        let c = Centred::pooled(vec![of(0.0), of(100.0)]).unwrap();
+        // Variances do not see the shift; of one sum over all rows they would.
+        assert_eq!((c.xx[0], c.yx[0], c.yy[0]), (1.0, 2.0, 4.0));
+        assert!((c.mean_x[0] - 52.0).abs() < 1e-9);
+        assert!(Centred::pooled(Vec::new()).is_none());
     }
 }

@@ -3,7 +3,7 @@
 use super::{PlanningError, db, folds, outliers};
 use crate::ir::Graph;
 use crate::plan::recipe::{Candidate, QuantRecipe};
-use crate::plan::sites::{Linear, Site};
+use crate::plan::sites::{Linear, Site, Sites};
 use crate::plan::{Activation, Fold, Outlier, Readers, Role};
 use crate::quant::observe::Stats;
 use crate::quant::ptf;
@@ -21,6 +21,7 @@ pub(super) fn decide(
     s: &Site,
     st: &Stats,
     recipe: &QuantRecipe,
+    sites: &Sites,
     linears: &[&Linear],
 ) -> Result<(Option<Fold>, Vec<Activation>), PlanningError> {
     let name = g.name_of(s.value);
@@ -28,7 +29,9 @@ pub(super) fn decide(
     if candidates.iter().all(|c| matches!(c, Candidate::Sums | Candidate::Wide { .. })) {
         return Err(PlanningError::NoCandidate { role: s.role.name(), value: name.to_owned() });
     }
-    if let Some(f) = recipe.folds.get(&s.role)
+    let shared = linears.iter().any(|l| sites.is_shared(l));
+    let rule = recipe.folds.get(&s.role).map(|f| if shared { f.without_factors() } else { f.clone() });
+    if let Some(f) = &rule
         && let Some((fold, params, reason)) = folds::folded(g, s, st, f, candidates, linears, recipe)
     {
         let all = Winner { params, outliers: Vec::new(), reason }.activation(name, s.role, Readers::All);

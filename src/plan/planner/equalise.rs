@@ -206,9 +206,10 @@ pub fn decide(
     if recipe.equalise.is_off() {
         return Ok(Vec::new());
     }
+    let shared = |p: &Pair| [p.first, p.second].iter().any(|l| sites.is_shared(&sites.linears[*l]));
     let one = |p: &Pair| match recipe.equalise.between(p.between) {
-        Some(rule) => one(g, sites, stats, recipe, p, rule),
-        None => Ok(None),
+        Some(rule) if !shared(p) => one(g, sites, stats, recipe, p, rule),
+        _ => Ok(None),
     };
     let found: Vec<_> = pairs(g, sites).par_iter().map(one).collect();
     Ok(found.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
