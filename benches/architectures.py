@@ -7,7 +7,7 @@
 For each model, dB against the float model (of detectors, boxes of a hundred that are found again) on data that nothing was
 calibrated on, in onnxruntime at its basic optimization level: of `fq-vit` (8 bits, attention weights 4), of `linear-w8a8`,
 and of the quantizer as it comes (8 bits throughout). The last lines count who is nearer.
-Needs onnx, onnxruntime, numpy.
+Needs onnx, onnxruntime, numpy, pillow.
 """
 
 import logging
@@ -19,8 +19,8 @@ import tempfile
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+
+import peers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/architectures")]
@@ -30,28 +30,10 @@ import packed  # noqa: E402
 RECIPES = ["fq-vit", "linear-w8a8"]
 
 
-class Samples(CalibrationDataReader):
-    def __init__(self, feed):
-        n = table.CALIBRATION
-        cut = lambda v, i: v[i * (len(v) // n) : (i + 1) * (len(v) // n)]
-        self.feeds = ({name: cut(v, i) for name, v in feed.items()} for i in range(n))
-
-    def get_next(self):
-        return next(self.feeds, None)
-
-
-def rival(model, out, feed):
-    ready = out.with_suffix(".pre.onnx")
-    quant_pre_process(str(model), str(ready), skip_symbolic_shape=True)
-    quantize_static(
-        str(ready),
-        str(out),
-        Samples(feed),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
+def one_by_one(feed):
+    n = table.CALIBRATION
+    cut = lambda v, i: v[i * (len(v) // n) : (i + 1) * (len(v) // n)]
+    return ({name: cut(v, i) for name, v in feed.items()} for i in range(n))
 
 
 def measure(program, path, folder):
@@ -66,7 +48,7 @@ def measure(program, path, folder):
         args = [program, float_file, "-o", files[recipe], "--calibrate", calib, "--recipe", recipe, "--no-verify"]
         subprocess.run([*map(str, args), "--quiet"], check=True, capture_output=True)
     files["peer"] = folder / "peer.onnx"
-    rival(float_file, files["peer"], feed)
+    peers.quantize(float_file, files["peer"], one_by_one(feed), {})
     how = table.matched if table.is_list(name) else table.decibels
     reference = table.run(float_file, held, "ORT_DISABLE_ALL")
     return [how(reference, table.run(f, held, "ORT_ENABLE_BASIC")) for f in files.values()]

@@ -33,33 +33,38 @@ PEERS = {
 }
 
 
-class Images(CalibrationDataReader):
-    def __init__(self, name, images):
-        self.feeds = ({name: images[i : i + 1]} for i in range(len(images)))
+class Feeds(CalibrationDataReader):
+    def __init__(self, feeds):
+        self.feeds = iter(feeds)
 
     def get_next(self):
         return next(self.feeds, None)
 
 
-def rival(model, out, images, how):
-    """Quantizes as the guide of onnxruntime says: preprocessing first. Seconds it took."""
-    start = time.perf_counter()
+def quantize(model, out, feeds, how):
+    """Quantizes as the guide of onnxruntime says: preprocessing first. `feeds`: inputs by name, a dict for each sample."""
     ready = out.with_suffix(".pre.onnx")
     try:
         quant_pre_process(str(model), str(ready))
     except Exception:  # symbolic shape inference gives up on some models, and needs sympy
         quant_pre_process(str(model), str(ready), skip_symbolic_shape=True)
-    name = measure.session(ready).get_inputs()[0].name
     quantize_static(
         str(ready),
         str(out),
-        Images(name, images),
+        Feeds(feeds),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         **how,
     )
+
+
+def rival(model, out, images, how):
+    """The same on images. Seconds it took."""
+    start = time.perf_counter()
+    name = measure.session(model).get_inputs()[0].name
+    quantize(model, out, ({name: images[i : i + 1]} for i in range(len(images))), how)
     return time.perf_counter() - start
 
 

@@ -239,16 +239,11 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
     Some(l)
 }
 
-/// Layers of one weight: an unrolled loop's steps, ALBERT's blocks.
-pub fn shared<'l>(linears: &'l [Linear], l: &Linear) -> impl Iterator<Item = &'l Linear> {
-    let weight = l.weight;
-    linears.iter().filter(move |o| o.weight == weight)
-}
-
 impl Sites {
-    /// True if other layers have the same weight. What one of them made of it, none of the others could read.
+    /// True if other layers have the same weight, as an unrolled loop's steps and ALBERT's blocks do. What one of them made of
+    /// it, none of the others could read.
     pub fn is_shared(&self, l: &Linear) -> bool {
-        shared(&self.linears, l).nth(1).is_some()
+        self.linears.iter().filter(|o| o.weight == l.weight).nth(1).is_some()
     }
 
     /// The same sites, with the weights and biases that the layers of `g` have now: for a model of the same nodes and

@@ -204,14 +204,15 @@ impl Dataset {
             return Err(DataError::Flag { flag: "samples", value: "0".to_string(), reason });
         }
         let all = options.shapes(inputs)?;
+        let pictures = Pictures::of(options)?;
+        let crop = options.crop.map(|c| (c, c)).or(pictures.size());
+        // Before anything is made of what the sizes say, values of `--fixed` included.
+        let values = sample_values(&all, crop)?;
         let fixed = options.fixed(&all, Layout::of(&all)?.batch)?;
         let fed: Vec<InputSpec> = all.iter().zip(&fixed).filter(|(_, f)| f.is_none()).map(|(s, _)| s.clone()).collect();
         let inputs = &fed[..];
         let layout = Layout::of(inputs)?;
         let batch = layout.batch;
-        let pictures = Pictures::of(options)?;
-        let crop = options.crop.map(|c| (c, c)).or(pictures.size());
-        let values = sample_values(inputs, crop)?;
         let mut opening = Opening { options, inputs, layout: &layout, pictures: &pictures, notes: Vec::new() };
         let Opened { source, labels, total, description } = match (arrays, &options.calibrate) {
             (Some(a), _) => opening.given(a)?,
