@@ -213,14 +213,111 @@ fn arrays_that_claim_any_size() {
         "(8,)",
     ] {
         let p = Place::new(&model(17, "(float[n, m, 8] x) => (float[n, m, 8] y)", &w, "y = MatMul (x, w)"));
-        let head = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
-        let mut b = b"\x93NUMPY\x01\x00".to_vec();
-        b.extend((head.len() as u16).to_le_bytes());
-        b.extend(head.as_bytes());
-        b.extend([0; 64]);
-        fs::write(p.path().join("a.npy"), b).expect("writable");
+        npy(&p.path().join("a.npy"), "<f4", shape, &[0; 64]);
         p.compile(&["--calibrate", "a.npy"]).refused(shape, &["a.npy"]);
     }
+}
+
+/// A model of pictures and of one input beside them.
+fn prompted(prompt: &str) -> Place {
+    let signature = format!("(float[n, 3, 32, 32] x, {prompt} prompt) => (float[n, 4, a, b] y)");
+    let body = "c = Conv <strides = [8, 8]> (x, w)\nf = Cast <to = 1> (prompt)\n\
+                s = ReduceSum <keepdims = 0> (f)\ny = Add (c, s)";
+    let p = Place::new(&model(17, &signature, &format!("float[4, 3, 8, 8] w = {{{}}}", zeros(768)), body));
+    fs::create_dir(p.path().join("pictures")).expect("a folder");
+    for name in ["pictures/a.png", "pictures/b.png"] {
+        png(&p.path().join(name), 32, 32);
+    }
+    p
+}
+
+/// An `.npy` file with this header and these elements.
+fn npy(path: &Path, descr: &str, shape: &str, elements: &[u8]) {
+    let head = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let mut b = b"\x93NUMPY\x01\x00".to_vec();
+    b.extend((head.len() as u16).to_le_bytes());
+    b.extend(head.as_bytes());
+    b.extend(elements);
+    fs::write(path, b).expect("writable");
+}
+
+fn with_fixed(p: &Place, fixed: &[&str]) -> Run {
+    let flags = fixed.iter().flat_map(|f| ["--fixed", f]);
+    p.compile(&["--calibrate", "pictures"].into_iter().chain(flags).collect::<Vec<_>>())
+}
+
+/// A number is repeated as often as the input's size says, and a file may have any size that the model leaves open.
+#[test]
+fn fixed_inputs_of_any_size() {
+    for size in ["1, 1099511627776", "1, 9223372036854775807", "n, 100000, 100000", "1, 75000000", "1099511627776, 1"] {
+        let p = prompted(&format!("float[{size}]"));
+        with_fixed(&p, &["prompt=1"]).refused(size, &["prompt", "--memory"]);
+    }
+    let p = prompted("float[n, m, k]");
+    with_fixed(&p, &["prompt=1"]).refused("open sizes", &["--fixed prompt=1", "--shape"]);
+    npy(&p.path().join("a.npy"), "<f4", "(1, 100000, 100000)", &[]);
+    let elements = fs::OpenOptions::new().append(true).open(p.path().join("a.npy")).expect("it is there");
+    elements.set_len((40 << 30) + 128).expect("a file of holes");
+    with_fixed(&p, &["prompt=a.npy"]).refused("a file of 40 GB", &["a.npy", "prompt", "--memory"]);
+    // The same as data: an array of which one sample is the whole of it.
+    let w = format!("float[8, 8] w = {{{}}}", zeros(64));
+    let p = Place::new(&model(17, "(float[n, m, 8] x) => (float[n, m, 8] y)", &w, "y = MatMul (x, w)"));
+    npy(&p.path().join("a.npy"), "<f4", "(2, 600000000, 8)", &[]);
+    let elements = fs::OpenOptions::new().append(true).open(p.path().join("a.npy")).expect("it is there");
+    elements.set_len((40 << 30) + 128).expect("a file of holes");
+    p.compile(&["--calibrate", "a.npy"]).refused("data of 40 GB", &["a.npy", "x", "--memory"]);
+}
+
+#[test]
+fn fixed_inputs_of_any_value() {
+    let floats = |v: [f32; 4]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let one = floats([1.0; 4]);
+    let p = prompted("float[n, 4]");
+    with_fixed(&p, &["prompt=-0.5"]).done("a number");
+    for (descr, shape, elements, says) in [
+        ("<f4", "(1, 4)", &one, None),
+        ("<f4", "(1, 5)", &[&one[..], &[0; 4]].concat(), Some("[1, 5]")),
+        ("<f4", "(4,)", &one, Some("needs [1, 4]")),
+        ("<f4", "(2, 4)", &[&one[..], &one].concat(), Some("2 samples")),
+        ("<f4", "(0, 4)", &vec![], Some("no sample")),
+        ("<f4", "(1, 4)", &one[..9].to_vec(), Some("cut off")),
+        ("<f4", "(1, 4)", &floats([1.0, f32::NAN, 0.0, 0.0]), Some("NaN")),
+        ("<f4", "(1, 4)", &floats([1.0, 0.0, f32::NEG_INFINITY, 0.0]), Some("-inf")),
+        ("<f8", "(1, 4)", &1e300f64.to_le_bytes().repeat(4), Some("1e300")),
+        ("<U1", "(1, 4)", &one, Some("<U1")),
+        ("|O", "(1, 4)", &one, Some("|O")),
+        ("<c8", "(1, 4)", &[&one[..], &one].concat(), Some("<c8")),
+    ] {
+        npy(&p.path().join("a.npy"), descr, shape, elements);
+        let r = with_fixed(&p, &["prompt=a.npy"]);
+        match says {
+            None => r.done("a file"),
+            Some(says) => r.refused(says, &["--fixed prompt=a.npy", says]),
+        }
+    }
+    fs::write(p.path().join("a.txt"), "1").expect("writable");
+    for (fixed, says) in [
+        (&["pompt=1"][..], "it has x, prompt"),
+        (&["prompt=1", "prompt=1"], "before"),
+        (&["prompt=1", "x=1"], "leave one input out"),
+        (&["prompt"], "NAME=NUMBER"),
+        (&["prompt="], "NAME=NUMBER"),
+        (&["=1"], "NAME=NUMBER"),
+        (&["prompt=nan"], "NaN"),
+        (&["prompt=1e999"], "inf"),
+        (&["prompt=1e300"], "1e300"),
+        (&["prompt=nowhere.npy"], "nowhere.npy"),
+        (&["prompt=pictures"], "it is a folder"),
+        (&["prompt=a.txt"], "not an .npy file"),
+        (&["prompt=m.onnx"], "not an .npy file"),
+    ] {
+        with_fixed(&p, fixed).refused(&fixed.join(" "), &["--fixed", says]);
+    }
+    let p = prompted("int64[n, 4]");
+    with_fixed(&p, &["prompt=9007199254740992"]).done("the last whole number that a float has");
+    with_fixed(&p, &["prompt=9007199254740993"]).refused("digits", &["prompt=9007199254740993", ".npy"]);
+    with_fixed(&p, &["prompt=0.5"]).refused("half", &["--fixed prompt=0.5", "int64"]);
+    with_fixed(&p, &["prompt=1e19"]).refused("too large", &["--fixed prompt=1", "int64"]);
 }
 
 // ---- depth ----------------------------------------------------------------------------------------------------------

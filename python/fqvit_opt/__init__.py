@@ -7,7 +7,7 @@
 """
 
 from ._api import Attention, Comparison, Inspection, Model, Recipe, Result, inspect, quantize, recipes, verify
-from ._data import Data
+from ._data import Data, DataOptions, Fixed
 from ._native import DataError, Error, ModelError, OutputError, PlanError, RecipeError, __version__
 from ._static import quantize_static
 from ._report import Accuracy, Check, Coverage, DataUsed, Judged, Level, ModelFile, Report, Speed, Stage, Tensor
@@ -21,8 +21,10 @@ __all__ = [
     "Coverage",
     "Data",
     "DataError",
+    "DataOptions",
     "DataUsed",
     "Error",
+    "Fixed",
     "Inspection",
     "Judged",
     "Level",

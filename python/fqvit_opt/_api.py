@@ -11,7 +11,7 @@ from typing import Any, Optional, Protocol, Union
 
 from . import _native
 from . import _report
-from ._data import Data, Source, source
+from ._data import Data, DataOptions, Source, Unpack, refuse_unknown, source
 from ._native import ModelError
 from ._progress import Progress, Shown
 from ._report import Report
@@ -132,18 +132,7 @@ def quantize(
     target: Optional[str] = None,
     verify: Union[Data, bool, None] = None,
     progress: Progress = None,
-    preset: Optional[str] = None,
-    mean: Union[float, Sequence[float], None] = None,
-    std: Union[float, Sequence[float], None] = None,
-    resize: Optional[int] = None,
-    crop: Optional[int] = None,
-    crop_pct: Optional[float] = None,
-    fit: Optional[str] = None,
-    interpolation: Optional[str] = None,
-    exif: Optional[str] = None,
-    preprocessor: Union[str, "os.PathLike[str]", None] = None,
     samples: Optional[int] = None,
-    seed: int = 0,
     plan: Optional[str] = None,
     keep_float: Union[int, Sequence[str], None] = None,
     target_sqnr: Optional[float] = None,
@@ -157,6 +146,7 @@ def quantize(
     bench: bool = True,
     judge: Optional[str] = None,
     threads: Optional[int] = None,
+    **how: Unpack[DataOptions],
 ) -> Result:
     """Compiles a float vision transformer into a quantized one, and measures the difference.
 
@@ -166,32 +156,24 @@ def quantize(
     because the model runs over the samples several times. Without it samples are made up, which costs accuracy.
 
     ``verify`` is other data of the same kinds to compare both models on; without it every eighth calibration sample is held
-    back for that, and ``False`` compares nothing. How pictures become numbers is what
-    ``preprocessor_config.json`` or timm's ``config.json`` beside the model says, or ``preprocessor``, another file of that kind
-    (``"none"`` looks for none); ``preset``, ``mean``, ``std``, ``resize``, ``crop``, ``crop_pct``, ``fit`` (``"crop"``,
-    ``"squash"``, ``"letterbox"``), ``interpolation`` and ``exif`` say otherwise. ``plan`` is a plan's text to carry out in
-    place of making one. ``judge="onnxruntime"`` runs and times both models there, too, and holds the result to the thresholds
-    there. ``progress``: ``True`` and ``False`` show it or not (by default: in a terminal), or a callable that takes a stage, how many are done, and of how many. All other
+    back for that, and ``False`` compares nothing. ``plan`` is a plan's text to carry out instead of making one.
+    ``judge="onnxruntime"`` also runs and times both models there, and applies the thresholds there. ``progress`` is ``True``
+    or ``False`` (by default: in a terminal), or a callable that takes a stage, how many are done, and of how many. All other
     arguments are those of the command line.
+
+    How data become inputs is said by the keywords of :class:`DataOptions`. Pictures are prepared as
+    ``preprocessor_config.json`` or timm's ``config.json`` beside the model says, or ``preprocessor``, another file of that
+    kind (``"none"`` looks for none); ``preset``, ``mean``, ``std``, ``resize``, ``crop``, ``crop_pct``, ``fit`` (``"crop"``,
+    ``"squash"``, ``"letterbox"``), ``interpolation`` and ``exif`` say otherwise. ``fixed`` gives inputs that are the same in
+    every sample: ``{"mask": 1}``, with a number for all elements, an array of shape ``[1, ...]``, or an ``.npy`` file.
+    ``shape`` gives sizes that the model leaves open: ``{"x": (1, 3, 48, 320)}``.
 
     Raises :class:`ModelError`, :class:`DataError`, :class:`RecipeError` or :class:`PlanError`, all of them
     :class:`Error`, and :class:`ValueError` for an argument that has no such value.
     """
+    refuse_unknown("quantize", how)
     m = load(model)
-    pictures: dict[str, Any] = dict(
-        preset=preset,
-        mean=mean,
-        std=std,
-        resize=resize,
-        crop=crop,
-        crop_pct=crop_pct,
-        fit=fit,
-        interpolation=interpolation,
-        exif=exif,
-        preprocessor=preprocessor,
-        seed=seed,
-    )
-    data, other = samples_of(m, calibration, verify, samples, pictures)
+    data, other = samples_of(m, calibration, verify, samples, how)
     o = options(
         recipe=recipe,
         target=target,
@@ -218,13 +200,13 @@ def samples_of(
     calibration: Optional[Data],
     verify: Union[Data, bool, None],
     samples: Optional[int],
-    pictures: dict[str, Any],
+    how: DataOptions,
 ) -> tuple[Source, Optional[Source]]:
     """What to calibrate on, and what else to compare on, if that is other data."""
-    data = source(calibration, lambda: _native.model_inputs(m), "calibration", samples=samples, **pictures)
+    data = source(calibration, lambda: _native.model_inputs(m), "calibration", samples, **how)
     if verify is None or isinstance(verify, bool):
         return data, None
-    return data, source(verify, lambda: _native.model_inputs(m), "verify", **pictures)
+    return data, source(verify, lambda: _native.model_inputs(m), "verify", **how)
 
 
 def _judge(runtime: Optional[str]) -> Optional[str]:
@@ -246,43 +228,22 @@ def verify(
     data: Optional[Data] = None,
     *,
     progress: Progress = None,
-    preset: Optional[str] = None,
-    mean: Any = None,
-    std: Any = None,
-    resize: Optional[int] = None,
-    crop: Optional[int] = None,
-    crop_pct: Optional[Any] = None,
-    fit: Optional[str] = None,
-    interpolation: Optional[str] = None,
-    exif: Optional[str] = None,
-    preprocessor: Union[str, "os.PathLike[str]", None] = None,
     samples: Optional[int] = None,
-    seed: int = 0,
-    min_sqnr: Optional[Any] = None,
-    min_agreement: Optional[Any] = None,
+    min_sqnr: Optional[float] = None,
+    min_agreement: Optional[float] = None,
     bench: bool = True,
     judge: Optional[str] = None,
     threads: Optional[int] = None,
+    **how: Unpack[DataOptions],
 ) -> Comparison:
     """Runs a quantized model beside its float original over ``data``, of the kinds that :func:`quantize` takes.
 
-    ``judge="onnxruntime"`` runs and times both there, too.
+    ``judge="onnxruntime"`` also runs and times both there. How data become inputs is said as for :func:`quantize`
+    (:class:`DataOptions`).
     """
+    refuse_unknown("verify", how)
     f, q = load(float), load(quantized)
-    pictures: dict[str, Any] = dict(
-        preset=preset,
-        mean=mean,
-        std=std,
-        resize=resize,
-        crop=crop,
-        crop_pct=crop_pct,
-        fit=fit,
-        interpolation=interpolation,
-        exif=exif,
-        preprocessor=preprocessor,
-        seed=seed,
-    )
-    given = source(data, lambda: _native.model_inputs(f), "data", samples=samples, **pictures)
+    given = source(data, lambda: _native.model_inputs(f), "data", samples, **how)
     o = options(
         min_sqnr=min_sqnr, min_agreement=min_agreement, bench=bench, judge=_judge(judge), threads=threads
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable, Optional, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypedDict, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,19 @@ import numpy.typing as npt
 from . import _native
 from ._native import DataError
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack as Unpack
+elif sys.version_info >= (3, 11):
+    from typing import Unpack as Unpack
+else:  # for typing.get_type_hints alone
+    Unpack = Optional
+
 #: A folder of pictures or an ``.npy``/``.npz`` file; one array, samples along its first axis, for a model of one input;
 #: arrays by the names of the inputs; an iterable of batches; or an onnxruntime ``CalibrationDataReader``.
 Data = Union[str, "os.PathLike[str]", npt.ArrayLike, Mapping[str, npt.ArrayLike], Iterable[Any], Any]
+
+#: What an input is in every sample: a number for all its elements, an array of shape ``[1, ...]``, or an ``.npy`` file.
+Fixed = Union[float, npt.ArrayLike, str, "os.PathLike[str]"]
 
 _Input = tuple[str, str, list[Optional[int]]]
 
@@ -22,66 +33,103 @@ _Input = tuple[str, str, list[Optional[int]]]
 _LABELS = ("labels", "label")
 
 
-class Source(TypedDict):
-    """Samples as the compiler takes them."""
+class DataOptions(TypedDict, total=False):
+    """How data become inputs: the keywords that everything that takes data has in common.
 
-    path: Optional[str]
-    arrays: Optional[_native.Arrays]
+    They are keywords of the call, or a dict that several calls share::
+
+        how: fqvit_opt.DataOptions = {"preset": "clip", "fit": "squash"}
+        fqvit_opt.quantize("vit.onnx", "photos/", **how)
+        fqvit_opt.verify("vit.onnx", "vit.q.onnx", "other-photos/", **how)
+    """
+
+    #: How pictures become numbers, by name: ``imagenet``, ``inception``, ``clip``, ...
     preset: Optional[str]
-    mean: list[float]
-    std: list[float]
+    #: In place of the preset's: of pixels from 0 to 1, one number or one per channel.
+    mean: Union[float, Sequence[float], None]
+    std: Union[float, Sequence[float], None]
+    #: Pixels that the resize leaves: of the short side, both sides or the long side, as ``fit`` says. 0: no resize.
     resize: Optional[int]
+    #: Side of the centre crop, for a model that leaves its size open.
     crop: Optional[int]
+    #: In place of ``resize``: the crop's side over this, as timm's ``crop_pct``.
     crop_pct: Optional[float]
+    #: ``crop``, ``squash`` or ``letterbox``.
     fit: Optional[str]
+    #: The filter of the resize: ``bicubic``, ``bilinear``, ...
     interpolation: Optional[str]
+    #: ``apply`` or ``ignore``: what becomes of the orientation that a camera writes into a picture.
     exif: Optional[str]
-    preprocessor: Optional[str]
-    samples: Optional[int]
+    #: ``preprocessor_config.json`` of transformers or ``config.json`` of timm, in place of the one beside the model;
+    #: ``"none"`` looks for none.
+    preprocessor: Union[str, "os.PathLike[str]", None]
+    #: Classes of the pictures of a folder: a file with ``file class`` in each line.
+    labels: Union[str, "os.PathLike[str]", None]
+    #: Inputs that are the same in every sample, by name: a mask or a prompt beside a folder of pictures.
+    fixed: Optional[Mapping[str, Fixed]]
+    #: Sizes that the model leaves open, by input.
+    shape: Optional[Mapping[str, Sequence[int]]]
+    #: Of samples that are made up, where no data are given.
     seed: int
+
+
+#: Samples as the compiler takes them: options that are not there, or ``None``, are as if nothing was said.
+Source = dict[str, Any]
+
+
+def refuse_unknown(function: str, given: Mapping[str, Any]) -> None:
+    """Refuses keywords that are no data options, in Python's words."""
+    for name in given:
+        if name not in DataOptions.__annotations__:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
 def source(
     data: Optional[Data],
     inputs: Callable[[], list[_Input]],
     what: str,
-    *,
-    preset: Optional[str] = None,
-    mean: Union[float, Sequence[float], None] = None,
-    std: Union[float, Sequence[float], None] = None,
-    resize: Optional[int] = None,
-    crop: Optional[int] = None,
-    crop_pct: Optional[float] = None,
-    fit: Optional[str] = None,
-    interpolation: Optional[str] = None,
-    exif: Optional[str] = None,
-    preprocessor: Union[str, "os.PathLike[str]", None] = None,
     samples: Optional[int] = None,
-    seed: int = 0,
+    **how: Unpack[DataOptions],
 ) -> Source:
     """Looks at ``data`` once. ``what`` is what errors call it."""
+    fixed = dict(how.get("fixed") or {})
     path: Optional[str] = None
     arrays: Optional[_native.Arrays] = None
     if isinstance(data, (str, os.PathLike)):
         path = os.fspath(data)
     elif data is not None:
-        arrays = _spooled(data, inputs(), what)
-    return Source(
-        path=path,
-        arrays=arrays,
-        preset=preset,
-        mean=_numbers(mean),
-        std=_numbers(std),
-        resize=resize,
-        crop=crop,
-        crop_pct=crop_pct,
-        fit=fit,
-        interpolation=interpolation,
-        exif=exif,
-        preprocessor=None if preprocessor is None else os.fspath(preprocessor),
-        samples=samples,
-        seed=seed,
-    )
+        arrays = _spooled(data, [i for i in inputs() if i[0] not in fixed], what)
+    paths = {k: os.fspath(v) for k, v in (("preprocessor", how.get("preprocessor")), ("labels", how.get("labels"))) if v}
+    return {
+        **how,
+        **paths,
+        "path": path,
+        "arrays": arrays,
+        "samples": samples,
+        "mean": _numbers(how.get("mean")),
+        "std": _numbers(how.get("std")),
+        "fixed": [(name, *_fixed(name, value, inputs)) for name, value in fixed.items()],
+        "shape": [f"{name}={','.join(str(int(n)) for n in sizes)}" for name, sizes in (how.get("shape") or {}).items()],
+    }
+
+
+def _fixed(
+    name: str, value: Fixed, inputs: Callable[[], list[_Input]]
+) -> tuple[Optional[float], Optional[str], Optional[_native.Arrays]]:
+    """A number, a path, or an array: one of them."""
+    if isinstance(value, (str, os.PathLike)):
+        return None, os.fspath(value), None
+    a = _array(value, name, "fixed")
+    if a.ndim == 0:
+        number = float(a)
+        if a.dtype.kind in "iu" and int(number) != int(a):
+            raise DataError(f"fixed, {name}: {a} has more digits than a number here can have; give an array")
+        return number, None, None
+    rank = next((len(dims) for n, _, dims in inputs() if n == name), a.ndim)
+    a = np.ascontiguousarray(a[None] if a.ndim + 1 == rank else a)
+    spool = _native.spool_new("fixed")
+    _native.spool_push(spool, [(name, a.dtype.str, list(a.shape), a.tobytes())])
+    return None, None, _native.spool_finish(spool)
 
 
 def _numbers(x: Union[float, Sequence[float], None]) -> list[float]:

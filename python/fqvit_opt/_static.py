@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
 from ._api import Model, Result, quantize
-from ._data import Data
+from ._data import Data, DataOptions, Unpack, refuse_unknown
 from ._progress import Progress
 
 #: What onnxruntime does if nothing is said: to say it changes nothing here either.
@@ -46,6 +46,7 @@ def quantize_static(
     target: Optional[str] = None,
     verify: Union[Data, bool, None] = None,
     progress: Progress = None,
+    **how: Unpack[DataOptions],
 ) -> Result:
     """As ``onnxruntime.quantization.quantize_static``: quantizes ``model_input`` into the file ``model_output``.
 
@@ -53,8 +54,9 @@ def quantize_static(
     says, never saturate in 16 bits whatever ``reduce_range`` says, and the range of each activation is the one of least
     error at its consumer. ``weight_type=QInt4`` takes recipe ``w4a8-int4``. An argument that cannot be followed is refused
     with a :class:`ValueError` that says what to use instead; none is ignored. Unlike onnxruntime's, the call returns
-    something: the :class:`Result`.
+    something: the :class:`Result`. Keywords that onnxruntime does not know are those of :func:`quantize`.
     """
+    refuse_unknown("quantize_static", how)
     _one_of("quant_format", quant_format, {"QDQ"}, "files hold QuantizeLinear and DequantizeLinear")
     _one_of(
         "activation_type",
@@ -81,7 +83,8 @@ def quantize_static(
         recipe = "w4a8-int4" if weights == "QInt4" else "fq-vit"
     elif weights == "QInt4":
         raise ValueError("give recipe or weight_type=QInt4, not both")
-    result = quantize(model_input, calibration_data_reader, recipe=recipe, target=target, verify=verify, progress=progress)
+    data = calibration_data_reader
+    result = quantize(model_input, data, recipe=recipe, target=target, verify=verify, progress=progress, **how)
     result.save(model_output)
     return result
 

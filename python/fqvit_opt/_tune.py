@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional, Union
 
 from . import _native
 from ._api import Model, Result, load, options, samples_of
-from ._data import Data
+from ._data import Data, DataOptions, Unpack, refuse_unknown
 from ._progress import Progress, Shown
 
 
@@ -56,23 +56,13 @@ def tune(
     show: Union[bool, Callable[[Trial], object]] = True,
     progress: Progress = None,
     target: Optional[str] = None,
-    preset: Optional[str] = None,
-    mean: Any = None,
-    std: Any = None,
-    resize: Optional[int] = None,
-    crop: Optional[int] = None,
-    crop_pct: Optional[float] = None,
-    fit: Optional[str] = None,
-    interpolation: Optional[str] = None,
-    exif: Optional[str] = None,
-    preprocessor: Union[str, "os.PathLike[str]", None] = None,
     samples: Optional[int] = None,
-    seed: int = 0,
     by: str = "part",
     passes_dir: Union[str, "os.PathLike[str]", None] = None,
     keep_opset: bool = False,
     assume_vnni: bool = False,
     threads: Optional[int] = None,
+    **how: Unpack[DataOptions],
 ) -> Tuned:
     """Finds the fastest file whose ``metric`` is ``at_least`` a number.
 
@@ -85,21 +75,9 @@ def tune(
     ``state`` is a file that keeps what was measured: a call that was interrupted goes on where it was, and one with another
     number begins with what is known. All other arguments are those of :func:`quantize`.
     """
+    refuse_unknown("tune", how)
     m = load(model)
-    pictures: dict[str, Any] = dict(
-        preset=preset,
-        mean=mean,
-        std=std,
-        resize=resize,
-        crop=crop,
-        crop_pct=crop_pct,
-        fit=fit,
-        interpolation=interpolation,
-        exif=exif,
-        preprocessor=preprocessor,
-        seed=seed,
-    )
-    data, other = samples_of(m, calibration, verify, samples, pictures)
+    data, other = samples_of(m, calibration, verify, samples, how)
     given: dict[str, Any] = dict(
         target=target, by=by, passes_dir=passes_dir, keep_opset=keep_opset, assume_vnni=assume_vnni, threads=threads
     )

@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use fqvit_opt::budget::Stop;
-use fqvit_opt::calibrate::data::{DataOptions, Exif, Fit, Interpolation, Preset};
+use fqvit_opt::calibrate::data::{DataOptions, Exif, Fit, FixedInput, FixedValue, Interpolation, Preset};
 use fqvit_opt::compile::comparison::{Comparison, Read};
 use fqvit_opt::compile::compiler::{self, Compiler, Limits, Listener, Verification};
 use fqvit_opt::compile::error::CompilerError;
@@ -122,13 +122,30 @@ fn item<'py, T: FromPyObjectOwned<'py>>(d: &Bound<'py, PyDict>, key: &str) -> Py
     })
 }
 
-/// Where samples come from, and how pictures become numbers.
+/// One entry of a dict that has those of which something was said.
+fn given<'py, T: FromPyObjectOwned<'py>>(d: &Bound<'py, PyDict>, key: &str) -> PyResult<Option<T>> {
+    if d.contains(key)? { item(d, key) } else { Ok(None) }
+}
+
+/// An input that is the same in every sample: its name, and a number, a path or arrays.
+type Same<'py> = (String, Option<f64>, Option<PathBuf>, Bound<'py, PyAny>);
+
+fn fixed((name, number, path, arrays): Same<'_>) -> PyResult<FixedInput> {
+    let value = match (number, path) {
+        (Some(x), _) => FixedValue::Number(x),
+        (_, Some(path)) => FixedValue::File(path),
+        _ => FixedValue::Array(Arrays::of(&arrays)?.0.clone()),
+    };
+    Ok(FixedInput { name, value })
+}
+
+/// Where samples come from, and how they become inputs.
 fn samples(x: &Bound<'_, PyAny>) -> PyResult<Samples> {
     let d = x.cast::<PyDict>()?;
     let refused = |what: &str, name: &str| PyValueError::new_err(format!("{what}={name:?}: there is no such value"));
-    let preset: Option<String> = item(d, "preset")?;
+    let preset: Option<String> = given(d, "preset")?;
     let preset = preset.map(|p| p.parse::<Preset>().map_err(PyValueError::new_err)).transpose()?;
-    let named = |key: &str| item::<Option<String>>(d, key);
+    let named = |key: &str| given::<String>(d, key);
     let fit = named("fit")?.map(|n| Fit::named(&n).ok_or_else(|| refused("fit", &n))).transpose()?;
     let filter = named("interpolation")?;
     let interpolation =
@@ -139,15 +156,18 @@ fn samples(x: &Bound<'_, PyAny>) -> PyResult<Samples> {
         preset,
         mean: item(d, "mean")?,
         std: item(d, "std")?,
-        resize: item(d, "resize")?,
-        crop: item(d, "crop")?,
-        crop_pct: item(d, "crop_pct")?,
+        resize: given(d, "resize")?,
+        crop: given(d, "crop")?,
+        crop_pct: given(d, "crop_pct")?,
         fit,
         interpolation,
         exif,
-        preprocessor: item(d, "preprocessor")?,
+        preprocessor: given(d, "preprocessor")?,
+        labels: given(d, "labels")?,
+        shape: item(d, "shape")?,
+        fixed: item::<Vec<Same<'_>>>(d, "fixed")?.into_iter().map(fixed).collect::<PyResult<_>>()?,
         samples: item(d, "samples")?,
-        seed: item(d, "seed")?,
+        seed: given(d, "seed")?.unwrap_or_default(),
         ..DataOptions::default()
     };
     let arrays: Option<Bound<'_, PyAny>> = item(d, "arrays")?;

@@ -26,6 +26,8 @@ pub enum ReadError {
     Io(#[from] io::Error),
     #[error("it is a device; give a file, a pipe, or `-` for standard input")]
     Device,
+    #[error("it is a folder; give a file")]
+    Folder,
     #[error("more than {} GiB come out of this pipe; give a file", PIPE >> 30)]
     Endless,
     #[error("it was changed while it was read; wait until it is complete, and start again")]
@@ -75,7 +77,11 @@ pub fn read(path: &Path) -> Result<Bytes, ReadError> {
     let mut file = File::open(path)?;
     let before = file.metadata()?;
     if !before.is_file() {
-        return if is_pipe(&before) { drained(file) } else { Err(ReadError::Device) };
+        return match () {
+            () if is_pipe(&before) => drained(file),
+            () if before.is_dir() => Err(ReadError::Folder),
+            () => Err(ReadError::Device),
+        };
     }
     if before.len() > SMALL {
         return mapped(path, file, &before);
@@ -204,6 +210,7 @@ mod tests {
         writer.join().unwrap();
         assert!(b.len() == 200_000 && b.iter().all(|x| *x == 7));
         assert!(matches!(read(Path::new("/dev/zero")), Err(ReadError::Device)));
+        assert!(matches!(read(Path::new("/dev")), Err(ReadError::Folder)));
         assert!(matches!(drained(io::repeat(0).take(PIPE + 9)), Err(ReadError::Endless)));
     }
 }

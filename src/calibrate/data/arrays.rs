@@ -6,7 +6,8 @@ use super::convert::{Refused, to_array};
 use super::folder::is_image_name;
 use super::layout::{Layout, Lead};
 use super::npy::{self, Npy, Numbers};
-use super::{DataError, InputSpec, labels};
+use super::{DataError, InputSpec, MAKING, labels};
+use crate::budget;
 use crate::file::{self, ReadError};
 use crate::ir::Dim;
 use crate::runtime::Array;
@@ -88,7 +89,7 @@ impl ArrayFile {
         let labels = members.iter().position(|(n, _)| n == "labels").map(|at| members.remove(at).1);
         if !members.is_empty() {
             let names: Vec<_> = members.into_iter().map(|(n, _)| n).collect();
-            notes.push(format!("{}: not an input of the model, ignored: {}", path.display(), names.join(", ")));
+            notes.push(format!("{}: arrays that feed no input, ignored: {}", path.display(), names.join(", ")));
         }
         ArrayFile::checked(path, arrays, labels, specs, layout)
     }
@@ -161,6 +162,7 @@ impl ArrayFile {
                     expected: want.iter().map(super::dim_text).collect(),
                 });
             }
+            self.afford(k, per)?;
             let has = match per {
                 Per::Shared => continue,
                 Per::Whole => array.rows(),
@@ -195,6 +197,23 @@ impl ArrayFile {
             return Err(DataError::Malformed { path: self.path.clone(), array, reason: "holds no sample".into() });
         }
         Ok(items)
+    }
+
+    /// Refuses an array of which one item is more than the memory budget holds: sizes that the model leaves open are the
+    /// array's.
+    fn afford(&self, k: usize, per: Per) -> Result<(), DataError> {
+        let (name, array) = &self.arrays[k];
+        let rows = match per {
+            Per::Rows(n) => n,
+            Per::Whole => 1,
+            Per::Shared => array.rows(),
+        };
+        let bytes = array.shape.iter().skip(1).try_fold(MAKING, |a, n| a.checked_mul(*n as u64));
+        let bytes = bytes.and_then(|b| b.checked_mul(rows as u64));
+        budget::afford(bytes, || {
+            format!("{}, array {name:?}: a sample of shape {:?}", self.path.display(), array.shape)
+        })?;
+        Ok(())
     }
 
     fn labels(&self, array: &Npy) -> Result<Option<Vec<i64>>, DataError> {

@@ -39,6 +39,7 @@ use std::path::Path;
 
 pub use crate::runtime::Array;
 pub use error::DataError;
+pub use fixed::{FixedInput, FixedValue};
 pub use options::DataOptions;
 pub use presets::{Exif, Fit, Interpolation, Preset};
 pub use spool::{Arrays, Rows, Spool};
@@ -402,11 +403,12 @@ fn spread(i: usize, taken: usize, total: usize) -> usize {
     (i as u128 * total as u128 / taken as u128) as usize
 }
 
+/// Bytes that a value takes as it is made, before it has the input's type, and the room a picture takes while it is drawn.
+const MAKING: u64 = 24;
+
 /// Values of one sample, all inputs and the whole batch together, sizes that are left open as images have them or 1. A sample
 /// that the memory budget cannot hold is refused before any is made.
 fn sample_values(inputs: &[InputSpec], crop: Option<(u32, u32)>) -> Result<u64, DataError> {
-    /// A value as it is made, before it has the input's type, and the room a picture takes while it is drawn.
-    const BYTES: u64 = 24;
     let mut all = 0u64;
     for spec in inputs {
         if spec.dims.iter().any(|d| matches!(d, Dim::Known(n) if *n < 0)) {
@@ -420,7 +422,7 @@ fn sample_values(inputs: &[InputSpec], crop: Option<(u32, u32)>) -> Result<u64, 
         let n = budget::elements(std::iter::once(batch).chain(dims));
         let cut = crop
             .map_or(String::new(), |(h, w)| if h == w { format!(" with --crop {h}") } else { format!(" of {h}x{w}") });
-        budget::afford(n.and_then(|n| n.checked_mul(BYTES)), || {
+        budget::afford(n.and_then(|n| n.checked_mul(MAKING)), || {
             format!("a sample of input {:?} ({spec}){cut}", spec.name)
         })?;
         all = all.saturating_add(n.unwrap_or(u64::MAX));

@@ -99,7 +99,7 @@ pub(super) enum Numbers {
 }
 
 /// One array: its header, and its elements where the file has them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Npy {
     pub(super) elem: Elem,
     pub(super) shape: Vec<usize>,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::fixed::FixedInput;
 #[cfg(feature = "cli")]
 use super::presets::PresetParser;
 use super::presets::{Exif, Fit, Interpolation, Preset, Side};
@@ -14,58 +15,58 @@ use crate::ir::Dim;
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[cfg_attr(feature = "cli", command(next_help_heading = "Data"))]
 pub struct DataOptions {
-    /// Calibration data: a folder of JPEG, PNG, WebP or BMP pictures (in it, labels.txt or a folder for each class may give
-    /// classes), an .npy or .npz file; without it the tool makes synthetic images
+    /// The data: a folder of JPEG, PNG, WebP or BMP pictures (with labels.txt or a folder for each class, if classes are
+    /// known), or an .npy or .npz file [default: synthetic pictures]
     #[cfg_attr(feature = "cli", arg(long, visible_aliases = ["data", "images"], value_name = "DIR|FILE.npy|FILE.npz"))]
     pub calibrate: Option<PathBuf>,
-    /// Classes of the pictures: a line `file class` for each, in place of labels.txt in the folder
+    /// The classes of the pictures, in a file with a line `file class` for each [default: labels.txt in the folder]
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
     pub labels: Option<PathBuf>,
-    /// How pictures become numbers, by the name of a family (imagenet, inception, clip, dpn, unit), of timm's normalisation
-    /// (openai-clip, imagenet-inception, ..) or of transformers' image processor (ViTImageProcessor, ..) [default: what the
+    /// Preprocessing of pictures, by name: a family (imagenet, inception, clip, dpn, unit), a normalisation of timm
+    /// (openai-clip, imagenet-inception, ..) or an image processor of transformers (ViTImageProcessor, ..) [default: what the
     /// file beside the model says (see --preprocessor), otherwise imagenet]
     #[cfg_attr(feature = "cli", arg(long, value_parser = PresetParser, hide_possible_values = true, value_name = "NAME", conflicts_with = "preprocessor"))]
     pub preset: Option<Preset>,
-    /// A file that says how pictures become numbers: `preprocessor_config.json` of transformers, `config.json` or
-    /// `data_config.json` of timm [default: the one beside the model]; `none` looks for none
+    /// Preprocessing of pictures, from a file: `preprocessor_config.json` of transformers, `config.json` or
+    /// `data_config.json` of timm; `none` for no file [default: the one beside the model]
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE|none"))]
     pub preprocessor: Option<PathBuf>,
-    /// Mean per channel of pixels in [0, 1], in place of the preset's (one value, or one per channel)
+    /// Mean of pixels in [0, 1], one value or one per channel [default: the preset's]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X", value_parser = finite, allow_negative_numbers = true))]
     pub mean: Vec<f32>,
-    /// Standard deviation per channel, in place of the preset's
+    /// Standard deviation of pixels in [0, 1], one value or one per channel [default: the preset's]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1..=4, value_delimiter = ',', value_name = "X", value_parser = positive, allow_negative_numbers = true))]
     pub std: Vec<f32>,
-    /// Resize the short side of every image to N pixels before the crop; 0 leaves images as they are
-    /// [default: what file or preset say; crop / 0.875 for imagenet]
+    /// Resize the short side of every picture to N pixels before the crop; 0 for no resize [default: what the file or the
+    /// preset says; crop / 0.875 for imagenet]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub resize: Option<u32>,
     /// Side of the centre crop [default: the height and width of the model's input]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..)))]
     pub crop: Option<u32>,
-    /// Share of the resized picture that the crop is: the short side becomes crop / X, in place of --resize
+    /// Resize the short side to crop / X, instead of giving --resize: timm's crop_pct
     #[cfg_attr(feature = "cli", arg(long, value_name = "X", value_parser = ratio, conflicts_with = "resize"))]
     pub crop_pct: Option<f64>,
-    /// How a picture becomes one of the model's size [default: crop, or what file or preset say]
+    /// How a picture is brought to the model's size [default: what the file or the preset says, otherwise crop]
     #[cfg_attr(feature = "cli", arg(long, value_enum, value_name = "HOW"))]
     pub fit: Option<Fit>,
-    /// The filter of the resize, as Pillow has it [default: bicubic, or what file or preset say]
+    /// The filter of the resize, as in Pillow [default: what the file or the preset says, otherwise bicubic]
     #[cfg_attr(feature = "cli", arg(long, value_enum, value_name = "FILTER"))]
     pub interpolation: Option<Interpolation>,
-    /// What becomes of the orientation that a camera writes into a picture [default: apply]
+    /// What to do with the orientation in a picture's EXIF data [default: apply]
     #[cfg_attr(feature = "cli", arg(long, value_enum, value_name = "WHAT"))]
     pub exif: Option<Exif>,
     /// The model's file, beside which [`preprocessor`](Self::preprocessor) is looked for
     #[cfg_attr(feature = "cli", arg(skip))]
     pub model: Option<PathBuf>,
-    /// Sizes of an input, such as `x=1,3,48,320`, where the model leaves them open; once for each input
+    /// Sizes of an input that the model leaves open, such as `x=1,3,48,320`; repeat for each input
     #[cfg_attr(feature = "cli", arg(long, value_name = "INPUT=N,N,.."))]
     pub shape: Vec<String>,
-    /// An input that is the same in every sample: a number for all its elements, or an .npy file of shape [1, ...]; once for
-    /// each input that the data do not feed, such as a mask beside a folder of pictures
+    /// The value of an input that is the same in every sample, such as a mask beside a folder of pictures: a number for all its
+    /// elements, or an .npy file of shape [1, ...]; repeat for each input
     #[cfg_attr(feature = "cli", arg(long, value_name = "INPUT=NUMBER|FILE.npy"))]
-    pub fixed: Vec<String>,
-    /// How many samples to use, spread evenly over the data [default: all of them; 64 synthetic ones]
+    pub fixed: Vec<FixedInput>,
+    /// How many samples to use, spread evenly over the data [default: all; 64 if they are synthetic]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub samples: Option<usize>,
     /// Seed of the synthetic data

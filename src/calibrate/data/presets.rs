@@ -1,14 +1,14 @@
 //! Preprocessing by name: the normalisations and image processors that model families were trained with.
 
-/// How a picture becomes one of the model's size.
+/// How a picture is brought to the model's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Fit {
-    /// Resize the short side and cut the middle out: what is in front of most classifiers
+    /// Resize the short side and take the centre crop, as most classifiers are evaluated
     Crop,
-    /// Resize both sides, whatever that does to proportions
+    /// Resize both sides, without keeping the proportions
     Squash,
-    /// Resize until all of the picture is in, and fill up with the mean
+    /// Resize until the whole picture fits, and pad with the mean
     Letterbox,
 }
 
@@ -28,13 +28,13 @@ impl Fit {
     }
 }
 
-/// What becomes of the orientation that a camera writes into a picture.
+/// What to do with the orientation in a picture's EXIF data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Exif {
-    /// Pictures are turned upright, as transformers, browsers and telephones show them
+    /// Turn pictures upright, as transformers, browsers and phones do
     Apply,
-    /// Pixels stay as they are stored, as torchvision and timm load them
+    /// Keep pixels as they are stored, as torchvision and timm do
     Ignore,
 }
 
@@ -53,7 +53,7 @@ pub enum Interpolation {
     Box,
     Bilinear,
     Hamming,
-    /// With a = -0.5
+    /// Cubic with a = -0.5
     Bicubic,
     Lanczos,
 }

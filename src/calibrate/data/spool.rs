@@ -15,7 +15,7 @@ use super::npy::{Elem, Npy};
 use crate::file::{self, ReadError};
 
 /// Arrays named as the inputs of a model, samples along the leading axis; one called `labels` has their classes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Arrays {
     /// What messages call them.
     pub(super) name: PathBuf,
