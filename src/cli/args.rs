@@ -36,12 +36,12 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Memory the run may take, such as 800M or 4G [default: by the size of the model's file, and nine tenths of the machine at
-    /// most]
+    /// Most memory the run may take, such as 800M or 4G [default: depends on the size of the model's file; at most nine tenths
+    /// of the machine's]
     #[arg(long, global = true, value_name = "SIZE", value_parser = budget::parse)]
     pub memory: Option<usize>,
-    /// Seconds the run may go without finishing a step or a sample; 0 for no limit [default: by the size of the model's
-    /// file]
+    /// Most seconds between one finished step or sample and the next; 0 for no limit [default: depends on the size of the
+    /// model's file]
     #[arg(long, global = true, value_name = "SECONDS")]
     pub patience: Option<u64>,
 }
@@ -52,27 +52,27 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Run the float model over data and save the statistics
     Calibrate(CalibrateArgs),
-    /// Decide how to quantize and save the decisions as a readable file
+    /// Decide how to quantize, and save the decisions as a readable file
     Plan(PlanArgs),
-    /// Rank parts of a model by the loss each causes when it is quantized
+    /// Rank the parts of a model by how much accuracy quantizing each one costs
     Sensitivity(SensitivityArgs),
     /// Compare a quantized model with its float original
     Verify(VerifyArgs),
     /// Time a quantized model and its float original side by side in tract, on one thread
     Bench(BenchArgs),
-    /// Run one model over data: top-1 and top-5 where classes are known
+    /// Run one model over data, and report top-1 and top-5 where classes are known
     Eval(EvalArgs),
-    /// Tell what two models differ in. Exit status: 0 the same, 1 they differ, 2 an error
+    /// Show how two models differ. Exit status: 0 the same, 1 they differ, 2 an error
     Diff(DiffArgs),
     /// Compile with several recipes, and compare accuracy, size and time
     Compare(CompareArgs),
-    /// Say how close a rule came to matching, and where it stopped
+    /// Show how close each rule came to matching, and where it stopped
     Explain(ExplainArgs),
     /// List the shipped recipes
     Recipes,
-    /// List the passes of each pipeline, or tell all about one
+    /// List the passes of each pipeline, or describe one of them
     Passes(PassesArgs),
-    /// Print completions for a shell
+    /// Print the completion script for a shell
     Completions(CompletionsArgs),
     /// Print a manual page
     Man(ManArgs),
@@ -108,13 +108,13 @@ pub struct PrepareArgs {
     /// The recipe: a shipped one (see `fqvit-opt recipes`) or a YAML file
     #[arg(long, value_name = "NAME|FILE", default_value = "fq-vit")]
     pub recipe: String,
-    /// How the arithmetic between codes is written, in place of what the recipe or the plan says
+    /// How the quantized arithmetic is written [default: what the recipe or the plan says]
     #[arg(long, value_enum, value_name = "NAME")]
     pub target: Option<TargetArg>,
-    /// The processors that will run the file have VNNI: let weights take all of int8, which saturates on those without
+    /// Use the whole range of int8 for weights: every processor that will run the file has VNNI. On others, sums saturate
     #[arg(long)]
     pub assume_vnni: bool,
-    /// A folder with own `rules/*.yaml` and `recipes/*.yaml`; they add to and override the shipped ones
+    /// A folder with `rules/*.yaml` and `recipes/*.yaml` of your own, which are added to the shipped ones or override them
     #[arg(long, value_name = "DIR")]
     pub passes_dir: Option<PathBuf>,
     /// Do not raise the model's operator set, even if LayerNorm or GELU then stay decomposed
@@ -161,7 +161,7 @@ pub struct CompileArgs {
     /// Statistics: read if the file exists, otherwise made and written there
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
-    /// A plan to carry out instead of making one; if the file does not exist, the plan made is written there
+    /// The plan: carried out if the file exists, otherwise made and written there
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
     #[command(flatten)]
@@ -171,15 +171,15 @@ pub struct CompileArgs {
     /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted
     #[arg(long)]
     pub fast: bool,
-    /// Check whatever can be checked, say what would be done and about how long it takes, and write nothing but what --json
-    /// asks for
+    /// Check everything that can be checked in advance, say what would be done and roughly how long it would take, and write
+    /// nothing but what --json asks for
     #[arg(long, conflicts_with_all = ["accept_command", "verify_each", "blame", "stop_after", "html"])]
     pub dry_run: bool,
     /// Run the model before and after every pass on one sample, and stop if a pass moves an output further than it declares
     #[arg(long)]
     pub verify_each: bool,
-    /// Run the model on one sample after as few passes as it takes to find the first one that moves an output further than
-    /// it declares
+    /// Find the first pass that moves an output further than it declares, by running the model on one sample after as few
+    /// passes as possible
     #[arg(long, conflicts_with = "verify_each")]
     pub blame: bool,
     /// Write the model as this pass leaves it, and stop; `PASS:2` is its second run. `fqvit-opt passes` lists them
@@ -192,17 +192,18 @@ pub struct CompileArgs {
 /// A number of the user's own that the file must reach.
 #[derive(Debug, Args)]
 pub struct AcceptArgs {
-    /// Find the fastest file that a command of yours accepts: it gets the file's name in place of {model}, and the last word it
-    /// prints is a number, more is better (`python eval.py {model}`). Recipes are tried, then parts are left in float
+    /// Find the fastest file that a command of yours accepts, such as `python eval.py {model}`: {model} is replaced by the
+    /// file's name, and the last word that the command prints is a number, higher being better. Recipes are tried first, then
+    /// parts are left in float
     #[arg(long, value_name = "COMMAND", requires = "accept", conflicts_with_all = ["keep_float", "target_sqnr", "plan", "stats", "fast"])]
     pub accept_command: Option<String>,
-    /// The least number that is accepted
+    /// The lowest number that is accepted
     #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true, requires = "accept_command")]
     pub accept: Option<f64>,
     /// Recipes to try, from the fastest to the most precise [default: fq-vit,fq-vit-r16,linear-w8a8]
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "accept_command")]
     pub accept_recipes: Vec<String>,
-    /// Keeps what was measured: a search that was cut short goes on there
+    /// A file that keeps what was measured, so that an interrupted search can continue
     #[arg(long, value_name = "FILE", requires = "accept_command")]
     pub accept_state: Option<PathBuf>,
 }
@@ -221,11 +222,11 @@ pub struct KeepArgs {
     /// Leave parts in float: the worst N, or parts by name (`head,block 3 mlp`; `fqvit-opt sensitivity` lists them)
     #[arg(long, value_name = "N|NAMES")]
     pub keep_float: Option<KeepFloat>,
-    /// Leave as few of the worst parts in float as reach this SQNR
+    /// Leave the worst parts in float, as few as it takes to reach this SQNR
     #[arg(long, value_name = "DB", conflicts_with = "keep_float", value_parser = number, allow_negative_numbers = true)]
     pub target_sqnr: Option<f64>,
-    /// What a part is: attention and MLP of each block, whole blocks, one kind of value in all blocks, or
-    /// every value and weight on its own
+    /// What counts as a part: the attention or MLP of a block, a whole block, one kind of value in all blocks, or a single
+    /// value or weight
     #[arg(long, value_enum, default_value_t)]
     pub by: ByArg,
 }
@@ -284,13 +285,14 @@ impl From<ByArg> for By {
 
 #[derive(Debug, Args)]
 pub struct SensitivityArgs {
+    /// The float model
     pub model: PathBuf,
     /// Statistics: read if the file exists, otherwise made and written there
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
     #[command(flatten)]
     pub keep: KeepArgs,
-    /// Measure each part alone only, and not also everything but it: half the time
+    /// Only quantize each part alone, and skip quantizing everything but it: half the time
     #[arg(long)]
     pub alone_only: bool,
     #[command(flatten)]
@@ -324,25 +326,25 @@ pub struct ReportArgs {
     /// Write the report as one HTML file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Least SQNR of any output in dB, in place of the recipe's threshold
+    /// Lowest acceptable SQNR of any output in dB [default: the recipe's threshold]
     #[arg(long, value_name = "DB", value_parser = number, allow_negative_numbers = true)]
     pub min_sqnr: Option<f64>,
-    /// Least top-1 agreement with the float model (0..1), in place of the recipe's threshold
+    /// Lowest acceptable top-1 agreement with the float model, from 0 to 1 [default: the recipe's threshold]
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
-    /// Run and time both models in this runtime, too, and hold them to the thresholds there
+    /// Also run and time both models in this runtime, and apply the thresholds there
     #[arg(long, value_enum, value_name = "RUNTIME", conflicts_with = "no_verify")]
     pub judge: Option<JudgeArg>,
-    /// The Python that has the runtime of --judge
+    /// The Python interpreter in which the runtime of --judge is installed
     #[arg(long, value_name = "FILE", default_value = "python3", requires = "judge")]
     pub python: PathBuf,
-    /// Do not compare the models at all, nor time them
+    /// Neither compare nor time the models
     #[arg(long)]
     pub no_verify: bool,
     /// Do not time the models
     #[arg(long)]
     pub no_bench: bool,
-    /// Tell the figures of every block, what stays in float and why, and what was decided
+    /// Print the figures of every block, what stays in float and why, and what was decided
     #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,
     /// No progress on standard error
@@ -367,6 +369,7 @@ impl ReportArgs {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
+    /// The model
     pub model: PathBuf,
     #[command(flatten)]
     pub prepare: PrepareArgs,
@@ -377,11 +380,12 @@ pub struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub struct CalibrateArgs {
+    /// The float model
     pub model: PathBuf,
     /// Where the statistics go
     #[arg(long, value_name = "FILE")]
     pub stats: PathBuf,
-    /// Only this part of the samples, such as 2/4; the parts can be made anywhere and joined with --join
+    /// Use only this part of the samples, such as 2/4; parts can be made on different machines and joined with --join
     #[arg(long, value_name = "I/N", value_parser = shard, conflicts_with = "join")]
     pub shard: Option<(u32, u32)>,
     /// Statistics files to join instead of running the model
@@ -398,6 +402,7 @@ pub struct CalibrateArgs {
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
+    /// The float model
     pub model: PathBuf,
     /// Where the plan goes
     #[arg(long, value_name = "FILE")]
@@ -422,7 +427,7 @@ pub struct VerifyArgs {
     pub quantized: PathBuf,
     #[command(flatten)]
     pub data: DataOptions,
-    /// Write the quantized model's outputs, arrays named as the graph's outputs
+    /// Write the quantized model's outputs as arrays named like the graph's outputs
     #[arg(long, value_name = "FILE.npz")]
     pub outputs: Option<PathBuf>,
     /// Threads for running models [default: all processors]
@@ -438,7 +443,7 @@ pub struct BenchArgs {
     pub float: PathBuf,
     /// The quantized model
     pub quantized: PathBuf,
-    /// How often each model runs, in turn
+    /// How often each model runs; the two take turns
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub rounds: u64,
     #[command(flatten)]
@@ -454,7 +459,7 @@ pub struct EvalArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub data: DataOptions,
-    /// Least share of labels to be met (0..1); below it the exit status is 2
+    /// Lowest acceptable top-1 accuracy, from 0 to 1; below it the exit status is 2
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_top1: Option<f64>,
     /// Write the figures as JSON (`-`: to standard output, instead of the readable ones)
@@ -470,11 +475,11 @@ pub struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// A model
+    /// One model
     pub a: PathBuf,
-    /// Another one
+    /// The other
     pub b: PathBuf,
-    /// Tell everything that differs, and not only the first of each kind
+    /// Show every difference, not only the first of each kind
     #[arg(long)]
     pub all: bool,
     #[command(flatten)]
@@ -485,7 +490,7 @@ pub struct DiffArgs {
     /// Threads for running the models, if data is given [default: all processors]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-    /// Tell nothing: the exit status says it
+    /// Print nothing; the exit status tells
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -502,19 +507,19 @@ pub struct CompareArgs {
     /// Data to verify on; without it every eighth calibration sample is held back
     #[arg(long, value_name = "DIR|FILE")]
     pub verify: Option<PathBuf>,
-    /// How the arithmetic between codes is written, in place of what the recipes say
+    /// How the quantized arithmetic is written [default: what each recipe says]
     #[arg(long, value_enum, value_name = "NAME")]
     pub target: Option<TargetArg>,
-    /// The processors that will run the files have VNNI
+    /// Every processor that will run the files has VNNI
     #[arg(long)]
     pub assume_vnni: bool,
     /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted
     #[arg(long)]
     pub fast: bool,
-    /// A folder for the compiled models, each named as its recipe
+    /// A folder for the compiled models, each named after its recipe
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
-    /// A folder with own rules and recipes
+    /// A folder with rules and recipes of your own
     #[arg(long, value_name = "DIR")]
     pub passes_dir: Option<PathBuf>,
     /// Write one page with a plot of accuracy against time
@@ -549,12 +554,13 @@ pub struct ManArgs {
 
 #[derive(Debug, Args)]
 pub struct PassesArgs {
-    /// The pass to tell about
+    /// The pass to describe
     pub pass: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
+    /// The model
     pub model: PathBuf,
     /// Only this rule
     #[arg(long, value_name = "ID")]
@@ -565,7 +571,7 @@ pub struct ExplainArgs {
     /// Do not raise the model's operator set
     #[arg(long)]
     pub keep_opset: bool,
-    /// A folder with own rules
+    /// A folder with rules of your own
     #[arg(long, value_name = "DIR")]
     pub passes_dir: Option<PathBuf>,
 }

@@ -220,6 +220,9 @@ impl Report {
         if self.recipe == "fq-vit" {
             steps.push("keep the residual stream in 16 bits (--recipe fq-vit-r16)");
         }
+        if self.recipe.starts_with("fq-vit") {
+            steps.push("quantize only what pays on a CPU (--recipe cpu)");
+        }
         steps.push("see what each part costs (fqvit-opt sensitivity)");
         steps
     }

@@ -70,7 +70,7 @@ pub(super) fn render(r: &Report, width: u16, tables: bool) -> String {
         out.row(if i == 0 { "next" } else { "" }, step);
     }
     if !tables && !r.blocks.is_empty() {
-        out.line("-v tells the figures of every block; docs/runtimes.md what other runtimes make of the file");
+        out.line("-v prints the figures of every block; --judge onnxruntime runs the file there as well");
     }
     out.text
 }
