@@ -92,7 +92,8 @@ def source(
     **how: Unpack[DataOptions],
 ) -> Source:
     """Looks at ``data`` once. ``what`` is what errors call it."""
-    fixed = dict(how.get("fixed") or {})
+    fixed = _by_input("fixed", how.get("fixed"))
+    shapes = _by_input("shape", how.get("shape"))
     path: Optional[str] = None
     arrays: Optional[_native.Arrays] = None
     if isinstance(data, (str, os.PathLike)):
@@ -106,10 +107,10 @@ def source(
         "path": path,
         "arrays": arrays,
         "samples": samples,
-        "mean": _numbers(how.get("mean")),
-        "std": _numbers(how.get("std")),
+        "mean": _numbers("mean", how.get("mean")),
+        "std": _numbers("std", how.get("std")),
         "fixed": [(name, *_fixed(name, value, inputs)) for name, value in fixed.items()],
-        "shape": [f"{name}={','.join(str(int(n)) for n in sizes)}" for name, sizes in (how.get("shape") or {}).items()],
+        "shape": [f"{name}={_sizes(name, sizes)}" for name, sizes in shapes.items()],
     }
 
 
@@ -132,10 +133,25 @@ def _fixed(
     return None, None, _native.spool_finish(spool)
 
 
-def _numbers(x: Union[float, Sequence[float], None]) -> list[float]:
+def _by_input(key: str, given: Optional[Mapping[str, Any]]) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{key}={given!r}: give a dict with the names of inputs")
+    return dict(given or {})
+
+
+def _sizes(name: str, sizes: Sequence[int]) -> str:
+    if isinstance(sizes, str) or not all(isinstance(n, (int, np.integer)) for n in sizes):
+        raise TypeError(f"shape, {name}: give whole numbers such as (1, 3, 224, 224), not {sizes!r}")
+    return ",".join(str(n) for n in sizes)
+
+
+def _numbers(key: str, x: Union[float, Sequence[float], None]) -> list[float]:
     if x is None:
         return []
-    return [float(x)] if isinstance(x, (int, float)) else [float(v) for v in x]
+    a = np.atleast_1d(np.asarray(x))
+    if a.ndim > 1 or a.dtype.kind not in "fiu":
+        raise TypeError(f"{key}={x!r}: give a number, or one for each channel")
+    return [float(v) for v in a]
 
 
 def _spooled(data: Any, inputs: list[_Input], what: str) -> _native.Arrays:

@@ -124,6 +124,18 @@ def test_all_that_take_data_take_the_same_keywords(digits: Digits, pictures: Pat
         last = list(inspect.signature(f).parameters.values())[-1]
         assert last.kind is inspect.Parameter.VAR_KEYWORD and "DataOptions" in str(last.annotation), f
         typing.get_type_hints(f)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"mean": "0.5"}, "mean='0.5': give a number"),
+        ({"std": [[0.5]]}, "std"),
+        ({"fixed": 3}, "fixed=3: give a dict"),
+        ({"shape": [1, 1, 8, 8]}, "shape=.*: give a dict"),
+        ({"shape": {digits.input: "1,1,8,8"}}, f"shape, {digits.input}: give whole numbers"),
+        ({"resize": "8"}, "resize"),
+    ]
+    for wrong, says in refused:
+        with pytest.raises(TypeError, match=says):
+            quick(digits.model, pictures, **wrong)
+    assert quick(digits.model, pictures, mean=np.float32(0.5), std=np.array([0.5])).report.data.calibration_samples == 14
     with pytest.raises(TypeError, match=r"quantize\(\) got an unexpected keyword argument 'means'"):
         fqvit_opt.quantize(digits.model, pictures, means=0.5)  # type: ignore[call-arg]
     out = tmp_path / "q.onnx"
