@@ -479,7 +479,8 @@ pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe)
     Ok(QuantPlan { equalisations, ..plan })
 }
 
-/// The model with the plan's equalisations carried out, which is the same function of its inputs.
+/// The model with the plan's equalisations carried out, which is the same function of its inputs: its values are the ones
+/// that the rest of the plan is about.
 fn equalised<'p>(
     p: &'p Prepared,
     equalisations: &[Equalisation],

@@ -14,7 +14,7 @@ use super::stages::{
     Event, Log, Running, Samples, Samplings, WHOLE, all_threads, fitted, made_up, open, planned, prepared,
     read_statistics, second_opinion, side_by_side, statistics, timed, timing,
 };
-use super::{Journal, Prepared, apply_in_front, whole};
+use super::{Journal, Prepared, apply_in_front, equalised, whole};
 use crate::budget::Stop;
 use crate::calibrate::data::{Dataset, split_holdout};
 use crate::file::{Pending, WriteError};
@@ -354,10 +354,12 @@ impl Compiler {
             }
         }
         let on = self.verified_on((&data, held), other);
+        // Channels that the plan evens out are other numbers than the float model's, of the same function.
+        let float = equalised(&p, &plan.equalisations, &mut Journal::default())?;
         let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
         let compared = on
             .as_ref()
-            .map(|(data, some)| side_by_side((&p.model, &front), data, some, &block_values(&p), how, &mut log));
+            .map(|(data, some)| side_by_side((&float.model, &front), data, some, &block_values(&p), how, &mut log));
         let compared = compared.transpose()?;
         let timed = self.bench && !matches!(self.verification, Verification::None);
         let speed = if timed { timing((&p.model, &front), &data, &mut log) } else { None };
@@ -373,6 +375,7 @@ impl Compiler {
         };
         let data =
             DataReport { calibration, calibration_samples: samples, verification, verification_samples, synthetic };
+        drop(float);
         let float = ModelFile { name: self.name.clone(), bytes: self.bytes };
         let mut report = report(float, data, compared, &model, self.limits, Some(&recipe), log);
         (report.passes, report.speed) = (passes, speed);
