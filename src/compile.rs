@@ -36,6 +36,8 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 
 #[cfg(feature = "tract")]
+pub mod closer;
+#[cfg(feature = "tract")]
 pub mod comparison;
 #[cfg(feature = "tract")]
 pub mod compiler;

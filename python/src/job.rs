@@ -292,6 +292,7 @@ impl Options {
             .assume_vnni(self.assume_vnni)
             .fast(self.fast)
             .bench(self.bench)
+            .look_closer(true)
             .threads(self.threads);
         c = target.into_iter().fold(c, Compiler::target);
         c = keep.into_iter().fold(c, Compiler::keep);
@@ -398,6 +399,7 @@ pub fn compare(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
         .on(samples_for(&*Model::of(&args.get_item(0)?)?, &args.get_item(2)?)?)
         .limits(options.limits())
         .bench(options.bench)
+        .look_closer(true)
         .threads(options.threads);
     let job = options.second()?.into_iter().fold(job, Comparison::judge);
     let progress = callback(&args.get_item(4)?);

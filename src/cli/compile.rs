@@ -101,6 +101,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         .verify_each(a.verify_each)
         .blame(a.blame)
         .bench(!a.report.no_bench)
+        .look_closer(a.report.is_read_closely())
         .threads(threads(a.prepare.threads))
         .tell(progress.listener());
     if let Some(target) = a.prepare.target {
@@ -288,6 +289,7 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         .on(options)
         .limits(a.report.limits())
         .bench(!a.report.no_bench)
+        .look_closer(a.report.is_read_closely())
         .threads(threads(a.threads))
         .tell(progress.listener());
     let done = second.into_iter().fold(job, Comparison::judge).run()?;

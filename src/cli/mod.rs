@@ -227,6 +227,11 @@ fn deliver(report: &Report, how: &ReportArgs, mut files: Files) -> Result<bool, 
 }
 
 impl ReportArgs {
+    /// True if the report is to be a page or a file for programs, which tell more than a terminal does.
+    fn is_read_closely(&self) -> bool {
+        self.json.is_some() || self.html.is_some()
+    }
+
     /// True if a report for programs goes to standard output, in place of the readable one.
     fn reports_on_stdout(&self) -> bool {
         self.json.iter().chain(&self.html).any(|p| files::is_std(p))

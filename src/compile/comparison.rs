@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 
+use super::closer::illustrate;
 use super::compiler::Listener;
 use super::error::CompilerError;
 use super::reporting::{Limits, report};
@@ -32,6 +33,7 @@ pub struct Comparison {
     data: Samples,
     limits: Limits,
     bench: bool,
+    closer: bool,
     judge: Option<Judge>,
     threads: usize,
     stop: Stop,
@@ -56,6 +58,7 @@ impl Comparison {
             data: Samples::default(),
             limits: Limits::default(),
             bench: true,
+            closer: false,
             judge: None,
             threads: all_threads(),
             stop: Stop::default(),
@@ -88,6 +91,13 @@ impl Comparison {
     #[must_use]
     pub fn bench(mut self, yes: bool) -> Comparison {
         self.bench = yes;
+        self
+    }
+
+    /// Whether to show samples on which the models disagree, for the report's page. Default: no.
+    #[must_use]
+    pub fn look_closer(mut self, yes: bool) -> Comparison {
+        self.closer = yes;
         self
     }
 
@@ -133,6 +143,9 @@ impl Comparison {
         let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
         let taps = shared_sums(&float, &quantized);
         let mut c = side_by_side((&float, &quantized), &data, &indices, &taps, how, &mut log)?;
+        if let Some(d) = &mut c.disagreements {
+            illustrate(d, &data, self.closer);
+        }
         let speed = if self.bench { timing((&float, &quantized), &data, &mut log) } else { None };
         let models = (&self.float.model, &self.quantized.model);
         let judged = self.judge.as_ref().map(|j| second_opinion(j, models, &data, &indices, how, &mut log));

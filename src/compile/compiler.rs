@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::closer::{illustrate, look_closer};
 use super::each::{Moved, blame, verify_each};
 use super::error::CompilerError;
 use super::keep::{Keep, kept};
@@ -72,6 +73,7 @@ pub struct Compiler {
     blame: bool,
     stop_after: Option<String>,
     bench: bool,
+    closer: bool,
     judge: Option<Judge>,
     threads: usize,
     stop: Stop,
@@ -107,6 +109,7 @@ impl Compiler {
             blame: false,
             stop_after: None,
             bench: true,
+            closer: false,
             judge: None,
             threads: all_threads(),
             stop: Stop::default(),
@@ -261,6 +264,14 @@ impl Compiler {
         self
     }
 
+    /// Whether to look at single values, at the codes of attention and at samples on which the models disagree, for the
+    /// report's page. Default: no; it takes a second or so.
+    #[must_use]
+    pub fn look_closer(mut self, yes: bool) -> Compiler {
+        self.closer = yes;
+        self
+    }
+
     /// Who runs both models in another runtime, too, on the samples that they are verified on. Default: nobody.
     #[must_use]
     pub fn judge(mut self, judge: Judge) -> Compiler {
@@ -361,6 +372,10 @@ impl Compiler {
             .as_ref()
             .map(|(data, some)| side_by_side((&float.model, &front), data, some, &block_values(&p), how, &mut log));
         let compared = compared.transpose()?;
+        let closer = match (&on, self.closer) {
+            (Some((data, some)), true) => look_closer((&float, &front), &plan, (data, some), how, &mut log)?,
+            _ => None,
+        };
         let timed = self.bench && !matches!(self.verification, Verification::None);
         let speed = if timed { timing((&p.model, &front), &data, &mut log) } else { None };
         let model = whole(&p, front)?;
@@ -378,7 +393,10 @@ impl Compiler {
         drop(float);
         let float = ModelFile { name: self.name.clone(), bytes: self.bytes };
         let mut report = report(float, data, compared, &model, self.limits, Some(&recipe), log);
-        (report.passes, report.speed) = (passes, speed);
+        (report.passes, report.speed, report.closer) = (passes, speed, closer);
+        if let (Some((data, _)), Some(d)) = (&on, report.disagreements.as_mut()) {
+            illustrate(d, data, self.closer);
+        }
         if let Some(j) = judged {
             report.checks.extend(j.check(&self.limits.of(Some(&recipe))));
             report.judged = Some(j);

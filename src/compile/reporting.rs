@@ -61,10 +61,10 @@ pub(super) fn report(
 ) -> Report {
     let (coverage, islands) = coverage::measure(quantized);
     let limits = asked.of(recipe);
-    let (outputs, blocks, checks) = match compared {
+    let (outputs, blocks, checks, disagreements) = match compared {
         Some(c) => {
             let checks = limits.check(&c.outputs);
-            (c.outputs, c.blocks, checks)
+            (c.outputs, c.blocks, checks, c.disagreements)
         }
         None => Default::default(),
     };
@@ -82,6 +82,8 @@ pub(super) fn report(
         coverage,
         islands,
         channels: Vec::new(),
+        closer: None,
+        disagreements,
         decisions: IndexMap::new(),
         passes: Vec::new(),
         timings: log.timings,
@@ -100,6 +102,14 @@ pub(super) fn tell_plan(report: &mut Report, p: &Prepared, plan: &QuantPlan) {
         b.part = parts.iter().find(holds).map_or(String::new(), |part| part.name.clone());
     }
     report.channels = channels(plan, &parts);
+    if let Some(c) = &mut report.closer {
+        let of = |tensor: &str| {
+            let holds = |p: &&Part| p.activations.contains(tensor) || p.attentions.contains(tensor);
+            parts.iter().find(holds).map_or(String::new(), |p| p.name.clone())
+        };
+        c.worst.iter_mut().for_each(|v| v.part = of(&v.tensor));
+        c.attentions.iter_mut().for_each(|a| a.part = of(&a.tensor));
+    }
     let told = |i: &&Island| !report.islands.iter().any(|o| o.node == i.node && o.op == i.op);
     let more: Vec<Island> = plan.islands.iter().filter(told).cloned().collect();
     report.islands.extend(more);

@@ -2,7 +2,9 @@
 
 #[cfg(feature = "tract")]
 pub mod alone;
+pub mod closer;
 pub mod coverage;
+pub mod disagree;
 pub mod judge;
 pub mod kinds;
 #[cfg(feature = "tract")]

@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 
+use super::disagree::{Disagreements, Gathered, apart};
 use super::kinds::{Kind, kinds};
 use super::lists::{Pairs, pair};
 use super::metrics::{Deviation, MetricError, Subject, Tally, TensorMetrics};
@@ -32,6 +33,8 @@ pub struct SideBySide {
     pub blocks: Vec<TensorMetrics>,
     /// The quantized model's outputs by name, one array a sample.
     pub quantized: IndexMap<String, Vec<Array>>,
+    /// Of the first output that holds scores over classes, if one does.
+    pub disagreements: Option<Disagreements>,
 }
 
 /// Compares outputs, and the values `taps` that both models have, on the samples `indices`.
@@ -64,11 +67,13 @@ pub fn compare(
     let of_taps = taps.iter().map(|_| Kind::Values);
     let mut tallies: Vec<Tally> = kinds.iter().copied().chain(of_taps).map(Tally::of).collect();
     let mut kept: Vec<Vec<Array>> = vec![Vec::new(); names.len()];
+    let scores = kinds.iter().position(|k| *k == Kind::Classes { axis: 1 });
+    let mut gathered = Gathered::default();
     let mut done = 0;
     fold_samples(
         indices.len(),
         threads,
-        |i| -> Result<(Vec<Deviation>, Vec<Array>), VerifyError> {
+        |i| -> Result<_, VerifyError> {
             let s = data.sample(indices[i])?;
             let a = f.run(&s.inputs).map_err(|source| VerifyError::Runtime { model: "float", source })?;
             let b = q.run(&s.inputs).map_err(|source| VerifyError::Runtime { model: "quantized", source })?;
@@ -83,9 +88,11 @@ pub fn compare(
                     d => d?,
                 });
             }
-            Ok((devs, b.outputs))
+            let apart = scores.and_then(|o| apart(&a.outputs[o], &b.outputs[o], &s, indices[i], data.batch()));
+            Ok((devs, b.outputs, apart))
         },
-        |_, (devs, outs)| {
+        |_, (devs, outs, apart)| {
+            gathered.add(apart);
             tallies.iter_mut().zip(&devs).for_each(|(t, d)| t.add(d));
             kept.iter_mut().zip(outs).for_each(|(k, o)| k.push(o));
             done += 1;
@@ -96,7 +103,8 @@ pub fn compare(
     let mut all: Vec<TensorMetrics> =
         names.iter().chain(&taps).zip(&tallies).filter_map(|(n, t)| t.finish(n)).collect();
     let blocks = all.split_off(names.len().min(all.len()));
-    Ok(SideBySide { outputs: all, blocks, quantized: names.into_iter().zip(kept).collect() })
+    let disagreements = scores.and_then(|o| gathered.finish(&names[o]));
+    Ok(SideBySide { outputs: all, blocks, quantized: names.into_iter().zip(kept).collect(), disagreements })
 }
 
 /// How far the outputs of two runs over one sample are apart, each judged as its kind is.

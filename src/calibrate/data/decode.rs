@@ -203,7 +203,7 @@ fn luma(image: DynamicImage) -> Vec<u8> {
 
 /// Resizes interleaved 8-bit pixels: rows first, then columns, with 8-bit levels between, because Pillow does it so and the
 /// rounding between the two shows.
-fn resize(
+pub(super) fn resize(
     pixels: Vec<u8>,
     channels: usize,
     from: (u32, u32),

@@ -158,8 +158,12 @@ impl ImageFolder {
 
     /// Appends one image, decoded, resized, cropped and normalised.
     pub(super) fn append(&self, item: usize, out: &mut Vec<f32>) -> Result<(), DataError> {
-        let pixels = load(&self.folder.join(self.name(item)), &self.wanted)?;
-        self.shape.append(&pixels, &self.tables, out);
+        self.shape.append(&self.pixels(item)?, &self.tables, out);
         Ok(())
+    }
+
+    /// One image, decoded, resized and cropped: interleaved 8-bit pixels.
+    pub(super) fn pixels(&self, item: usize) -> Result<Vec<u8>, DataError> {
+        load(&self.folder.join(self.name(item)), &self.wanted)
     }
 }

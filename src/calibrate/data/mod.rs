@@ -33,6 +33,7 @@ mod spool;
 mod synthetic;
 #[cfg(test)]
 mod tests;
+mod thumbnail;
 
 use std::fmt;
 use std::path::Path;
@@ -52,6 +53,7 @@ use images::{ImageFolder, ImageShape};
 use layout::Layout;
 use pictures::Pictures;
 use synthetic::Synthetic;
+use thumbnail::Pixels;
 
 /// Synthetic samples made when no number is asked for; fewer, but [`FEWEST_SAMPLES`], of inputs so large that they would have
 /// more than [`SYNTHETIC_VALUES`] together.
@@ -379,6 +381,39 @@ impl Dataset {
         let (first, last) = (self.item_name(items[0]), self.item_name(items[items.len() - 1]));
         let name = if first == last { first } else { format!("{first} .. {last}") };
         Ok(Sample { inputs, name, labels: self.labels.as_ref().map(|l| l[range].to_vec()) })
+    }
+
+    /// What item `item` of sample `index` is called: a file's name below its folder, or a row of an array.
+    pub fn item(&self, index: usize, item: usize) -> String {
+        self.item_name(spread(index * self.batch + item, self.taken, self.total))
+    }
+
+    /// Item `item` of sample `index` as the model gets it, as a `data:` URI of a picture with no side longer than `side`.
+    /// `None` if it is no picture, or was made up.
+    ///
+    /// # Errors
+    /// If the sample cannot be made.
+    pub fn thumbnail(&self, index: usize, item: usize, side: u32) -> Result<Option<String>, DataError> {
+        let pixels = match &self.source {
+            Source::Images(folder) => {
+                let pixels = folder.pixels(spread(index * self.batch + item, self.taken, self.total))?;
+                Pixels::of(pixels, &folder.shape())
+            }
+            Source::Arrays(_) => {
+                let s = self.sample(index)?;
+                let images =
+                    self.inputs.iter().zip(&self.fixed).zip(&s.inputs).filter(|((_, fixed), _)| fixed.is_none());
+                let mut of = images.filter_map(|((spec, _), (_, a))| {
+                    let dims =
+                        a.dims().iter().map(|n| i64::try_from(*n).map(Dim::Known)).collect::<Result<_, _>>().ok()?;
+                    let shape = ImageShape::of(&InputSpec { dims, ..spec.clone() }, None)?;
+                    (a.dims()[0] == self.batch).then(|| Pixels::of_array(a, &shape, item))?
+                });
+                of.next()
+            }
+            Source::Synthetic(_) => None,
+        };
+        Ok(pixels.and_then(|p| p.uri(side).ok()))
     }
 
     fn item_name(&self, item: usize) -> String {

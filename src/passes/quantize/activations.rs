@@ -119,10 +119,7 @@ impl QuantizeActivations {
         a: &Activation,
         contracting: &BTreeSet<NodeId>,
     ) -> Result<Option<Patch>, PassError> {
-        let hint = match a.readers {
-            Readers::Contracting => format!("{}_contracted", a.value),
-            _ => a.value.clone(),
-        };
+        let hint = super::codes_hint(a);
         let mut p = Patch::new(self.id()).made_from([a.value.clone()]);
         // A fold's Mul stands between the value, or its Sub of offsets, and the readers.
         let folded = plan.folds.iter().find(|x| x.value == a.value).and_then(|fold| {

@@ -16,8 +16,24 @@ mod same_tests;
 pub mod weights;
 
 use crate::ir::Attrs;
+use crate::plan::{Activation, Readers};
 use crate::quant::QParams;
 use crate::rewrite::{Patch, Ref};
+
+/// What the names of a planned value's codes begin with.
+pub(crate) fn codes_hint(a: &Activation) -> String {
+    match a.readers {
+        Readers::Contracting => format!("{}_contracted", a.value),
+        _ => a.value.clone(),
+    }
+}
+
+/// What the codes of a planned value may be called in the quantized model, likeliest first: as they were made, as rows of a
+/// matrix, or as a layer makes them.
+pub fn codes_names(a: &Activation) -> [String; 3] {
+    let hint = codes_hint(a);
+    ["_q", "_q_rows", "_rounded"].map(|end| format!("{hint}{end}"))
+}
 
 /// Adds a QuantizeLinear; the result holds codes.
 pub(crate) fn quantize_linear(p: &mut Patch, x: Ref, q: &QParams, hint: &str) -> Ref {

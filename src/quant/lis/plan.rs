@@ -222,6 +222,11 @@ impl LisPlan {
         }
     }
 
+    /// How many heads have an arithmetic of their own; 1 if all are alike.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
     /// How the product is computed.
     pub fn product(&self) -> Product {
         self.product

@@ -8,7 +8,7 @@
 //! in `d`. No element is divided.
 
 use super::plan::{LOG_BITS, LisPlan, Product, Weights, at, exponential, paper_code};
-use super::spec::{Anchor, Rounding};
+use super::spec::{Anchor, Rounding, Tail};
 
 /// `round(2^14 log2(1 + i / 256))`, the corners of [`log2_fixed`].
 pub(crate) fn log2_corners() -> Vec<i32> {
@@ -95,6 +95,21 @@ pub fn weights(plan: &LisPlan, head: usize, row: &[u8], mask: Option<&[bool]>) -
         Weights::Ratio { one, floor } => (one >> c.min(31)).max(*floor),
     };
     positions(plan, head, &distances(row, mask)).into_iter().map(|c| c.map_or(0, weight)).collect()
+}
+
+/// What each code stands for, as a share of code 0: `base^-c`, and 0 for the code that means nothing. Codes beyond the last
+/// one are it. `None` where weights have no codes.
+pub fn code_weights(plan: &LisPlan, head: usize) -> Option<Vec<f64>> {
+    let spec = plan.spec();
+    if spec.rounding() == Rounding::None {
+        return None;
+    }
+    let octaves = |c: u32| match &plan.weights {
+        Weights::Knee { fine, .. } => f64::from(c + c.saturating_sub(*at(fine, head))) / 2.0,
+        _ => f64::from(c) / f64::from(*at(&plan.steps, head)),
+    };
+    let weights = (0..spec.levels()).map(|c| (-octaves(c)).exp2());
+    Some(weights.chain((spec.tail() != Tail::Saturate).then_some(0.0)).collect())
 }
 
 /// The weight of a key at each distance from the largest score of its row, of which there are 256; `None` where it depends

@@ -47,6 +47,24 @@ fn max_codes_are_the_rounded_binary_exponent() {
     assert_eq!((w[0], w[7], w[97], w[100], w[101]), (16384, 8192, 1, 1, 0));
 }
 
+/// For every variant, a key's weight is what its code is said to stand for.
+#[test]
+fn codes_stand_for_the_weights_they_are_said_to() {
+    let fine = LisSpec::default().with_fine(vec![8]).unwrap();
+    for s in specs().into_iter().chain([fine]) {
+        let p = plan(&s, 0.05);
+        let row: Vec<u8> = (0..=255).collect();
+        let said = code_weights(&p, 0).unwrap();
+        // Integer weights are sums of two shifts at most, each a step too small at most.
+        let unit = f64::from(p.unit());
+        for (c, w) in codes(&p, 0, &row, None).iter().zip(weights(&p, 0, &row, None)) {
+            let c = (c.unwrap() as usize).min(said.len() - 1);
+            assert!((f64::from(w) / unit - said[c]).abs() <= 2.5 / unit, "{s:?}: code {c} is {w}, said {}", said[c]);
+        }
+    }
+    assert_eq!(code_weights(&plan(&LisSpec::default().with_rounding(Rounding::None).unwrap(), 0.05), 0), None);
+}
+
 #[test]
 fn fixed_logarithm_is_within_two_units() {
     let mut worst = 0.0f64;

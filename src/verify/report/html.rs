@@ -15,7 +15,12 @@ pub(super) fn render(r: &Report) -> String {
     put(&mut h, format_args!("<title>{title}</title>\n<style>\n{STYLE}</style></head>\n<body>\n<main>\n"));
     head(&mut h, r, &title);
     outputs(&mut h, r);
+    super::disagreements::section(&mut h, r);
     chart(&mut h, &r.blocks);
+    if let Some(c) = &r.closer {
+        super::values::section(&mut h, c);
+        super::attention::section(&mut h, c);
+    }
     super::channels::plots(&mut h, &r.channels);
     coverage(&mut h, r);
     details(&mut h, r);
@@ -95,12 +100,12 @@ fn head(h: &mut String, r: &Report, title: &str) {
 }
 
 /// A page is given to others: where files lay on one machine is nothing to them.
-fn without_folders(description: &str) -> String {
+pub(super) fn without_folders(description: &str) -> String {
     let word = |w: &str| if Path::new(w).is_absolute() { file_name(w).to_owned() } else { w.to_owned() };
     description.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-fn figure(h: &mut String, name: &str, value: &str, remark: &str) {
+pub(super) fn figure(h: &mut String, name: &str, value: &str, remark: &str) {
     put(h, format_args!("<div><dt>{name}</dt><dd><b>{}</b><small>{}</small></dd></div>\n", esc(value), esc(remark)));
 }
 

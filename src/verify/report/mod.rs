@@ -3,7 +3,9 @@
 //! A [`Report`] is plain data. It renders as JSON for programs, as text for the terminal and as one HTML file without
 //! anything outside of it; no rendering computes more than sums, shares and orders of what it was given.
 
+mod attention;
 mod channels;
+mod disagreements;
 mod html;
 #[cfg(feature = "tract")]
 pub mod parts;
@@ -12,6 +14,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 pub mod trade;
+mod values;
 
 #[cfg(feature = "cli")]
 pub(crate) use terminal::table;
@@ -19,6 +22,8 @@ pub(crate) use terminal::table;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::closer::CloserLook;
+use super::disagree::Disagreements;
 use super::judge::{Judged, Level};
 use super::kinds::Kind;
 use super::metrics::{EXACT_DB, TensorMetrics};
@@ -61,6 +66,12 @@ pub struct Report {
     /// What the channels of some values reach: those where they differ most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<Channels>,
+    /// What a closer look found, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closer: Option<CloserLook>,
+    /// Samples that both models put into different classes, if these are classifiers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disagreements: Option<Disagreements>,
     /// How often each kind of decision was taken.
     pub decisions: IndexMap<String, u64>,
     /// What each pass did to the outputs, where that was asked for.

@@ -1,5 +1,7 @@
 //! The renderings against files in `src/verify/golden`; `FQVIT_BLESS=1` rewrites them.
 
+use super::super::closer::{AttentionLook, Bins, CodeShare, ValueLook, WeightsForm};
+use super::super::disagree::{Disagreement, Score};
 use super::super::metrics::{Accuracy, Top5};
 use super::super::thresholds::Thresholds;
 use super::*;
@@ -30,6 +32,86 @@ fn judged(logits: &TensorMetrics) -> Judged {
         float_ms: 33.1,
         quantized_ms: 21.25,
         ratio: 0.642,
+    }
+}
+
+fn closer() -> CloserLook {
+    let value = |tensor: &str, sqnr_db, float: &[u64], quantized: &[u64]| ValueLook {
+        tensor: tensor.into(),
+        part: "block 1 MLP".into(),
+        role: "gelu-output".into(),
+        levels: 256,
+        scales: "one scale".into(),
+        sqnr_db,
+        rounding_db: 31.25,
+        step: [0.5, 0.5],
+        reach: [-2.25, 1.75],
+        clipped: 0.0123,
+        elements: float.iter().sum(),
+        bins: Bins { from: -3.25, width: 1.0, float: float.into(), quantized: quantized.into(), open: [true, false] },
+    };
+    let attention = |tensor: &str, form, counts: &[u64]| AttentionLook {
+        tensor: tensor.into(),
+        part: String::new(),
+        form,
+        codes: counts
+            .iter()
+            .enumerate()
+            .map(|(i, n)| CodeShare {
+                count: *n,
+                weight: if i == 3 { [0.0; 2] } else { [0.5f64.powi(i as i32), 0.5f64.powf(i as f64 / 2.0)] },
+                attention: if i == 0 { 0.75 } else { 0.125 },
+            })
+            .collect(),
+    };
+    CloserLook {
+        samples: 8,
+        planned: 12,
+        measured: 11,
+        worst: vec![
+            value("/blocks.1/<mlp>/Mul_output_0", 8.25, &[1, 1000, 40, 0, 3, 7], &[0, 1002, 39, 2, 9, 0]),
+            ValueLook {
+                step: [0.01, 2.0],
+                clipped: 0.0,
+                part: String::new(),
+                ..value("fc1", 12.5, &[4, 5, 6, 5], &[4, 6, 5, 5])
+            },
+        ],
+        attentions: vec![
+            attention("/blocks.0/<attn>/y", WeightsForm::Lis, &[10, 20, 30, 40]),
+            attention("/blocks.1/<attn>/y", WeightsForm::Lis, &[100, 0, 0, 0]),
+            attention("/blocks.2/y", WeightsForm::Uniform, &[]),
+            attention("/blocks.3/<attn>/y", WeightsForm::Float, &[]),
+        ],
+    }
+}
+
+fn disagreements() -> Disagreements {
+    let score = |class, share| Score { class, score: 10.0 * share, share };
+    Disagreements {
+        output: "logits".into(),
+        samples: 400,
+        count: 25,
+        worst: vec![
+            Disagreement {
+                sample: 3,
+                item: 0,
+                name: "birds/<robin>.jpg".into(),
+                label: Some(15),
+                float: vec![score(15, 0.5), score(11, 0.25), score(2, 0.125)],
+                quantized: vec![score(11, 0.375), score(15, 0.25), score(2, 0.25)],
+                picture: None,
+            },
+            Disagreement {
+                sample: 9,
+                item: 1,
+                name: "/home/ada/photos/cat.png".into(),
+                label: None,
+                float: vec![score(1, 0.75)],
+                quantized: vec![score(0, 0.6)],
+                picture: None,
+            },
+        ],
     }
 }
 
@@ -98,6 +180,8 @@ fn report() -> Report {
             },
             Channels { tensor: "fc1".into(), part: String::new(), reach: vec![3.0, 1.0], factors: vec![] },
         ],
+        closer: Some(closer()),
+        disagreements: Some(disagreements()),
         islands: vec![Island {
             node: "/head/Add".into(),
             op: "Add".into(),
@@ -147,20 +231,47 @@ fn terminal_text_is_as_agreed() {
 
 #[test]
 fn html_is_whole_and_escaped() {
-    let r = report();
+    let mut r = report();
+    r.data.synthetic = false;
+    if let Some(d) = &mut r.disagreements {
+        d.worst[0].picture = Some("data:image/png;base64,AAAA".into());
+    }
     let h = r.to_html();
     golden("report.html", &h);
-    for outside in ["http", "<script", "src=", "href=", "@import", "url("] {
+    for outside in ["http", "<script", "href=", "@import", "url(", "/home"] {
         assert!(!h.contains(outside), "{outside}");
     }
+    assert_eq!((h.matches("src=").count(), h.matches("src=\"data:image/png;base64,AAAA\"").count()), (1, 1));
+    assert!(h.contains("alt=\"birds/&lt;robin&gt;.jpg\"") && h.contains(">cat.png<"));
     assert!(h.contains("&lt;attn&gt;") && !h.contains("<attn>") && h.contains("wraps &amp; keeps"));
-    assert_eq!(h.matches("class=\"bar").count(), r.blocks.len());
-    for tag in ["table", "tr", "th", "td", "div", "dl", "dt", "dd", "ul", "li", "p", "code", "details", "main"] {
+    let chart = h.split("<table class=\"chart\">").nth(1).and_then(|s| s.split("</table>").next()).unwrap();
+    assert_eq!(chart.matches("class=\"bar").count(), r.blocks.len());
+    for tag in [
+        "figure",
+        "figcaption",
+        "svg",
+        "caption",
+        "table",
+        "tr",
+        "th",
+        "td",
+        "div",
+        "dl",
+        "dt",
+        "dd",
+        "ul",
+        "li",
+        "p",
+        "code",
+        "details",
+        "main",
+    ] {
         let open = h.matches(&format!("<{tag}>")).count() + h.matches(&format!("<{tag} ")).count();
         assert_eq!(open, h.matches(&format!("</{tag}>")).count(), "{tag}");
     }
     let bars: Vec<f64> = h.split("width:").filter_map(|s| s.split_once("%\"></div>")?.0.parse::<f64>().ok()).collect();
-    assert_eq!(bars.len(), r.blocks.len());
+    // Blocks, two for each of four codes, and one for each class of two answers.
+    assert_eq!(bars.len(), r.blocks.len() + 8 + 6 + 2);
     assert!(bars.iter().all(|x| (0.0..=100.0).contains(x)), "{bars:?}");
 }
 
@@ -186,6 +297,8 @@ fn an_empty_report_renders() {
         coverage: Coverage::default(),
         islands: vec![],
         channels: vec![],
+        closer: None,
+        disagreements: None,
         decisions: IndexMap::new(),
         passes: vec![],
         speed: None,
@@ -200,10 +313,40 @@ fn an_empty_report_renders() {
     assert!(!h.contains("<table") && !h.contains("class=\"bar") && !h.contains("class=\"warn\""));
     // Nothing but failures to measure: the chart has no scale of its own.
     let none = Channels { tensor: "x".into(), part: String::new(), reach: vec![0.0; 3], factors: vec![] };
-    let dead = Report { channels: vec![none], ..report() };
+    let dead = Report { channels: vec![none], closer: None, ..report() };
     assert!(!dead.to_html().contains("NaN") && !dead.to_html().contains("<rect"));
     let bad = Report { blocks: vec![tensor("a", -EXACT_DB), tensor("b", EXACT_DB)], ..report() };
     assert!(!bad.to_html().contains("NaN") && !bad.to_html().contains("inf"));
+}
+
+/// Figures that cannot be drawn leave no picture, and no number that is none.
+#[test]
+fn a_closer_look_at_nothing_renders() {
+    let mut c = closer();
+    c.worst[0].bins = Bins::default();
+    c.worst[1].bins.width = 0.0;
+    c.attentions.retain(|a| a.codes.is_empty());
+    let agreed = Disagreements { count: 0, worst: vec![], ..disagreements() };
+    let data = DataReport { synthetic: false, ..report().data };
+    let h = Report { closer: Some(c), disagreements: Some(agreed), data, ..report() }.to_html();
+    assert!(!h.contains("NaN") && !h.contains("inf\"") && !h.contains("<path") && h.contains("Nowhere"));
+    assert!(h.contains("1 of 2 attentions have a Softmax") && h.contains("1 kept in float"));
+    // Made-up samples have no classes to disagree on.
+    let made_up = report().to_html();
+    assert!(!made_up.contains("disagree") && made_up.contains("class=\"warn\""));
+}
+
+/// What is drawn is what was counted: heights are counts as shares of the largest.
+#[test]
+fn histograms_are_drawn_to_scale() {
+    let h = report().to_html();
+    let paths: Vec<&str> = h.split(" d=\"").skip(1).filter_map(|s| s.split('"').next()).collect();
+    assert_eq!(paths.len(), 4);
+    assert_eq!(paths[2], "M0 100H0V33.3H1V16.7H2V0.0H3V16.7H4V100Z");
+    assert_eq!(paths[3], "M0 100H0V33.3H1V0.0H2V16.7H4V100");
+    // Counts of 1 and 1000 are drawn as logarithms.
+    assert_eq!(h.matches("counts, logarithmic").count(), 1);
+    assert!(paths[0].starts_with("M0 100H0V87.3H1V0.0H2V"), "{}", paths[0]);
 }
 
 #[test]
