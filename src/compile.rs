@@ -18,7 +18,7 @@ use crate::pattern::RuleSet;
 use crate::plan::fed::{continues, table_rows};
 use crate::plan::planner::{self, PlanningError};
 use crate::plan::sites::{self, Sites};
-use crate::plan::{Equalisation, PlanError, QuantPlan};
+use crate::plan::{Equalisation, Layer, PlanError, QuantPlan};
 use crate::quant::Code;
 use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
@@ -53,6 +53,8 @@ pub mod inspect;
 pub mod keep;
 #[cfg(all(test, feature = "tract"))]
 mod laws_tests;
+#[cfg(feature = "tract")]
+pub mod mixed;
 #[cfg(feature = "tract")]
 pub mod outline;
 #[cfg(feature = "tract")]
@@ -467,6 +469,19 @@ pub fn suits(p: &Prepared, recipe: &Recipe, keep_opset: bool) -> Result<(), Comp
 /// # Errors
 /// If the recipe quantizes nothing, or statistics of a value that it names are missing or cannot be used.
 pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe) -> Result<QuantPlan, CompileError> {
+    Ok(make_plans(p, stats, recipe, None)?.0)
+}
+
+/// As [`make_plan`]; with it, its layers as the weights of `other` would have them, everything else being the same.
+///
+/// # Errors
+/// As [`make_plan`].
+pub fn make_plans(
+    p: &Prepared,
+    stats: &IndexMap<String, Stats>,
+    recipe: &Recipe,
+    other: Option<&Recipe>,
+) -> Result<(QuantPlan, Vec<Layer>), CompileError> {
     let Some(q) = &recipe.quantize else {
         return Err(
             PlanError::Read { path: recipe.name.clone(), message: "the recipe quantizes nothing".into() }.into()
@@ -478,7 +493,9 @@ pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe)
     let stats = planner::equalise::divided(g, &p.sites, stats, &equalisations);
     let e = equalised(p, &equalisations, &mut Journal::default())?;
     let plan = planner::plan(&e.model, &e.sites, &stats, q, &recipe.name, &p.fingerprint)?;
-    Ok(QuantPlan { equalisations, ..plan })
+    let other = other.and_then(|r| r.quantize.as_ref());
+    let layers = other.map_or(Vec::new(), |q| planner::layers(&e.model.graph, &e.sites, &stats, q, &plan));
+    Ok((QuantPlan { equalisations, ..plan }, layers))
 }
 
 /// The model with the plan's equalisations carried out, which is the same function of its inputs: its values are the ones

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::recipe::QuantRecipe;
+use crate::plan::recipe::{QuantRecipe, WeightRecipe};
 use crate::plan::{Rounding, Target};
 use crate::verify::thresholds::Thresholds;
 
 static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/passes/recipes");
+
+/// The recipe that says how weights become INT4.
+const FOUR_BITS: &str = "w4a8-int4";
 
 /// A pipeline with its options, as a file in `passes/recipes` says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,6 +98,33 @@ impl Recipe {
             q.folds.extend(std::mem::take(&mut q.folds_without_data));
         }
         r
+    }
+
+    /// The recipe with weights in 4 bits, as the shipped one for INT4 has them, and the operator set that has the type.
+    ///
+    /// # Errors
+    /// As [`find`](Recipe::find).
+    pub fn in_four_bits(&self) -> Result<Recipe, RecipeError> {
+        let (mut r, four) = (self.with_four_bits()?, Recipe::find(FOUR_BITS, None)?);
+        if let (Some(q), Some(f)) = (&mut r.quantize, four.quantize) {
+            let WeightRecipe { rounding, refit, assume_vnni, .. } = q.weights;
+            // Every part is measured, the first and the last layer too.
+            q.weights = WeightRecipe { rounding, refit, assume_vnni, ends: None, ..f.weights };
+        }
+        Ok(r)
+    }
+
+    /// The recipe with an operator set that has INT4.
+    ///
+    /// # Errors
+    /// As [`find`](Recipe::find).
+    pub fn with_four_bits(&self) -> Result<Recipe, RecipeError> {
+        let mut r = self.clone();
+        let four = Recipe::find(FOUR_BITS, None)?;
+        if let (Some(p), Some(f)) = (&mut r.prepare, four.prepare) {
+            p.opset = p.opset.max(f.opset);
+        }
+        Ok(r)
     }
 
     /// The recipe for a first look: weights are rounded to the nearest code instead of fitted to their input.
@@ -225,6 +255,21 @@ mod tests {
         let (full, fast) = (r.quantize.clone().unwrap(), r.without_fitting().quantize.unwrap());
         assert_eq!((full.weights.rounding, fast.weights.rounding), (Rounding::Gptq, Rounding::Nearest));
         assert_eq!((full.activations, full.attention), (fast.activations, fast.attention));
+    }
+
+    #[test]
+    fn four_bits_change_weights_alone() {
+        let r = Recipe::find("fq-vit", None).unwrap();
+        let (mut four, shipped) = (r.in_four_bits().unwrap(), Recipe::find("w4a8-int4", None).unwrap());
+        let weights = four.quantize.as_ref().unwrap().weights.clone();
+        let want = WeightRecipe { ends: None, ..shipped.quantize.unwrap().weights };
+        assert_eq!((&weights, four.prepare.as_ref().unwrap().opset), (&want, 21));
+        assert_eq!(weights.code, crate::quant::Code::I4);
+        four.quantize.as_mut().unwrap().weights = r.quantize.as_ref().unwrap().weights.clone();
+        assert_eq!(four, r.with_four_bits().unwrap());
+        // A first look rounds these, too.
+        let fast = r.without_fitting().in_four_bits().unwrap().quantize.unwrap().weights;
+        assert_eq!((fast.rounding, fast.refit), (Rounding::Nearest, None));
     }
 
     #[test]

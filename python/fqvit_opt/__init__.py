@@ -10,7 +10,7 @@ from ._api import Attention, Comparison, Inspection, Model, Recipe, Result, insp
 from ._data import Data, DataOptions, Fixed
 from ._native import DataError, Error, ModelError, OutputError, PlanError, RecipeError, __version__
 from ._static import quantize_static
-from ._report import Accuracy, Check, Coverage, DataUsed, Judged, Level, ModelFile, Report, Speed, Stage, Tensor
+from ._report import Accuracy, Check, Coverage, DataUsed, Judged, Level, ModelFile, Part, Report, Speed, Stage, Tensor
 from ._tune import Trial, Tuned, tune
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ModelError",
     "ModelFile",
     "OutputError",
+    "Part",
     "PlanError",
     "Recipe",
     "RecipeError",

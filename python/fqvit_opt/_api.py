@@ -34,6 +34,7 @@ def options(**given: Any) -> dict[str, Any]:
         plan=None,
         keep_float=None,
         target_sqnr=None,
+        target_size=None,
         by="part",
         min_sqnr=None,
         min_agreement=None,
@@ -136,6 +137,7 @@ def quantize(
     plan: Optional[str] = None,
     keep_float: Union[int, Sequence[str], None] = None,
     target_sqnr: Optional[float] = None,
+    target_size: Union[int, str, None] = None,
     by: str = "part",
     min_sqnr: Optional[float] = None,
     min_agreement: Optional[float] = None,
@@ -157,6 +159,8 @@ def quantize(
 
     ``verify`` is other data of the same kinds to compare both models on; without it every eighth calibration sample is held
     back for that, and ``False`` compares nothing. ``plan`` is a plan's text to carry out instead of making one.
+    ``target_size`` is bytes, or text such as ``"4.5MB"`` or ``"20%"`` (of the float file): weights of as many parts as it takes are
+    stored in 4 bits. ``target_sqnr`` raises parts to 16 bits or float; with both, the smallest file is looked for that reaches it.
     ``judge="onnxruntime"`` also runs and times both models there, and applies the thresholds there. ``progress`` is ``True``
     or ``False`` (by default: in a terminal), or a callable that takes a stage, how many are done, and of how many. All other
     arguments are those of the command line.
@@ -180,6 +184,7 @@ def quantize(
         plan=plan,
         keep_float=keep_float if keep_float is None or isinstance(keep_float, int) else _names(keep_float),
         target_sqnr=target_sqnr,
+        target_size=None if target_size is None else str(target_size),
         by=by,
         min_sqnr=min_sqnr,
         min_agreement=min_agreement,

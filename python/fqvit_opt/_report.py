@@ -128,6 +128,20 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a part of the model has: ``precision`` is ``4-bit`` (its weights), ``recipe``, ``16-bit`` (its values) or ``float``.
+
+    ``weights`` and ``values`` are bits, such as ``"8"`` or ``"8 and 16"``; ``"-"`` where it has none.
+    """
+
+    part: str
+    precision: str
+    weights: str
+    values: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What was compiled, from what data, and how far the result is from the original."""
 
@@ -146,6 +160,8 @@ class Report:
     notes: list[str]
     speed: Optional[Speed] = None
     judged: Optional[Judged] = None
+    #: What each part has, where parts have precisions of their own.
+    parts: list[Part] = field(default_factory=list)
     #: The whole report, as ``--json`` writes it.
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -246,5 +262,6 @@ def parse(text: str) -> Report:
         notes=d["notes"],
         speed=_of(Speed, speed) if speed else None,
         judged=_of(Judged, judged) if judged else None,
+        parts=[_of(Part, p) for p in d.get("parts", [])],
         raw=d,
     )

@@ -17,15 +17,27 @@ from ._progress import Progress, Shown
 
 @dataclass(frozen=True)
 class Trial:
-    """One file that was measured: its recipe, the parts that stay in float, and the number."""
+    """One file that was measured: its recipe, the parts that are not as the recipe has them, and the number."""
 
     recipe: str
-    kept: tuple[str, ...]
+    #: Names of parts with their precision, ``"16-bit"`` or ``"float"``.
+    parts: tuple[tuple[str, str], ...]
     score: float
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The parts that stay in float."""
+        return tuple(name for name, precision in self.parts if precision == "float")
+
+    @property
+    def wide(self) -> tuple[str, ...]:
+        """The parts whose values have 16 bits where no product reads them."""
+        return tuple(name for name, precision in self.parts if precision == "16-bit")
+
     def __str__(self) -> str:
-        kept = f", {len(self.kept)} in float: {', '.join(self.kept)}" if self.kept else ""
-        return f"{self.score:g} by {self.recipe}{kept}"
+        named = (("in 16 bits", self.wide), ("in float", self.kept))
+        more = [f", {len(names)} {what}: {', '.join(names)}" for what, names in named if names]
+        return f"{self.score:g} by {self.recipe}{''.join(more)}"
 
 
 class Tuned(Result):
@@ -69,8 +81,8 @@ def tune(
     ``metric`` takes the name of an ONNX file, which is gone afterwards, and returns a number; more is better. ``recipes``
     are tried in their order, from the fastest to the most precise (by default ``fq-vit``, ``fq-vit-r16``, which has the
     residual stream in 16 bits, and ``linear-w8a8``, which has the layers alone in 8 bits); the first that reaches the
-    number is taken. If none does, the best of them is tried with its worst parts in float, by measured sensitivity, and the
-    fewest parts that are enough are found by halving. ``show`` prints every trial to standard error, or is called with it.
+    number is taken. If none does, parts of the best of them get more precision, 16 bits or float, by measured sensitivity: those
+    first that gain most for what it costs, and as few steps as are enough. ``show`` prints every trial to standard error, or is called with it.
 
     ``state`` is a file that keeps what was measured: a call that was interrupted goes on where it was, and one with another
     number begins with what is known. All other arguments are those of :func:`quantize`.
@@ -84,21 +96,21 @@ def tune(
     names = None if recipes is None else [os.fspath(r) for r in recipes]
     file = None if state is None else os.fspath(state)
     tuner = _native.tuner_new(m, data, names, float(at_least), options(**given), file)
-    known = [Trial(r, tuple(k), s) for r, k, s in _native.tuner_trials(tuner)]
+    known = [Trial(r, tuple(p), s) for r, p, s in _native.tuner_trials(tuner)]
     for t in known:
         _tell(show, t, " (known)")
     with tempfile.TemporaryDirectory(prefix="fqvit-opt-") as folder, Shown(progress) as tell:
         while True:
-            recipe, kept, plan, candidate, last, reached = _native.tuner_next(tuner, tell)
+            recipe, parts, plan, candidate, last, reached = _native.tuner_next(tuner, tell)
             if last is not None:
                 break
             path = os.path.join(folder, "candidate.onnx")
             _native.candidate_save(candidate, path)
-            t = Trial(recipe, tuple(kept), float(metric(path)))
+            t = Trial(recipe, tuple(parts), float(metric(path)))
             _native.tuner_score(tuner, t.score)
             known.append(t)
             _tell(show, t)
-        best = Trial(recipe, tuple(kept), last)
+        best = Trial(recipe, tuple(parts), last)
         o = options(plan=plan, recipe=recipe, **given)
         compiled = _native.compile(m, data, other, verify is not False, o, tell)
     return Tuned(compiled, best, bool(reached), known)

@@ -12,6 +12,7 @@ use fqvit_opt::compile::comparison::{Comparison, Read};
 use fqvit_opt::compile::compiler::{self, Compiler, Limits, Listener, Verification};
 use fqvit_opt::compile::error::CompilerError;
 use fqvit_opt::compile::keep::Keep;
+use fqvit_opt::compile::mixed::{Goal, Size};
 use fqvit_opt::compile::stages::{Event, Samples, all_threads};
 use fqvit_opt::file::Ledger;
 use fqvit_opt::ir::validate::validate;
@@ -192,6 +193,7 @@ pub struct Options {
     plan: Option<String>,
     keep_float: Option<KeepFloat>,
     target_sqnr: Option<f64>,
+    target_size: Option<String>,
     by: String,
     min_sqnr: Option<f64>,
     min_agreement: Option<f64>,
@@ -232,6 +234,7 @@ impl Options {
             plan: item(d, "plan")?,
             keep_float: keep.transpose()?,
             target_sqnr: item(d, "target_sqnr")?,
+            target_size: item(d, "target_size")?,
             by: item(d, "by")?,
             min_sqnr: item(d, "min_sqnr")?,
             min_agreement: item(d, "min_agreement")?,
@@ -246,11 +249,17 @@ impl Options {
 
     fn keep(&self) -> PyResult<Option<Keep>> {
         let by = self.by()?;
-        Ok(match (&self.keep_float, self.target_sqnr) {
-            (Some(_), Some(_)) => return Err(PyValueError::new_err("give keep_float or target_sqnr, not both")),
-            (Some(KeepFloat::Worst(n)), None) => Some(Keep::Worst(*n, by)),
-            (Some(KeepFloat::Names(names)), None) => Some(Keep::Names(names.clone(), by)),
-            (None, db) => db.map(|db| Keep::Reach(db, by)),
+        let size = self.target_size.as_deref().map(str::parse::<Size>).transpose();
+        let size = size.map_err(|e| PyValueError::new_err(format!("target_size: {e}")))?;
+        let goal = Goal { sqnr_db: self.target_sqnr, size };
+        let aims = goal != Goal::default();
+        Ok(match &self.keep_float {
+            Some(_) if aims => {
+                return Err(PyValueError::new_err("give keep_float, or target_sqnr and target_size, not both"));
+            }
+            Some(KeepFloat::Worst(n)) => Some(Keep::Worst(*n, by)),
+            Some(KeepFloat::Names(names)) => Some(Keep::Names(names.clone(), by)),
+            None => aims.then_some(Keep::Reach(goal, by)),
         })
     }
 

@@ -10,6 +10,7 @@ use fqvit_opt::compile::tune::{self, LADDER, Next, Search, Trial};
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::onnx::{self, SaveOptions};
 use fqvit_opt::pattern::RuleSet;
+use fqvit_opt::plan::climb::Step;
 use fqvit_opt::recipe::Recipe;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -72,17 +73,22 @@ pub fn new(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     Tuner { inner: Mutex::new(inner), threads }.held(args.py())
 }
 
-/// What was measured so far: recipe, parts in float, number.
+/// Names of parts with those of their precisions.
+fn parts(raised: &[Step]) -> Vec<(String, &'static str)> {
+    raised.iter().map(|s| (s.part.clone(), s.to.name())).collect()
+}
+
+/// What was measured so far: recipe, parts that are not as it has them with their precision, number.
 pub fn trials(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let t = Tuner::of(&args.get_item(0)?)?;
     let all: Vec<_> = {
         let t = locked(&t);
-        t.trials().iter().map(|Trial { recipe, kept, score }| (recipe.clone(), kept.clone(), *score)).collect()
+        t.trials().iter().map(|Trial { recipe, raised, score, .. }| (recipe.clone(), parts(raised), *score)).collect()
     };
     out(args.py(), all)
 }
 
-/// What comes next: tuner, callback. Returns recipe, parts in float, plan, candidate; with the last one its number and whether
+/// What comes next: tuner, callback. Returns recipe, parts with their precision, plan, candidate; with the last one its number and whether
 /// that is enough.
 pub fn next(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let (py, t) = (args.py(), Tuner::of(&args.get_item(0)?)?);
@@ -94,9 +100,9 @@ pub fn next(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
             Next::Done { best, score, reached } => (best, Some((score, reached))),
         })
     })?;
-    let tune::Candidate { recipe, kept, model, plan } = *c;
+    let tune::Candidate { recipe, raised, model, plan } = *c;
     let (score, reached) = end.unzip();
-    out(py, (recipe, kept, plan.to_yaml(), Candidate(model).held(py)?, score, reached))
+    out(py, (recipe, parts(&raised), plan.to_yaml(), Candidate(model).held(py)?, score, reached))
 }
 
 /// Takes the number of the last candidate: tuner, number.

@@ -97,11 +97,13 @@ def test_recipes_and_plans(digits: Digits) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"target": "gpu"}, {"preset": "none"}, {"by": "colour"}, {"keep_float": 1, "target_sqnr": 9.0}]
+    "given", [{"target": "gpu"}, {"preset": "none"}, {"by": "colour"}, {"keep_float": 1, "target_sqnr": 9.0}, {"keep_float": 1, "target_size": "1MB"}]
 )
 def test_values_that_there_are_not(digits: Digits, given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="there (is|are)|not both"):
         quantize(digits.model, digits.calibration, **given)
+    with pytest.raises(ValueError, match="target_size: write it as 4.5MB"):
+        quantize(digits.model, digits.calibration, target_size="small")
     with pytest.raises(TypeError):
         quantize(digits.model, digits.calibration, no_such_option=True)
 

@@ -192,6 +192,16 @@ def test_parts_stay_in_float(digits: Digits) -> None:
     assert any("kept in float: head" in n for n in r.report.notes)
 
 
+def test_a_file_of_a_size_has_parts_in_four_bits(digits: Digits) -> None:
+    whole = quick(digits.model, digits.calibration, keep_opset=False)
+    size = len(whole.model) - 2000
+    r = quick(digits.model, digits.calibration, target_size=size)
+    assert len(r.model) == r.report.quantized.bytes <= size
+    assert {"4-bit", "recipe"} >= {p.precision for p in r.report.parts} >= {"4-bit"}
+    with pytest.raises(fqvit_opt.PlanError, match="out of reach"):
+        quick(digits.model, digits.calibration, target_size="1kB")
+
+
 def test_recipes_are_listed_and_used(digits: Digits) -> None:
     names = [r.name for r in fqvit_opt.recipes()]
     assert "fq-vit" in names and "none" in names

@@ -7,12 +7,14 @@ use super::args::CompileArgs;
 use super::{Failure, Progress, threads};
 use crate::budget::Stop;
 use crate::calibrate::data::DataOptions;
+use crate::compile::mixed::list;
 use crate::compile::stages::Running;
 use crate::compile::tune::{LADDER, Next, Search, Trial, Tuner};
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::pattern::RuleSet;
 use crate::plan::QuantPlan;
+use crate::plan::climb::Step;
 use crate::recipe::Recipe;
 
 /// What stands for the file in the command.
@@ -62,8 +64,7 @@ pub(super) fn search(
     let mut tuner = Tuner::new(search, a.accept.accept_state.as_deref())?;
     let tell = |t: &Trial, more: &str| {
         if !a.report.quiet {
-            let kept = if t.kept.is_empty() { String::new() } else { format!(", in float: {}", t.kept.join(", ")) };
-            eprintln!("measured: {} by {}{kept}{more}", t.score, t.recipe);
+            eprintln!("measured: {} by {}{}{more}", t.score, t.recipe, besides(&t.raised));
         }
     };
     tuner.trials().iter().for_each(|t| tell(t, " (known)"));
@@ -80,16 +81,18 @@ pub(super) fn search(
             }
             Next::Done { best, score, reached } => {
                 let n = tuner.trials().len();
-                let kept = match best.kept.len() {
-                    0 => String::new(),
-                    _ => format!(", with {} in float", best.kept.join(", ")),
-                };
+                let kept = besides(&best.raised);
                 let what = if reached { "reaches" } else { "is as near as it comes to" };
                 let note = format!("{score} {what} {at_least} (--accept-command, {n} files measured){kept}");
                 return Ok(Accepted { recipe: best.recipe, plan: best.plan, reached, notes: vec![note] });
             }
         }
     }
+}
+
+/// Parts that are not as the recipe has them, if there are any.
+fn besides(raised: &[Step]) -> String {
+    if raised.is_empty() { String::new() } else { format!("; {}", list(raised)) }
 }
 
 /// The last word of what the command prints, as a number.

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::budget;
 use crate::calibrate::data::DataOptions;
 use crate::compile::keep::Keep;
+use crate::compile::mixed::{Goal, Size};
 use crate::compile::reporting::Limits;
 use crate::plan::Target;
 use crate::plan::parts::By;
@@ -166,6 +167,10 @@ pub struct CompileArgs {
     pub plan: Option<PathBuf>,
     #[command(flatten)]
     pub keep: KeepArgs,
+    /// Make the file no larger than this (4.5MB, 800kB, bytes, or 20% of the float file): weights of as many parts as it takes
+    /// become 4 bits (INT4, opset 21), those first that lose least for the bytes saved
+    #[arg(long, value_name = "SIZE", conflicts_with = "keep_float", help_heading = "Parts in float")]
+    pub target_size: Option<Size>,
     #[command(flatten)]
     pub accept: AcceptArgs,
     /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted
@@ -189,13 +194,23 @@ pub struct CompileArgs {
     pub report: ReportArgs,
 }
 
+impl CompileArgs {
+    /// What is asked of the parts, if anything is.
+    pub fn kept(&self) -> Option<Keep> {
+        match self.target_size {
+            None => self.keep.wanted(),
+            size => Some(Keep::Reach(Goal { sqnr_db: self.keep.target_sqnr, size }, self.keep.by.into())),
+        }
+    }
+}
+
 /// A number of the user's own that the file must reach.
 #[derive(Debug, Args)]
 pub struct AcceptArgs {
     /// Find the fastest file that a command of yours accepts, such as `python eval.py {model}`: {model} is replaced by the
     /// file's name, and the last word that the command prints is a number, higher being better. Recipes are tried first, then
-    /// parts are left in float
-    #[arg(long, value_name = "COMMAND", requires = "accept", conflicts_with_all = ["keep_float", "target_sqnr", "plan", "stats", "fast"])]
+    /// parts get 16 bits or stay in float
+    #[arg(long, value_name = "COMMAND", requires = "accept", conflicts_with_all = ["keep_float", "target_sqnr", "target_size", "plan", "stats", "fast"])]
     pub accept_command: Option<String>,
     /// The lowest number that is accepted
     #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true, requires = "accept_command")]
@@ -222,11 +237,12 @@ pub struct KeepArgs {
     /// Leave parts in float: the worst N, or parts by name (`head,block 3 mlp`; `fqvit-opt sensitivity` lists them)
     #[arg(long, value_name = "N|NAMES")]
     pub keep_float: Option<KeepFloat>,
-    /// Leave the worst parts in float, as few as it takes to reach this SQNR
+    /// Reach this SQNR with as little as possible: parts get their values in 16 bits, or stay in float, those first that gain
+    /// most for what it costs. With --target-size the smallest file that reaches it
     #[arg(long, value_name = "DB", conflicts_with = "keep_float", value_parser = number, allow_negative_numbers = true)]
     pub target_sqnr: Option<f64>,
-    /// What counts as a part: the attention or MLP of a block, a whole block, one kind of value in all blocks, or a single
-    /// value or weight
+    /// What a part is: attention and MLP of each block, whole blocks, one kind of value in all blocks, values of
+    /// attention and MLP and the weights of each of their layers, or every value and weight on its own
     #[arg(long, value_enum, default_value_t)]
     pub by: ByArg,
 }
@@ -238,7 +254,8 @@ impl KeepArgs {
         match (&self.keep_float, self.target_sqnr) {
             (Some(KeepFloat::Worst(n)), _) => Some(Keep::Worst(*n, by)),
             (Some(KeepFloat::Names(names)), _) => Some(Keep::Names(names.clone(), by)),
-            (None, target) => target.map(|db| Keep::Reach(db, by)),
+            (None, None) => None,
+            (None, db) => Some(Keep::Reach(Goal { sqnr_db: db, size: None }, by)),
         }
     }
 }
@@ -269,6 +286,7 @@ pub enum ByArg {
     Part,
     Block,
     Role,
+    Layer,
     Site,
 }
 
@@ -278,6 +296,7 @@ impl From<ByArg> for By {
             ByArg::Part => By::Part,
             ByArg::Block => By::Block,
             ByArg::Role => By::Role,
+            ByArg::Layer => By::Layer,
             ByArg::Site => By::Site,
         }
     }

@@ -116,7 +116,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     }
     job = stats_given.into_iter().fold(job, Compiler::statistics);
     job = stats_made.into_iter().fold(job, Compiler::statistics_to);
-    job = a.keep.wanted().into_iter().fold(job, Compiler::keep);
+    job = a.kept().into_iter().fold(job, Compiler::keep);
     job = a.stop_after.iter().fold(job, Compiler::stop_after);
     job = second.into_iter().fold(job, Compiler::judge);
     if a.dry_run {

@@ -6,10 +6,12 @@ use super::files::Files;
 use super::{Failure, Progress, threads};
 use crate::budget::Stop;
 use crate::calibrate::data::split_holdout;
-use crate::compile::keep::{chosen, ranked};
+use crate::compile::keep::{Keep, chosen, missed, ranked};
+use crate::compile::mixed::Mixed;
 use crate::compile::sensitivity::Bench;
 use crate::compile::stages::{Log, Running, WHOLE, open, planned, read_statistics, statistics};
 use crate::plan::parts::{By, divide};
+use crate::plan::precision::Precision;
 use crate::verify::report::parts::{Findings, Kept, Row, VERSION};
 
 pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
@@ -24,7 +26,7 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     let mut log = Log::default();
     let (recipe, p) = begun(&a.model, &a.prepare, "measure", &mut files, &mut log)?;
     let wanted = a.keep.wanted();
-    wanted.as_ref().map_or(Ok(()), |k| k.check(&p))?;
+    wanted.as_ref().map_or(Ok(()), |k| k.check(&p, a.prepare.keep_opset))?;
     let data = open(&options.into(), &p.model, &mut log)?;
     let (calib, held) = split_holdout(data.len());
     let (progress, stop) = (Progress::new(a.quiet), Stop::default());
@@ -41,8 +43,12 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by.into());
     let ranked = ranked(&bench, &parts, !a.alone_only, how)?;
     let whole_db = bench.whole()?;
-    let kept = wanted.map(|k| chosen(&bench, &p, &plan, Some(ranked.clone()), &k, how, &mut log)).transpose()?;
-    let missed = a.keep.target_sqnr.is_some() && kept.as_ref().is_some_and(|c| c.plan.quantizes_nothing());
+    let choose = |k: &Keep| chosen(&bench, (&p, &plan, &[]), Some(ranked.clone()), (k, 0), how, &mut log);
+    let kept = wanted.as_ref().map(choose).transpose()?;
+    let short = match (&wanted, &kept) {
+        (Some(Keep::Reach(goal, _)), Some(m)) => missed(goal, m).is_some(),
+        _ => false,
+    };
     let found = Findings {
         version: VERSION,
         tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
@@ -63,7 +69,11 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
                 constants: s.part.constants.len(),
             })
             .collect(),
-        kept_in_float: kept.map(|c| Kept { parts: c.parts.into_iter().map(|p| p.name).collect(), sqnr_db: c.sqnr_db }),
+        kept_in_float: kept.map(|m| Kept {
+            parts: at(&m, Precision::Float),
+            in_16_bits: at(&m, Precision::Wide),
+            sqnr_db: m.sqnr_db,
+        }),
         notes: log.notes,
     };
     if let Some(f) = &a.json {
@@ -77,5 +87,10 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     if !taken {
         say_raw!("{}", found.to_terminal(super::columns()));
     }
-    Ok(!missed)
+    Ok(!short)
+}
+
+/// Names of the parts that got this precision.
+fn at(m: &Mixed, precision: Precision) -> Vec<String> {
+    m.changed.iter().filter(|s| s.to == precision).map(|s| s.part.clone()).collect()
 }

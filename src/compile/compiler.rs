@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::closer::{illustrate, look_closer};
-use super::each::{Moved, blame, verify_each};
+use super::each::blame;
 use super::error::CompilerError;
 use super::keep::{Keep, kept};
 use super::outline::Outline;
 use super::reach::cut_where_it_fails;
 pub use super::reporting::Limits;
-use super::reporting::{block_values, report, tell_plan};
+use super::reporting::{block_values, each_pass, moved_too_far, report, tell_plan};
 use super::stages::{
-    Event, Log, Running, Samples, Samplings, WHOLE, all_threads, fitted, made_up, open, planned, prepared,
+    Event, Log, Running, Samples, Samplings, WHOLE, all_threads, fitted, made_up, open, planned_twice, prepared,
     read_statistics, second_opinion, side_by_side, statistics, timed, timing,
 };
 use super::{Journal, Prepared, apply_in_front, equalised, whole};
@@ -21,12 +21,12 @@ use crate::calibrate::data::{Dataset, split_holdout};
 use crate::file::{Pending, WriteError};
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveError, SaveOptions};
-use crate::passes::Numerics;
 use crate::pattern::RuleSet;
-use crate::plan::{QuantPlan, Target};
+use crate::plan::{Layer, QuantPlan, Target};
 use crate::recipe::Recipe;
 use crate::verify::judge::Judge;
-use crate::verify::report::{DataReport, ModelFile, PassReport, Report};
+use crate::verify::report::{DataReport, ModelFile, Report};
+use crate::verify::thresholds::Check;
 
 /// What the quantized model is compared with the float one on.
 #[derive(Clone, Debug, Default)]
@@ -306,8 +306,22 @@ impl Compiler {
             Some(r) => r.clone(),
             None => Recipe::find(Compiler::RECIPE, None)?,
         };
-        let recipe = recipe.written_for(self.target, self.assume_vnni);
-        Ok(if self.fast { recipe.without_fitting() } else { recipe })
+        let mut recipe = recipe.written_for(self.target, self.assume_vnni);
+        // Names in a plan are those of the model at its operator set.
+        if let (Some(prepare), Some((plan, _))) = (&mut recipe.prepare, &self.plan) {
+            prepare.opset = prepare.opset.max(plan.opset.unwrap_or(0));
+        }
+        let recipe = if self.fast { recipe.without_fitting() } else { recipe };
+        Ok(if self.wants_four_bits() { recipe.with_four_bits()? } else { recipe })
+    }
+
+    fn wants_four_bits(&self) -> bool {
+        self.keep.as_ref().is_some_and(Keep::wants_four_bits)
+    }
+
+    /// Bytes of the float model's files.
+    fn float_bytes(&self) -> Result<u64, CompilerError> {
+        Ok(if self.bytes > 0 { self.bytes } else { onnx::size(validate::validate(&self.model)?)? })
     }
 
     /// Does all of it.
@@ -331,13 +345,9 @@ impl Compiler {
         let p = p?;
         let (Some(p), Some(_)) = (p, &recipe.quantize) else { return Ok(self.unchanged(&recipe, log)) };
         let Samplings { data, calib, held, other } = self.samplings(&p, &mut log)?;
-        let Decided { p, plan, calibration, samples, statistics } =
+        let Decided { p, plan, narrow, calibration, samples, statistics } =
             self.decided(p, &recipe, &rules, (&data, &calib), &mut log)?;
-        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
-        let plan = match &self.keep {
-            Some(keep) => kept(&p, &plan, (&data, &held), keep, how, &mut log)?,
-            None => plan,
-        };
+        let (plan, missed) = self.divided((&p, plan, &narrow), (&data, &held), &mut log)?;
         let given = self.plan.as_ref().map(|(_, name)| name);
         let journal = &mut log.journal;
         let front = timed(&mut log.timings, "rewrite", || {
@@ -401,6 +411,7 @@ impl Compiler {
             report.checks.extend(j.check(&self.limits.of(Some(&recipe))));
             report.judged = Some(j);
         }
+        report.checks.extend(missed);
         tell_plan(&mut report, &p, &plan);
         Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
     }
@@ -440,7 +451,10 @@ impl Compiler {
 
     /// The samples, each for what it is used. Whatever can be wrong about a call is told here, before minutes of work.
     fn samplings(&mut self, p: &Prepared, log: &mut Log) -> Result<Samplings, CompilerError> {
-        self.keep.as_ref().map_or(Ok(()), |k| k.check(p))?;
+        self.keep.as_ref().map_or(Ok(()), |k| k.check(p, self.keep_opset))?;
+        if let (Some((_, plan)), true) = (&self.plan, self.wants_four_bits()) {
+            return Err(CompilerError::SizeOfPlan { plan: plan.clone() });
+        }
         self.place_samples();
         let data = open(&self.data, &p.model, log)?.until(&self.stop);
         let other = match &self.verification {
@@ -479,7 +493,8 @@ impl Compiler {
             let mut plan = plan.clone();
             plan.target = self.target.unwrap_or(plan.target);
             plan.assume_vnni |= self.assume_vnni;
-            return Ok(Decided { p, plan, calibration: format!("plan {name}"), samples: 0, statistics: None });
+            let calibration = format!("plan {name}");
+            return Ok(Decided { p, plan, narrow: Vec::new(), calibration, samples: 0, statistics: None });
         }
         let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
         let found = |p: &Prepared, log: &mut Log| match &self.statistics {
@@ -499,9 +514,27 @@ impl Compiler {
         let to = self.statistics_to.as_deref();
         let statistics = to.map(|f| ready(f, &s.encode())).transpose()?;
         let (calibration, samples) = (s.data.clone(), s.samples);
-        let plan = planned(&p, recipe, s, log)?;
-        let plan = fitted(&p, recipe, plan, (data, calib, &calibration), how, log)?;
-        Ok(Decided { p, plan, calibration, samples, statistics })
+        let four = if self.wants_four_bits() { Some(recipe.in_four_bits()?) } else { None };
+        let (plan, narrow) = planned_twice(&p, recipe, four.as_ref(), s, log)?;
+        let mut fit = |recipe: &Recipe, plan| fitted(&p, recipe, plan, (data, calib, &calibration), how, log);
+        let narrow = match &four {
+            Some(four) => fit(four, QuantPlan { layers: narrow, ..plan.clone() })?.layers,
+            None => Vec::new(),
+        };
+        let plan = fit(recipe, plan)?;
+        Ok(Decided { p, plan, narrow, calibration, samples, statistics })
+    }
+
+    /// The plan with the precisions that its parts shall have, and the check that it then misses, if it does.
+    fn divided(
+        &self,
+        (p, plan, narrow): (&Prepared, QuantPlan, &[Layer]),
+        on: (&Dataset, &[usize]),
+        log: &mut Log,
+    ) -> Result<(QuantPlan, Option<Check>), CompilerError> {
+        let Some(keep) = &self.keep else { return Ok((plan, None)) };
+        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
+        kept((p, &plan, narrow), on, (keep, self.float_bytes()?), how, log)
     }
 
     /// What both models are to be run over, if they are.
@@ -551,6 +584,8 @@ impl Compiler {
 struct Decided {
     p: Prepared,
     plan: QuantPlan,
+    /// The plan's layers with weights in 4 bits, where those are wanted.
+    narrow: Vec<Layer>,
     calibration: String,
     samples: u64,
     statistics: Option<Pending>,
@@ -600,43 +635,4 @@ const FAST_VERIFICATION: usize = 16;
 fn thinned(all: Vec<usize>, most: usize) -> Vec<usize> {
     let take = all.len().min(most);
     (0..take).map(|i| all[i * all.len() / take]).collect()
-}
-
-fn declares(n: Numerics) -> String {
-    match n {
-        Numerics::BitExact => "bit-exact".to_owned(),
-        Numerics::Close { rel } => format!("within {rel:e}"),
-        Numerics::Quantizes => "quantizes".to_owned(),
-        Numerics::Widens => "widens".to_owned(),
-    }
-}
-
-fn moved_too_far(m: &Moved) -> CompilerError {
-    CompilerError::Moved {
-        pass: m.pass.clone(),
-        declares: declares(m.numerics),
-        output: m.output.clone(),
-        distance: m.distance,
-    }
-}
-
-/// Holds every pass to what it declares, on the first sample.
-fn each_pass(data: &Dataset, log: &mut Log) -> Result<Vec<PassReport>, CompilerError> {
-    let Log { timings, journal, .. } = log;
-    let moved = timed(timings, "verify-each", || {
-        Ok::<_, CompilerError>(verify_each(&journal.steps, &data.sample(0)?.inputs, data.batch())?)
-    })?;
-    if let Some(m) = moved.iter().find(|m| !m.kept) {
-        return Err(moved_too_far(m));
-    }
-    let row = |m: &Moved| PassReport {
-        pass: m.pass.clone(),
-        changes: m.changes as u64,
-        declares: declares(m.numerics),
-        output: m.output.clone(),
-        distance: m.distance.into(),
-        sqnr_db: m.sqnr_db,
-        total_db: m.total_db,
-    };
-    Ok(moved.iter().map(row).collect())
 }

@@ -83,6 +83,15 @@ pub enum CompilerError {
     )]
     OutOfReach { target: f64 },
     #[error(
+        "--target-size: {asked} bytes are out of reach; with all weights in 4 bits the file has {smallest} bytes. Nothing was \
+         written"
+    )]
+    TooSmall { asked: u64, smallest: u64 },
+    #[error(
+        "--target-size: plan {plan} says what every part is; leave one of the two out, or give statistics instead of the plan"
+    )]
+    SizeOfPlan { plan: String },
+    #[error(
         "the two models are not cut at the same values by operators that cannot be run here: {float} and {quantized}"
     )]
     Cuts { float: String, quantized: String },
@@ -126,7 +135,9 @@ impl CompilerError {
             CompilerError::Plan(_)
             | CompilerError::Stats(_)
             | CompilerError::NoPart { .. }
-            | CompilerError::OutOfReach { .. } => Fault::Plan,
+            | CompilerError::OutOfReach { .. }
+            | CompilerError::TooSmall { .. }
+            | CompilerError::SizeOfPlan { .. } => Fault::Plan,
             CompilerError::Data(e) => of_data(e),
             CompilerError::Calibrate(e) => match e {
                 CalibrateError::Data(e) => of_data(e),

@@ -3,13 +3,17 @@
 use indexmap::IndexMap;
 
 use super::Prepared;
-use super::stages::Log;
+use super::each::{Moved, verify_each};
+use super::error::CompilerError;
+use super::stages::{Log, timed};
+use crate::calibrate::data::Dataset;
 use crate::ir::{Def, Model};
+use crate::passes::Numerics;
 use crate::plan::parts::{By, Part, divide};
 use crate::plan::{Activation, Island, QuantPlan, Role, sites};
 use crate::recipe::Recipe;
 use crate::verify::coverage;
-use crate::verify::report::{Channels, DataReport, ModelFile, Report, VERSION};
+use crate::verify::report::{Channels, DataReport, ModelFile, PassReport, Report, VERSION};
 use crate::verify::run::SideBySide;
 use crate::verify::thresholds::Thresholds;
 
@@ -81,6 +85,7 @@ pub(super) fn report(
         judged: None,
         coverage,
         islands,
+        parts: Vec::new(),
         channels: Vec::new(),
         closer: None,
         disagreements,
@@ -110,6 +115,7 @@ pub(super) fn tell_plan(report: &mut Report, p: &Prepared, plan: &QuantPlan) {
         c.worst.iter_mut().for_each(|v| v.part = of(&v.tensor));
         c.attentions.iter_mut().for_each(|a| a.part = of(&a.tensor));
     }
+    report.parts.clone_from(&plan.parts);
     let told = |i: &&Island| !report.islands.iter().any(|o| o.node == i.node && o.op == i.op);
     let more: Vec<Island> = plan.islands.iter().filter(told).cloned().collect();
     report.islands.extend(more);
@@ -154,4 +160,45 @@ fn channels(plan: &QuantPlan, parts: &[Part]) -> Vec<Channels> {
     let mut all: Vec<(f64, Channels)> = of_channels.filter_map(of).map(|c| (c.spread(), c)).collect();
     all.sort_by(|a, b| b.0.total_cmp(&a.0));
     all.into_iter().take(MOST_SHOWN).map(|(_, c)| c).collect()
+}
+
+/// What a pass says it does to the numbers.
+fn declares(n: Numerics) -> String {
+    match n {
+        Numerics::BitExact => "bit-exact".to_owned(),
+        Numerics::Close { rel } => format!("within {rel:e}"),
+        Numerics::Quantizes => "quantizes".to_owned(),
+        Numerics::Widens => "widens".to_owned(),
+    }
+}
+
+/// The error that a pass broke its word.
+pub(super) fn moved_too_far(m: &Moved) -> CompilerError {
+    CompilerError::Moved {
+        pass: m.pass.clone(),
+        declares: declares(m.numerics),
+        output: m.output.clone(),
+        distance: m.distance,
+    }
+}
+
+/// Holds every pass to what it declares, on the first sample.
+pub(super) fn each_pass(data: &Dataset, log: &mut Log) -> Result<Vec<PassReport>, CompilerError> {
+    let Log { timings, journal, .. } = log;
+    let moved = timed(timings, "verify-each", || {
+        Ok::<_, CompilerError>(verify_each(&journal.steps, &data.sample(0)?.inputs, data.batch())?)
+    })?;
+    if let Some(m) = moved.iter().find(|m| !m.kept) {
+        return Err(moved_too_far(m));
+    }
+    let row = |m: &Moved| PassReport {
+        pass: m.pass.clone(),
+        changes: m.changes as u64,
+        declares: declares(m.numerics),
+        output: m.output.clone(),
+        distance: m.distance.into(),
+        sqnr_db: m.sqnr_db,
+        total_db: m.total_db,
+    };
+    Ok(moved.iter().map(row).collect())
 }

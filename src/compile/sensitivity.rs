@@ -195,37 +195,4 @@ impl<'a> Bench<'a> {
         let sqnr_db = self.sqnr(&plan, "with parts kept in float")?;
         Ok(Choice { parts, sqnr_db, plan })
     }
-
-    /// The fewest of the worst parts that must stay in float so that the rest reaches `target` dB; all of them if nothing
-    /// less does. Keeping more parts in float can lower SQNR by chance, so the search by halves is followed by steps down
-    /// to the last number that still reaches the target.
-    ///
-    /// # Errors
-    /// Those of [`Bench::sqnr`].
-    pub fn reach(&self, ranked: &[Sensitivity], target: f64) -> Result<Choice, SensitivityError> {
-        let (mut low, mut high) = (0, ranked.len());
-        let mut best: Option<Choice> = None;
-        while low < high {
-            let n = low + (high - low) / 2;
-            let c = self.keep_worst(ranked, n)?;
-            if c.sqnr_db >= target {
-                high = n;
-                best = Some(c);
-            } else {
-                low = n + 1;
-            }
-        }
-        let mut best = match best {
-            Some(b) if b.parts.len() == high => b,
-            _ => self.keep_worst(ranked, high)?,
-        };
-        while !best.parts.is_empty() {
-            let c = self.keep_worst(ranked, best.parts.len() - 1)?;
-            if c.sqnr_db < target {
-                break;
-            }
-            best = c;
-        }
-        Ok(best)
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::error::CompilerError;
 use super::refine::{FitData, refine};
-use super::{CompileError, Journal, Prepared, inputs, make_plan, prepare, suits};
+use super::{CompileError, Journal, Prepared, inputs, make_plans, prepare, suits};
 use crate::budget::{self, Stop};
 use crate::calibrate::data::{Arrays, DataOptions, Dataset, InputSpec};
 use crate::calibrate::looks::unusual;
@@ -17,7 +17,7 @@ use crate::ir::{Dim, Model, validate};
 use crate::pattern::RuleSet;
 use crate::plan::files::numbers_path;
 use crate::plan::sites::Sites;
-use crate::plan::{PlanError, QuantPlan, Rounding, planner};
+use crate::plan::{Layer, PlanError, QuantPlan, Rounding, planner};
 use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::coverage;
@@ -292,11 +292,25 @@ pub fn statistics(
 /// Decides, from statistics.
 ///
 /// # Errors
-/// As [`make_plan`].
+/// As [`make_plan`](super::make_plan).
 pub fn planned(p: &Prepared, recipe: &Recipe, stats: StatsFile, log: &mut Log) -> Result<QuantPlan, CompilerError> {
+    Ok(planned_twice(p, recipe, None, stats, log)?.0)
+}
+
+/// As [`planned`]; with it, its layers as the weights of `other` would have them.
+///
+/// # Errors
+/// As [`make_plan`](super::make_plan).
+pub fn planned_twice(
+    p: &Prepared,
+    recipe: &Recipe,
+    other: Option<&Recipe>,
+    stats: StatsFile,
+    log: &mut Log,
+) -> Result<(QuantPlan, Vec<Layer>), CompilerError> {
     let alone = stats.synthetic.then(|| recipe.without_data());
     let recipe = alone.as_ref().unwrap_or(recipe);
-    let plan = timed(&mut log.timings, "plan", || Ok(make_plan(p, &stats.into_map(), recipe)?));
+    let plan = timed(&mut log.timings, "plan", || Ok(make_plans(p, &stats.into_map(), recipe, other)?));
     budget::give_back();
     plan
 }

@@ -1,7 +1,8 @@
 //! A search for the fastest file that reaches a number of the user's own.
 //!
-//! Recipes are tried from the fastest to the most precise; the first whose file reaches the number is taken. If none does, the
-//! one that came nearest is tried with its worst parts in float, by measured sensitivity: the fewest that are enough.
+//! Recipes are tried from the fastest to the most precise; the first whose file reaches the number is taken. If none does, parts of
+//! the one that came nearest get more precision, 16 bits or float, by measured sensitivity: in the order in which that pays
+//! ([`climb`]), as few steps as are enough.
 //!
 //! The search is a value between two measurements, not a callback: [`Tuner::next`] makes a file to be measured, the caller
 //! measures it in whatever way, and [`Tuner::score`] takes the number. Scores, and what was measured on the way, go into a
@@ -13,7 +14,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::{CompilerError, StateError};
-use super::keep::ranked;
+use super::mixed::{FOR_ACCURACY, Mixer};
 use super::sensitivity::Bench;
 use super::stages::{Log, Running, Samples, WHOLE, fitted, open, planned, prepared, statistics};
 use super::{Journal, Prepared, apply};
@@ -21,7 +22,9 @@ use crate::calibrate::data::{Dataset, split_holdout};
 use crate::file;
 use crate::ir::Model;
 use crate::pattern::RuleSet;
-use crate::plan::parts::{By, Part, divide, named};
+use crate::plan::climb::{Probe, Stair, Step, climb, probe, taken};
+use crate::plan::parts::{By, divide};
+use crate::plan::precision::Precision;
 use crate::plan::{QuantPlan, Target};
 use crate::recipe::Recipe;
 
@@ -29,16 +32,23 @@ use crate::recipe::Recipe;
 pub const LADDER: [&str; 3] = ["fq-vit", "fq-vit-r16", "linear-w8a8"];
 
 /// Version of the state's JSON form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// One file that was measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     pub recipe: String,
-    /// Parts that stay in float, the worst first.
-    pub kept: Vec<String>,
+    /// Steps that its parts have taken.
+    pub steps: usize,
+    /// Where that took those that are not as the recipe has them.
+    pub raised: Vec<Step>,
     /// The caller's number.
     pub score: f64,
+}
+
+/// Names of the parts that were raised to a precision.
+pub fn raised_to(raised: &[Step], to: Precision) -> Vec<String> {
+    raised.iter().filter(|s| s.to == to).map(|s| s.part.clone()).collect()
 }
 
 /// What is known of a search.
@@ -49,13 +59,13 @@ pub struct State {
     key: String,
     /// In the order in which they were measured.
     pub trials: Vec<Trial>,
-    /// Names of the parts by recipe, the worst first.
-    ranked: IndexMap<String, Vec<String>>,
+    /// What the parts of a recipe cost and leave at each precision.
+    measured: IndexMap<String, Vec<Stair>>,
 }
 
 impl State {
     fn new(key: String) -> State {
-        State { version: VERSION, key, trials: Vec::new(), ranked: IndexMap::new() }
+        State { version: VERSION, key, trials: Vec::new(), measured: IndexMap::new() }
     }
 
     /// What a file says, if it is there, of the search `key`; an empty state otherwise.
@@ -80,17 +90,22 @@ impl State {
         Ok(file::write(path, text.as_bytes())?)
     }
 
-    fn of(&self, recipe: &str, kept: usize) -> Option<&Trial> {
-        self.trials.iter().find(|t| t.recipe == recipe && t.kept.len() == kept)
+    fn of(&self, recipe: &str, steps: usize) -> Option<&Trial> {
+        self.trials.iter().find(|t| t.recipe == recipe && t.steps == steps)
+    }
+
+    /// Steps of a recipe's parts in the order in which they pay, once these are measured.
+    fn steps(&self, recipe: &str) -> Option<Vec<Step>> {
+        self.measured.get(recipe).map(|stairs| climb(stairs))
     }
 }
 
 /// What comes next.
 #[derive(Clone, Debug, PartialEq)]
 enum Decision {
-    /// Measure the recipe with so many of its worst parts in float.
+    /// Measure the recipe after so many steps of its parts.
     Try(String, usize),
-    /// Find out which parts of the recipe are the worst.
+    /// Find out what the parts of the recipe cost and leave.
     Rank(String),
     /// The number is reached by this one.
     Reached(Trial),
@@ -109,19 +124,14 @@ fn decide(ladder: &[String], at_least: f64, s: &State) -> Decision {
     }
     // Of equals the faster one.
     let base = plain.into_iter().reduce(|a, b| if b.score > a.score { b } else { a }).expect("the ladder has a step");
-    let Some(parts) = s.ranked.get(&base.recipe).map(Vec::len) else { return Decision::Rank(base.recipe.clone()) };
-    let of_base = || s.trials.iter().filter(|t| t.recipe == base.recipe);
-    let enough = of_base().filter(|t| t.score >= at_least).min_by_key(|t| t.kept.len());
-    let most = enough.map_or(parts, |t| t.kept.len());
-    let too_few = of_base().map(|t| t.kept.len()).filter(|n| *n < most || enough.is_none()).max().unwrap_or(0);
-    match enough {
-        Some(t) if most <= too_few + 1 => Decision::Reached(t.clone()),
-        Some(_) => Decision::Try(base.recipe.clone(), too_few + (most - too_few) / 2),
-        None if too_few >= parts => {
-            let best = s.trials.iter().reduce(|a, b| if b.score > a.score { b } else { a });
-            Decision::Missed(best.expect("the base was measured").clone())
-        }
-        None => Decision::Try(base.recipe.clone(), (too_few * 2).clamp(1, parts)),
+    let Some(steps) = s.steps(&base.recipe) else { return Decision::Rank(base.recipe.clone()) };
+    let of_base = s.trials.iter().filter(|t| t.recipe == base.recipe);
+    let known: Vec<(usize, bool)> = of_base.map(|t| (t.steps, t.score >= at_least)).collect();
+    let best = || s.trials.iter().reduce(|a, b| if b.score > a.score { b } else { a });
+    match probe(steps.len(), &known) {
+        Probe::Ask(n) => Decision::Try(base.recipe.clone(), n),
+        Probe::Least(n) => Decision::Reached(s.of(&base.recipe, n).expect("it is known").clone()),
+        Probe::Never => Decision::Missed(best().expect("the base was measured").clone()),
     }
 }
 
@@ -129,7 +139,8 @@ fn decide(ladder: &[String], at_least: f64, s: &State) -> Decision {
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub recipe: String,
-    pub kept: Vec<String>,
+    /// Parts that are not as the recipe has them.
+    pub raised: Vec<Step>,
     pub model: Model,
     pub plan: QuantPlan,
 }
@@ -169,7 +180,7 @@ pub struct Tuner {
     /// What was made for the recipe that was tried last.
     made: Option<Made>,
     /// What [`score`](Tuner::score) is of.
-    asked: Option<(String, Vec<String>)>,
+    asked: Option<(String, usize)>,
 }
 
 /// A recipe's plan for the whole model.
@@ -179,6 +190,13 @@ struct Made {
     plan: QuantPlan,
     data: Dataset,
     held: Vec<usize>,
+}
+
+impl Made {
+    fn mixer(&self, by: By) -> Mixer<'_> {
+        let parts = divide(&self.prepared.model.graph, &self.prepared.sites, &self.plan, by);
+        Mixer { p: &self.prepared, plan: &self.plan, narrow: &[], parts }
+    }
 }
 
 impl Tuner {
@@ -226,9 +244,8 @@ impl Tuner {
             match decide(&ladder, self.search.at_least, &self.state) {
                 Decision::Rank(recipe) => self.rank(&recipe, how)?,
                 Decision::Try(recipe, n) => {
-                    let kept = self.state.ranked.get(&recipe).map_or(&[][..], |all| &all[..n]).to_vec();
-                    let c = self.candidate(&recipe, &kept, how)?;
-                    self.asked = Some((recipe, kept));
+                    let c = self.candidate(&recipe, n, how)?;
+                    self.asked = Some((recipe, n));
                     return Ok(Next::Measure(Box::new(c)));
                 }
                 Decision::Reached(t) => return self.end(&t, true, how),
@@ -238,7 +255,7 @@ impl Tuner {
     }
 
     fn end(&mut self, t: &Trial, reached: bool, how: Running<'_>) -> Result<Next, CompilerError> {
-        let best = Box::new(self.candidate(&t.recipe, &t.kept, how)?);
+        let best = Box::new(self.candidate(&t.recipe, t.steps, how)?);
         Ok(Next::Done { best, score: t.score, reached })
     }
 
@@ -247,10 +264,11 @@ impl Tuner {
     /// # Errors
     /// If the state cannot be written.
     pub fn score(&mut self, score: f64) -> Result<(), CompilerError> {
-        if let Some((recipe, kept)) = self.asked.take() {
+        if let Some((recipe, steps)) = self.asked.take() {
             // JSON has no infinities.
             let score = if score.is_nan() { f64::MIN } else { score.clamp(f64::MIN, f64::MAX) };
-            self.state.trials.push(Trial { recipe, kept, score });
+            let all = self.state.steps(&recipe).unwrap_or_default();
+            self.state.trials.push(Trial { recipe, steps, raised: taken(&all[..steps]), score });
             self.remember()?;
         }
         Ok(())
@@ -264,25 +282,23 @@ impl Tuner {
         self.make(recipe, how)?;
         let Some(m) = &self.made else { return Ok(()) };
         let bench = Bench::new(&m.prepared, &m.plan, &m.data, &m.held, how.threads)?.until(how.stop);
-        let parts = divide(&m.prepared.model.graph, &m.prepared.sites, &m.plan, self.search.by);
-        let names = ranked(&bench, &parts, false, how)?.into_iter().map(|s| s.part.name).collect();
-        self.state.ranked.insert(recipe.to_owned(), names);
+        let stairs = m.mixer(self.search.by).stairs(&bench, &FOR_ACCURACY, &[], false, how)?;
+        self.state.measured.insert(recipe.to_owned(), stairs);
         self.remember()
     }
 
-    fn candidate(&mut self, recipe: &str, kept: &[String], how: Running<'_>) -> Result<Candidate, CompilerError> {
+    fn candidate(&mut self, recipe: &str, steps: usize, how: Running<'_>) -> Result<Candidate, CompilerError> {
         self.make(recipe, how)?;
         let m = self.made.as_ref().expect("it was just made");
-        let (g, sites) = (&m.prepared.model.graph, &m.prepared.sites);
-        let parts = named(g, sites, &m.plan, kept)
-            .map_err(|name| CompilerError::NoPart { name, known: "those of the model that the state is of".into() })?;
-        let mut plan = m.plan.clone();
-        if !parts.is_empty() {
-            plan = plan.without(g, sites, &Part::union(&parts));
-            parts.iter().for_each(|p| plan.note_island(p, "kept in float: the number asked for needs it".into()));
-        }
+        let stairs = self.state.measured.get(recipe).map_or(&[][..], |s| s);
+        let all = climb(stairs);
+        let steps = &all[..steps];
+        let plan = match steps {
+            [] => m.plan.clone(),
+            _ => m.mixer(self.search.by).told(Precision::Recipe, steps, stairs),
+        };
         let model = apply(&m.prepared, &plan, &mut Journal::default())?;
-        Ok(Candidate { recipe: recipe.to_owned(), kept: kept.to_vec(), model, plan })
+        Ok(Candidate { recipe: recipe.to_owned(), raised: taken(steps), model, plan })
     }
 
     /// The recipe's plan, from calibration samples; every eighth is held back for [`rank`](Tuner::rank).
@@ -309,12 +325,27 @@ impl Tuner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::climb::Rung;
 
     fn ladder() -> Vec<String> {
         ["fast", "slow"].map(str::to_owned).to_vec()
     }
 
-    /// Runs a search over a made-up model of 12 parts; returns what was measured and how it ended.
+    const PARTS: usize = 6;
+
+    /// Two steps each: 16 bits, then float.
+    fn stair(i: usize) -> Stair {
+        let rung = |precision, cost, noise| Rung { precision, cost, noise };
+        let noise = 1.0 + i as f64;
+        let rungs = vec![
+            rung(Precision::Recipe, 10.0, noise),
+            rung(Precision::Wide, 11.0, noise / 4.0),
+            rung(Precision::Float, 40.0, 0.0),
+        ];
+        Stair { part: format!("part {i}"), rungs }
+    }
+
+    /// Runs a search over a made-up model of 6 parts, which can take 12 steps; returns what was measured and how it ended.
     fn search(at_least: f64, score: impl Fn(&str, usize) -> f64) -> (Vec<(String, usize)>, Decision) {
         let mut s = State::new("k".into());
         let mut order = Vec::new();
@@ -322,13 +353,13 @@ mod tests {
             match decide(&ladder(), at_least, &s) {
                 Decision::Try(recipe, n) => {
                     assert!(s.of(&recipe, n).is_none(), "{recipe} with {n} kept was measured already: {order:?}");
-                    let kept = (0..n).map(|i| format!("part {i}")).collect();
+                    let raised = s.steps(&recipe).map_or(Vec::new(), |all| taken(&all[..n]));
                     order.push((recipe.clone(), n));
-                    s.trials.push(Trial { score: score(&recipe, n), recipe, kept });
+                    s.trials.push(Trial { score: score(&recipe, n), recipe, steps: n, raised });
                 }
                 Decision::Rank(recipe) => {
-                    assert!(!s.ranked.contains_key(&recipe));
-                    s.ranked.insert(recipe, (0..12).map(|i| format!("part {i}")).collect());
+                    assert!(!s.measured.contains_key(&recipe));
+                    s.measured.insert(recipe, (0..PARTS).map(stair).collect());
                 }
                 end => return (order, end),
             }
@@ -337,7 +368,7 @@ mod tests {
 
     fn reached(end: &Decision) -> (&str, usize) {
         match end {
-            Decision::Reached(t) => (&t.recipe, t.kept.len()),
+            Decision::Reached(t) => (&t.recipe, t.steps),
             other => panic!("{other:?}"),
         }
     }
@@ -351,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fewest_parts_that_are_enough_stay_in_float() {
+    fn as_few_steps_as_are_enough_are_taken() {
         for enough in 1..=12 {
             let (order, end) =
                 search(0.9, |r, n| if r == "slow" && n >= enough { 0.95 } else { 0.1 + n as f64 / 100.0 });
@@ -371,7 +402,8 @@ mod tests {
     fn what_can_not_be_reached_ends_with_the_best() {
         let (order, end) = search(2.0, |_, n| n as f64 / 100.0);
         let Decision::Missed(best) = end else { panic!("{order:?}") };
-        assert_eq!((best.recipe.as_str(), best.kept.len()), ("fast", 12));
+        assert_eq!((best.recipe.as_str(), best.steps), ("fast", 12));
+        assert_eq!(raised_to(&best.raised, Precision::Float).len(), PARTS);
     }
 
     #[test]
@@ -379,8 +411,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let f = dir.path().join("search.json");
         let mut s = State::read(&f, "k".into()).unwrap();
-        s.trials.push(Trial { recipe: "fast".into(), kept: vec!["head".into()], score: f64::MIN });
-        s.ranked.insert("fast".into(), vec!["head".into()]);
+        s.trials.push(Trial { recipe: "fast".into(), steps: 0, raised: Vec::new(), score: f64::MIN });
+        s.measured.insert("fast".into(), vec![stair(0)]);
         s.write(&f).unwrap();
         assert_eq!(State::read(&f, "k".into()).unwrap(), s);
         assert!(matches!(State::read(&f, "other".into()), Err(StateError::Other { .. })));

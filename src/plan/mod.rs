@@ -6,6 +6,7 @@ pub(crate) mod apart;
 pub mod channel_map;
 mod channels;
 mod check;
+pub mod climb;
 pub mod costs;
 pub mod fed;
 pub mod files;
@@ -14,12 +15,14 @@ mod hidden;
 pub mod parts;
 mod places;
 pub mod planner;
+pub mod precision;
 pub mod recipe;
 pub mod scores;
 pub mod sites;
 
 use serde::{Deserialize, Serialize};
 
+use self::precision::Chosen;
 use crate::quant::lis::LisSpec;
 use crate::quant::{Code, QParams};
 pub use sites::Role;
@@ -36,6 +39,9 @@ pub struct QuantPlan {
     pub recipe: String,
     /// Fingerprint of the canonical model the names belong to.
     pub model: String,
+    /// Least operator set of the model, where that is another one than the recipe asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opset: Option<i64>,
     /// Function-preserving changes of scale, made before anything is quantized.
     #[serde(default)]
     pub folds: Vec<Fold>,
@@ -64,6 +70,9 @@ pub struct QuantPlan {
     /// What stays in float, and why.
     #[serde(default)]
     pub islands: Vec<Island>,
+    /// What each part has, where a search gave parts a precision of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Chosen>,
 }
 
 /// A factor and an offset per channel moved from a value into the layers after it: `x` becomes `(x - offset) / factor`, the

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::scores::score_value;
-use super::sites::{Sites, trace_back};
+use super::sites::{Linear, Sites, trace_back};
 use super::{Between, Island, QuantPlan, Role};
 use crate::ir::{Graph, NodeId, ValueId};
 
@@ -24,18 +24,21 @@ pub enum By {
     Block,
     /// Roles of activations, weights, attention weights, constants.
     Role,
+    /// As `Part`, but the weights of layers that read one value are a part of their own.
+    Layer,
     /// Every decision on its own, by the name of its value.
     Site,
 }
 
 impl By {
-    pub const ALL: [By; 4] = [By::Part, By::Block, By::Role, By::Site];
+    pub const ALL: [By; 5] = [By::Part, By::Block, By::Role, By::Layer, By::Site];
 
     pub fn name(self) -> &'static str {
         match self {
             By::Part => "part",
             By::Block => "block",
             By::Role => "role",
+            By::Layer => "layer",
             By::Site => "site",
         }
     }
@@ -89,17 +92,23 @@ pub fn divide(g: &Graph, sites: &Sites, plan: &QuantPlan, by: By) -> Vec<Part> {
         sites.attentions.iter().enumerate().map(|(i, a)| (g.name_of(score_value(g, a)), i)).collect();
     let core = |i: usize| Home { block: map.rank[i] + 1, mlp: false };
     let mut parts: BTreeMap<Key, Part> = BTreeMap::new();
+    let weights = if by == By::Layer { weights(g, sites, &map) } else { BTreeMap::new() };
     let named = |home: Home, role: &str, value: &str| -> (Key, String) {
         let key = match by {
             By::Part => (home.block, home.mlp, String::new()),
             By::Block => (home.block, false, String::new()),
             By::Role => (0, false, role.to_owned()),
+            By::Layer => {
+                (home.block, home.mlp, weights.get(value).filter(|_| role == "weights").cloned().unwrap_or_default())
+            }
             By::Site => (home.block, home.mlp, format!("{value} {role}")),
         };
         let name = match by {
             By::Part => home.name(map.rank.len(), true),
             By::Block => home.name(map.rank.len(), false),
             By::Role => role.to_owned(),
+            By::Layer if role == "weights" => weights.get(value).cloned().unwrap_or_default(),
+            By::Layer => home.name(map.rank.len(), true),
             By::Site if role == "weights" => format!("{value} (weights)"),
             By::Site => value.to_owned(),
         };
@@ -135,6 +144,21 @@ pub fn divide(g: &Graph, sites: &Sites, plan: &QuantPlan, by: By) -> Vec<Part> {
 
 type Key = (usize, bool, String);
 
+/// What the weights of each layer are called, by its output: layers that read one value have one name.
+fn weights<'g>(g: &'g Graph, sites: &Sites, map: &Map) -> BTreeMap<&'g str, String> {
+    let mut seen: BTreeMap<String, Vec<ValueId>> = BTreeMap::new();
+    let of = |l: &Linear| -> (&'g str, String) {
+        let home = map.home(l.out).name(map.rank.len(), true);
+        let (x, of_home) = (trace_back(g, l.x), seen.entry(home.clone()).or_default());
+        let at = of_home.iter().position(|v| *v == x).unwrap_or_else(|| {
+            of_home.push(x);
+            of_home.len() - 1
+        });
+        (g.name_of(l.out), format!("{home} weights {}", at + 1))
+    };
+    sites.linears.iter().map(of).collect()
+}
+
 /// Names that a part may have, known before there is a plan: of homes in the model, of roles, and of values that may be
 /// quantized or are made by layers and attentions.
 pub fn possible(g: &Graph, sites: &Sites) -> BTreeSet<String> {
@@ -143,6 +167,7 @@ pub fn possible(g: &Graph, sites: &Sites) -> BTreeSet<String> {
     let homes = (0..=blocks + 1).flat_map(|block| [false, true].map(|mlp| Home { block, mlp }));
     let mut names: BTreeSet<String> = homes.flat_map(|h| [true, false].map(|halves| h.name(blocks, halves))).collect();
     names.extend(["attention", "weights", "constants"].map(str::to_owned));
+    names.extend(weights(g, sites, &map).into_values());
     names.extend(sites.sites.values().map(|s| s.role.name().to_owned()));
     let made = sites.linears.iter().map(|l| l.out).chain(sites.attentions.iter().map(|a| a.out));
     let scored = sites.attentions.iter().map(|a| score_value(g, a));

@@ -4,7 +4,7 @@
 //! *consumer's output*, from the histograms of calibration and the consumer's weights, and the least one is taken. The
 //! expected error of rounding is `step^2 / 12` an element; errors of different elements are taken as independent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ use super::head_rows::{read_tokens, values_before};
 use super::recipe::{Candidate, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
-use super::{Activation, AttentionPlan, Constant, Fold, Island, QuantPlan, Readers, Role, VERSION};
+use super::{Activation, AttentionPlan, Constant, Fold, Island, Layer, QuantPlan, Readers, Role, VERSION};
 use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
 use crate::pattern::Attention;
 use crate::quant::hist::Moments;
@@ -195,6 +195,7 @@ pub fn plan(
         version: VERSION,
         recipe: recipe_name.to_owned(),
         model: fingerprint.to_owned(),
+        opset: None,
         folds: Vec::new(),
         equalisations: Vec::new(),
         activations: Vec::new(),
@@ -205,6 +206,7 @@ pub fn plan(
         target: recipe.target,
         assume_vnni: recipe.weights.assume_vnni,
         islands: Vec::new(),
+        parts: Vec::new(),
     };
     let worth = Worth::of(g, sites, recipe.costs.as_ref());
     let linears: Vec<(usize, &Linear)> = sites.linears.iter().enumerate().filter(|(i, _)| worth.layers[*i]).collect();
@@ -261,6 +263,15 @@ pub fn plan(
         plan.islands.push(Island { node: g.label(n), op: n.op.to_string(), reason: reason.clone() });
     }
     Ok(plan)
+}
+
+/// The layers of a plan with the weights of another recipe: its folds and values stay.
+pub fn layers(g: &Graph, sites: &Sites, stats: &Known<'_>, recipe: &QuantRecipe, plan: &QuantPlan) -> Vec<Layer> {
+    let planned: BTreeSet<&str> = plan.layers.iter().map(|l| l.output.as_str()).collect();
+    let linears: Vec<(usize, &Linear)> =
+        sites.linears.iter().enumerate().filter(|(_, l)| planned.contains(g.name_of(l.out))).collect();
+    let code = |i: usize| recipe.weights.code_of(i, sites.linears.len());
+    linears.par_iter().map(|(i, l)| weights::layer(g, l, stats, recipe, &plan.folds, code(*i))).collect()
 }
 
 /// Codes of an attention's scores, and its form.

@@ -22,6 +22,7 @@ pub(super) fn render(r: &Report) -> String {
         super::attention::section(&mut h, c);
     }
     super::channels::plots(&mut h, &r.channels);
+    parts(&mut h, r);
     coverage(&mut h, r);
     details(&mut h, r);
     h += "</main>\n</body>\n</html>\n";
@@ -166,6 +167,17 @@ fn chart(h: &mut String, blocks: &[TensorMetrics]) {
         );
     }
     *h += "</table>\n";
+}
+
+/// What each part has, where parts have precisions of their own.
+fn parts(h: &mut String, r: &Report) {
+    let Some(told) = precisions(r) else { return };
+    put(h, format_args!("<h2>Parts</h2>\n<p>{}.</p>\n", esc(&told)));
+    let rows = r.parts.iter().map(|c| {
+        let cells = [&c.part, c.precision.name(), &c.weights, &c.values, &c.reason];
+        cells.map(esc).to_vec()
+    });
+    table(h, &["part", "precision", "bits of weights", "bits of values", "reason"], 5, rows.collect());
 }
 
 fn coverage(h: &mut String, r: &Report) {

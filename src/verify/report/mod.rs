@@ -30,6 +30,7 @@ use super::metrics::{EXACT_DB, TensorMetrics};
 use super::speed::Speed;
 use super::thresholds::Check;
 use crate::plan::Island;
+use crate::plan::precision::{Chosen, Precision};
 
 /// Version of the JSON form; it changes when a field changes its meaning or goes.
 pub const VERSION: u32 = 1;
@@ -63,6 +64,9 @@ pub struct Report {
     pub coverage: Coverage,
     /// Compute operators that stay in float, with the reason.
     pub islands: Vec<Island>,
+    /// What each part has, where parts have precisions of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Chosen>,
     /// What the channels of some values reach: those where they differ most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<Channels>,
@@ -317,6 +321,18 @@ fn number(x: f64) -> String {
 /// Decimal megabytes, as file managers count.
 fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
+}
+
+/// `4-bit: 5 of 26 parts, float: 1`, if parts have precisions of their own.
+fn precisions(r: &Report) -> Option<String> {
+    let of = |p: Precision| (r.parts.iter().filter(|c| c.precision == p).count(), p);
+    let all = [Precision::Narrow, Precision::Wide, Precision::Float].map(of).into_iter().filter(|(n, _)| *n > 0);
+    let told: Vec<String> = all.map(|(n, p)| format!("{}: {n}", p.name())).collect();
+    let rest = of(Precision::Recipe).0;
+    (!r.parts.is_empty()).then(|| {
+        let rest = std::iter::once(format!("as the recipe: {rest}"));
+        format!("parts {}", told.into_iter().chain(rest).collect::<Vec<_>>().join(", "))
+    })
 }
 
 /// `22.9 MB -> 6.1 MB (0.27x)`.

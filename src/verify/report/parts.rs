@@ -43,10 +43,13 @@ pub struct Row {
     pub constants: usize,
 }
 
-/// Parts that stay in float, and what the rest reaches.
+/// Parts that get more precision, and what that reaches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
     pub parts: Vec<String>,
+    /// Parts whose values get 16 bits where no product reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_16_bits: Vec<String>,
     pub sqnr_db: f64,
 }
 
@@ -76,8 +79,12 @@ impl Findings {
 
     fn kept(&self) -> Option<String> {
         let k = self.kept_in_float.as_ref()?;
-        let names = if k.parts.is_empty() { String::new() } else { format!(": {}", k.parts.join(", ")) };
-        Some(format!("{} with {} kept in float{names}.", db(k.sqnr_db), k.parts.len()))
+        let names = |of: &[String]| if of.is_empty() { String::new() } else { format!(": {}", of.join(", ")) };
+        let wide = match k.in_16_bits.len() {
+            0 => String::new(),
+            n => format!(", {n} with values in 16 bits{}", names(&k.in_16_bits)),
+        };
+        Some(format!("{} with {} kept in float{}{wide}.", db(k.sqnr_db), k.parts.len(), names(&k.parts)))
     }
 
     fn caption(&self) -> String {
@@ -186,14 +193,21 @@ mod tests {
             samples: 16,
             whole_db: 18.0,
             parts: vec![row("<block 0>", 20.0), row("head", 30.0), row("none", 999.0)],
-            kept_in_float: Some(Kept { parts: vec!["head".into()], sqnr_db: 18.5 }),
+            kept_in_float: Some(Kept { parts: vec!["head".into()], in_16_bits: vec!["block 1".into()], sqnr_db: 18.5 }),
             notes: vec!["a & b".into()],
         };
         let h = f.to_html();
         // Ten decibels are a tenth of the energy.
-        for want in
-            ["width:100.0%", "width:10.0%", "width:0.0%", "&lt;block 0&gt;", "+3.00 dB", "a &amp; b", "18.50 dB with 1"]
-        {
+        for want in [
+            "width:100.0%",
+            "in 16 bits: block 1",
+            "width:10.0%",
+            "width:0.0%",
+            "&lt;block 0&gt;",
+            "+3.00 dB",
+            "a &amp; b",
+            "18.50 dB with 1",
+        ] {
             assert!(h.contains(want), "no {want}");
         }
         assert!(!h.contains("<block") && !h.contains("a/b/"));

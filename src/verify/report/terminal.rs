@@ -34,6 +34,7 @@ pub(super) fn render(r: &Report, width: u16, tables: bool) -> String {
         out.row("", &format!("and {} outputs more (-v)", r.outputs.len() - MOST_OUTPUTS));
     }
     out.row("size", &sizes(r));
+    precisions(r).iter().for_each(|p| out.row("precision", &format!("{p} (-v)")));
     if let Some(s) = &r.speed {
         out.row("speed", &speed(s));
     }
@@ -91,6 +92,14 @@ impl Page {
         self.heading("Integer coverage");
         let rows = r.coverage.by_op.iter().map(|(op, c)| vec![op.clone(), c.covered.to_string(), c.total.to_string()]);
         self.table(&["operator", "covered", "of"], rows.collect(), 1);
+        if !r.parts.is_empty() {
+            self.heading("Parts");
+            let cells = |c: &Chosen| {
+                [&c.part, c.precision.name(), &c.weights, &c.values, &c.reason].map(str::to_owned).to_vec()
+            };
+            let head = ["part", "precision", "bits of weights", "bits of values", "reason"];
+            self.table(&head, r.parts.iter().map(cells).collect(), 5);
+        }
         if !r.islands.is_empty() {
             self.heading("Left in float");
             let rows = r.islands.iter().map(|i| vec![i.node.clone(), i.op.clone(), i.reason.clone()]);

@@ -182,6 +182,7 @@ fn report() -> Report {
         ],
         closer: Some(closer()),
         disagreements: Some(disagreements()),
+        parts: Vec::new(),
         islands: vec![Island {
             node: "/head/Add".into(),
             op: "Add".into(),
@@ -362,4 +363,32 @@ fn numbers_read_well() {
     for (x, text) in cases {
         assert_eq!(number(x), text);
     }
+}
+
+#[test]
+fn precisions_of_parts_are_told() {
+    let r = Report {
+        parts: vec![
+            Chosen {
+                part: "block 0 <mlp>".into(),
+                precision: Precision::Narrow,
+                weights: "4".into(),
+                values: "8".into(),
+                reason: "alone it leaves: 4-bit 20.10 dB, recipe 31.00 dB".into(),
+            },
+            Chosen {
+                part: "head".into(),
+                precision: Precision::Recipe,
+                weights: "8".into(),
+                values: "8 and 16".into(),
+                reason: "alone it leaves: 4-bit 18.10 dB, recipe exact".into(),
+            },
+        ],
+        ..report()
+    };
+    let page = r.to_html();
+    assert!(page.contains("4-bit: 1, as the recipe: 1") && page.contains("block 0 &lt;mlp&gt;"), "{page}");
+    assert!(!report().to_html().contains("<h2>Parts</h2>"));
+    #[cfg(feature = "cli")]
+    assert!(r.to_terminal(120, true).contains("bits of values"));
 }
