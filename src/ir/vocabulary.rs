@@ -144,6 +144,13 @@ const ARITHMETIC: &[&str] = &[
     "Cast",
 ];
 
+/// Operators that look at elements to decide how many come out.
+const COUNTING: &[&str] = &["Compress", "NonMaxSuppression", "NonZero", "Unique"];
+
+/// Operators that find their own numbers.
+const RANDOM: &[&str] =
+    &["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"];
+
 impl Node {
     /// The class of a node's operator, if it is a standard one.
     pub fn class(&self) -> Option<Class> {
@@ -163,6 +170,21 @@ impl Node {
     /// True for arithmetic element by element: what its result is read for is what it is for. Activation functions are none.
     pub fn is_arithmetic(&self) -> bool {
         self.op.is_onnx() && ARITHMETIC.contains(&self.op.name.as_str())
+    }
+
+    /// True if the elements decide how many come out.
+    pub fn counts_elements(&self) -> bool {
+        self.op.is_onnx() && COUNTING.contains(&self.op.name.as_str())
+    }
+
+    /// True if the elements decide which come out, and in which order.
+    pub fn chooses_elements(&self) -> bool {
+        self.counts_elements() || self.op.is("TopK")
+    }
+
+    /// True if the numbers that come out are drawn at random.
+    pub fn is_random(&self) -> bool {
+        self.op.is_onnx() && RANDOM.contains(&self.op.name.as_str())
     }
 
     /// True for a move that keeps every element.

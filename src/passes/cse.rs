@@ -157,8 +157,7 @@ fn contents(map: &ShapeMap, v: ValueId) -> Option<(DType, Vec<Size>, Vec<Size>)>
 
 fn is_pure(g: &Graph, id: NodeId) -> bool {
     let node = g.node(id);
-    !node.op.name.starts_with("Random")
-        && !matches!(&node.op.name[..], "Multinomial" | "Bernoulli" | "Dropout" | "Constant")
+    !node.is_random() && !node.op.is("Dropout") && !node.op.is("Constant")
 }
 
 /// Numbers of an attribute, floats as their bits.

@@ -10,8 +10,10 @@
 
 mod action;
 mod compile;
+mod condition;
 mod driver;
 mod facts;
+mod fragments;
 mod matcher;
 pub mod ops;
 mod place;

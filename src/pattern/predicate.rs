@@ -6,10 +6,10 @@ use crate::ir::masks::HIDES;
 use crate::ir::{AttrValue, DType, NodeId, ValueId};
 
 use super::compile::Pattern;
+use super::condition::{Argument, Condition, Field};
 use super::facts::{Facts, within};
 use super::matcher::{Bound, Match};
 use super::weighing::weighing;
-use super::yaml::{Argument, Condition, Field};
 
 /// A precondition of a match. Names that a match left unbound satisfy every predicate.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,6 +11,7 @@ use crate::rewrite::Patch;
 use super::action::Replacement;
 use super::compile::Pattern;
 use super::facts::Facts;
+use super::fragments::Entry;
 use super::matcher::{Bound, Match};
 use super::place::{Pos, RuleFault};
 use super::predicate::{Predicate, private, values_of};
@@ -85,7 +86,7 @@ pub struct Rule {
 impl Rule {
     fn new(raw: &yaml::RawRule, file: &str, text: &str) -> Result<Rule, RuleError> {
         let id = Some(raw.id.clone());
-        let place = |part: &str, f: RuleFault| match yaml::place_of(text, &raw.id, part) {
+        let place = |entry: (Entry, &str), part: &str, f: RuleFault| match yaml::place_of(text, entry, part) {
             Some(p) => RuleError::At {
                 file: file.to_owned(),
                 rule: id.clone(),
@@ -94,17 +95,25 @@ impl Rule {
             },
             None => RuleError::In { file: file.to_owned(), rule: id.clone(), message: format!("`{part}`, {f}") },
         };
+        let of_rule = (Entry::Rule, raw.id.as_str());
+        let in_match = |mut f: RuleFault| match raw.matches.origin(f.pos.line) {
+            None => place(of_rule, "match", f),
+            Some(o) => {
+                f.pos.line = o.line;
+                place((o.entry, &o.name), "match", f)
+            }
+        };
         let wrong = |message: String| RuleError::In { file: file.to_owned(), rule: id.clone(), message };
         if raw.id.is_empty() || !raw.id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
             return Err(wrong("an id is made of letters, digits and `-`".to_owned()));
         }
-        let pattern = Pattern::new(&raw.matches).map_err(|f| place("match", f))?;
-        let conditions =
-            raw.conditions.iter().map(|c| Predicate::new(c, &pattern)).collect::<Result<_, _>>().map_err(wrong)?;
-        let replacement =
-            raw.replace.as_ref().map(|r| Replacement::new(r, &pattern)).transpose().map_err(|f| place("replace", f))?;
-        let stands_for =
-            raw.stands_for.clone().map(|(what, roles)| StandsFor { what, roles: roles.into_iter().collect() });
+        let pattern = Pattern::new(&raw.matches.text()).map_err(in_match)?;
+        let conditions = raw.matches.conditions.iter().map(|c| Predicate::new(c, &pattern));
+        let conditions = conditions.collect::<Result<_, _>>().map_err(wrong)?;
+        let replacement = raw.replace.as_ref().map(|r| Replacement::new(r, &pattern)).transpose();
+        let replacement = replacement.map_err(|f| place(of_rule, "replace", f))?;
+        let roles = || raw.matches.roles.iter().cloned().collect();
+        let stands_for = raw.stands_for.clone().map(|what| StandsFor { what, roles: roles() });
         if replacement.is_none() && stands_for.is_none() {
             return Err(wrong("a rule needs `replace`, `stands_for`, or both".to_owned()));
         }

@@ -341,6 +341,51 @@ fn wrong_rules_are_refused_with_their_place() {
 }
 
 #[test]
+fn a_fragment_brings_its_lines_conditions_and_roles() {
+    let text = "- fragment: scaled
+  match: |
+    s = Mul~ (x, $c)
+  where: [ positive: c ]
+  roles: {by: c}
+- fragment: turned
+  match: |
+    use scaled
+    t = Neg (s)
+- id: a
+  summary: s
+  match: |
+    use turned
+    y = Exp (t)
+  stands_for: {what: t, roles: {x: x}}
+- id: b
+  summary: s
+  match: |
+    use scaled
+    y = Log (s)
+  stands_for: {what: t}
+";
+    let mut set = RuleSet::default();
+    set.add_text("r.yaml", text).unwrap();
+    let (a, b) = (set.get("a").unwrap(), set.get("b").unwrap());
+    assert_eq!(a.match_text(), ["s = Mul~ (x, $c)", "t = Neg (s)", "y = Exp (t)"]);
+    let roles = |r: &Rule| r.stands_for.as_ref().unwrap().roles.keys().cloned().collect::<Vec<_>>();
+    assert_eq!((roles(a), roles(b)), (vec!["by".to_owned(), "x".into()], vec!["by".to_owned()]));
+    let g = |c: &str| format!("g (float[2] a) => (y) <float c = {{{c}}}> {{ s = Mul (c, a) t = Neg (s) y = Exp (t) }}");
+    let found = |c: &str| hits(&model(17, &g(c)), a).matches.len();
+    assert_eq!((found("2.0"), found("-2.0")), (1, 0));
+
+    // A fault is told where it was written.
+    assert!(load_fault(&text.replace("Neg (s)", "Negg (s)")).starts_with("r.yaml:9:9: rule `a`: "));
+    assert!(load_fault(&text.replace("Log (s)", "Logg (s)")).starts_with("r.yaml:20:9: rule `b`: "));
+    let fault = load_fault(&text.replace("use scaled\n    t", "use scalde\n    t"));
+    assert!(fault.contains("fragment `turned`: `use scalde`") && fault.contains("those it has: scaled"), "{fault}");
+    assert!(load_fault(&text.replace("y = Exp (t)", "use scaled\n    y = Exp (t)")).contains("bound twice"));
+    assert!(load_fault(&text.replace("fragment: turned", "fragment: scaled")).contains("defined twice"));
+    assert!(load_fault(&text.replace("roles: {by: c}", "summary: s")).contains("no part of a fragment"));
+    assert!(load_fault(&text.replace("{by: c}", "{by: q}")).contains("`q`, which the match does not bind"));
+}
+
+#[test]
 fn a_folder_adds_and_overrides() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();

@@ -2,6 +2,8 @@
 
 use crate::yaml::{self, Value};
 
+use super::condition::Condition;
+use super::fragments::{Entry, Piece};
 use super::place::Pos;
 
 /// One rule as written.
@@ -9,29 +11,11 @@ use super::place::Pos;
 pub(super) struct RawRule {
     pub id: String,
     pub summary: String,
-    pub matches: String,
-    pub conditions: Vec<Condition>,
+    /// The match with its fragments, what it is held to, and the roles of its names.
+    pub matches: Piece,
     pub replace: Option<String>,
-    pub stands_for: Option<(String, Vec<(String, String)>)>,
-}
-
-/// One `where` entry: a predicate and what it speaks of.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Condition {
-    pub name: String,
-    pub argument: Argument,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Argument {
-    Names(Vec<String>),
-    Fields(Vec<(String, Field)>),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Field {
-    Number(f64),
-    Text(String),
+    /// What the rule stands for; its roles are those of `matches`.
+    pub stands_for: Option<String>,
 }
 
 /// What is wrong with a file: the rule, if one is known, the place, if one is known, and the message.
@@ -41,7 +25,7 @@ pub(super) struct Wrong {
     pub message: String,
 }
 
-/// Reads a file: a list of rules.
+/// Reads a file: a list of rules, and of fragments that the rules after them use.
 pub(super) fn read(text: &str) -> Result<Vec<RawRule>, Wrong> {
     let root: Value = yaml::from_str(text).map_err(|e| Wrong {
         rule: None,
@@ -51,88 +35,125 @@ pub(super) fn read(text: &str) -> Result<Vec<RawRule>, Wrong> {
     let Value::Sequence(items) = root else {
         return Err(Wrong { rule: None, pos: None, message: "a rule file is a list: `- id: ...`".to_owned() });
     };
-    items.iter().enumerate().map(|(i, item)| rule(i, item)).collect()
-}
-
-fn rule(index: usize, item: &Value) -> Result<RawRule, Wrong> {
-    let id = item.get("id").and_then(Value::as_str).map(str::to_owned);
-    let wrong = |message: String| Wrong { rule: id.clone(), pos: None, message };
-    let Value::Mapping(map) = item else {
-        return Err(wrong(format!("entry {} is no mapping with `id`, `summary` and `match`", index + 1)));
-    };
-    const KEYS: [&str; 6] = ["id", "summary", "match", "where", "replace", "stands_for"];
-    for key in map.keys() {
-        if !key.as_str().is_some_and(|k| KEYS.contains(&k)) {
-            return Err(wrong(format!("{key:?} is no part of a rule; the parts are {}", KEYS.join(", "))));
+    let (mut fragments, mut rules) = (Vec::new(), Vec::new());
+    for (i, item) in items.iter().enumerate() {
+        match item.get("fragment") {
+            Some(_) => fragments.push(fragment(i, item, &fragments)?),
+            None => rules.push(rule(i, item, &fragments)?),
         }
     }
-    let text = |key: &str| match item.get(key) {
-        None => Ok(None),
-        Some(Value::String(s)) => Ok(Some(s.clone())),
-        Some(_) => Err(wrong(format!("`{key}` must be a text"))),
-    };
-    let needed = |key: &str| text(key)?.ok_or_else(|| wrong(format!("entry {} has no `{key}`", index + 1)));
-    let conditions = match item.get("where") {
-        None => Vec::new(),
-        Some(Value::Sequence(all)) => all.iter().map(|c| condition(c).map_err(wrong)).collect::<Result<_, _>>()?,
-        Some(_) => return Err(wrong("`where` is a list: `where: [ scalar: eps ]`".to_owned())),
-    };
-    let stands_for = match item.get("stands_for") {
-        None => None,
-        Some(s) => Some(stands_for(s).map_err(wrong)?),
-    };
-    Ok(RawRule {
-        id: needed("id")?,
-        summary: needed("summary")?,
-        matches: needed("match")?,
-        conditions,
-        replace: text("replace")?,
-        stands_for,
-    })
+    Ok(rules)
 }
 
-fn condition(v: &Value) -> Result<Condition, String> {
-    let form = || "a `where` entry is `predicate: names` or `predicate: {name: value}`".to_owned();
-    let Value::Mapping(m) = v else { return Err(form()) };
-    let (Some((Value::String(name), arg)), 1) = (m.iter().next(), m.len()) else { return Err(form()) };
-    let argument = match arg {
-        Value::String(s) => Argument::Names(vec![s.clone()]),
-        Value::Sequence(s) => {
-            Argument::Names(s.iter().map(|x| x.as_str().map(str::to_owned)).collect::<Option<_>>().ok_or_else(form)?)
+/// One entry of a file, whose faults are told with its name.
+struct Part<'a> {
+    index: usize,
+    item: &'a Value,
+    entry: Entry,
+    name: Option<String>,
+}
+
+impl<'a> Part<'a> {
+    fn new(index: usize, item: &'a Value, entry: Entry, keys: &[&str]) -> Result<Part<'a>, Wrong> {
+        let name = item.get(entry.key()).and_then(Value::as_str).map(str::to_owned);
+        let part = Part { index, item, entry, name };
+        let Value::Mapping(map) = item else {
+            return Err(part.wrong(format!("entry {} is no mapping with `id`, `summary` and `match`", index + 1)));
+        };
+        match map.keys().find(|key| !key.as_str().is_some_and(|k| keys.contains(&k))) {
+            None => Ok(part),
+            Some(key) => {
+                let what = if entry == Entry::Rule { "rule" } else { "fragment" };
+                Err(part.wrong(format!("{key:?} is no part of a {what}; the parts are {}", keys.join(", "))))
+            }
         }
-        Value::Mapping(m) => {
-            let field = |(k, v): (&Value, &Value)| {
-                let v = match v {
-                    Value::Number(n) => Field::Number(n.as_f64()?),
-                    Value::String(s) => Field::Text(s.clone()),
-                    _ => return None,
-                };
-                Some((k.as_str()?.to_owned(), v))
-            };
-            Argument::Fields(m.iter().map(field).collect::<Option<_>>().ok_or_else(form)?)
+    }
+
+    fn wrong(&self, message: String) -> Wrong {
+        let (rule, fragment) = match self.entry {
+            Entry::Rule => (self.name.clone(), None),
+            Entry::Fragment => (None, self.name.as_ref()),
+        };
+        let message = fragment.map_or(message.clone(), |f| format!("fragment `{f}`: {message}"));
+        Wrong { rule, pos: None, message }
+    }
+
+    fn text(&self, key: &str) -> Result<Option<String>, Wrong> {
+        match self.item.get(key) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s.clone())),
+            Some(_) => Err(self.wrong(format!("`{key}` must be a text"))),
         }
-        _ => return Err(form()),
+    }
+
+    fn needed(&self, key: &str) -> Result<String, Wrong> {
+        self.text(key)?.ok_or_else(|| self.wrong(format!("entry {} has no `{key}`", self.index + 1)))
+    }
+
+    fn conditions(&self) -> Result<Vec<Condition>, Wrong> {
+        match self.item.get("where") {
+            None => Ok(Vec::new()),
+            Some(Value::Sequence(all)) => {
+                all.iter().map(|c| Condition::read(c).map_err(|m| self.wrong(m))).collect::<Result<_, _>>()
+            }
+            Some(_) => Err(self.wrong("`where` is a list: `where: [ scalar: eps ]`".to_owned())),
+        }
+    }
+}
+
+fn fragment(index: usize, item: &Value, known: &[(String, Piece)]) -> Result<(String, Piece), Wrong> {
+    let part = Part::new(index, item, Entry::Fragment, &["fragment", "match", "where", "roles"])?;
+    let name = part.needed("fragment")?;
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        return Err(part.wrong("the name of a fragment is made of letters, digits and `-`".to_owned()));
+    }
+    if known.iter().any(|(n, _)| *n == name) {
+        return Err(part.wrong("this fragment is defined twice in one file".to_owned()));
+    }
+    let roles = match item.get("roles") {
+        None => Vec::new(),
+        Some(r) => roles(r).ok_or_else(|| part.wrong("`roles` is `{role: name of the match, ...}`".to_owned()))?,
     };
-    Ok(Condition { name: name.clone(), argument })
+    let own = (part.conditions()?, roles);
+    let piece = Piece::new((Entry::Fragment, &name), &part.needed("match")?, own, known).map_err(|m| part.wrong(m))?;
+    Ok((name, piece))
+}
+
+fn rule(index: usize, item: &Value, fragments: &[(String, Piece)]) -> Result<RawRule, Wrong> {
+    let part = Part::new(index, item, Entry::Rule, &["id", "summary", "match", "where", "replace", "stands_for"])?;
+    let id = part.needed("id")?;
+    let (stands_for, roles) = match item.get("stands_for") {
+        None => (None, Vec::new()),
+        Some(s) => stands_for(s).map(|(what, roles)| (Some(what), roles)).map_err(|m| part.wrong(m))?,
+    };
+    let own = (part.conditions()?, roles);
+    let summary = part.needed("summary")?;
+    let matches = Piece::new((Entry::Rule, &id), &part.needed("match")?, own, fragments).map_err(|m| part.wrong(m))?;
+    Ok(RawRule { id, summary, matches, replace: part.text("replace")?, stands_for })
 }
 
 fn stands_for(v: &Value) -> Result<(String, Vec<(String, String)>), String> {
     let form = || "`stands_for` is `{what: name, roles: {role: name of the match, ...}}`".to_owned();
     let what = v.get("what").and_then(Value::as_str).ok_or_else(form)?;
-    let pair = |(k, v): (&Value, &Value)| Some((k.as_str()?.to_owned(), v.as_str()?.to_owned()));
-    let Some(Value::Mapping(roles)) = v.get("roles") else { return Err(form()) };
-    Ok((what.to_owned(), roles.iter().map(pair).collect::<Option<_>>().ok_or_else(form)?))
+    let named = v.get("roles").map_or(Some(Vec::new()), roles).ok_or_else(form)?;
+    Ok((what.to_owned(), named))
 }
 
-/// Where in the file the text of a rule's part stands: the place of its first character. Block texts only (`match: |`);
-/// the YAML reader tells no places, so this looks for the rule's `id` line and the part's line after it.
-pub(super) fn place_of(file: &str, id: &str, part: &str) -> Option<Pos> {
+/// Roles and the names that have them.
+fn roles(v: &Value) -> Option<Vec<(String, String)>> {
+    let Value::Mapping(roles) = v else { return None };
+    roles.iter().map(|(k, v)| Some((k.as_str()?.to_owned(), v.as_str()?.to_owned()))).collect()
+}
+
+/// Where in the file the text of an entry's part stands: the place of its first character. Block texts only (`match: |`);
+/// the YAML reader tells no places, so this looks for the line that names the entry and the part's line after it.
+pub(super) fn place_of(file: &str, (entry, name): (Entry, &str), part: &str) -> Option<Pos> {
     let key = |l: &str, k: &str| {
         let l = l.trim_start().trim_start_matches("- ").trim_start();
         l.strip_prefix(k)?.strip_prefix(':').map(|v| v.trim().trim_matches(['"', '\'']).to_owned())
     };
     let lines: Vec<&str> = file.lines().collect();
-    let rule = lines.iter().position(|l| key(l, "id").as_deref() == Some(id))?;
+    let rule = lines.iter().position(|l| key(l, entry.key()).as_deref() == Some(name))?;
     let at = rule + lines[rule..].iter().position(|l| key(l, part).is_some_and(|v| v.starts_with('|')))?;
     let body = lines[at + 1..].iter().position(|l| !l.trim().is_empty())?;
     if body > 0 {

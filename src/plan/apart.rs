@@ -57,16 +57,13 @@ fn logarithms(g: &Graph) -> BTreeSet<NodeId> {
     found
 }
 
-/// Operators that decide how many elements come out by looking at them.
-const COUNTING: &[&str] = &["NonZero", "NonMaxSuppression", "Unique", "Compress"];
-
 /// Nodes that make a list, without channels, of as many elements as the data have it: scores of the boxes that are left.
 fn counted(g: &Graph) -> BTreeSet<NodeId> {
     let mut values: BTreeSet<ValueId> = BTreeSet::new();
     let mut nodes = BTreeSet::new();
     for id in g.schedule() {
         let n = g.node(id);
-        if COUNTING.iter().any(|op| n.op.is(op)) || n.inputs.iter().flatten().any(|v| values.contains(v)) {
+        if n.counts_elements() || n.inputs.iter().flatten().any(|v| values.contains(v)) {
             values.extend(n.outputs.iter().flatten());
             let list = |v: &ValueId| {
                 g.value(*v).ty.as_ref().is_some_and(|t| {
@@ -79,10 +76,6 @@ fn counted(g: &Graph) -> BTreeSet<NodeId> {
     nodes
 }
 
-/// Operators that find their own numbers.
-const RANDOM: &[&str] =
-    &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"];
-
 /// Nodes whose results are the same, or follow from the sizes of the inputs, whatever these hold. A constant that is only
 /// repeated for each sample is none of them: what is computed from it is computed for each sample.
 pub(crate) fn unfed(g: &Graph) -> BTreeSet<NodeId> {
@@ -90,7 +83,7 @@ pub(crate) fn unfed(g: &Graph) -> BTreeSet<NodeId> {
     let mut values: BTreeSet<ValueId> = BTreeSet::new();
     for id in g.schedule() {
         let n = g.node(id);
-        if n.has_subgraph() || !n.op.is_onnx() || RANDOM.contains(&n.op.name.as_str()) {
+        if n.has_subgraph() || !n.op.is_onnx() || n.is_random() {
             continue;
         }
         let constant = |v: &ValueId| g.constant(*v).is_some();
@@ -167,7 +160,7 @@ fn positions(g: &Graph) -> BTreeSet<NodeId> {
     let mut waves: BTreeSet<ValueId> = BTreeSet::new();
     for id in g.schedule() {
         let n = g.node(id);
-        if n.has_subgraph() || !n.op.is_onnx() || RANDOM.contains(&n.op.name.as_str()) {
+        if n.has_subgraph() || !n.op.is_onnx() || n.is_random() {
             continue;
         }
         let constant = |v: &ValueId| g.constant(*v).is_some();

@@ -261,14 +261,11 @@ impl<'a> Seen<'a> {
             return;
         }
         let Layout { outer, channels: n, inner } = self.layout;
-        let mut column = Vec::new();
         for (c, ch) in channels.iter_mut().enumerate().filter(|(_, ch)| !ch.levels.are_many()) {
             if inner == 1 {
-                column.clear();
-                column.extend(self.x.iter().skip(c).step_by(n));
-                ch.levels.add(&column);
+                ch.levels.add(self.x.iter().skip(c).step_by(n).copied());
             } else {
-                (0..outer).for_each(|o| ch.levels.add(&self.x[(o * n + c) * inner..][..inner]));
+                (0..outer).for_each(|o| ch.levels.add(self.x[(o * n + c) * inner..][..inner].iter().copied()));
             }
         }
     }

@@ -30,26 +30,38 @@ impl Levels {
         self.many
     }
 
-    /// Takes in values.
-    pub fn add(&mut self, values: &[f32]) {
+    /// Takes in values, until they are seen to lie on no grid: then none are kept.
+    pub fn add(&mut self, values: impl IntoIterator<Item = f32>) {
         // Where a value that came already is looked for first. Bits of no number stand for nothing.
         let mut met = [u32::MAX; 1024];
         for v in values {
             if self.many {
                 return;
             }
+            // Zeros of either sign are one.
+            let v = v + 0.0;
             let met = &mut met[(v.to_bits().wrapping_mul(0x9E37_79B1) >> 22) as usize];
             if *met == v.to_bits() {
                 continue;
             }
             *met = v.to_bits();
-            if let Err(at) = self.values.binary_search_by(|x| x.total_cmp(v)) {
-                self.values.insert(at, *v);
-                if self.values.len() > MOST {
+            if let Err(at) = self.values.binary_search_by(|x| x.total_cmp(&v)) {
+                self.values.insert(at, v);
+                // More values only widen the span and narrow the least gap, so this is never taken back. Of values that are
+                // spread at random some twenty are enough.
+                if self.values.len() > MOST || self.steps().is_some_and(|s| s >= MOST as f64) {
                     *self = Levels { values: Vec::new(), many: true };
                 }
             }
         }
+    }
+
+    /// How many of the least gaps the span is; `None` of fewer than two values.
+    fn steps(&self) -> Option<f64> {
+        let (first, last) = (f64::from(*self.values.first()?), f64::from(*self.values.last()?));
+        let gaps = self.values.windows(2).map(|w| f64::from(w[1]) - f64::from(w[0]));
+        let least = gaps.fold(f64::INFINITY, f64::min);
+        (last > first).then(|| ((last - first) / least).round())
     }
 
     /// Joins what another shard saw; the order does not matter.
@@ -57,15 +69,13 @@ impl Levels {
         if o.many {
             *self = o.clone();
         }
-        self.add(&o.values);
+        self.add(o.values.iter().copied());
     }
 
     /// The coarsest grid that holds all values; `None` if there is none of 256 values, or fewer than two were seen.
     pub fn grid(&self) -> Option<Grid> {
         let (first, last) = (f64::from(*self.values.first()?), f64::from(*self.values.last()?));
-        let gaps = self.values.windows(2).map(|w| f64::from(w[1]) - f64::from(w[0]));
-        let least = gaps.fold(f64::INFINITY, f64::min);
-        let steps = ((last - first) / least).round();
+        let steps = self.steps()?;
         if !(1.0..MOST as f64).contains(&steps) {
             return None;
         }
@@ -96,7 +106,7 @@ mod tests {
     fn pixels(which: impl Iterator<Item = u32>) -> Levels {
         let mut l = Levels::default();
         let all: Vec<f32> = which.map(|p| (p as f32 / 255.0 - 0.485) / 0.229).collect();
-        l.add(&all);
+        l.add(all);
         l
     }
 
@@ -124,14 +134,27 @@ mod tests {
     #[test]
     fn what_is_not_even_or_too_much_has_no_grid() {
         let mut l = Levels::default();
-        l.add(&[0.0, 1.0, 2.5]);
+        l.add([0.0, 1.0, 2.5]);
         assert_eq!(l.grid(), None);
-        l.add(&(0..300).map(|i| i as f32).collect::<Vec<_>>());
+        l.add((0..300).map(|i| i as f32));
         assert_eq!(l, Levels { values: vec![], many: true });
         assert_eq!(l.grid(), None);
         let mut l = Levels::default();
-        l.add(&[3.0, 3.0]);
+        l.add([3.0, 3.0]);
         assert_eq!(l.grid(), None);
+    }
+
+    #[test]
+    fn values_on_no_grid_are_given_up_soon_and_zeros_of_either_sign_are_one() {
+        let spread = |n: u32| (0..n).map(|i| (f64::from(i) * 0.618_033_988_75).fract() as f32);
+        let mut l = Levels::default();
+        l.add(spread(4));
+        assert!(!l.are_many());
+        l.add(spread(400).map(|v| v * v));
+        assert!(l.are_many() && l.values.is_empty());
+        let mut l = Levels::default();
+        l.add([0.0, -0.0, 1.0, 2.0]);
+        assert_eq!(l.grid(), Some(Grid { lowest: 0.0, step: 1.0, last: 2 }));
     }
 
     #[test]

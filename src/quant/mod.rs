@@ -12,6 +12,7 @@ pub mod hist;
 pub mod kernel;
 pub mod levels;
 pub mod lis;
+pub mod normal;
 pub mod observe;
 pub mod pairs;
 pub mod ptf;

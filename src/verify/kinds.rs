@@ -28,9 +28,6 @@ pub enum Kind {
     Detections,
 }
 
-/// Operators that choose which elements there are, and in which order.
-const CHOOSERS: &[&str] = &["NonMaxSuppression", "TopK", "NonZero", "Compress", "Unique"];
-
 /// Words in names of outputs that are no scores over classes, although a layer with a bias makes them.
 const NO_CLASSES: &[&str] = &[
     "box", "iou", "point", "coord", "keypoint", "landmark", "depth", "heatmap", "embed", "feature", "hidden", "recon",
@@ -92,8 +89,7 @@ impl Look<'_> {
         let mut found = BTreeSet::new();
         for id in self.g.schedule() {
             let n = self.g.node(id);
-            let chooses = n.op.is_onnx() && CHOOSERS.contains(&n.op.name.as_str());
-            if chooses || n.inputs.iter().flatten().any(|v| found.contains(v)) {
+            if n.chooses_elements() || n.inputs.iter().flatten().any(|v| found.contains(v)) {
                 found.extend(n.outputs.iter().flatten());
             }
         }

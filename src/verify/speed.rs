@@ -39,9 +39,9 @@ pub struct Effort {
 }
 
 impl Default for Effort {
-    /// Half a second; what a report needs.
+    /// A quarter of a second; what a report needs.
     fn default() -> Effort {
-        Effort { time: Duration::from_millis(500), least: 3, most: 25 }
+        Effort { time: Duration::from_millis(250), least: 3, most: 25 }
     }
 }
 

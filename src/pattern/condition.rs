@@ -1,0 +1,53 @@
+//! One `where` entry of a rule file, as written.
+
+use crate::yaml::Value;
+
+/// One `where` entry: a predicate and what it speaks of.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Condition {
+    pub name: String,
+    pub argument: Argument,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Argument {
+    Names(Vec<String>),
+    Fields(Vec<(String, Field)>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Field {
+    Number(f64),
+    Text(String),
+}
+
+impl Condition {
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// What form an entry has, if it is none.
+    pub fn read(v: &Value) -> Result<Condition, String> {
+        let form = || "a `where` entry is `predicate: names` or `predicate: {name: value}`".to_owned();
+        let Value::Mapping(m) = v else { return Err(form()) };
+        let (Some((Value::String(name), arg)), 1) = (m.iter().next(), m.len()) else { return Err(form()) };
+        let argument = match arg {
+            Value::String(s) => Argument::Names(vec![s.clone()]),
+            Value::Sequence(s) => Argument::Names(
+                s.iter().map(|x| x.as_str().map(str::to_owned)).collect::<Option<_>>().ok_or_else(form)?,
+            ),
+            Value::Mapping(m) => {
+                let field = |(k, v): (&Value, &Value)| {
+                    let v = match v {
+                        Value::Number(n) => Field::Number(n.as_f64()?),
+                        Value::String(s) => Field::Text(s.clone()),
+                        _ => return None,
+                    };
+                    Some((k.as_str()?.to_owned(), v))
+                };
+                Argument::Fields(m.iter().map(field).collect::<Option<_>>().ok_or_else(form)?)
+            }
+            _ => return Err(form()),
+        };
+        Ok(Condition { name: name.clone(), argument })
+    }
+}
