@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use fqvit_opt::calibrate::data::{self, Rows};
+use fqvit_opt::calibrate::data::{self, ArrayRows};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -41,8 +41,8 @@ pub fn new(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
 pub fn push(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let spool = Spool::of(&args.get_item(0)?)?;
     let batch: Vec<Given<'_>> = args.get_item(1)?.extract()?;
-    let rows: Vec<Rows<'_>> =
-        batch.iter().map(|(name, descr, shape, b)| Rows { name, descr, shape, bytes: b.as_bytes() }).collect();
+    let rows: Vec<ArrayRows<'_>> =
+        batch.iter().map(|(name, descr, shape, b)| ArrayRows { name, descr, shape, bytes: b.as_bytes() }).collect();
     let mut spool = spool.0.lock().map_err(|_| finished())?;
     spool.as_mut().ok_or_else(finished)?.push(&rows).map_err(raise)?;
     Ok(args.py().None())

@@ -39,7 +39,7 @@ fn count(change: isize) {
     }
     OWED.set(0);
     let live = LIVE.fetch_add(owed, Ordering::Relaxed) + owed;
-    if change > 0 && live > 0 && live as usize > super::memory() && !watch::is_exempt() {
+    if change > 0 && live > 0 && live as usize > super::limit() && !watch::is_exempt() {
         watch::out_of_memory(live as usize, change as usize);
     }
 }

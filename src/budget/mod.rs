@@ -15,6 +15,7 @@ mod stop;
 mod watch;
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use counting::{Counting, give_back, keep_freed};
@@ -26,8 +27,9 @@ pub use watch::{
 /// Elements a value may have at most. Products of sizes below it, and of the bytes they take, fit into 64 bits.
 pub const MOST_ELEMENTS: u64 = 1 << 48;
 
-/// The memory budget in bytes; `usize::MAX` until [`set_memory`] is called.
-static MEMORY: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// The memory budget in bytes that was asked for; [`UNSET`] until [`set_memory`] is called.
+static MEMORY: AtomicUsize = AtomicUsize::new(UNSET);
+const UNSET: usize = usize::MAX;
 
 /// A computation that would take more memory than the budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +47,8 @@ impl fmt::Display for OverBudget {
         let needs = self.needs.map_or_else(|| "more bytes than can be counted".to_owned(), readable);
         write!(
             f,
-            "{} needs {needs} of memory, and the budget is {}; if the sizes are meant, raise it with --memory",
+            "{} needs {needs} of memory, and the budget is {}; if the sizes are meant, raise it with --memory \
+             (a library: `budget::set_memory`)",
             self.what,
             readable(self.budget)
         )
@@ -54,8 +57,18 @@ impl fmt::Display for OverBudget {
 
 impl std::error::Error for OverBudget {}
 
-/// The memory budget in bytes.
+/// The memory budget in bytes: what [`set_memory`] said, otherwise nine tenths of the machine's memory, so that a library
+/// refuses what cannot be allocated as the program does.
 pub fn memory() -> usize {
+    static MACHINE: OnceLock<usize> = OnceLock::new();
+    match limit() {
+        UNSET => *MACHINE.get_or_init(|| usize::try_from(machine_memory() / 10 * 9).unwrap_or(usize::MAX)),
+        asked => asked,
+    }
+}
+
+/// What the allocator holds the process to: nothing unless it was asked for. (It must not read files to find out.)
+fn limit() -> usize {
     MEMORY.load(Ordering::Relaxed)
 }
 
@@ -180,6 +193,14 @@ mod tests {
         assert!(default_memory(1_000, 2) <= default_memory(20_000_000, 2));
         assert!(default_memory(1_000, 2) < 1_000_000_000);
         assert!(default_memory(u64::MAX, 64) as u64 <= machine_memory());
+    }
+
+    #[test]
+    fn a_library_has_the_machine_for_a_budget() {
+        let refused = afford(Some(1 << 60), || "value `x`".into()).unwrap_err();
+        assert!(refused.budget <= machine_memory() && refused.needs == Some(1 << 60), "{refused}");
+        assert_eq!(afford(Some(1 << 20), String::new), Ok(()));
+        assert_eq!(limit(), UNSET);
     }
 
     #[test]

@@ -14,7 +14,7 @@ const SHOWN: usize = 20;
 
 /// What is told to programs.
 #[derive(Serialize)]
-struct Found<'a> {
+struct DiffReport<'a> {
     tool: String,
     a: String,
     b: String,
@@ -54,7 +54,7 @@ pub fn diff(a: &DiffArgs) -> Result<bool, Failure> {
         notes.extend(done.report.notes);
     }
     if let Some(f) = &a.json {
-        let told = Found {
+        let told = DiffReport {
             tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
             a: a.a.display().to_string(),
             b: a.b.display().to_string(),

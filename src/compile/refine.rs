@@ -27,10 +27,10 @@ use crate::plan::recipe::WeightRecipe;
 use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{QuantPlan, Rounding, StoredWeight};
 use crate::quant::count::Pick;
-use crate::quant::gptq::{self, Search};
+use crate::quant::gptq::{self, CodeSearch};
 use crate::quant::normal::{Centred, Normal};
 use crate::quant::observe::first_unfit;
-use crate::quant::pairs::{self, Mates, Rows};
+use crate::quant::pairs::{self, Mates, WeightRows};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::tokens::Read;
 use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples};
@@ -238,8 +238,8 @@ fn jobs<'p>(p: &Prepared, plan: &QuantPlan, layers: &[Planned<'p>]) -> Result<Ve
         let bias = linear.bias_now(&folded.graph).and_then(|(_, _, b)| folded.graph.constant(b)?.to_f32s());
         let bias = bias.map_or(vec![0.0; outs], |b| b.into_owned());
         let dims: Vec<usize> = t.dims.iter().map(|d| *d as usize).collect();
-        let mates =
-            Rows::of(&dims, linear.out_axis, linear.is_conv).map_or_else(|| Mates::of_row(ins), Rows::into_mates);
+        let mates = WeightRows::of(&dims, linear.out_axis, linear.is_conv)
+            .map_or_else(|| Mates::of_row(ins), WeightRows::into_mates);
         out.push(Job { at, linear, w, outs, ins, bias, unfold, mates });
     }
     Ok(out)
@@ -297,7 +297,7 @@ fn fitted(
         Some(_) => WIDER.iter().chain(&recipe.clip).copied().collect(),
         None => recipe.clip.clone(),
     };
-    let how = Search { top, clips: &clips, least: &least, damp: DAMP, mates };
+    let how = CodeSearch { top, clips: &clips, least: &least, damp: DAMP, mates };
     let mean;
     let whole = match &own[..] {
         [alone] => alone,

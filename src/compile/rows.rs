@@ -13,7 +13,7 @@ use crate::quant::tokens::Read;
 use crate::quant::wide::wide;
 
 /// Rows that belong together, row-major, and how much each counts.
-pub(super) struct Rows {
+pub(super) struct FitRows {
     pub x: Vec<f32>,
     pub y: Vec<f32>,
     pub weights: Vec<f64>,
@@ -51,7 +51,7 @@ impl<'p> RowsOf<'p> {
         read: &Read,
         pick: Pick,
         finite: bool,
-    ) -> Option<Rows> {
+    ) -> Option<FitRows> {
         let (ins, outs) = (self.ins, self.outs);
         let mut y = if self.conv && self.unfold.is_some() { channels_last(&y, y_dims).into() } else { y };
         let mut x = match self.unfold {
@@ -75,7 +75,7 @@ impl<'p> RowsOf<'p> {
         if self.unfold.is_none() {
             x = self.codes.through(&x, &[chosen.len(), ins], self.conv);
         }
-        Some(Rows { x, y: gathered(&y, outs, &chosen), weights })
+        Some(FitRows { x, y: gathered(&y, outs, &chosen), weights })
     }
 }
 

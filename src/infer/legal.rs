@@ -54,7 +54,7 @@ type Checked = Result<(), String>;
 
 /// The type an attribute of this name has, in every operator of the standard that has one.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum AttrType {
     Int,
     Ints,
     Float,
@@ -62,12 +62,12 @@ enum Kind {
     Tensor,
 }
 
-impl Kind {
-    fn of(op: &str, name: &str) -> Option<Kind> {
+impl AttrType {
+    fn of(op: &str, name: &str) -> Option<AttrType> {
         Some(match name {
             // A list of outputs' sizes once, and of axes in Scan and of a whole shape in Reshape.
             "perm" | "axes" | "pads" | "strides" | "dilations" | "kernel_shape" | "output_shape" | "output_padding"
-            | "split" | "starts" | "ends" | "shape" => Kind::Ints,
+            | "split" | "starts" | "ends" | "shape" => AttrType::Ints,
             "axis"
             | "keepdims"
             | "group"
@@ -95,37 +95,37 @@ impl Kind {
             | "stash_type"
             | "num_groups"
             | "fmod"
-            | "training_mode" => Kind::Int,
-            "epsilon" | "alpha" | "beta" | "momentum" | "gamma" | "bias" | "lambd" => Kind::Float,
+            | "training_mode" => AttrType::Int,
+            "epsilon" | "alpha" | "beta" | "momentum" | "gamma" | "bias" | "lambd" => AttrType::Float,
             "auto_pad"
             | "equation"
             | "approximate"
             | "reduction"
             | "nearest_mode"
-            | "coordinate_transformation_mode" => Kind::Text,
-            "mode" if op != "ImageDecoder" => Kind::Text,
-            "value" if matches!(op, "Constant" | "ConstantOfShape") => Kind::Tensor,
+            | "coordinate_transformation_mode" => AttrType::Text,
+            "mode" if op != "ImageDecoder" => AttrType::Text,
+            "value" if matches!(op, "Constant" | "ConstantOfShape") => AttrType::Tensor,
             _ => return None,
         })
     }
 
     fn name(self) -> &'static str {
         match self {
-            Kind::Int => "an integer",
-            Kind::Ints => "a list of integers",
-            Kind::Float => "a float",
-            Kind::Text => "a text",
-            Kind::Tensor => "a tensor",
+            AttrType::Int => "an integer",
+            AttrType::Ints => "a list of integers",
+            AttrType::Float => "a float",
+            AttrType::Text => "a text",
+            AttrType::Tensor => "a tensor",
         }
     }
 
     fn is(self, v: &AttrValue) -> bool {
         match self {
-            Kind::Int => matches!(v, AttrValue::Int(_)),
-            Kind::Ints => matches!(v, AttrValue::Ints(_)),
-            Kind::Float => matches!(v, AttrValue::Float(_)),
-            Kind::Text => matches!(v, AttrValue::Str(_)),
-            Kind::Tensor => matches!(v, AttrValue::Tensor(_)),
+            AttrType::Int => matches!(v, AttrValue::Int(_)),
+            AttrType::Ints => matches!(v, AttrValue::Ints(_)),
+            AttrType::Float => matches!(v, AttrValue::Float(_)),
+            AttrType::Text => matches!(v, AttrValue::Str(_)),
+            AttrType::Tensor => matches!(v, AttrValue::Tensor(_)),
         }
     }
 }
@@ -210,9 +210,9 @@ fn check(view: &View) -> Checked {
 
 fn types(view: &View) -> Checked {
     for a in &view.node.attrs.0 {
-        if let Some(kind) = Kind::of(view.op(), &a.name).filter(|k| !k.is(&a.value)) {
+        if let Some(kind) = AttrType::of(view.op(), &a.name).filter(|k| !k.is(&a.value)) {
             // An empty list has no type of its own in some encodings.
-            if kind == Kind::Ints && matches!(&a.value, AttrValue::Floats(v) if v.is_empty()) {
+            if kind == AttrType::Ints && matches!(&a.value, AttrValue::Floats(v) if v.is_empty()) {
                 continue;
             }
             if matches!(a.value, AttrValue::Other(_)) {

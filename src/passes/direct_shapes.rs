@@ -67,8 +67,10 @@ impl Pass for DirectShapes {
             let inputs: Vec<Ref> = parts
                 .into_iter()
                 .map(|p| match p {
-                    Part::Value(v) => Ref::Old(v),
-                    Part::Numbers(n) => patch.constant(&format!("{name}_sizes"), Tensor::i64(&[n.len() as i64], &n)),
+                    SizePart::Value(v) => Ref::Old(v),
+                    SizePart::Numbers(n) => {
+                        patch.constant(&format!("{name}_sizes"), Tensor::i64(&[n.len() as i64], &n))
+                    }
                 })
                 .collect();
             let new = patch.node("Concat", &name, &inputs, Attrs::new().with_int("axis", 0));
@@ -82,22 +84,22 @@ impl Pass for DirectShapes {
     }
 }
 
-enum Part {
+enum SizePart {
     Value(ValueId),
     Numbers(Vec<i64>),
 }
 
 /// The pieces of a vector of sizes; `None` if one is unknown, not at hand, or all are numbers (folding does that).
-fn parts(map: &ShapeMap, y: ValueId, sizes: &BTreeMap<Size, ValueId>) -> Option<Vec<Part>> {
+fn parts(map: &ShapeMap, y: ValueId, sizes: &BTreeMap<Size, ValueId>) -> Option<Vec<SizePart>> {
     if map.rank(y) != Some(1) || map.dtype(y) != Some(DType::INT64) || map.constant(y).is_some() {
         return None;
     }
     let mut parts = Vec::new();
     for e in map.elements(y)? {
         match (e.as_ref()?, parts.last_mut()) {
-            (Size::Known(n), Some(Part::Numbers(list))) => list.push(*n),
-            (Size::Known(n), _) => parts.push(Part::Numbers(vec![*n])),
-            (s, _) => parts.push(Part::Value(*sizes.get(s)?)),
+            (Size::Known(n), Some(SizePart::Numbers(list))) => list.push(*n),
+            (Size::Known(n), _) => parts.push(SizePart::Numbers(vec![*n])),
+            (s, _) => parts.push(SizePart::Value(*sizes.get(s)?)),
         }
     }
     Some(parts)

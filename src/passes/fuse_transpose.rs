@@ -112,18 +112,18 @@ enum Made {
     Three(Vec<i64>, Vec<i64>, Vec<i64>),
 }
 
-struct Found {
+struct Fused {
     x: ValueId,
     made: Made,
 }
 
-fn as_move(x: ValueId, perm: Vec<usize>) -> Found {
+fn as_move(x: ValueId, perm: Vec<usize>) -> Fused {
     let still = perm.iter().enumerate().all(|(i, a)| i == *a);
     let made = if still { Made::Nothing } else { Made::Transpose(perm.into_iter().map(|a| a as i64).collect()) };
-    Found { x, made }
+    Fused { x, made }
 }
 
-fn transposes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
+fn transposes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Fused> {
     let node = g.node(id);
     if !node.op.is("Transpose") {
         return None;
@@ -136,7 +136,7 @@ fn transposes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
     Some(as_move(x, q.iter().map(|a| p.get(*a).copied()).collect::<Option<_>>()?))
 }
 
-fn reshapes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
+fn reshapes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Fused> {
     let node = g.node(id);
     let relabels = |n: NodeId| g.node(n).is_a(Class::Relabel);
     if !relabels(id) {
@@ -149,14 +149,14 @@ fn reshapes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
         let x = g.node(before).input(0)?;
         let from = map.dims(x)?;
         if from == to {
-            return Some(Found { x, made: Made::Nothing });
+            return Some(Fused { x, made: Made::Nothing });
         }
         // Squeeze and Unsqueeze say more than a Reshape would: only a Reshape takes others in, or is taken in.
         let taken = node.op.is("Squeeze") && g.node(before).op.is("Reshape");
         if !node.op.is("Reshape") && !taken {
             return None;
         }
-        return Some(Found { x, made: Made::Reshape(static_target(from, to, true)?) });
+        return Some(Fused { x, made: Made::Reshape(static_target(from, to, true)?) });
     }
     if !node.op.is("Reshape") || !g.node(before).op.is("Transpose") {
         return None;
@@ -179,11 +179,11 @@ fn reshapes(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
     let many = |d: &&Size| **d != Size::Known(1);
     let alike = sizes.iter().filter(many).eq(to.iter().filter(many));
     let target = static_target(&sizes, to, true).filter(|_| alike && g.producer_is(x, "Transpose").is_some())?;
-    Some(Found { x, made: Made::Both(moved.into_iter().map(|a| a as i64).collect(), target) })
+    Some(Fused { x, made: Made::Both(moved.into_iter().map(|a| a as i64).collect(), target) })
 }
 
 /// For Reshape -> Transpose -> Reshape with axes of size 1 in between that nobody needs: all three without them.
-fn narrower(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
+fn narrower(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Fused> {
     let plain = |v: ValueId, op: &str| g.producer_is(v, op).filter(|n| is_plain(g, *n) && g.use_count(v) == 1);
     let turn = plain(g.node(id).input(0).filter(|_| g.node(id).op.is("Reshape"))?, "Transpose")?;
     let between = g.node(turn).input(0)?;
@@ -199,12 +199,12 @@ fn narrower(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Found> {
     let moved: Vec<Size> = perm.iter().map(|a| sizes[*a].clone()).collect();
     let perm = perm.into_iter().map(|a| a as i64).collect();
     let made = Made::Three(static_target(from, &sizes, true)?, perm, static_target(&moved, to, true)?);
-    Some(Found { x, made })
+    Some(Fused { x, made })
 }
 
 /// For a change of shape from `from` to `between` that only puts in axes of size 1, and a Transpose and a Reshape after it:
 /// the Transpose without these axes, and the Reshape if it still does something.
-fn without_ones(x: ValueId, from: &[Size], between: &[Size], perm: &[usize], to: &[Size]) -> Option<Found> {
+fn without_ones(x: ValueId, from: &[Size], between: &[Size], perm: &[usize], to: &[Size]) -> Option<Fused> {
     let mut rest = from.iter().enumerate();
     let mut next = rest.next();
     // The axis of `from` that each axis of `between` is.
@@ -228,7 +228,7 @@ fn without_ones(x: ValueId, from: &[Size], between: &[Size], perm: &[usize], to:
         return Some(as_move(x, perm));
     }
     let target = static_target(&moved, to, true)?;
-    Some(Found { x, made: Made::Both(perm.into_iter().map(|a| a as i64).collect(), target) })
+    Some(Fused { x, made: Made::Both(perm.into_iter().map(|a| a as i64).collect(), target) })
 }
 
 /// For a Reshape that only merges neighbouring axes: the axes merged into each.

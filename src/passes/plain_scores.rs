@@ -67,7 +67,7 @@ const LEVEL: f32 = 30.0;
 const MOST_ELEMENTS: usize = 1 << 22;
 
 /// One thing done to scores.
-struct Step {
+struct ScoreStep {
     kind: Done,
     /// The result has the shape of the scores that went in.
     keeps_shape: bool,
@@ -108,7 +108,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
 }
 
 /// From `v` back to where the scores begin, and what is done to them from there on.
-fn walk(g: &Graph, map: &ShapeMap, v: ValueId, most: u32) -> Option<(ValueId, Vec<Step>)> {
+fn walk(g: &Graph, map: &ShapeMap, v: ValueId, most: u32) -> Option<(ValueId, Vec<ScoreStep>)> {
     if !leads(g, v, most) {
         return None;
     }
@@ -120,7 +120,7 @@ fn walk(g: &Graph, map: &ShapeMap, v: ValueId, most: u32) -> Option<(ValueId, Ve
     let found = scores_of(g, map, n, most - 1).and_then(|slot| Some((n.input(slot)?, Done::of(g, map, n, slot)?)));
     let Some((x, kind)) = found else { return Some((v, Vec::new())) };
     let (head, mut steps) = walk(g, map, x, most - 1)?;
-    steps.push(Step { kind, keeps_shape: map.same_shape(x, v) });
+    steps.push(ScoreStep { kind, keeps_shape: map.same_shape(x, v) });
     Some((head, steps))
 }
 
@@ -222,7 +222,7 @@ fn product(a: &ArrayD<f32>, b: &ArrayD<f32>) -> Option<ArrayD<f32>> {
 struct Scores<'a> {
     g: &'a Graph,
     map: &'a ShapeMap,
-    steps: Vec<Step>,
+    steps: Vec<ScoreStep>,
     opset: i64,
 }
 
@@ -305,7 +305,7 @@ impl Scores<'_> {
     fn fate(&self, i: usize) -> Option<Made> {
         let by = self.factor_from(i + 1)?;
         let behind = || self.steps[i + 1..].iter();
-        let hiding = |s: &Step| !matches!(s.kind, Done::Choose { fill, .. } if fill > HIDES_SCALED);
+        let hiding = |s: &ScoreStep| !matches!(s.kind, Done::Choose { fill, .. } if fill > HIDES_SCALED);
         Some(match &self.steps[i].kind {
             Done::Times { .. } | Done::Bound => Made::Nothing,
             Done::Plus { term, .. } => {

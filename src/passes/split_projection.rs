@@ -58,7 +58,7 @@ fn squeezed(g: &Graph, v: ValueId, axis: usize, rank: usize) -> Option<ValueId> 
 }
 
 /// Columns of a projection, and the value they become after the moves.
-struct Part {
+struct Columns {
     from: i64,
     columns: i64,
     value: ValueId,
@@ -67,13 +67,13 @@ struct Part {
 }
 
 /// The value after a Squeeze of `axis` that alone reads `v`, or `v` itself, whoever reads it.
-fn taken(g: &Graph, v: ValueId, axis: usize, rank: usize, at: usize, columns: i64) -> Part {
+fn taken(g: &Graph, v: ValueId, axis: usize, rank: usize, at: usize, columns: i64) -> Columns {
     let squeezed = squeezed(g, v, axis, rank);
-    Part { from: at as i64 * columns, columns, value: squeezed.unwrap_or(v), counted: squeezed.is_none() }
+    Columns { from: at as i64 * columns, columns, value: squeezed.unwrap_or(v), counted: squeezed.is_none() }
 }
 
 /// The `count` parts along `axis`, each of `columns` columns; `None` unless all are there, one by one.
-fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns: i64) -> Option<Vec<Part>> {
+fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns: i64) -> Option<Vec<Columns>> {
     let is_axis = |a: i64| a == axis as i64 || a == axis as i64 - rank as i64;
     if g.is_output(v) {
         return None;
@@ -88,7 +88,7 @@ fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns:
         }
         return (0..count).map(|i| Some(taken(g, node.output(i)?, axis, rank, i, columns))).collect();
     }
-    let mut found: Vec<Option<Part>> = (0..count).map(|_| None).collect();
+    let mut found: Vec<Option<Columns>> = (0..count).map(|_| None).collect();
     for (n, slot) in g.uses(v) {
         let node = g.node(n);
         if slot != 0 || !node.op.is_onnx() {
@@ -100,7 +100,7 @@ fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns:
                 let index = g.constant(node.input(1)?)?;
                 let at = place(index.to_i64s().filter(|_| index.len() == 1)?[0])?;
                 let part = match index.dims.len() {
-                    0 => Part { from: at as i64 * columns, columns, value: node.out()?, counted: false },
+                    0 => Columns { from: at as i64 * columns, columns, value: node.out()?, counted: false },
                     1 => taken(g, node.out()?, axis, rank, at, columns),
                     _ => return None,
                 };
@@ -127,17 +127,17 @@ fn parts(g: &Graph, v: ValueId, axis: usize, rank: usize, count: usize, columns:
 
 /// Where the parts are, and the moves that each goes through.
 struct Parts {
-    list: Vec<Part>,
+    list: Vec<Columns>,
     /// Reshape target and Transpose with the axis that counts the parts, and its place in the target; none where the parts
     /// are columns as they are.
     moves: Option<(Vec<i64>, Vec<i64>, usize)>,
 }
 
 /// The parts that are taken along the columns themselves: all by one Split, or each by a Slice.
-fn columns_taken(g: &Graph, v: ValueId, total: i64) -> Option<Vec<Part>> {
+fn columns_taken(g: &Graph, v: ValueId, total: i64) -> Option<Vec<Columns>> {
     let rank = g.rank(v)? as i64;
     let last = |a: i64| a == -1 || a == rank - 1;
-    let mut list: Vec<Part> = Vec::new();
+    let mut list: Vec<Columns> = Vec::new();
     for (n, slot) in g.uses(v) {
         let node = g.node(n);
         if slot != 0 || !node.op.is_onnx() {
@@ -153,7 +153,7 @@ fn columns_taken(g: &Graph, v: ValueId, total: i64) -> Option<Vec<Part>> {
                 };
                 let mut from = 0i64;
                 for (columns, value) in sizes.iter().zip(&node.outputs) {
-                    list.push(Part { from, columns: *columns, value: (*value)?, counted: false });
+                    list.push(Columns { from, columns: *columns, value: (*value)?, counted: false });
                     from = from.checked_add(*columns)?;
                 }
                 if from != total || list.len() != node.outputs.len() {
@@ -167,7 +167,7 @@ fn columns_taken(g: &Graph, v: ValueId, total: i64) -> Option<Vec<Part>> {
                 if !last(axis) || from < 0 || to <= from {
                     return None;
                 }
-                list.push(Part { from, columns: to - from, value: node.out()?, counted: false });
+                list.push(Columns { from, columns: to - from, value: node.out()?, counted: false });
             }
             _ => return None,
         }
@@ -220,7 +220,7 @@ fn find(g: &Graph, l: &Linear, columns: i64) -> Option<Parts> {
 }
 
 /// Reshape target and Transpose of one part.
-fn moves_of(part: &Part, (target, perm, at): &(Vec<i64>, Vec<i64>, usize)) -> (Vec<i64>, Vec<i64>) {
+fn moves_of(part: &Columns, (target, perm, at): &(Vec<i64>, Vec<i64>, usize)) -> (Vec<i64>, Vec<i64>) {
     let mut target = target.clone();
     if part.counted {
         target[*at] = 1;

@@ -107,7 +107,7 @@ struct Choice {
     cells: usize,
 }
 
-struct Search<'a, 'm> {
+struct Matcher<'a, 'm> {
     facts: &'a Facts<'m>,
     pattern: &'a Pattern,
     bound: Vec<Option<Bound>>,
@@ -130,7 +130,7 @@ pub(super) fn search<R>(
 ) -> Found<R> {
     let Some(value) = facts.graph().node(node).outputs.iter().flatten().next().copied() else { return Found::Nothing };
     let root = pattern.lines.len() - 1;
-    let mut s = Search {
+    let mut s = Matcher {
         facts,
         pattern,
         bound: vec![None; pattern.names.len()],
@@ -189,7 +189,7 @@ pub(super) fn search<R>(
     refused.map_or(Found::TooLong, |(m, r)| Found::Refused(m, r))
 }
 
-impl<'m> Search<'_, 'm> {
+impl<'m> Matcher<'_, 'm> {
     fn push(&mut self, goal: Goal, next: Option<usize>) -> usize {
         self.cells.push(Cell { goal, next });
         self.cells.len() - 1

@@ -46,17 +46,17 @@ pub(super) fn read(text: &str) -> Result<Vec<RawRule>, Wrong> {
 }
 
 /// One entry of a file, whose faults are told with its name.
-struct Part<'a> {
+struct Written<'a> {
     index: usize,
     item: &'a Value,
     entry: Entry,
     name: Option<String>,
 }
 
-impl<'a> Part<'a> {
-    fn new(index: usize, item: &'a Value, entry: Entry, keys: &[&str]) -> Result<Part<'a>, Wrong> {
+impl<'a> Written<'a> {
+    fn new(index: usize, item: &'a Value, entry: Entry, keys: &[&str]) -> Result<Written<'a>, Wrong> {
         let name = item.get(entry.key()).and_then(Value::as_str).map(str::to_owned);
-        let part = Part { index, item, entry, name };
+        let part = Written { index, item, entry, name };
         let Value::Mapping(map) = item else {
             return Err(part.wrong(format!("entry {} is no mapping with `id`, `summary` and `match`", index + 1)));
         };
@@ -102,7 +102,7 @@ impl<'a> Part<'a> {
 }
 
 fn fragment(index: usize, item: &Value, known: &[(String, Piece)]) -> Result<(String, Piece), Wrong> {
-    let part = Part::new(index, item, Entry::Fragment, &["fragment", "match", "where", "roles"])?;
+    let part = Written::new(index, item, Entry::Fragment, &["fragment", "match", "where", "roles"])?;
     let name = part.needed("fragment")?;
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
         return Err(part.wrong("the name of a fragment is made of letters, digits and `-`".to_owned()));
@@ -120,7 +120,7 @@ fn fragment(index: usize, item: &Value, known: &[(String, Piece)]) -> Result<(St
 }
 
 fn rule(index: usize, item: &Value, fragments: &[(String, Piece)]) -> Result<RawRule, Wrong> {
-    let part = Part::new(index, item, Entry::Rule, &["id", "summary", "match", "where", "replace", "stands_for"])?;
+    let part = Written::new(index, item, Entry::Rule, &["id", "summary", "match", "where", "replace", "stands_for"])?;
     let id = part.needed("id")?;
     let (stands_for, roles) = match item.get("stands_for") {
         None => (None, Vec::new()),

@@ -74,7 +74,7 @@ pub struct Rounded {
 
 /// How codes are searched.
 #[derive(Clone, Copy, Debug)]
-pub struct Search<'a> {
+pub struct CodeSearch<'a> {
     /// Largest code; the smallest is its negative.
     pub top: i32,
     /// Scales to try, as shares of the one that reaches the largest weight.
@@ -89,7 +89,7 @@ pub struct Search<'a> {
 }
 
 /// Rounds weights `v` (`outs x ins`) for inputs of covariance `c.xx`; `None` if the input never varies.
-pub fn round(c: &Centred, v: &[f64], how: &Search<'_>) -> Option<Rounded> {
+pub fn round(c: &Centred, v: &[f64], how: &CodeSearch<'_>) -> Option<Rounded> {
     let n = c.ins;
     let mut order: Vec<usize> = (0..n).collect();
     // The last is rounded first.
@@ -147,7 +147,7 @@ fn lanes(
     v: &[f64],
     order: &[usize],
     (pull, power, earlier): (&Array2<f32>, &[f32], &[Vec<usize>]),
-    how: &Search<'_>,
+    how: &CodeSearch<'_>,
 ) -> Vec<Lane> {
     let (n, clips) = (order.len(), how.clips.len());
     let top = how.top as f32;
@@ -264,7 +264,7 @@ mod tests {
         let x = inputs(&mut rng, &mix, 400);
         let c = sums(&x, &times(&w, &x)).centred();
         let least = [0.0; OUTS];
-        let how = Search { top: 7, clips: &[1.0], least: &least, damp: 1e-6, mates: None };
+        let how = CodeSearch { top: 7, clips: &[1.0], least: &least, damp: 1e-6, mates: None };
         let r = round(&c, &w, &how).unwrap();
         let nearest: Vec<f64> = w
             .iter()
@@ -278,7 +278,7 @@ mod tests {
         assert!(a < 0.5 * b, "compensated {a}, nearest {b}");
         // What it says of itself is what it does.
         assert!((r.error - a).abs() < 0.02 * a, "{} {a}", r.error);
-        let wide = Search { clips: &[1.0, 0.9, 0.8, 0.7], ..how };
+        let wide = CodeSearch { clips: &[1.0, 0.9, 0.8, 0.7], ..how };
         assert!(round(&c, &w, &wide).unwrap().error <= r.error);
     }
 
@@ -306,7 +306,7 @@ mod tests {
         let mut c = sums(&[0.0; N * 2], &[0.0; OUTS * 2]).centred();
         (0..N).for_each(|i| c.xx[i * N + i] = 1.0 + i as f64);
         let least = [0.0; OUTS];
-        let r = round(&c, &w, &Search { top: 127, clips: &[1.0], least: &least, damp: 0.0, mates: None }).unwrap();
+        let r = round(&c, &w, &CodeSearch { top: 127, clips: &[1.0], least: &least, damp: 0.0, mates: None }).unwrap();
         for (i, q) in r.codes.iter().enumerate() {
             assert_eq!(*q, (w[i] as f32 / r.scales[i / N]).round_ties_even() as i8);
         }
@@ -318,11 +318,15 @@ mod tests {
         let x = inputs(&mut rng, &mix, 100);
         let c = sums(&x, &times(&w, &x)).centred();
         let least: Vec<f32> = (0..OUTS).map(|o| o as f32 * 0.05).collect();
-        let r = round(&c, &w, &Search { top: 7, clips: &[1.0, 0.5], least: &least, damp: 0.001, mates: None }).unwrap();
+        let r =
+            round(&c, &w, &CodeSearch { top: 7, clips: &[1.0, 0.5], least: &least, damp: 0.001, mates: None }).unwrap();
         assert!(r.codes.iter().all(|q| (-7..=7).contains(q)));
         assert!(r.scales.iter().zip(&least).all(|(s, l)| s >= l));
         let dead = sums(&[0.0; N], &[0.0; OUTS]).centred();
-        assert_eq!(round(&dead, &w, &Search { top: 7, clips: &[1.0], least: &least, damp: 0.001, mates: None }), None);
+        assert_eq!(
+            round(&dead, &w, &CodeSearch { top: 7, clips: &[1.0], least: &least, damp: 0.001, mates: None }),
+            None
+        );
     }
 
     #[test]

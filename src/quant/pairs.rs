@@ -73,23 +73,23 @@ impl Mates {
 
 /// The codes of a layer's weight, as rows that are contracted.
 #[derive(Clone, Debug)]
-pub struct Rows {
+pub struct WeightRows {
     mates: Mates,
     outs: usize,
     /// The outputs are the first axis.
     out_first: bool,
 }
 
-impl Rows {
+impl WeightRows {
     /// Of a weight of these sizes: a matrix, or a Conv's kernel `[outputs, inputs, ..spatial]`. `None` for other ranks.
-    pub fn of(dims: &[usize], out_axis: usize, conv: bool) -> Option<Rows> {
+    pub fn of(dims: &[usize], out_axis: usize, conv: bool) -> Option<WeightRows> {
         let outs = *dims.get(out_axis)?;
         let mates = match dims {
             [_, inputs, spatial @ ..] if conv => Mates::of_kernel(*inputs, spatial.iter().product()),
             [_, _] => Mates::of_row(dims[1 - out_axis]),
             _ => return None,
         };
-        Some(Rows { mates, outs, out_first: out_axis == 0 })
+        Some(WeightRows { mates, outs, out_first: out_axis == 0 })
     }
 
     /// The possible neighbours of each weight of a row.
@@ -217,7 +217,7 @@ mod tests {
     fn a_row_with_large_neighbours_gets_a_larger_scale() {
         // Two outputs: large neighbours of one sign in the first, none in the second.
         let w: Vec<f32> = vec![1.0, 0.98, 0.31, -0.2, 0.05, -0.47, 1.0, -0.9, 0.31, -0.2, 0.05, -0.47];
-        let rows = Rows::of(&[2, 6], 0, false).expect("a matrix");
+        let rows = WeightRows::of(&[2, 6], 0, false).expect("a matrix");
         let nearest = |s: f32| w.iter().map(|w| (w / s).round_ties_even() as i32).collect::<Vec<_>>();
         let mut scales = vec![1.0 / 127.0; 2];
         let mut codes = nearest(scales[0]);
@@ -226,7 +226,7 @@ mod tests {
         assert!(kept.is_none(), "a row of six is no small part of two");
         // Many rows that are safe make up for one that is not.
         let many: Vec<f32> = w[..6].iter().chain(w[6..].iter().cycle().take(6 * 99)).copied().collect();
-        let rows = Rows::of(&[100, 6], 0, false).expect("a matrix");
+        let rows = WeightRows::of(&[100, 6], 0, false).expect("a matrix");
         let nearest: Vec<i32> = many.iter().map(|w| (w * 127.0).round_ties_even() as i32).collect();
         scales = vec![1.0 / 127.0; 100];
         (scales, codes) = rows.settled(&many, (-127, 127), &scales, &nearest).expect("worth it");

@@ -129,7 +129,7 @@ fn best_zero(m: &Moments, (lo, hi): (f64, f64), scale: f64, code: Code, clip: bo
 
 /// What a channel comes to at one base.
 #[derive(Clone, Copy, Debug)]
-struct Found {
+struct AtBase {
     error: f64,
     factor: u32,
     zero: i32,
@@ -137,12 +137,12 @@ struct Found {
 
 /// The best of steps from coarse to fine, each with its number and factor; of equals the finest. Once clipping alone costs
 /// more at a step than the best of all, no finer one needs a look.
-fn finer(steps: impl Iterator<Item = (usize, u32)>, mut at: impl FnMut(usize) -> AtScale) -> Option<Found> {
-    let mut best: Option<Found> = None;
+fn finer(steps: impl Iterator<Item = (usize, u32)>, mut at: impl FnMut(usize) -> AtScale) -> Option<AtBase> {
+    let mut best: Option<AtBase> = None;
     for (n, factor) in steps {
         let s = at(n);
         if best.is_none_or(|b| s.error <= b.error) {
-            best = Some(Found { error: s.error, factor, zero: s.zero });
+            best = Some(AtBase { error: s.error, factor, zero: s.zero });
         }
         if best.is_some_and(|b| s.clipped > b.error) {
             break;
@@ -163,7 +163,7 @@ fn shared_zero(
     code: Code,
     clip: bool,
     whatever_fits: bool,
-) -> Option<Found> {
+) -> Option<AtBase> {
     let (qmin, qmax) = code.range();
     let reach = |f: u32| {
         let s = base * f64::from(f);
@@ -323,7 +323,7 @@ impl FactorSearch {
     }
 
     /// What is best for a channel at each base.
-    fn best(&self, c: usize, tries: &[Try]) -> Vec<Found> {
+    fn best(&self, c: usize, tries: &[Try]) -> Vec<AtBase> {
         let (m, range, code) = (&self.moments[c], self.ranges[c], self.code);
         let on_grid = self.rule.channel_zeros && self.clip && !self.rule.published_base;
         let mut known: Vec<Option<AtScale>> = vec![None; 2 * self.span as usize + 1];
@@ -338,7 +338,7 @@ impl FactorSearch {
                 let found = |f: u32| {
                     let clip = self.clip || f == 1 << self.rule.max_shift;
                     let best = best_zero(m, range, t.base * f64::from(f), code, clip)?;
-                    Some(Found { error: best.error, factor: f, zero: best.zero })
+                    Some(AtBase { error: best.error, factor: f, zero: best.zero })
                 };
                 self.factors.iter().filter_map(|f| found(*f)).reduce(|a, b| if b.error < a.error { b } else { a })
             }
@@ -450,7 +450,7 @@ mod tests {
             let long = |all: &mut dyn Iterator<Item = (u32, i32, f64)>| {
                 all.reduce(|a, b| if b.2 < a.2 { b } else { a }).unwrap()
             };
-            let same = |a: (u32, i32, f64), b: Found| a == (b.factor, b.zero, b.error);
+            let same = |a: (u32, i32, f64), b: AtBase| a == (b.factor, b.zero, b.error);
             let at = |f: u32| best_zero(&m, range, base * f64::from(f), Code::U8, true).unwrap();
             let all = long(&mut factors.iter().map(|f| (*f, at(*f).zero, at(*f).error)));
             let short = finer(factors.iter().copied().enumerate().rev(), |n| at(factors[n])).unwrap();

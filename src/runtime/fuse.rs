@@ -27,25 +27,25 @@ use super::steps::{Step, Steps};
 
 /// Puts operators in place of tract's that look at what their operands come from.
 pub fn register(onnx: &mut Onnx) {
-    onnx.op_register.insert("MatMul", |ctx, node| build(ctx, node, Kind::MatMul));
+    onnx.op_register.insert("MatMul", |ctx, node| build(ctx, node, Layered::MatMul));
     onnx.op_register.insert("Gemm", |ctx, node| {
         let flag = |name: &str| node.get_attr_opt::<i64>(name).map(|x| x.unwrap_or(0) != 0);
         let factor = |name: &str| node.get_attr_opt::<f32>(name).map(|x| x.unwrap_or(1.0));
         let transposed = [flag("transA")?, flag("transB")?];
         let plain = factor("alpha")? == 1.0 && factor("beta")? == 1.0;
-        build(ctx, node, if plain { Kind::Gemm { transposed } } else { Kind::Other })
+        build(ctx, node, if plain { Layered::Gemm { transposed } } else { Layered::Other })
     });
-    onnx.op_register.insert("Conv", |ctx, node| build(ctx, node, Kind::Conv));
+    onnx.op_register.insert("Conv", |ctx, node| build(ctx, node, Layered::Conv));
     onnx.op_register.insert("LayerNormalization", |ctx, node| {
         let axis = node.get_attr_opt("axis")?.unwrap_or(-1);
         let epsilon = node.get_attr_opt("epsilon")?.unwrap_or(1e-5);
         let alone = node.output.iter().filter(|o| !o.is_empty()).count() == 1;
-        build(ctx, node, if alone { Kind::LayerNorm { axis, epsilon } } else { Kind::Other })
+        build(ctx, node, if alone { Layered::LayerNorm { axis, epsilon } } else { Layered::Other })
     });
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum Layered {
     MatMul,
     Gemm { transposed: [bool; 2] },
     Conv,
@@ -56,11 +56,11 @@ enum Kind {
 /// An operator of the file, and what tract makes of it.
 #[derive(Clone, Debug)]
 struct Compute {
-    kind: Kind,
+    kind: Layered,
     stock: Box<dyn InferenceOp>,
 }
 
-fn build(ctx: &ParsingContext, node: &NodeProto, kind: Kind) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+fn build(ctx: &ParsingContext, node: &NodeProto, kind: Layered) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let (stock, closures) = stock(ctx, node, &node.op_type)?;
     Ok((Box::new(Compute { kind, stock }), closures))
 }
@@ -119,14 +119,14 @@ impl InferenceOp for Compute {
     ) -> TractResult<TVec<OutletId>> {
         let inputs: TVec<OutletId> = node.inputs.iter().map(|i| mapping[i]).collect();
         let fused = match self.kind {
-            Kind::MatMul => match attend::fuse(&node.name, target, &inputs)? {
+            Layered::MatMul => match attend::fuse(&node.name, target, &inputs)? {
                 Some(wire) => Some(wire),
                 None => product([false; 2], &node.name, target, &inputs)?,
             },
-            Kind::Gemm { transposed } => product(transposed, &node.name, target, &inputs)?,
-            Kind::LayerNorm { axis, epsilon } => norm::fuse(&node.name, target, &inputs, (axis, epsilon))?,
-            Kind::Conv => self.conv(&node.name, target, &inputs)?,
-            Kind::Other => None,
+            Layered::Gemm { transposed } => product(transposed, &node.name, target, &inputs)?,
+            Layered::LayerNorm { axis, epsilon } => norm::fuse(&node.name, target, &inputs, (axis, epsilon))?,
+            Layered::Conv => self.conv(&node.name, target, &inputs)?,
+            Layered::Other => None,
         };
         match fused {
             Some(wire) => Ok(wire),

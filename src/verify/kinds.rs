@@ -61,7 +61,7 @@ struct Look<'g> {
 }
 
 /// A step from an output towards what makes it.
-enum Step {
+enum Towards {
     /// On, through this operand.
     To(ValueId),
     /// Found, with the axis of the classes in what this node makes.
@@ -112,40 +112,40 @@ impl Look<'_> {
                 return None;
             }
             match self.step(id, v) {
-                Step::To(x) => (v, crossed) = (x, [crossed, vec![id]].concat()),
-                Step::Classes(axis) => return self.forward(v, axis, &crossed),
-                Step::None => return None,
+                Towards::To(x) => (v, crossed) = (x, [crossed, vec![id]].concat()),
+                Towards::Classes(axis) => return self.forward(v, axis, &crossed),
+                Towards::None => return None,
             }
         }
         None
     }
 
-    fn step(&self, id: NodeId, v: ValueId) -> Step {
+    fn step(&self, id: NodeId, v: ValueId) -> Towards {
         let n = self.g.node(id);
         let constant = |slot: usize| n.input(slot).is_some_and(|x| self.g.constant(x).is_some());
-        let first = || n.input(0).map_or(Step::None, Step::To);
+        let first = || n.input(0).map_or(Towards::None, Towards::To);
         match n.op.name.as_str() {
-            _ if !n.op.is_onnx() => Step::None,
-            "Softmax" | "LogSoftmax" => Step::Classes(n.attrs.int("axis").unwrap_or(-1)),
-            "Gemm" if constant(1) && n.input(2).is_some() => Step::Classes(-1),
+            _ if !n.op.is_onnx() => Towards::None,
+            "Softmax" | "LogSoftmax" => Towards::Classes(n.attrs.int("axis").unwrap_or(-1)),
+            "Gemm" if constant(1) && n.input(2).is_some() => Towards::Classes(-1),
             "Conv" if constant(1) && n.input(2).is_some() => {
                 if self.channels(v, 1).is_some_and(|c| c >= DENSE) {
-                    Step::Classes(1)
+                    Towards::Classes(1)
                 } else {
-                    Step::None
+                    Towards::None
                 }
             }
             "Add" if self.is_bias(n) => {
                 // Features of patches have a bias each as well: more than one row of them is not taken for scores.
-                if self.rank(v) == Some(2) || self.named_scores(v) { Step::Classes(-1) } else { Step::None }
+                if self.rank(v) == Some(2) || self.named_scores(v) { Towards::Classes(-1) } else { Towards::None }
             }
             "Sigmoid" | "Identity" | "Cast" | "Dropout" | "Resize" => first(),
             "Add" | "Sub" | "Mul" | "Div" if constant(1) => first(),
-            "Add" | "Mul" if constant(0) => n.input(1).map_or(Step::None, Step::To),
+            "Add" | "Mul" if constant(0) => n.input(1).map_or(Towards::None, Towards::To),
             // The mean of two heads: what holds of one holds of the other.
             "Add" | "Mean" | "Sum" => first(),
             _ if n.is_move() && !n.op.is("Concat") => first(),
-            _ => Step::None,
+            _ => Towards::None,
         }
     }
 

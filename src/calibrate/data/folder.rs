@@ -29,7 +29,7 @@ const FOREIGN: [&str; 12] = ["avif", "heic", "heif", "jxl", "gif", "tif", "tiff"
 const LITTER: [&str; 3] = ["thumbs.db", "desktop.ini", "__macosx"];
 
 /// What a file is.
-enum Kind {
+enum FileKind {
     Picture,
     /// A picture of a kind that is not read here.
     Foreign(&'static str),
@@ -136,9 +136,9 @@ impl Entries {
                 continue;
             }
             match kind(&path) {
-                Kind::Picture => self.pictures.push(name),
-                Kind::Foreign(format) => self.foreign.push((name, format!("{format}, which is not read here"))),
-                Kind::Other => self.others.push(name),
+                FileKind::Picture => self.pictures.push(name),
+                FileKind::Foreign(format) => self.foreign.push((name, format!("{format}, which is not read here"))),
+                FileKind::Other => self.others.push(name),
             }
         }
         Ok(())
@@ -155,18 +155,18 @@ fn ends<'a>(path: &Path, endings: &[&'a str]) -> Option<&'a str> {
 }
 
 /// By content where that tells, otherwise by name. What is named like a picture is one: if it is broken, that must be said.
-fn kind(path: &Path) -> Kind {
+fn kind(path: &Path) -> FileKind {
     let mut head = [0; 32];
     let n = File::open(path).and_then(|mut f| f.read(&mut head)).unwrap_or(0);
     match known(&head[..n]) {
         Some(k) => k,
-        None if is_image_name(path) => Kind::Picture,
-        None => ends(path, &FOREIGN).map_or(Kind::Other, Kind::Foreign),
+        None if is_image_name(path) => FileKind::Picture,
+        None => ends(path, &FOREIGN).map_or(FileKind::Other, FileKind::Foreign),
     }
 }
 
 /// What the first bytes say.
-fn known(head: &[u8]) -> Option<Kind> {
+fn known(head: &[u8]) -> Option<FileKind> {
     let at = |i: usize, text: &[u8]| head.get(i..).is_some_and(|h| h.starts_with(text));
     let picture = at(0, b"\xff\xd8\xff") || at(0, b"\x89PNG\r\n\x1a\n") || (at(0, b"RIFF") && at(8, b"WEBP"));
     // Of words that begin with BM, the header's size is no letter.
@@ -174,7 +174,7 @@ fn known(head: &[u8]) -> Option<Kind> {
         && head.get(14).is_some_and(|n| matches!(n, 12 | 40 | 52 | 56 | 64 | 108 | 124))
         && at(15, &[0; 3]);
     if picture || bitmap {
-        return Some(Kind::Picture);
+        return Some(FileKind::Picture);
     }
     let brand = |names: &[&[u8]]| at(4, b"ftyp") && names.iter().any(|n| at(8, n));
     let foreign = [
@@ -186,7 +186,7 @@ fn known(head: &[u8]) -> Option<Kind> {
         (at(4, b"jP  "), "JPEG 2000"),
         (at(0, b"8BPS"), "Photoshop"),
     ];
-    foreign.into_iter().find(|(is, _)| *is).map(|(_, name)| Kind::Foreign(name))
+    foreign.into_iter().find(|(is, _)| *is).map(|(_, name)| FileKind::Foreign(name))
 }
 
 /// Names, few of many.

@@ -43,7 +43,7 @@ pub use error::DataError;
 pub use fixed::{FixedInput, FixedValue};
 pub use options::DataOptions;
 pub use presets::{Exif, Fit, Interpolation, Preset};
-pub use spool::{Arrays, Rows, Spool};
+pub use spool::{ArrayRows, Arrays, Spool};
 
 use crate::budget::{self, Stop};
 use crate::ir::{DType, Def, Dim, Graph, TensorType};

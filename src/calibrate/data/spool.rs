@@ -24,7 +24,7 @@ pub struct Arrays {
 
 /// Rows of one array.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
+pub struct ArrayRows<'a> {
     /// The input they are for.
     pub name: &'a str,
     /// The element type as NumPy writes it, such as `<f4`.
@@ -67,7 +67,7 @@ impl Spool {
     /// # Errors
     /// If the element type is unknown, or the bytes are not as many as the shape says; if a batch has other arrays, types or
     /// sizes than the first; if there is no room for temporary files.
-    pub fn push(&mut self, batch: &[Rows<'_>]) -> Result<(), DataError> {
+    pub fn push(&mut self, batch: &[ArrayRows<'_>]) -> Result<(), DataError> {
         let first = self.columns.is_empty();
         let names = |c: &[Column]| c.iter().map(|c| c.name.clone()).collect::<Vec<_>>().join(", ");
         if !first && batch.len() != self.columns.len() {
@@ -91,14 +91,14 @@ impl Spool {
         Ok(())
     }
 
-    fn column(&self, r: &Rows<'_>) -> Result<Column, DataError> {
+    fn column(&self, r: &ArrayRows<'_>) -> Result<Column, DataError> {
         let file = tempfile::tempfile().map_err(|source| DataError::Spool { name: self.name.clone(), source })?;
         let tail = r.shape.get(1..).unwrap_or(&[]).to_vec();
         let out = BufWriter::with_capacity(1 << 16, file);
         Ok(Column { name: r.name.to_owned(), descr: r.descr.to_owned(), tail, rows: 0, out })
     }
 
-    fn check(&self, r: &Rows<'_>, c: &Column) -> Result<(), DataError> {
+    fn check(&self, r: &ArrayRows<'_>, c: &Column) -> Result<(), DataError> {
         let wrong =
             |reason: String| DataError::Malformed { path: PathBuf::from(&self.name), array: r.name.to_owned(), reason };
         let (elem, _) = Elem::of(r.descr).map_err(wrong)?;
@@ -158,8 +158,8 @@ mod tests {
     use crate::ir::{DType, Dim};
     use crate::runtime::Array;
 
-    fn rows<'a>(name: &'a str, shape: &'a [usize], bytes: &'a [u8]) -> Rows<'a> {
-        Rows { name, descr: "|u1", shape, bytes }
+    fn rows<'a>(name: &'a str, shape: &'a [usize], bytes: &'a [u8]) -> ArrayRows<'a> {
+        ArrayRows { name, descr: "|u1", shape, bytes }
     }
 
     fn input() -> InputSpec {
@@ -187,12 +187,12 @@ mod tests {
         let say = |e: Result<(), DataError>| e.unwrap_err().to_string();
         let e = say(s.push(&[rows("x", &[1, 3], &[1, 2, 3])]));
         assert!(e.contains("the data") && e.contains("\"x\"") && e.contains("[3]") && e.contains("[2]"), "{e}");
-        let e = say(s.push(&[Rows { descr: "<f4", ..rows("x", &[1, 2], &[0; 8]) }]));
+        let e = say(s.push(&[ArrayRows { descr: "<f4", ..rows("x", &[1, 2], &[0; 8]) }]));
         assert!(e.contains("<f4") && e.contains("|u1"), "{e}");
         assert!(say(s.push(&[rows("y", &[1, 2], &[1, 2])])).contains("\"y\""));
         assert!(say(s.push(&[rows("x", &[1, 2], &[1])])).contains("1 bytes"));
         assert!(say(s.push(&[rows("x", &[], &[1])])).contains("no axis"));
-        assert!(say(Spool::new("d").push(&[Rows { descr: "<c8", ..rows("x", &[1], &[0; 8]) }])).contains("<c8"));
+        assert!(say(Spool::new("d").push(&[ArrayRows { descr: "<c8", ..rows("x", &[1], &[0; 8]) }])).contains("<c8"));
         // What was refused is not there.
         assert_eq!(s.finish().unwrap().members[0].1.shape, [1, 2]);
     }

@@ -23,7 +23,7 @@ use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{Layer, QuantPlan};
 use crate::quant::kernel;
-use crate::quant::pairs::Rows;
+use crate::quant::pairs::WeightRows;
 use crate::quant::qparams::{SCALE_FLOOR, code_tensor};
 use crate::quant::{Code, QParams};
 use crate::rewrite::{Patch, Ref};
@@ -185,7 +185,7 @@ impl<'a> LayerCodes<'a> {
         let nearest = self.params(layer.weight, l.out_axis, scales.clone())?;
         let sizes = w.sizes();
         let codes = kernel::quantize_tensor(&w.data, &sizes, &nearest).map_err(|e| self.failed(e.to_string()))?;
-        let rows = Rows::of(&sizes, l.out_axis, l.is_conv).filter(|_| !self.plan.assume_vnni);
+        let rows = WeightRows::of(&sizes, l.out_axis, l.is_conv).filter(|_| !self.plan.assume_vnni);
         Ok(match rows.and_then(|r| r.settled(&w.data, layer.weight.range(), scales, &codes)) {
             Some((wider, safe)) => {
                 *scales = wider;

@@ -43,7 +43,7 @@ pub fn decide(
         ScoreRange::MinMax => vec![(range::affine(Code::U8, st, Range::MinMax), "all scores seen".to_owned())],
         ScoreRange::Weights => ranges(st, scale),
     };
-    let rows = Rows::of(st, scale);
+    let rows = KeptScores::of(st, scale);
     let mut best: Option<Choice> = None;
     let forms: Vec<Vec<Option<&LisSpec>>> = match &families[..] {
         [] => vec![vec![None]],
@@ -127,7 +127,7 @@ fn ranges(st: &Stats, scale: f32) -> Vec<(QParams, String)> {
 }
 
 /// Rows of scores kept from calibration, with the attention weights they lead to.
-struct Rows<'s> {
+struct KeptScores<'s> {
     st: &'s Stats,
     kept: &'s [KeptRow],
     truth: Vec<Vec<f64>>,
@@ -137,12 +137,12 @@ struct Rows<'s> {
     scale: f32,
 }
 
-impl<'s> Rows<'s> {
-    fn of(st: &'s Stats, scale: f32) -> Rows<'s> {
+impl<'s> KeptScores<'s> {
+    fn of(st: &'s Stats, scale: f32) -> KeptScores<'s> {
         let truth: Vec<Vec<f64>> = st.rows.iter().map(|r| softmax(&r.values, scale)).collect();
         let power = truth.iter().flatten().map(|p| p * p).sum();
         let seen = st.rows.iter().map(|r| r.values.iter().map(|v| *v > HIDDEN_BELOW).collect()).collect();
-        Rows { st, kept: &st.rows, truth, seen, power, scale }
+        KeptScores { st, kept: &st.rows, truth, seen, power, scale }
     }
 
     /// The range and, head by head, the codes of least error; without rows, the first of both.
@@ -224,7 +224,7 @@ pub(super) fn softmax(row: &[f32], scale: f32) -> Vec<f64> {
 }
 
 /// One form of the weights, for scores of given codes.
-struct Form {
+struct WeightForm {
     /// None: uniform codes after a Softmax.
     plan: Option<LisPlan>,
     /// For each head, the weight at each distance, where that is all a weight depends on.
@@ -232,14 +232,14 @@ struct Form {
     renormalised: bool,
 }
 
-impl Form {
-    fn of(st: &Stats, p: &QParams, scale: f32, lis: Option<&LisSpec>) -> Result<Form, String> {
-        let Some(spec) = lis else { return Ok(Form { plan: None, tables: Vec::new(), renormalised: false }) };
+impl WeightForm {
+    fn of(st: &Stats, p: &QParams, scale: f32, lis: Option<&LisSpec>) -> Result<WeightForm, String> {
+        let Some(spec) = lis else { return Ok(WeightForm { plan: None, tables: Vec::new(), renormalised: false }) };
         let scales = (0..p.channels()).map(|h| p.scale(h) * scale).collect();
         let facts = LisFacts::of_weights(scales, st.dims.last().copied());
         let plan = LisPlan::new(spec, &facts, "scores").map_err(|e| e.to_string())?;
         let tables = (0..st.channels.len()).map(|h| reference::weights_by_distance(&plan, h)).collect();
-        Ok(Form { plan: Some(plan), tables, renormalised: spec.normalise() == Normalise::Renormalised })
+        Ok(WeightForm { plan: Some(plan), tables, renormalised: spec.normalise() == Normalise::Renormalised })
     }
 
     /// Squared error of the weights of one row of codes.
@@ -282,12 +282,12 @@ impl Coded<'_> {
     }
 }
 
-impl Rows<'_> {
+impl KeptScores<'_> {
     /// Squared error of the attention weights of the kept rows, for each form and head by head.
     fn errors(&self, p: &QParams, forms: &[Option<&LisSpec>]) -> Result<Vec<Vec<f64>>, String> {
         let (lo, hi) = p.code().range();
-        let forms: Vec<Form> =
-            forms.iter().map(|f| Form::of(self.st, p, self.scale, *f)).collect::<Result<_, String>>()?;
+        let forms: Vec<WeightForm> =
+            forms.iter().map(|f| WeightForm::of(self.st, p, self.scale, *f)).collect::<Result<_, String>>()?;
         let mut errors = vec![vec![0.0; self.st.channels.len()]; forms.len()];
         for ((r, truth), seen) in self.kept.iter().zip(&self.truth).zip(&self.seen) {
             let head = r.head as usize;
@@ -334,7 +334,7 @@ mod tests {
         assert!(reason.contains("a scale per head"), "{reason}");
         assert!(matches!(form, AttentionForm::Lis { spec } if spec.fine() == [8]));
         // The weights of the narrow head gain, and both errors are of the same rows.
-        let rows = Rows::of(&s, 1.0);
+        let rows = KeptScores::of(&s, 1.0);
         let spec = LisSpec::default().with_fine(vec![8]).unwrap();
         let error = |p: &QParams| rows.errors(p, &[Some(&spec)]).unwrap().remove(0);
         let (whole, each) = (error(&QParams::covering(Code::U8, s.range().0, s.range().1)), error(&p));

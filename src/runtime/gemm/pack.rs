@@ -154,7 +154,7 @@ impl Packed {
             if lines < height || !x.depth.is_multiple_of(shape.group) {
                 panel.fill(0);
             }
-            let part = Part { x, first, lines, height };
+            let part = PanelLines { x, first, lines, height };
             match (shape.bytes, shape.group) {
                 (true, _) => {
                     let flip = if x.signed == (side == Side::Left) { 0x80u8 } else { 0 };
@@ -179,14 +179,14 @@ impl Packed {
 }
 
 /// Some lines of an operand, which fill one panel.
-struct Part<'a> {
+struct PanelLines<'a> {
     x: Operand<'a>,
     first: usize,
     lines: usize,
     height: usize,
 }
 
-impl Part<'_> {
+impl PanelLines<'_> {
     /// Codes of a line from a place along the depth on; without depth there may be none at all.
     fn from(&self, line: usize, k: usize) -> &[u8] {
         let at = (self.first + line) * self.x.line_stride + k * self.x.depth_stride;

@@ -30,7 +30,7 @@
 use super::{Coding, UNSIGNED_ZERO, each, unsigned, zero_scalar, zero_tensor};
 use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
-use crate::quant::pairs::Rows;
+use crate::quant::pairs::WeightRows;
 use crate::rewrite::{Patch, Ref};
 
 /// Largest bias in the sum's units: a margin of a quarter of int32 leaves room for the products.
@@ -76,7 +76,7 @@ impl Pass for LayersWhole {
 /// True for int8 weights whose products with uint8 saturate on processors without VNNI.
 pub(super) fn saturates(t: &Tensor, out_axis: usize, conv: bool) -> bool {
     let dims: Vec<usize> = t.dims.iter().map(|d| *d as usize).collect();
-    let Some(rows) = Rows::of(&dims, out_axis, conv).filter(|_| t.dtype == DType::INT8) else { return false };
+    let Some(rows) = WeightRows::of(&dims, out_axis, conv).filter(|_| t.dtype == DType::INT8) else { return false };
     let codes = t.to_i64s().unwrap_or_default();
     !rows.are_safe(&codes.iter().map(|q| *q as i32).collect::<Vec<_>>())
 }
