@@ -487,6 +487,16 @@ fn calls_that_no_operator_takes() {
         image("int64[4] s = {1, 3, 0, 4}", "y = Resize <mode = \"nearest\"> (x, \"\", \"\", s)"),
         image("int64[4] s = {1, 3, -1, 8}", "y = Expand (x, s)"),
         image("int64[4] s = {1, 1, 1, -2}", "y = Tile (x, s)"),
+        image("float a = {0}, float b = {4}, float c = {0}", "r = Range (a, b, c)\ny = Mul (x, r)"),
+        image("int64 a = {9}", "y = CumSum (x, a)"),
+        image("int64[1] k = {-1}", "y, z = TopK (x, k)"),
+        image("int64[1] k = {99}", "y, z = TopK (x, k)"),
+        image("int64[1] a = {0}, int64[1] b = {4}, int64[1] s = {0}", "y = Slice (x, a, b, a, s)"),
+        image("", "y = Einsum <equation = \"abcd,abcd->abcd\"> (x)"),
+        image("", "y = Einsum <equation = \"abc->abc\"> (x)"),
+        image("", "y = Conv <auto_pad = \"AROUND\"> (x, w)"),
+        image("float[1, 32, 8] i = {256 * 1}, float[1, 32, 8] h = {256 * 1}", "y = LSTM <hidden_size = 9> (x, i, h)")
+            .replace("256 * 1", &zeros(256)),
     ];
     for text in cases {
         let body = text.lines().nth(3).unwrap_or_default().to_owned();
@@ -495,6 +505,18 @@ fn calls_that_no_operator_takes() {
         let op = if op == "Range" { "Range" } else { op };
         p.inspect().refused(&body, &["m.onnx", "node `", op, "export it again"]);
         p.compile(&["--recipe", "linear-w8a8"]).refused(&body, &["m.onnx", "node `", op]);
+    }
+}
+
+/// Files that say they are newer than all there are.
+#[test]
+fn files_of_any_version() {
+    let text = model(17, "(float[1, 4] x) => (float[1, 4] y)", "float[4, 4] w = {16 * 1}", "y = MatMul (x, w)")
+        .replace("16 * 1", &zeros(16));
+    for (from, to) in [("ir_version: 8", "ir_version: 1099511627776"), ("\"\" : 17", "\"\" : 1099511627776")] {
+        let newer = text.replace(from, to);
+        assert_ne!(newer, text);
+        Place::new(&newer).compile(&[]).refused(to, &["m.onnx", "1099511627776", "knows them up to"]);
     }
 }
 

@@ -147,7 +147,13 @@ fn check(view: &View) -> Checked {
             indices(view)?;
         }
         "ArgMax" | "ArgMin" | "ScatterElements" => one_axis(view, 0, 0)?,
-        "TopK" => one_axis(view, -1, 0)?,
+        "TopK" => {
+            one_axis(view, -1, 0)?;
+            most(view)?;
+        }
+        "CumSum" => sums_along(view)?,
+        "Einsum" => letters(view)?,
+        "LSTM" | "GRU" | "RNN" => hidden_size(view)?,
         "Flatten" => one_axis(view, 1, 1)?,
         "Transpose" => perm(view)?,
         "Squeeze" => many_axes(view, 1, 0)?,
@@ -158,7 +164,12 @@ fn check(view: &View) -> Checked {
             };
             many_axes(view, 1, more)?;
         }
-        "Slice" => many_axes(view, 3, 0)?,
+        "Slice" => {
+            many_axes(view, 3, 0)?;
+            if matches!(view.list("steps", 4), Given::Known(s) if s.contains(&0)) {
+                return Err("one of its steps is 0".to_owned());
+            }
+        }
         op if op.starts_with("Reduce") => many_axes(view, 1, 0)?,
         "Conv" => window(view, Some(1))?,
         "ConvInteger" => window(view, Some(1))?,
@@ -181,7 +192,7 @@ fn check(view: &View) -> Checked {
             }
         }
         "Tile" => no_less_than(view, 1, 0, "a repetition")?,
-        "Range" if view.ints(2).is_some_and(|s| s.first() == Some(&0)) => return Err("its step is 0".to_owned()),
+        "Range" => range(view)?,
         "MatMul" => product(view)?,
         "Gemm" => gemm(view)?,
         "Resize" => resize(view)?,
@@ -306,6 +317,8 @@ fn indices(view: &View) -> Checked {
 }
 
 /// Strides, dilations, pads, kernel and groups of a window that slides.
+const AUTO_PADS: [&str; 4] = ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"];
+
 fn window(view: &View, out_axis: Option<usize>) -> Checked {
     let a = &view.node.attrs;
     let weighted = matches!(view.op(), "Conv" | "ConvInteger" | "ConvTranspose");
@@ -315,6 +328,9 @@ fn window(view: &View, out_axis: Option<usize>) -> Checked {
         (Some(r), _) | (None, Some(r)) => Some(r - 2),
         _ => None,
     };
+    if let Some(p) = a.str("auto_pad").filter(|p| !AUTO_PADS.contains(p)) {
+        return Err(format!("`auto_pad` is {p:?}, which is none of {}", AUTO_PADS.join(", ")));
+    }
     for (name, least, twice) in
         [("strides", 1, 1), ("dilations", 1, 1), ("kernel_shape", 1, 1), ("pads", 0, 2), ("output_padding", 0, 1)]
     {
@@ -403,6 +419,71 @@ fn reshape(view: &View) -> Checked {
     let open = sizes.contains(&-1);
     let fits = given.is_some_and(|n| if open { n != 0 && total.is_multiple_of(n) || total == 0 } else { n == total });
     if fits { Ok(()) } else { Err(format!("{total} elements do not fit the shape {}", short(&target))) }
+}
+
+/// A Range's numbers, where they are constants.
+fn range(view: &View) -> Checked {
+    let number = |slot: usize| view.constant(slot)?.to_f32s()?.first().copied();
+    for (slot, what) in ["its start", "its limit", "its step"].into_iter().enumerate() {
+        if let Some(n) = number(slot).filter(|n| !n.is_finite()) {
+            return Err(format!("{what} is {n}"));
+        }
+    }
+    let whole = view.ints(2).is_some_and(|s| s.first() == Some(&0));
+    if whole || number(2) == Some(0.0) { Err("its step is 0".to_owned()) } else { Ok(()) }
+}
+
+/// How many elements a TopK takes.
+fn most(view: &View) -> Checked {
+    let Given::Known(k) = view.list("k", 1) else { return Ok(()) };
+    let Some(k) = k.first() else { return Ok(()) };
+    let along = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis("axis", -1, r)?)?.known());
+    if *k < 0 || along.is_some_and(|n| *k > n) {
+        let of = along.map_or("its axis".to_owned(), |n| format!("an axis of {n}"));
+        return Err(format!("it takes {k} elements of {of}"));
+    }
+    Ok(())
+}
+
+/// The axis of a CumSum.
+fn sums_along(view: &View) -> Checked {
+    match (view.list("axis", 1), view.rank(0)) {
+        (Given::Known(a), Some(rank)) if a.first().is_some_and(|a| axis(*a, rank).is_none()) => {
+            Err(format!("its axis is {}, its input has {rank} axes", short(&a)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An Einsum's equation: as many operands as inputs, and as many letters as axes.
+fn letters(view: &View) -> Checked {
+    let Some(equation) = view.node.attrs.str("equation") else { return Err("it has no `equation`".to_owned()) };
+    let operands: Vec<String> = equation
+        .split("->")
+        .next()
+        .unwrap_or_default()
+        .split(',')
+        .map(|part| part.chars().filter(|c| !c.is_whitespace()).collect())
+        .collect();
+    let inputs = view.node.inputs.len();
+    if operands.len() != inputs {
+        return Err(format!("`equation` {equation:?} has {} operands, the node {inputs} inputs", operands.len()));
+    }
+    for (i, part) in operands.iter().enumerate().filter(|(_, part)| !part.contains("...")) {
+        if let Some(rank) = view.rank(i).filter(|r| *r != part.chars().count()) {
+            return Err(format!("`equation` {equation:?} has {part:?} for input {i}, which has {rank} axes"));
+        }
+    }
+    Ok(())
+}
+
+/// A recurrent operator's weights belong to its hidden size.
+fn hidden_size(view: &View) -> Checked {
+    let Some(size) = view.node.attrs.int("hidden_size") else { return Ok(()) };
+    match view.dims(2).and_then(|d| d.last()?.known()) {
+        Some(n) if n != size => Err(format!("`hidden_size` is {size}, its recurrent weight is for {n}")),
+        _ => Ok(()),
+    }
 }
 
 fn no_less_than(view: &View, slot: usize, least: i64, what: &str) -> Checked {

@@ -205,6 +205,11 @@ pub fn file_version(opset: i64) -> i64 {
     FILE_VERSIONS.iter().find(|(_, newest)| *newest >= opset).or(FILE_VERSIONS.last()).map_or(0, |(v, _)| *v)
 }
 
+/// The newest file version (IR) the table knows.
+pub fn newest_file_version() -> i64 {
+    FILE_VERSIONS.last().map_or(0, |(version, _)| *version)
+}
+
 /// The newest operator set the table knows.
 pub fn newest_opset() -> i64 {
     NEWEST

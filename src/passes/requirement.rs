@@ -6,7 +6,7 @@ use crate::ir::{DType, Def, Model, Op, ops};
 /// Something that must hold of a model before a pipeline, or does after one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
-    /// The operator set is one that this program knows.
+    /// The operator set and the file's version are ones that this program knows.
     KnownOpset,
     /// Nothing in the model is quantized.
     NotQuantized,
@@ -31,6 +31,10 @@ pub enum Unmet {
         "the model's operator set is {found}; this program knows them up to {newest}: export the model at an older one"
     )]
     Opset { found: i64, newest: i64 },
+    #[error(
+        "the file's version (IR) is {found}; this program knows them up to {newest}: save the model in an older one"
+    )]
+    FileVersion { found: i64, newest: i64 },
     #[error("the model is quantized already (node `{node}` is a {op}); give the float model it was made from")]
     Quantized { node: String, op: String },
     #[error(
@@ -60,7 +64,9 @@ impl Requirement {
         let fault = match self {
             Requirement::KnownOpset => {
                 let (found, newest) = (cx.opset(), ops::newest_opset());
-                (found > newest).then_some(Unmet::Opset { found, newest })
+                let (version, last) = (cx.ir_version, ops::newest_file_version());
+                let of_file = (version > last).then_some(Unmet::FileVersion { found: version, newest: last });
+                (found > newest).then_some(Unmet::Opset { found, newest }).or(of_file)
             }
             Requirement::NotQuantized => g
                 .nodes()
