@@ -205,7 +205,7 @@ mod tests {
     use ndarray_npy::write_npy;
 
     use super::*;
-    use crate::calibrate::data::{Dataset, Rows, Spool};
+    use crate::calibrate::data::{ArrayRows, Dataset, Spool};
     use crate::ir::DType;
 
     const IMAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/images");
@@ -295,7 +295,7 @@ mod tests {
     fn arrays_that_a_program_gives_are_values() {
         let given = |shape: &[usize], bytes: &[u8]| {
             let mut s = Spool::new("fixed");
-            s.push(&[Rows { name: "ids", descr: "|u1", shape, bytes }]).unwrap();
+            s.push(&[ArrayRows { name: "ids", descr: "|u1", shape, bytes }]).unwrap();
             let ids = FixedInput { name: "ids".into(), value: FixedValue::Array(s.finish().unwrap()) };
             let mut how = options(&["keep=1", "temperature=1"]);
             how.fixed.push(ids);
