@@ -227,9 +227,9 @@ fn deliver(report: &Report, how: &ReportArgs, mut files: Files) -> Result<bool, 
 }
 
 impl ReportArgs {
-    /// True if the report is to be a page or a file for programs, which tell more than a terminal does.
+    /// True if the report is to be a page, which shows single values: that takes both models over a few samples once more.
     fn is_read_closely(&self) -> bool {
-        self.json.is_some() || self.html.is_some()
+        self.html.is_some()
     }
 
     /// True if a report for programs goes to standard output, in place of the readable one.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::parts::Part;
-use super::sites::{Site, Sites, trace_back};
+use super::sites::{Sites, trace_back};
 use super::{Activation, Layer, QuantPlan, Readers, Role};
 use crate::ir::Graph;
 use crate::quant::{Code, QParams};
@@ -94,7 +94,7 @@ impl QuantPlan {
             Readers::Contracting => vec![a],
             Readers::Elementwise => vec![wide(Readers::Elementwise)],
             Readers::All if !products => vec![wide(Readers::All)],
-            Readers::All if !reads_elementwise(site) => vec![a],
+            Readers::All if !site.elementwise => vec![a],
             Readers::All => {
                 let elementwise = wide(Readers::Elementwise);
                 vec![Activation { readers: Readers::Contracting, ..a }, elementwise]
@@ -134,10 +134,6 @@ impl QuantPlan {
         };
         (told(part.layers.iter().map(layer).collect()), told(part.activations.iter().flat_map(values).collect()))
     }
-}
-
-fn reads_elementwise(site: &Site) -> bool {
-    site.elementwise
 }
 
 /// Bits of a code in the file.
