@@ -7,6 +7,7 @@ use super::files::Files;
 use super::{Failure, Progress, load, threads};
 use crate::compile::comparison::{Comparison, Read};
 use crate::compile::difference::{Change, Difference, difference};
+use crate::verify::metrics::shown_db;
 use crate::verify::report::ModelFile;
 
 /// How many of the things that differ are told of each kind.
@@ -69,8 +70,7 @@ pub fn diff(a: &DiffArgs) -> Result<bool, Failure> {
     if !taken && !a.quiet {
         say_raw!("{}", readable(&found, a.all));
         for (output, db) in &sqnr {
-            let db = if *db >= 999.0 { "exact".to_owned() } else { format!("{db:.2} dB") };
-            say!("{output}: {db}");
+            say!("{output}: {}", shown_db(*db));
         }
         notes.iter().for_each(|n| eprintln!("note: {n}"));
     }

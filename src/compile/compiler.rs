@@ -24,8 +24,10 @@ use crate::onnx::{self, SaveError, SaveOptions};
 use crate::pattern::RuleSet;
 use crate::plan::{Layer, QuantPlan, Target};
 use crate::recipe::Recipe;
+use crate::verify::closer::CloserLook;
 use crate::verify::judge::Judge;
 use crate::verify::report::{DataReport, ModelFile, Report};
+use crate::verify::run::SideBySide;
 use crate::verify::thresholds::Check;
 
 /// What the quantized model is compared with the float one on.
@@ -375,22 +377,16 @@ impl Compiler {
             }
         }
         let on = self.verified_on((&data, held), other);
-        // Channels that the plan evens out are other numbers than the float model's, of the same function.
-        let float = equalised(&p, &plan.equalisations, &mut Journal::default())?;
-        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
-        let compared = on
-            .as_ref()
-            .map(|(data, some)| side_by_side((&float.model, &front), data, some, &block_values(&p), how, &mut log));
-        let compared = compared.transpose()?;
-        let closer = match (&on, self.closer) {
-            (Some((data, some)), true) => look_closer((&float, &front), &plan, (data, some), how, &mut log)?,
-            _ => None,
-        };
+        let beside = on.as_ref().map(|(data, some)| self.beside((&p, &plan, &front), (data, some), &mut log));
+        let (compared, closer) = beside.transpose()?.unzip();
+        let closer = closer.flatten();
         let timed = self.bench && !matches!(self.verification, Verification::None);
         let speed = if timed { timing((&p.model, &front), &data, &mut log) } else { None };
         let model = whole(&p, front)?;
         let judged = match (&self.judge, &on) {
-            (Some(j), Some((data, some))) => Some(second_opinion(j, (&self.model, &model), data, some, how, &mut log)?),
+            (Some(j), Some((data, some))) => {
+                Some(second_opinion(j, (&self.model, &model), data, some, self.how(), &mut log)?)
+            }
             _ => None,
         };
         let synthetic = data.is_synthetic() && self.plan.is_none() && self.statistics.is_none();
@@ -400,7 +396,6 @@ impl Compiler {
         };
         let data =
             DataReport { calibration, calibration_samples: samples, verification, verification_samples, synthetic };
-        drop(float);
         let float = ModelFile { name: self.name.clone(), bytes: self.bytes };
         let mut report = report(float, data, compared, &model, self.limits, Some(&recipe), log);
         (report.passes, report.speed, report.closer) = (passes, speed, closer);
@@ -496,7 +491,7 @@ impl Compiler {
             let calibration = format!("plan {name}");
             return Ok(Decided { p, plan, narrow: Vec::new(), calibration, samples: 0, statistics: None });
         }
-        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
+        let how = self.how();
         let found = |p: &Prepared, log: &mut Log| match &self.statistics {
             Some(f) => read_statistics(f, p, log),
             None => statistics(p, recipe, (data, calib), WHOLE, how, log),
@@ -533,8 +528,28 @@ impl Compiler {
         log: &mut Log,
     ) -> Result<(QuantPlan, Option<Check>), CompilerError> {
         let Some(keep) = &self.keep else { return Ok((plan, None)) };
-        let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
-        kept((p, &plan, narrow), on, (keep, self.float_bytes()?), how, log)
+        kept((p, &plan, narrow), on, (keep, self.float_bytes()?), self.how(), log)
+    }
+
+    fn how(&self) -> Running<'_> {
+        Running { threads: self.threads, tell: &*self.tell, stop: &self.stop }
+    }
+
+    /// Runs the models side by side, and looks at single values where that is asked for.
+    fn beside(
+        &self,
+        (p, plan, front): (&Prepared, &QuantPlan, &Model),
+        (data, some): (&Dataset, &[usize]),
+        log: &mut Log,
+    ) -> Result<(SideBySide, Option<CloserLook>), CompilerError> {
+        // Channels that the plan evens out are other numbers than the float model's, of the same function.
+        let float = equalised(p, &plan.equalisations, &mut Journal::default())?;
+        let how = self.how();
+        let compared = side_by_side((&float.model, front), data, some, &block_values(p), how, log)?;
+        if !self.closer {
+            return Ok((compared, None));
+        }
+        Ok((compared, look_closer((&float, front), plan, (data, some), how, log)?))
     }
 
     /// What both models are to be run over, if they are.

@@ -1,7 +1,7 @@
 //! Which precision the parts of a model have, as somebody asks for it.
 
 use super::error::CompilerError;
-use super::mixed::{Goal, Mixed, Mixer, decibels, list};
+use super::mixed::{Goal, Mixed, Mixer, list};
 use super::sensitivity::{Bench, Sensitivity};
 use super::stages::{Log, Running};
 use super::{Prepared, has_codes};
@@ -11,6 +11,7 @@ use crate::plan::parts::{By, Part, divide, named, possible};
 use crate::plan::precision::Precision;
 use crate::plan::{Layer, QuantPlan};
 use crate::quant::Code;
+use crate::verify::metrics::shown_db;
 use crate::verify::thresholds::Check;
 
 /// What is asked for.
@@ -144,7 +145,7 @@ pub fn kept(
         let (name, value) = ("sqnr_db held back".to_owned(), Some(m.sqnr_db));
         check = Some(Check { name, value, limit, at_least: true, pass: false, because: Some(because) });
     }
-    let reached = format!("{} on {} samples held back", decibels(m.sqnr_db), held.len());
+    let reached = format!("{} on {} samples held back", shown_db(m.sqnr_db), held.len());
     let size = m.bytes.map_or(String::new(), |b| format!(", {b} bytes"));
     log.notes.push(match (m.changed.is_empty(), keep) {
         (true, Keep::Reach(..)) => format!("every part is as the recipe has it: {reached}{size}"),

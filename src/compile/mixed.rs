@@ -16,7 +16,7 @@ use crate::plan::climb::{Probe, Rung, Stair, Step, climb, follows, free, probe, 
 use crate::plan::parts::Part;
 use crate::plan::precision::{Chosen, Precision};
 use crate::plan::{Layer, QuantPlan};
-use crate::verify::metrics::EXACT_DB;
+use crate::verify::metrics::{decibels, noise_share, shown_db};
 
 /// How large a file may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -165,10 +165,10 @@ impl Mixer<'_> {
                 let known = known.iter().find(|s| precision == Precision::Recipe && s.part.name == part.name);
                 let noise = match (precision, known) {
                     (Precision::Float, _) => 0.0,
-                    (_, Some(s)) => noise(s.alone_db),
+                    (_, Some(s)) => noise_share(s.alone_db),
                     _ => {
                         let what = format!("with only {} quantized ({})", part.name, precision.name());
-                        noise(bench.sqnr(&plan.only(g, sites, part), &what)?)
+                        noise_share(bench.sqnr(&plan.only(g, sites, part), &what)?)
                     }
                 };
                 stair.rungs.push(Rung { precision, cost, noise });
@@ -213,10 +213,10 @@ impl Mixer<'_> {
             // Where no weights are, 4 bits are no precision of their own.
             let precision = if to == Precision::Narrow && !self.narrows(part) { Precision::Recipe } else { to };
             let rungs = stairs.iter().find(|s| s.part == part.name).map_or(&[][..], |s| &s.rungs);
-            let measured = rungs.iter().filter(|r| r.precision != Precision::Float).map(|r| {
-                let db = if r.noise > 0.0 { -10.0 * r.noise.log10() } else { EXACT_DB };
-                format!("{} {}", r.precision.name(), decibels(db))
-            });
+            let measured = rungs
+                .iter()
+                .filter(|r| r.precision != Precision::Float)
+                .map(|r| format!("{} {}", r.precision.name(), shown_db(decibels(1.0, r.noise))));
             let reason = match measured.collect::<Vec<_>>() {
                 none if none.is_empty() => "nothing to choose from".to_owned(),
                 some => format!("alone it leaves: {}", some.join(", ")),
@@ -302,7 +302,7 @@ impl Mixer<'_> {
                 Probe::Ask(n) => {
                     let plan = self.after(first, &all[..free + n]);
                     let reached = bench.sqnr(&plan, "with parts at precisions of their own")?;
-                    let told = format!("{} of {} steps up: {}, for {db} dB", free + n, all.len(), decibels(reached));
+                    let told = format!("{} of {} steps up: {}, for {db} dB", free + n, all.len(), shown_db(reached));
                     (how.tell)(Event::Note(&told));
                     known.push((n, reached >= db));
                 }
@@ -345,16 +345,6 @@ impl Mixer<'_> {
         let part = self.parts.iter().find(|p| p.name == step.part);
         part.map_or(0.0, |p| bytes(p, step.to) - bytes(p, held))
     }
-}
-
-/// Energy of the error as a share of that of the signal.
-fn noise(db: f64) -> f64 {
-    if db >= EXACT_DB { 0.0 } else { 10f64.powf(-db / 10.0) }
-}
-
-/// `18.20 dB`, or `exact`.
-pub fn decibels(db: f64) -> String {
-    if db >= EXACT_DB { "exact".to_owned() } else { format!("{db:.2} dB") }
 }
 
 /// Which parts are not as the recipe has them: `4-bit: block 0 mlp, head; float: block 1 mlp`.

@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::moves::{broadcast_strides, strides, walk};
+use super::moves::{broadcast_places, strides, walk};
 use super::view::{Given, View, axes};
 use super::{Draft, MAX_FOLD_BYTES};
 use crate::ir::vocabulary::class;
@@ -90,7 +90,7 @@ fn numbers(view: &View, i: usize) -> Option<Vec<f64>> {
 /// The numbers of a constant as if it had the shape `dims`.
 fn spread(view: &View, i: usize, dims: &[i64]) -> Option<Vec<f64>> {
     let v = numbers(view, i)?;
-    let at = walk(dims, 0, &broadcast_strides(&view.known_dims(i)?, dims)?);
+    let at = broadcast_places(&view.known_dims(i)?, dims)?;
     at.into_iter().map(|j| v.get(j).copied()).collect()
 }
 
@@ -181,7 +181,7 @@ fn reduce(view: &View, count: usize) -> Option<Vec<f64>> {
     };
     // Reduced axes do not move the place in the result.
     let kept: Vec<i64> = dims.iter().enumerate().map(|(i, d)| if which.contains(&i) { 1 } else { *d }).collect();
-    let to = walk(&dims, 0, &broadcast_strides(&kept, &dims)?);
+    let to = broadcast_places(&kept, &dims)?;
     let n = x.len().checked_div(count).filter(|n| *n > 0)? as f64;
     let mut top = vec![f64::NEG_INFINITY; count];
     x.iter().zip(&to).for_each(|(x, t)| top[*t] = top[*t].max(*x));
@@ -291,7 +291,7 @@ fn matmul(view: &View, dims: &[i64]) -> Option<Vec<f64>> {
     let ((ba, ma), (bb, mb)) = (da.split_at(da.len() - 2), db.split_at(db.len() - 2));
     let (rows, inner, cols) = (ma[0] as usize, ma[1] as usize, mb[1] as usize);
     let batch = &dims[..dims.len() - 2];
-    let places = |own: &[i64]| Some(walk(batch, 0, &broadcast_strides(own, batch)?));
+    let places = |own: &[i64]| broadcast_places(own, batch);
     let (pa, pb) = (places(ba)?, places(bb)?);
     let all = pa.len().checked_mul(rows)?.checked_mul(inner)?.checked_mul(cols)?;
     if mb[0] != ma[1] || all > MAX_PRODUCTS {

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::moves::{broadcast_strides, walk};
+use super::moves::broadcast_places;
 use super::view::View;
 use super::{Draft, MAX_ELEMENTS, MAX_FOLD_BYTES, Size};
 use crate::ir::vocabulary::class;
@@ -137,7 +137,7 @@ fn elements<'a>(view: &'a View, i: usize) -> Option<Cow<'a, [Option<Size>]>> {
 fn integers(view: &View, ty: DType, dims: &[i64]) -> Option<Elements> {
     let read = |i: usize| -> Option<Elements> {
         let e = elements(view, i)?;
-        let at = walk(dims, 0, &broadcast_strides(&view.known_dims(i)?, dims)?);
+        let at = broadcast_places(&view.known_dims(i)?, dims)?;
         at.into_iter().map(|j| e.get(j).cloned()).collect()
     };
     let each = |f: &dyn Fn(&Size) -> Option<Size>| Some(read(0)?.iter().map(|a| f(a.as_ref()?)).collect());
@@ -263,7 +263,7 @@ fn floats(view: &View, ty: DType, dims: &[i64]) -> Option<Tensor> {
     }
     let read = |i: usize| -> Option<Vec<f32>> {
         let v = view.constant(i)?.to_f32s()?;
-        let at = walk(dims, 0, &broadcast_strides(&view.known_dims(i)?, dims)?);
+        let at = broadcast_places(&view.known_dims(i)?, dims)?;
         at.into_iter().map(|j| v.get(j).copied()).collect()
     };
     let each = |f: fn(f32) -> f32| Some(Tensor::f32(dims, &read(0)?.into_iter().map(f).collect::<Vec<_>>()));

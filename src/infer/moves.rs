@@ -99,13 +99,18 @@ pub(super) fn strides(dims: &[i64]) -> Vec<i64> {
 }
 
 /// Strides that read a tensor of shape `dims` as one broadcast to `out`.
-pub(super) fn broadcast_strides(dims: &[i64], out: &[i64]) -> Option<Vec<i64>> {
+fn broadcast_strides(dims: &[i64], out: &[i64]) -> Option<Vec<i64>> {
     let lead = out.len().checked_sub(dims.len())?;
     let own = strides(dims);
     let fits = |i: usize| dims[i] == out[i + lead] || dims[i] == 1;
     (0..dims.len())
         .all(fits)
         .then(|| (0..out.len()).map(|i| if i < lead || dims[i - lead] == 1 { 0 } else { own[i - lead] }).collect())
+}
+
+/// The element of a tensor of shape `dims` that each place reads where it is broadcast to `out`; `None` if it cannot be.
+pub(crate) fn broadcast_places(dims: &[i64], out: &[i64]) -> Option<Vec<usize>> {
+    Some(walk(out, 0, &broadcast_strides(dims, out)?))
 }
 
 /// The element each place of a strided reading of shape `out` reads.
@@ -140,7 +145,7 @@ fn moved(view: &View, slot: usize, out: &[i64]) -> Option<Moved> {
         "Transpose" => transpose(view, &x()?, out),
         "Slice" => slice(view, &x()?, out),
         "Split" => split(view, &x()?, slot, out),
-        "Expand" => Some(of_first(walk(out, 0, &broadcast_strides(&x()?, out)?))),
+        "Expand" => Some(of_first(broadcast_places(&x()?, out)?)),
         "Gather" => gather(view, &x()?),
         "Tile" => Some(tile(&x()?, out)),
         "Concat" => concat(view, out),
@@ -229,7 +234,7 @@ fn concat(view: &View, out: &[i64]) -> Option<Moved> {
 
 fn choose(view: &View, out: &[i64]) -> Option<Moved> {
     let pick = view.ints(0)?;
-    let read = |i: usize| Some(walk(out, 0, &broadcast_strides(&view.known_dims(i)?, out)?));
+    let read = |i: usize| broadcast_places(&view.known_dims(i)?, out);
     let (c, x, y) = (read(0)?, read(1)?, read(2)?);
     Some(Moved::From((0..c.len()).map(|i| if pick[c[i]] != 0 { (1, x[i]) } else { (2, y[i]) }).collect()))
 }

@@ -98,8 +98,13 @@ impl Piece {
     }
 }
 
+/// True for names that rules and fragments may have: letters, digits and `-`.
+pub(super) fn is_name(s: &str) -> bool {
+    !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
 /// The fragment that a line `use NAME` names.
 fn used(line: &str) -> Option<&str> {
     let name = line.trim().strip_prefix("use ")?.trim();
-    name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-').then_some(name)
+    is_name(name).then_some(name)
 }

@@ -11,7 +11,7 @@ use crate::rewrite::Patch;
 use super::action::Replacement;
 use super::compile::Pattern;
 use super::facts::Facts;
-use super::fragments::Entry;
+use super::fragments::{Entry, is_name};
 use super::matcher::{Bound, Match};
 use super::place::{Pos, RuleFault};
 use super::predicate::{Predicate, private, values_of};
@@ -104,7 +104,7 @@ impl Rule {
             }
         };
         let wrong = |message: String| RuleError::In { file: file.to_owned(), rule: id.clone(), message };
-        if raw.id.is_empty() || !raw.id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        if !is_name(&raw.id) {
             return Err(wrong("an id is made of letters, digits and `-`".to_owned()));
         }
         let pattern = Pattern::new(&raw.matches.text()).map_err(in_match)?;

@@ -3,7 +3,7 @@
 use crate::yaml::{self, Value};
 
 use super::condition::Condition;
-use super::fragments::{Entry, Piece};
+use super::fragments::{Entry, Piece, is_name};
 use super::place::Pos;
 
 /// One rule as written.
@@ -104,7 +104,7 @@ impl<'a> Written<'a> {
 fn fragment(index: usize, item: &Value, known: &[(String, Piece)]) -> Result<(String, Piece), Wrong> {
     let part = Written::new(index, item, Entry::Fragment, &["fragment", "match", "where", "roles"])?;
     let name = part.needed("fragment")?;
-    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+    if !is_name(&name) {
         return Err(part.wrong("the name of a fragment is made of letters, digits and `-`".to_owned()));
     }
     if known.iter().any(|(n, _)| *n == name) {

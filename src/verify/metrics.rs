@@ -265,6 +265,16 @@ pub fn decibels(signal: f64, noise: f64) -> f64 {
     }
 }
 
+/// `13.84 dB`, or `exact`.
+pub fn shown_db(db: f64) -> String {
+    if db >= EXACT_DB { "exact".to_owned() } else { format!("{db:.2} dB") }
+}
+
+/// Energy of the error as a share of that of the signal.
+pub fn noise_share(db: f64) -> f64 {
+    if db >= EXACT_DB { 0.0 } else { 10f64.powf(-db / 10.0) }
+}
+
 /// `x`, unless it is the NaN that squares of doubles beyond 1e154 leave.
 fn number_or(instead: f64, x: f64) -> f64 {
     if x.is_nan() { instead } else { x }

@@ -1,6 +1,7 @@
 //! Which codes an attention gives to its keys.
 
 use super::CodeShare;
+use crate::infer::broadcast_places;
 use crate::quant::lis::LisPlan;
 use crate::quant::lis::reference::{code_weights, codes};
 
@@ -125,28 +126,12 @@ impl Tally {
 
 /// Truth values of sizes `of`, for every element of sizes `to`; `None` if they do not broadcast.
 fn broadcast(m: &[f32], of: &[usize], to: &[usize]) -> Option<Vec<bool>> {
-    let ahead = to.len().checked_sub(of.len())?;
-    let mut strides = vec![0; to.len()];
-    let mut stride = 1;
-    for (a, n) in of.iter().enumerate().rev() {
-        if *n != 1 && *n != to[ahead + a] {
-            return None;
-        }
-        strides[ahead + a] = if *n == 1 { 0 } else { stride };
-        stride *= n;
-    }
-    if stride != m.len() {
+    if of.iter().product::<usize>() != m.len() {
         return None;
     }
-    let place = |mut i: usize| {
-        let mut at = 0;
-        for (n, s) in to.iter().zip(&strides).rev() {
-            at += i % n * s;
-            i /= n;
-        }
-        at
-    };
-    Some((0..to.iter().product()).map(|i| m[place(i)] != 0.0).collect())
+    let sizes = |dims: &[usize]| dims.iter().map(|n| i64::try_from(*n).ok()).collect::<Option<Vec<i64>>>();
+    let places = broadcast_places(&sizes(of)?, &sizes(to)?)?;
+    Some(places.into_iter().map(|at| m[at] != 0.0).collect())
 }
 
 #[cfg(test)]

@@ -78,19 +78,8 @@ pub fn look(
         threads,
         |i| pair.sample(data, indices[i]),
         |_, (values, codes)| {
-            // What cannot be compared on one sample is not told from the others.
-            for (all, one) in measured.iter_mut().zip(values) {
-                *all = all.take().zip(one).map(|(mut all, one)| {
-                    all.add(&one);
-                    all
-                });
-            }
-            for (all, one) in tallies.iter_mut().zip(codes) {
-                *all = all.take().zip(one).map(|(mut all, one)| {
-                    all.add(&one);
-                    all
-                });
-            }
+            add_up(&mut measured, values, Measured::add);
+            add_up(&mut tallies, codes, Tally::add);
             done += 1;
             progress(done);
             Ok(())
@@ -104,6 +93,16 @@ pub fn look(
         values: measured.into_iter().map(Option::unwrap_or_default).collect(),
         attentions: tallies.into_iter().zip(&pair.tables).map(finished).collect(),
     })
+}
+
+/// Adds what one sample shows. What cannot be compared on one sample is not told from the others.
+fn add_up<T>(all: &mut [Option<T>], sample: Vec<Option<T>>, add: impl Fn(&mut T, &T)) {
+    for (all, one) in all.iter_mut().zip(sample) {
+        match (all.as_mut(), one) {
+            (Some(all), Some(one)) => add(all, &one),
+            _ => *all = None,
+        }
+    }
 }
 
 impl Pair<'_> {

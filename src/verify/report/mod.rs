@@ -26,7 +26,7 @@ use super::closer::CloserLook;
 use super::disagree::Disagreements;
 use super::judge::{Judged, Level};
 use super::kinds::Kind;
-use super::metrics::{EXACT_DB, TensorMetrics};
+use super::metrics::{EXACT_DB, TensorMetrics, shown_db as db};
 use super::speed::Speed;
 use super::thresholds::Check;
 use crate::plan::Island;
@@ -248,11 +248,6 @@ impl Report {
             "No data was given: inputs are synthetic, so the figures say little about real ones. Use --calibrate.",
         )
     }
-}
-
-/// `13.84 dB`, or `exact`.
-fn db(x: f64) -> String {
-    if x >= EXACT_DB { "exact".to_string() } else { format!("{x:.2} dB") }
 }
 
 /// `95.3 %`.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::metrics::noise_share;
 use super::html::{STYLE, esc, put};
 use super::{db, file_name};
 
@@ -142,7 +143,7 @@ impl Findings {
 
     /// The noise of each part alone, as a share of the largest: decibels are no lengths.
     fn chart(&self, h: &mut String) {
-        let noise = |r: &Row| if r.alone_db >= super::EXACT_DB { 0.0 } else { 10f64.powf(-r.alone_db / 10.0) };
+        let noise = |r: &Row| noise_share(r.alone_db);
         let most = self.parts.iter().map(noise).fold(0.0, f64::max);
         if most <= 0.0 {
             return;
