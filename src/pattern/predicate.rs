@@ -45,6 +45,8 @@ pub enum Predicate {
     SameLastSize(Vec<String>),
     /// No constants.
     Computed(Vec<String>),
+    /// Values of which at most one is a constant.
+    OneConstant(Vec<String>),
     /// Values of this element type; an unknown type fails.
     DType(Vec<(String, DType)>),
     /// The model's opset lies in this range.
@@ -64,6 +66,7 @@ pub const NAMES: &[&str] = &[
     "all_zero",
     "binary",
     "computed",
+    "one_constant",
     "hides",
     "at_most",
     "approx",
@@ -117,6 +120,7 @@ impl Predicate {
             "all_zero" => Predicate::AllZero(names()?),
             "binary" => Predicate::Binary(names()?),
             "computed" => Predicate::Computed(names()?),
+            "one_constant" => Predicate::OneConstant(names()?),
             "hides" => Predicate::Hides(names()?),
             "at_most" => Predicate::AtMost(numbers()?),
             "approx" => {
@@ -162,6 +166,7 @@ impl Predicate {
             | Predicate::Binary(n)
             | Predicate::Hides(n)
             | Predicate::Computed(n)
+            | Predicate::OneConstant(n)
             | Predicate::LastAxis(n)
             | Predicate::SameShape(n)
             | Predicate::SameRank(n)
@@ -202,6 +207,13 @@ impl Predicate {
                 Some(_) => Err("is a constant".to_owned()),
                 None => Ok(()),
             }),
+            Predicate::OneConstant(names) => {
+                let fixed = |n: &&String| m.value(n).is_some_and(|v| f.constant(v).is_some());
+                match names.iter().filter(fixed).collect::<Vec<_>>()[..] {
+                    [a, b, ..] => Err(format!("both `{a}` and `{b}` are constants")),
+                    _ => Ok(()),
+                }
+            }
             Predicate::DType(list) => held.each(list, |v, want| dtype(f, v, *want)),
             Predicate::Opset { min, max } => {
                 let has = f.model.opset();

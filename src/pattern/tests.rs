@@ -239,6 +239,8 @@ fn predicates_accept_and_refuse() {
         ("same_last_size: [a, zero]", false),
         ("computed: [a, y]", true),
         ("computed: v", false),
+        ("one_constant: [a, v, y]", true),
+        ("one_constant: [one, v, y]", false),
         ("dtype: {a: float, t: bool}", true),
         ("dtype: {t: float}", false),
         ("dtype: {y: float}", false),

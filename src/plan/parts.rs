@@ -234,7 +234,9 @@ impl QuantPlan {
             })
             .collect();
         p.activations.retain(|a| keep(|p| &p.activations, &a.value) || needed.contains(a.value.as_str()));
-        p.constants.retain(|c| keep(|p| &p.constants, &c.value));
+        let tables = sites.attended(g);
+        let operand = |name: &str| !p.attentions.is_empty() && g.find(name).is_some_and(|v| tables.contains(&v));
+        p.constants.retain(|c| keep(|p| &p.constants, &c.value) || operand(&c.value));
         p.layers.retain(|l| keep(|p| &p.layers, &l.output));
         let layers: BTreeSet<&str> = p.layers.iter().map(|l| l.output.as_str()).collect();
         let read: BTreeSet<&str> =

@@ -300,12 +300,14 @@ fn attention(
 }
 
 /// Constant operands of elementwise operators (position embeddings): int8 with one scale for each index of the last
-/// axis, or with one scale where a product reads them (learned queries).
+/// axis, or with one scale where a product reads them. What attentions read of constants (learned queries, tables of keys
+/// and values) is uint8.
 fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
     let mut out: Vec<Constant> = Vec::new();
     if recipe.linear_only {
         return out;
     }
+    let attended = sites.attended(g);
     for (n, slot) in &sites.constants {
         let Some(v) = g.node(*n).input(*slot) else { continue };
         let name = g.name_of(v);
@@ -322,6 +324,13 @@ fn constants(g: &Graph, sites: &Sites, recipe: &QuantRecipe) -> Vec<Constant> {
         for (i, x) in data.iter().enumerate() {
             let r = &mut reach[i / inner.max(1) % channels];
             *r = r.max(x.abs());
+        }
+        if attended.contains(&v) {
+            // As all that two products read: uint8, so that no pair of products saturates.
+            let (low, high) = data.iter().fold((0f32, 0f32), |(a, b), x| (a.min(*x), b.max(*x)));
+            let params = QParams::covering(Code::U8, low, high);
+            out.push(Constant { value: name.to_owned(), params });
+            continue;
         }
         let product = |x: &(NodeId, usize)| g.node(x.0).input(x.1) == Some(v) && g.node(x.0).op.is("MatMul");
         if sites.constants.iter().any(product) {

@@ -14,6 +14,8 @@ use crate::ir::{DType, Graph, Node, NodeId, ValueId};
 use crate::pattern::Attention;
 
 mod find;
+#[cfg(test)]
+mod tests;
 
 pub use find::find;
 
@@ -168,6 +170,24 @@ pub fn moved_from(g: &Graph, mut v: ValueId) -> ValueId {
     v
 }
 
+/// Where the constant is read that an operand of a node is, or repeats, in its own or another shape: a node and a slot.
+pub fn fixed(g: &Graph, node: NodeId, slot: usize) -> Option<(NodeId, usize)> {
+    let mut at = (node, slot);
+    loop {
+        let v = g.node(at.0).input(at.1)?;
+        if g.try_init(v).is_some() {
+            return Some(at);
+        }
+        let p = g.producer(v).filter(|p| !g.is_output(v) && repeats(g.node(*p)))?;
+        at = (p, 0);
+    }
+}
+
+/// True for a move that keeps every element, some of them more than once.
+pub fn repeats(n: &Node) -> bool {
+    n.is_whole_move() || n.op.is("Expand") || n.op.is("Tile")
+}
+
 fn float_value(g: &Graph, v: ValueId) -> bool {
     g.value(v).ty.as_ref().is_none_or(|t| t.dtype == DType::FLOAT)
 }
@@ -240,6 +260,18 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
 }
 
 impl Sites {
+    /// The constants that are operands of attentions: learned queries, tables of keys and of values.
+    pub fn attended(&self, g: &Graph) -> BTreeSet<ValueId> {
+        let ends = self.attentions.iter().flat_map(Self::operands);
+        ends.filter_map(|(n, slot)| fixed(g, n, slot)).filter_map(|(n, slot)| g.node(n).input(slot)).collect()
+    }
+
+    /// Where an attention reads queries, keys and values.
+    fn operands(a: &Attention) -> impl Iterator<Item = (NodeId, usize)> + use<> {
+        let scores = a.product.into_iter().flat_map(|p| [(p.node, 0), (p.node, 1)]);
+        scores.chain(a.v.map(|_| (a.weighted, 1)))
+    }
+
     /// True if other layers have the same weight, as an unrolled loop's steps and ALBERT's blocks do. What one of them made of
     /// it, none of the others could read.
     pub fn is_shared(&self, l: &Linear) -> bool {

@@ -106,7 +106,11 @@ impl QuantizeActivations {
         // A constant that is an output, if through an Identity, stays what it is for the caller.
         let handed_on = |n: NodeId| g.node(n).op.is("Identity") && g.node(n).out().is_some_and(|y| g.is_output(y));
         for (n, slot) in g.uses(v).into_iter().filter(|(n, slot)| *slot != usize::MAX && !handed_on(*n)) {
-            p.set_input(n, slot, Some(d));
+            // An attention makes these very codes of its values.
+            match g.node(n).out().filter(|_| slot == 0 && g.node(n).op.is("QuantizeLinear")) {
+                Some(made) => p.replace(made, c),
+                None => p.set_input(n, slot, Some(d)),
+            }
         }
         Ok(p)
     }

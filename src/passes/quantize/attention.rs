@@ -20,7 +20,7 @@ use crate::passes::common::{moved, moves_between};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::pattern::Attention;
 use crate::plan::scores::{ScoreSite, score_site};
-use crate::plan::sites::trace_back;
+use crate::plan::sites::{fixed, trace_back};
 use crate::plan::{AttentionForm, AttentionPlan, QuantPlan, Target};
 use crate::quant::QParams;
 use crate::quant::lis::{LisFacts, LisPlan, LisSite, LisSpec, emit, emit_softmax, row_max};
@@ -182,12 +182,17 @@ impl<'a> Core<'a> {
     fn values(&self, v: ValueId, p: &mut Patch) -> Result<(Ref, QParams), String> {
         let g = self.g;
         let read = g.node(self.a.weighted).input(1).unwrap_or(v);
-        let at = trace_back(g, read);
-        let plan = self.whole.activation(g.name_of(at), true);
-        let plan = plan.ok_or_else(|| format!("the plan has no entry for its values `{}`", g.name_of(at)))?;
-        let codes = super::quantize_linear(p, at.into(), &plan.params, g.name_of(at));
+        // Constant values have their codes in the file; `quantize-activations` puts these in the place of what makes them.
+        let table = fixed(g, self.a.weighted, 1).and_then(|(n, slot)| g.node(n).input(slot));
+        let at = table.unwrap_or_else(|| trace_back(g, read));
+        let params = match table {
+            Some(_) => self.whole.constants.iter().find(|c| c.value == g.name_of(at)).map(|c| &c.params),
+            None => self.whole.activation(g.name_of(at), true).map(|a| &a.params),
+        };
+        let params = params.ok_or_else(|| format!("the plan has no entry for its values `{}`", g.name_of(at)))?;
+        let codes = super::quantize_linear(p, at.into(), params, g.name_of(at));
         let codes = moved(g, p, &moves_between(g, at, read), codes, "q");
-        Ok((codes, plan.params.clone()))
+        Ok((codes, params.clone()))
     }
 }
 

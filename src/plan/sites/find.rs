@@ -8,7 +8,7 @@ use super::super::apart::apart;
 use super::super::channels::channel_axis;
 use super::super::hidden::hidden;
 use super::super::scores::score_site;
-use super::{Role, Site, Sites, float_value, is_const, linear, moved_from, reading_nodes, trace_back};
+use super::{Role, Site, Sites, fixed, float_value, is_const, linear, moved_from, reading_nodes, trace_back};
 use crate::ir::{Class, DType, Def, Graph, Model, Node, NodeId, ValueId};
 use crate::pattern::Attention;
 
@@ -157,10 +157,6 @@ impl<'g> Finder<'g> {
     /// Why an attention stays in float, if it does.
     fn left_in_float(&self, a: &Attention) -> Option<String> {
         let g = self.g;
-        // Seen through moves: a constant that is repeated for each sample.
-        if a.v.is_some_and(|v| self.constant(trace_back(g, v))) {
-            return Some("its values are constants".to_owned());
-        }
         let made = g.producer(a.scores_product).and_then(|n| self.apart.get(&n));
         if let Some(why) = made.filter(|_| self.apart.contains_key(&a.softmax)) {
             return Some((*why).to_owned());
@@ -249,15 +245,20 @@ impl<'g> Finder<'g> {
     /// A node inside of an attention core.
     fn core(&mut self, id: NodeId, place: usize) {
         let a = &self.found.attentions[place];
-        let value = a.v.filter(|_| a.softmax == id);
+        let value = a.v.filter(|_| a.softmax == id).map(|v| (a.weighted, v));
         if let Some(p) = a.product.filter(|p| p.node == id) {
-            self.want(p.q, Some(Role::Query), true);
-            self.want(p.k, Some(Role::Key), true);
-            let n = self.g.node(id);
-            let fixed = (0..2).filter(|i| n.input(*i).is_some_and(|v| is_const(self.g, v)));
-            self.found.constants.extend(fixed.map(|i| (id, i)));
-        } else if let Some(v) = value {
-            self.want(v, Some(Role::Value), true);
+            self.operand(id, 0, p.q, Role::Query);
+            self.operand(id, 1, p.k, Role::Key);
+        } else if let Some((weighted, v)) = value {
+            self.operand(weighted, 1, v, Role::Value);
+        }
+    }
+
+    /// What an attention reads: codes that are made as the model runs, or codes of a constant.
+    fn operand(&mut self, node: NodeId, slot: usize, v: ValueId, role: Role) {
+        match fixed(self.g, node, slot) {
+            Some(at) => self.found.constants.push(at),
+            None => self.want(v, Some(role), true),
         }
     }
 
