@@ -81,6 +81,7 @@ pub fn default(op: &str, attr: &str, opset: i64) -> Option<AttrValue> {
         ("ArgMax" | "ArgMin", "axis") => int(0),
         ("Softmax" | "LogSoftmax" | "Hardmax", "axis") => int(if opset >= 13 { -1 } else { 1 }),
         ("LayerNormalization" | "RMSNormalization" | "LpNormalization" | "TopK" | "OneHot", "axis") => int(-1),
+        ("LpNormalization", "p") => int(2),
         ("LayerNormalization" | "RMSNormalization" | "GroupNormalization", "stash_type") => int(1),
         (
             "LayerNormalization"

@@ -114,7 +114,15 @@ pub static CANONICAL: Pipeline = Pipeline {
     name: "canonical",
     summary: "LayerNorm and GELU as one node each, the scale of attention after its product, one layer for each projection",
     requires: &[NoDefaults, NotNarrow, NotQuantized],
-    passes: &[&ApplyRules::of_context(), &ScaleAfterProduct, &SplitProjection, &GainIntoLayer, &CleanUp, &Dead],
+    passes: &[
+        &ApplyRules::of_context(),
+        &FoldClose,
+        &ScaleAfterProduct,
+        &SplitProjection,
+        &GainIntoLayer,
+        &CleanUp,
+        &Dead,
+    ],
     ensures: &[Tidy],
 };
 

@@ -38,6 +38,8 @@ pub enum Predicate {
     Rank(Vec<(String, f64)>),
     /// Values of provably equal shape.
     SameShape(Vec<String>),
+    /// One-element constants that are the last size of a value, raised to a power.
+    SizePower { powers: Vec<(String, f64)>, of: String },
     /// Values whose numbers of dimensions are not known to differ: a constant with more dimensions than what it is
     /// combined with would add some.
     SameRank(Vec<String>),
@@ -75,6 +77,7 @@ pub const NAMES: &[&str] = &[
     "same_shape",
     "same_rank",
     "same_last_size",
+    "size_power",
     "dtype",
     "opset",
     "shared",
@@ -132,6 +135,17 @@ impl Predicate {
             "same_shape" => Predicate::SameShape(names()?),
             "same_rank" => Predicate::SameRank(names()?),
             "same_last_size" => Predicate::SameLastSize(names()?),
+            "size_power" => {
+                let (of, powers): (Vec<_>, Vec<_>) = fields()?.into_iter().partition(|(n, _)| n == "of");
+                let Some((_, Field::Text(of))) = of.into_iter().next() else {
+                    return Err("`size_power` wants `of: name`, the value whose last size it is".to_owned());
+                };
+                let power = |(n, f): (String, Field)| match f {
+                    Field::Number(p) => Ok((n, p)),
+                    Field::Text(t) => Err(format!("`size_power` wants a number for `{n}`, not `{t}`")),
+                };
+                Predicate::SizePower { powers: powers.into_iter().map(power).collect::<Result<_, _>>()?, of }
+            }
             "dtype" => {
                 let typed = |(n, f): (String, Field)| match f {
                     Field::Text(t) => DType::from_name(&t).map(|d| (n, d)).ok_or(format!("`{t}` is no element type")),
@@ -177,6 +191,9 @@ impl Predicate {
                 n.iter().map(|x| x.0.as_str()).collect()
             }
             Predicate::DType(n) => n.iter().map(|x| x.0.as_str()).collect(),
+            Predicate::SizePower { powers, of } => {
+                powers.iter().map(|x| &x.0).chain([of]).map(String::as_str).collect()
+            }
             Predicate::Opset { .. } => Vec::new(),
         }
     }
@@ -203,6 +220,12 @@ impl Predicate {
             Predicate::SameShape(names) => held.same_shape(names),
             Predicate::SameRank(names) => held.alike(names, |v| f.rank(v), |r| format!("{r} dimensions")),
             Predicate::SameLastSize(names) => held.alike(names, |v| f.last_size(v), |n| format!("last size {n}")),
+            Predicate::SizePower { powers, of } => held.each(powers, |v, power| {
+                let size = m.value(of).and_then(|x| f.last_size(x));
+                let size =
+                    size.ok_or_else(|| format!("is held against the last size of `{of}`, which is not known"))?;
+                near(f, v, (size as f64).powf(*power), 1e-4)
+            }),
             Predicate::Computed(names) => held.every(names, |v| match f.constant(v) {
                 Some(_) => Err("is a constant".to_owned()),
                 None => Ok(()),
