@@ -83,6 +83,46 @@ fn is_layer_norm(n: &Node) -> bool {
     n.op.is("LayerNormalization") || n.op.is("RMSNormalization")
 }
 
+/// A norm over places of an image, or over these and groups of channels.
+fn is_map_norm(n: &Node) -> bool {
+    n.op.is("InstanceNormalization") || n.op.is("GroupNormalization")
+}
+
+/// Nodes from a norm of images to what is made of it by constant factors and terms, the longest form there is: Reshape,
+/// InstanceNormalization, Reshape, Mul, Add are one GroupNormalization.
+const MOST_STEPS: usize = 8;
+
+/// True for a factor or a term that belongs to a norm of images, or of groups of channels: nothing but moves, and others like
+/// it, lies between, and nobody else reads what does.
+fn finishes_norm(g: &Graph, n: &Node) -> bool {
+    let data = |n: &Node| {
+        let affine = n.op.is("Mul") || n.op.is("Add");
+        let (a, b) = (n.input(0)?, n.input(1)?);
+        match (is_const(g, a), is_const(g, b)) {
+            (false, true) if affine => Some(a),
+            (true, false) if affine => Some(b),
+            _ => None,
+        }
+    };
+    let Some(mut v) = data(n) else { return false };
+    let mut grouped = false;
+    for _ in 0..MOST_STEPS {
+        let measured = |u: NodeId| g.node(u).op.is("Shape");
+        let alone = g.uses(v).into_iter().filter(|(u, slot)| *slot == usize::MAX || !measured(*u)).count() == 1;
+        let Some(p) = g.producer(v).filter(|_| alone).map(|p| g.node(p)) else { return false };
+        // Groups as rows, each normalised along its last axis.
+        if is_map_norm(p) || grouped && p.op.is("LayerNormalization") {
+            return true;
+        }
+        grouped |= p.op.is("Reshape");
+        match if p.is_whole_move() { p.input(0) } else { data(p) } {
+            Some(x) => v = x,
+            None => return false,
+        }
+    }
+    false
+}
+
 /// Finds every site of a canonical model (LayerNorm, GELU and attention recognised, constants folded).
 pub fn find(m: &Model, attentions: Vec<Attention>) -> Sites {
     let mut f = Finder::new(&m.graph);
@@ -295,6 +335,10 @@ impl<'g> Finder<'g> {
                 self.found.norms.push(id);
                 Some(Role::Residual)
             }
+            // Channels of an image differ in range, and the norm divides each, or each group, by its own.
+            _ if is_map_norm(n) => Some(Role::Residual),
+            // One norm has one rounding.
+            _ if finishes_norm(self.g, n) => return,
             "Gelu" => {
                 self.found.gelus.push(id);
                 Some(Role::GeluInput)

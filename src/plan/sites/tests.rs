@@ -39,3 +39,33 @@ fn tables_of_values_are_constants_however_they_are_repeated() {
         assert_eq!(by_role, !table, "{made}");
     }
 }
+
+#[test]
+fn a_norm_of_groups_has_codes_on_both_sides_and_none_within() {
+    let program = |norm: &str, end: &str| {
+        format!(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[1,2,4,4] x) => (float[1,2,4,4] y)
+            <float[2,2,1,1] w = {{1, 2, 3, 4}}, float[2] ones = {{1, 1}}, float[2] zeros = {{0, 0}}, int64[3] rows = {{1, 2, 16}},
+             int64[4] image = {{1, 2, 4, 4}}, float[2,1,1] gain = {{2, 3}}, float[2,1,1] shift = {{4, 5}}>
+            {{ c = Conv (x, w) r = Reshape (c, rows) {norm} b = Reshape (n, image) m = Mul (gain, b) a = Add (m, shift)
+               {end} y = Conv (t, w) }}"#
+        )
+    };
+    let instance = "n = InstanceNormalization (r, ones, zeros)";
+    let sites = |norm: &str, end: &str| {
+        let (m, s) = found(&program(norm, end));
+        let named = s.sites.values().map(|s| (m.graph.name_of(s.value).to_owned(), s.role.name(), s.axis));
+        named.collect::<Vec<_>>()
+    };
+    let whole = sites(instance, "t = Relu (a)");
+    let names: Vec<(&str, &str, i64)> = whole.iter().map(|(n, r, a)| (&n[..], *r, *a)).collect();
+    assert_eq!(names[..2], [("x", "input", 1), ("c", "residual", 1)]);
+    let inner = |all: &[(String, &str, i64)]| all.iter().any(|(n, ..)| ["n", "b", "m"].contains(&&n[..]));
+    assert!(!inner(&whole) && whole.iter().any(|s| s.0 == "a"), "{whole:?}");
+    // What others read is a value like any other.
+    let read = sites(instance, "t = Add (a, m)");
+    assert!(read.iter().any(|s| s.0 == "m"), "{read:?}");
+    // Factors and terms after anything else are operators of their own.
+    assert!(inner(&sites("n = Relu (r)", "t = Relu (a)")));
+}
