@@ -119,19 +119,27 @@ pub fn readable(bytes: u64) -> String {
 /// # Errors
 /// If it is no such number, or not positive.
 pub fn parse(text: &str) -> Result<usize, String> {
-    let t = text.trim();
-    let t = t.strip_suffix(['B', 'b']).unwrap_or(t).trim_end_matches('i');
-    let (digits, by) = match t.chars().last().map(|c| c.to_ascii_uppercase()) {
-        Some('K') => (&t[..t.len() - 1], 1e3),
-        Some('M') => (&t[..t.len() - 1], 1e6),
-        Some('G') => (&t[..t.len() - 1], 1e9),
-        Some('T') => (&t[..t.len() - 1], 1e12),
-        _ => (t, 1.0),
-    };
-    match digits.trim().parse::<f64>() {
-        Ok(n) if n > 0.0 && n * by <= 1e15 => Ok((n * by) as usize),
+    match bytes(text) {
+        Some(n) if n <= 1e15 => Ok(n as usize),
         _ => Err("give a size such as 800M or 4G".to_owned()),
     }
+}
+
+/// Bytes of a text: a number, alone or with a unit. `k`, `M`, `G` and `T` are powers of 1000, `Ki`, `Mi`, `Gi` and `Ti` of 1024;
+/// neither case nor a `B` at the end matters. `None` if it is no such number, or less than one byte.
+pub fn bytes(text: &str) -> Option<f64> {
+    let t = text.trim().to_ascii_lowercase();
+    let t = t.strip_suffix('b').unwrap_or(&t);
+    let (t, step) = t.strip_suffix('i').map_or((t, 1000.0), |t| (t, 1024.0));
+    let power = "kmgt".chars().position(|unit| t.ends_with(unit)).map(|p| p as i32 + 1);
+    // `5i` is no number of bytes.
+    let (digits, power) = match power {
+        Some(p) => (&t[..t.len() - 1], p),
+        None if step == 1000.0 => (t, 0),
+        None => return None,
+    };
+    let n = digits.trim().parse::<f64>().ok()? * f64::powi(step, power);
+    (1.0..f64::INFINITY).contains(&n).then_some(n)
 }
 
 /// What a process gets without a word: enough for a model of `file` bytes on `threads` threads, and nine tenths of the
@@ -178,9 +186,11 @@ mod tests {
         assert_eq!(parse("800M"), Ok(800_000_000));
         assert_eq!(parse("1.5 G"), Ok(1_500_000_000));
         assert_eq!(parse("4GB"), Ok(4_000_000_000));
-        assert_eq!(parse("2GiB"), Ok(2_000_000_000));
+        assert_eq!(parse("2GiB"), Ok(2 << 30));
+        assert_eq!(parse("2 mi"), Ok(2 << 20));
+        assert_eq!(parse("700kb"), Ok(700_000));
         assert_eq!(parse("1000"), Ok(1000));
-        for bad in ["", "G", "-1G", "0", "nan", "inf", "1e30", "x"] {
+        for bad in ["", "G", "-1G", "0", "nan", "inf", "1e30", "x", "5i", "5iB", "5bb", "1e16"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert_eq!(readable(999), "999 bytes");

@@ -49,6 +49,9 @@ pub struct LimitArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Compile a model: the same as without a command
+    #[command(hide = true, alias = "quantize")]
+    Compile(Box<CompileArgs>),
     /// Show what a model holds and what the rules recognise in it
     Inspect(InspectArgs),
     /// Run the float model over data and save the statistics
@@ -535,7 +538,7 @@ pub struct CompareArgs {
     /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted
     #[arg(long)]
     pub fast: bool,
-    /// A folder for the compiled models, each named after its recipe
+    /// A folder for the compiled models, each named after its recipe; it is made if it is not there
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// A folder with rules and recipes of your own

@@ -29,6 +29,7 @@ pub fn compare(a: &CompareArgs) -> Result<bool, Failure> {
         .collect::<Result<_, Failure>>()?;
     let rules = RuleSet::with_folder(dir)?;
     let place = |r: &Recipe| a.output_dir.as_ref().map(|d| d.join(format!("{}.onnx", r.name)));
+    a.output_dir.iter().for_each(|d| files.writes_into("--output-dir", d));
     for r in &recipes {
         place(r).iter().try_for_each(|p| files.model(p))?;
     }

@@ -18,6 +18,8 @@ pub(super) struct Files {
     ledger: Ledger,
     /// Folders whose files are read.
     folders: Vec<(String, PathBuf)>,
+    /// Folders that files are written to, made if they are not there.
+    made: Vec<(String, PathBuf)>,
     batch: Batch,
     /// What takes standard input, and what goes to standard output.
     stdin: Option<String>,
@@ -98,6 +100,11 @@ impl Files {
         Ok(())
     }
 
+    /// Notes a folder that files will be written to.
+    pub fn writes_into(&mut self, what: &str, folder: &Path) {
+        self.made.push((what.to_owned(), folder.to_owned()));
+    }
+
     /// Notes a file that will be written, or standard output if it is `-`.
     pub fn writes_or_prints(&mut self, what: &str, path: &Path) -> Result<(), Failure> {
         if !is_std(path) {
@@ -159,6 +166,10 @@ impl Files {
     /// Refuses a call that would destroy one of its own files, or could not write one, before minutes of work.
     pub fn check(&self) -> Result<(), Failure> {
         self.distinct()?;
+        for (what, dir) in &self.made {
+            let why = |e| format!("{what}: the folder {} cannot be made: {e}", dir.display());
+            std::fs::create_dir_all(dir).map_err(why)?;
+        }
         // The data file is only written for large models.
         let named = self.ledger.written().filter(|(what, _)| !what.starts_with("the data file"));
         Ok(named.map(|(_, p)| p).try_for_each(|p| Pending::create(p).map(drop))?)

@@ -74,6 +74,7 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
     let (missed, failed) = if matches!(cli.command, Some(Command::Diff(_))) { (1, 2) } else { (MISSED, 1) };
     let done = limits::whole(|| match cli.command {
         None => compile::compile(&cli.compile),
+        Some(Command::Compile(a)) => compile::compile(&a),
         Some(Command::Inspect(a)) => tools::inspect(&a),
         Some(Command::Calibrate(a)) => compile::calibrate(&a),
         Some(Command::Plan(a)) => compile::plan(&a),

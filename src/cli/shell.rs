@@ -25,7 +25,8 @@ pub fn man(a: &ManArgs) -> Result<bool, Failure> {
         let of = match &a.command {
             None => &cmd,
             Some(name) => cmd.find_subcommand(name).ok_or_else(|| {
-                let known: Vec<&str> = cmd.get_subcommands().map(clap::Command::get_name).collect();
+                let known: Vec<&str> =
+                    cmd.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name).collect();
                 format!("there is no command {name:?}; there are {}", known.join(", "))
             })?,
         };
@@ -33,13 +34,16 @@ pub fn man(a: &ManArgs) -> Result<bool, Failure> {
         return Ok(true);
     };
     let mut files = Files::default();
-    let subcommands = cmd.get_subcommands().filter(|c| c.get_name() != "help");
+    files.writes_into("--dir", dir);
+    let subcommands = cmd.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set());
+    let mut pages = Vec::new();
     for c in std::iter::once(&cmd).chain(subcommands) {
-        let name = c.get_display_name().unwrap_or_else(|| c.get_name());
-        let path = dir.join(format!("{name}.1"));
+        let path = dir.join(format!("{}.1", c.get_display_name().unwrap_or_else(|| c.get_name())));
         files.writes("--dir", &path)?;
-        files.write(&path, &page(c)?)?;
+        pages.push((path, page(c)?));
     }
+    files.check()?;
+    pages.iter().try_for_each(|(path, page)| files.write(path, page))?;
     files.commit()?;
     Ok(true)
 }

@@ -10,6 +10,7 @@ use super::error::CompilerError;
 use super::sensitivity::{Bench, Sensitivity};
 use super::stages::{Event, Running};
 use super::{Journal, Prepared, apply};
+use crate::budget;
 use crate::ir::validate;
 use crate::onnx;
 use crate::plan::climb::{Probe, Rung, Stair, Step, climb, follows, free, probe, taken};
@@ -42,21 +43,11 @@ impl FromStr for Size {
     fn from_str(s: &str) -> Result<Size, String> {
         let wrong = || "write it as 4.5MB, 800kB, 4500000, or 20% of the float file".to_owned();
         let s = s.trim();
-        let number = s.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == '%' || c == ' ');
-        let n: f64 = number.parse().map_err(|_| wrong())?;
-        let unit = match s[number.len()..].trim().to_ascii_lowercase().as_str() {
-            "%" if n > 0.0 && n <= 100.0 => return Ok(Size::Share(n / 100.0)),
-            "" | "b" => 1.0,
-            "kb" | "k" => 1e3,
-            "mb" | "m" => 1e6,
-            "gb" | "g" => 1e9,
-            "kib" => 1024.0,
-            "mib" => 1024.0 * 1024.0,
-            "gib" => 1024.0 * 1024.0 * 1024.0,
-            _ => return Err(wrong()),
-        };
-        let bytes = n * unit;
-        if (1.0..=1e18).contains(&bytes) { Ok(Size::Bytes(bytes as u64)) } else { Err(wrong()) }
+        if let Some(percent) = s.strip_suffix('%') {
+            let n: f64 = percent.trim().parse().map_err(|_| wrong())?;
+            return if n > 0.0 && n <= 100.0 { Ok(Size::Share(n / 100.0)) } else { Err(wrong()) };
+        }
+        budget::bytes(s).filter(|n| *n <= 1e18).map(|n| Size::Bytes(n as u64)).ok_or_else(wrong)
     }
 }
 
