@@ -142,3 +142,18 @@ fn parse_from(bytes: Bytes, origin: Origin<'_>, name_for_errors: &str) -> Result
 pub fn encode(m: Validated<'_>) -> Vec<u8> {
     back::model(m.model()).encode_to_vec()
 }
+
+/// Bytes of data from which on an initializer is handed out beside the message.
+const APART: usize = 1 << 12;
+
+/// As [`encode`], but without the data of large initializers of the main graph. These come beside it, each with the number of its
+/// initializer, so that who decodes the message can put them back: a message with all weights would be a copy more of them,
+/// and can not be larger than 2 GB.
+pub fn encode_apart(m: Validated<'_>) -> (Vec<u8>, Vec<(usize, Bytes)>) {
+    let mut p = back::model(m.model());
+    let mut apart = Vec::new();
+    for (i, t) in p.graph.iter_mut().flat_map(|g| &mut g.initializer).enumerate() {
+        apart.extend(t.raw_data.take_if(|b| b.len() >= APART).map(|b| (i, b)));
+    }
+    (p.encode_to_vec(), apart)
+}

@@ -60,6 +60,10 @@ pub fn onnx() -> Onnx {
     operators(true).with_ignore_value_info(true)
 }
 
+fn decoded(message: &[u8]) -> Result<pb::ModelProto, RuntimeError> {
+    pb::ModelProto::decode(message).map_err(|e| RuntimeError::Decode(e.to_string()))
+}
+
 /// How to load a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
@@ -142,10 +146,18 @@ impl Session {
         if let Some((n, why)) = g.nodes().find_map(|(_, n)| Some((n, misread(g, n)?))) {
             return Err(RuntimeError::Unsupported { node: g.label(n), op: n.op.name.clone(), why: why.into() });
         }
-        Session::of_bytes(&onnx::encode(model), None, options)
+        let (message, weights) = onnx::encode_apart(model);
+        let mut proto = decoded(&message)?;
+        drop(message);
+        for (i, data) in weights {
+            let initializer = proto.graph.as_mut().and_then(|g| g.initializer.get_mut(i));
+            initializer.expect("the message holds what was encoded").raw_data = data.to_vec();
+        }
+        Session::of_proto(&operators(options.optimize), proto, None, options)
     }
 
     /// Loads an encoded ONNX file. `dir` is where its external data lie, if it has any.
+    #[cfg(test)]
     pub(super) fn of_bytes(
         model: &[u8],
         dir: Option<&Path>,
@@ -155,13 +167,22 @@ impl Session {
     }
 
     /// [`Session::of_bytes`] with a choice of operators: conformance tests also load with tract's own.
+    #[cfg(test)]
     pub(super) fn with_operators(
         onnx: &Onnx,
         model: &[u8],
         dir: Option<&Path>,
         options: &SessionOptions,
     ) -> Result<Session, RuntimeError> {
-        let mut proto = pb::ModelProto::decode(model).map_err(|e| RuntimeError::Decode(e.to_string()))?;
+        Session::of_proto(onnx, decoded(model)?, dir, options)
+    }
+
+    fn of_proto(
+        onnx: &Onnx,
+        mut proto: pb::ModelProto,
+        dir: Option<&Path>,
+        options: &SessionOptions,
+    ) -> Result<Session, RuntimeError> {
         prepare::check_operators(&proto, &onnx.op_register)?;
         let graph = proto.graph.as_mut().ok_or_else(|| RuntimeError::Decode("it holds no graph".into()))?;
         if let (Some(tensor), None) = (prepare::external_tensor(graph), dir) {

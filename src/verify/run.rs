@@ -61,7 +61,8 @@ pub fn compare(
     let open = |model: Validated<'_>, what| {
         Session::of(model, &options).map_err(|source| VerifyError::Runtime { model: what, source })
     };
-    let (f, q) = (open(float, "float")?, open(quantized, "quantized")?);
+    let (f, q) = rayon::join(|| open(float, "float"), || open(quantized, "quantized"));
+    let (f, q) = (f?, q?);
     let names: Vec<String> = f.outputs().iter().map(|p| p.name.clone()).collect();
     let kinds = kinds(float.model());
     let of_taps = taps.iter().map(|_| Kind::Values);

@@ -60,14 +60,14 @@ pub fn measure(
 ) -> Result<Speed, (&'static str, RuntimeError)> {
     let options =
         SessionOptions { batch, shapes: open_shapes(&float.model().graph, inputs), ..SessionOptions::default() };
-    let models = [("float", float), ("quantized", quantized)];
-    let mut sessions = Vec::new();
-    for (what, model) in models {
+    let open = |what, model| {
         let session = Session::of(model, &options).map_err(|e| (what, e))?;
         // The first run fills caches and memory; it does not count.
         session.run(inputs).map_err(|e| (what, e))?;
-        sessions.push((what, session));
-    }
+        Ok((what, session))
+    };
+    let (f, q) = rayon::join(|| open("float", float), || open("quantized", quantized));
+    let sessions = [f?, q?];
     let mut rounds: Vec<[f64; 2]> = Vec::new();
     let start = Instant::now();
     while rounds.len() < effort.least || (rounds.len() < effort.most && start.elapsed() < effort.time) {
