@@ -61,12 +61,14 @@ pub fn keep_freed() {
 }
 
 /// Gives memory that was freed and is kept for later back to the system, after a stage whose buffers the next one has no use
-/// for.
+/// for. Each thread keeps what it freed, so those of rayon, which outlive a stage, are asked as well: it waits for them.
 pub fn give_back() {
-    // SAFETY: it touches no memory that is in use, whichever allocator the program has.
     #[cfg(feature = "cli")]
-    unsafe {
-        libmimalloc_sys::mi_collect(true);
+    {
+        // SAFETY: it touches no memory that is in use, whichever allocator the program has.
+        let collect = || unsafe { libmimalloc_sys::mi_collect(true) };
+        rayon::broadcast(|_| collect());
+        collect();
     }
 }
 

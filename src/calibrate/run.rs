@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 
 use super::data::{DataError, Dataset, Sample};
 use super::finite::{OutputsOf, mended};
+use crate::budget;
 use crate::ir::{Dim, Graph, Model, Validated};
 use crate::quant::observe::{ObserveError, Seen, Stats, Watch};
 use crate::runtime::{Array, RuntimeError, Session, SessionOptions};
@@ -36,8 +37,8 @@ pub enum CalibrateError {
 
 /// Places of a channel that are counted of all samples together, and of one sample at least. A few thousand show a distribution
 /// as well as all; ranges, which one value decides, are always those of all.
-const COUNTED: usize = 8192;
-const COUNTED_OF_ONE: usize = 64;
+const COUNTED: usize = 4096;
+const COUNTED_OF_ONE: usize = 32;
 
 /// What calibration saw.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +83,7 @@ pub fn observe(
         stats: watches.values().map(|w| Mutex::new(Stats::new(w.clone()))).collect(),
         ignored: Mutex::default(),
     };
+    budget::give_back();
     each_on(threads, indices.len(), progress, |i| watching.sample(i))?;
     let finished = watching.stats.into_iter().map(|s| {
         let mut s = s.into_inner().expect("no panic inside");

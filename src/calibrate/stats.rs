@@ -18,7 +18,7 @@ use crate::budget;
 use crate::file::{self, ReadError, WriteError};
 use crate::quant::observe::Stats;
 
-const MAGIC: &[u8; 8] = b"FQVSTAT7";
+const MAGIC: &[u8; 8] = b"FQVSTAT8";
 
 /// What all kinds of this program's statistics files begin with.
 const FAMILY: &[u8; 7] = b"FQVSTAT";

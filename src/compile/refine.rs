@@ -10,9 +10,9 @@
 //! Errors from further up are left out on purpose: a layer that corrects what another will have corrected as well
 //! overshoots, and measured so by dB.
 
-use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::rows::{RowsOf, Unfold};
+use super::rows::{FitRows, RowsOf, Unfold};
 use super::{CompileError, Journal, Prepared, equalised};
 use crate::budget;
 use crate::calibrate::data::{DataError, Dataset};
@@ -33,7 +33,7 @@ use crate::quant::observe::first_unfit;
 use crate::quant::pairs::{self, Mates, WeightRows};
 use crate::quant::qparams::SCALE_FLOOR;
 use crate::quant::tokens::Read;
-use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples};
+use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples, map_samples};
 
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -63,11 +63,11 @@ pub struct FitData<'d> {
 const SUMS_AT_ONCE: usize = 1 << 30;
 const SUMS_OF_ONE: usize = 2 << 30;
 /// Samples and tokens that weights are fitted to at least.
-const SAMPLES: usize = 64;
+const SAMPLES: usize = 48;
 const TOKENS: usize = 8192;
 /// Rows of them for each layer: that many, or as many for each of its inputs.
 const ROWS: usize = 4096;
-const ROWS_OF_INPUT: usize = 16;
+const ROWS_OF_INPUT: usize = 8;
 /// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
 const DAMP: f64 = 0.001;
 /// Scales tried besides the recipe's where neighbours must not saturate: codes that are smaller meet that more often.
@@ -79,7 +79,7 @@ struct Job<'p> {
     at: usize,
     linear: &'p Linear,
     /// The folded weight, `outs x ins` with the kernel positions of a Conv among the inputs.
-    w: Vec<f64>,
+    w: Vec<f32>,
     outs: usize,
     ins: usize,
     bias: Vec<f32>,
@@ -234,7 +234,7 @@ fn jobs<'p>(p: &Prepared, plan: &QuantPlan, layers: &[Planned<'p>]) -> Result<Ve
         };
         let outs = t.dims[linear.out_axis] as usize;
         let ins = data.len() / outs.max(1);
-        let w = (0..outs * ins).map(|i| data[place(linear, i / ins, i % ins, outs, ins)] as f64).collect();
+        let w = (0..outs * ins).map(|i| data[place(linear, i / ins, i % ins, outs, ins)]).collect();
         let bias = linear.bias_now(&folded.graph).and_then(|(_, _, b)| folded.graph.constant(b)?.to_f32s());
         let bias = bias.map_or(vec![0.0; outs], |b| b.into_owned());
         let dims: Vec<usize> = t.dims.iter().map(|d| *d as usize).collect();
@@ -266,8 +266,9 @@ fn fitted(
         Centred::pooled(sums.iter().map(|s| of(s)).collect::<Option<_>>()?)
     };
     let half = |i: usize| pooled(&|s| Some(s.get(i)?.centred()));
+    let w: Vec<f64> = job.w.iter().map(|w| f64::from(*w)).collect();
     let refit = match recipe.refit {
-        Some(ridge) if sums.iter().all(|s| s.len() == 2) => Some(gptq::refit([&half(0)?, &half(1)?], &job.w, ridge)),
+        Some(ridge) if sums.iter().all(|s| s.len() == 2) => Some(gptq::refit([&half(0)?, &half(1)?], &w, ridge)),
         _ => None,
     };
     let own: Vec<Centred> = sums
@@ -279,7 +280,7 @@ fn fitted(
         })
         .collect::<Option<_>>()?;
     let (n, outs) = (job.ins, job.outs);
-    let v = refit.as_ref().map_or(&job.w, |r| &r.weights);
+    let v = refit.as_ref().map_or(&w, |r| &r.weights);
     let bias = |c: &Centred, w: &dyn Fn(usize) -> f64, o: usize| {
         c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>()
     };
@@ -331,6 +332,92 @@ fn fitted(
     Some((StoredWeight { scales: r.scales, codes }, ends))
 }
 
+/// The float model, and what its layers read and make as rows.
+struct Rows<'a> {
+    g: &'a Graph,
+    jobs: &'a [Job<'a>],
+    fit: FitData<'a>,
+    sources: Vec<RowsOf<'a>>,
+    read: Read,
+    /// Of what layers read and make, what is no input.
+    taps: Vec<String>,
+    outputs: OutputsOf<'a>,
+    session: Session,
+}
+
+impl<'a> Rows<'a> {
+    fn of(
+        p: &'a Prepared,
+        plan: &'a QuantPlan,
+        jobs: &'a [Job<'a>],
+        fit: FitData<'a>,
+    ) -> Result<Rows<'a>, RefineError> {
+        let g = &p.model.graph;
+        let mut taps: Vec<String> = Vec::new();
+        for v in jobs.iter().flat_map(|j| [j.linear.x, j.linear.out]).filter(|v| g.producer(*v).is_some()) {
+            if !taps.iter().any(|t| t == g.name_of(v)) {
+                taps.push(g.name_of(v).to_owned());
+            }
+        }
+        let options = SessionOptions {
+            batch: fit.data.batch(),
+            taps: taps.clone(),
+            shapes: open_shapes(g, &fit.data.sample(fit.indices[0])?.inputs),
+            outputs: false,
+            ..SessionOptions::default()
+        };
+        let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
+        let rows = |j: &'a Job<'a>| RowsOf::new(g, plan, j.linear, j.unfold.as_ref(), (j.ins, j.outs));
+        let made = Rows {
+            g,
+            jobs,
+            fit,
+            sources: jobs.iter().map(rows).collect(),
+            read: Read { tokens: read_tokens(g, &p.sites), alone: false },
+            outputs: OutputsOf::new(valid, options.batch, options.shapes.clone()),
+            session: Session::of(valid, &options)?,
+            taps,
+        };
+        budget::give_back();
+        Ok(made)
+    }
+
+    /// Those of one sample, for each job.
+    fn sample(&self, i: usize) -> Result<Vec<Option<FitRows>>, RefineError> {
+        let (g, fit) = (self.g, self.fit);
+        let s = fit.data.sample(fit.indices[i])?;
+        let out = self.session.tapped(&s.inputs)?;
+        // Masks may hold infinities; what layers read and make may not.
+        let unfit = |name: &str| RefineError::NotFinite { sample: s.name.clone(), value: name.to_owned() };
+        let mut broken = None;
+        for (t, name) in self.taps.iter().enumerate() {
+            broken = broken.or(first_unfit(&out.value(t)?.0, false).map(|_| name));
+        }
+        // Rows that no output depends on are left out of the sums.
+        if let Some(name) = broken
+            && self.outputs.hold_nan(&s.inputs)?
+        {
+            return Err(unfit(name));
+        }
+        let is_read = |name: &str| self.jobs.iter().any(|j| g.name_of(j.linear.x) == name);
+        for (name, a) in s.inputs.iter().filter(|(name, _)| is_read(name)) {
+            first_unfit(&a.f32s(), false).map_or(Ok(()), |_| Err(unfit(name)))?;
+        }
+        let of = |v: ValueId| {
+            let name = g.name_of(v);
+            match self.taps.iter().position(|t| t == name) {
+                Some(t) => out.value(t).ok(),
+                None => s.inputs.iter().find(|(n, _)| n == name).map(|(_, a)| (a.f32s(), a.dims())),
+            }
+        };
+        let rows = |(j, rows): (&Job<'_>, &RowsOf<'_>)| {
+            let pick = Pick { sample: fit.indices[i] as u64, most: j.most_rows(fit.indices.len()) };
+            rows.of(of(j.linear.x)?, of(j.linear.out)?, &self.read, pick, broken.is_none())
+        };
+        Ok(self.jobs.iter().zip(&self.sources).map(rows).collect())
+    }
+}
+
 /// For each job, sums over all samples, or with two parts over the even and the odd ones.
 fn sums(
     p: &Prepared,
@@ -340,76 +427,42 @@ fn sums(
     fit: FitData<'_>,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Vec<Normal>>, RefineError> {
-    let g = &p.model.graph;
-    let mut taps: Vec<String> = Vec::new();
-    for v in jobs.iter().flat_map(|j| [j.linear.x, j.linear.out]).filter(|v| g.producer(*v).is_some()) {
-        if !taps.iter().any(|t| t == g.name_of(v)) {
-            taps.push(g.name_of(v).to_owned());
+    let rows = Rows::of(p, plan, jobs, fit)?;
+    let done = AtomicUsize::new(0);
+    // Every part has its own samples and sums, and they are made side by side: what comes out does not depend on the threads.
+    let sums_of = |part: usize| -> Result<Vec<Normal>, (usize, RefineError)> {
+        let mut sums: Vec<Normal> = jobs.iter().map(|j| Normal::new(j.ins, j.outs)).collect();
+        let samples: Vec<usize> = (part..fit.indices.len()).step_by(parts).collect();
+        fold_samples(
+            samples.len(),
+            fit.threads / parts,
+            |k| rows.sample(samples[k]).map_err(|e| (samples[k], e)),
+            |_, rows| {
+                sums.par_iter_mut().zip(rows).for_each(|(sums, r)| {
+                    if let Some(r) = r {
+                        sums.add(&r.x, &r.y, &r.weights);
+                    }
+                });
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+                Ok(())
+            },
+        )?;
+        sums.iter_mut().for_each(Normal::end);
+        Ok(sums)
+    };
+    let (mut made, mut failed) = (Vec::new(), None);
+    for part in map_samples(parts, fit.threads, sums_of) {
+        match part {
+            Ok(sums) => made.push(sums.into_iter()),
+            // Of several errors, that of the earliest sample is told.
+            Err((at, e)) if failed.as_ref().is_none_or(|(first, _)| at < *first) => failed = Some((at, e)),
+            Err(_) => {}
         }
     }
-    let place: BTreeMap<&str, usize> = taps.iter().enumerate().map(|(t, name)| (name.as_str(), t)).collect();
-    let read = Read { tokens: read_tokens(g, &p.sites), alone: false };
-    let sources: Vec<RowsOf<'_>> =
-        jobs.iter().map(|j| RowsOf::new(g, plan, j.linear, j.unfold.as_ref(), (j.ins, j.outs))).collect();
-    let shapes = open_shapes(g, &fit.data.sample(fit.indices[0])?.inputs);
-    let options = SessionOptions {
-        batch: fit.data.batch(),
-        taps: taps.clone(),
-        shapes,
-        outputs: false,
-        ..SessionOptions::default()
-    };
-    let valid = validate::validate(&p.model).map_err(|e| Box::new(CompileError::from(e)))?;
-    let outputs = OutputsOf::new(valid, options.batch, options.shapes.clone());
-    let session = Session::of(valid, &options)?;
-    let mut all: Vec<Vec<Normal>> = jobs.iter().map(|j| vec![Normal::new(j.ins, j.outs); parts]).collect();
-    fold_samples(
-        fit.indices.len(),
-        fit.threads,
-        |i| -> Result<_, RefineError> {
-            let s = fit.data.sample(fit.indices[i])?;
-            let out = session.tapped(&s.inputs)?;
-            // Masks may hold infinities; what layers read and make may not.
-            let unfit = |name: &str| RefineError::NotFinite { sample: s.name.clone(), value: name.to_owned() };
-            let mut broken = None;
-            for (t, name) in taps.iter().enumerate() {
-                broken = broken.or(first_unfit(&out.value(t)?.0, false).map(|_| name));
-            }
-            // Rows that no output depends on are left out of the sums.
-            if let Some(name) = broken
-                && outputs.hold_nan(&s.inputs)?
-            {
-                return Err(unfit(name));
-            }
-            for (name, a) in s.inputs.iter().filter(|(name, _)| jobs.iter().any(|j| g.name_of(j.linear.x) == name)) {
-                first_unfit(&a.f32s(), false).map_or(Ok(()), |_| Err(unfit(name)))?;
-            }
-            let of = |v: ValueId| {
-                let name = g.name_of(v);
-                match place.get(name) {
-                    Some(t) => out.value(*t).ok(),
-                    None => s.inputs.iter().find(|(n, _)| n == name).map(|(_, a)| (a.f32s(), a.dims())),
-                }
-            };
-            let rows = |(j, rows): (&Job<'_>, &RowsOf<'_>)| {
-                let most = j.most_rows(fit.indices.len());
-                let pick = Pick { sample: fit.indices[i] as u64, most };
-                rows.of(of(j.linear.x)?, of(j.linear.out)?, &read, pick, broken.is_none())
-            };
-            Ok(jobs.iter().zip(&sources).map(rows).collect::<Vec<_>>())
-        },
-        |i, rows| {
-            all.par_iter_mut().zip(rows).for_each(|(sums, r)| {
-                if let Some(r) = r {
-                    sums[i % parts].add(&r.x, &r.y, &r.weights);
-                }
-            });
-            progress(i + 1);
-            Ok(())
-        },
-    )?;
-    all.iter_mut().flatten().for_each(Normal::end);
-    Ok(all)
+    match failed {
+        Some((_, e)) => Err(e),
+        None => Ok(jobs.iter().map(|_| made.iter_mut().filter_map(Iterator::next).collect()).collect()),
+    }
 }
 
 #[cfg(test)]

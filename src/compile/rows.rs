@@ -55,7 +55,7 @@ impl<'p> RowsOf<'p> {
         let (ins, outs) = (self.ins, self.outs);
         let mut y = if self.conv && self.unfold.is_some() { channels_last(&y, y_dims).into() } else { y };
         let mut x = match self.unfold {
-            Some(u) => u.columns(&self.codes.through(&x, x_dims, self.conv), x_dims).into(),
+            Some(u) => u.columns(&self.codes.through(x.into_owned(), x_dims, self.conv), x_dims).into(),
             None => x,
         };
         let count = y.len().checked_div(outs)?;
@@ -73,7 +73,7 @@ impl<'p> RowsOf<'p> {
         let (chosen, weights) = picked_rows(&y, outs, tokens, read, pick);
         let mut x = gathered(&x, ins, &chosen);
         if self.unfold.is_none() {
-            x = self.codes.through(&x, &[chosen.len(), ins], self.conv);
+            x = self.codes.through(x, &[chosen.len(), ins], self.conv);
         }
         Some(FitRows { x, y: gathered(&y, outs, &chosen), weights })
     }
@@ -100,9 +100,8 @@ impl<'p> InputCodes<'p> {
         }
     }
 
-    /// What the layer reads for the float value `x` of shape `dims`; `conv`: channels are the second axis, not the last.
-    fn through(&self, x: &[f32], dims: &[usize], conv: bool) -> Vec<f32> {
-        let mut v = x.to_vec();
+    /// What the layer reads for the float value `v` of shape `dims`; `conv`: channels are the second axis, not the last.
+    fn through(&self, mut v: Vec<f32>, dims: &[usize], conv: bool) -> Vec<f32> {
         if let Some(f) = self.fold {
             let inner: usize = if conv { dims.iter().skip(2).product() } else { 1 };
             for (r, run) in v.chunks_mut(inner.max(1)).enumerate() {

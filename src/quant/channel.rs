@@ -36,22 +36,40 @@ pub struct Channel {
     pub hist: Hist,
     /// Its distinct values, if they are few.
     pub levels: Levels,
-    /// [`Watch::Tokens`](super::watch::Watch::Tokens) only: what each quarter of the samples saw.
-    pub quarters: Vec<Quarter>,
+    /// [`Watch::Tokens`](super::watch::Watch::Tokens) only: how far each quarter of the samples reached.
+    pub quarters: Vec<Ends>,
+    /// The same only: for each half of the samples, each value counted with the weight of its token.
+    pub halves: Vec<Hist>,
 }
 
-/// What one quarter of the samples saw of a channel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Quarter {
+/// Into how many parts samples are divided, by their number, for their ends. How much the ends of parts differ from those of
+/// all samples tells how far samples that were not seen may reach.
+pub(super) const QUARTERS: usize = 4;
+
+/// Into how many they are divided for what is counted, where ranges from one part are judged on another. The second
+/// quarter is of the second half, as the fourth is.
+pub(super) const HALVES: usize = 2;
+
+/// The smallest and the largest value; nothing was seen while the first is larger.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ends {
     pub min: f32,
     pub max: f32,
-    /// Each value counted with the weight of its token.
-    pub weighted: Hist,
 }
 
-impl Default for Quarter {
-    fn default() -> Quarter {
-        Quarter { min: f32::INFINITY, max: f32::NEG_INFINITY, weighted: Hist::default() }
+impl Default for Ends {
+    fn default() -> Ends {
+        Ends { min: f32::INFINITY, max: f32::NEG_INFINITY }
+    }
+}
+
+impl Ends {
+    pub fn are_seen(&self) -> bool {
+        self.min <= self.max
+    }
+
+    pub(super) fn widen(&mut self, o: Ends) {
+        (self.min, self.max) = (self.min.min(o.min), self.max.max(o.max));
     }
 }
 
@@ -65,6 +83,7 @@ impl Default for Channel {
             hist: Hist::default(),
             levels: Levels::default(),
             quarters: Vec::new(),
+            halves: Vec::new(),
         }
     }
 }
@@ -77,24 +96,24 @@ impl Channel {
         self.square_sum.merge(o.square_sum);
         self.hist.merge(&o.hist);
         self.levels.merge(&o.levels);
-        if self.quarters.is_empty() {
-            self.quarters.clone_from(&o.quarters);
-        } else {
-            for (a, b) in self.quarters.iter_mut().zip(&o.quarters) {
-                a.min = a.min.min(b.min);
-                a.max = a.max.max(b.max);
-                a.weighted.merge(&b.weighted);
-            }
-        }
+        self.quarters.resize(self.quarters.len().max(o.quarters.len()), Ends::default());
+        self.quarters.iter_mut().zip(&o.quarters).for_each(|(a, b)| a.widen(*b));
+        self.halves.resize(self.halves.len().max(o.halves.len()), Hist::default());
+        self.halves.iter_mut().zip(&o.halves).for_each(|(a, b)| a.merge(b));
     }
 
     /// [`Watch::Tokens`](super::watch::Watch::Tokens) only: each value counted with the weight of its token.
     pub fn weighted(&self) -> Hist {
         let mut h = Hist::default();
-        for q in &self.quarters {
-            h.merge(&q.weighted);
-        }
+        self.halves.iter().for_each(|half| h.merge(half));
         h
+    }
+
+    /// How far one half of the samples reached.
+    pub(super) fn ends_of_half(&self, half: usize) -> Ends {
+        let mut ends = Ends::default();
+        self.quarters.iter().skip(half).step_by(HALVES).for_each(|q| ends.widen(*q));
+        ends
     }
 
     /// Its distribution. Middles of bins that lie outside of what was seen are moved to its ends.
@@ -104,15 +123,11 @@ impl Channel {
         Moments::from_bins(self.hist.bins().map(|(x, n)| (inside(x), f64::from(n))))
     }
 
-    /// What the chosen quarters alone saw, every value counted with the weight of its token; `None` if that is nothing.
-    pub(super) fn part(&self, keep: impl Fn(usize) -> bool) -> Option<Channel> {
-        let mut ch = Channel::default();
-        for (_, q) in self.quarters.iter().enumerate().filter(|(i, q)| keep(*i) && q.min <= q.max) {
-            ch.min = ch.min.min(q.min);
-            ch.max = ch.max.max(q.max);
-            ch.quarters.push(q.clone());
-        }
-        ch.hist = ch.weighted();
-        (ch.min <= ch.max).then_some(ch)
+    /// What one half of the samples alone saw, every value counted with the weight of its token; `None` if that is nothing.
+    pub(super) fn half(&self, half: usize) -> Option<Channel> {
+        let Ends { min, max } = Some(self.ends_of_half(half)).filter(Ends::are_seen)?;
+        let hist = self.halves.get(half)?.clone();
+        let quarters = self.quarters.iter().skip(half).step_by(HALVES).copied().collect();
+        Some(Channel { min, max, halves: vec![hist.clone()], hist, quarters, ..Channel::default() })
     }
 }

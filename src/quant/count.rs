@@ -294,11 +294,11 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// Counts the values of picked tokens by the weights of these in one part of the samples. Pieces are single values.
-    pub(super) fn weigh(&self, channels: &mut [Channel], weights: &[u32], part: usize) {
+    /// Counts the values of picked tokens by the weights of these in one half of the samples. Pieces are single values.
+    pub(super) fn weigh(&self, channels: &mut [Channel], weights: &[u32], half: usize) {
         let (tokens, weights) = self.picked.weighted(weights);
         self.columns(channels, &tokens, |ch, column| {
-            ch.quarters[part].weighted.count_weighted(column, &weights);
+            ch.halves[half].count_weighted(column, &weights);
         });
     }
 

@@ -2,7 +2,7 @@
 
 use super::hist::Hist;
 use super::levels::Levels;
-use super::observe::{Channel, ExactSum, Quarter, Stats};
+use super::observe::{Channel, Ends, ExactSum, Stats};
 
 /// The counts of `h`, whose values lie in `lo..=hi`, at a `k`-th of their places. Middles of bins stand for what is in
 /// them.
@@ -26,8 +26,10 @@ fn sum(s: ExactSum, k: f64) -> ExactSum {
 }
 
 fn channel(c: &Channel, k: f32) -> Channel {
-    let quarter =
-        |q: &Quarter| Quarter { min: q.min / k, max: q.max / k, weighted: counts(&q.weighted, (q.min, q.max), k) };
+    let half = |(i, h): (usize, &Hist)| {
+        let Ends { min, max } = c.ends_of_half(i);
+        counts(h, (min, max), k)
+    };
     Channel {
         min: c.min / k,
         max: c.max / k,
@@ -36,7 +38,8 @@ fn channel(c: &Channel, k: f32) -> Channel {
         hist: counts(&c.hist, (c.min, c.max), k),
         // Of no use after layers, where equalisation is.
         levels: Levels::default(),
-        quarters: c.quarters.iter().map(quarter).collect(),
+        quarters: c.quarters.iter().map(|q| Ends { min: q.min / k, max: q.max / k }).collect(),
+        halves: c.halves.iter().enumerate().map(half).collect(),
     }
 }
 
@@ -79,7 +82,9 @@ mod tests {
                 prop_assert!((got.mean(c) - wanted.mean(c)).abs() <= 1e-5 * reach);
                 prop_assert!((got.mean_square(c) - wanted.mean_square(c)).abs() <= 1e-5 * reach * reach);
                 prop_assert_eq!(got.channels[c].hist.total(), wanted.channels[c].hist.total());
-                prop_assert_eq!(got.channels[c].quarters.len(), 4);
+                prop_assert_eq!(&got.channels[c].quarters, &wanted.channels[c].quarters);
+                prop_assert_eq!(got.channels[c].halves.len(), wanted.channels[c].halves.len());
+                prop_assert_eq!(got.channels[c].weighted().total(), seen.channels[c].weighted().total());
                 let power = |s: &Stats| s.channels[c].moments().power() / 4.0 / samples.len() as f64;
                 prop_assert!((power(&got) - power(&wanted)).abs() <= 0.02 * reach * reach, "{} {}", power(&got), power(&wanted));
             }

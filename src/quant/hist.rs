@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::counts::Counts;
 use super::wide::wide;
 
 /// Bins on each side of zero, a power of two: of a range that is all on one side, as many as codes of 8 bits have steps.
@@ -21,7 +22,7 @@ pub struct Hist {
     exp: i32,
     /// Number of the first stored bin.
     first: i32,
-    counts: Vec<u32>,
+    counts: Counts,
 }
 
 /// `2^exp`, for exponents of numbers in float64 that are not denormal.
@@ -71,17 +72,8 @@ impl Hist {
 
     fn coarsen_to(&mut self, exp: i32) {
         while self.exp < exp && !self.counts.is_empty() {
-            // In place: a channel in a thousand others should not leave its former counts behind as a hole in memory.
-            let first = self.first.div_euclid(2);
-            let mut len = 0;
-            for i in 0..self.counts.len() {
-                let at = ((self.first + i as i32).div_euclid(2) - first) as usize;
-                let before = if at < len { self.counts[at] } else { 0 };
-                self.counts[at] = before.saturating_add(self.counts[i]);
-                len = at + 1;
-            }
-            self.counts.truncate(len);
-            self.first = first;
+            self.counts.join_pairs(self.first);
+            self.first = self.first.div_euclid(2);
             self.exp += 1;
         }
         self.exp = self.exp.max(exp);
@@ -93,14 +85,9 @@ impl Hist {
         }
         let before = usize::try_from(self.first - lo).unwrap_or(0);
         let len = self.counts.len().max((hi - self.first + 1).max(0) as usize);
-        if before + len > self.counts.capacity() {
-            // No room to double: there are never more than both sides have.
-            let whole = (before + len).next_multiple_of(ROOM);
-            self.counts.reserve_exact(whole - self.counts.len());
-        }
-        self.counts.resize(len, 0);
+        // No room to double: there are never more than both sides have.
+        self.counts.grow(before, len, (before + len).next_multiple_of(ROOM));
         if before > 0 {
-            self.counts.splice(0..0, std::iter::repeat_n(0, before));
             self.first = lo;
         }
     }
@@ -129,10 +116,7 @@ impl Hist {
     /// Counts a value for which [`Hist::prepare`] has made room, as if it came `times` times.
     #[inline]
     pub fn count_times(&mut self, inverse_width: f64, x: f32, times: u32) {
-        let i = floor(x as f64 * inverse_width) - self.first;
-        if let Some(c) = self.counts.get_mut(i as usize) {
-            *c = c.saturating_add(times);
-        }
+        self.counts.add(&[floor(x as f64 * inverse_width) - self.first], |_| times);
     }
 
     /// Counts values for which [`Hist::prepare`] has made room.
@@ -140,24 +124,18 @@ impl Hist {
         let mut at = [0i32; AT_ONCE];
         for part in values.chunks(AT_ONCE) {
             self.places(part, &mut at);
-            for i in &at[..part.len()] {
-                if let Some(c) = self.counts.get_mut(*i as usize) {
-                    *c = c.saturating_add(1);
-                }
-            }
+            self.counts.add(&at[..part.len()], |_| 1);
         }
     }
 
     /// As [`Hist::count_all`], each value as if it came so many times.
     pub fn count_weighted(&mut self, values: &[f32], times: &[u32]) {
+        // Weights soon take more than 16 bits.
+        self.counts.widen();
         let mut at = [0i32; AT_ONCE];
         for (part, times) in values.chunks(AT_ONCE).zip(times.chunks(AT_ONCE)) {
             self.places(part, &mut at);
-            for (i, n) in at[..part.len()].iter().zip(times) {
-                if let Some(c) = self.counts.get_mut(*i as usize) {
-                    *c = c.saturating_add(*n);
-                }
-            }
+            self.counts.add(&at[..part.len()], |k| times[k]);
         }
     }
 
@@ -189,14 +167,13 @@ impl Hist {
         self.coarsen_to(e);
         other.coarsen_to(e);
         self.reach_bins(other.first, other.first + other.counts.len() as i32 - 1);
-        for (i, c) in other.counts.iter().enumerate() {
-            let at = (other.first + i as i32 - self.first) as usize;
-            self.counts[at] = self.counts[at].saturating_add(*c);
+        for (c, at) in other.counts.iter().zip(other.first - self.first..) {
+            self.counts.add(&[at], |_| c);
         }
     }
 
     pub fn total(&self) -> u64 {
-        self.counts.iter().map(|c| *c as u64).sum()
+        self.counts.iter().map(u64::from).sum()
     }
 
     /// The mean, and how far from it values lie below and above: the root of twice the sum of squared distances on that
@@ -215,8 +192,8 @@ impl Hist {
         self.counts
             .iter()
             .enumerate()
-            .filter(|(_, c)| **c > 0)
-            .map(move |(i, c)| ((self.first + i as i32) as f64 * w + 0.5 * w, *c))
+            .filter(|(_, c)| *c > 0)
+            .map(move |(i, c)| ((self.first + i as i32) as f64 * w + 0.5 * w, c))
     }
 
     /// Width of a bin.

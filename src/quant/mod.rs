@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod count;
+mod counts;
 mod divided;
 pub mod gptq;
 pub mod hist;

@@ -10,7 +10,7 @@ use super::triangular::{Factor, factored};
 
 /// Rows that wait to be added at once: products of many rows are worth the pass over all sums that adding them takes. Half
 /// as many are added as they come.
-const AT_ONCE: usize = if cfg!(test) { 6 } else { 256 };
+const AT_ONCE: usize = if cfg!(test) { 6 } else { 64 };
 /// Rows of a symmetric sum that are made at once, from their diagonal on.
 const STRIP: usize = if cfg!(test) { 8 } else { 128 };
 

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use super::channel::{Channel, ExactSum, Quarter};
+pub use super::channel::{Channel, Ends, ExactSum};
+use super::channel::{HALVES, QUARTERS};
 pub use super::count::Seen;
 use super::count::{ends, key};
 use super::hist::{Hist, Moments};
@@ -14,9 +15,6 @@ use crate::ir::masks::HIDDEN_BELOW;
 
 /// Places of tokens that are told apart.
 const MOST_PLACES: usize = 4096;
-
-/// Into how many parts samples are divided, by their number.
-const QUARTERS: usize = 4;
 
 /// A row of scores kept whole, chosen by a hash of where it stood so that the choice does not depend on order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,15 +88,15 @@ impl Stats {
             return Ok(());
         }
         // First the ranges, then the counts: each histogram makes room once per sample.
-        let which = (sample % QUARTERS as u64) as usize;
+        let [quarter, half] = [QUARTERS, HALVES].map(|parts| (sample % parts as u64) as usize);
         let sums = &seen.sums;
         for (c, ch) in self.channels.iter_mut().enumerate() {
             let (lo, hi) = (sums.lo[c], sums.hi[c]);
             if seen.tokens.is_some() {
-                ch.quarters.resize(QUARTERS, Quarter::default());
-                let q = &mut ch.quarters[which];
-                (q.min, q.max) = (q.min.min(lo), q.max.max(hi));
-                q.weighted.prepare(lo, hi);
+                ch.quarters.resize(QUARTERS, Ends::default());
+                ch.quarters[quarter].widen(Ends { min: lo, max: hi });
+                ch.halves.resize(HALVES, Hist::default());
+                ch.halves[half].prepare(lo, hi);
             }
             if lo <= hi {
                 (ch.min, ch.max) = (ch.min.min(lo), ch.max.max(hi));
@@ -111,7 +109,7 @@ impl Stats {
         seen.count(&mut self.channels);
         self.count += (x.len() / layout.channels) as u64;
         if let Some(t) = &seen.tokens {
-            seen.weigh(&mut self.channels, &t.weights, which);
+            seen.weigh(&mut self.channels, &t.weights, half);
             self.add_inverse_variances(&t.inverse);
         }
         if seen.masked() {
@@ -214,17 +212,20 @@ impl Stats {
         self.rows.sort_by_key(|r| (r.head, r.key));
     }
 
-    /// For each quarter, what the other three saw and what it saw itself, every value counted with the weight of its token.
+    /// For each half of the samples, what the other half saw and what it saw itself, every value counted with the weight of its
+    /// token.
     ///
     /// Parameters that come from the first and are judged on the second show what they will do to samples never seen.
-    /// One pair of the same where tokens were not counted, or samples of one quarter alone were seen.
+    /// One pair of the same where tokens were not counted, or samples of one half alone were seen.
     pub fn trials(&self) -> Vec<(Stats, Stats)> {
-        let part = |keep: &dyn Fn(usize) -> bool| -> Option<Stats> {
-            let channels = self.channels.iter().map(|c| c.part(keep)).collect::<Option<Vec<_>>>()?;
+        let half = |h: usize| -> Option<Stats> {
+            let channels = self.channels.iter().map(|c| c.half(h)).collect::<Option<Vec<_>>>()?;
             Some(Stats { channels, dims: self.dims.clone(), count: self.count, ..Stats::new(self.watch.clone()) })
         };
-        let trials: Vec<_> = (0..QUARTERS).filter_map(|k| Some((part(&|i| i != k)?, part(&|i| i == k)?))).collect();
-        if trials.is_empty() { vec![(self.clone(), self.clone())] } else { trials }
+        match (half(0), half(1)) {
+            (Some(a), Some(b)) => vec![(b.clone(), a.clone()), (a, b)],
+            _ => vec![(self.clone(), self.clone())],
+        }
     }
 
     /// Smallest and largest value over all channels; `(0, 0)` if nothing was seen.
@@ -372,16 +373,19 @@ mod tests {
     }
 
     #[test]
-    fn quarters_are_of_every_fourth_sample() {
+    fn samples_are_divided_by_their_number() {
         let mut s = Stats::new(Watch::Tokens { axis: -1, read: Read::default() });
         for i in 0..6u8 {
             s.observe(&[f32::from(i), -1.0], &[1, 1, 2], i.into()).unwrap();
         }
-        let seen: Vec<_> = s.channels[0].quarters.iter().map(|q| (q.min, q.max, q.weighted.bins().count())).collect();
-        assert_eq!(seen, [(0.0, 4.0, 2), (1.0, 5.0, 2), (2.0, 2.0, 1), (3.0, 3.0, 1)]);
+        let seen: Vec<_> = s.channels[0].quarters.iter().map(|q| (q.min, q.max)).collect();
+        assert_eq!(seen, [(0.0, 4.0), (1.0, 5.0), (2.0, 2.0), (3.0, 3.0)]);
+        assert_eq!(s.channels[0].halves.iter().map(|h| h.bins().count()).collect::<Vec<_>>(), [3, 3]);
         let ranges: Vec<_> = s.trials().iter().map(|(fit, judge)| (fit.range(), judge.range())).collect();
-        assert_eq!(ranges[1], ((-1.0, 4.0), (-1.0, 5.0)));
-        assert_eq!(ranges.len(), 4);
+        assert_eq!(ranges, [((-1.0, 5.0), (-1.0, 4.0)), ((-1.0, 4.0), (-1.0, 5.0))]);
+        let mut one = Stats::new(s.watch.clone());
+        one.observe(&[1.0, 2.0], &[1, 1, 2], 3).unwrap();
+        assert_eq!(one.trials(), [(one.clone(), one.clone())]);
     }
 
     #[test]

@@ -261,7 +261,7 @@ impl FactorSearch {
         let (mut low, mut high) = wider(stats.range());
         if rule.range == Range::Mse {
             for c in 0..n {
-                let more = foreseen(ranges[c], &stats.channels[c]);
+                let more = foreseen(ranges[c], &stats.channels[c], stats.count);
                 if more == ranges[c] {
                     continue;
                 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::hist::{Hist, Moments};
-use super::observe::{Channel, Quarter, Stats};
+use super::observe::{Channel, Ends, Stats};
 use super::{Code, QParams};
 
 /// How a range is chosen. In a recipe: `min-max`, `mse`, `{ headroom: 1.25 }`, `{ percentile: 0.9999 }`.
@@ -158,18 +158,18 @@ fn reaching((lo, hi): (f64, f64), to: Option<(f64, f64)>) -> (f64, f64) {
     (if lo < 0.0 { lo.min(a) } else { lo }, if hi > 0.0 { hi.max(b) } else { hi })
 }
 
-/// The range of a channel with what values that were not seen may add, where few were.
-pub(super) fn foreseen((lo, hi): (f64, f64), c: &Channel) -> (f64, f64) {
-    let quarters: Vec<_> = c.quarters.iter().filter(|q| q.min <= q.max).collect();
+/// The range of a channel with what values that were not seen may add, where few were: of `count` seen, not all of which need be
+/// counted in its histogram.
+pub(super) fn foreseen((lo, hi): (f64, f64), c: &Channel, count: u64) -> (f64, f64) {
+    let quarters: Vec<_> = c.quarters.iter().filter(|q| q.are_seen()).collect();
     let often = if quarters.len() > 1 { SEEN_OFTEN } else { SEEN_OFTEN_AT_ONCE };
-    if c.hist.total() >= often {
+    if count >= often {
         return (lo, hi);
     }
     let mut to = nearly_all(&c.hist);
     // Where every quarter of the samples reaches as far as all of them, more samples will not reach much further.
     if let Some((a, b)) = to.filter(|_| quarters.len() > 1) {
-        let end =
-            |of: fn(&Quarter) -> f32| quarters.iter().map(|q| f64::from(of(q))).sum::<f64>() / quarters.len() as f64;
+        let end = |of: fn(&Ends) -> f32| quarters.iter().map(|q| f64::from(of(q))).sum::<f64>() / quarters.len() as f64;
         to = Some((
             a.max(lo - BEYOND_ALL * (end(|q| q.min) - f64::from(c.min))),
             b.min(hi + BEYOND_ALL * (f64::from(c.max) - end(|q| q.max))),

@@ -14,7 +14,7 @@ pub enum Watch {
     Tensor,
     /// One for each index along the axis (negative: from the end).
     Channels { axis: i64 },
-    /// As `Channels`, and for each quarter of the samples every value counted with the weight of its token, the vector of
+    /// As `Channels`, and for each half of the samples every value counted with the weight of its token, the vector of
     /// all channels at one place: the inverse of the token's variance over the channels, which is what a LayerNorm after
     /// makes of an error.
     Tokens { axis: i64, read: Read },

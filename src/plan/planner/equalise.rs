@@ -15,7 +15,7 @@
 //!   adds to all keys alike, Softmax does not see: hence the variance.
 //!
 //! Weights that are divided by output channel have a step for each and lose nothing. As with folds, ranges
-//! come from three quarters of the samples and errors are counted on the fourth, four times, where tokens were counted.
+//! come from one half of the samples and errors are counted on the other, both ways round, where tokens were counted.
 //!
 //! Source: cross-layer equalization (Nagel et al., arXiv 1906.04721); the measure is the project's own.
 

@@ -1,8 +1,8 @@
 //! How much of a value's unequal channels goes into the weights after it.
 //!
 //! A channel divided down to the range of the others has its own step, and its own end: what a sample never seen has
-//! beyond it is clipped. So every way to fold is judged on samples its ranges do not come from: ranges from three
-//! quarters of the calibration samples, the error on the fourth, four times. (Channels of a classifier's last layers fire
+//! beyond it is clipped. So every way to fold is judged on samples its ranges do not come from: ranges from one
+//! half of the calibration samples, the error on the other, both ways round. (Channels of a classifier's last layers fire
 //! for a few classes only; a hundred photographs do not show how far.) The factors are then made from all samples.
 
 use super::{Matrix, params, shares};
@@ -301,8 +301,8 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_one_quarter_alone_shows_is_left_room() {
-        // Folded to what the other quarters have, it would be clipped at a tenth of its values.
+    fn a_channel_that_few_samples_show_is_left_room() {
+        // Folded to what the other half of the samples has, it would be clipped at a tenth of its values.
         let reason = decision(|sample| if sample % 4 == 2 { 20.0 } else { 2.0 });
         assert!(reason.contains("no folding"), "{reason}");
     }
