@@ -70,8 +70,9 @@ const ROWS: usize = 4096;
 const ROWS_OF_INPUT: usize = 8;
 /// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
 const DAMP: f64 = 0.001;
-/// Scales tried besides the recipe's where neighbours must not saturate: codes that are smaller meet that more often.
-const WIDER: [f32; 2] = [1.6, 1.25];
+/// Scales tried besides the recipe's where neighbours must not saturate: codes that are smaller meet that more often. At twice the
+/// scale no two of them can: weights without outliers, of which many pairs would, are best off there.
+const WIDER: [f32; 3] = [2.0, 1.6, 1.25];
 
 /// A linear layer whose weight is fitted.
 struct Job<'p> {
@@ -250,6 +251,12 @@ fn place(l: &Linear, o: usize, i: usize, outs: usize, ins: usize) -> usize {
     if l.out_axis == 0 { o * ins + i } else { i * outs + o }
 }
 
+/// Scales that are tried, as shares of the one that reaches the largest weight.
+fn clips(of_recipe: &[f32], neighbours_apart: bool) -> Vec<f32> {
+    let wider: &[f32] = if neighbours_apart { &WIDER } else { &[] };
+    wider.iter().chain(of_recipe).copied().collect()
+}
+
 /// What a layer's bias gains, and how good the layer is.
 type End = (Vec<f32>, String);
 
@@ -294,10 +301,7 @@ fn fitted(
     let top = layer.weight.range().1;
     // Codes of fewer bits never saturate.
     let mates = (top > pairs::MOST / 2 && !plan.assume_vnni).then_some(&job.mates);
-    let clips: Vec<f32> = match mates {
-        Some(_) => WIDER.iter().chain(&recipe.clip).copied().collect(),
-        None => recipe.clip.clone(),
-    };
+    let clips = clips(&recipe.clip, mates.is_some());
     let how = CodeSearch { top, clips: &clips, least: &least, damp: DAMP, mates };
     let mean;
     let whole = match &own[..] {
@@ -484,6 +488,27 @@ mod tests {
         assert_eq!([of(1), of(16), of(197), of(4096)], [TOKENS, 512, SAMPLES, SAMPLES]);
         assert_eq!(some_of(&[3, 5, 7, 9, 11], 2), [3, 7]);
         assert_eq!(some_of(&[3, 5], 9), [3, 5]);
+    }
+
+    #[test]
+    fn weights_without_outliers_lose_little_where_neighbours_must_not_saturate() {
+        use rand::{RngExt, SeedableRng};
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(5);
+        let (ins, outs, rows) = (32, 16, 400);
+        let mut some = |n: usize| (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<f32>>();
+        let mut sums = Normal::new(ins, outs);
+        sums.add(&some(rows * ins), &some(rows * outs), &vec![1.0; rows]);
+        sums.end();
+        let w: Vec<f64> = some(outs * ins).into_iter().map(f64::from).collect();
+        let (least, mates) = (vec![0.0; outs], Mates::of_row(ins));
+        let error = |mates: Option<&Mates>| {
+            let how =
+                CodeSearch { top: 127, clips: &clips(&[1.0, 0.9], mates.is_some()), least: &least, damp: DAMP, mates };
+            gptq::round(&sums.centred(), &w, &how).expect("inputs vary").error
+        };
+        // Twice the step is four times the error.
+        let (apart, free) = (error(Some(&mates)), error(None));
+        assert!(apart < 4.5 * free, "{apart} against {free}");
     }
 
     #[test]
