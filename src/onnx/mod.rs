@@ -148,7 +148,7 @@ const APART: usize = 1 << 12;
 
 /// As [`encode`], but without the data of large initializers of the main graph. These come beside it, each with the number of its
 /// initializer, so that who decodes the message can put them back: a message with all weights would be a copy more of them,
-/// and can not be larger than 2 GB.
+/// and cannot be larger than 2 GB.
 pub fn encode_apart(m: Validated<'_>) -> (Vec<u8>, Vec<(usize, Bytes)>) {
     let mut p = back::model(m.model());
     let mut apart = Vec::new();
