@@ -107,9 +107,9 @@ impl Recipe {
     pub fn in_four_bits(&self) -> Result<Recipe, RecipeError> {
         let (mut r, four) = (self.with_four_bits()?, Recipe::find(FOUR_BITS, None)?);
         if let (Some(q), Some(f)) = (&mut r.quantize, four.quantize) {
-            let WeightRecipe { rounding, refit, assume_vnni, .. } = q.weights;
+            let WeightRecipe { rounding, assume_vnni, .. } = q.weights;
             // Every part is measured, the first and the last layer too.
-            q.weights = WeightRecipe { rounding, refit, assume_vnni, ends: None, ..f.weights };
+            q.weights = WeightRecipe { rounding, assume_vnni, ends: None, ..f.weights };
         }
         Ok(r)
     }
@@ -132,7 +132,6 @@ impl Recipe {
         let mut r = self.clone();
         if let Some(q) = &mut r.quantize {
             q.weights.rounding = Rounding::Nearest;
-            q.weights.refit = None;
         }
         r
     }
@@ -269,7 +268,7 @@ mod tests {
         assert_eq!(four, r.with_four_bits().unwrap());
         // A first look rounds these, too.
         let fast = r.without_fitting().in_four_bits().unwrap().quantize.unwrap().weights;
-        assert_eq!((fast.rounding, fast.refit), (Rounding::Nearest, None));
+        assert_eq!(fast.rounding, Rounding::Nearest);
     }
 
     #[test]

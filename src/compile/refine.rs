@@ -2,15 +2,13 @@
 //! [`apply`](super::apply) that looks at data again.
 //!
 //! The float model runs over the calibration samples. Each linear layer's input is taken through the codes that the plan
-//! gives it, and the least-squares problem of [`gptq`] is to reproduce the layer's float output from them. Rows count as
+//! gives it, and [`gptq`] rounds the layer's weights so that its output changes least for such inputs. Rows count as
 //! tokens do in calibration: by the inverse of their variance, and those that the outputs read as much as all others. A few
 //! tokens with massive channels would otherwise decide every code. What comes out, codes and a bias, is written into the
 //! plan, so that carrying a plan out needs no data.
 //!
 //! Errors from further up are left out on purpose: a layer that corrects what another will have corrected as well
 //! overshoots, and measured so by dB.
-
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::rows::{FitRows, RowsOf, Unfold};
 use super::{CompileError, Journal, Prepared, equalised};
@@ -28,12 +26,12 @@ use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{QuantPlan, Rounding, StoredWeight};
 use crate::quant::count::Pick;
 use crate::quant::gptq::{self, CodeSearch};
-use crate::quant::normal::{Centred, Normal};
 use crate::quant::observe::first_unfit;
 use crate::quant::pairs::{self, Mates, WeightRows};
 use crate::quant::qparams::SCALE_FLOOR;
+use crate::quant::row_sums::{Centred, RowSums};
 use crate::quant::tokens::Read;
-use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples, map_samples};
+use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples};
 
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -97,7 +95,7 @@ impl Job<'_> {
 
     /// How many rows of each of so many samples are summed up.
     fn most_rows(&self, samples: usize) -> usize {
-        (ROWS.max(self.ins * ROWS_OF_INPUT)).div_ceil(samples.max(1))
+        ROWS.max(self.ins * ROWS_OF_INPUT).div_ceil(samples.max(1))
     }
 }
 
@@ -147,9 +145,7 @@ pub fn refine(
     let some = some_of(fit.indices, enough(p));
     let fit = FitData { indices: &some, ..fit };
     let p = &*equalised(p, &plan.equalisations, &mut Journal::default()).map_err(Box::new)?;
-    // A refit is judged on samples that it does not come from.
-    let parts = if recipe.refit.is_some() { 2 } else { 1 };
-    let (runs, left) = runs(p, &plan, parts, SUMS_AT_ONCE, SUMS_OF_ONE);
+    let (runs, left) = runs(p, &plan, SUMS_AT_ONCE, SUMS_OF_ONE);
     for (at, why) in left {
         let reason = &mut plan.layers[at].reason;
         *reason = format!("{reason}, {why}");
@@ -157,11 +153,11 @@ pub fn refine(
     for (i, layers) in runs.iter().enumerate() {
         let jobs = jobs(p, &plan, layers)?;
         let done = |n: usize| progress((i * fit.indices.len() + n) / runs.len());
-        let sums = sums(p, &plan, &jobs, parts, fit, &done)?;
+        let sums = sums(p, &plan, &jobs, fit, &done)?;
         budget::give_back();
         let g = &p.model.graph;
         let mut left = &sums[..];
-        let mut groups: Vec<(&[Job<'_>], &[Vec<Normal>])> = Vec::new();
+        let mut groups: Vec<(&[Job<'_>], &[RowSums])> = Vec::new();
         for jobs in jobs.chunk_by(Job::has_one_weight_with) {
             let (own, rest) = left.split_at(jobs.len());
             groups.push((jobs, own));
@@ -188,7 +184,7 @@ type Runs<'p> = (Vec<Vec<Planned<'p>>>, Vec<(usize, String)>);
 
 /// The layers of the plan, in parts whose sums take about `at_once` bytes: each part is a run over the data. Layers of one
 /// weight stand together. Apart from them those whose sums alone take more than `of_one`, and why these are not fitted.
-fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, at_once: usize, of_one: usize) -> Runs<'p> {
+fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, at_once: usize, of_one: usize) -> Runs<'p> {
     let g = &p.model.graph;
     let (mut out, mut left): (Vec<Vec<Planned<'p>>>, _) = (Vec::new(), Vec::new());
     let mut groups: IndexMap<ValueId, Vec<Planned<'p>>> = IndexMap::new();
@@ -202,7 +198,7 @@ fn runs<'p>(p: &'p Prepared, plan: &QuantPlan, parts: usize, at_once: usize, of_
         let Some(w) = g.constant(weight) else { continue };
         let outs = w.dims[layers[0].1.out_axis] as usize;
         let ins = w.len() / outs.max(1);
-        let bytes = parts * Normal::bytes(ins, outs) * layers.len();
+        let bytes = RowSums::bytes(ins) * layers.len();
         if bytes > of_one {
             let why = format!("rounded to nearest: sums over {ins} inputs take {:.1} GB", bytes as f64 / 1e9);
             left.extend(layers.iter().map(|(at, _)| (*at, why.clone())));
@@ -263,46 +259,13 @@ type End = (Vec<f32>, String);
 /// Codes for layers of one weight, and what sets each layer apart: its bias, and how good it is.
 fn fitted(
     jobs: &[Job<'_>],
-    sums: &[Vec<Normal>],
+    sums: &[RowSums],
     g: &Graph,
     plan: &QuantPlan,
     recipe: &WeightRecipe,
 ) -> Option<(StoredWeight, Vec<End>)> {
     let (job, layer) = (&jobs[0], &plan.layers[jobs[0].at]);
-    let pooled = |of: &dyn Fn(&[Normal]) -> Option<Centred>| -> Option<Centred> {
-        Centred::pooled(sums.iter().map(|s| of(s)).collect::<Option<_>>()?)
-    };
-    let half = |i: usize| pooled(&|s| Some(s.get(i)?.centred()));
-    let w: Vec<f64> = job.w.iter().map(|w| f64::from(*w)).collect();
-    let refit = match recipe.refit {
-        Some(ridge) if sums.iter().all(|s| s.len() == 2) => Some(gptq::refit([&half(0)?, &half(1)?], &w, ridge)),
-        _ => None,
-    };
-    let own: Vec<Centred> = sums
-        .iter()
-        .map(|s| match &s[..] {
-            _ if refit.is_none() => Some(s.first()?.centred()),
-            [a, b] => Some(a.plus(b).centred()),
-            _ => None,
-        })
-        .collect::<Option<_>>()?;
-    let (n, outs) = (job.ins, job.outs);
-    let v = refit.as_ref().map_or(&w, |r| &r.weights);
-    let bias = |c: &Centred, w: &dyn Fn(usize) -> f64, o: usize| {
-        c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>()
-    };
-    let mut least = vec![SCALE_FLOOR; outs];
-    for (j, c) in jobs.iter().zip(&own) {
-        let x = g.name_of(trace_back(g, j.linear.x));
-        let Some(sx) = plan.activation(x, true).map(|a| a.params.scale(0)) else { continue };
-        let needs = |o: usize| least_scale((bias(c, &|i| v[i], o) * 1.1) as f32, sx);
-        least.iter_mut().enumerate().for_each(|(o, l)| *l = l.max(needs(o)));
-    }
-    let top = layer.weight.range().1;
-    // Codes of fewer bits never saturate.
-    let mates = (top > pairs::MOST / 2 && !plan.assume_vnni).then_some(&job.mates);
-    let clips = clips(&recipe.clip, mates.is_some());
-    let how = CodeSearch { top, clips: &clips, least: &least, damp: DAMP, mates };
+    let own: Vec<Centred> = sums.iter().map(RowSums::centred).collect();
     let mean;
     let whole = match &own[..] {
         [alone] => alone,
@@ -311,17 +274,32 @@ fn fitted(
             &mean
         }
     };
-    let r = gptq::round(whole, v, &how)?;
-    let back: Vec<f64> = r.codes.iter().enumerate().map(|(i, q)| *q as f64 * r.scales[i / n] as f64).collect();
+    let (n, outs) = (job.ins, job.outs);
+    let bias = |c: &Centred, w: &dyn Fn(usize) -> f64, o: usize| {
+        c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>()
+    };
+    let mut least = vec![SCALE_FLOOR; outs];
+    for (j, c) in jobs.iter().zip(&own) {
+        let x = g.name_of(trace_back(g, j.linear.x));
+        let Some(sx) = plan.activation(x, true).map(|a| a.params.scale(0)) else { continue };
+        let needs = |o: usize| least_scale((bias(c, &|i| f64::from(job.w[i]), o) * 1.1) as f32, sx);
+        least.iter_mut().enumerate().for_each(|(o, l)| *l = l.max(needs(o)));
+    }
+    let top = layer.weight.range().1;
+    // Codes of fewer bits never saturate.
+    let mates = (top > pairs::MOST / 2 && !plan.assume_vnni).then_some(&job.mates);
+    let clips = clips(&recipe.clip, mates.is_some());
+    let r = gptq::round(whole, &job.w, &CodeSearch { top, clips: &clips, least: &least, damp: DAMP, mates })?;
     let end = |(j, c): (&Job<'_>, &Centred)| -> End {
         let correction =
             (0..outs).map(|o| (bias(c, &|i| r.codes[i] as f64 * r.scales[o] as f64, o) - j.bias[o] as f64) as f32);
         let power: f64 = c.yy.iter().sum();
         let db = |error: f64| 10.0 * (power / error.max(1e-300)).log10();
-        let mut reason = format!("{:?}: {:.1} dB at its output", layer.weight, db(c.error(&back))).to_lowercase();
-        if let (Some(r), [_]) = (&refit, jobs) {
-            let (percent, before, after) = (r.share * 100.0, db(r.before), db(r.after));
-            reason += &format!("; before rounding {before:.1} dB, {after:.1} with {percent:.0} % of a refit");
+        let noise = c.noise(&job.w);
+        let (all, before) = (db(noise + r.error), db(noise));
+        let mut reason = format!("{:?}: {all:.1} dB at its output", layer.weight).to_lowercase();
+        if noise > 0.0 {
+            reason += &format!("; {before:.1} with the weights as they were");
         }
         if jobs.len() > 1 {
             reason += &format!("; one weight for {} layers", jobs.len());
@@ -422,57 +400,35 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// For each job, sums over all samples, or with two parts over the even and the odd ones.
+/// For each job, sums over all samples.
 fn sums(
     p: &Prepared,
     plan: &QuantPlan,
     jobs: &[Job<'_>],
-    parts: usize,
     fit: FitData<'_>,
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<Vec<Vec<Normal>>, RefineError> {
+) -> Result<Vec<RowSums>, RefineError> {
     let rows = Rows::of(p, plan, jobs, fit)?;
-    let done = AtomicUsize::new(0);
-    // Every part has its own samples and sums, and they are made side by side: what comes out does not depend on the threads.
-    let sums_of = |part: usize| -> Result<Vec<Normal>, (usize, RefineError)> {
-        let mut sums: Vec<Normal> = jobs.iter().map(|j| Normal::new(j.ins, j.outs)).collect();
-        let samples: Vec<usize> = (part..fit.indices.len()).step_by(parts).collect();
-        fold_samples(
-            samples.len(),
-            fit.threads / parts,
-            |k| rows.sample(samples[k]).map_err(|e| (samples[k], e)),
-            |_, rows| {
-                sums.par_iter_mut().zip(rows).for_each(|(sums, r)| {
-                    if let Some(r) = r {
-                        sums.add(&r.x, &r.y, &r.weights);
-                    }
-                });
-                progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-                Ok(())
-            },
-        )?;
-        sums.iter_mut().for_each(Normal::end);
-        Ok(sums)
+    let mut sums: Vec<RowSums> = jobs.iter().map(|j| RowSums::new(j.ins, j.outs)).collect();
+    let add = |i: usize, rows: Vec<Option<FitRows>>| {
+        sums.par_iter_mut().zip(rows).for_each(|(sums, r)| {
+            if let Some(r) = r {
+                sums.add(&r.as_sums_take_them());
+            }
+        });
+        progress(i + 1);
+        Ok(())
     };
-    let (mut made, mut failed) = (Vec::new(), None);
-    for part in map_samples(parts, fit.threads, sums_of) {
-        match part {
-            Ok(sums) => made.push(sums.into_iter()),
-            // Of several errors, that of the earliest sample is told.
-            Err((at, e)) if failed.as_ref().is_none_or(|(first, _)| at < *first) => failed = Some((at, e)),
-            Err(_) => {}
-        }
-    }
-    match failed {
-        Some((_, e)) => Err(e),
-        None => Ok(jobs.iter().map(|_| made.iter_mut().filter_map(Iterator::next).collect()).collect()),
-    }
+    fold_samples(fit.indices.len(), fit.threads, |i| rows.sample(i), add)?;
+    sums.iter_mut().for_each(RowSums::end);
+    Ok(sums)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::plan::channel_map::tests::{Layout, sites_of};
+    use crate::quant::row_sums::SomeRows;
 
     #[test]
     fn short_sequences_take_more_samples() {
@@ -496,10 +452,11 @@ mod tests {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(5);
         let (ins, outs, rows) = (32, 16, 400);
         let mut some = |n: usize| (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<f32>>();
-        let mut sums = Normal::new(ins, outs);
-        sums.add(&some(rows * ins), &some(rows * outs), &vec![1.0; rows]);
+        let mut sums = RowSums::new(ins, outs);
+        let (x, y) = (some(rows * ins), some(rows * outs));
+        sums.add(&SomeRows { x: &x, lost: &vec![0.0; rows * ins], y: &y, weights: &vec![1.0; rows] });
         sums.end();
-        let w: Vec<f64> = some(outs * ins).into_iter().map(f64::from).collect();
+        let w = some(outs * ins);
         let (least, mates) = (vec![0.0; outs], Mates::of_row(ins));
         let error = |mates: Option<&Mates>| {
             let how =
@@ -520,9 +477,9 @@ mod tests {
         let text = format!("version: 1\nrecipe: test\nmodel: ''\nlayers:\n{layers}");
         let plan: QuantPlan = crate::yaml::from_str(&text).unwrap();
         // Six inputs and six outputs each.
-        let one = 2 * 6 * (6 + 6) * 8;
+        let one = RowSums::bytes(6);
         let count = |at_once, of_one| {
-            let (runs, left) = runs(&p, &plan, 2, at_once, of_one);
+            let (runs, left) = runs(&p, &plan, at_once, of_one);
             (runs.iter().map(Vec::len).collect::<Vec<_>>(), left)
         };
         assert_eq!(count(4 * one, one), (vec![4], vec![]));

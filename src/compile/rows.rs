@@ -9,14 +9,24 @@ use crate::quant::QParams;
 use crate::quant::count::{Pick, picked_rows};
 use crate::quant::kernel::{dequantize, quantize};
 use crate::quant::observe::first_unfit;
+use crate::quant::row_sums::SomeRows;
 use crate::quant::tokens::Read;
 use crate::quant::wide::wide;
 
 /// Rows that belong together, row-major, and how much each counts.
 pub(super) struct FitRows {
+    /// As the codes give it.
     pub x: Vec<f32>,
+    /// What the codes lose: the float value less `x`.
+    pub lost: Vec<f32>,
     pub y: Vec<f32>,
     pub weights: Vec<f64>,
+}
+
+impl FitRows {
+    pub fn as_sums_take_them(&self) -> SomeRows<'_> {
+        SomeRows { x: &self.x, lost: &self.lost, y: &self.y, weights: &self.weights }
+    }
 }
 
 /// A value of one sample and its sizes.
@@ -54,9 +64,13 @@ impl<'p> RowsOf<'p> {
     ) -> Option<FitRows> {
         let (ins, outs) = (self.ins, self.outs);
         let mut y = if self.conv && self.unfold.is_some() { channels_last(&y, y_dims).into() } else { y };
-        let mut x = match self.unfold {
-            Some(u) => u.columns(&self.codes.through(x.into_owned(), x_dims, self.conv), x_dims).into(),
-            None => x,
+        let (mut x, mut coded) = match self.unfold {
+            Some(u) => {
+                let float = self.codes.folded(x.into_owned(), x_dims, self.conv);
+                let coded = u.columns(&self.codes.through(float.clone()), x_dims);
+                (u.columns(&float, x_dims).into(), Some(coded))
+            }
+            None => (x, None),
         };
         let count = y.len().checked_div(outs)?;
         if x.len().checked_div(ins)? != count {
@@ -69,13 +83,19 @@ impl<'p> RowsOf<'p> {
             let whole = |r: &usize| finite(&x[r * ins..][..ins]) && finite(&y[r * outs..][..outs]);
             let whole: Vec<usize> = (0..count).filter(whole).collect();
             (x, y, tokens) = (gathered(&x, ins, &whole).into(), gathered(&y, outs, &whole).into(), 0);
+            coded = coded.map(|c| gathered(&c, ins, &whole));
         }
         let (chosen, weights) = picked_rows(&y, outs, tokens, read, pick);
-        let mut x = gathered(&x, ins, &chosen);
-        if self.unfold.is_none() {
-            x = self.codes.through(x, &[chosen.len(), ins], self.conv);
-        }
-        Some(FitRows { x, y: gathered(&y, outs, &chosen), weights })
+        let mut lost = gathered(&x, ins, &chosen);
+        let x = match coded {
+            Some(coded) => gathered(&coded, ins, &chosen),
+            None => {
+                lost = self.codes.folded(lost, &[chosen.len(), ins], self.conv);
+                self.codes.through(lost.clone())
+            }
+        };
+        lost.iter_mut().zip(&x).for_each(|(l, x)| *l -= x);
+        Some(FitRows { x, lost, y: gathered(&y, outs, &chosen), weights })
     }
 }
 
@@ -100,8 +120,9 @@ impl<'p> InputCodes<'p> {
         }
     }
 
-    /// What the layer reads for the float value `v` of shape `dims`; `conv`: channels are the second axis, not the last.
-    fn through(&self, mut v: Vec<f32>, dims: &[usize], conv: bool) -> Vec<f32> {
+    /// The float value `v` of shape `dims` with the fold's factors and offsets taken out; `conv`: channels are the second
+    /// axis, not the last.
+    fn folded(&self, mut v: Vec<f32>, dims: &[usize], conv: bool) -> Vec<f32> {
         if let Some(f) = self.fold {
             let inner: usize = if conv { dims.iter().skip(2).product() } else { 1 };
             for (r, run) in v.chunks_mut(inner.max(1)).enumerate() {
@@ -109,6 +130,11 @@ impl<'p> InputCodes<'p> {
                 run.iter_mut().for_each(|v| *v = (*v - f.offset(c)) / f.factors[c]);
             }
         }
+        v
+    }
+
+    /// What the layer reads for a folded value.
+    fn through(&self, mut v: Vec<f32>) -> Vec<f32> {
         if let Some(p) = self.params {
             through_codes(&mut v, p.scale(0), p.zero(0), p.code().range());
         }

@@ -95,10 +95,6 @@ pub struct WeightRecipe {
     /// Code of the first and the last layer, where it is not that of the others.
     #[serde(default)]
     pub ends: Option<Code>,
-    /// With `rounding: gptq`: fit the weights to their input's codes before they are rounded, with this ridge, a share
-    /// of the mean variance of the input's channels.
-    #[serde(default)]
-    pub refit: Option<f64>,
     /// The processors that will run the file have VNNI: weights need not keep out of what saturates without, see
     /// [`pairs`](crate::quant::pairs).
     #[serde(default)]
