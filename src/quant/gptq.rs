@@ -16,10 +16,15 @@ use super::pairs::{self, Mates};
 use super::row_sums::Centred;
 use super::wide::wide;
 
-/// Output channels rounded side by side, with all their scales: few enough that their weights stay in the cache.
-const LANES: usize = 16;
+/// Output channels times scales that are rounded side by side: few enough that their weights stay in the cache.
+const LANES: usize = 128;
 /// Columns of the input whose errors are carried on together, as one product of matrices.
 const BLOCK: usize = if cfg!(test) { 8 } else { 64 };
+/// Where more scales than [`SCALES`] are tried for more than so many outputs, all are tried on one output of so many; the
+/// others try those that do best together there.
+const ONE_OF: usize = 8;
+const SCALES: usize = 4;
+
 /// Codes of a weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rounded {
@@ -64,16 +69,26 @@ pub fn round(c: &Centred, w: &[f32], how: &CodeSearch<'_>) -> Option<Rounded> {
     }
     let power: Vec<f32> = diag.iter().map(|d| (d * d) as f32).collect();
     let earlier = rounded_before(&order, how.mates);
-    let parts: Vec<Vec<Lane>> = (0..c.outs.div_ceil(LANES))
-        .into_par_iter()
-        .map(|p| {
-            let outs: Vec<usize> = (p * LANES..((p + 1) * LANES).min(c.outs)).collect();
-            lanes(&outs, w, &order, (&pull, &power, &earlier), how)
-        })
-        .collect();
-    let mut out = Rounded { scales: Vec::new(), codes: vec![0; c.outs * n], error: 0.0 };
-    for (o, lane) in parts.into_iter().flatten().enumerate() {
-        out.scales.push(lane.scale);
+    let search = |outs: &[usize], clips: &[f32]| -> Vec<(usize, Lane)> {
+        let how = CodeSearch { clips, ..*how };
+        let lanes = |outs: &[usize]| {
+            let lanes = lanes(outs, w, &order, (&pull, &power, &earlier), &how);
+            outs.iter().copied().zip(lanes).collect::<Vec<_>>()
+        };
+        outs.par_chunks((LANES / clips.len().max(1)).max(1)).flat_map_iter(lanes).collect()
+    };
+    let few = how.clips.len() <= SCALES || c.outs <= ONE_OF * ONE_OF;
+    let (first, rest): (Vec<usize>, Vec<usize>) = (0..c.outs).partition(|o| few || o % ONE_OF == 0);
+    let mut found = search(&first, how.clips);
+    if !rest.is_empty() {
+        let errors: Vec<&[f64]> = found.iter().map(|(_, lane)| &lane.errors[..]).collect();
+        let clips: Vec<f32> = best_together(&errors, SCALES).into_iter().map(|i| how.clips[i]).collect();
+        found.extend(search(&rest, &clips));
+    }
+    let mut out = Rounded { scales: vec![0.0; c.outs], codes: vec![0; c.outs * n], error: 0.0 };
+    found.sort_by_key(|(o, _)| *o);
+    for (o, lane) in found {
+        out.scales[o] = lane.scale;
         out.error += lane.error;
         for (k, q) in lane.codes.iter().enumerate() {
             out.codes[o * n + order[k]] = *q;
@@ -82,10 +97,29 @@ pub fn round(c: &Centred, w: &[f32], how: &CodeSearch<'_>) -> Option<Rounded> {
     Some(out)
 }
 
+/// Of the candidates whose errors each row holds, the `most` that leave the least sum of errors if each row takes its best:
+/// one after the other, in the order of their places.
+fn best_together(errors: &[&[f64]], most: usize) -> Vec<usize> {
+    let count = errors.first().map_or(0, |e| e.len());
+    let mut taken: Vec<usize> = Vec::new();
+    let mut least = vec![f64::INFINITY; errors.len()];
+    while taken.len() < most.min(count) {
+        let with = |c: usize| errors.iter().zip(&least).map(|(e, l)| e[c].min(*l)).sum::<f64>();
+        let left = (0..count).filter(|c| !taken.contains(c)).map(|c| (with(c), c));
+        let Some((_, c)) = left.min_by(|a, b| a.0.total_cmp(&b.0)) else { break };
+        least.iter_mut().zip(errors).for_each(|(l, e)| *l = l.min(e[c]));
+        taken.push(c);
+    }
+    taken.sort_unstable();
+    taken
+}
+
 /// The best codes of one output channel so far, in rounding order.
 struct Lane {
     scale: f32,
     error: f64,
+    /// For each scale.
+    errors: Vec<f64>,
     codes: Vec<i8>,
 }
 
@@ -154,8 +188,14 @@ fn lanes(
     }
     let best = |o: usize| {
         let all = o * clips..(o + 1) * clips;
+        let errors = error[all.clone()].to_vec();
         let c = all.reduce(|a, b| if error[b] < error[a] { b } else { a }).expect("a scale at least");
-        Lane { scale: grid.scale[c], error: error[c], codes: codes.iter().skip(c).step_by(columns).copied().collect() }
+        Lane {
+            scale: grid.scale[c],
+            error: error[c],
+            errors,
+            codes: codes.iter().skip(c).step_by(columns).copied().collect(),
+        }
     };
     (0..outs.len()).map(best).collect()
 }
@@ -276,6 +316,39 @@ mod tests {
         assert!((r.error - a).abs() < 0.02 * a, "{} {a}", r.error);
         let wide = CodeSearch { clips: &[1.0, 0.9, 0.8, 0.7], ..how };
         assert!(round(&c, &w, &wide).unwrap().error <= r.error);
+    }
+
+    #[test]
+    fn scales_that_do_best_together_are_taken() {
+        let rows = [[5.0, 1.0, 4.0, 3.0], [5.0, 9.0, 4.0, 3.0], [5.0, 1.0, 4.5, 0.5]];
+        let rows: Vec<&[f64]> = rows.iter().map(|r| &r[..]).collect();
+        // The last is best alone, and the second is what it lacks.
+        assert_eq!(best_together(&rows, 1), [3]);
+        assert_eq!(best_together(&rows, 2), [1, 3]);
+        assert_eq!(best_together(&rows, 9), [0, 1, 2, 3]);
+        assert!(best_together(&[], 3).is_empty());
+    }
+
+    #[test]
+    fn trying_all_scales_on_some_outputs_is_nearly_as_good_as_on_all() {
+        let (mut rng, mix, _) = setting(9);
+        let outs = 4 * ONE_OF * ONE_OF;
+        let mut w: Vec<f32> = (0..N * outs).map(|_| rng.random_range(-1.0f32..1.0)).collect();
+        // Half of the outputs have one weight far out, anywhere.
+        for o in (0..outs).filter(|o| o % 16 < 8) {
+            w[o * N + rng.random_range(0..N)] = 4.0;
+        }
+        let x = inputs(&mut rng, &mix, 400);
+        let own = sums(&x, &vec![0.0; x.len() / N * OUTS]).centred();
+        let (whole, part) = (Centred { outs, ..own.clone() }, Centred { outs: ONE_OF, ..own });
+        let (least, mates) = (vec![0.0; outs], Mates::of_row(N));
+        let clips = [2.0, 1.6, 1.25, 1.0, 0.95, 0.9, 0.85, 0.8];
+        for (top, mates) in [(7, None), (127, None), (127, Some(&mates))] {
+            let how = CodeSearch { top, clips: &clips, least: &least, damp: 0.001, mates };
+            let found = round(&whole, &w, &how).unwrap().error;
+            let all: f64 = w.chunks(N * ONE_OF).map(|w| round(&part, w, &how).unwrap().error).sum();
+            assert!(found >= all * 0.999 && found < all * 1.1, "{top}: {found} {all}");
+        }
     }
 
     #[test]
