@@ -203,6 +203,33 @@ fn compare_runs_every_recipe_on_the_same_data() {
 }
 
 #[test]
+fn a_refused_call_makes_no_folders() {
+    let dir = place();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let within = dir.path().join("new");
+    let compare = |model: &str, more: &[&str]| {
+        run(&dir, &[&["compare", model, "--recipes", "linear-w8a8", "--calibrate", &c, "--quiet"], more].concat())
+    };
+    // Another file cannot be written; there is no such model; the data are of another kind.
+    for (model, more) in [
+        (m.as_str(), &["--output-dir", "new/here", "--json", "nowhere/t.json"][..]),
+        ("none.onnx", &["--output-dir", "new/here"]),
+        (m.as_str(), &["--output-dir", "new/here", "--verify", "none.npz"]),
+    ] {
+        let o = compare(model, more);
+        assert!(code(&o) == Some(1) && !within.exists(), "{more:?}: {}", err(&o));
+    }
+    fs::write(dir.path().join("file"), "").expect("writable");
+    for there in ["file", "file/below"] {
+        for o in [compare(&m, &["--output-dir", there]), run(&dir, &["man", "--dir", there])] {
+            assert!(code(&o) == Some(1) && err(&o).contains("cannot be made"), "{}", err(&o));
+        }
+    }
+    let o = run(&dir, &["man", "--dir", "new/here"]);
+    assert!(code(&o) == Some(0) && within.join("here/fqvit-opt.1").is_file(), "{}", err(&o));
+}
+
+#[test]
 fn shells_and_manuals_know_every_command() {
     let dir = place();
     for shell in ["bash", "zsh", "fish"] {

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,3 +63,56 @@ def test_from_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from from_torch import main
 
     assert main(str(photos), pretrained=False).report.sqnr_db > 6
+
+
+def test_from_torch_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything but the export, which has a model of timm in its place."""
+    shape = (3, 32, 32)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    config = {"input_size": shape, "mean": mean, "std": std, "crop_pct": 0.9}
+    exported = onnx.load(str(ROOT / "testdata/zoo/timm_vit-fused.torchscript.dynbatch.opset17.onnx"))
+
+    def export(
+        model: Any,
+        args: tuple[Any, ...],
+        f: str,
+        *,
+        input_names: list[str],
+        output_names: list[str],
+        dynamic_axes: dict[str, dict[int, str]],
+        opset_version: int,
+        dynamo: bool,
+    ) -> None:
+        assert [a.shape for a in args] == [(1, *shape)] and set(dynamic_axes) == {*input_names, *output_names}
+        assert opset_version == exported.opset_import[0].version and not dynamo
+        g = exported.graph
+        names = {g.input[0].name: input_names[0], g.output[0].name: output_names[0]}
+        for value in [g.input[0], g.output[0]]:
+            value.name = names[value.name]
+        for node in g.node:
+            node.input[:] = [names.get(n, n) for n in node.input]
+            node.output[:] = [names.get(n, n) for n in node.output]
+        onnx.save(exported, f)
+
+    model = SimpleNamespace()
+    model.eval = lambda: model
+    torch, timm = ModuleType("torch"), ModuleType("timm")
+    vars(torch).update(zeros=lambda *size: np.zeros(size, np.float32), onnx=SimpleNamespace(export=export))
+    data = SimpleNamespace(resolve_model_data_config=lambda m: config)
+    vars(timm).update(create_model=lambda name, pretrained: model, data=data)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    monkeypatch.delitem(sys.modules, "from_torch", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for picture in ["rgb.jpg", "rgb.png", "progressive.jpg", "tall.png"]:
+        shutil.copy(ROOT / "testdata/images" / picture, photos)
+    from from_torch import main
+
+    result = main(str(photos), "vit")
+    assert result.report.sqnr_db > 6
+    q = onnx.load(str(tmp_path / "vit.q.onnx"))
+    assert [v.name for v in [*q.graph.input, *q.graph.output]] == ["image", "logits"]
+    del sys.modules["from_torch"]

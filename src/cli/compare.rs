@@ -59,7 +59,7 @@ pub fn compare(a: &CompareArgs) -> Result<bool, Failure> {
             Ok(done) => {
                 let valid = validate::validate(&done.model)?;
                 let bytes = match place(recipe) {
-                    Some(p) => onnx::stage(valid, &p, &SaveOptions::default(), files.batch())?,
+                    Some(p) => onnx::stage(valid, &p, &SaveOptions::default(), files.batch()?)?,
                     None => onnx::size(valid)?,
                 };
                 verified = (done.report.data.verification.clone(), done.report.data.verification_samples);

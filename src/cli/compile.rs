@@ -131,7 +131,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         }
         return Ok(true);
     }
-    done.statistics.into_iter().for_each(|s| files.batch().add(s));
+    done.statistics.into_iter().try_for_each(|s| files.batch().map(|b| b.add(s)))?;
     let after = written(&done.model, output, &mut files);
     let after = if done.plan.is_some() { after } else { after.map_err(|e| format!("{name}: {e}").into()) }?;
     if let (Some(f), Some(plan)) = (plan_made, &done.plan) {
@@ -161,7 +161,7 @@ fn written(m: &Model, output: &Path, files: &mut Files) -> Result<u64, Failure> 
     let valid = validate::validate(m)?;
     Ok(match files.printed(output) {
         Some(to) => onnx::write_to(valid, to)?,
-        None => onnx::stage(valid, output, &SaveOptions::default(), files.batch())?,
+        None => onnx::stage(valid, output, &SaveOptions::default(), files.batch()?)?,
     })
 }
 
@@ -294,7 +294,7 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
         .tell(progress.listener());
     let done = second.into_iter().fold(job, Comparison::judge).run()?;
     if let Some(p) = &a.outputs {
-        stage_outputs(p, &done.outputs, files.batch())?;
+        stage_outputs(p, &done.outputs, files.batch()?)?;
     }
     deliver(&done.report, &a.report, files)
 }

@@ -21,9 +21,37 @@ pub(super) struct Files {
     /// Folders that files are written to, made if they are not there.
     made: Vec<(String, PathBuf)>,
     batch: Batch,
+    /// Folders that this call made. Declared after the files in them: these go first.
+    new: Folders,
     /// What takes standard input, and what goes to standard output.
     stdin: Option<String>,
     stdout: Option<(String, Vec<u8>)>,
+}
+
+/// Folders that this call made; those that nothing was put into are removed in the end.
+#[derive(Default)]
+struct Folders(Vec<PathBuf>);
+
+impl Folders {
+    /// Makes a folder and those above it that are not there.
+    fn make(&mut self, dir: &Path) -> std::io::Result<()> {
+        let missing: Vec<PathBuf> = missing(dir).map(Path::to_owned).collect();
+        std::fs::create_dir_all(dir)?;
+        self.0.extend(missing.into_iter().rev());
+        Ok(())
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        // One that holds something stays.
+        self.0.iter().rev().for_each(|d| drop(std::fs::remove_dir(d)));
+    }
+}
+
+/// A folder and those above it, as long as there is nothing of that name.
+fn missing(dir: &Path) -> impl Iterator<Item = &Path> {
+    dir.ancestors().take_while(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_err())
 }
 
 /// True for the name of standard input and output.
@@ -163,16 +191,23 @@ impl Files {
         Ok(())
     }
 
-    /// Refuses a call that would destroy one of its own files, or could not write one, before minutes of work.
+    /// Refuses a call that would destroy one of its own files, or could not write one, before minutes of work. Nothing is made
+    /// yet: whatever refuses the call later leaves the folders as they were.
     pub fn check(&self) -> Result<(), Failure> {
         self.distinct()?;
         for (what, dir) in &self.made {
-            let why = |e| format!("{what}: the folder {} cannot be made: {e}", dir.display());
-            std::fs::create_dir_all(dir).map_err(why)?;
+            let why = |e: String| format!("{what}: the folder {} cannot be made: {e}", dir.display());
+            match missing(dir).last() {
+                // What may hold a file of that name may hold a folder.
+                Some(first) => Pending::create(first).map(drop).map_err(|e| why(e.to_string()))?,
+                None if !dir.is_dir() => return Err(why("there is a file of that name".to_owned()).into()),
+                None => {}
+            }
         }
         // The data file is only written for large models.
-        let named = self.ledger.written().filter(|(what, _)| !what.starts_with("the data file"));
-        Ok(named.map(|(_, p)| p).try_for_each(|p| Pending::create(p).map(drop))?)
+        let named = self.ledger.written().filter(|(what, _)| !what.starts_with("the data file")).map(|(_, p)| p);
+        let is_to_come = |p: &Path| self.made.iter().any(|(_, dir)| p.parent() == Some(dir) && !dir.exists());
+        Ok(named.filter(|p| !is_to_come(p)).try_for_each(|p| Pending::create(p).map(drop))?)
     }
 
     /// Notes the files that belong to a model, and checks again.
@@ -201,8 +236,12 @@ impl Files {
     }
 
     /// Files to come, for those who write them.
-    pub fn batch(&mut self) -> &mut Batch {
-        &mut self.batch
+    pub fn batch(&mut self) -> Result<&mut Batch, Failure> {
+        for (what, dir) in std::mem::take(&mut self.made) {
+            let why = |e| format!("{what}: the folder {} cannot be made: {e}", dir.display());
+            self.new.make(&dir).map_err(why)?;
+        }
+        Ok(&mut self.batch)
     }
 
     /// Where bytes for standard output go, if `path` is that.
@@ -214,7 +253,7 @@ impl Files {
     pub fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         match self.printed(path) {
             Some(b) => b.extend(bytes),
-            None => self.batch.write(path, bytes)?,
+            None => self.batch()?.write(path, bytes)?,
         }
         Ok(())
     }

@@ -3,10 +3,13 @@
 use super::Size;
 use super::view::{Dims, View, broadcast_dim};
 
-/// The equation without spaces, with a letter of its own for each axis that an ellipsis stands for. Axes of several ellipses
-/// are counted from the right. `None` where an operand with an ellipsis has an unknown rank, or the equation no arrow.
+/// The equation without spaces, with its result, and with a letter of its own for each axis that an ellipsis stands for. Axes
+/// of several ellipses are counted from the right. `None` where an operand with an ellipsis has an unknown rank.
 pub(crate) fn spelt_out(equation: &str, rank: impl Fn(usize) -> Option<usize>) -> Option<String> {
-    let plain: String = equation.chars().filter(|c| *c != ' ').collect();
+    let mut plain: String = equation.chars().filter(|c| *c != ' ').collect();
+    if !plain.contains("->") {
+        plain = format!("{plain}->{}", unsaid(&plain));
+    }
     if !plain.contains("...") {
         return Some(plain);
     }
@@ -23,6 +26,16 @@ pub(crate) fn spelt_out(equation: &str, rank: impl Fn(usize) -> Option<usize>) -
     let with = |part: &str, n: usize| part.replace("...", &all[all.len() - n..].iter().collect::<String>());
     let parts: Vec<String> = parts.iter().zip(counts).map(|(p, n)| with(p, n)).collect();
     Some(format!("{}->{}", parts.join(","), with(result, all.len())))
+}
+
+/// The result of an equation without an arrow: the axes of the ellipses, then every letter that stands once, in the order of
+/// the alphabet.
+fn unsaid(operands: &str) -> String {
+    let mut all: Vec<char> = operands.chars().filter(|c| !matches!(c, ',' | '.')).collect();
+    all.sort_unstable();
+    let once = all.iter().filter(|c| all.iter().filter(|x| x == c).count() == 1);
+    let ellipsis = if operands.contains("...") { "..." } else { "" };
+    ellipsis.chars().chain(once.copied()).collect()
 }
 
 /// The sizes of the letters of the result.

@@ -196,21 +196,9 @@ fn only(result: &[char], one: &[char], other: &[char]) -> Vec<char> {
 
 /// The letters of both operands and the result.
 fn letters(equation: &str) -> Result<[Vec<char>; 3], String> {
-    let plain: String = equation.chars().filter(|c| *c != ' ').collect();
-    let (operands, result) = match plain.split_once("->") {
-        Some((l, r)) => (l, Some(r)),
-        None => (plain.as_str(), None),
-    };
+    let (operands, result) = equation.split_once("->").ok_or("its equation is broken")?;
     let (a, b) = operands.split_once(',').ok_or("it has not two operands")?;
-    let result: Vec<char> = match result {
-        Some(r) => r.chars().collect(),
-        // Without an arrow: every letter that stands once, in the order of the alphabet.
-        None => {
-            let mut all: Vec<char> = operands.chars().filter(|c| *c != ',').collect();
-            all.sort_unstable();
-            all.iter().copied().filter(|c| all.iter().filter(|x| *x == c).count() == 1).collect()
-        }
-    };
+    let result: Vec<char> = result.chars().collect();
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     for part in [&a, &b, &result] {
         if !part.iter().all(char::is_ascii_alphabetic) {

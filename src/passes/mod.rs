@@ -19,6 +19,7 @@ pub mod dead;
 pub mod decompose_attention;
 pub mod direct_shapes;
 pub mod einsum;
+pub mod einsum_pairs;
 pub mod fix_defaults;
 pub mod flat_layers;
 pub mod fold_close;

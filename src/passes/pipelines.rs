@@ -9,6 +9,7 @@ use super::cse::Cse;
 use super::dead::Dead;
 use super::decompose_attention::DecomposeAttention;
 use super::einsum::EinsumAsProduct;
+use super::einsum_pairs::EinsumPairs;
 use super::fix_defaults::FixDefaults;
 use super::flat_layers::FlatLayers;
 use super::fold_close::FoldClose;
@@ -69,7 +70,7 @@ pub static RUNNABLE: Pipeline = Pipeline {
     name: "runnable",
     summary: "what lets the executor run a model as its exporter wrote it",
     requires: &[],
-    passes: &[&CleanUp, &Sequences, &DecomposeAttention, &PatchSums, &BatchNormRows],
+    passes: &[&CleanUp, &Sequences, &DecomposeAttention, &EinsumPairs, &PatchSums, &BatchNormRows],
     ensures: &[],
 };
 
@@ -85,6 +86,7 @@ pub static PLAIN: Pipeline = Pipeline {
         &CleanUp,
         &Sequences,
         &DecomposeAttention,
+        &EinsumPairs,
         &EinsumAsProduct,
         &PatchSums,
         &BatchNormRows,

@@ -15,6 +15,7 @@ use super::dead::Dead;
 use super::decompose_attention::DecomposeAttention;
 use super::direct_shapes::DirectShapes;
 use super::einsum::EinsumAsProduct;
+use super::einsum_pairs::EinsumPairs;
 use super::fix_defaults::FixDefaults;
 use super::flat_layers::FlatLayers;
 use super::fold_close::FoldClose;
@@ -63,7 +64,7 @@ use super::whole_update::WholeUpdate;
 use super::widen_floats::WidenFloats;
 
 /// Every pass, in the order help lists them.
-pub static ALL: [&dyn Pass; 60] = [
+pub static ALL: [&dyn Pass; 61] = [
     &CleanUp,
     &ConstantNodes,
     &ConstantBranches,
@@ -85,6 +86,7 @@ pub static ALL: [&dyn Pass; 60] = [
     &FixDefaults,
     &WidenFloats,
     &DecomposeAttention,
+    &EinsumPairs,
     &EinsumAsProduct,
     &PatchSums,
     &Sequences,
