@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use assert_cmd::Command;
+use fqvit_opt::calibrate::stats::StatsFile;
+use fqvit_opt::quant::observe::Stats;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -227,6 +229,27 @@ fn a_refused_call_makes_no_folders() {
     }
     let o = run(&dir, &["man", "--dir", "new/here"]);
     assert!(code(&o) == Some(0) && within.join("here/fqvit-opt.1").is_file(), "{}", err(&o));
+}
+
+#[test]
+fn statistics_of_heads_that_there_are_not_are_refused() {
+    let dir = place();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let o = run(&dir, &["calibrate", &m, "--calibrate", &c, "--samples", "4", "--stats", "s.stats", "--quiet"]);
+    assert_eq!(code(&o), Some(0), "{}", err(&o));
+    let path = dir.path().join("s.stats");
+    let whole = StatsFile::read(&path).expect("just written");
+    let breaks: [fn(&mut Stats); 2] = [|s| s.rows[0].head = s.channels.len() as u32, |s| s.row_max_min.truncate(1)];
+    for break_it in breaks {
+        let mut broken = whole.clone();
+        let scores = broken.values.iter_mut().find(|(_, s)| !s.rows.is_empty()).expect("scores are watched");
+        break_it(&mut scores.1);
+        broken.write(&path).expect("writable");
+        let o = run(&dir, &["plan", &m, "--stats", "s.stats", "--plan", "p.yaml", "--quiet"]);
+        let told = err(&o);
+        assert!(code(&o) == Some(1) && told.contains("s.stats"), "{told}");
+        assert!(told.contains("does not go together"), "{told}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 #![allow(clippy::print_stdout)]
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,11 @@ use fqvit_opt::onnx::encode;
 use fqvit_opt::text::parse_model;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+mod pictures;
+mod statistics;
+mod texts;
+mod wire;
 
 type Rng = ChaCha8Rng;
 type Failure = Box<dyn Error + Send + Sync>;
@@ -77,12 +83,13 @@ fn run_all(
     let start = Instant::now();
     let next = AtomicU64::new(0);
     let (failed, longest, largest) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let (refused, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    // Cases of each target, and how many of them were refused.
+    let tallies: Mutex<BTreeMap<&str, (usize, usize)>> = Mutex::default();
     let trouble: Mutex<Option<Failure>> = Mutex::new(None);
     std::thread::scope(|scope| {
         for job in 0..jobs.max(1) {
-            let (next, failed, longest, largest, refused, done, trouble) =
-                (&next, &failed, &longest, &largest, &refused, &done, &trouble);
+            let (next, failed, longest, largest, tallies, trouble) =
+                (&next, &failed, &longest, &largest, &tallies, &trouble);
             scope.spawn(move || {
                 let dir = work.join(format!("job{job}"));
                 while start.elapsed() < time {
@@ -96,8 +103,10 @@ fn run_all(
                         .and_then(|args| Ok((run(program, &args, &dir)?, args)));
                     match one {
                         Ok((end, args)) => {
-                            done.fetch_add(1, Ordering::Relaxed);
-                            refused.fetch_add(usize::from(end.status == Some(1)), Ordering::Relaxed);
+                            if let Ok(mut t) = tallies.lock() {
+                                let (done, refused) = t.entry(target).or_default();
+                                (*done, *refused) = (*done + 1, *refused + usize::from(end.status == Some(1)));
+                            }
                             longest.fetch_max(end.time.as_millis() as u64, Ordering::Relaxed);
                             largest.fetch_max(end.peak_kb, Ordering::Relaxed);
                             if let Some(why) = end.fault() {
@@ -123,12 +132,15 @@ fn run_all(
     if let Some(e) = trouble.into_inner().ok().flatten() {
         return Err(e);
     }
+    let tallies = tallies.into_inner().unwrap_or_default();
+    for (target, (done, refused)) in &tallies {
+        println!("{target}: {done} cases, {:.0} % accepted", (done - refused) as f64 / *done as f64 * 100.0);
+    }
     Ok(format!(
-        "{} cases in {} s ({}), {} refused with an error, longest {:.1} s, largest {} MB: {} failures",
-        done.into_inner(),
+        "{} cases in {} s, {} refused with an error, longest {:.1} s, largest {} MB: {} failures",
+        tallies.values().map(|t| t.0).sum::<usize>(),
         start.elapsed().as_secs(),
-        targets.join(", "),
-        refused.into_inner(),
+        tallies.values().map(|t| t.1).sum::<usize>(),
         longest.into_inner() as f64 / 1e3,
         largest.into_inner() / 1000,
         failed.into_inner()
@@ -214,7 +226,7 @@ struct Seeds {
     recipes: Vec<String>,
     rules: Vec<String>,
     plan: String,
-    statistics: Vec<u8>,
+    statistics: statistics::Seed,
     arrays: Vec<Vec<u8>>,
     pictures: Vec<Vec<u8>>,
 }
@@ -338,12 +350,14 @@ impl Seeds {
             }
         }
         pictures.retain(|p| p.len() < 100_000);
+        pictures.extend(pictures::of_other_kinds(&pictures[0])?);
         Ok(Seeds {
             models,
             recipes: read(files(&root.join("passes/recipes"), "yaml")?)?,
             rules: read(files(&root.join("passes/rules"), "yaml")?)?,
             plan: fs::read_to_string(plan)?,
-            statistics: fs::read(statistics)?,
+            statistics: statistics::Seed::of(&fs::read(statistics)?)
+                .ok_or("the layout of statistics files has changed")?,
             arrays: vec![fs::read(digits.join("digits_calib.npz"))?, npy("<f4", "(2, 1, 8, 8)", 512)],
             pictures,
             digits: digits.join("digits_vit.onnx"),
@@ -380,31 +394,27 @@ impl Seeds {
             }
             "recipe" => {
                 let text = pick(rng, &self.recipes).clone();
-                put("r.yaml", mutate_text(rng, text).as_bytes())?;
+                put("r.yaml", texts::mutate(rng, text).as_bytes())?;
                 of_digits(" --recipe r.yaml")
             }
             "rules" => {
                 fs::create_dir_all(dir.join("p/rules"))?;
                 let text = pick(rng, &self.rules).clone();
-                put("p/rules/r.yaml", mutate_text(rng, text).as_bytes())?;
+                put("p/rules/r.yaml", texts::mutate(rng, text).as_bytes())?;
                 words(&format!("inspect {digits} --passes-dir p"))
             }
             "plan" => {
-                put("p.yaml", mutate_text(rng, self.plan.clone()).as_bytes())?;
+                put("p.yaml", texts::mutate(rng, self.plan.clone()).as_bytes())?;
                 of_digits(" --plan p.yaml")
             }
             "statistics" => {
-                let mut b = self.statistics.clone();
-                let body = 40.min(b.len());
-                let mut rest = b.split_off(body);
-                damage(rng, &mut rest);
-                b.extend(&rest);
-                // Most cases get past the checksum.
-                if rng.random_range(0..8) > 0 && b.len() >= 40 {
-                    b[8..40].copy_from_slice(blake3::hash(&rest).as_bytes());
+                put("s.stats", &self.statistics.damaged(rng))?;
+                put("other.stats", &self.statistics.of_other_data())?;
+                match rng.random_range(0..4) {
+                    0 => words(&format!("calibrate {digits} --join other.stats s.stats --stats out.stats --quiet")),
+                    1 => words(&format!("plan {digits} --stats s.stats --plan out.yaml --quiet")),
+                    _ => of_digits(" --stats s.stats"),
                 }
-                put("s.stats", &b)?;
-                of_digits(" --stats s.stats")
             }
             "arrays" => {
                 let mut b = pick(rng, &self.arrays).clone();
@@ -421,15 +431,15 @@ impl Seeds {
             }
             _ => {
                 fs::create_dir_all(dir.join("i"))?;
-                let mut b = pick(rng, &self.pictures).clone();
-                if rng.random() && b.starts_with(b"\x89PNG") {
-                    png_size(rng, &mut b);
+                // Beside one that is whole: of one alone, no sample would be left for verification.
+                put("i/a.png", &pictures::damaged(rng, &self.pictures))?;
+                put("i/b.png", &self.pictures[0])?;
+                let more = *pick(rng, &pictures::FLAGS);
+                if rng.random_range(0..4) == 0 {
+                    of_digits(&format!(" --calibrate i{more}"))
                 } else {
-                    damage(rng, &mut b);
+                    words(&format!("calibrate {digits} --calibrate i --stats out.stats --quiet{more}"))
                 }
-                put("i/a.png", &b)?;
-                let more = *pick(rng, &["", " --resize 0", " --resize 100000", " --resize 8", " --preset clip"]);
-                of_digits(&format!(" --calibrate i{more}"))
             }
         })
     }
@@ -533,373 +543,6 @@ fn damage(rng: &mut Rng, b: &mut Vec<u8>) {
                 let end = (at + 8).min(b.len());
                 b[at..end].copy_from_slice(&n[..end - at]);
             }
-        }
-    }
-}
-
-/// Gives a PNG another size, with a right checksum.
-fn png_size(rng: &mut Rng, b: &mut [u8]) {
-    if b.len() < 33 {
-        return;
-    }
-    for at in [16, 20] {
-        if rng.random() {
-            b[at..at + 4].copy_from_slice(&(number(rng) as u32).to_be_bytes());
-        }
-    }
-    if rng.random() {
-        b[24] = *pick(rng, &[1, 2, 4, 8, 16]);
-    }
-    let mut crc = !0u32;
-    for x in &b[12..29] {
-        crc ^= u32::from(*x);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
-        }
-    }
-    b[29..33].copy_from_slice(&(!crc).to_be_bytes());
-}
-
-/// Changes words, numbers and lines of a text.
-fn mutate_text(rng: &mut Rng, text: String) -> String {
-    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    for _ in 0..few(rng) {
-        if lines.is_empty() {
-            break;
-        }
-        let at = rng.random_range(0..lines.len());
-        match rng.random_range(0..9) {
-            0 => drop(lines.remove(at)),
-            1 => {
-                let copy = lines[at].clone();
-                lines.insert(rng.random_range(0..=lines.len()), copy);
-            }
-            2 => {
-                let other = rng.random_range(0..lines.len());
-                lines.swap(at, other);
-            }
-            3 => lines[at] = format!("{}{}", " ".repeat(rng.random_range(0..5)), lines[at].trim_start()),
-            4 => {
-                let n = rng.random_range(1..3000);
-                let nested = format!("y = {}x{}", "Exp (".repeat(n), ")".repeat(n));
-                lines[at] = nested;
-            }
-            5 => {
-                let list = vec!["0.5"; rng.random_range(1..5000)].join(", ");
-                lines[at] = lines[at].replacen('[', &format!("[{list}, "), 1);
-            }
-            _ => lines[at] = change_word(rng, &lines[at]),
-        }
-    }
-    lines.join("\n")
-}
-
-fn change_word(rng: &mut Rng, line: &str) -> String {
-    let mut words: Vec<String> =
-        line.split_inclusive([' ', ',', ':', '[', ']', '(', ')', '{', '}']).map(str::to_owned).collect();
-    if words.is_empty() {
-        return line.to_owned();
-    }
-    let at = rng.random_range(0..words.len());
-    const ODD: [&str; 16] = [
-        ".nan", "-.inf", "1e300", "1e-300", "65536", "-1", "0", "\"\"", "~", "[]", "{}", "*a", "&a", "|", "x", "!!str",
-    ];
-    let end: String = words[at].chars().rev().take_while(|c| !c.is_alphanumeric() && *c != '.').collect();
-    let end: String = end.chars().rev().collect();
-    words[at] = match rng.random_range(0..4) {
-        0 => format!("{}{end}", number(rng)),
-        1 => format!("{}{end}", pick(rng, &ODD)),
-        2 => pick(rng, &words.clone()).clone(),
-        _ => String::new(),
-    };
-    words.concat()
-}
-
-/// Protobuf's wire format as a tree, with as much of ONNX's schema as tells messages from texts.
-mod wire {
-    use super::{Rng, number, pick};
-    use rand::RngExt;
-
-    #[derive(Clone)]
-    pub enum Value {
-        Varint(u64),
-        Fixed64([u8; 8]),
-        Fixed32([u8; 4]),
-        Bytes(Vec<u8>),
-        Message(Message),
-    }
-
-    #[derive(Clone)]
-    pub struct Message {
-        kind: &'static str,
-        fields: Vec<(u32, Value)>,
-    }
-
-    /// The message that a field holds.
-    fn inner(kind: &str, number: u32) -> Option<&'static str> {
-        Some(match (kind, number) {
-            ("Model", 7) => "Graph",
-            ("Model", 8) => "Opset",
-            ("Model", 25) => "Function",
-            ("Graph", 1) | ("Function", 7) => "Node",
-            ("Graph", 5) | ("Attribute", 5 | 10) => "Tensor",
-            ("Graph", 11..=13) => "Info",
-            ("Node", 5) => "Attribute",
-            ("Attribute", 6 | 11) => "Graph",
-            ("Info", 2) => "Type",
-            ("Type", 1) => "TypeTensor",
-            ("TypeTensor", 2) => "Shape",
-            ("Shape", 1) => "Dim",
-            ("Function", 9) => "Opset",
-            _ => return None,
-        })
-    }
-
-    fn varint(b: &[u8], at: &mut usize) -> Option<u64> {
-        let mut v = 0;
-        for shift in (0..64).step_by(7) {
-            let x = *b.get(*at)?;
-            *at += 1;
-            v |= u64::from(x & 127) << shift;
-            if x < 128 {
-                return Some(v);
-            }
-        }
-        None
-    }
-
-    fn put(out: &mut Vec<u8>, mut v: u64) {
-        while v >= 128 {
-            out.push(v as u8 | 128);
-            v >>= 7;
-        }
-        out.push(v as u8);
-    }
-
-    impl Message {
-        pub fn parse(b: &[u8], kind: &'static str) -> Option<Message> {
-            let (mut at, mut fields) = (0, Vec::new());
-            while at < b.len() {
-                let key = varint(b, &mut at)?;
-                let number = (key >> 3) as u32;
-                let value = match key & 7 {
-                    0 => Value::Varint(varint(b, &mut at)?),
-                    1 => {
-                        at += 8;
-                        Value::Fixed64(b.get(at - 8..at)?.try_into().ok()?)
-                    }
-                    5 => {
-                        at += 4;
-                        Value::Fixed32(b.get(at - 4..at)?.try_into().ok()?)
-                    }
-                    2 => {
-                        let n = usize::try_from(varint(b, &mut at)?).ok()?;
-                        let bytes = b.get(at..at.checked_add(n)?)?;
-                        at += n;
-                        match inner(kind, number) {
-                            Some(k) => Value::Message(Message::parse(bytes, k)?),
-                            None => Value::Bytes(bytes.to_vec()),
-                        }
-                    }
-                    _ => return None,
-                };
-                fields.push((number, value));
-            }
-            Some(Message { kind, fields })
-        }
-
-        pub fn bytes(&self) -> Vec<u8> {
-            let mut out = Vec::new();
-            for (number, v) in &self.fields {
-                let key = |wire: u64| u64::from(*number) << 3 | wire;
-                match v {
-                    Value::Varint(x) => {
-                        put(&mut out, key(0));
-                        put(&mut out, *x);
-                    }
-                    Value::Fixed64(x) => {
-                        put(&mut out, key(1));
-                        out.extend(x);
-                    }
-                    Value::Fixed32(x) => {
-                        put(&mut out, key(5));
-                        out.extend(x);
-                    }
-                    Value::Bytes(x) => {
-                        put(&mut out, key(2));
-                        put(&mut out, x.len() as u64);
-                        out.extend(x);
-                    }
-                    Value::Message(m) => {
-                        let x = m.bytes();
-                        put(&mut out, key(2));
-                        put(&mut out, x.len() as u64);
-                        out.extend(x);
-                    }
-                }
-            }
-            out
-        }
-
-        fn graph(&mut self) -> Option<&mut Message> {
-            self.fields.iter_mut().find_map(|(n, v)| match v {
-                Value::Message(m) if *n == 7 => Some(m),
-                _ => None,
-            })
-        }
-
-        /// Names that nodes, inputs and constants make.
-        fn names(&self) -> Vec<Vec<u8>> {
-            let mut out = Vec::new();
-            for (n, v) in &self.fields {
-                let Value::Message(m) = v else { continue };
-                let number = match (m.kind, n) {
-                    ("Node", _) => 2,
-                    ("Tensor", _) => 8,
-                    ("Info", 11) => 1,
-                    _ => continue,
-                };
-                out.extend(m.fields.iter().filter(|(n, _)| *n == number).filter_map(|(_, v)| match v {
-                    Value::Bytes(b) => Some(b.clone()),
-                    _ => None,
-                }));
-            }
-            out
-        }
-    }
-
-    const OPS: [&str; 40] = [
-        "Add",
-        "Mul",
-        "Sub",
-        "Div",
-        "MatMul",
-        "Gemm",
-        "Conv",
-        "Softmax",
-        "Reshape",
-        "Transpose",
-        "Concat",
-        "Split",
-        "Slice",
-        "Gather",
-        "Expand",
-        "Tile",
-        "Pad",
-        "Range",
-        "Cast",
-        "Where",
-        "Identity",
-        "Relu",
-        "Erf",
-        "Sqrt",
-        "ReduceMean",
-        "ReduceSum",
-        "LayerNormalization",
-        "Squeeze",
-        "Unsqueeze",
-        "Shape",
-        "ConstantOfShape",
-        "Flatten",
-        "Resize",
-        "MaxPool",
-        "AveragePool",
-        "ConvTranspose",
-        "TopK",
-        "ScatterND",
-        "GatherND",
-        "Einsum",
-    ];
-
-    /// One change somewhere in the graph.
-    pub fn mutate(m: &mut Message, rng: &mut Rng) {
-        if rng.random_range(0..20) == 0 {
-            return change(m, rng, &[]);
-        }
-        let Some(g) = m.graph() else { return };
-        let names = g.names();
-        // Where in the graph: nodes more often than their number says, for weights are many.
-        let wanted = *pick(rng, &["Node", "Node", "Node", "Tensor", "Info", "Any"]);
-        let at: Vec<usize> = (0..g.fields.len())
-            .filter(|i| matches!(&g.fields[*i].1, Value::Message(m) if wanted == "Any" || m.kind == wanted))
-            .collect();
-        if at.is_empty() {
-            return;
-        }
-        let i = *pick(rng, &at);
-        match rng.random_range(0..12) {
-            0 => drop(g.fields.remove(i)),
-            1 => {
-                let copy = g.fields[i].clone();
-                g.fields.insert(i, copy);
-            }
-            2 => {
-                let j = *pick(rng, &at);
-                g.fields.swap(i, j);
-            }
-            _ => {
-                if let Value::Message(m) = &mut g.fields[i].1 {
-                    change(m, rng, &names);
-                }
-            }
-        }
-    }
-
-    /// One change in a message, or in one it holds.
-    fn change(m: &mut Message, rng: &mut Rng, names: &[Vec<u8>]) {
-        if m.fields.is_empty() {
-            let n = rng.random_range(1..12);
-            return m.fields.push((n, Value::Varint(number(rng) as u64)));
-        }
-        let i = rng.random_range(0..m.fields.len());
-        let (kind, field) = (m.kind, m.fields[i].0);
-        match &mut m.fields[i].1 {
-            Value::Message(inner) if rng.random_range(0..6) > 0 => change(inner, rng, names),
-            Value::Varint(x) if rng.random_range(0..6) > 0 => *x = number(rng) as u64,
-            Value::Fixed32(x) if rng.random() => {
-                *x = (*pick(rng, &[f32::NAN, f32::INFINITY, 0.0, -1.0, 1e30, 1e-30])).to_le_bytes();
-            }
-            Value::Bytes(b) if rng.random_range(0..6) > 0 => {
-                let text =
-                    matches!((kind, field), ("Node", 1..=4 | 7) | ("Info", 1) | ("Tensor", 8) | ("Attribute", 1));
-                if kind == "Node" && field == 4 {
-                    *b = pick(rng, &OPS).as_bytes().to_vec();
-                } else if text && !names.is_empty() {
-                    *b = if rng.random_range(0..8) == 0 { Vec::new() } else { pick(rng, names).clone() };
-                } else if kind == "Tensor" && field == 9 && b.len() >= 4 {
-                    floats(b, rng);
-                } else {
-                    // Packed numbers: of sizes, axes, permutations.
-                    *b = (0..rng.random_range(0..6)).flat_map(|_| packed(number(rng))).collect();
-                }
-            }
-            _ => match rng.random_range(0..3) {
-                0 => drop(m.fields.remove(i)),
-                1 => {
-                    let copy = m.fields[i].clone();
-                    m.fields.push(copy);
-                }
-                _ => m.fields[i].0 = rng.random_range(1..12),
-            },
-        }
-    }
-
-    fn packed(n: i64) -> Vec<u8> {
-        let mut v = Vec::new();
-        put(&mut v, n as u64);
-        v
-    }
-
-    /// Weights at which arithmetic ends; of integers, sizes.
-    fn floats(b: &mut [u8], rng: &mut Rng) {
-        let ends = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30, 1e-30, 1e-45, f32::MAX];
-        let x = if rng.random() { pick(rng, &ends).to_le_bytes() } else { (number(rng) as i32).to_le_bytes() };
-        let n = b.len() / 4;
-        if rng.random() {
-            let at = rng.random_range(0..n) * 4;
-            b[at..at + 4].copy_from_slice(&x);
-        } else {
-            b.chunks_exact_mut(4).for_each(|c| c.copy_from_slice(&x));
         }
     }
 }
