@@ -45,28 +45,36 @@ impl Pass for EinsumAsProduct {
     }
 
     fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
-        let mut out = Outcome::default();
-        let g = &model.graph;
-        // From the outputs to the inputs: what a later one reads is still the value that the map knows.
-        let found: Vec<NodeId> = g.schedule().into_iter().rev().filter(|n| g.node(*n).op.is("Einsum")).collect();
-        if found.is_empty() {
-            return Ok(out);
-        }
-        let map = model.shapes();
-        for id in found {
-            match Einsum::of(&model.graph, &map, id) {
-                Ok(e) => {
-                    let patch = e.patch(&model.graph, id, model.opset());
-                    commit(patch, model, &mut out)?;
-                }
-                Err(why) => {
-                    let name = model.graph.node(id).out().map_or("", |v| model.graph.name_of(v));
-                    out.notes.push(format!("the Einsum that makes `{name}` stays as it is: {why}"));
-                }
+        each(model, |g, map, id, opset| Einsum::of(g, map, id).map(|e| Some(e.patch(g, id, opset))))
+    }
+}
+
+/// Commits a patch for each `Einsum` that `of` makes one for, and notes why it makes none for others.
+pub(super) fn each(
+    model: &mut Context,
+    of: impl Fn(&Graph, &ShapeMap, NodeId, i64) -> Result<Option<Patch>, String>,
+) -> Result<Outcome, PassError> {
+    let mut out = Outcome::default();
+    let g = &model.graph;
+    // From the outputs to the inputs: what a later one reads is still the value that the map knows.
+    let found: Vec<NodeId> = g.schedule().into_iter().rev().filter(|n| g.node(*n).op.is("Einsum")).collect();
+    if found.is_empty() {
+        return Ok(out);
+    }
+    let map = model.shapes();
+    for id in found {
+        match of(&model.graph, &map, id, model.opset()) {
+            Ok(Some(patch)) => {
+                commit(patch, model, &mut out)?;
+            }
+            Ok(None) => {}
+            Err(why) => {
+                let name = model.graph.node(id).out().map_or("", |v| model.graph.name_of(v));
+                out.notes.push(format!("the Einsum that makes `{name}` stays as it is: {why}"));
             }
         }
-        Ok(out)
     }
+    Ok(out)
 }
 
 /// One product. Axes go by their letters.

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::common::commit;
+use super::einsum::each;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
 use crate::ir::{Attrs, DType, Graph, NodeId, Tensor};
@@ -49,28 +49,7 @@ impl Pass for EinsumPairs {
     }
 
     fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
-        let mut out = Outcome::default();
-        let g = &model.graph;
-        // From the outputs to the inputs: what a later one reads is still the value that the map knows.
-        let found: Vec<NodeId> = g.schedule().into_iter().rev().filter(|n| g.node(*n).op.is("Einsum")).collect();
-        if found.is_empty() {
-            return Ok(out);
-        }
-        let map = model.shapes();
-        for id in found {
-            match Einsum::of(&model.graph, &map, id) {
-                Ok(Some(e)) => {
-                    let patch = e.patch(&model.graph, id, model.opset());
-                    commit(patch, model, &mut out)?;
-                }
-                Ok(None) => {}
-                Err(why) => {
-                    let name = model.graph.node(id).out().map_or("", |v| model.graph.name_of(v));
-                    out.notes.push(format!("the Einsum that makes `{name}` stays as it is: {why}"));
-                }
-            }
-        }
-        Ok(out)
+        each(model, |g, map, id, opset| Ok(Einsum::of(g, map, id)?.map(|e| e.patch(g, id, opset))))
     }
 }
 
