@@ -239,16 +239,20 @@ fn statistics_of_heads_that_there_are_not_are_refused() {
     assert_eq!(code(&o), Some(0), "{}", err(&o));
     let path = dir.path().join("s.stats");
     let whole = StatsFile::read(&path).expect("just written");
+    whole.write(&dir.path().join("whole.stats")).expect("writable");
     let breaks: [fn(&mut Stats); 2] = [|s| s.rows[0].head = s.channels.len() as u32, |s| s.row_max_min.truncate(1)];
     for break_it in breaks {
         let mut broken = whole.clone();
         let scores = broken.values.iter_mut().find(|(_, s)| !s.rows.is_empty()).expect("scores are watched");
         break_it(&mut scores.1);
         broken.write(&path).expect("writable");
-        let o = run(&dir, &["plan", &m, "--stats", "s.stats", "--plan", "p.yaml", "--quiet"]);
-        let told = err(&o);
-        assert!(code(&o) == Some(1) && told.contains("s.stats"), "{told}");
-        assert!(told.contains("does not go together"), "{told}");
+        let planned = ["plan", &m, "--stats", "s.stats", "--plan", "p.yaml", "--quiet"];
+        let joined = ["calibrate", &m, "--join", "whole.stats", "s.stats", "--stats", "all.stats", "--quiet"];
+        for o in [run(&dir, &planned), run(&dir, &joined)] {
+            let told = err(&o);
+            assert!(code(&o) == Some(1) && told.contains("s.stats"), "{told}");
+            assert!(told.contains("does not go together"), "{told}");
+        }
     }
 }
 

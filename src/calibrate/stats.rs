@@ -1,6 +1,6 @@
 //! The statistics file: what calibration saw, to be used again or joined with other shards.
 //!
-//! Layout: 8 bytes `FQVSTAT7`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`],
+//! Layout: 8 bytes `FQVSTAT8`, 32 bytes BLAKE3 of the rest, then the postcard encoding of [`StatsFile`],
 //! as zlib packs it.
 
 use std::collections::BTreeMap;
@@ -82,6 +82,11 @@ pub enum StatsError {
     Version { path: String },
     #[error("{path} is damaged (its checksum does not fit); make it again with `fqvit-opt calibrate`")]
     Damaged { path: String },
+    #[error(
+        "{path}: what it holds of `{value}` does not go together (rows of scores, or their maxima, of heads that it has not); \
+         make it again with `fqvit-opt calibrate`"
+    )]
+    Torn { path: String, value: String },
     #[error("{path} was made for another model or recipe (fingerprint {file}, now {model}); make it again")]
     Model { path: String, file: String, model: String },
     #[error("{path} was made with {file}, the others with {other}; make it again as the others")]
@@ -119,7 +124,7 @@ impl StatsFile {
     /// Reads a file.
     ///
     /// # Errors
-    /// If it cannot be read, is no statistics file of this version, or is damaged.
+    /// If it cannot be read, is no statistics file of this version, is damaged, or contradicts itself.
     pub fn read(path: &Path) -> Result<StatsFile, StatsError> {
         let name = || path.display().to_string();
         let bytes = file::read(path).map_err(|source| StatsError::Io { path: name(), source })?;
@@ -136,7 +141,12 @@ impl StatsFile {
         let mut plain = Vec::new();
         let unpacked = ZlibDecoder::new(body).take(budget::memory() as u64).read_to_end(&mut plain);
         unpacked.map_err(|_| StatsError::Damaged { path: name() })?;
-        postcard::from_bytes(&plain).map_err(|_| StatsError::Kind { path: name() })
+        let file: StatsFile = postcard::from_bytes(&plain).map_err(|_| StatsError::Kind { path: name() })?;
+        // The checksum tells what was damaged, not what was written wrongly.
+        match file.values.iter().find(|(_, s)| !s.holds_together()) {
+            Some((value, _)) => Err(StatsError::Torn { path: name(), value: value.clone() }),
+            None => Ok(file),
+        }
     }
 
     /// Refuses statistics of another model, and those of a part of the data: they would pass for the whole.

@@ -36,11 +36,6 @@ pub enum CompilerError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Stats(#[from] StatsError),
-    #[error(
-        "{path}: what it holds of `{value}` does not go together (rows of scores, or their maxima, of heads that it has not); \
-         make it again with `fqvit-opt calibrate`"
-    )]
-    Statistics { path: String, value: String },
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
@@ -139,7 +134,6 @@ impl CompilerError {
             CompilerError::Compile(e) => of_compile(e),
             CompilerError::Plan(_)
             | CompilerError::Stats(_)
-            | CompilerError::Statistics { .. }
             | CompilerError::NoPart { .. }
             | CompilerError::OutOfReach { .. }
             | CompilerError::TooSmall { .. }

@@ -18,7 +18,6 @@ use crate::pattern::RuleSet;
 use crate::plan::files::numbers_path;
 use crate::plan::sites::Sites;
 use crate::plan::{Layer, PlanError, QuantPlan, Rounding, planner};
-use crate::quant::observe::Stats;
 use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::coverage;
@@ -219,19 +218,8 @@ pub(super) fn made_up(data: &Dataset) -> String {
 pub fn read_statistics(file: &Path, p: &Prepared, log: &mut Log) -> Result<StatsFile, CompilerError> {
     let s = StatsFile::read(file)?;
     s.check(file, &p.fingerprint)?;
-    // The checksum tells what was damaged, not what was written wrongly.
-    let broken = s.values.iter().find(|(_, v)| !holds_together(v));
-    if let Some((value, _)) = broken {
-        return Err(CompilerError::Statistics { path: file.display().to_string(), value: value.clone() });
-    }
     log.notes.push(format!("statistics of {} samples read from {}", s.samples, file.display()));
     Ok(s)
-}
-
-/// Whether each row of scores is of a head that there is, and all that is kept of each channel is there for each.
-fn holds_together(s: &Stats) -> bool {
-    let heads = s.channels.len();
-    s.rows.iter().all(|r| (r.head as usize) < heads) && [0, heads].contains(&s.row_max_min.len())
 }
 
 /// A plan from a file, with the numbers that lie beside it.

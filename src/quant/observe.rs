@@ -62,6 +62,13 @@ impl Stats {
         self.watch.axis()
     }
 
+    /// Whether each row of scores is of a head that there is, and all heads or none have a row maximum: true of what was observed,
+    /// but not of whatever a file may say.
+    pub fn holds_together(&self) -> bool {
+        let heads = self.channels.len();
+        self.rows.iter().all(|r| (r.head as usize) < heads) && [0, heads].contains(&self.row_max_min.len())
+    }
+
     /// Takes in the value's contents for one sample. `sample` numbers the sample in the whole data set, whatever shard
     /// sees it.
     ///
