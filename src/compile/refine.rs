@@ -10,7 +10,7 @@
 //! Errors from further up are left out on purpose: a layer that corrects what another will have corrected as well
 //! overshoots, and measured so by dB.
 
-use super::rows::{FitRows, RowsOf, Unfold};
+use super::rows::{RowsOf, Unfold};
 use super::{CompileError, Journal, Prepared, equalised};
 use crate::budget;
 use crate::calibrate::data::{DataError, Dataset};
@@ -29,7 +29,7 @@ use crate::quant::gptq::{self, CodeSearch};
 use crate::quant::observe::first_unfit;
 use crate::quant::pairs::{self, Mates, WeightRows};
 use crate::quant::qparams::SCALE_FLOOR;
-use crate::quant::row_sums::{Centred, RowSums};
+use crate::quant::row_sums::{Centred, LayerRows, RowSums};
 use crate::quant::tokens::Read;
 use crate::runtime::{RuntimeError, Session, SessionOptions, fold_samples};
 
@@ -365,7 +365,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Those of one sample, for each job.
-    fn sample(&self, i: usize) -> Result<Vec<Option<FitRows>>, RefineError> {
+    fn sample(&self, i: usize) -> Result<Vec<Option<LayerRows>>, RefineError> {
         let (g, fit) = (self.g, self.fit);
         let s = fit.data.sample(fit.indices[i])?;
         let out = self.session.tapped(&s.inputs)?;
@@ -410,10 +410,10 @@ fn sums(
 ) -> Result<Vec<RowSums>, RefineError> {
     let rows = Rows::of(p, plan, jobs, fit)?;
     let mut sums: Vec<RowSums> = jobs.iter().map(|j| RowSums::new(j.ins, j.outs)).collect();
-    let add = |i: usize, rows: Vec<Option<FitRows>>| {
+    let add = |i: usize, rows: Vec<Option<LayerRows>>| {
         sums.par_iter_mut().zip(rows).for_each(|(sums, r)| {
             if let Some(r) = r {
-                sums.add(&r.as_sums_take_them());
+                sums.add(&r);
             }
         });
         progress(i + 1);
@@ -428,7 +428,6 @@ fn sums(
 mod tests {
     use super::*;
     use crate::plan::channel_map::tests::{Layout, sites_of};
-    use crate::quant::row_sums::SomeRows;
 
     #[test]
     fn short_sequences_take_more_samples() {
@@ -454,7 +453,7 @@ mod tests {
         let mut some = |n: usize| (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<f32>>();
         let mut sums = RowSums::new(ins, outs);
         let (x, y) = (some(rows * ins), some(rows * outs));
-        sums.add(&SomeRows { x: &x, lost: &vec![0.0; rows * ins], y: &y, weights: &vec![1.0; rows] });
+        sums.add(&LayerRows { x, lost: vec![0.0; rows * ins], y, weights: vec![1.0; rows] });
         sums.end();
         let w = some(outs * ins);
         let (least, mates) = (vec![0.0; outs], Mates::of_row(ins));

@@ -9,25 +9,9 @@ use crate::quant::QParams;
 use crate::quant::count::{Pick, picked_rows};
 use crate::quant::kernel::{dequantize, quantize};
 use crate::quant::observe::first_unfit;
-use crate::quant::row_sums::SomeRows;
+use crate::quant::row_sums::LayerRows;
 use crate::quant::tokens::Read;
 use crate::quant::wide::wide;
-
-/// Rows that belong together, row-major, and how much each counts.
-pub(super) struct FitRows {
-    /// As the codes give it.
-    pub x: Vec<f32>,
-    /// What the codes lose: the float value less `x`.
-    pub lost: Vec<f32>,
-    pub y: Vec<f32>,
-    pub weights: Vec<f64>,
-}
-
-impl FitRows {
-    pub fn as_sums_take_them(&self) -> SomeRows<'_> {
-        SomeRows { x: &self.x, lost: &self.lost, y: &self.y, weights: &self.weights }
-    }
-}
 
 /// A value of one sample and its sizes.
 pub(super) type Value<'v> = (Cow<'v, [f32]>, &'v [usize]);
@@ -61,16 +45,13 @@ impl<'p> RowsOf<'p> {
         read: &Read,
         pick: Pick,
         finite: bool,
-    ) -> Option<FitRows> {
+    ) -> Option<LayerRows> {
         let (ins, outs) = (self.ins, self.outs);
         let mut y = if self.conv && self.unfold.is_some() { channels_last(&y, y_dims).into() } else { y };
-        let (mut x, mut coded) = match self.unfold {
-            Some(u) => {
-                let float = self.codes.folded(x.into_owned(), x_dims, self.conv);
-                let coded = u.columns(&self.codes.through(float.clone()), x_dims);
-                (u.columns(&float, x_dims).into(), Some(coded))
-            }
-            None => (x, None),
+        // Padding is zero in front of the codes as after them: they hold zero exactly.
+        let mut x = match self.unfold {
+            Some(u) => u.columns(&self.codes.folded(x.into_owned(), x_dims, self.conv), x_dims).into(),
+            None => x,
         };
         let count = y.len().checked_div(outs)?;
         if x.len().checked_div(ins)? != count {
@@ -83,19 +64,15 @@ impl<'p> RowsOf<'p> {
             let whole = |r: &usize| finite(&x[r * ins..][..ins]) && finite(&y[r * outs..][..outs]);
             let whole: Vec<usize> = (0..count).filter(whole).collect();
             (x, y, tokens) = (gathered(&x, ins, &whole).into(), gathered(&y, outs, &whole).into(), 0);
-            coded = coded.map(|c| gathered(&c, ins, &whole));
         }
         let (chosen, weights) = picked_rows(&y, outs, tokens, read, pick);
         let mut lost = gathered(&x, ins, &chosen);
-        let x = match coded {
-            Some(coded) => gathered(&coded, ins, &chosen),
-            None => {
-                lost = self.codes.folded(lost, &[chosen.len(), ins], self.conv);
-                self.codes.through(lost.clone())
-            }
-        };
+        if self.unfold.is_none() {
+            lost = self.codes.folded(lost, &[chosen.len(), ins], self.conv);
+        }
+        let x = self.codes.through(lost.clone());
         lost.iter_mut().zip(&x).for_each(|(l, x)| *l -= x);
-        Some(FitRows { x, lost, y: gathered(&y, outs, &chosen), weights })
+        Some(LayerRows { x, lost, y: gathered(&y, outs, &chosen), weights })
     }
 }
 

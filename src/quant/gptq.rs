@@ -114,11 +114,11 @@ fn best_together(errors: &[&[f64]], most: usize) -> Vec<usize> {
     taken
 }
 
-/// The best codes of one output channel so far, in rounding order.
+/// One output channel at the best of its scales; codes in rounding order.
 struct Lane {
     scale: f32,
     error: f64,
-    /// For each scale.
+    /// At each scale.
     errors: Vec<f64>,
     codes: Vec<i8>,
 }
@@ -247,7 +247,7 @@ wide! {
 
 #[cfg(test)]
 mod tests {
-    use super::super::row_sums::{RowSums, SomeRows};
+    use super::super::row_sums::{LayerRows, RowSums};
     use super::*;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -283,7 +283,8 @@ mod tests {
     /// Sums over rows of which the codes lose `lost`.
     fn sums_of(x: &[f32], lost: &[f32], y: &[f32]) -> RowSums {
         let mut s = RowSums::new(N, OUTS);
-        s.add(&SomeRows { x, lost, y, weights: &vec![1.0; x.len() / N] });
+        let weights = vec![1.0; x.len() / N];
+        s.add(&LayerRows { x: x.to_vec(), lost: lost.to_vec(), y: y.to_vec(), weights });
         s.end();
         s
     }
@@ -360,7 +361,7 @@ mod tests {
         let weights: Vec<f64> = (0..30).map(|i| (i % 4) as f64).collect();
         let mut weighted = RowSums::new(N, OUTS);
         let lost: Vec<f32> = x.iter().map(|v| v * 0.01).collect();
-        weighted.add(&SomeRows { x: &x, lost: &lost, y: &y, weights: &weights });
+        weighted.add(&LayerRows { x: x.clone(), lost: lost.clone(), y: y.clone(), weights });
         weighted.end();
         let again =
             |v: &[f32], n: usize| -> Vec<f32> { v.chunks(n).enumerate().flat_map(|(i, r)| r.repeat(i % 4)).collect() };
@@ -433,7 +434,12 @@ mod tests {
     fn pooled_moments_keep_each_layer_about_its_own_mean() {
         let of = |shift: f32| {
             let mut n = RowSums::new(1, 1);
-            n.add(&SomeRows { x: &[1.0 + shift, 3.0 + shift], lost: &[0.0; 2], y: &[2.0, 6.0], weights: &[1.0; 2] });
+            n.add(&LayerRows {
+                x: vec![1.0 + shift, 3.0 + shift],
+                lost: vec![0.0; 2],
+                y: vec![2.0, 6.0],
+                weights: vec![1.0; 2],
+            });
             n.end();
             n.centred()
         };

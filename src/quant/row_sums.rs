@@ -15,16 +15,16 @@ const AT_ONCE: usize = if cfg!(test) { 6 } else { 64 };
 const STRIP: usize = if cfg!(test) { 8 } else { 128 };
 
 /// What a layer reads and gives in some rows, row-major.
-#[derive(Clone, Copy, Debug)]
-pub struct SomeRows<'a> {
+#[derive(Clone, Debug, Default)]
+pub struct LayerRows {
     /// The input as its codes give it, `rows x ins`.
-    pub x: &'a [f32],
+    pub x: Vec<f32>,
     /// What the codes lose: the float input less `x`.
-    pub lost: &'a [f32],
+    pub lost: Vec<f32>,
     /// The output of the float model, `rows x outs`.
-    pub y: &'a [f32],
+    pub y: Vec<f32>,
     /// How much each row counts.
-    pub weights: &'a [f64],
+    pub weights: Vec<f64>,
 }
 
 /// Sums over rows of a layer's input `x` (as its codes give it), of what the codes lose of it and of the output `y` (as the
@@ -49,15 +49,7 @@ pub struct RowSums {
     /// `sum x x^T` in strips of rows, each from its diagonal on.
     xx: Vec<f64>,
     /// Rows that are still to be added.
-    waiting: Waiting,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Waiting {
-    x: Vec<f32>,
-    lost: Vec<f32>,
-    y: Vec<f32>,
-    weights: Vec<f64>,
+    waiting: LayerRows,
 }
 
 /// Second moments about the means: what is left when the bias is free.
@@ -101,7 +93,7 @@ impl RowSums {
     /// Adds rows. The result depends on the order of calls in its last bits, so callers add in a fixed order.
     ///
     /// They are in the sums after [`RowSums::end`].
-    pub fn add(&mut self, rows: &SomeRows<'_>) {
+    pub fn add(&mut self, rows: &LayerRows) {
         if self.waiting.weights.len() + rows.weights.len() > AT_ONCE {
             self.add_waiting();
         }
@@ -115,10 +107,10 @@ impl RowSums {
             w.lost = Vec::with_capacity(AT_ONCE * self.ins);
             w.y = Vec::with_capacity(AT_ONCE * self.outs);
         }
-        w.x.extend_from_slice(rows.x);
-        w.lost.extend_from_slice(rows.lost);
-        w.y.extend_from_slice(rows.y);
-        w.weights.extend_from_slice(rows.weights);
+        w.x.extend_from_slice(&rows.x);
+        w.lost.extend_from_slice(&rows.lost);
+        w.y.extend_from_slice(&rows.y);
+        w.weights.extend_from_slice(&rows.weights);
     }
 
     /// Adds the rows that are waiting, after the last.
@@ -129,7 +121,7 @@ impl RowSums {
 
     fn add_waiting(&mut self) {
         let mut w = std::mem::take(&mut self.waiting);
-        self.add_now(&SomeRows { x: &w.x, lost: &w.lost, y: &w.y, weights: &w.weights });
+        self.add_now(&w);
         w.x.clear();
         w.lost.clear();
         w.y.clear();
@@ -137,7 +129,7 @@ impl RowSums {
         self.waiting = w;
     }
 
-    fn add_now(&mut self, &SomeRows { x, lost, y, weights }: &SomeRows<'_>) {
+    fn add_now(&mut self, LayerRows { x, lost, y, weights }: &LayerRows) {
         let n = self.ins;
         let rows = x.len() / n.max(1);
         if rows == 0 {
