@@ -50,4 +50,20 @@ impl Condition {
         };
         Ok(Condition { name: name.clone(), argument })
     }
+
+    /// Shows `other` each name it speaks of, to be changed. The words that are part of a predicate's form are no names.
+    pub fn substitute(&mut self, other: &mut impl FnMut(&mut String)) {
+        match &mut self.argument {
+            Argument::Names(names) => names.iter_mut().for_each(&mut *other),
+            Argument::Fields(fields) => {
+                for (key, value) in fields {
+                    match (self.name.as_str(), key.as_str(), value) {
+                        ("size_power", "of", Field::Text(name)) => other(name),
+                        ("size_power", "of", _) | ("approx", "within", _) | ("opset", ..) => {}
+                        _ => other(key),
+                    }
+                }
+            }
+        }
+    }
 }

@@ -81,7 +81,9 @@ pub struct Explanation {
 pub struct Near {
     /// Nodes that did match.
     pub matched: usize,
-    /// The line of the rule it stopped in, counted from 1, and that line.
+    /// The fragment whose line it stopped in; `None` for a line of the rule itself.
+    pub fragment: Option<String>,
+    /// That line, counted from 1, and its text as the rule has it.
     pub line: usize,
     pub line_text: String,
     pub column: usize,
@@ -109,13 +111,17 @@ pub fn explain(model: &Model, rule: &Rule) -> Explanation {
         refused,
         pointless: hits.pointless,
         too_long: hits.too_long.iter().map(|n| node_line(g, *n)).collect(),
-        near: hits.near.map(|n| Near {
-            matched: n.matched,
-            line: n.pos.line,
-            line_text: rule.pattern.text.get(n.pos.line - 1).cloned().unwrap_or_default(),
-            column: n.pos.column,
-            at: n.node.map_or_else(|| g.name_of(n.value).to_owned(), |id| node_line(g, id)),
-            reason: n.reason,
+        near: hits.near.map(|n| {
+            let (fragment, line) = rule.written.get(n.pos.line - 1).cloned().unwrap_or((None, n.pos.line));
+            Near {
+                matched: n.matched,
+                fragment,
+                line,
+                line_text: rule.pattern.text.get(n.pos.line - 1).cloned().unwrap_or_default(),
+                column: n.pos.column,
+                at: n.node.map_or_else(|| g.name_of(n.value).to_owned(), |id| node_line(g, id)),
+                reason: n.reason,
+            }
         }),
     }
 }
@@ -138,7 +144,8 @@ impl fmt::Display for Explanation {
         {
             writeln!(f, "  the nearest miss matched {} node(s) and stopped at", n.matched)?;
             writeln!(f, "    {}", n.at)?;
-            writeln!(f, "  in line {} of the rule", n.line)?;
+            let of = n.fragment.as_ref().map_or("the rule".to_owned(), |f| format!("fragment `{f}`"));
+            writeln!(f, "  in line {} of {of}", n.line)?;
             writeln!(f, "    {}", n.line_text)?;
             writeln!(f, "    {}^ {}", " ".repeat(n.column.saturating_sub(1)), n.reason)?;
         }

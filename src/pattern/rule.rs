@@ -1,6 +1,8 @@
 //! Rules and sets of rules: reading, checking, overriding.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use include_dir::{Dir, include_dir};
 use indexmap::IndexMap;
@@ -11,7 +13,7 @@ use crate::rewrite::Patch;
 use super::action::Replacement;
 use super::compile::Pattern;
 use super::facts::Facts;
-use super::fragments::{Entry, is_name};
+use super::fragments::{Fragments, Wrong, is_name};
 use super::matcher::{Bound, Match};
 use super::place::{Pos, RuleFault};
 use super::predicate::{Predicate, private, values_of};
@@ -35,6 +37,16 @@ pub enum RuleError {
     NoFolder { folder: PathBuf },
     #[error("there is no rule `{id}`; there are {known}")]
     Unknown { id: String, known: String },
+}
+
+impl From<Wrong> for RuleError {
+    fn from(w: Wrong) -> RuleError {
+        let Wrong { file, rule, pos, message } = w;
+        match pos {
+            Some(pos) => RuleError::At { file, rule, pos, message },
+            None => RuleError::In { file, rule, message },
+        }
+    }
 }
 
 fn in_rule(rule: &Option<String>) -> String {
@@ -79,40 +91,39 @@ pub struct Rule {
     pub file: String,
     pub stands_for: Option<StandsFor>,
     pub(super) pattern: Pattern,
+    /// For each line of the match the fragment it comes from, `None` for the rule's own, and its line there, from 1.
+    pub(super) written: Vec<(Option<String>, usize)>,
     conditions: Vec<Predicate>,
     replacement: Option<Replacement>,
 }
 
 impl Rule {
-    fn new(raw: &yaml::RawRule, file: &str, text: &str) -> Result<Rule, RuleError> {
+    fn new(raw: &yaml::RawRule, fragments: &Fragments, file: &str, text: &str) -> Result<Rule, RuleError> {
         let id = Some(raw.id.clone());
-        let place = |entry: (Entry, &str), part: &str, f: RuleFault| match yaml::place_of(text, entry, part) {
-            Some(p) => RuleError::At {
-                file: file.to_owned(),
-                rule: id.clone(),
-                pos: Pos { line: p.line + f.pos.line - 1, column: p.column + f.pos.column - 1 },
-                message: f.message,
-            },
+        let at = |file: &str, part: &str, pos: Option<Pos>, f: &RuleFault| match pos {
+            Some(pos) => RuleError::At { file: file.to_owned(), rule: id.clone(), pos, message: f.message.clone() },
             None => RuleError::In { file: file.to_owned(), rule: id.clone(), message: format!("`{part}`, {f}") },
         };
-        let of_rule = (Entry::Rule, raw.id.as_str());
-        let in_match = |mut f: RuleFault| match raw.matches.origin(f.pos.line) {
-            None => place(of_rule, "match", f),
-            Some(o) => {
-                f.pos.line = o.line;
-                place((o.entry, &o.name), "match", f)
-            }
+        let matches = fragments.of_rule(&raw.matches)?;
+        let in_match = |f: RuleFault| match matches.origin(f.pos) {
+            None => at(file, "match", None, &f),
+            Some((source, pos)) => at(&source.file, "match", source.place(pos), &f),
+        };
+        let in_replace = |f: RuleFault| {
+            let place = yaml::place_of(text, &raw.id, "replace");
+            let place = place.map(|p| Pos { line: p.line + f.pos.line - 1, column: p.column + f.pos.column - 1 });
+            at(file, "replace", place, &f)
         };
         let wrong = |message: String| RuleError::In { file: file.to_owned(), rule: id.clone(), message };
         if !is_name(&raw.id) {
             return Err(wrong("an id is made of letters, digits and `-`".to_owned()));
         }
-        let pattern = Pattern::new(&raw.matches.text()).map_err(in_match)?;
-        let conditions = raw.matches.conditions.iter().map(|c| Predicate::new(c, &pattern));
+        let pattern = Pattern::new(&matches.text()).map_err(in_match)?;
+        let conditions = matches.conditions.iter().map(|c| Predicate::new(c, &pattern));
         let conditions = conditions.collect::<Result<_, _>>().map_err(wrong)?;
         let replacement = raw.replace.as_ref().map(|r| Replacement::new(r, &pattern)).transpose();
-        let replacement = replacement.map_err(|f| place(of_rule, "replace", f))?;
-        let roles = || raw.matches.roles.iter().cloned().collect();
+        let replacement = replacement.map_err(in_replace)?;
+        let roles = || matches.roles.iter().cloned().collect();
         let stands_for = raw.stands_for.clone().map(|what| StandsFor { what, roles: roles() });
         if replacement.is_none() && stands_for.is_none() {
             return Err(wrong("a rule needs `replace`, `stands_for`, or both".to_owned()));
@@ -128,6 +139,7 @@ impl Rule {
             file: file.to_owned(),
             stands_for,
             pattern,
+            written: matches.written(),
             conditions,
             replacement,
         })
@@ -192,6 +204,8 @@ impl Rule {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RuleSet {
     rules: IndexMap<String, Rule>,
+    /// Those of all files, for the files that are added.
+    fragments: Arc<Fragments>,
 }
 
 impl RuleSet {
@@ -203,11 +217,13 @@ impl RuleSet {
         let mut set = RuleSet::default();
         let mut files: Vec<_> = PASSES.get_dir("rules").map(|d| d.files().collect()).unwrap_or_default();
         files.sort_by_key(|f| f.path());
-        for f in files {
+        let text = |f: &&include_dir::File<'_>| {
             let name = f.path().display().to_string();
-            let text = f.contents_utf8().ok_or_else(|| not_text(&name))?;
-            set.add_text(&name, text)?;
-        }
+            let text = f.contents_utf8().ok_or_else(|| not_text(&name))?.to_owned();
+            Ok((name, text))
+        };
+        let files: Vec<(String, String)> = files.iter().map(text).collect::<Result<_, RuleError>>()?;
+        set.add_texts(&files)?;
         Ok(set)
     }
 
@@ -227,24 +243,40 @@ impl RuleSet {
         Ok(rules)
     }
 
-    /// Adds the rules of one file's text. A rule of a known id takes the old one's place.
+    /// Adds the rules of one file's text. A rule of a known id takes the old one's place; fragments are shared with the files
+    /// added before.
     ///
     /// # Errors
     /// The first thing wrong with the file; no rule of it is then added.
     pub fn add_text(&mut self, file: &str, text: &str) -> Result<(), RuleError> {
-        let raws = yaml::read(text).map_err(|w| match w.pos {
-            Some(pos) => RuleError::At { file: file.to_owned(), rule: w.rule, pos, message: w.message },
-            None => RuleError::In { file: file.to_owned(), rule: w.rule, message: w.message },
-        })?;
+        self.add_texts(&[(file.to_owned(), text.to_owned())])
+    }
+
+    /// Adds the rules of several files, each with its name and text: their fragments first, so that each file may use those of
+    /// all.
+    fn add_texts(&mut self, files: &[(String, String)]) -> Result<(), RuleError> {
+        let mut fragments = Fragments::clone(&self.fragments);
+        let mut read = Vec::new();
+        for (file, text) in files {
+            let (rules, own) = yaml::read(file, text)?;
+            own.into_iter().try_for_each(|f| fragments.add(f))?;
+            read.push((file, text, rules));
+        }
+        fragments.check()?;
         let mut new: IndexMap<String, Rule> = IndexMap::new();
-        for raw in &raws {
-            let rule = Rule::new(raw, file, text)?;
-            if new.insert(rule.id.clone(), rule).is_some() {
-                let message = "this id is used twice in one file".to_owned();
-                return Err(RuleError::In { file: file.to_owned(), rule: Some(raw.id.clone()), message });
+        for (file, text, rules) in read {
+            let mut of_file = BTreeSet::new();
+            for raw in &rules {
+                let rule = Rule::new(raw, &fragments, file, text)?;
+                if !of_file.insert(&raw.id) {
+                    let message = "this id is used twice in one file".to_owned();
+                    return Err(RuleError::In { file: file.clone(), rule: Some(raw.id.clone()), message });
+                }
+                new.insert(rule.id.clone(), rule);
             }
         }
         self.rules.extend(new);
+        self.fragments = Arc::new(fragments);
         Ok(())
     }
 
@@ -258,13 +290,15 @@ impl RuleSet {
         let mut files = entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
         files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"));
         files.sort();
-        for path in files {
+        let text = |path: &PathBuf| {
             let name = path.display().to_string();
             let bytes =
-                std::fs::read(&path).map_err(|e| RuleError::File { file: name.clone(), message: e.to_string() })?;
-            self.add_text(&name, std::str::from_utf8(&bytes).map_err(|_| not_text(&name))?)?;
-        }
-        Ok(())
+                std::fs::read(path).map_err(|e| RuleError::File { file: name.clone(), message: e.to_string() })?;
+            let text = String::from_utf8(bytes).map_err(|_| not_text(&name))?;
+            Ok((name, text))
+        };
+        let files: Vec<(String, String)> = files.iter().map(text).collect::<Result<_, RuleError>>()?;
+        self.add_texts(&files)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
@@ -300,7 +334,8 @@ impl RuleSet {
 
     /// Only the rules for which `keep` holds.
     pub fn filtered(&self, keep: impl Fn(&Rule) -> bool) -> RuleSet {
-        RuleSet { rules: self.rules.iter().filter(|(_, r)| keep(r)).map(|(k, r)| (k.clone(), r.clone())).collect() }
+        let rules = self.rules.iter().filter(|(_, r)| keep(r)).map(|(k, r)| (k.clone(), r.clone())).collect();
+        RuleSet { rules, fragments: Arc::clone(&self.fragments) }
     }
 }
 
