@@ -85,8 +85,11 @@ pub fn recipes() -> Result<bool, Failure> {
 
 pub fn passes(a: &PassesArgs) -> Result<bool, Failure> {
     if let Some(id) = &a.pass {
-        let pass =
-            registry::pass(id).ok_or_else(|| format!("there is no pass `{id}`; `fqvit-opt passes` lists them"))?;
+        let missing = || {
+            let unknown = || format!("there is no pass `{id}`; `fqvit-opt passes` lists them");
+            registry::renamed(id).unwrap_or_else(unknown)
+        };
+        let pass = registry::pass(id).ok_or_else(missing)?;
         say!("{}: {}\n\n{}", pass.id(), pass.summary(), pass.help());
         return Ok(true);
     }

@@ -1,4 +1,4 @@
-//! The whole road behind one builder.
+//! The whole path of a model, from file to file, as one builder.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -332,6 +332,11 @@ impl Compiler {
     /// If the model cannot be prepared, the data do not fit it, it does not run, the plan is another model's, or somebody
     /// asked to stop.
     pub fn run(mut self) -> Result<Compiled, CompilerError> {
+        if let Some((pass, now)) =
+            self.stop_after.as_ref().and_then(|p| Some((p.clone(), crate::passes::registry::renamed(p)?)))
+        {
+            return Err(CompilerError::Renamed { pass, now });
+        }
         let keeps = self.each || self.blame || self.stop_after.is_some();
         let journal = if keeps { Journal::keeping_models() } else { Journal::default() };
         let mut log = Log { notes: std::mem::take(&mut self.notes), journal, ..Log::default() };

@@ -97,6 +97,8 @@ pub enum CompilerError {
     Cuts { float: String, quantized: String },
     #[error("--stop-after {pass}: no such pass ran; in order, these did: {ran}")]
     NoPass { pass: String, ran: String },
+    #[error("--stop-after {pass}: {now}")]
+    Renamed { pass: String, now: String },
     #[error("stopped as asked")]
     Stopped,
 }
@@ -130,7 +132,8 @@ impl CompilerError {
             CompilerError::Recipe(_)
             | CompilerError::Rules(_)
             | CompilerError::Nothing { .. }
-            | CompilerError::NoPass { .. } => Fault::Recipe,
+            | CompilerError::NoPass { .. }
+            | CompilerError::Renamed { .. } => Fault::Recipe,
             CompilerError::Compile(e) => of_compile(e),
             CompilerError::Plan(_)
             | CompilerError::Stats(_)

@@ -41,7 +41,7 @@ impl Pass for BatchNormLayers {
     }
 
     fn summary(&self) -> &'static str {
-        "a BatchNormalization after a linear layer goes into its weight and bias"
+        "Moves a BatchNormalization after a linear layer into its weight and bias."
     }
 
     fn numerics(&self) -> Numerics {

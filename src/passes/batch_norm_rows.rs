@@ -41,7 +41,7 @@ impl Pass for BatchNormRows {
     }
 
     fn summary(&self) -> &'static str {
-        "a BatchNormalization by the statistics of each row is written out"
+        "Decomposes a BatchNormalization that uses the statistics of each row."
     }
 
     fn numerics(&self) -> Numerics {

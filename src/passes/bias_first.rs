@@ -38,7 +38,7 @@ impl Pass for BiasFirst {
     }
 
     fn summary(&self) -> &'static str {
-        "the bias of a linear layer is added before the result changes its shape"
+        "Adds the bias of a linear layer before the result changes shape."
     }
 
     fn numerics(&self) -> Numerics {

@@ -2,7 +2,7 @@ use super::bias_first::BiasFirst;
 use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
-use super::counts::CountsInInt32;
+use super::counts_in_int32::CountsInInt32;
 use super::crop_pad::CropPad;
 use super::cse::Cse;
 use super::dead::Dead;
@@ -21,7 +21,7 @@ const MAX_ROUNDS: usize = 12;
 /// # What it does
 /// Runs the clean-up passes in turn until none of them finds anything: `constant-nodes`, `constant-branches`, `dead`,
 /// `identity`, `fold-constants`, `reshape-static`, `direct-shapes`, `cse`, `constant-masks`, `fuse-transpose`,
-/// `crop-pad`, `fuse-pad`, `counts`, `bias-first`, `implied-expand`.
+/// `crop-pad`, `fuse-pad`, `counts-in-int32`, `bias-first`, `implied-expand`.
 ///
 /// # When it fires
 /// On every model, before anything else looks at it.
@@ -45,7 +45,7 @@ impl Pass for CleanUp {
     }
 
     fn summary(&self) -> &'static str {
-        "all clean-up passes, until nothing changes"
+        "Runs all clean-up passes until nothing changes."
     }
 
     fn numerics(&self) -> Numerics {

@@ -35,7 +35,7 @@ impl Pass for ConstantBranches {
     }
 
     fn summary(&self) -> &'static str {
-        "an If with a constant condition becomes the branch that is taken"
+        "Replaces an If whose condition is constant by the branch that is taken."
     }
 
     fn numerics(&self) -> Numerics {

@@ -35,7 +35,7 @@ impl Pass for ConstantMasks {
     }
 
     fn summary(&self) -> &'static str {
-        "masks that mask nothing are removed"
+        "Removes masks that mask nothing."
     }
 
     fn numerics(&self) -> Numerics {

@@ -33,7 +33,7 @@ impl Pass for ConstantNodes {
     }
 
     fn summary(&self) -> &'static str {
-        "Constant nodes become initializers"
+        "Turns Constant nodes into initializers."
     }
 
     fn numerics(&self) -> Numerics {

@@ -34,7 +34,7 @@ impl Pass for CropPad {
     }
 
     fn summary(&self) -> &'static str {
-        "padding that cuts becomes a Slice"
+        "Replaces padding by negative amounts with a Slice."
     }
 
     fn numerics(&self) -> Numerics {

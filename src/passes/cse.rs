@@ -44,7 +44,7 @@ impl Pass for Cse {
     }
 
     fn summary(&self) -> &'static str {
-        "what is computed twice is computed once"
+        "Merges nodes that compute the same value."
     }
 
     fn numerics(&self) -> Numerics {

@@ -29,7 +29,7 @@ impl Pass for Dead {
     }
 
     fn summary(&self) -> &'static str {
-        "what nothing reads is removed"
+        "Removes nodes whose outputs nothing reads."
     }
 
     fn numerics(&self) -> Numerics {

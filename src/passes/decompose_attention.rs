@@ -41,7 +41,7 @@ impl Pass for DecomposeAttention {
     }
 
     fn summary(&self) -> &'static str {
-        "the Attention operator is written out as products and a Softmax"
+        "Decomposes the Attention operator into products and a Softmax."
     }
 
     fn numerics(&self) -> Numerics {

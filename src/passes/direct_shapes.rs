@@ -37,7 +37,7 @@ impl Pass for DirectShapes {
     }
 
     fn summary(&self) -> &'static str {
-        "a shape chosen by Where is put together from its sizes"
+        "Replaces a shape selected by Where with a Concat of its sizes."
     }
 
     fn numerics(&self) -> Numerics {

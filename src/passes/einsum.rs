@@ -37,7 +37,7 @@ impl Pass for EinsumAsProduct {
     }
 
     fn summary(&self) -> &'static str {
-        "an Einsum of two operands is written as a product of matrices"
+        "Writes an Einsum of two operands as a matrix product."
     }
 
     fn numerics(&self) -> Numerics {

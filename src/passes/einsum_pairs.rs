@@ -21,9 +21,9 @@ use crate::rewrite::{Patch, Ref};
 /// summed in the step after which neither another operand nor the result has it.
 ///
 /// # Numerics
-/// Close: sums are taken in another order. All operands at once take as many steps as all axes together have places; in pairs it
-/// is the largest pair that counts. Of all pairs the one comes first whose result is smallest beside what it replaces, as numpy
-/// chooses.
+/// Close: sums are taken in another order. Contracting all operands at once takes as many steps as the product of all axis
+/// sizes; contracting pairs takes as many as the largest pair. As in numpy, the pair whose result is smallest relative to its
+/// operands comes first.
 ///
 /// # Before / after
 /// ```text
@@ -41,7 +41,7 @@ impl Pass for EinsumPairs {
     }
 
     fn summary(&self) -> &'static str {
-        "an Einsum of several operands is contracted two at a time"
+        "Contracts an Einsum of several operands two at a time."
     }
 
     fn numerics(&self) -> Numerics {
@@ -53,10 +53,11 @@ impl Pass for EinsumPairs {
     }
 }
 
-/// A size for an axis that is open.
+/// The size assumed for an axis whose size is unknown.
 const OPEN: f64 = 32.0;
 
-/// Operands among which the next pair is looked for: all of any that people write, few enough for any that they do not.
+/// The next pair is looked for among this many operands. Equations that people write have fewer; the limit keeps the search
+/// short for those they do not.
 const WINDOW: usize = 12;
 
 /// A value and the letters of its axes.

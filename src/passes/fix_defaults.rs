@@ -30,7 +30,7 @@ impl Pass for FixDefaults {
     }
 
     fn summary(&self) -> &'static str {
-        "inputs with a default become constants"
+        "Turns inputs with a default value into constants."
     }
 
     fn numerics(&self) -> Numerics {

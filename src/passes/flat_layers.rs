@@ -35,7 +35,7 @@ impl Pass for FlatLayers {
     }
 
     fn summary(&self) -> &'static str {
-        "a layer on the rows of a value made one matrix is applied to the value itself"
+        "Applies a layer to a value directly rather than to the value flattened to a matrix."
     }
 
     fn numerics(&self) -> Numerics {

@@ -33,7 +33,7 @@ impl Pass for FoldClose {
     }
 
     fn summary(&self) -> &'static str {
-        "what does not depend on the inputs is computed now, up to the last bit"
+        "Folds constants also where runtimes may differ in the last bit."
     }
 
     fn numerics(&self) -> Numerics {

@@ -45,7 +45,7 @@ impl Pass for FoldConstants {
     }
 
     fn summary(&self) -> &'static str {
-        "what does not depend on the inputs is computed now"
+        "Folds constants: computes what does not depend on the inputs."
     }
 
     fn numerics(&self) -> Numerics {

@@ -36,7 +36,7 @@ impl Pass for FusePad {
     }
 
     fn summary(&self) -> &'static str {
-        "padding with minus infinity goes into the MaxPool after it"
+        "Moves padding with minus infinity into the MaxPool after it."
     }
 
     fn numerics(&self) -> Numerics {

@@ -15,7 +15,7 @@ use crate::rewrite::{Patch, Ref};
 /// - `Unsqueeze` -> `Transpose` -> `Reshape`: the first is left out.
 /// - `Squeeze` of `Reshape`: one `Reshape`, as above.
 /// - `Reshape` (which merges axes) -> `Transpose` -> `Reshape` (which splits them again): one `Transpose`, if inference
-///   proves every size. The exporter's K^T, `[B,H,N,D] -> [BH,N,D] -> [BH,D,N] -> [B,H,D,N]`, is `perm = [0,1,3,2]`. Behind
+///   proves every size. The exporter's K^T, `[B,H,N,D] -> [BH,N,D] -> [BH,D,N] -> [B,H,D,N]`, is `perm = [0,1,3,2]`. After
 ///   another Transpose also where axes of size 1 come or go: a Transpose, which joins that one, and a Reshape.
 /// - `Reshape` -> `Transpose` -> `Reshape` with axes of size 1 in between: all three without these.
 ///
@@ -43,7 +43,7 @@ impl Pass for FuseTranspose {
     }
 
     fn summary(&self) -> &'static str {
-        "chains of Transpose and Reshape become one move"
+        "Merges chains of Transpose and Reshape."
     }
 
     fn numerics(&self) -> Numerics {

@@ -36,7 +36,7 @@ impl Pass for GainIntoLayer {
     }
 
     fn summary(&self) -> &'static str {
-        "a constant factor after a linear layer goes into its weight and bias"
+        "Moves a constant factor after a linear layer into its weight and bias."
     }
 
     fn numerics(&self) -> Numerics {

@@ -38,7 +38,7 @@ impl Pass for HeadsApart {
     }
 
     fn summary(&self) -> &'static str {
-        "products take batch and heads as two axes where these are one for the product alone"
+        "Gives batch and heads an axis each where only a MatMul needs them merged."
     }
 
     fn numerics(&self) -> Numerics {

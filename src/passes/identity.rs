@@ -37,7 +37,7 @@ impl Pass for Identity {
     }
 
     fn summary(&self) -> &'static str {
-        "operators that change nothing are removed"
+        "Removes operators that change nothing."
     }
 
     fn numerics(&self) -> Numerics {

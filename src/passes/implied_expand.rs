@@ -49,7 +49,7 @@ impl Pass for ImpliedExpand {
     }
 
     fn summary(&self) -> &'static str {
-        "an Expand that broadcasting does is left out"
+        "Removes an Expand that broadcasting makes unnecessary."
     }
 
     fn numerics(&self) -> Numerics {

@@ -46,7 +46,7 @@ impl Pass for KeysByQueries {
     }
 
     fn summary(&self) -> &'static str {
-        "attention weights lie as they meet the values, with a row for each query"
+        "Transposes attention so that its weights have one row per query."
     }
 
     fn numerics(&self) -> Numerics {

@@ -12,12 +12,15 @@ pub mod constant_branches;
 pub mod constant_masks;
 pub mod constant_nodes;
 mod context;
-pub mod counts;
+pub mod counts_in_int32;
 pub mod crop_pad;
 pub mod cse;
 pub mod dead;
 pub mod decompose_attention;
 pub mod direct_shapes;
+pub mod drop_full_scatter;
+pub mod drop_renormalization;
+pub mod drop_sequences;
 pub mod einsum;
 pub mod einsum_pairs;
 pub mod fix_defaults;
@@ -34,9 +37,9 @@ pub mod keys_by_queries;
 mod layers;
 pub mod norm_channels_last;
 mod opset;
+pub mod order_score_ops;
 pub mod patch_sums;
 pub mod pipelines;
-pub mod plain_scores;
 pub mod pool_mean;
 pub mod quantize;
 pub mod raise_opset;
@@ -46,16 +49,13 @@ pub mod reshape_static;
 pub mod rules;
 pub mod scale_after_product;
 pub mod select;
-pub mod sequences;
 pub mod softmax_last;
 pub mod softmax_repeated;
 pub mod split_projection;
+pub mod squeeze_vectors;
 pub mod stack_sums;
 pub mod unfuse;
 mod unfuse_attention;
-pub mod unit_sums;
-pub mod vectors;
-pub mod whole_update;
 pub mod widen_floats;
 
 use crate::ir::Model;
@@ -102,7 +102,7 @@ pub enum PassError {
 /// A transformation of a model. A pass holds its parameters and nothing else: what it works on, and with, is the
 /// [`Context`]'s.
 pub trait Pass: Sync {
-    /// The name recipes call it by.
+    /// The name that commands and messages call it by.
     fn id(&self) -> &'static str;
     /// One line of help.
     fn summary(&self) -> &'static str;

@@ -39,7 +39,7 @@ impl Pass for NormChannelsLast {
     }
 
     fn summary(&self) -> &'static str {
-        "a LayerNorm over the channels of an image goes over the last axis"
+        "Moves a LayerNorm over the channels of an image to the last axis."
     }
 
     fn numerics(&self) -> Numerics {

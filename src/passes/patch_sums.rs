@@ -38,7 +38,7 @@ impl Pass for PatchSums {
     }
 
     fn summary(&self) -> &'static str {
-        "Col2Im becomes a transposed convolution"
+        "Writes Col2Im as a transposed convolution."
     }
 
     fn numerics(&self) -> Numerics {

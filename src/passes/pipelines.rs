@@ -8,6 +8,9 @@ use super::clean_up::CleanUp;
 use super::cse::Cse;
 use super::dead::Dead;
 use super::decompose_attention::DecomposeAttention;
+use super::drop_full_scatter::DropFullScatter;
+use super::drop_renormalization::DropRenormalization;
+use super::drop_sequences::DropSequences;
 use super::einsum::EinsumAsProduct;
 use super::einsum_pairs::EinsumPairs;
 use super::fix_defaults::FixDefaults;
@@ -17,8 +20,8 @@ use super::gain_into_layer::GainIntoLayer;
 use super::heads_apart::HeadsApart;
 use super::keys_by_queries::KeysByQueries;
 use super::norm_channels_last::NormChannelsLast;
+use super::order_score_ops::OrderScoreOps;
 use super::patch_sums::PatchSums;
-use super::plain_scores::PlainScores;
 use super::pool_mean::PoolMean;
 use super::quantize::activations::QuantizeActivations;
 use super::quantize::attention::QuantizeAttention;
@@ -26,13 +29,13 @@ use super::quantize::equalise::Equalise;
 use super::quantize::fold::FoldFactors;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
+use super::quantize::lower::delay_reshape::DelayReshape;
 use super::quantize::lower::layers::LayersWhole;
+use super::quantize::lower::merge_gemms::MergeGemms;
 use super::quantize::lower::patches::PatchesAsRows;
 use super::quantize::lower::per_channel::PerChannel;
 use super::quantize::lower::product_scales::ProductScales;
 use super::quantize::lower::products::IntegerProducts;
-use super::quantize::lower::rows::MatrixRows;
-use super::quantize::lower::siblings::Siblings;
 use super::quantize::lower::sums::IntegerSums;
 use super::quantize::lower::wide_codes::WideCodes;
 use super::quantize::weights::QuantizeWeights;
@@ -41,14 +44,11 @@ use super::requirement::Requirement::{self, *};
 use super::rules::ApplyRules;
 use super::scale_after_product::ScaleAfterProduct;
 use super::select::SelectByArithmetic;
-use super::sequences::Sequences;
 use super::softmax_last::SoftmaxLast;
 use super::softmax_repeated::SoftmaxRepeated;
 use super::split_projection::SplitProjection;
+use super::squeeze_vectors::SqueezeVectors;
 use super::stack_sums::StackSums;
-use super::unit_sums::UnitSums;
-use super::vectors::Vectors;
-use super::whole_update::WholeUpdate;
 use super::widen_floats::WidenFloats;
 use crate::plan::Target;
 
@@ -68,43 +68,43 @@ pub struct Pipeline {
 /// What lets the executor run a model as its exporter wrote it.
 pub static RUNNABLE: Pipeline = Pipeline {
     name: "runnable",
-    summary: "what lets the executor run a model as its exporter wrote it",
+    summary: "Lets the executor run a model as its exporter wrote it.",
     requires: &[],
-    passes: &[&CleanUp, &Sequences, &DecomposeAttention, &EinsumPairs, &PatchSums, &BatchNormRows],
+    passes: &[&CleanUp, &DropSequences, &DecomposeAttention, &EinsumPairs, &PatchSums, &BatchNormRows],
     ensures: &[],
 };
 
 /// What brings a model into the form that rules are written for.
 pub static PLAIN: Pipeline = Pipeline {
     name: "plain",
-    summary: "from what exporters write to the forms that rules describe",
+    summary: "Brings what exporters write into the forms that rules describe.",
     requires: &[NotQuantized, Portable, HasOutput, KnownOpset],
     passes: &[
         &FixDefaults,
         &WidenFloats,
         // Shape arithmetic goes, constants are folded, what is written twice becomes one.
         &CleanUp,
-        &Sequences,
+        &DropSequences,
         &DecomposeAttention,
         &EinsumPairs,
         &EinsumAsProduct,
         &PatchSums,
         &BatchNormRows,
         &PoolMean,
-        &Vectors,
+        &SqueezeVectors,
         &SelectByArithmetic,
         &KeysByQueries,
         &FlatLayers,
-        &WholeUpdate,
+        &DropFullScatter,
         &BatchNormLayers,
         &StackSums,
         &CleanUp,
         &HeadsApart,
         &SoftmaxLast,
         &SoftmaxRepeated,
-        &PlainScores,
+        &OrderScoreOps,
         &FoldClose,
-        &UnitSums,
+        &DropRenormalization,
         &NormChannelsLast,
         &RaiseOpset::AsWanted,
     ],
@@ -114,7 +114,7 @@ pub static PLAIN: Pipeline = Pipeline {
 /// What the rules rewrite, and what follows from it.
 pub static CANONICAL: Pipeline = Pipeline {
     name: "canonical",
-    summary: "LayerNorm and GELU as one node each, the scale of attention after its product, one layer for each projection",
+    summary: "Makes LayerNorm and GELU one node each, moves the scale of attention after its product, splits joint projections.",
     requires: &[NoDefaults, NotNarrow, NotQuantized],
     passes: &[
         &ApplyRules::of_context(),
@@ -131,7 +131,7 @@ pub static CANONICAL: Pipeline = Pipeline {
 /// What a plan asks for before anything else is decided: the same function of the inputs.
 pub static EQUALISED: Pipeline = Pipeline {
     name: "equalised",
-    summary: "channels of values, queries and keys evened out, as the plan says",
+    summary: "Equalises the channels of queries, keys and values as planned.",
     requires: &[Tidy, NotQuantized],
     passes: &[&Equalise],
     ensures: &[],
@@ -140,7 +140,7 @@ pub static EQUALISED: Pipeline = Pipeline {
 /// What carries out a plan, up to float operators between QuantizeLinear and DequantizeLinear.
 pub static QUANTIZED: Pipeline = Pipeline {
     name: "quantized",
-    summary: "the plan carried out: folds, weights, attention, activations",
+    summary: "Carries out the plan: folds, weights, attention, activations.",
     requires: &[Planned, NotQuantized],
     passes: &[&FoldFactors, &QuantizeWeights, &QuantizeAttention, &QuantizeActivations, &Dead],
     ensures: &[Tidy],
@@ -149,7 +149,7 @@ pub static QUANTIZED: Pipeline = Pipeline {
 /// Float operators between QuantizeLinear and DequantizeLinear, one scale each: the runtime fuses what it has kernels for.
 pub static QDQ: Pipeline = Pipeline {
     name: "qdq",
-    summary: "float operators between conversions of one scale: a Gemm a layer, rows of matrices, siblings as one product",
+    summary: "Writes float operators between QuantizeLinear and DequantizeLinear with per-tensor scales: one Gemm per layer, layers of the same input merged.",
     requires: &[Planned, Tidy],
     passes: &[
         &Cse,
@@ -161,9 +161,9 @@ pub static QDQ: Pipeline = Pipeline {
         &WideCodes::WhereMissing,
         &LayersWhole,
         &Cse,
-        &Siblings,
+        &MergeGemms,
         &PerChannel::WhereSlow,
-        &MatrixRows,
+        &DelayReshape,
         &Cse,
         &Dead,
     ],
@@ -173,7 +173,7 @@ pub static QDQ: Pipeline = Pipeline {
 /// The arithmetic between codes written out: the same bits in every runtime.
 pub static INTEGER: Pipeline = Pipeline {
     name: "integer",
-    summary: "the arithmetic between codes written out: patches as rows, integer sums, products and statistics",
+    summary: "Writes the arithmetic between codes out: integer sums, products and LayerNorm statistics.",
     requires: &[Planned, Tidy],
     passes: &[
         &Cse,

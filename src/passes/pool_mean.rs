@@ -40,7 +40,7 @@ impl Pass for PoolMean {
     }
 
     fn summary(&self) -> &'static str {
-        "a pooling over the last of three axes, and a sum divided by its length, become a mean"
+        "Writes average pooling over the last of three axes, and sums divided by their length, as a mean."
     }
 
     fn numerics(&self) -> Numerics {

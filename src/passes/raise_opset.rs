@@ -60,7 +60,7 @@ impl Pass for RaiseOpset {
     }
 
     fn summary(&self) -> &'static str {
-        "the model is converted to a newer operator set"
+        "Converts the model to a newer operator set."
     }
 
     fn numerics(&self) -> Numerics {

@@ -8,12 +8,15 @@ use super::clean_up::CleanUp;
 use super::constant_branches::ConstantBranches;
 use super::constant_masks::ConstantMasks;
 use super::constant_nodes::ConstantNodes;
-use super::counts::CountsInInt32;
+use super::counts_in_int32::CountsInInt32;
 use super::crop_pad::CropPad;
 use super::cse::Cse;
 use super::dead::Dead;
 use super::decompose_attention::DecomposeAttention;
 use super::direct_shapes::DirectShapes;
+use super::drop_full_scatter::DropFullScatter;
+use super::drop_renormalization::DropRenormalization;
+use super::drop_sequences::DropSequences;
 use super::einsum::EinsumAsProduct;
 use super::einsum_pairs::EinsumPairs;
 use super::fix_defaults::FixDefaults;
@@ -28,8 +31,8 @@ use super::identity::Identity;
 use super::implied_expand::ImpliedExpand;
 use super::keys_by_queries::KeysByQueries;
 use super::norm_channels_last::NormChannelsLast;
+use super::order_score_ops::OrderScoreOps;
 use super::patch_sums::PatchSums;
-use super::plain_scores::PlainScores;
 use super::pool_mean::PoolMean;
 use super::quantize::activations::QuantizeActivations;
 use super::quantize::attention::QuantizeAttention;
@@ -37,13 +40,13 @@ use super::quantize::equalise::Equalise;
 use super::quantize::fold::FoldFactors;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
+use super::quantize::lower::delay_reshape::DelayReshape;
 use super::quantize::lower::layers::LayersWhole;
+use super::quantize::lower::merge_gemms::MergeGemms;
 use super::quantize::lower::patches::PatchesAsRows;
 use super::quantize::lower::per_channel::PerChannel;
 use super::quantize::lower::product_scales::ProductScales;
 use super::quantize::lower::products::IntegerProducts;
-use super::quantize::lower::rows::MatrixRows;
-use super::quantize::lower::siblings::Siblings;
 use super::quantize::lower::sums::IntegerSums;
 use super::quantize::lower::wide_codes::WideCodes;
 use super::quantize::weights::QuantizeWeights;
@@ -52,15 +55,12 @@ use super::reshape_static::ReshapeStatic;
 use super::rules::ApplyRules;
 use super::scale_after_product::ScaleAfterProduct;
 use super::select::SelectByArithmetic;
-use super::sequences::Sequences;
 use super::softmax_last::SoftmaxLast;
 use super::softmax_repeated::SoftmaxRepeated;
 use super::split_projection::SplitProjection;
+use super::squeeze_vectors::SqueezeVectors;
 use super::stack_sums::StackSums;
 use super::unfuse::Unfuse;
-use super::unit_sums::UnitSums;
-use super::vectors::Vectors;
-use super::whole_update::WholeUpdate;
 use super::widen_floats::WidenFloats;
 
 /// Every pass, in the order help lists them.
@@ -89,21 +89,21 @@ pub static ALL: [&dyn Pass; 61] = [
     &EinsumPairs,
     &EinsumAsProduct,
     &PatchSums,
-    &Sequences,
+    &DropSequences,
     &StackSums,
     &BatchNormLayers,
     &BatchNormRows,
     &PoolMean,
     &FlatLayers,
-    &Vectors,
+    &SqueezeVectors,
     &SelectByArithmetic,
     &KeysByQueries,
     &HeadsApart,
-    &WholeUpdate,
+    &DropFullScatter,
     &SoftmaxLast,
     &SoftmaxRepeated,
-    &UnitSums,
-    &PlainScores,
+    &DropRenormalization,
+    &OrderScoreOps,
     &NormChannelsLast,
     &RaiseOpset::To(20),
     &ApplyRules::of_context(),
@@ -117,8 +117,8 @@ pub static ALL: [&dyn Pass; 61] = [
     &QuantizeActivations,
     &PatchesAsRows,
     &LayersWhole,
-    &Siblings,
-    &MatrixRows,
+    &MergeGemms,
+    &DelayReshape,
     &CodesFirst,
     &IntegerSums::FromCodes,
     &ProductScales,
@@ -136,6 +136,25 @@ pub fn pass(id: &str) -> Option<Box<dyn Pass>> {
     ALL.into_iter().find(|p| p.id() == id).map(|p| Box::new(p) as Box<dyn Pass>)
 }
 
+/// Names that passes had, and those they have now.
+const RENAMED: [(&str, &str); 9] = [
+    ("counts", "counts-in-int32"),
+    ("fold", "fold-factors"),
+    ("plain-scores", "order-score-ops"),
+    ("rows", "delay-reshape"),
+    ("sequences", "drop-sequences"),
+    ("siblings", "merge-gemms"),
+    ("unit-sums", "drop-renormalization"),
+    ("vectors", "squeeze-vectors"),
+    ("whole-update", "drop-full-scatter"),
+];
+
+/// What to tell a user who names a pass by the name it had.
+pub fn renamed(id: &str) -> Option<String> {
+    let (_, now) = RENAMED.iter().find(|(old, _)| *old == id)?;
+    Some(format!("pass `{id}` is now called `{now}`"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::pipelines;
@@ -150,6 +169,26 @@ mod tests {
             }
             assert!(ALL.iter().any(|p| p.id() == pass.id()), "{} is not registered", pass.id());
         }
+        // Each is one sentence of the form "Removes operators that change nothing."
+        let verb = |s: &str| {
+            s.starts_with(char::is_uppercase) && s.split([' ', ',', ':']).next().is_some_and(|w| w.ends_with('s'))
+        };
+        let of_passes = ALL.iter().map(|p| p.summary());
+        for s in of_passes.chain(pipelines::ALL.iter().map(|p| p.summary)) {
+            assert!(
+                verb(s) && s.ends_with('.') && s.matches(". ").count() == 0,
+                "not one sentence that begins with a verb: {s}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_old_name_leads_to_the_new_one() {
+        for (old, new) in RENAMED {
+            assert!(pass(old).is_none() && pass(new).is_some_and(|p| p.id() == new), "{old}");
+            assert_eq!(renamed(old), Some(format!("pass `{old}` is now called `{new}`")));
+        }
+        assert_eq!(renamed("cse"), None);
     }
 
     #[test]

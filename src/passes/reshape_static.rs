@@ -55,7 +55,7 @@ impl Pass for ReshapeStatic {
     }
 
     fn summary(&self) -> &'static str {
-        "a Reshape target computed at run time becomes constant"
+        "Replaces a Reshape target computed at run time by a constant."
     }
 
     fn numerics(&self) -> Numerics {

@@ -54,7 +54,7 @@ impl Pass for ApplyRules {
     }
 
     fn summary(&self) -> &'static str {
-        "rewrite what the rule files describe: decomposed LayerNorm and GELU become one node"
+        "Applies the rewriting rules: decomposed LayerNorm and GELU become one node each."
     }
 
     fn numerics(&self) -> Numerics {

@@ -8,18 +8,18 @@ use crate::rewrite::Patch;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 
 /// # What it does
-/// A constant factor on the queries, the keys or both (exporters of fused attention split it) is taken off the operands
-/// and multiplied onto the product, where Log-Int-Softmax absorbs it into the scale of the score codes.
+/// Removes a constant factor from the queries, the keys or both (exporters of fused attention split it) and multiplies their
+/// product by it instead, where Log-Int-Softmax absorbs it into the scale of the score codes.
 ///
 /// # When it fires
-/// At every recognised attention whose product reads, through moves, a Mul or Div by one constant number that nobody
+/// At every recognised attention whose product reads, through moves, a Mul or Div by a constant number whose result nothing
 /// else reads.
 ///
 /// # Why it is correct
 /// `(a Q) (b K)^T = a b (Q K^T)`.
 ///
 /// # Numerics
-/// Close: one rounding a score instead of one an operand.
+/// Close: each score is rounded once, instead of each operand.
 ///
 /// # Before / after
 /// `MatMul(Mul(q, 0.35), Mul(k, 0.35))` becomes `Mul(MatMul(q, k), 0.125)`.
@@ -95,7 +95,7 @@ impl Pass for ScaleAfterProduct {
     }
 
     fn summary(&self) -> &'static str {
-        "takes constant factors off queries and keys and multiplies them onto their product"
+        "Moves constant factors of queries and keys to their product."
     }
 
     fn numerics(&self) -> Numerics {

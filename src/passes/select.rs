@@ -37,7 +37,7 @@ impl Pass for SelectByArithmetic {
     }
 
     fn summary(&self) -> &'static str {
-        "a choice written with products and a sum becomes a Where"
+        "Writes a selection made of products and a sum as a Where."
     }
 
     fn numerics(&self) -> Numerics {

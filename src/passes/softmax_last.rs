@@ -37,7 +37,7 @@ impl Pass for SoftmaxLast {
     }
 
     fn summary(&self) -> &'static str {
-        "a change of shape comes after the scale of a product, and in front of a Softmax whose rows it keeps"
+        "Moves changes of shape after the scale of a product and before a Softmax whose rows they keep."
     }
 
     fn numerics(&self) -> Numerics {

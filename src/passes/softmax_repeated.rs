@@ -38,7 +38,7 @@ impl Pass for SoftmaxRepeated {
     }
 
     fn summary(&self) -> &'static str {
-        "attention weights that are the same for every sample are computed once"
+        "Computes attention weights that are the same for every sample only once."
     }
 
     fn numerics(&self) -> Numerics {

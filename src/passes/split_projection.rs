@@ -37,7 +37,7 @@ impl Pass for SplitProjection {
     }
 
     fn summary(&self) -> &'static str {
-        "one projection for queries, keys and values becomes one for each"
+        "Splits a joint projection into one each for queries, keys and values."
     }
 
     fn numerics(&self) -> Numerics {

@@ -35,7 +35,7 @@ impl Pass for StackSums {
     }
 
     fn summary(&self) -> &'static str {
-        "a sum over values stacked on each other becomes a sum of these"
+        "Replaces a sum over stacked values by the sum of the values."
     }
 
     fn numerics(&self) -> Numerics {

@@ -41,7 +41,7 @@ impl Pass for Unfuse {
     }
 
     fn summary(&self) -> &'static str {
-        "operators that onnxruntime's optimizers fuse are written out"
+        "Decomposes the fused operators of onnxruntime's optimizers."
     }
 
     fn numerics(&self) -> Numerics {

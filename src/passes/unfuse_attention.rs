@@ -281,7 +281,7 @@ impl Unfusing<'_> {
         self.node("Range", &format!("{what}_numbers"), &[from, count, step])
     }
 
-    /// True for the keys behind each query.
+    /// True for the keys after each query.
     fn ahead(&mut self, h: &Heads) -> Ref {
         let known = |(x, axis): (ValueId, usize)| self.map.dims(x).and_then(|d| d.get(axis)?.known());
         if let (Some(s), Some(t)) = (known(h.queries), known(h.keys))

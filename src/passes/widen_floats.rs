@@ -35,7 +35,7 @@ impl Pass for WidenFloats {
     }
 
     fn summary(&self) -> &'static str {
-        "a model in half precision computes in float32"
+        "Widens a model in half precision to float32."
     }
 
     fn numerics(&self) -> Numerics {

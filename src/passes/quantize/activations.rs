@@ -33,7 +33,7 @@ impl Pass for QuantizeActivations {
     }
 
     fn summary(&self) -> &'static str {
-        "Puts QuantizeLinear and DequantizeLinear at every planned value."
+        "Inserts QuantizeLinear and DequantizeLinear at every planned value."
     }
 
     fn numerics(&self) -> Numerics {

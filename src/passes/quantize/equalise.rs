@@ -34,7 +34,7 @@ impl Pass for Equalise {
     }
 
     fn summary(&self) -> &'static str {
-        "Evens out channels of values, queries and keys between the layers on both sides of an attention."
+        "Equalises the channels of queries, keys and values between the layers before and after an attention."
     }
 
     fn numerics(&self) -> Numerics {

@@ -1,7 +1,7 @@
-//! `fold`: moves factors and offsets out of a value into the layers after it.
+//! `fold-factors`: moves factors and offsets out of a value into the layers after it.
 //!
 //! *What it does.* For each fold of the plan the value `x[c]` becomes `(x[c] - o[c]) / f[c]` and every linear layer that
-//! reads it gets the weight `f[c] W[c]` and, where there are offsets, the bias `b + o W`. Behind a LayerNormalization both
+//! reads it gets the weight `f[c] W[c]` and, where there are offsets, the bias `b + o W`. After a LayerNormalization both
 //! go into its gamma and beta; after anything else they are a Sub and a Mul, of which
 //! [`activations`](super::activations) later absorbs the Mul into the QuantizeLinear.
 //!
@@ -41,11 +41,11 @@ impl FoldFactors {
 
 impl Pass for FoldFactors {
     fn id(&self) -> &'static str {
-        "fold"
+        "fold-factors"
     }
 
     fn summary(&self) -> &'static str {
-        "Moves factors of a value into the weights after it."
+        "Moves per-channel factors and offsets of a value into the layers that read it."
     }
 
     fn numerics(&self) -> Numerics {
@@ -87,7 +87,7 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
     if !fold.offsets.is_empty() && fold.offsets.len() != f.len() {
         return Err(failed("the number of offsets is not the number of factors"));
     }
-    let mut p = Patch::new("fold").made_from([fold.value.clone()]);
+    let mut p = Patch::new("fold-factors").made_from([fold.value.clone()]);
     // Axes after the channels.
     let mut behind = None;
     for l in linears {

@@ -60,7 +60,7 @@ impl Pass for IntegerNorm {
     }
 
     fn summary(&self) -> &'static str {
-        "Computes mean and variance of LayerNormalization from codes, in exact integers."
+        "Computes mean and variance of LayerNormalization from codes, in exact integer arithmetic."
     }
 
     fn numerics(&self) -> Numerics {

@@ -45,7 +45,7 @@ impl Pass for QuantizeWeights {
     }
 
     fn summary(&self) -> &'static str {
-        "Stores weights as int8, one scale per output channel, and biases as int32."
+        "Stores weights as int8 with per-channel scales, and biases as int32."
     }
 
     fn numerics(&self) -> Numerics {

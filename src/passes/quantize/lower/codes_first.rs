@@ -35,7 +35,7 @@ impl Pass for CodesFirst {
     }
 
     fn summary(&self) -> &'static str {
-        "Lets moves carry codes: QuantizeLinear in front of them, DequantizeLinear after them."
+        "Quantizes before Reshape, Transpose and other moves, so that they carry codes."
     }
 
     fn numerics(&self) -> Numerics {
@@ -95,7 +95,7 @@ fn through(g: &Graph, n: &Node, p: &Params) -> Option<Vec<(usize, Params)>> {
     let one = p.scales.len() == 1;
     let channels = p.scales.len() as i64;
     let same = || Some(vec![(0, p.clone())]);
-    // Behind a change of shape only a last axis that stays is known to be the channels.
+    // After a change of shape only a last axis that stays is known to be the channels.
     let keeps_last = || one || (p.axis == -1 && size(g, x, -1) == Some(channels) && size(g, y, -1) == Some(channels));
     match &n.op.name[..] {
         "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Expand" => keeps_last().then(same).flatten(),

@@ -47,7 +47,7 @@ impl Pass for LayersWhole {
     }
 
     fn summary(&self) -> &'static str {
-        "Makes one Gemm or Conv of a layer between codes, its bias and the factors per channel around it."
+        "Merges a quantized layer, its bias and the per-channel factors around it into one Gemm or Conv."
     }
 
     fn numerics(&self) -> Numerics {

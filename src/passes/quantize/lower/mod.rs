@@ -11,13 +11,13 @@
 //! [`wide_codes`].
 
 pub mod codes_first;
+pub mod delay_reshape;
 pub mod layers;
+pub mod merge_gemms;
 pub mod patches;
 pub mod per_channel;
 pub mod product_scales;
 pub mod products;
-pub mod rows;
-pub mod siblings;
 pub mod sums;
 pub mod wide_codes;
 

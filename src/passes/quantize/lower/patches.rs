@@ -33,7 +33,7 @@ impl Pass for PatchesAsRows {
     }
 
     fn summary(&self) -> &'static str {
-        "Makes a MatMul of a Conv whose windows do not overlap."
+        "Writes a Conv whose windows do not overlap as a MatMul."
     }
 
     fn numerics(&self) -> Numerics {

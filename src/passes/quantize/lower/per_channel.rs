@@ -39,7 +39,7 @@ impl Pass for PerChannel {
     }
 
     fn summary(&self) -> &'static str {
-        "Spells scales and zero points per channel out as element-wise arithmetic."
+        "Writes per-channel scales and zero points as element-wise arithmetic."
     }
 
     fn numerics(&self) -> Numerics {

@@ -29,7 +29,7 @@ impl Pass for ProductScales {
     }
 
     fn summary(&self) -> &'static str {
-        "Makes a factor after a product of codes part of their scale."
+        "Merges a factor after a product of codes into their scale."
     }
 
     fn numerics(&self) -> Numerics {

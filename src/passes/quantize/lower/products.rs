@@ -51,7 +51,7 @@ impl Pass for IntegerProducts {
     }
 
     fn summary(&self) -> &'static str {
-        "Multiplies codes in MatMulInteger and ConvInteger, and scales the exact sums."
+        "Multiplies codes with MatMulInteger and ConvInteger, and scales the exact sums."
     }
 
     fn numerics(&self) -> Numerics {

@@ -38,7 +38,7 @@ impl Pass for IntegerSums {
     }
 
     fn summary(&self) -> &'static str {
-        "Adds codes at their ratio of scales, in one affine expression."
+        "Adds quantized values in one affine expression of their codes."
     }
 
     fn numerics(&self) -> Numerics {
@@ -67,7 +67,7 @@ impl Term {
             return (g.constant(c.x).is_none() && c.is_code()).then(|| term(c));
         }
         let n = g.node(g.producer(v)?);
-        // Behind its bias, if that is an Add.
+        // After its bias, if that is an Add.
         let constant =
             |x: ValueId| g.constant(x).is_some() || Coding::read_back(g, x).is_some_and(|c| g.constant(c.x).is_some());
         let n = match (n.op.is("Add"), n.input(0), n.input(1)) {

@@ -40,7 +40,7 @@ impl Pass for WideCodes {
     }
 
     fn summary(&self) -> &'static str {
-        "Holds 16-bit codes as whole numbers in float32."
+        "Stores 16-bit codes as integers in float32."
     }
 
     fn numerics(&self) -> Numerics {
