@@ -1,4 +1,4 @@
-//! The road a model travels, step by step, as library calls.
+//! The path of a model from file to file, step by step, as library calls.
 //!
 //! [`prepare`] brings a model into canonical form and finds what can be quantized; [`calibrate`](crate::calibrate) runs it over samples;
 //! [`make_plan`] decides; [`apply`] carries the plan out. Each step returns a value that the next one takes, and every
@@ -472,7 +472,8 @@ pub fn make_plan(p: &Prepared, stats: &IndexMap<String, Stats>, recipe: &Recipe)
     Ok(make_plans(p, stats, recipe, None)?.0)
 }
 
-/// As [`make_plan`]; with it, its layers as the weights of `other` would have them, everything else being the same.
+/// As [`make_plan`]; also returns the entries of the layers that the weight settings of `other` would give, with everything
+/// else unchanged.
 ///
 /// # Errors
 /// As [`make_plan`].

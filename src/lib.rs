@@ -34,7 +34,7 @@
 //! A model means what the ONNX standard says its operators compute. Where runtimes disagree with it, or with each other, the
 //! compiler writes forms on which they agree.
 //!
-//! # The road
+//! # The path of a model
 //!
 //! ```text
 //! onnx::load ─> compile::prepare ─> calibrate::run::observe ─> compile::make_plan ─> compile::apply ─> onnx::save
@@ -50,7 +50,7 @@
 //! - **Apply.** Passes carry out the plan. They decide nothing.
 //! - **Verify.** [`verify`] runs both models side by side on data that calibration has not seen.
 //!
-//! [`passes::pipelines`] lists the passes of each part. [`Compiler`] is the road as one call; [`compile`] has it step by
+//! [`passes::pipelines`] lists the passes of each part. [`Compiler`] makes it one call; [`compile`] has it step by
 //! step.
 //!
 //! # What a rewrite may do

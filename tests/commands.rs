@@ -251,7 +251,7 @@ fn statistics_of_heads_that_there_are_not_are_refused() {
         for o in [run(&dir, &planned), run(&dir, &joined)] {
             let told = err(&o);
             assert!(code(&o) == Some(1) && told.contains("s.stats"), "{told}");
-            assert!(told.contains("does not go together"), "{told}");
+            assert!(told.contains("contradict each other"), "{told}");
         }
     }
 }

@@ -83,8 +83,8 @@ pub enum StatsError {
     #[error("{path} is damaged (its checksum does not fit); make it again with `fqvit-opt calibrate`")]
     Damaged { path: String },
     #[error(
-        "{path}: what it holds of `{value}` does not go together (rows of scores, or their maxima, of heads that it has not); \
-         make it again with `fqvit-opt calibrate`"
+        "{path}: the statistics of `{value}` contradict each other (it has score rows or maxima for heads that do not exist); \
+         make the file again with `fqvit-opt calibrate`"
     )]
     Torn { path: String, value: String },
     #[error("{path} was made for another model or recipe (fingerprint {file}, now {model}); make it again")]

@@ -1,4 +1,4 @@
-//! The command line: wiring between arguments, library and terminal. The only room that prints.
+//! The command line: wiring between arguments, library and terminal. The only module that prints.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 

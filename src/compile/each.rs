@@ -146,7 +146,7 @@ pub fn blame(steps: &[PassRun], inputs: &[(String, Array)], batch: usize) -> Res
     Ok(None)
 }
 
-/// The steps after half precision was widened: what ran in that is no measure for what runs in float32.
+/// The steps after half precision was widened: outputs in half precision are no reference for outputs in float32.
 fn comparable(steps: &[PassRun]) -> &[PassRun] {
     let widened = steps.iter().rposition(|s| s.numerics == Numerics::Widens && s.changes > 0);
     &steps[widened.map_or(0, |i| i + 1)..]

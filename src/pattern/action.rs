@@ -183,7 +183,7 @@ fn check_made(c: &Call, p: &Pattern, made: &[String], needs: &mut Option<(i64, S
     c.args.iter().try_for_each(|a| check_expr(a, p, made, needs))
 }
 
-/// The first of several that the match binds; what is no name is there in any case.
+/// The first alternative that is available: a name only if the match binds it, anything else always.
 fn bound<'a>(all: &'a [Expr], m: &Match) -> Option<&'a Expr> {
     all.iter().find(|e| match e {
         Expr::Name { name, .. } | Expr::Constant { name, .. } => m.value(name).is_some(),

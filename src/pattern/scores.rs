@@ -140,13 +140,13 @@ impl Chain {
         n.checked_sub(1).and_then(|i| g.node(self.nodes[i]).out()).unwrap_or(scores)
     }
 
-    /// The place of the node that makes a value to be seen in a shape of its own.
+    /// The places of the nodes that change the shape.
     pub fn views(&self, g: &Graph) -> Vec<usize> {
         (0..self.nodes.len()).filter(|i| g.node(self.nodes[*i]).op.is("Reshape")).collect()
     }
 
-    /// How many nodes stand in front of where the scores are all that Softmax compares, but for one factor and what hides:
-    /// those up to the last sum, and a change of shape that follows it if nothing is hidden.
+    /// How many nodes come before the point from which the scores change only by one factor and by masking: those up to the
+    /// last sum, and a change of shape after it if nothing is masked.
     pub fn settled(&self, g: &Graph) -> usize {
         let from = self.masks.iter().rev().find(|m| m.counts()).map_or(0, |m| m.place + 1);
         let hides = self.masks.iter().any(Mask::hides);

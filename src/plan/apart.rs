@@ -57,7 +57,8 @@ fn logarithms(g: &Graph) -> BTreeSet<NodeId> {
     found
 }
 
-/// Nodes that make a list, without channels, of as many elements as the data have it: scores of the boxes that are left.
+/// Nodes that make a list without channels whose length depends on the data: for example the scores of the boxes a detector
+/// keeps.
 fn counted(g: &Graph) -> BTreeSet<NodeId> {
     let mut values: BTreeSet<ValueId> = BTreeSet::new();
     let mut nodes = BTreeSet::new();

@@ -95,7 +95,7 @@ pub struct WeightRecipe {
     /// Code of the first and the last layer, where it is not that of the others.
     #[serde(default)]
     pub ends: Option<Code>,
-    /// The processors that will run the file have VNNI: weights need not keep out of what saturates without, see
+    /// The processors that will run the file have VNNI, so weights may use pairs of codes that would saturate without it, see
     /// [`pairs`](crate::quant::pairs).
     #[serde(default)]
     pub assume_vnni: bool,

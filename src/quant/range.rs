@@ -158,8 +158,8 @@ fn reaching((lo, hi): (f64, f64), to: Option<(f64, f64)>) -> (f64, f64) {
     (if lo < 0.0 { lo.min(a) } else { lo }, if hi > 0.0 { hi.max(b) } else { hi })
 }
 
-/// The range of a channel with what values that were not seen may add, where few were: of `count` seen, not all of which need be
-/// counted in its histogram.
+/// The range of a channel, widened for values that calibration has not seen if it saw few: `count` of them, of which the
+/// histogram may hold only a sample.
 pub(super) fn foreseen((lo, hi): (f64, f64), c: &Channel, count: u64) -> (f64, f64) {
     let quarters: Vec<_> = c.quarters.iter().filter(|q| q.are_seen()).collect();
     let often = if quarters.len() > 1 { SEEN_OFTEN } else { SEEN_OFTEN_AT_ONCE };

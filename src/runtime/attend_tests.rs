@@ -26,7 +26,7 @@ struct Case {
     rows: usize,
     keys: usize,
     cols: usize,
-    /// The slope of the axis near the largest score, straightened again behind the codes.
+    /// The slope of the axis near the largest score, straightened again after the codes.
     bend: Option<f32>,
     /// Whether values have codes of their own sign.
     signed: bool,

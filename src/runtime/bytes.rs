@@ -43,7 +43,7 @@ mod x86 {
 mod tests {
     use super::*;
 
-    /// Every byte at every place of a register, and every length of a rest; nothing behind the end is touched.
+    /// Every byte at every place of a register, and every length of a rest; nothing after the end is touched.
     #[test]
     fn every_byte_at_every_place() {
         let table: [u8; 256] = std::array::from_fn(|i| (i * 167 + 13) as u8);

@@ -45,7 +45,7 @@ fn a_function_between_codes_is_a_table() {
     model(&softmax).run(&["y"], &input);
 }
 
-/// Where factors or scales differ from channel to channel there is a table for each, whatever axis they lie along; behind a
+/// Where factors or scales differ from channel to channel there is a table for each, whatever axis they lie along; after a
 /// product it is one of the product's steps.
 #[test]
 fn a_function_of_each_channel_is_a_table_of_each() {

@@ -91,7 +91,7 @@ impl RowWeights {
     }
 
     /// The digits of the weights of a matrix of codes, whose rows have `cols` each: first the lowest digit of every row,
-    /// then the next. Rows are `stride` apart, and zeros stand behind their ends. The sum of each row's weights goes to
+    /// then the next. Rows are `stride` apart, and zeros stand after their ends. The sum of each row's weights goes to
     /// `sums`.
     pub fn fill(&self, head: usize, codes: &[u8], cols: usize, stride: usize, to: &mut [u8], sums: &mut [f64]) {
         let plane = sums.len() * stride;

@@ -10,8 +10,8 @@ use crate::quant::ptf;
 use crate::quant::range::{self, Range};
 use crate::quant::{Code, QParams};
 
-/// An error that is a share of the faintest tokens' variance by no more than this times its share of the usual ones' is no
-/// matter of the faintest.
+/// The error relative to the variance of the faintest tokens may be this many times the error relative to the variance of
+/// ordinary tokens. Only beyond it do the faintest tokens decide.
 const MUCH_MORE: f64 = 4.0;
 
 /// The codes of one value: of what the recipe names for its role, that of least error to expect; one entry, or one for

@@ -173,7 +173,7 @@ fn the_narrow_vnni_kernel_is_exact() {
 }
 
 /// Rows are read as they lie where the instructions take bytes: unsigned, one after the other, and enough of them; whether
-/// the depth is a whole number of groups or the slice goes on behind it.
+/// the depth is a whole number of groups or the slice goes on after it.
 #[test]
 fn rows_that_need_no_packing() {
     let codes = codes(12 * 9 + 3, 5);

@@ -1,5 +1,5 @@
-//! Operators that tract has none of, one per file: plain loops over numbers in row-major order, as ONNX defines them. They are
-//! for running a float model to look at its values, not for speed.
+//! Operators that tract lacks, one per file: plain loops over numbers in row-major order, as ONNX defines them. They are for
+//! calibrating and comparing float models, not for speed.
 
 mod deform_conv;
 mod pool;
