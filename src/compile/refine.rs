@@ -66,7 +66,9 @@ const TOKENS: usize = 8192;
 /// Rows of them for each layer: that many, or as many for each of its inputs.
 const ROWS: usize = 4096;
 const ROWS_OF_INPUT: usize = 8;
-/// Share of the mean variance of a layer's inputs that is added to every variance before rounding.
+/// By how much covariances of a layer's inputs are trusted less than the samples say, and the share of the mean variance that
+/// is added to every variance. Measured, see docs/accuracy.md.
+const SHRINK: f64 = 0.2;
 const DAMP: f64 = 0.001;
 /// Scales tried besides the recipe's where neighbours must not saturate: codes that are smaller meet that more often. At twice the
 /// scale no two of them can: weights without outliers, of which many pairs would, are best off there.
@@ -265,15 +267,10 @@ fn fitted(
     recipe: &WeightRecipe,
 ) -> Option<(StoredWeight, Vec<End>)> {
     let (job, layer) = (&jobs[0], &plan.layers[jobs[0].at]);
-    let own: Vec<Centred> = sums.iter().map(RowSums::centred).collect();
-    let mean;
-    let whole = match &own[..] {
-        [alone] => alone,
-        _ => {
-            mean = Centred::pooled(own.clone())?;
-            &mean
-        }
-    };
+    let mut own: Vec<Centred> = sums.iter().map(RowSums::centred).collect();
+    let mut mean = if own.len() > 1 { Some(Centred::pooled(own.clone())?) } else { None };
+    mean.as_mut().unwrap_or(&mut own[0]).regularise(SHRINK, DAMP);
+    let whole = mean.as_ref().unwrap_or(&own[0]);
     let (n, outs) = (job.ins, job.outs);
     let bias = |c: &Centred, w: &dyn Fn(usize) -> f64, o: usize| {
         c.mean_y[o] - (0..n).map(|i| w(o * n + i) * c.mean_x[i]).sum::<f64>()
@@ -289,7 +286,7 @@ fn fitted(
     // Codes of fewer bits never saturate.
     let mates = (top > pairs::MOST / 2 && !plan.assume_vnni).then_some(&job.mates);
     let clips = clips(&recipe.clip, mates.is_some());
-    let r = gptq::round(whole, &job.w, &CodeSearch { top, clips: &clips, least: &least, damp: DAMP, mates })?;
+    let r = gptq::round(whole, &job.w, &CodeSearch { top, clips: &clips, least: &least, mates })?;
     let end = |(j, c): (&Job<'_>, &Centred)| -> End {
         let correction =
             (0..outs).map(|o| (bias(c, &|i| r.codes[i] as f64 * r.scales[o] as f64, o) - j.bias[o] as f64) as f32);
@@ -458,8 +455,7 @@ mod tests {
         let w = some(outs * ins);
         let (least, mates) = (vec![0.0; outs], Mates::of_row(ins));
         let error = |mates: Option<&Mates>| {
-            let how =
-                CodeSearch { top: 127, clips: &clips(&[1.0, 0.9], mates.is_some()), least: &least, damp: DAMP, mates };
+            let how = CodeSearch { top: 127, clips: &clips(&[1.0, 0.9], mates.is_some()), least: &least, mates };
             gptq::round(&sums.centred(), &w, &how).expect("inputs vary").error
         };
         // Twice the step is four times the error.

@@ -6,12 +6,14 @@
 //!
 //! With their covariance `C = R^T R`, that error is `|R (W - s q)|^2`. Columns are rounded from the last row of `R` to the
 //! first, each with the errors made so far added to it: the closed form that GPTQ (arXiv 2210.17323) reaches through the
-//! inverse, here without the inverse (Babai's nearest plane). Columns of large variance come first.
+//! inverse, here without the inverse (Babai's nearest plane). Columns of large variance come first. Codes and scales are
+//! then improved one at a time ([`descent`](super::descent)).
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayViewMut1, s};
 use rayon::prelude::*;
 
+use super::descent::{Row, descend};
 use super::pairs::{self, Mates};
 use super::row_sums::Centred;
 use super::wide::wide;
@@ -23,6 +25,8 @@ const BLOCK: usize = if cfg!(test) { 8 } else { 64 };
 /// Where more scales than [`SCALES`] are tried for more than so many outputs, all are tried on one output of so many; the
 /// others try those that do best together there.
 const ONE_OF: usize = 8;
+/// Output channels that are improved together: enough for a product of matrices.
+const TOGETHER: usize = 32;
 const SCALES: usize = 4;
 
 /// Codes of a weight.
@@ -45,20 +49,20 @@ pub struct CodeSearch<'a> {
     pub clips: &'a [f32],
     /// Smallest scale allowed, one per output channel.
     pub least: &'a [f32],
-    /// Share of the mean variance added to every variance.
-    pub damp: f64,
     /// Weights that must not saturate together, if any must not: a code is then held to what its neighbours leave it, and
     /// the error goes into the weights that are rounded later, like any other.
     pub mates: Option<&'a Mates>,
 }
 
 /// Rounds weights `w` (`outs x ins`) for inputs of covariance `c.xx`; `None` if the input never varies.
+///
+/// What samples say of covariances is not all true of others: see [`Centred::regularise`].
 pub fn round(c: &Centred, w: &[f32], how: &CodeSearch<'_>) -> Option<Rounded> {
     let n = c.ins;
     let mut order: Vec<usize> = (0..n).collect();
     // The last is rounded first.
     order.sort_by(|a, b| c.xx[a * n + a].total_cmp(&c.xx[b * n + b]).then(a.cmp(b)));
-    let l = c.factor(&order, how.damp)?;
+    let l = c.factor(&order)?;
     // Row k: how an error in column k moves the columns rounded after it.
     let diag: Vec<f64> = l.diagonal();
     let mut pull = Array2::<f32>::zeros((n, n));
@@ -85,16 +89,38 @@ pub fn round(c: &Centred, w: &[f32], how: &CodeSearch<'_>) -> Option<Rounded> {
         let clips: Vec<f32> = best_together(&errors, SCALES).into_iter().map(|i| how.clips[i]).collect();
         found.extend(search(&rest, &clips));
     }
-    let mut out = Rounded { scales: vec![0.0; c.outs], codes: vec![0; c.outs * n], error: 0.0 };
     found.sort_by_key(|(o, _)| *o);
-    for (o, lane) in found {
-        out.scales[o] = lane.scale;
-        out.error += lane.error;
-        for (k, q) in lane.codes.iter().enumerate() {
-            out.codes[o * n + order[k]] = *q;
-        }
+    let done = improved(c, w, &order, found, how);
+    let mut out = Rounded { scales: Vec::with_capacity(c.outs), codes: Vec::with_capacity(c.outs * n), error: 0.0 };
+    for (row, error) in done {
+        out.scales.push(row.scale);
+        out.codes.extend(row.codes);
+        out.error += error;
     }
     Some(out)
+}
+
+/// Each output channel with its codes in the order of the inputs, improved one at a time, and its error.
+fn improved<'w>(
+    c: &Centred,
+    w: &'w [f32],
+    order: &[usize],
+    found: Vec<(usize, Lane)>,
+    how: &CodeSearch<'_>,
+) -> Vec<(Row<'w>, f64)> {
+    let n = c.ins;
+    let of_inputs = Array2::from_shape_fn((n, n), |(i, j)| c.xx[i * n + j] as f32);
+    let row = |(o, lane): &(usize, Lane)| {
+        let mut codes = vec![0; n];
+        order.iter().zip(&lane.codes).for_each(|(i, q)| codes[*i] = *q);
+        Row { weights: &w[o * n..][..n], scale: lane.scale, codes, least: how.least[*o] }
+    };
+    let part = |part: &[(usize, Lane)]| {
+        let mut rows: Vec<Row<'w>> = part.iter().map(row).collect();
+        let errors = descend(&of_inputs, &mut rows, how.top, how.mates);
+        rows.into_iter().zip(errors).collect::<Vec<_>>()
+    };
+    found.par_chunks(TOGETHER).flat_map_iter(part).collect()
 }
 
 /// Of the candidates whose errors each row holds, the `most` that leave the least sum of errors if each row takes its best:
@@ -117,7 +143,6 @@ fn best_together(errors: &[&[f64]], most: usize) -> Vec<usize> {
 /// One output channel at the best of its scales; codes in rounding order.
 struct Lane {
     scale: f32,
-    error: f64,
     /// At each scale.
     errors: Vec<f64>,
     codes: Vec<i8>,
@@ -190,12 +215,7 @@ fn lanes(
         let all = o * clips..(o + 1) * clips;
         let errors = error[all.clone()].to_vec();
         let c = all.reduce(|a, b| if error[b] < error[a] { b } else { a }).expect("a scale at least");
-        Lane {
-            scale: grid.scale[c],
-            error: error[c],
-            errors,
-            codes: codes.iter().skip(c).step_by(columns).copied().collect(),
-        }
+        Lane { scale: grid.scale[c], errors, codes: codes.iter().skip(c).step_by(columns).copied().collect() }
     };
     (0..outs.len()).map(best).collect()
 }
@@ -305,7 +325,7 @@ mod tests {
         let x = inputs(&mut rng, &mix, 400);
         let c = sums(&x, &times(&w, &x)).centred();
         let least = [0.0; OUTS];
-        let how = CodeSearch { top: 7, clips: &[1.0], least: &least, damp: 1e-6, mates: None };
+        let how = CodeSearch { top: 7, clips: &[1.0], least: &least, mates: None };
         let r = round(&c, &w, &how).unwrap();
         let mut nearest = r.clone();
         for (i, (q, w)) in nearest.codes.iter_mut().zip(&w).enumerate() {
@@ -345,7 +365,7 @@ mod tests {
         let (least, mates) = (vec![0.0; outs], Mates::of_row(N));
         let clips = [2.0, 1.6, 1.25, 1.0, 0.95, 0.9, 0.85, 0.8];
         for (top, mates) in [(7, None), (127, None), (127, Some(&mates))] {
-            let how = CodeSearch { top, clips: &clips, least: &least, damp: 0.001, mates };
+            let how = CodeSearch { top, clips: &clips, least: &least, mates };
             let found = round(&whole, &w, &how).unwrap().error;
             let all: f64 = w.chunks(N * ONE_OF).map(|w| round(&part, w, &how).unwrap().error).sum();
             assert!(found >= all * 0.999 && found < all * 1.1, "{top}: {found} {all}");
@@ -378,7 +398,7 @@ mod tests {
         let mut c = sums(&[0.0; N * 2], &[0.0; OUTS * 2]).centred();
         (0..N).for_each(|i| c.xx[i * N + i] = 1.0 + i as f64);
         let least = [0.0; OUTS];
-        let r = round(&c, &w, &CodeSearch { top: 127, clips: &[1.0], least: &least, damp: 0.0, mates: None }).unwrap();
+        let r = round(&c, &w, &CodeSearch { top: 127, clips: &[1.0], least: &least, mates: None }).unwrap();
         for (i, q) in r.codes.iter().enumerate() {
             assert_eq!(*q, (w[i] / r.scales[i / N]).round_ties_even() as i8);
         }
@@ -390,15 +410,11 @@ mod tests {
         let x = inputs(&mut rng, &mix, 100);
         let c = sums(&x, &times(&w, &x)).centred();
         let least: Vec<f32> = (0..OUTS).map(|o| o as f32 * 0.05).collect();
-        let r =
-            round(&c, &w, &CodeSearch { top: 7, clips: &[1.0, 0.5], least: &least, damp: 0.001, mates: None }).unwrap();
+        let r = round(&c, &w, &CodeSearch { top: 7, clips: &[1.0, 0.5], least: &least, mates: None }).unwrap();
         assert!(r.codes.iter().all(|q| (-7..=7).contains(q)));
         assert!(r.scales.iter().zip(&least).all(|(s, l)| s >= l));
         let dead = sums(&[0.0; N], &[0.0; OUTS]).centred();
-        assert_eq!(
-            round(&dead, &w, &CodeSearch { top: 7, clips: &[1.0], least: &least, damp: 0.001, mates: None }),
-            None
-        );
+        assert_eq!(round(&dead, &w, &CodeSearch { top: 7, clips: &[1.0], least: &least, mates: None }), None);
     }
 
     #[test]

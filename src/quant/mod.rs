@@ -7,6 +7,7 @@
 pub mod channel;
 pub mod count;
 mod counts;
+mod descent;
 mod divided;
 pub mod gptq;
 pub mod hist;
