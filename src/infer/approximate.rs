@@ -176,7 +176,7 @@ fn reduce(view: &View, count: usize) -> Option<Vec<f64>> {
     let which = match view.list("axes", 1) {
         Given::Known(a) if !a.is_empty() => axes(&a, dims.len())?,
         Given::Unknown => return None,
-        _ if view.int("noop_with_empty_axes", 0) != 0 => return None,
+        _ if view.int("noop_with_empty_axes") != 0 => return None,
         _ => (0..dims.len()).collect(),
     };
     // Reduced axes do not move the place in the result.
@@ -215,8 +215,12 @@ fn reduce(view: &View, count: usize) -> Option<Vec<f64>> {
 
 fn softmax(view: &View) -> Option<Vec<f64>> {
     let (mut x, dims) = (numbers(view, 0)?, view.known_dims(0)?);
-    let axis = view.axis("axis", -1, dims.len())?;
-    let (n, step) = (dims[axis] as usize, strides(&dims)[axis] as usize);
+    let axis = view.axis(dims.len())?;
+    // Older operator sets take all axes from this one on together.
+    let (n, step) = match view.opset {
+        ..13 => (dims[axis..].iter().product::<i64>() as usize, 1),
+        _ => (dims[axis] as usize, strides(&dims)[axis] as usize),
+    };
     for first in (0..x.len()).filter(|i| i / step % n == 0) {
         let row = || (0..n).map(|k| first + k * step);
         let top = row().map(|i| x[i]).fold(f64::NEG_INFINITY, f64::max);
@@ -231,7 +235,7 @@ fn softmax(view: &View) -> Option<Vec<f64>> {
 
 fn layer_norm(view: &View) -> Option<Vec<f64>> {
     let (mut x, dims) = (numbers(view, 0)?, view.known_dims(0)?);
-    let axis = view.axis("axis", -1, dims.len())?;
+    let axis = view.axis(dims.len())?;
     let row = dims[axis..].iter().product::<i64>().max(1) as usize;
     let epsilon = f64::from(view.node.float("epsilon"));
     let gamma = spread(view, 1, &dims[axis..])?;
@@ -309,7 +313,7 @@ fn gemm(view: &View, dims: &[i64]) -> Option<Vec<f64>> {
     let read = |i: usize, flag: &str| -> Option<(Vec<f64>, i64, i64)> {
         let (v, d) = (numbers(view, i)?, view.known_dims(i)?);
         let [r, c] = d[..] else { return None };
-        if view.int(flag, 0) == 0 {
+        if view.int(flag) == 0 {
             return Some((v, r, c));
         }
         Some((walk(&[c, r], 0, &[1, c]).into_iter().map(|j| v[j]).collect(), c, r))

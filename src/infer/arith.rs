@@ -108,7 +108,7 @@ fn eye(view: &View, ty: DType, dims: &[i64], count: i64) -> Option<Tensor> {
 /// A constant with zeros on one side of a diagonal.
 fn triangle(view: &View, ty: DType, dims: &[i64]) -> Option<Tensor> {
     let k = if view.has(1) { view.ints(1)?.first().copied()? } else { 0 };
-    let upper = view.int("upper", 1) != 0;
+    let upper = view.int("upper") != 0;
     let [.., rows, columns] = dims else { return None };
     let from = view.constant(0)?;
     let mut bytes = from.to_le_bytes()?.into_owned();
@@ -146,7 +146,7 @@ fn integers(view: &View, ty: DType, dims: &[i64]) -> Option<Elements> {
         Some(a.iter().zip(&b).map(|(a, b)| f(a.as_ref()?, b.as_ref()?)).collect())
     };
     let flag = |b: bool| Some(Size::Known(b as i64));
-    let fmod = view.int("fmod", 0) != 0;
+    let fmod = view.int("fmod") != 0;
     match view.op() {
         "Add" => pair(&|a, b| a.add(b)),
         "Sub" => pair(&|a, b| a.sub(b)),

@@ -51,7 +51,7 @@ fn sources(view: &View) -> Option<Vec<usize>> {
         "Concat" => (0..view.node.inputs.len()).collect(),
         "Pad" if view.node.says("mode", "constant") && view.has(2) => vec![0, 2],
         "Where" if view.constant(0).is_some() => vec![1, 2],
-        "GatherND" if view.int("batch_dims", 0) == 0 => vec![0],
+        "GatherND" if view.int("batch_dims") == 0 => vec![0],
         "ScatterND" if view.node.says("reduction", "none") => vec![0, 2],
         _ => return None,
     })
@@ -178,7 +178,7 @@ fn slice(view: &View, x: &[i64], out: &[i64]) -> Option<Moved> {
 }
 
 fn split(view: &View, x: &[i64], slot: usize, out: &[i64]) -> Option<Moved> {
-    let at = view.axis("axis", 0, x.len())?;
+    let at = view.axis(x.len())?;
     let before: i64 = match view.list("split", 1) {
         Given::Known(s) => s.iter().take(slot).try_fold(0i64, |a, n| a.checked_add(*n).filter(|_| *n >= 0))?,
         Given::Absent => {
@@ -192,7 +192,7 @@ fn split(view: &View, x: &[i64], slot: usize, out: &[i64]) -> Option<Moved> {
 }
 
 fn gather(view: &View, x: &[i64]) -> Option<Moved> {
-    let (at, index) = (view.axis("axis", 0, x.len())?, view.ints(1)?);
+    let (at, index) = (view.axis(x.len())?, view.ints(1)?);
     let inner: i64 = x[at + 1..].iter().product();
     let outer: i64 = x[..at].iter().product();
     let mut list = Vec::new();
@@ -217,7 +217,7 @@ fn tile(x: &[i64], out: &[i64]) -> Moved {
 }
 
 fn concat(view: &View, out: &[i64]) -> Option<Moved> {
-    let at = view.axis("axis", i64::MAX, out.len())?;
+    let at = view.axis(out.len())?;
     let outer: i64 = out[..at].iter().product();
     // Elements of one input that lie together.
     let run = |i| Some(view.known_dims(i)?[at..].iter().product::<i64>());

@@ -156,7 +156,7 @@ fn range(view: &View) -> Option<Size> {
 
 fn top_k(view: &View) -> Option<Dims> {
     let mut d = view.some_dims(0)?;
-    let a = view.axis("axis", -1, d.len())?;
+    let a = view.axis(d.len())?;
     d[a] = view.elements(1).and_then(|e| e.first().cloned().flatten());
     Some(d)
 }
@@ -164,11 +164,11 @@ fn top_k(view: &View) -> Option<Dims> {
 fn layer_norm(view: &View) -> Vec<Draft> {
     let ty = view.dtype(0);
     let stats = view.some_dims(0).and_then(|mut d| {
-        let a = view.axis("axis", -1, d.len())?;
+        let a = view.axis(d.len())?;
         d[a..].fill(Some(ONE));
         Some(d)
     });
-    let stash = Some(DType(i32::try_from(view.int("stash_type", 1)).unwrap_or(1)));
+    let stash = Some(DType(i32::try_from(view.int("stash_type")).unwrap_or(1)));
     vec![Draft::new(ty, view.some_dims(0)), Draft::new(stash, stats.clone()), Draft::new(stash, stats)]
 }
 
@@ -190,7 +190,7 @@ fn gemm(view: &View) -> Option<Dims> {
     if a.len() != 2 || b.len() != 2 {
         return None;
     }
-    let (ta, tb) = (view.int("transA", 0) != 0, view.int("transB", 0) != 0);
+    let (ta, tb) = (view.int("transA") != 0, view.int("transB") != 0);
     Some(vec![Some(a[ta as usize].clone()), Some(b[!tb as usize].clone())])
 }
 
@@ -216,7 +216,7 @@ fn reshape(view: &View) -> Option<Dims> {
             None => as_shape(view, 1)?,
         },
     };
-    let allow_zero = view.int("allowzero", 0) != 0;
+    let allow_zero = view.int("allowzero") != 0;
     let mut out: Dims = Vec::with_capacity(target.len());
     for (i, t) in target.into_iter().enumerate() {
         out.push(match t {
@@ -235,7 +235,7 @@ fn reshape(view: &View) -> Option<Dims> {
 
 fn flatten(view: &View) -> Option<Dims> {
     let d = view.dims(0)?;
-    let a = view.int("axis", 1);
+    let a = view.int("axis");
     let a = usize::try_from(if a < 0 { a + d.len() as i64 } else { a }).ok().filter(|a| *a <= d.len())?;
     Some(vec![product(&d[..a]), product(&d[a..])])
 }
@@ -253,7 +253,7 @@ fn transpose(view: &View) -> Option<Dims> {
 
 fn concat(view: &View) -> Option<Dims> {
     let rank = (0..view.node.inputs.len()).find_map(|i| view.rank(i))?;
-    let at = view.axis("axis", if view.opset < 4 { 1 } else { i64::MAX }, rank)?;
+    let at = view.axis(rank)?;
     let mut out: Dims = vec![None; rank];
     let mut sum = Some(Size::Known(0));
     for i in 0..view.node.inputs.len() {
@@ -274,7 +274,7 @@ fn split(view: &View) -> Vec<Draft> {
     let (ty, n) = (view.dtype(0), view.node.outputs.len().max(1));
     let parts = (|| {
         let d = view.some_dims(0)?;
-        let at = view.axis("axis", 0, d.len())?;
+        let at = view.axis(d.len())?;
         let sizes: Dims = match view.list("split", 1) {
             Given::Known(s) if s.len() == n => s.into_iter().map(|n| Some(Size::Known(n))).collect(),
             Given::Absent => match &d[at] {
@@ -370,13 +370,13 @@ fn slice_unknown(view: &View, mut out: Dims) -> Dims {
 
 fn gather(view: &View) -> Option<Dims> {
     let (x, i) = (view.some_dims(0)?, view.some_dims(1)?);
-    let a = view.axis("axis", 0, x.len())?;
+    let a = view.axis(x.len())?;
     Some(x[..a].iter().chain(&i).chain(&x[a + 1..]).cloned().collect())
 }
 
 fn gather_nd(view: &View) -> Option<Dims> {
     let (x, i) = (view.some_dims(0)?, view.some_dims(1)?);
-    let batch = usize::try_from(view.int("batch_dims", 0)).ok()?;
+    let batch = usize::try_from(view.int("batch_dims")).ok()?;
     let (last, front) = i.split_last()?;
     let deep = usize::try_from(last.as_ref()?.known()?).ok()?;
     let rest = x.get(batch.checked_add(deep)?..)?;
@@ -422,7 +422,7 @@ fn shape(view: &View) -> Vec<Draft> {
     let Some(d) = view.some_dims(0) else { return vec![Draft::new(ty, Some(vec![None]))] };
     let rank = d.len() as i64;
     let clamp = |n: i64| (if n < 0 { n.saturating_add(rank) } else { n }).clamp(0, rank) as usize;
-    let (from, to) = (clamp(view.int("start", 0)), clamp(view.int("end", rank)));
+    let (from, to) = (clamp(view.int("start")), clamp(view.node.attrs.int("end").unwrap_or(rank)));
     let part = d[from..to.max(from)].to_vec();
     let len = Some(Size::Known(part.len() as i64));
     vec![Draft { elements: Some(part), ..Draft::new(ty, Some(vec![len])) }]
@@ -430,11 +430,11 @@ fn shape(view: &View) -> Vec<Draft> {
 
 fn reduce(view: &View) -> Option<Dims> {
     let mut d = view.some_dims(0)?;
-    let keep = view.int("keepdims", 1) != 0;
+    let keep = view.int("keepdims") != 0;
     let which = match view.list("axes", 1) {
         Given::Known(a) if !a.is_empty() => axes(&a, d.len())?,
         Given::Unknown => return keep.then(|| vec![None; d.len()]),
-        _ if view.int("noop_with_empty_axes", 0) != 0 => return Some(d),
+        _ if view.int("noop_with_empty_axes") != 0 => return Some(d),
         _ => (0..d.len()).collect(),
     };
     if keep {
@@ -446,8 +446,8 @@ fn reduce(view: &View) -> Option<Dims> {
 
 fn arg_reduce(view: &View) -> Option<Dims> {
     let mut d = view.some_dims(0)?;
-    let a = view.axis("axis", 0, d.len())?;
-    if view.int("keepdims", 1) != 0 {
+    let a = view.axis(d.len())?;
+    if view.int("keepdims") != 0 {
         d[a] = Some(ONE);
     } else {
         d.remove(a);

@@ -1,7 +1,7 @@
 //! A node together with what is known of its inputs.
 
 use super::{Fact, ShapeMap, Size};
-use crate::ir::{DType, Node, Tensor};
+use crate::ir::{AttrValue, DType, Node, Tensor, vocabulary};
 
 /// A parameter that is an attribute in some operator versions and an input in others.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,13 +106,22 @@ impl<'a> View<'a> {
         self.ints(slot).map_or(Given::Unknown, Given::Known)
     }
 
-    pub fn int(&self, attr: &str, default: i64) -> i64 {
-        self.node.attrs.int(attr).unwrap_or(default)
+    /// Attribute `attr`, or what it is where it is absent; 0 where the operator says nothing of that.
+    pub fn int(&self, attr: &str) -> i64 {
+        self.node.attrs.int(attr).or_else(|| self.absent(attr)).unwrap_or(0)
     }
 
-    /// Attribute `attr` as an axis of a tensor of this rank, counted from the front; `None` if out of range.
-    pub fn axis(&self, attr: &str, default: i64, rank: usize) -> Option<usize> {
-        axis(self.int(attr, default), rank)
+    fn absent(&self, attr: &str) -> Option<i64> {
+        match vocabulary::default(self.op(), attr, self.opset) {
+            Some(AttrValue::Int(v)) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// Attribute `axis`, for a tensor of this rank, counted from the front; `None` if out of range, or absent where the
+    /// operator needs it.
+    pub fn axis(&self, rank: usize) -> Option<usize> {
+        axis(self.node.attrs.int("axis").or_else(|| self.absent("axis"))?, rank)
     }
 }
 

@@ -115,6 +115,7 @@ pub fn default(op: &str, attr: &str, opset: i64) -> Option<AttrValue> {
         ("BatchNormalization", "training_mode") => int(0),
         ("QuantizeLinear" | "DequantizeLinear", "block_size") => int(0),
         ("EyeLike", "k") => int(0),
+        ("Mod", "fmod") => int(0),
         ("GatherND", "batch_dims") => int(0),
         ("ScatterND" | "ScatterElements", "reduction") => text("none"),
         ("Resize", "keep_aspect_ratio_policy") => text("stretch"),

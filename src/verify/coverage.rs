@@ -7,6 +7,8 @@
 //! What does not depend on what the model is fed is not counted. What computes in the bodies of If, Loop and Scan counts as
 //! float: bodies are left as they are.
 
+use std::collections::HashSet;
+
 use super::report::{Coverage, OpCoverage};
 use crate::infer;
 use crate::ir::{AttrValue, Class, Graph, Model, Node, Op, ValueId};
@@ -111,41 +113,48 @@ fn rounded(g: &Graph, v: ValueId) -> bool {
     n.op.is("Round") || shifted && n.input(0).and_then(|x| g.producer(x)).is_some_and(|p| g.node(p).op.is("Round"))
 }
 
+/// Where to look on for whether a value holds codes.
+enum Codes {
+    Yes,
+    No,
+    /// If all of these do.
+    If(Vec<ValueId>),
+}
+
 /// True if the value holds codes: read back by DequantizeLinear, or integers kept in float, moved or not.
-fn from_codes(g: &Graph, mut v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> bool {
-    // A chain in a graph without cycles ends; the bound is for graphs that were not validated.
-    for _ in 0..64 {
-        let Some(p) = g.producer(v) else { return false };
-        let n = g.node(p);
-        let next = match n.op.name.as_str() {
-            "DequantizeLinear" => return true,
-            "Cast" if n.input(0).is_some_and(is_int) => return true,
-            // Codes of more than 8 bits are whole numbers in float, cut off at the ends of their range.
-            "Round" => return true,
-            "Clip" if n.input(0).is_some_and(|x| rounded(g, x)) => return true,
-            // Log-Int-Softmax: weights rounded to the row's precision (w + M) - M, masked, or taken from a table.
-            "Sub" | "Add" => n.input(0),
-            // A scale per channel, written out.
-            "Mul" if n.input(1).is_some_and(|f| g.constant(f).is_some()) => n.input(0),
-            "Where" => n.input(1),
-            "Gather" if n.input(1).is_some_and(is_int) && n.input(0).is_some_and(|t| g.constant(t).is_some()) => {
-                return true;
-            }
-            "Floor" | "Clip" | "Mul" | "Min" | "LeakyRelu" | "Softmax" if n.origin_is("quantize-attention") => {
-                n.input(0)
-            }
-            "Concat" => {
-                return n.inputs.iter().flatten().all(|x| from_codes(g, *x, is_int));
-            }
-            _ if n.is_move() => n.input(0),
-            _ => return false,
-        };
-        match next {
-            Some(x) => v = x,
-            None => return false,
+fn from_codes(g: &Graph, v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> bool {
+    // Each value is asked once, however many Concats it reaches.
+    let (mut seen, mut left) = (HashSet::from([v]), vec![v]);
+    while let Some(v) = left.pop() {
+        match one_step(g, v, is_int) {
+            Codes::Yes => {}
+            Codes::No => return false,
+            Codes::If(more) => left.extend(more.into_iter().filter(|v| seen.insert(*v))),
         }
     }
-    false
+    true
+}
+
+fn one_step(g: &Graph, v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> Codes {
+    let Some(n) = g.producer(v).map(|p| g.node(p)) else { return Codes::No };
+    let first = || n.input(0).map_or(Codes::No, |x| Codes::If(vec![x]));
+    match n.op.name.as_str() {
+        "DequantizeLinear" => Codes::Yes,
+        "Cast" if n.input(0).is_some_and(is_int) => Codes::Yes,
+        // Codes of more than 8 bits are whole numbers in float, cut off at the ends of their range.
+        "Round" => Codes::Yes,
+        "Clip" if n.input(0).is_some_and(|x| rounded(g, x)) => Codes::Yes,
+        // Log-Int-Softmax: weights rounded to the row's precision (w + M) - M, masked, or taken from a table.
+        "Sub" | "Add" => first(),
+        // A scale per channel, written out.
+        "Mul" if n.input(1).is_some_and(|f| g.constant(f).is_some()) => first(),
+        "Where" => n.input(1).map_or(Codes::No, |x| Codes::If(vec![x])),
+        "Gather" if n.input(1).is_some_and(is_int) && n.input(0).is_some_and(|t| g.constant(t).is_some()) => Codes::Yes,
+        "Floor" | "Clip" | "Mul" | "Min" | "LeakyRelu" | "Softmax" if n.origin_is("quantize-attention") => first(),
+        "Concat" => Codes::If(n.inputs.iter().flatten().copied().collect()),
+        _ if n.is_move() => first(),
+        _ => Codes::No,
+    }
 }
 
 #[cfg(test)]
@@ -184,6 +193,26 @@ mod tests {
         assert_eq!((c.covered, c.total, c.by_op["MatMul"].total), (0, 3, 3));
         let held: Vec<_> = islands.iter().map(|i| (&i.node[..], i.reason.contains("body of Loop `y`"))).collect();
         assert_eq!(held, [("p", true), ("t", true), ("z", false)]);
+    }
+
+    #[test]
+    fn joined_codes_are_looked_at_once_each() {
+        // Each value is both halves of the next: 2^60 ways lead to the first.
+        let halves: String = (1..=60).map(|i| format!("v{i} = Concat <axis = 0> (v{}, v{})\n", i - 1, i - 1)).collect();
+        let of = |first: &str| {
+            let text = format!(
+                "<ir_version: 8, opset_import: [\"\" : 17]>
+                g (float[n,4] x, uint8[n,4] q) => (float[m,4] y)
+                <float step = {{0.5}}, uint8 zero = {{7}},
+                 int8[4,4] k = {{1,2,3,4, 1,2,3,4, 1,2,3,4, 1,2,3,4}}>
+                {{ v0 = {first}
+                   {halves}
+                   u = DequantizeLinear (k, step)
+                   y = MatMul (v60, u) }}"
+            );
+            measure(&parse_model(&text).unwrap()).0.covered
+        };
+        assert_eq!((of("DequantizeLinear (q, step, zero)"), of("Mul (x, step)")), (1, 0));
     }
 
     #[test]

@@ -40,7 +40,7 @@ const DENSE: i64 = 4;
 /// What the outputs are, in the graph's order.
 pub fn kinds(m: &Model) -> Vec<Kind> {
     let g = &m.graph;
-    let look = Look { g, shapes: infer::shapes(m) };
+    let look = Look { g, shapes: infer::shapes(m), opset: m.opset() };
     let chosen = look.chosen();
     let boxes = chosen.iter().any(|v| g.outputs().contains(v) && look.size_from_end(*v, 0) == Some(4));
     let kind = |v: &ValueId| {
@@ -58,6 +58,7 @@ pub fn kinds(m: &Model) -> Vec<Kind> {
 struct Look<'g> {
     g: &'g Graph,
     shapes: Arc<ShapeMap>,
+    opset: i64,
 }
 
 /// A step from an output towards what makes it.
@@ -126,7 +127,10 @@ impl Look<'_> {
         let first = || n.input(0).map_or(Towards::None, Towards::To);
         match n.op.name.as_str() {
             _ if !n.op.is_onnx() => Towards::None,
-            "Softmax" | "LogSoftmax" => Towards::Classes(n.attrs.int("axis").unwrap_or(-1)),
+            "Softmax" | "LogSoftmax" => match self.rank(v) {
+                Some(rank) => Towards::Classes(n.axis_at(rank, self.opset) as i64),
+                None => Towards::None,
+            },
             "Gemm" if constant(1) && n.input(2).is_some() => Towards::Classes(-1),
             "Conv" if constant(1) && n.input(2).is_some() => {
                 if self.channels(v, 1).is_some_and(|c| c >= DENSE) {
@@ -202,7 +206,11 @@ mod tests {
     use crate::text::parse_model;
 
     fn of(text: &str) -> Vec<Kind> {
-        let mut m = parse_model(&format!("<ir_version: 8, opset_import: [\"\" : 17]>\n{text}")).unwrap();
+        at(17, text)
+    }
+
+    fn at(opset: i64, text: &str) -> Vec<Kind> {
+        let mut m = parse_model(&format!("<ir_version: 8, opset_import: [\"\" : {opset}]>\n{text}")).unwrap();
         infer::annotate(&mut m);
         kinds(&m)
     }
@@ -244,6 +252,12 @@ mod tests {
                 h = Add (t, b)
             }");
         assert_eq!(found, [Kind::Values; 3]);
+    }
+
+    #[test]
+    fn the_axis_of_softmax_is_that_of_the_opset() {
+        let text = "g (float[n,5,6] s) => (float[n,5,6] p) { p = Softmax (s) }";
+        assert_eq!([at(11, text), at(13, text)].concat(), [1, 2].map(|axis| Kind::Classes { axis }));
     }
 
     #[test]
