@@ -1,6 +1,6 @@
 //! Which codes attentions use.
 
-use super::html::{esc, put};
+use super::markup::{esc, put};
 use super::*;
 use crate::verify::closer::{AttentionLook, CloserLook, CodeShare, WeightsForm};
 

@@ -1,6 +1,6 @@
 //! The picture of what channels reach: why one scale for all of them is not enough.
 
-use super::html::{code, esc, put};
+use super::markup::{code, esc, put};
 use super::*;
 
 /// Codes of a channel that reaches no further than a sixteenth of the largest one, if they had one scale: 16 of 256.

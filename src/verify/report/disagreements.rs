@@ -1,6 +1,6 @@
 //! Samples that both models put into different classes.
 
-use super::html::{code, esc, put, without_folders};
+use super::markup::{code, esc, put, without_folders};
 use super::*;
 use crate::verify::disagree::{Disagreement, Score};
 

@@ -1,11 +1,7 @@
 //! The report as one HTML page.
 
-use std::fmt::Write;
-use std::path::Path;
-
+use super::markup::{STYLE, code, esc, put, without_folders};
 use super::*;
-
-pub(super) const STYLE: &str = include_str!("report.css");
 
 pub(super) fn render(r: &Report) -> String {
     let mut h = String::new();
@@ -98,12 +94,6 @@ fn head(h: &mut String, r: &Report, title: &str) {
             esc(&without_folders(&d.verification))
         ),
     );
-}
-
-/// A page is given to others: where files lay on one machine is nothing to them.
-pub(super) fn without_folders(description: &str) -> String {
-    let word = |w: &str| if Path::new(w).is_absolute() { file_name(w).to_owned() } else { w.to_owned() };
-    description.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 pub(super) fn figure(h: &mut String, name: &str, value: &str, remark: &str) {
@@ -254,38 +244,4 @@ fn table(h: &mut String, header: &[&str], right: usize, rows: Vec<Vec<String>>) 
 fn shortened(s: &str, max: usize) -> String {
     let n = s.chars().count();
     if n <= max { s.to_string() } else { format!("\u{2026}{}", s.chars().skip(n - max + 1).collect::<String>()) }
-}
-
-pub(super) fn code(s: &str) -> String {
-    format!("<code>{}</code>", esc(s))
-}
-
-/// Names come from files: nothing in them may become markup.
-pub(super) fn esc(s: &str) -> String {
-    s.chars().fold(String::with_capacity(s.len()), |mut out, c| {
-        match c {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            '\'' => out += "&#39;",
-            c => out.push(c),
-        }
-        out
-    })
-}
-
-pub(super) fn put(h: &mut String, text: std::fmt::Arguments<'_>) {
-    h.write_fmt(text).expect("a String takes every write");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_does_not_tell_where_files_lay() {
-        assert_eq!(without_folders("images of /home/ada/photos"), "images of photos");
-        assert_eq!(without_folders("arrays of data/calib.npz"), "arrays of data/calib.npz");
-    }
 }

@@ -7,6 +7,7 @@ mod attention;
 mod channels;
 mod disagreements;
 mod html;
+mod markup;
 #[cfg(feature = "tract")]
 pub mod parts;
 #[cfg(feature = "cli")]

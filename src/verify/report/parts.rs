@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::metrics::noise_share;
-use super::html::{STYLE, esc, put};
+use super::markup::{STYLE, esc, put};
 use super::{db, file_name};
 
 /// Version of the JSON form.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::html::{STYLE, esc};
+use super::markup::{STYLE, esc};
 use super::{ModelFile, Report, Share, db, file_name, megabytes, or_dash, percent};
 use crate::verify::kinds::Kind;
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::html::{code, esc, put};
+use super::markup::{code, esc, put};
 use super::*;
 use crate::verify::closer::{Bins, CloserLook, ValueLook};
 
