@@ -16,14 +16,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("infer", &["budget", "ir"]),
     ("rewrite", &["ir"]),
     ("onnx", &["budget", "file", "ir"]),
-    ("pattern", &["yaml", "ir", "text", "infer", "rewrite"]),
+    ("pattern", &["file", "yaml", "ir", "text", "infer", "rewrite"]),
     ("quant", &["budget", "ir", "rewrite"]),
     ("plan", &["yaml", "ir", "infer", "pattern", "quant"]),
     ("passes", &["budget", "ir", "infer", "rewrite", "onnx", "pattern", "quant", "plan"]),
     ("runtime", &["budget", "ir", "onnx", "quant"]),
     ("calibrate", &["budget", "file", "ir", "onnx", "quant", "runtime"]),
     ("verify", &["ir", "infer", "onnx", "quant", "plan", "runtime", "calibrate"]),
-    ("recipe", &["yaml", "quant", "plan", "verify"]),
+    ("recipe", &["file", "yaml", "quant", "plan", "verify"]),
     (
         "compile",
         &[
@@ -74,6 +74,16 @@ const MUTATORS: &[&str] = &[
     " sweep(&mut",
     "widen_graph(",
     "write_types(",
+    ".set_inferred(",
+    ".add_output(",
+    ".set_outputs(",
+    ".add_declared(",
+    ".undeclare(",
+    ".erase_unread(",
+    ".ir_version = ",
+    ".opsets = ",
+    ".opsets.push(",
+    ".graph = ",
 ];
 const MUTATING: &[&str] = &[
     "ir/",
@@ -291,6 +301,7 @@ fn a_wrong_use_is_seen() {
         ("cli/mod.rs", "use tract_core::plan;\n"),
         ("attic/mod.rs", "\n"),
         ("passes/dead.rs", "    m.graph.erase_node(id);\n"),
+        ("compile.rs", "    m.ir_version = 10;\n"),
     ] {
         assert_eq!(see(path, text).len(), 1, "{path}: {text:?}");
     }
@@ -325,8 +336,8 @@ fn module(path: &str) -> String {
     if name == "lib" { "crate".to_owned() } else { format!("crate::{name}") }
 }
 
-/// Which modules the `use` lines of each name, as far as these are files. A module and those inside it are one family: how
-/// they know each other is their own affair.
+/// Which modules the paths of each name, in `use` lines and in code, as far as these are files. A module and those inside
+/// it are one family: how they know each other is their own affair.
 fn imports(files: &[File]) -> BTreeMap<String, Vec<String>> {
     let known: Vec<String> = files.iter().map(|f| module(&f.path)).collect();
     let family = |a: &str, b: &str| a.starts_with(&format!("{b}::")) || b.starts_with(&format!("{a}::"));
@@ -334,26 +345,39 @@ fn imports(files: &[File]) -> BTreeMap<String, Vec<String>> {
     for f in files {
         let own = module(&f.path);
         let text: String = f.lines.iter().map(|(_, l)| format!("{l}\n")).collect();
+        let uses = ["\nuse ", "\npub use ", "\npub(crate) use ", "\npub(super) use "];
+        let whole = format!("\n{text}");
+        let trees = uses.iter().flat_map(|u| whole.split(u).skip(1)).flat_map(|part| {
+            let tree = part.split(';').next().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
+            paths(&tree)
+        });
         let mut named: Vec<String> = Vec::new();
-        for part in text.split("\nuse ").skip(1).chain(text.strip_prefix("use ")) {
-            let tree: String = part.split(';').next().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
-            for path in paths(&tree) {
-                let mut at = own.clone();
-                let mut rest = path.as_str();
-                while let Some(r) = rest.strip_prefix("super::") {
-                    at = at.rsplit_once("::").map_or(String::new(), |(a, _)| a.to_owned());
-                    rest = r;
-                }
-                let whole = if rest.starts_with("crate") { rest.to_owned() } else { format!("{at}::{rest}") };
-                let hit = known.iter().filter(|k| whole == **k || whole.starts_with(&format!("{k}::")));
-                named.extend(hit.max_by_key(|k| k.len()).filter(|k| **k != own && !family(k, &own)).cloned());
+        for path in trees.chain(in_code(&text)) {
+            let mut at = own.clone();
+            let mut rest = path.as_str();
+            while let Some(r) = rest.strip_prefix("super::") {
+                at = at.rsplit_once("::").map_or(String::new(), |(a, _)| a.to_owned());
+                rest = r;
             }
+            let whole = if rest.starts_with("crate") { rest.to_owned() } else { format!("{at}::{rest}") };
+            let hit = known.iter().filter(|k| whole == **k || whole.starts_with(&format!("{k}::")));
+            named.extend(hit.max_by_key(|k| k.len()).filter(|k| **k != own && !family(k, &own)).cloned());
         }
         named.sort();
         named.dedup();
         out.insert(own, named);
     }
     out
+}
+
+/// Paths in code that begin with `crate` or `super`; others need a `use` line.
+fn in_code(text: &str) -> Vec<String> {
+    let part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let words = text.split(|c: char| !part(c)).filter(|w| w.contains("::"));
+    words
+        .filter(|w| w.starts_with("crate::") || w.starts_with("super::"))
+        .map(|w| w.trim_end_matches(':').to_owned())
+        .collect()
 }
 
 /// Modules that come back to themselves by following imports.
@@ -388,4 +412,9 @@ fn no_files_import_each_other_in_a_circle() {
     let two =
         [File::new("plan/a.rs", "use super::b::{self, f};\n"), File::new("plan/b.rs", "use crate::plan::{a::g, c};\n")];
     assert_eq!(circles(&self::imports(&two)), ["crate::plan::a", "crate::plan::b"]);
+    let in_code = [
+        File::new("plan/a.rs", "pub(super) use super::b::f;\n"),
+        File::new("plan/b.rs", "fn f() {\n    g(super::a::h(1))\n}\n"),
+    ];
+    assert_eq!(circles(&self::imports(&in_code)), ["crate::plan::a", "crate::plan::b"]);
 }

@@ -1,7 +1,7 @@
 //! Puts a patch that has been checked into its model.
 
 use super::{Committed, Edit, NewNode, Patch, Ref};
-use crate::ir::{Attrs, Def, Graph, Model, Node, NodeId, Op, Origin, ValueId};
+use crate::ir::{Attrs, Def, Graph, Model, Node, NodeId, Op, Origin, ValueId, ops};
 
 /// The model with the patch in it. The patch has been checked.
 pub(super) fn apply(patch: &Patch, m: &mut Model) -> Committed {
@@ -49,6 +49,10 @@ impl<'a> Insertion<'a> {
             let def = v.init.clone().map_or(Def::Nothing, Def::Init);
             ids.push(m.graph.add_value(&name, def, v.ty.clone()).expect("fresh name"));
             given.push(name);
+            // A type that the operator set has, the file's version must have too.
+            if let Some((_, version)) = v.init.as_ref().and_then(|t| ops::newer_type(t.dtype)) {
+                m.ir_version = m.ir_version.max(version);
+            }
         }
         Insertion { patch, m, ids, given, origin }
     }
