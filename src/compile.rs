@@ -48,6 +48,8 @@ pub mod each;
 pub mod error;
 #[cfg(feature = "tract")]
 pub mod evaluation;
+#[cfg(feature = "tract")]
+mod faithful;
 pub mod inspect;
 #[cfg(feature = "tract")]
 pub mod keep;
@@ -336,6 +338,7 @@ pub fn prepare(
     cx.settle_types();
     let (m, tail) = runnable(cx.model().clone(), journal)?;
     cx.cut_to(m);
+    infer::legal(&cx)?;
     let sites = cx.found_sites();
     finite(&cx.graph, &sites)?;
     let fingerprint = fingerprint(&cx);
@@ -544,13 +547,10 @@ pub fn apply_in_front(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> 
     }
     plan.check()?;
     has_codes(&p.model, plan.layers.iter().map(|l| l.weight), "the plan", "")?;
-    let mut m = p.model.clone();
-    // Types that the operator set has, the file's version must have too.
-    let newer = plan.layers.iter().filter_map(|l| ops::newer_type(l.weight.dtype()));
-    m.ir_version = newer.map(|(_, version)| version).fold(m.ir_version, i64::max);
-    let mut cx = Context::new(m).with_plan(plan, &p.sites);
+    let mut cx = Context::new(p.model.clone()).with_plan(plan, &p.sites);
     for pipeline in [&pipelines::EQUALISED, &pipelines::QUANTIZED, pipelines::lowering(plan.target)] {
         follow(pipeline, &mut cx, journal)?;
     }
+    infer::legal(&cx)?;
     Ok(cx.into_model())
 }

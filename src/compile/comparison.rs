@@ -3,10 +3,9 @@
 use indexmap::IndexMap;
 
 use super::closer::illustrate;
-use super::compiler::Listener;
 use super::error::CompilerError;
 use super::reporting::{Limits, report};
-use super::stages::{Log, Running, Samples, all_threads, open, second_opinion, side_by_side, timing};
+use super::stages::{Listener, Log, Running, Samples, all_threads, open, second_opinion, side_by_side, timing};
 use super::{Journal, follow, runnable, unpacked};
 use crate::budget::Stop;
 use crate::ir::Model;

@@ -6,19 +6,21 @@ use std::sync::Arc;
 use super::closer::{illustrate, look_closer};
 use super::each::blame;
 use super::error::CompilerError;
+use super::faithful::unfaithful;
 use super::keep::{Keep, kept};
 use super::outline::Outline;
 use super::reach::cut_where_it_fails;
 pub use super::reporting::Limits;
 use super::reporting::{block_values, each_pass, moved_too_far, report, tell_plan};
+pub use super::stages::Listener;
 use super::stages::{
-    Event, Log, Running, Samples, Samplings, WHOLE, all_threads, fitted, made_up, open, planned_twice, prepared,
+    Log, Running, Samples, Samplings, WHOLE, all_threads, fitted, made_up, open, planned_twice, prepared,
     read_statistics, second_opinion, side_by_side, statistics, timed, timing,
 };
 use super::{Journal, Prepared, apply_in_front, equalised, whole};
 use crate::budget::Stop;
 use crate::calibrate::data::{Dataset, split_holdout};
-use crate::file::{Pending, WriteError};
+use crate::file::{Pending, Sources, WriteError};
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveError, SaveOptions};
 use crate::pattern::RuleSet;
@@ -42,9 +44,6 @@ pub enum Verification {
     /// They are not compared, nor timed.
     None,
 }
-
-/// Called with what happens, from any thread.
-pub type Listener = Arc<dyn Fn(Event<'_>) + Send + Sync>;
 
 /// Compiles a float model: what to do is said step by step, and done by [`run`](Compiler::run).
 ///
@@ -345,6 +344,8 @@ impl Compiler {
             Some(r) => r,
             None => RuleSet::embedded()?,
         };
+        let weights = self.model.graph.initializers().iter().filter_map(|v| self.model.graph.try_init(*v)?.raw_bytes());
+        let sources = Sources::of(weights);
         let p = prepared(&self.model, &self.name, &recipe, &rules, self.keep_opset, &mut log);
         if let Some(m) = self.stopped(&log) {
             return Ok(self.unfinished(m, &recipe, log));
@@ -385,6 +386,8 @@ impl Compiler {
         let beside = on.as_ref().map(|(data, some)| self.beside((&p, &plan, &front), (data, some), &mut log));
         let (compared, closer) = beside.transpose()?.unzip();
         let closer = closer.flatten();
+        let first = on.as_ref().filter(|_| !self.fast).and_then(|(data, some)| Some((data, *some.first()?)));
+        let unfaithful = first.and_then(|on| unfaithful(&self.model, &p, on, self.how(), &mut log));
         let timed = self.bench && !matches!(self.verification, Verification::None);
         let speed = if timed { timing((&p.model, &front), &data, &mut log) } else { None };
         let model = whole(&p, front)?;
@@ -411,7 +414,8 @@ impl Compiler {
             report.checks.extend(j.check(&self.limits.of(Some(&recipe))));
             report.judged = Some(j);
         }
-        report.checks.extend(missed);
+        report.checks.extend(missed.into_iter().chain(unfaithful));
+        sources.intact().map_err(|path| CompilerError::Changed { path })?;
         tell_plan(&mut report, &p, &plan);
         Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
     }

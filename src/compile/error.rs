@@ -1,5 +1,7 @@
 //! Why a whole compilation failed, sorted by what is at fault.
 
+use std::path::PathBuf;
+
 use super::CompileError;
 use super::each::EachError;
 use super::refine::RefineError;
@@ -99,6 +101,8 @@ pub enum CompilerError {
     NoPass { pass: String, ran: String },
     #[error("--stop-after {pass}: {now}")]
     Renamed { pass: String, now: String },
+    #[error("{path} was changed since it was read; nothing was written: wait until it is complete, and start again")]
+    Changed { path: PathBuf },
     #[error("stopped as asked")]
     Stopped,
 }
@@ -180,6 +184,7 @@ impl CompilerError {
             | CompilerError::Float { .. }
             | CompilerError::Each(_)
             | CompilerError::Moved { .. }
+            | CompilerError::Changed { .. }
             | CompilerError::Cuts { .. } => Fault::Model,
         }
     }

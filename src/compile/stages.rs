@@ -2,6 +2,7 @@
 //! them; programs that stop in between call them one by one.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::error::CompilerError;
@@ -13,6 +14,7 @@ use crate::calibrate::looks::unusual;
 use crate::calibrate::run::{CalibrateError, Observed, observe};
 use crate::calibrate::sizes::settled;
 use crate::calibrate::stats::{Origin, StatsFile};
+use crate::file::{self, ReadError};
 use crate::ir::{Dim, Model, validate};
 use crate::pattern::RuleSet;
 use crate::plan::files::numbers_path;
@@ -34,6 +36,9 @@ pub enum Event<'a> {
     /// Something that people want to know before the end.
     Note(&'a str),
 }
+
+/// Called with what happens, from any thread.
+pub type Listener = Arc<dyn Fn(Event<'_>) + Send + Sync>;
 
 /// How models are run.
 #[derive(Clone, Copy)]
@@ -229,15 +234,17 @@ pub fn read_statistics(file: &Path, p: &Prepared, log: &mut Log) -> Result<Stats
 pub fn read_plan(file: &Path) -> Result<QuantPlan, CompilerError> {
     let name = file.display().to_string();
     let wrong =
-        |path: &Path, e: std::io::Error| PlanError::Read { path: path.display().to_string(), message: e.to_string() };
-    let text = std::fs::read_to_string(file).map_err(|e| wrong(file, e))?;
+        |path: &Path, e: ReadError| PlanError::Read { path: path.display().to_string(), message: e.to_string() };
+    // With its numbers in it, a plan is as large as its model.
+    let text = file::read(file).map_err(|e| wrong(file, e))?;
+    let text = std::str::from_utf8(&text).map_err(|_| wrong(file, ReadError::NotText))?;
     let beside = numbers_path(file);
-    let numbers = match std::fs::read(&beside) {
+    let numbers = match file::read(&beside) {
         Ok(bytes) => Some(bytes),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(ReadError::Io(e)) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(wrong(&beside, e).into()),
     };
-    Ok(QuantPlan::from_files(&text, &name, numbers.as_deref())?)
+    Ok(QuantPlan::from_files(text, &name, numbers.as_deref())?)
 }
 
 /// The only part of data that are not divided.

@@ -7,7 +7,7 @@ use std::fmt;
 use super::view::broadcast_dim;
 use super::view::{Given, View, axes, axis};
 use super::{Size, shapes};
-use crate::ir::{AttrValue, DType, Model};
+use crate::ir::{AttrValue, DType, Model, Origin};
 
 /// A node that is no call of its operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,15 +16,19 @@ pub struct Illegal {
     pub node: String,
     pub op: String,
     pub what: String,
+    /// The pass or rule that made the node.
+    pub by: Option<String>,
 }
 
 impl fmt::Display for Illegal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "node `{}` ({}): {}; no runtime can compute this: correct the model, or export it again",
-            self.node, self.op, self.what
-        )
+        write!(f, "node `{}` ({}): {}; ", self.node, self.op, self.what)?;
+        match &self.by {
+            None => f.write_str("no runtime can compute this: correct the model, or export it again"),
+            Some(by) => {
+                write!(f, "`{by}` made it, and no runtime can compute this: correct the plan or rule that it follows")
+            }
+        }
     }
 }
 
@@ -44,7 +48,11 @@ pub fn legal(model: &Model) -> Result<(), Illegal> {
         let view = View::new(node, model.opset(), &map);
         if let Err(what) = check(&view) {
             let name = if node.name.is_empty() { node.out().map_or("", |v| g.name_of(v)) } else { &node.name };
-            return Err(Illegal { node: name.to_owned(), op: node.op.to_string(), what });
+            let by = match &node.origin {
+                Origin::Made { by, .. } => Some(by.clone()),
+                Origin::Imported => None,
+            };
+            return Err(Illegal { node: name.to_owned(), op: node.op.to_string(), what, by });
         }
     }
     Ok(())
@@ -133,28 +141,29 @@ impl AttrType {
 fn check(view: &View) -> Checked {
     types(view)?;
     match view.op() {
-        "Softmax" | "LogSoftmax" | "Hardmax" => one_axis(view, if view.opset < 13 { 1 } else { -1 }, 0)?,
+        "Softmax" | "LogSoftmax" | "Hardmax" => one_axis(view, 0)?,
         "LayerNormalization" | "RMSNormalization" => {
-            one_axis(view, -1, 0)?;
-            if let (Some(x), Some(a)) = (view.dims(0), view.rank(0).and_then(|r| view.axis("axis", -1, r))) {
+            one_axis(view, 0)?;
+            if let (Some(x), Some(a)) = (view.dims(0), view.rank(0).and_then(|r| view.axis(r))) {
                 (1..view.node.inputs.len()).try_for_each(|i| spreads(view, i, &x[a..]))?;
             }
         }
         "Concat" => concat(view)?,
         "Split" => split(view)?,
         "Gather" | "GatherElements" => {
-            one_axis(view, 0, 0)?;
+            one_axis(view, 0)?;
             indices(view)?;
         }
-        "ArgMax" | "ArgMin" | "ScatterElements" => one_axis(view, 0, 0)?,
+        "ArgMax" | "ArgMin" | "ScatterElements" => one_axis(view, 0)?,
         "TopK" => {
-            one_axis(view, -1, 0)?;
+            one_axis(view, 0)?;
             most(view)?;
         }
         "CumSum" => sums_along(view)?,
         "Einsum" => letters(view)?,
         "LSTM" | "GRU" | "RNN" => hidden_size(view)?,
-        "Flatten" => one_axis(view, 1, 1)?,
+        "Flatten" => one_axis(view, 1)?,
+        "QuantizeLinear" | "DequantizeLinear" => steps(view)?,
         "Transpose" => perm(view)?,
         "Squeeze" => many_axes(view, 1, 0)?,
         "Unsqueeze" => {
@@ -236,9 +245,9 @@ fn types(view: &View) -> Checked {
 }
 
 /// `axis`; `beyond`: how many places after the last axis it may name.
-fn one_axis(view: &View, default: i64, beyond: usize) -> Checked {
+fn one_axis(view: &View, beyond: usize) -> Checked {
     let Some(rank) = view.rank(0) else { return Ok(()) };
-    let a = view.int("axis", default);
+    let a = view.int("axis");
     if axis(a, rank + beyond).is_some() || (beyond > 0 && axis(a, rank).is_some()) {
         return Ok(());
     }
@@ -247,6 +256,23 @@ fn one_axis(view: &View, default: i64, beyond: usize) -> Checked {
         return Ok(());
     }
     Err(format!("`axis` is {a}, its input has {rank} axes"))
+}
+
+/// One step for all elements, or one for each place of an axis; with blocks, one for each block.
+fn steps(view: &View) -> Checked {
+    let (Some(x), Some([n])) = (view.dims(0), view.dims(1)) else { return Ok(()) };
+    if n.known() == Some(1) || view.int("block_size") != 0 {
+        return Ok(());
+    }
+    let a = view.int("axis");
+    let Some(at) = axis(a, x.len()) else {
+        return Err(format!("`axis` is {a}, its input has {} axes, and it has several scales", x.len()));
+    };
+    match (x[at].known(), n.known()) {
+        (Some(size), Some(n)) if size != n => Err(format!("it has {n} scales for an axis of {size}")),
+        (None, Some(n)) => Err(format!("it has {n} scales for axis {at}, whose size only the run knows")),
+        _ => Ok(()),
+    }
 }
 
 fn many_axes(view: &View, slot: usize, more: usize) -> Checked {
@@ -282,8 +308,10 @@ fn concat(view: &View) -> Checked {
         return Err(format!("its inputs have different numbers of axes: {ranks:?}"));
     }
     let Some(rank) = ranks.first().copied() else { return Ok(()) };
-    let a = view.int("axis", if view.opset < 4 { 1 } else { i64::MAX });
-    let Some(at) = axis(a, rank) else { return Err(format!("`axis` is {a}, its inputs have {rank} axes")) };
+    let Some(at) = view.axis(rank) else {
+        let what = view.node.attrs.int("axis").map_or("missing".to_owned(), |a| a.to_string());
+        return Err(format!("`axis` is {what}, its inputs have {rank} axes"));
+    };
     for i in (0..rank).filter(|i| *i != at) {
         let sizes: BTreeSet<i64> = (0..view.node.inputs.len()).filter_map(|k| view.dims(k)?.get(i)?.known()).collect();
         if sizes.len() > 1 {
@@ -294,12 +322,12 @@ fn concat(view: &View) -> Checked {
 }
 
 fn split(view: &View) -> Checked {
-    one_axis(view, 0, 0)?;
+    one_axis(view, 0)?;
     let Given::Known(sizes) = view.list("split", 1) else { return Ok(()) };
     if sizes.len() != view.node.outputs.len() || sizes.iter().any(|n| *n < 0) {
         return Err(format!("its sizes are {}, for {} outputs", short(&sizes), view.node.outputs.len()));
     }
-    let whole = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis("axis", 0, r)?)?.known());
+    let whole = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis(r)?)?.known());
     let sum = sizes.iter().try_fold(0i64, |a, n| a.checked_add(*n));
     match whole {
         Some(n) if sum != Some(n) => Err(format!("its sizes {} do not add up to {n}", short(&sizes))),
@@ -308,7 +336,7 @@ fn split(view: &View) -> Checked {
 }
 
 fn indices(view: &View) -> Checked {
-    let n = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis("axis", 0, r)?)?.known());
+    let n = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis(r)?)?.known());
     let (Some(n), Some(list)) = (n, view.ints(1)) else { return Ok(()) };
     match list.iter().find(|i| !(-n..n).contains(*i)) {
         Some(i) => Err(format!("index {i} is outside of an axis of {n}")),
@@ -345,7 +373,7 @@ fn window(view: &View, out_axis: Option<usize>) -> Checked {
     if !weighted {
         return Ok(());
     }
-    let group = view.int("group", 1);
+    let group = view.int("group");
     if group < 1 {
         return Err(format!("`group` is {group}"));
     }
@@ -409,7 +437,7 @@ fn reshape(view: &View) -> Checked {
     if target.iter().filter(|n| **n == -1).count() > 1 {
         return Err(format!("its shape {} leaves more than one size open", short(&target)));
     }
-    let copies = view.int("allowzero", 0) == 0;
+    let copies = view.int("allowzero") == 0;
     let Some(from) = view.dims(0) else { return Ok(()) };
     let at = |(i, n): (usize, &i64)| if *n == 0 && copies { from.get(i)?.known() } else { Some(*n) };
     let sizes: Option<Vec<i64>> = target.iter().enumerate().map(at).collect();
@@ -437,7 +465,7 @@ fn range(view: &View) -> Checked {
 fn most(view: &View) -> Checked {
     let Given::Known(k) = view.list("k", 1) else { return Ok(()) };
     let Some(k) = k.first() else { return Ok(()) };
-    let along = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis("axis", -1, r)?)?.known());
+    let along = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis(r)?)?.known());
     if *k < 0 || along.is_some_and(|n| *k > n) {
         let of = along.map_or("its axis".to_owned(), |n| format!("an axis of {n}"));
         return Err(format!("it takes {k} elements of {of}"));
@@ -558,7 +586,7 @@ fn gemm(view: &View) -> Checked {
     if a.len() != 2 || b.len() != 2 {
         return Err(format!("it multiplies inputs of {} and {} axes; both have two", a.len(), b.len()));
     }
-    let (ta, tb) = (view.int("transA", 0) != 0, view.int("transB", 0) != 0);
+    let (ta, tb) = (view.int("transA") != 0, view.int("transB") != 0);
     if let (Some(m), Some(n)) = (a[usize::from(!ta)].known(), b[usize::from(tb)].known())
         && m != n
     {
