@@ -38,6 +38,18 @@ pub enum InlineError {
         "function `{function}` hands attribute `{attribute}` on to a nested graph, which is not done here; inline it first"
     )]
     Nested { function: String, attribute: String },
+    #[error(
+        "function `{function}` has the name of a standard operator, and runtimes do not agree on which of the two a node \
+         calls; rename the function, or export the model without functions"
+    )]
+    Standard { function: String },
+    #[error("function `{function}` is defined twice; keep one of the two, or export the model without functions")]
+    Twice { function: String },
+    #[error(
+        "node `{node}` calls function `{function}` with {given} {what}, which has {has}; correct the call, or export the model \
+         again"
+    )]
+    TooManyGiven { node: String, function: String, what: &'static str, given: usize, has: usize },
     #[error("with its functions written out the model is malformed: {0}")]
     Malformed(#[from] LoadError),
 }
@@ -73,10 +85,16 @@ pub fn inline_functions(m: &Model) -> Result<Model, InlineError> {
         return Ok(m.clone());
     }
     let mut p = back::model(m);
-    let functions: BTreeMap<Key, proto::FunctionProto> = std::mem::take(&mut p.functions)
-        .into_iter()
-        .map(|f| ((domain(&f.domain), text(&f.name), text(&f.overload)), f))
-        .collect();
+    let mut functions: BTreeMap<Key, proto::FunctionProto> = BTreeMap::new();
+    for f in std::mem::take(&mut p.functions) {
+        let (key, function) = ((domain(&f.domain), text(&f.name), text(&f.overload)), text(&f.name));
+        if key.0.is_empty() && ops::versions(&function).is_some() {
+            return Err(InlineError::Standard { function });
+        }
+        if functions.insert(key, f).is_some() {
+            return Err(InlineError::Twice { function });
+        }
+    }
     let opset = standard(&p.opset_import);
     for f in functions.values() {
         check(f, opset)?;
@@ -208,6 +226,12 @@ impl Inliner<'_> {
         }
         if !self.names.allow(0) {
             return Err(InlineError::TooMany { function: text(&f.name) });
+        }
+        for (what, given, has) in [("inputs", &n.input, &f.input), ("outputs", &n.output, &f.output)] {
+            if given.len() > has.len() {
+                let (node, function, given, has) = (named(&n), text(&f.name), given.len(), has.len());
+                return Err(InlineError::TooManyGiven { node, function, what, given, has });
+            }
         }
         let mut call = self.call(f, &n);
         self.hand_on(&mut call, &n);
@@ -444,6 +468,21 @@ mod tests {
             let e = inline_functions(&m).expect_err("too many").to_string();
             assert!(e.contains("200000 nodes"), "{e}");
         }
+    }
+
+    #[test]
+    fn calls_that_runtimes_read_differently_are_refused() {
+        let refused =
+            |functions, calls| inline_functions(&model(functions, calls)).expect_err("no one reading").to_string();
+        let one = || function("F", &["v"], &["w"], vec![node("Neg", "", &["v"], &["w"])]);
+        let mut relu = function("Relu", &["v"], &["w"], vec![node("Neg", "", &["v"], &["w"])]);
+        relu.domain = s("");
+        let e = refused(vec![relu], vec![node("Relu", "", &["x"], &["y"])]);
+        assert!(e.contains("`Relu`") && e.contains("standard operator"), "{e}");
+        let e = refused(vec![one(), one()], vec![call("F", "", &["x"], &["y"])]);
+        assert!(e.contains("`F` is defined twice"), "{e}");
+        let e = refused(vec![one()], vec![call("F", "f", &["x", "x"], &["y"])]);
+        assert!(e.contains("node `f`") && e.contains("2 inputs, which has 1"), "{e}");
     }
 
     #[test]
