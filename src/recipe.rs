@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
+use crate::file;
 use crate::plan::recipe::{QuantRecipe, WeightRecipe};
 use crate::plan::{Rounding, Target};
 use crate::verify::thresholds::Thresholds;
@@ -85,8 +86,7 @@ impl Recipe {
 
     fn read(file: &Path) -> Result<Recipe, RecipeError> {
         let path = file.display().to_string();
-        let text = std::fs::read_to_string(file)
-            .map_err(|e| RecipeError::Read { path: path.clone(), message: e.to_string() })?;
+        let text = file::text(file).map_err(|e| RecipeError::Read { path: path.clone(), message: e.to_string() })?;
         Recipe::parse(&text, &path)
     }
 

@@ -94,8 +94,12 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size as isize - layout.size() as isize);
+        // While the bytes move, both are there.
+        let (more, less) = if size > layout.size() { (size, layout.size()) } else { (0, layout.size() - size) };
+        count(more as isize);
         // SAFETY: the caller keeps `realloc`'s contract, and `ptr` came from the same.
-        unsafe { Heap.realloc(ptr, layout, size) }
+        let to = unsafe { Heap.realloc(ptr, layout, size) };
+        count(-(less as isize));
+        to
     }
 }

@@ -19,6 +19,9 @@ const SMALL: u64 = 64 << 20;
 /// The most that is read from a pipe: nothing says beforehand how much will come. 2 GiB, what one ONNX file may have.
 const PIPE: u64 = 1 << 31;
 
+/// The longest text that is read: 16 MiB. Recipes, rules, plans and lists of labels have a few KiB.
+const TEXT: u64 = 16 << 20;
+
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -30,6 +33,10 @@ pub enum ReadError {
     Folder,
     #[error("more than {} GiB come out of this pipe; give a file", PIPE >> 30)]
     Endless,
+    #[error("it is longer than {} MiB; give a text file", TEXT >> 20)]
+    Long,
+    #[error("it is not UTF-8 text; save it as UTF-8")]
+    NotText,
     #[error("it was changed while it was read; wait until it is complete, and start again")]
     Changed,
 }
@@ -96,6 +103,26 @@ pub fn read(path: &Path) -> Result<Bytes, ReadError> {
     Ok(v.into())
 }
 
+/// The text of a small file or pipe, without a byte order mark.
+///
+/// # Errors
+/// If it cannot be read, is a folder or a device, has more than 16 MiB, or is no UTF-8.
+pub fn text(path: &Path) -> Result<String, ReadError> {
+    let file = File::open(path)?;
+    match file.metadata()? {
+        m if m.is_dir() => return Err(ReadError::Folder),
+        m if !m.is_file() && !is_pipe(&m) => return Err(ReadError::Device),
+        _ => {}
+    }
+    let mut bytes = Vec::new();
+    file.take(TEXT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > TEXT {
+        return Err(ReadError::Long);
+    }
+    let text = String::from_utf8(bytes).map_err(|_| ReadError::NotText)?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
 fn drained(from: impl Read) -> Result<Bytes, ReadError> {
     let mut v = Vec::new();
     from.take(PIPE + 1).read_to_end(&mut v)?;
@@ -124,6 +151,37 @@ fn mapped(path: &Path, file: File, m: &Metadata) -> Result<Bytes, ReadError> {
     Ok(Bytes::from_owner(Owner { map, _entry: entry }))
 }
 
+/// The mapped files that some bytes lie in, also after the bytes are gone.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(Vec<Arc<Mapping>>);
+
+impl Sources {
+    pub fn of<'b>(bytes: impl IntoIterator<Item = &'b Bytes>) -> Sources {
+        let mut found: Vec<Arc<Mapping>> = Vec::new();
+        for b in bytes.into_iter().filter(|b| !b.is_empty()) {
+            let at = b.as_ptr() as usize;
+            if !found.iter().any(|m| m.at.contains(&at)) {
+                found.extend(mapping(at));
+            }
+        }
+        Sources(found)
+    }
+
+    /// Checks that the files are as they were when they were read.
+    ///
+    /// # Errors
+    /// The first file that is not.
+    pub fn intact(&self) -> Result<(), PathBuf> {
+        self.0.iter().try_for_each(|m| m.intact())
+    }
+}
+
+impl Mapping {
+    fn intact(&self) -> Result<(), PathBuf> {
+        if self.file.metadata().is_ok_and(|now| state(&now) == self.state) { Ok(()) } else { Err(self.path.clone()) }
+    }
+}
+
 fn mapping(address: usize) -> Option<Arc<Mapping>> {
     let all = MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner);
     all.iter().filter_map(Weak::upgrade).find(|m| m.at.contains(&address))
@@ -143,9 +201,7 @@ pub fn intact<'b>(bytes: impl IntoIterator<Item = &'b Bytes>) -> Result<(), Path
             continue;
         }
         let Some(m) = mapping(at) else { continue };
-        if !m.file.metadata().is_ok_and(|now| state(&now) == m.state) {
-            return Err(m.path.clone());
-        }
+        m.intact()?;
         known = Some(m);
     }
     Ok(())
@@ -201,6 +257,36 @@ mod tests {
     }
 
     #[cfg(unix)]
+    #[test]
+    fn texts_are_short_and_utf8() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |bytes: &[u8]| {
+            let path = dir.path().join("t");
+            std::fs::write(&path, bytes).unwrap();
+            text(&path)
+        };
+        assert_eq!(of("\u{feff}id: \u{e4}".as_bytes()).unwrap(), "id: \u{e4}");
+        assert!(matches!(of(&[0xff, 0xfe]), Err(ReadError::NotText)));
+        assert!(matches!(of(&vec![b'a'; TEXT as usize + 1]), Err(ReadError::Long)));
+        assert!(matches!(text(dir.path()), Err(ReadError::Folder)));
+        #[cfg(unix)]
+        assert!(matches!(text(Path::new("/dev/zero")), Err(ReadError::Device)));
+    }
+
+    #[test]
+    fn files_that_were_written_to_are_known_without_their_bytes() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        std::fs::write(&path, [7; 4096]).unwrap();
+        let bytes = map(File::open(&path).unwrap(), &path).unwrap();
+        let sources = Sources::of([&bytes, &Bytes::from_static(b"in memory")]);
+        drop(bytes);
+        assert_eq!(sources.intact(), Ok(()));
+        File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+        assert_eq!(sources.intact(), Err(path));
+    }
+
     #[test]
     fn pipes_are_read_to_their_end_and_devices_refused() {
         let (from, mut to) = io::pipe().unwrap();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use include_dir::{Dir, include_dir};
 use indexmap::IndexMap;
 
+use crate::file;
 use crate::ir::DType;
 use crate::rewrite::Patch;
 
@@ -292,9 +293,7 @@ impl RuleSet {
         files.sort();
         let text = |path: &PathBuf| {
             let name = path.display().to_string();
-            let bytes =
-                std::fs::read(path).map_err(|e| RuleError::File { file: name.clone(), message: e.to_string() })?;
-            let text = String::from_utf8(bytes).map_err(|_| not_text(&name))?;
+            let text = file::text(path).map_err(|e| RuleError::File { file: name.clone(), message: e.to_string() })?;
             Ok((name, text))
         };
         let files: Vec<(String, String)> = files.iter().map(text).collect::<Result<_, RuleError>>()?;

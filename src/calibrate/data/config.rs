@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::DataError;
 use super::presets::{Fit, Interpolation, Preset, Side};
 use super::said::{Manner, Said};
+use crate::file;
 
 /// Names that are looked for, the first one that says something counts.
 const NAMES: [&str; 3] = ["preprocessor_config.json", "data_config.json", "config.json"];
@@ -27,9 +28,8 @@ pub(super) fn beside(model: &Path) -> Result<Option<(PathBuf, Said)>, DataError>
         for path in NAMES.map(|n| folder.join(n)) {
             // Many things are called config.json.
             let ours = || {
-                let text = std::fs::read(&path).unwrap_or_default();
-                !path.ends_with("config.json")
-                    || [&b"pretrained_cfg"[..], b"input_size"].iter().any(|k| text.windows(k.len()).any(|w| w == *k))
+                let text = file::text(&path).unwrap_or_default();
+                !path.ends_with("config.json") || ["pretrained_cfg", "input_size"].iter().any(|k| text.contains(k))
             };
             if path.is_file()
                 && ours()
@@ -48,8 +48,8 @@ pub(super) fn beside(model: &Path) -> Result<Option<(PathBuf, Said)>, DataError>
 /// If it cannot be read, is no JSON, or says something in a way that is unknown.
 pub(super) fn read(path: &Path) -> Result<Option<Said>, DataError> {
     let wrong = |reason: String| DataError::Config { path: path.to_path_buf(), reason };
-    let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
-    let value: Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
+    let text = file::text(path).map_err(|e| wrong(e.to_string()))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
     let Value::Object(all) = value else { return Ok(None) };
     let said = if let Some(Value::Object(cfg)) = all.get("pretrained_cfg") {
         Some(timm(cfg))

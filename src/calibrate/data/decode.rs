@@ -81,7 +81,11 @@ fn decoded(
 ) -> Result<DynamicImage, DataError> {
     let fail = |reason: String| DataError::Decode { path: path.to_path_buf(), reason };
     let io = |source| DataError::Io { path: path.to_path_buf(), source };
-    let length = std::fs::metadata(path).map_err(io)?.len();
+    let about = std::fs::metadata(path).map_err(io)?;
+    if !about.is_file() {
+        return Err(fail("it is no file".to_owned()));
+    }
+    let length = about.len();
     room(Some(length), format!("a picture of {} in the file", budget::readable(length)))?;
     let bytes = std::fs::read(path).map_err(io)?;
     if is_cut_jpeg(&bytes) {

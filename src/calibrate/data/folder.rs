@@ -156,6 +156,10 @@ fn ends<'a>(path: &Path, endings: &[&'a str]) -> Option<&'a str> {
 
 /// By content where that tells, otherwise by name. What is named like a picture is one: if it is broken, that must be said.
 fn kind(path: &Path) -> FileKind {
+    // Opening a pipe that nobody writes to waits for ever.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return FileKind::Other;
+    }
     let mut head = [0; 32];
     let n = File::open(path).and_then(|mut f| f.read(&mut head)).unwrap_or(0);
     match known(&head[..n]) {
@@ -239,6 +243,9 @@ pub(super) fn check<'a>(folder: &Path, names: impl Iterator<Item = &'a str>, wan
 
 /// Width and height out of the file's header, if the file is whole as far as its last bytes tell.
 fn size(path: &Path) -> Result<(u32, u32), String> {
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Err("it is no file".to_owned());
+    }
     let file = File::open(path).map_err(|e| e.to_string())?;
     let mut reader = BufReader::new(file);
     let length = reader.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;

@@ -4,16 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use super::DataError;
+use crate::file;
 
 /// Reads "file class" lines: the class is the last word, the file's name all before it. Blank lines are skipped. The order
 /// of the lines is the order of the samples. Files lie in `folder`.
 pub(super) fn read(path: &Path, folder: &Path) -> Result<Vec<(String, i64)>, DataError> {
-    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::InvalidData => {
-            DataError::Labels { path: path.to_path_buf(), reason: "not UTF-8 text".into() }
-        }
-        _ => DataError::Io { path: path.to_path_buf(), source },
-    })?;
+    let text = file::text(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })?;
     let mut rows = Vec::new();
     let mut lines = BTreeMap::new();
     for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
