@@ -31,6 +31,17 @@ pub struct Cli {
     pub compile: CompileArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// What progress, notes and errors on standard error are written as: lines for people, or one JSON object a line
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// What is said on standard error is written as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 /// What a run may take. Defaults grow with the model's file, so that a small file that asks for the machine is an error.

@@ -246,7 +246,7 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     files.write_plan(&a.plan, &plan)?;
     files.commit()?;
     if is_std(&a.plan) {
-        log.notes.iter().for_each(|n| eprintln!("note: {n}"));
+        log.notes.iter().for_each(|n| super::log::note(n));
         return Ok(true);
     }
     for n in &log.notes {

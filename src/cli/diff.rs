@@ -72,7 +72,7 @@ pub fn diff(a: &DiffArgs) -> Result<bool, Failure> {
         for (output, db) in &sqnr {
             say!("{output}: {}", shown_db(*db));
         }
-        notes.iter().for_each(|n| eprintln!("note: {n}"));
+        notes.iter().for_each(|n| super::log::note(n));
     }
     Ok(found.is_empty())
 }

@@ -17,7 +17,7 @@ pub(super) fn begin(asked: &LimitArgs) {
     read(0);
     Watchdog::start(|e| {
         crate::file::stop::abandon();
-        eprintln!("error: {e}");
+        super::log::error(&e.to_string());
         std::process::exit(1);
     });
 }

@@ -21,6 +21,7 @@ mod diff;
 mod eval;
 mod files;
 mod limits;
+mod log;
 mod outline;
 mod sensitivity;
 mod shell;
@@ -29,21 +30,20 @@ mod tools;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::budget;
 use crate::calibrate::data::DataOptions;
-use crate::compile::compiler::{Listener, Verification};
-use crate::compile::stages::{Event, all_threads};
+use crate::compile::compiler::Verification;
+use crate::compile::stages::all_threads;
 use crate::file::{self, stop};
 use crate::ir::Model;
 use crate::onnx;
 use crate::verify::report::Report;
 use args::{Cli, Command, ReportArgs};
 use files::Files;
+use log::Progress;
 
 /// Any error, with its causes in its text.
 type Failure = Box<dyn std::error::Error>;
@@ -66,8 +66,9 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
             return u8::from(e.use_stderr());
         }
     };
-    if let Err(e) = stop::watch(|s| eprintln!("error: {s}")) {
-        eprintln!("warning: signals will leave temporary files behind: {e}");
+    log::set(cli.log_format);
+    if let Err(e) = stop::watch(|s| log::error(&s.to_string())) {
+        log::warning(&format!("signals will leave temporary files behind: {e}"));
     }
     limits::begin(&cli.limits);
     // As the program of that name has it: a difference is no error, and an error no difference.
@@ -94,7 +95,7 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
         Ok(true) => 0,
         Ok(false) => missed,
         Err(e) => {
-            eprintln!("error: {}", readable(&e.to_string()));
+            log::error(&readable(&e.to_string()));
             failed
         }
     }
@@ -119,18 +120,24 @@ fn put_bytes(bytes: &[u8], product: bool) {
             } else {
                 format!("; these files were written: {}", done.join(", "))
             };
-            eprintln!("error: standard output cannot be written: {e}{done}");
+            log::error(&format!("standard output cannot be written: {e}{done}"));
             std::process::exit(1);
         }
     }
 }
 
-/// A message of hundreds of faults hides the first one.
+/// A message of hundreds of faults hides the first one, and so does a name of megabytes.
 fn readable(message: &str) -> String {
     const LINES: usize = 20;
+    const LETTERS: usize = 2000;
+    let short = |line: &str| match line.char_indices().nth(LETTERS) {
+        Some((at, _)) => format!("{} ... ({} letters more)", &line[..at], line[at..].chars().count()),
+        None => line.to_owned(),
+    };
+    let message = message.lines().map(short).collect::<Vec<_>>().join("\n");
     let n = message.lines().count();
     if n <= LINES + 2 {
-        return message.to_owned();
+        return message;
     }
     let first: Vec<&str> = message.lines().take(LINES).collect();
     format!("{}\n... and {} lines more", first.join("\n"), n - LINES)
@@ -156,49 +163,6 @@ fn threads(asked: Option<usize>) -> usize {
     // More than any machine has; each takes a stack and a sample.
     const MOST: usize = 1024;
     asked.unwrap_or_else(all_threads).clamp(1, MOST)
-}
-
-/// Bars on standard error, one per stage.
-#[derive(Clone)]
-struct Progress {
-    quiet: bool,
-    stage: Arc<Mutex<Option<(&'static str, ProgressBar)>>>,
-}
-
-impl Progress {
-    fn new(quiet: bool) -> Progress {
-        Progress { quiet, stage: Arc::default() }
-    }
-
-    fn listener(&self) -> Listener {
-        let p = self.clone();
-        Arc::new(move |e| match e {
-            _ if p.quiet => {}
-            Event::Note(note) => eprintln!("note: {note}"),
-            Event::Step { what, done, of } => p.step(what, done, of),
-        })
-    }
-
-    fn step(&self, what: &'static str, done: usize, of: usize) {
-        let Ok(mut stage) = self.stage.lock() else { return };
-        let (_, bar) = match stage.take() {
-            Some(s) if s.0 == what => stage.insert(s),
-            _ => stage.insert((what, bar(what, of))),
-        };
-        bar.set_position(done as u64);
-        if done >= of {
-            bar.finish_and_clear();
-            *stage = None;
-        }
-    }
-}
-
-fn bar(what: &'static str, n: usize) -> ProgressBar {
-    let b = ProgressBar::new(n as u64).with_message(what);
-    b.set_draw_target(ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{msg:>12} {bar:32} {pos}/{len} {eta}").expect("a fixed template");
-    b.set_style(style);
-    b
 }
 
 /// Width of the terminal, as far as it says so.
