@@ -4,7 +4,7 @@ use super::common::{patch_nodes, perm_of, sole_reader};
 use super::layers::{bias_changed, weight_scaled};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Graph, Node, NodeId, Tensor};
+use crate::ir::{Graph, Node, NodeId};
 use crate::plan::sites;
 use crate::rewrite::Patch;
 
@@ -103,7 +103,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
         p.replace(y, before.into());
         return Some(p);
     }
-    let bias = p.constant(&format!("{name}_bias"), Tensor::f32(&[channels], &offsets));
+    let bias = p.under(name).floats("bias", &offsets);
     if !g.node(l.node).op.is("MatMul") {
         p.set_input(l.node, 2, Some(bias));
         p.replace(y, before.into());

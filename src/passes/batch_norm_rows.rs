@@ -2,7 +2,7 @@ use super::common::{deviation, patch_nodes, root_mean_square, sole_reader};
 use super::identity::all_are;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, Graph, Node, NodeId, ValueId};
+use crate::ir::{Graph, Node, NodeId, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -79,16 +79,17 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     }
     let name = g.name_of(y);
     let mut p = Patch::new("batch-norm-rows").before(back).made_from([name.to_owned()]);
+    let mut e = p.under(name);
     let x = if map.dims(x)? == map.dims(y)? {
         x.into()
     } else {
         let shape = g.node(back).input(1)?;
-        p.node("Reshape", &format!("{name}_rows"), &[r.into(), shape.into()], g.node(back).attrs.clone())
+        e.op_with("Reshape", "rows", &[r.into(), shape.into()], g.node(back).attrs.clone())
     };
-    let d = deviation(&mut p, name, x, opset);
-    let eps = p.under(name).scalar("epsilon", norm.float("epsilon"));
-    let root = root_mean_square(&mut p, name, d, eps, opset);
-    let new = p.node("Div", name, &[d, root], Attrs::new());
+    let d = deviation(&mut e, x, opset);
+    let eps = e.scalar("epsilon", norm.float("epsilon"));
+    let root = root_mean_square(&mut e, d, eps, opset);
+    let new = e.op("Div", "", &[d, root]);
     p.succeed(y, new);
     Some(p)
 }

@@ -1,7 +1,7 @@
 use super::common::{flat, patch_nodes, sole_reader, sole_use};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, Graph, NodeId};
+use crate::ir::{Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -60,7 +60,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let slot = (0..2).find(|i| add.input(*i).is_some_and(|v| g.producer_is(v, "Reshape").is_some()))?;
     let (seen, bias) = (add.input(slot)?, add.input(1 - slot)?);
     let reshape = g.producer(seen)?;
-    let (product, shape) = (g.node(reshape).input(0)?, g.node(reshape).input(1)?);
+    let product = g.node(reshape).input(0)?;
     let layer = g.node(g.producer(product)?);
     if !(layer.op.is("MatMul") || layer.op.is("Gemm") && layer.input(2).is_none()) {
         return None;
@@ -90,13 +90,8 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     }
     let mut p = Patch::new("bias-first").before(id).made_from([g.name_of(y).to_owned()]);
     let bias = flat(g, &mut p, bias)?;
-    let sum = p.node("Add", &format!("{}_biased", g.name_of(product)), &[product.into(), bias], Attrs::new());
-    let new = p.node_with(
-        g.node(reshape).op.clone(),
-        &[Some(sum), Some(shape.into())],
-        &[g.name_of(y)],
-        g.node(reshape).attrs.clone(),
-    )[0];
+    let sum = p.under(g.name_of(product)).op("Add", "biased", &[product.into(), bias]);
+    let new = p.under(g.name_of(y)).like(g.node(reshape), "", &[(0, sum)]);
     p.succeed(y, new);
     Some(p)
 }

@@ -2,8 +2,8 @@
 
 use super::{Context, Outcome, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, DType, Graph, Model, Node, NodeId, Tensor, ValueId};
-use crate::rewrite::{Patch, PatchError, Ref};
+use crate::ir::{DType, Graph, Model, Node, NodeId, ValueId};
+use crate::rewrite::{Patch, PatchError, Ref, Under};
 
 /// True if the model has a standard operator of this name.
 pub(super) fn has(m: &Model, op: &str) -> bool {
@@ -69,10 +69,7 @@ pub(super) fn moves_between(g: &Graph, from: ValueId, to: ValueId) -> Vec<NodeId
 pub(super) fn moved(g: &Graph, p: &mut Patch, moves: &[NodeId], mut x: Ref, what: &str) -> Ref {
     for id in moves {
         let n = g.node(*id);
-        let mut inputs: Vec<Option<Ref>> = n.inputs.iter().map(|v| v.map(Ref::from)).collect();
-        inputs[0] = Some(x);
-        let hint = format!("{}_{what}", n.out().map_or("", |v| g.name_of(v)));
-        x = p.node_with(n.op.clone(), &inputs, &[&hint], n.attrs.clone())[0];
+        x = p.under(n.out().map_or("", |v| g.name_of(v))).like(n, what, &[(0, x)]);
     }
     x
 }
@@ -107,40 +104,26 @@ pub(super) fn perm_of(g: &Graph, id: NodeId, rank: usize) -> Option<Vec<usize>> 
 pub(super) fn flat(g: &Graph, p: &mut Patch, v: ValueId) -> Option<Ref> {
     let t = g.constant(v).filter(|t| t.dtype == DType::FLOAT)?;
     let data = t.to_f32s()?;
-    Some(p.constant(&format!("{}_flat", g.name_of(v)), Tensor::f32(&[data.len() as i64], &data)))
+    Some(p.under(g.name_of(v)).floats("flat", &data))
 }
 
 /// A value less its mean over the last axis.
-pub(super) fn deviation(p: &mut Patch, name: &str, x: Ref, opset: i64) -> Ref {
-    let mean = over_last_axis(p, "ReduceMean", &format!("{name}_mean"), x, opset);
-    p.under(name).op("Sub", "deviation", &[x, mean])
+pub(super) fn deviation(e: &mut Under<'_>, x: Ref, opset: i64) -> Ref {
+    let mean = e.reduced("ReduceMean", "mean", x, opset);
+    e.op("Sub", "deviation", &[x, mean])
 }
 
 /// The root of the mean square over the last axis and `eps`: of a deviation, the standard deviation.
-pub(super) fn root_mean_square(p: &mut Patch, name: &str, d: Ref, eps: Ref, opset: i64) -> Ref {
-    let square = p.under(name).op("Mul", "square", &[d, d]);
-    let variance = over_last_axis(p, "ReduceMean", &format!("{name}_variance"), square, opset);
-    let sum = p.under(name).op("Add", "variance_eps", &[variance, eps]);
-    p.under(name).op("Sqrt", "std", &[sum])
+pub(super) fn root_mean_square(e: &mut Under<'_>, d: Ref, eps: Ref, opset: i64) -> Ref {
+    let square = e.op("Mul", "square", &[d, d]);
+    let variance = e.reduced("ReduceMean", "variance", square, opset);
+    let sum = e.op("Add", "variance_eps", &[variance, eps]);
+    e.op("Sqrt", "std", &[sum])
 }
 
 /// True if a reduction goes over the last of so many axes, and no other.
 pub(super) fn over_last(g: &Graph, n: &Node, rank: i64) -> bool {
     g.ints(n, 1, "axes").is_some_and(|a| a.len() == 1 && a[0].rem_euclid(rank.max(1)) == rank - 1)
-}
-
-/// A reduction over the last axis, which stays with size 1. From opset 18 on the axes are an input.
-pub(super) fn over_last_axis(p: &mut Patch, op: &str, hint: &str, x: Ref, opset: i64) -> Ref {
-    over_axes(p, op, hint, x, &[-1], Attrs::new().with_int("keepdims", 1), opset < 18)
-}
-
-/// A node of an operator whose axes were an attribute once and are an input now.
-pub(super) fn over_axes(p: &mut Patch, op: &str, hint: &str, x: Ref, axes: &[i64], attrs: Attrs, once: bool) -> Ref {
-    if once {
-        return p.node(op, hint, &[x], attrs.with_ints("axes", axes));
-    }
-    let axes = p.constant(&format!("{hint}_axes"), Tensor::i64(&[axes.len() as i64], axes));
-    p.node(op, hint, &[x, axes], attrs)
 }
 
 /// The numbers of a constant that varies along `axis` of a value with `rank` axes, and along no other.

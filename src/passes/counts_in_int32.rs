@@ -3,7 +3,7 @@
 use super::common::{has, patch_nodes};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, DType, Graph, NodeId};
+use crate::ir::{DType, Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -62,12 +62,12 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     if map.dtype(x) != Some(DType::INT64) || map.dtype(mask) != Some(DType::BOOL) {
         return None;
     }
-    let to = |dtype: DType| Attrs::new().with_int("to", dtype.0.into());
     let name = g.name_of(y);
     let mut p = Patch::new("counts-in-int32").before(id).made_from([name.to_owned()]);
-    let narrow = p.node("Cast", &format!("{name}_int32"), &[mask.into()], to(DType::INT32));
-    let sum = p.node("CumSum", &format!("{name}_count"), &[narrow, axis.into()], n.attrs.clone());
-    let new = p.node("Cast", name, &[sum], to(DType::INT64));
+    let mut e = p.under(name);
+    let narrow = e.cast("int32", mask.into(), DType::INT32);
+    let sum = e.op_with("CumSum", "count", &[narrow, axis.into()], n.attrs.clone());
+    let new = e.cast("", sum, DType::INT64);
     p.succeed(y, new);
     Some(p)
 }

@@ -3,7 +3,7 @@
 use super::common::patch_nodes;
 use super::fuse_pad::added;
 use super::{Context, Numerics, Outcome, Pass, PassError};
-use crate::ir::{Attrs, Graph, NodeId, Tensor};
+use crate::ir::{Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -58,22 +58,20 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     if cut.is_empty() {
         return None;
     }
-    let along = |f: &dyn Fn(usize) -> i64| -> Tensor {
-        Tensor::i64(&[cut.len() as i64], &cut.iter().map(|a| f(*a)).collect::<Vec<_>>())
-    };
+    let along = |f: &dyn Fn(usize) -> i64| cut.iter().map(|a| f(*a)).collect::<Vec<_>>();
     let name = g.name_of(y);
     let mut p = Patch::new("crop-pad").before(id).made_from([name.to_owned()]);
-    let from = p.constant(&format!("{name}_from"), along(&|a| sides[a].0.min(0).saturating_neg()));
-    let to = p.constant(&format!("{name}_to"), along(&|a| if sides[a].1 < 0 { sides[a].1 } else { i64::MAX }));
-    let axes = p.constant(&format!("{name}_axes"), along(&|a| a as i64));
+    let mut e = p.under(name);
+    let from = e.ints("from", &along(&|a| sides[a].0.min(0).saturating_neg()));
+    let to = e.ints("to", &along(&|a| if sides[a].1 < 0 { sides[a].1 } else { i64::MAX }));
+    let axes = e.ints("axes", &along(&|a| a as i64));
     let adds = sides.iter().any(|(a, b)| *a > 0 || *b > 0);
-    let hint = if adds { format!("{name}_cut") } else { name.to_owned() };
-    let mut new = p.node("Slice", &hint, &[x.into(), from, to, axes], Attrs::new());
+    let mut new = e.op("Slice", if adds { "cut" } else { "" }, &[x.into(), from, to, axes]);
     if adds {
         let list: Vec<i64> = sides.iter().map(|s| s.0.max(0)).chain(sides.iter().map(|s| s.1.max(0))).collect();
-        let list = p.constant(&format!("{name}_pads"), Tensor::i64(&[list.len() as i64], &list));
+        let list = e.ints("pads", &list);
         let inputs = [Some(new), Some(list), n.input(2).map(Into::into)];
-        new = p.node_with(n.op.clone(), &inputs, &[name], n.attrs.clone())[0];
+        new = e.node_with(n.op.clone(), &inputs, &[name], n.attrs.clone())[0];
     }
     p.succeed(y, new);
     Some(p)

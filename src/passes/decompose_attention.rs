@@ -191,24 +191,23 @@ impl Operator {
     }
 
     fn patch(&self, g: &Graph, id: NodeId) -> Patch {
-        let name = g.name_of(self.y).to_owned();
-        let mut p = Patch::new("decompose-attention").before(id).made_from([name.clone()]);
-        let q = self.heads(&mut p.under(&format!("{name}_q")), self.q, self.q_heads, Some(self.head_size));
-        let k = self.repeated(&mut p.under(&format!("{name}_k")), self.k);
-        let v = self.repeated(&mut p.under(&format!("{name}_v")), self.v);
-        let mut e = p.under(&name);
+        let name = g.name_of(self.y);
+        let mut p = Patch::new("decompose-attention").before(id).made_from([name.to_owned()]);
+        let mut e = p.under(name);
+        let q = self.heads(&mut e.part("q"), self.q, self.q_heads, Some(self.head_size));
+        let k = self.repeated(&mut e.part("k"), self.k);
+        let v = self.repeated(&mut e.part("v"), self.v);
         let kt = e.turned("k_transposed", k, &[0, 1, 3, 2]);
         let s = e.op("MatMul", "product", &[q, kt]);
         let scale = e.scalar("scale", self.scale);
         let s = e.op("Mul", "scores", &[s, scale]);
         let w = self.weights(&mut e, s);
         let y = if self.split {
-            p.node("MatMul", &name, &[w, v], Attrs::new())
+            e.op("MatMul", "", &[w, v])
         } else {
             let y = e.op("MatMul", "by_head", &[w, v]);
             let y = e.turned("by_token", y, &[0, 2, 1, 3]);
-            let to = e.constant("shape", Tensor::i64(&[3], &[0, 0, -1]));
-            p.node("Reshape", &name, &[y, to], Attrs::new())
+            e.reshaped("", y, &[0, 0, -1])
         };
         p.succeed(self.y, y);
         p.erase(id);
@@ -247,7 +246,7 @@ impl Operator {
         if self.split {
             return x.into();
         }
-        let to = e.constant("shape", Tensor::i64(&[4], &[0, 0, heads, size.unwrap_or(-1)]));
+        let to = e.ints("shape", &[0, 0, heads, size.unwrap_or(-1)]);
         let x = e.op("Reshape", "split", &[x.into(), to]);
         e.turned("heads", x, &[0, 2, 1, 3])
     }
@@ -260,7 +259,7 @@ impl Operator {
         }
         let group = self.q_heads / self.kv_heads;
         let which: Vec<i64> = (0..self.q_heads).map(|h| h / group).collect();
-        let which = e.constant("of_head", Tensor::i64(&[self.q_heads], &which));
+        let which = e.ints("of_head", &which);
         e.op_with("Gather", "repeated", &[x, which], Attrs::new().with_int("axis", 1))
     }
 
@@ -277,14 +276,13 @@ impl Operator {
                 let mut count = |x: ValueId, part: &str| {
                     let range = Attrs::new().with_int("start", axis).with_int("end", axis + 1);
                     let n = e.op_with("Shape", &format!("{part}s"), &[x.into()], range);
-                    let none = e.constant("scalar", Tensor::i64(&[0], &[]));
-                    let n = e.op("Reshape", &format!("{part}_count"), &[n, none]);
-                    let from = e.constant("first", Tensor::i64(&[], &[0]));
-                    let step = e.constant("step", Tensor::i64(&[], &[1]));
+                    let none = e.ints("scalar", &[]);
+                    let n = e.part(part).op("Reshape", "count", &[n, none]);
+                    let (from, step) = (e.int("first", 0), e.int("step", 1));
                     e.op("Range", part, &[from, n, step])
                 };
                 let (i, j) = (count(self.q, "query"), count(self.k, "key"));
-                let last = e.constant("last_axis", Tensor::i64(&[1], &[-1]));
+                let last = e.ints("last_axis", &[-1]);
                 let i = e.op("Unsqueeze", "query_column", &[i, last]);
                 Some(e.op("LessOrEqual", "causal", &[j, i]))
             }

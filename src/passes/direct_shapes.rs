@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::common::{commit, erasable, is_plain, is_read};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, DType, Tensor, ValueId};
+use crate::ir::{Attrs, DType, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -68,9 +68,7 @@ impl Pass for DirectShapes {
                 .into_iter()
                 .map(|p| match p {
                     SizePart::Value(v) => Ref::Old(v),
-                    SizePart::Numbers(n) => {
-                        patch.constant(&format!("{name}_sizes"), Tensor::i64(&[n.len() as i64], &n))
-                    }
+                    SizePart::Numbers(n) => patch.under(&name).ints("sizes", &n),
                 })
                 .collect();
             let new = patch.node("Concat", &name, &inputs, Attrs::new().with_int("axis", 0));

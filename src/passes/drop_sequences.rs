@@ -1,10 +1,10 @@
 //! Sequences of tensors, where what is in them is known.
 
-use super::common::{over_axes, patch_nodes};
+use super::common::patch_nodes;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
 use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// # What it does
 /// Writes what is taken out of a sequence of tensors as what was put in: SequenceAt becomes the value, or a part of what was
@@ -165,17 +165,16 @@ fn entries(g: &Graph, map: &ShapeMap, seq: ValueId, most: u32) -> Option<Vec<Ent
     }
 }
 
-fn written(p: &mut Patch, e: Entry, hint: &str) -> Ref {
-    match e {
+fn written(e: &mut Under<'_>, entry: Entry) -> Ref {
+    match entry {
         Entry::Value(v) => v.into(),
         Entry::Part { x, axis, from, dropped: true, .. } => {
-            let at = p.constant(&format!("{hint}_place"), Tensor::i64(&[], &[from]));
-            p.node("Gather", hint, &[x.into(), at], Attrs::new().with_int("axis", axis))
+            let at = e.int("place", from);
+            e.op_with("Gather", "", &[x.into(), at], Attrs::new().with_int("axis", axis))
         }
         Entry::Part { x, axis, from, to, .. } => {
-            let mut one = |what: &str, n: i64| p.constant(&format!("{hint}_{what}"), Tensor::i64(&[1], &[n]));
-            let (from, to, axis) = (one("from", from), one("to", to), one("axis", axis));
-            p.node("Slice", hint, &[x.into(), from, to, axis], Attrs::new())
+            let (from, to, axis) = (e.ints("from", &[from]), e.ints("to", &[to]), e.ints("axis", &[axis]));
+            e.op("Slice", "", &[x.into(), from, to, axis])
         }
     }
 }
@@ -186,6 +185,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let y = n.out().filter(|_| n.op.is_onnx())?;
     let name = g.name_of(y);
     let mut p = Patch::new("drop-sequences").before(id).made_from([name.to_owned()]);
+    let mut e = p.under(name);
     let new = match n.op.name.as_str() {
         "SequenceAt" => {
             let seq = n.input(0)?;
@@ -198,7 +198,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
                     *all.get(usize::try_from(at).ok()?)?
                 }
             };
-            written(&mut p, entry, name)
+            written(&mut e, entry)
         }
         "ConcatFromSequence" => {
             let all = entries(g, map, n.input(0)?, DEPTH).filter(|a| !a.is_empty())?;
@@ -207,27 +207,25 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
             let parts: Vec<Ref> = all
                 .into_iter()
                 .enumerate()
-                .map(|(i, e)| {
-                    let x = written(&mut p, e, &format!("{name}_entry_{i}"));
-                    let hint = format!("{name}_stacked_{i}");
-                    if stacked {
-                        over_axes(&mut p, "Unsqueeze", &hint, x, &[axis], Attrs::new(), opset < 13)
-                    } else {
-                        x
+                .map(|(i, entry)| {
+                    let x = written(&mut e.part(&format!("entry_{i}")), entry);
+                    match stacked {
+                        true => e.over("Unsqueeze", &format!("stacked_{i}"), x, &[axis], Attrs::new(), opset),
+                        false => x,
                     }
                 })
                 .collect();
-            p.node("Concat", name, &parts, Attrs::new().with_int("axis", axis))
+            e.op_with("Concat", "", &parts, Attrs::new().with_int("axis", axis))
         }
         "SequenceLength" => {
             let all = entries(g, map, n.input(0)?, DEPTH)?;
-            p.constant(name, Tensor::i64(&[], &[all.len() as i64]))
+            e.int("", all.len() as i64)
         }
         "OptionalGetElement" => {
             let x = n.input(0)?;
             let made = g.producer_is(x, "Optional").and_then(|o| g.node(o).input(0)).unwrap_or(x);
             map.dtype(made)?;
-            p.node("Identity", name, &[made.into()], Attrs::new())
+            e.op("Identity", "", &[made.into()])
         }
         "OptionalHasElement" => {
             let there = match n.input(0) {
@@ -237,12 +235,12 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
                     None => map.dtype(x).is_some(),
                 },
             };
-            p.constant(name, Tensor::bool(&[], &[there]))
+            e.constant("", Tensor::bool(&[], &[there]))
         }
         _ => return None,
     };
     let new = match new {
-        Ref::Old(_) => p.node("Identity", name, &[new], Attrs::new()),
+        Ref::Old(_) => e.op("Identity", "", &[new]),
         new => new,
     };
     p.succeed(y, new);

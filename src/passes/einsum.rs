@@ -1,8 +1,8 @@
 use super::common::commit;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
-use crate::rewrite::{Patch, Ref};
+use crate::ir::{Attrs, DType, Graph, NodeId, ValueId};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// # What it does
 /// Writes an `Einsum` of two operands as the batched product of matrices that it is: Transpose, MatMul, Transpose, with
@@ -137,14 +137,14 @@ impl Einsum {
     }
 
     fn patch(&self, g: &Graph, id: NodeId, opset: i64) -> Patch {
-        let name = g.name_of(self.y).to_owned();
-        let mut w = Writer { p: Patch::new("einsum").before(id).made_from([name.clone()]), name, opset };
+        let name = g.name_of(self.y);
+        let mut p = Patch::new("einsum").before(id).made_from([name.to_owned()]);
+        let mut w = Writer { e: p.under(name), opset };
         let y = if self.summed.is_empty() {
             // The letters in the order of the result.
             let a = w.laid(self.a, &self.of_a, &self.result, "first");
             let b = w.laid(self.b, &self.of_b, &self.result, "second");
-            let name = w.name.clone();
-            w.p.node("Mul", &name, &[a, b], Attrs::new())
+            w.e.op("Mul", "", &[a, b])
         } else if let Some(sizes) = &self.weight {
             self.layer(&mut w, sizes)
         } else {
@@ -164,34 +164,30 @@ impl Einsum {
                 w.transposed(b, &perm, "second_turned")
             };
             let made = order(&row, &column);
-            let name = w.name.clone();
             let plain = made == self.result;
-            let product = if plain { name } else { format!("{name}_product") };
-            let y = w.p.node("MatMul", &product, &[a, b], Attrs::new());
+            let y = w.e.op("MatMul", if plain { "" } else { "product" }, &[a, b]);
             if plain { y } else { w.taken(y, &made, &self.result) }
         };
-        w.p.succeed(self.y, y);
-        w.p.erase(id);
-        w.p
+        p.succeed(self.y, y);
+        p.erase(id);
+        p
     }
 
     /// The product with a weight as a linear layer writes it: the weight has two axes.
-    fn layer(&self, w: &mut Writer, sizes: &[i64]) -> Ref {
+    fn layer(&self, w: &mut Writer<'_>, sizes: &[i64]) -> Ref {
         let rows = only(&self.result, &self.of_a, &self.of_b);
         let columns = only(&self.result, &self.of_b, &self.of_a);
         let a = w.laid(self.a, &self.of_a, &[&rows[..], &self.summed].concat(), "first");
         let a = w.joined(a, rows.len(), self.summed.len(), "first");
         let b = w.laid(self.b, &self.of_b, &[&self.summed[..], &columns].concat(), "second");
         let width: i64 = sizes.iter().product();
-        let b = w.reshaped(b, &[-1, width], "second_matrix");
+        let b = w.e.reshaped("second_matrix", b, &[-1, width]);
         let made = [rows.clone(), columns.clone()].concat();
-        let (name, plain) = (w.name.clone(), made == self.result);
-        let split = columns.len() != 1;
-        let product = if plain && !split { name } else { format!("{name}_product") };
-        let mut y = w.p.node("MatMul", &product, &[a, b], Attrs::new());
+        let (plain, split) = (made == self.result, columns.len() != 1);
+        let mut y = w.e.op("MatMul", if plain && !split { "" } else { "product" }, &[a, b]);
         if split {
             let to: Vec<i64> = rows.iter().map(|_| 0).chain(sizes.iter().copied()).collect();
-            y = w.reshaped(y, &to, if plain { "" } else { "split" });
+            y = w.e.reshaped(if plain { "" } else { "split" }, y, &to);
         }
         if plain { y } else { w.taken(y, &made, &self.result) }
     }
@@ -223,26 +219,22 @@ fn letters(equation: &str) -> Result<[Vec<char>; 3], String> {
 }
 
 /// Writes the nodes of one product.
-struct Writer {
-    p: Patch,
-    name: String,
+struct Writer<'p> {
+    e: Under<'p>,
     opset: i64,
 }
 
-impl Writer {
+impl Writer<'_> {
     /// The operand with its axes in the order of `to`, and axes of size 1 for letters it has not.
     fn laid(&mut self, x: ValueId, has: &[char], to: &[char], which: &str) -> Ref {
         let perm: Vec<i64> = to.iter().filter_map(|c| has.iter().position(|h| h == c)).map(|i| i as i64).collect();
         let x = self.transposed(x.into(), &perm, which);
         let lacks: Vec<i64> = to.iter().enumerate().filter(|(_, c)| !has.contains(c)).map(|(i, _)| i as i64).collect();
-        self.with_axes("Unsqueeze", x, &lacks, &format!("{}_{which}_wide", self.name.clone()))
+        self.with_axes("Unsqueeze", &format!("{which}_wide"), x, &lacks)
     }
 
     fn transposed(&mut self, x: Ref, perm: &[i64], which: &str) -> Ref {
-        if perm.is_sorted() {
-            return x;
-        }
-        self.p.node("Transpose", &format!("{}_{which}", self.name), &[x], Attrs::new().with_ints("perm", perm))
+        if perm.is_sorted() { x } else { self.e.turned(which, x, perm) }
     }
 
     /// The last `n` axes as one.
@@ -251,25 +243,11 @@ impl Writer {
             return x;
         }
         let shape: Vec<i64> = (0..kept).map(|_| 0).chain([-1]).collect();
-        self.reshaped(x, &shape, &format!("{which}_joined"))
+        self.e.part(which).reshaped("joined", x, &shape)
     }
 
-    /// Without a word on what it is, it is the result.
-    fn reshaped(&mut self, x: Ref, to: &[i64], what: &str) -> Ref {
-        let hint = if what.is_empty() { self.name.clone() } else { format!("{}_{what}", self.name) };
-        let to = self.p.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
-        self.p.node("Reshape", &hint, &[x, to], Attrs::new())
-    }
-
-    fn with_axes(&mut self, op: &str, x: Ref, axes: &[i64], hint: &str) -> Ref {
-        if axes.is_empty() {
-            return x;
-        }
-        if self.opset < 13 {
-            return self.p.node(op, hint, &[x], Attrs::new().with_ints("axes", axes));
-        }
-        let list = self.p.constant(&format!("{hint}_axes"), Tensor::i64(&[axes.len() as i64], axes));
-        self.p.node(op, hint, &[x, list], Attrs::new())
+    fn with_axes(&mut self, op: &str, part: &str, x: Ref, axes: &[i64]) -> Ref {
+        if axes.is_empty() { x } else { self.e.over(op, part, x, axes, Attrs::new(), self.opset) }
     }
 
     /// The product without the axes it was given, in the order of the result.
@@ -277,9 +255,7 @@ impl Writer {
         let given: Vec<i64> = made.iter().enumerate().filter(|(_, c)| **c == ' ').map(|(i, _)| i as i64).collect();
         let left: Vec<char> = made.iter().copied().filter(|c| *c != ' ').collect();
         let perm: Vec<i64> = result.iter().filter_map(|c| left.iter().position(|l| l == c)).map(|i| i as i64).collect();
-        let name = self.name.clone();
-        let last = if perm.is_sorted() { name.clone() } else { format!("{name}_narrow") };
-        let y = self.with_axes("Squeeze", y, &given, &last);
-        if perm.is_sorted() { y } else { self.p.node("Transpose", &name, &[y], Attrs::new().with_ints("perm", &perm)) }
+        let y = self.with_axes("Squeeze", if perm.is_sorted() { "" } else { "narrow" }, y, &given);
+        self.transposed(y, &perm, "")
     }
 }

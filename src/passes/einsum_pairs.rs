@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use super::einsum::each;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, DType, Graph, NodeId, Tensor};
-use crate::rewrite::{Patch, Ref};
+use crate::ir::{Attrs, DType, Graph, NodeId};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// # What it does
 /// Writes an `Einsum` as sums, products and moves of which each takes as few numbers as it can: axes that one operand alone
@@ -162,14 +162,14 @@ impl Einsum {
 
     fn patch(mut self, g: &Graph, id: NodeId, opset: i64) -> Patch {
         let y = g.node(id).out().expect("an Einsum has a result");
-        let name = g.name_of(y).to_owned();
-        let mut p = Patch::new("einsum-pairs").before(id).made_from([name.clone()]);
+        let name = g.name_of(y);
+        let mut p = Patch::new("einsum-pairs").before(id).made_from([name.to_owned()]);
+        let mut e = p.under(name);
         for i in 0..self.operands.len() {
             let kept = self.kept(&[i]);
             let o = &self.operands[i];
             if kept != o.letters {
-                let hint = format!("{name}_operand_{i}");
-                let value = self.summed(&mut p, o, &kept, opset, &hint);
+                let value = self.summed(&mut e, o, &kept, opset, &format!("operand_{i}"));
                 self.operands[i] = Operand { value, letters: kept };
             }
         }
@@ -179,8 +179,8 @@ impl Einsum {
             let last = self.operands.len() == 2;
             let letters = if last { self.result.clone() } else { self.kept(&[i, j]) };
             let (b, a) = (self.operands[j].clone(), self.operands[i].clone());
-            let hint = if last { name.clone() } else { format!("{name}_pair_{pairs}") };
-            let value = einsum(&mut p, &[&a, &b], &letters, &hint);
+            let part = if last { String::new() } else { format!("pair_{pairs}") };
+            let value = einsum(&mut e, &[&a, &b], &letters, &part);
             self.operands.remove(j);
             self.operands[i] = Operand { value, letters };
             pairs += 1;
@@ -189,8 +189,8 @@ impl Einsum {
         let order = |c: &char| made.letters.iter().position(|x| x == c).map(|i| i as i64);
         let perm: Vec<i64> = self.result.iter().filter_map(order).collect();
         let value = match made.value {
-            x if !perm.is_sorted() => p.node("Transpose", &name, &[x], Attrs::new().with_ints("perm", &perm)),
-            x @ Ref::Old(_) => p.node("Identity", &name, &[x], Attrs::new()),
+            x if !perm.is_sorted() => e.turned("", x, &perm),
+            x @ Ref::Old(_) => e.op("Identity", "", &[x]),
             x => x,
         };
         p.succeed(y, value);
@@ -199,18 +199,13 @@ impl Einsum {
     }
 
     /// An operand without the axes that nothing else has.
-    fn summed(&self, p: &mut Patch, o: &Operand, kept: &[char], opset: i64, hint: &str) -> Ref {
+    fn summed(&self, e: &mut Under<'_>, o: &Operand, kept: &[char], opset: i64, part: &str) -> Ref {
         if twice(&o.letters) || !self.reduces {
-            return einsum(p, &[o], kept, hint);
+            return einsum(e, &[o], kept, part);
         }
         let axes = o.letters.iter().enumerate().filter(|(_, c)| !kept.contains(c));
         let axes: Vec<i64> = axes.map(|(i, _)| i as i64).collect();
-        let attrs = Attrs::new().with_int("keepdims", 0);
-        if opset < 13 {
-            return p.node("ReduceSum", hint, &[o.value], attrs.with_ints("axes", &axes));
-        }
-        let list = p.constant(&format!("{hint}_axes"), Tensor::i64(&[axes.len() as i64], &axes));
-        p.node("ReduceSum", hint, &[o.value, list], attrs)
+        e.over("ReduceSum", part, o.value, &axes, Attrs::new().with_int("keepdims", 0), opset)
     }
 }
 
@@ -218,10 +213,10 @@ fn twice(letters: &[char]) -> bool {
     letters.iter().enumerate().any(|(i, c)| letters[..i].contains(c))
 }
 
-fn einsum(p: &mut Patch, of: &[&Operand], result: &[char], hint: &str) -> Ref {
+fn einsum(e: &mut Under<'_>, of: &[&Operand], result: &[char], part: &str) -> Ref {
     let text = |l: &[char]| l.iter().collect::<String>();
     let operands: Vec<String> = of.iter().map(|o| text(&o.letters)).collect();
     let equation = format!("{}->{}", operands.join(","), text(result));
     let values: Vec<Ref> = of.iter().map(|o| o.value).collect();
-    p.node("Einsum", hint, &values, Attrs::new().with_str("equation", &equation))
+    e.op_with("Einsum", part, &values, Attrs::new().with_str("equation", &equation))
 }

@@ -1,7 +1,7 @@
 use super::common::{flat, patch_rounds};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, DType, Graph, NodeId, Tensor};
+use crate::ir::{DType, Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -69,8 +69,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let turned = gemm && layer.int("transB") == 1;
     let columns = weight.dims[usize::from(!turned)];
     let w = if turned {
-        let attrs = Attrs::new().with_ints("perm", &[1, 0]);
-        p.node("Transpose", &format!("{}_turned", g.name_of(layer.input(1)?)), &[layer.input(1)?.into()], attrs)
+        p.under(g.name_of(layer.input(1)?)).turned("turned", layer.input(1)?.into(), &[1, 0])
     } else {
         layer.input(1)?.into()
     };
@@ -84,8 +83,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
         Some(_) => return None,
         None => product,
     };
-    let shape = p.constant(&format!("{name}_shape"), Tensor::i64(&[2], &[-1, columns]));
-    let new = p.node("Reshape", name, &[whole, shape], Attrs::new());
+    let new = p.under(name).reshaped("", whole, &[-1, columns]);
     p.succeed(y, new);
     Some(p)
 }

@@ -2,8 +2,8 @@ use super::common::{bypass, commit, erasable, is_plain, is_read, perm_of};
 use super::reshape_static::static_target;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, Class, Graph, NodeId, Tensor, ValueId};
-use crate::rewrite::{Patch, Ref};
+use crate::ir::{Class, Graph, NodeId, ValueId};
+use crate::rewrite::Patch;
 
 /// # What it does
 /// Makes one move out of several.
@@ -64,29 +64,22 @@ impl Pass for FuseTranspose {
             let Some(found) = found else { continue };
             let name = g.name_of(y).to_owned();
             let mut patch = Patch::new(self.id()).before(id).made_from([name.clone()]);
-            let transpose = |patch: &mut Patch, hint: &str, x: Ref, perm: &[i64]| {
-                patch.node("Transpose", hint, &[x], Attrs::new().with_ints("perm", perm))
-            };
-            let reshape = |patch: &mut Patch, hint: &str, x: Ref, to: &[i64]| {
-                let to = patch.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
-                patch.node("Reshape", hint, &[x, to], Attrs::new())
-            };
-            let (x, moved) = (found.x.into(), format!("{name}_moved"));
+            let (mut e, x) = (patch.under(&name), found.x.into());
             let new = match found.made {
                 Made::Nothing => {
                     bypass(self.id(), id, found.x, model, &mut out)?;
                     continue;
                 }
-                Made::Transpose(perm) => transpose(&mut patch, &name, x, &perm),
-                Made::Reshape(to) => reshape(&mut patch, &name, x, &to),
+                Made::Transpose(perm) => e.turned("", x, &perm),
+                Made::Reshape(to) => e.reshaped("", x, &to),
                 Made::Both(perm, to) => {
-                    let moved = transpose(&mut patch, &moved, x, &perm);
-                    reshape(&mut patch, &name, moved, &to)
+                    let moved = e.turned("moved", x, &perm);
+                    e.reshaped("", moved, &to)
                 }
                 Made::Three(axes, perm, to) => {
-                    let axes = reshape(&mut patch, &format!("{name}_axes"), x, &axes);
-                    let moved = transpose(&mut patch, &moved, axes, &perm);
-                    reshape(&mut patch, &name, moved, &to)
+                    let axes = e.reshaped("axes", x, &axes);
+                    let moved = e.turned("moved", axes, &perm);
+                    e.reshaped("", moved, &to)
                 }
             };
             if let Some(ty) = map.ty(y) {

@@ -152,7 +152,7 @@ impl Split<'_> {
         let n = g.node(g.producer(v)?);
         let less = most.checked_sub(1)?;
         let dims = self.map.dims(v).filter(|d| d.len() == 3 && n.op.is_onnx())?;
-        let hint = format!("{}_apart", g.name_of(v));
+        let name = g.name_of(v);
         match n.op.name.as_str() {
             "Reshape" => {
                 let x = n.input(0)?;
@@ -161,21 +161,21 @@ impl Split<'_> {
             }
             "Transpose" if n.attrs.ints("perm") == Some(&[0, 2, 1]) => {
                 let x = self.apart(n.input(0)?, less)?;
-                Some(self.p.node("Transpose", &hint, &[x], Attrs::new().with_ints("perm", &[0, 1, 3, 2])))
+                Some(self.p.under(name).turned("apart", x, &[0, 1, 3, 2]))
             }
             "Softmax" => {
                 if n.axis_at(3, self.opset) != 2 {
                     return None;
                 }
                 let x = self.apart(n.input(0)?, less)?;
-                Some(self.p.node("Softmax", &hint, &[x], Attrs::new().with_int("axis", 3)))
+                Some(self.p.under(name).op_with("Softmax", "apart", &[x], Attrs::new().with_int("axis", 3)))
             }
             "Mul" | "Div" | "Add" | "Sub" => {
                 let mut inputs = Vec::new();
                 for x in n.inputs.iter().flatten() {
                     inputs.push(self.apart(*x, less)?);
                 }
-                Some(self.p.node(&n.op.name, &hint, &inputs, Attrs::new()))
+                Some(self.p.under(name).op(&n.op.name, "apart", &inputs))
             }
             _ => None,
         }

@@ -4,7 +4,7 @@ use super::common::{MOST_STEPS, last_two_swapped, leads, patch_rounds, perm_of, 
 use super::reshape_static::static_target;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{self, ShapeMap};
-use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -105,14 +105,14 @@ fn weights_first(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Pa
         return None;
     }
     let made = g.producer(w)?;
-    let swap = || Attrs::new().with_ints("perm", &last_two_swapped(rank));
+    let swap = last_two_swapped(rank);
     let mut p = Patch::new("keys-by-queries").before(id).made_from([g.name_of(y).to_owned()]);
     let first: Ref = if g.node(made).op.is("Softmax") {
         let (axis, _) = axis_of(g, made, map, opset)?;
         if axis != rank - 2 {
             return None;
         }
-        p.node("Transpose", &format!("{}_turned", g.name_of(w)), &[w.into()], swap())
+        p.under(g.name_of(w)).turned("turned", w.into(), &swap)
     } else {
         let inner = g.node(made).input(0)?;
         let softmax = g.producer_is(inner, "Softmax")?;
@@ -122,9 +122,10 @@ fn weights_first(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Pa
         }
         inner.into()
     };
-    let values = p.node("Transpose", &format!("{}_turned", g.name_of(v)), &[v.into()], swap());
-    let product = p.node("MatMul", &format!("{}_turned", g.name_of(y)), &[first, values], Attrs::new());
-    let new = p.node("Transpose", g.name_of(y), &[product], swap());
+    let values = p.under(g.name_of(v)).turned("turned", v.into(), &swap);
+    let mut e = p.under(g.name_of(y));
+    let product = e.op("MatMul", "turned", &[first, values]);
+    let new = e.turned("", product, &swap);
     p.succeed(y, new);
     Some(p)
 }
@@ -161,8 +162,7 @@ impl Turning<'_> {
         if !n.op.is_onnx() || g.use_count(v) != 1 || g.is_output(v) {
             return None;
         }
-        let hint = format!("{}_turned", g.name_of(v));
-        let rank = perm.len();
+        let (name, rank) = (g.name_of(v), perm.len());
         match n.op.name.as_str() {
             "MatMul" => {
                 let matrix = &perm[rank - 2..];
@@ -173,10 +173,10 @@ impl Turning<'_> {
                 }
                 if matrix == [rank - 1, rank - 2] {
                     let (a, b) = (self.moved(a, perm)?, self.moved(b, perm)?);
-                    Some(self.patch.node("MatMul", &hint, &[b, a], Attrs::new()))
+                    Some(self.patch.under(name).op("MatMul", "turned", &[b, a]))
                 } else if matrix == [rank - 2, rank - 1] {
                     let (a, b) = (self.moved(a, perm)?, self.moved(b, perm)?);
-                    Some(self.patch.node("MatMul", &hint, &[a, b], Attrs::new()))
+                    Some(self.patch.under(name).op("MatMul", "turned", &[a, b]))
                 } else {
                     None
                 }
@@ -192,7 +192,7 @@ impl Turning<'_> {
                     return Some(up);
                 }
                 let perm: Vec<i64> = both.iter().map(|a| *a as i64).collect();
-                Some(self.patch.node("Transpose", &hint, &[x.into()], Attrs::new().with_ints("perm", &perm)))
+                Some(self.patch.under(name).turned("turned", x.into(), &perm))
             }
             "Add" | "Sub" | "Mul" | "Div" | "Where" => {
                 // The scores among the operands: the product is behind one of them.
@@ -205,7 +205,7 @@ impl Turning<'_> {
                 for (i, x) in n.inputs.iter().flatten().enumerate() {
                     inputs.push(if i == main { self.turned(*x, perm)? } else { self.moved(*x, perm)? });
                 }
-                Some(self.patch.node(&n.op.name, &hint, &inputs, n.attrs.clone()))
+                Some(self.patch.under(name).op_with(&n.op.name, "turned", &inputs, n.attrs.clone()))
             }
             "Reshape" => {
                 let x = n.input(0)?;
@@ -221,8 +221,7 @@ impl Turning<'_> {
                 let target =
                     (keeps && perm == swap(rank)).then(|| static_target(&turned(from), &turned(to), true)).flatten()?;
                 let x = self.turned(x, &within)?;
-                let shape = self.patch.constant(&format!("{hint}_shape"), Tensor::i64(&[target.len() as i64], &target));
-                Some(self.patch.node("Reshape", &hint, &[x, shape], Attrs::new()))
+                Some(self.patch.under(name).reshaped("turned", x, &target))
             }
             _ => None,
         }
@@ -243,7 +242,6 @@ impl Turning<'_> {
         if perm.is_sorted() {
             return Some(v.into());
         }
-        let hint = format!("{}_turned", self.g.name_of(v));
-        Some(self.patch.node("Transpose", &hint, &[v.into()], Attrs::new().with_ints("perm", &perm)))
+        Some(self.patch.under(self.g.name_of(v)).turned("turned", v.into(), &perm))
     }
 }

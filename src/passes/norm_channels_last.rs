@@ -1,6 +1,6 @@
 //! LayerNorm over the channels of an image.
 
-use crate::ir::{Attrs, Graph, Tensor};
+use crate::ir::Graph;
 use crate::pattern::Recognition;
 use crate::rewrite::Patch;
 
@@ -69,26 +69,23 @@ fn patch(g: &Graph, norm: &Recognition, opset: i64) -> Option<Patch> {
         Some(b) => Some(one_a_channel(g, b, rank, 1).filter(|b| b.len() == gamma.len())?),
         None => None,
     };
-    let name = g.name_of(y).to_owned();
-    let mut p = Patch::new("norm-channels-last").before(norm.root).made_from([name.clone()]);
-    let order = |axes: &mut dyn Iterator<Item = usize>| -> Attrs {
-        Attrs::new().with_ints("perm", &axes.map(|a| a as i64).collect::<Vec<_>>())
-    };
-    let last = order(&mut [0].into_iter().chain(2..rank).chain([1]));
-    let back = order(&mut [0, rank - 1].into_iter().chain(1..rank - 1));
-    let vector =
-        |p: &mut Patch, what: &str, v: &[f32]| p.constant(&format!("{name}_{what}"), Tensor::f32(&[v.len() as i64], v));
-    let t = p.node("Transpose", &format!("{name}_last"), &[x.into()], last);
-    let d = deviation(&mut p, &name, t, opset);
-    let sd = root_mean_square(&mut p, &name, d, eps.into(), opset);
-    let mut z = p.under(&name).op("Div", "normed", &[d, sd]);
-    let gamma = vector(&mut p, "gamma", &gamma);
-    z = p.under(&name).op("Mul", "scaled", &[z, gamma]);
+    let name = g.name_of(y);
+    let mut p = Patch::new("norm-channels-last").before(norm.root).made_from([name.to_owned()]);
+    let axes = rank as i64;
+    let last: Vec<i64> = [0].into_iter().chain(2..axes).chain([1]).collect();
+    let back: Vec<i64> = [0, axes - 1].into_iter().chain(1..axes - 1).collect();
+    let mut e = p.under(name);
+    let t = e.turned("last", x.into(), &last);
+    let d = deviation(&mut e, t, opset);
+    let sd = root_mean_square(&mut e, d, eps.into(), opset);
+    let mut z = e.op("Div", "normed", &[d, sd]);
+    let gamma = e.floats("gamma", &gamma);
+    z = e.op("Mul", "scaled", &[z, gamma]);
     if let Some(beta) = beta {
-        let beta = vector(&mut p, "beta", &beta);
-        z = p.under(&name).op("Add", "shifted", &[z, beta]);
+        let beta = e.floats("beta", &beta);
+        z = e.op("Add", "shifted", &[z, beta]);
     }
-    let new = p.node("Transpose", &name, &[z], back);
+    let new = e.turned("", z, &back);
     p.succeed(y, new);
     Some(p)
 }

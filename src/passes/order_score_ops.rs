@@ -2,13 +2,13 @@
 
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip};
 
-use super::common::{MOST_STEPS, has, leads, moved, moves_between, over_last_axis, patch_rounds, sole_use};
+use super::common::{MOST_STEPS, has, leads, moved, moves_between, patch_rounds, sole_use};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
 use crate::ir::masks::{DROWNED_BELOW, HIDES, HIDES_SCALED, NEVER_MEASURED};
-use crate::ir::{Attrs, DType, Graph, Node, NodeId, Tensor, ValueId};
+use crate::ir::{DType, Graph, Node, NodeId, Tensor, ValueId};
 use crate::pattern::Act;
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// # What it does
 /// Brings what is done to scores into the order that the rules for attention know: one factor, then sums and selections. A
@@ -254,31 +254,31 @@ impl Scores<'_> {
         }
         let mut x: Ref = head.into();
         if let Some(all) = self.factor_from(0)? {
-            let c = p.constant(&format!("{name}_factor"), tensor(&all));
+            let c = p.under(name).constant("factor", tensor(&all));
             x = p.under(name).op("Mul", "scaled", &[x, c]);
         }
         for (i, (step, made)) in self.steps.iter().zip(made).enumerate() {
-            let hint = format!("{name}_{i}");
+            let mut e = p.under(&format!("{name}_{i}"));
             let by = match made {
                 Made::Nothing => continue,
                 Made::Sum(sum) => {
-                    let c = p.constant(&format!("{hint}_sum"), tensor(&sum));
-                    x = p.node("Add", &hint, &[x, c], Attrs::new());
+                    let c = e.constant("sum", tensor(&sum));
+                    x = e.op("Add", "", &[x, c]);
                     continue;
                 }
                 Made::Kept(by) => by,
             };
             match &step.kind {
                 Done::Plus { term, minus } => {
-                    let t = self.term(&mut p, &hint, *term, *minus, by.as_ref())?;
-                    x = p.node("Add", &hint, &[x, t], Attrs::new());
+                    let t = self.term(&mut e, *term, *minus, by.as_ref())?;
+                    x = e.op("Add", "", &[x, t]);
                 }
                 Done::Choose { condition, keeps, fill } => {
                     // What hides for every head does so unscaled.
                     let by = by.filter(|b| b.len() == 1).and_then(|b| b.first().copied()).unwrap_or(1.0);
-                    let fill = p.under(&hint).scalar("fill", (fill * by).max(f32::MIN));
+                    let fill = e.scalar("fill", (fill * by).max(f32::MIN));
                     let order = if *keeps { [x, fill] } else { [fill, x] };
-                    x = p.node("Where", &hint, &[(*condition).into(), order[0], order[1]], Attrs::new());
+                    x = e.op("Where", "", &[(*condition).into(), order[0], order[1]]);
                 }
                 Done::Times { .. } | Done::Bound => {}
             }
@@ -394,30 +394,30 @@ impl Scores<'_> {
     }
 
     /// A term as it is added: negated, times a factor, or lowered where it would lift.
-    fn term(&self, p: &mut Patch, hint: &str, term: ValueId, minus: bool, by: Option<&ArrayD<f32>>) -> Option<Ref> {
+    fn term(&self, e: &mut Under<'_>, term: ValueId, minus: bool, by: Option<&ArrayD<f32>>) -> Option<Ref> {
         let one = ArrayD::from_elem(IxDyn(&[]), 1.0f32);
         let by = by.unwrap_or(&one);
         let sign = if minus { -1.0 } else { 1.0 };
         if let Some(t) = array(self.g, term) {
-            return Some(p.constant(&format!("{hint}_term"), tensor(&(product(&t, by)? * sign))));
+            return Some(e.constant("term", tensor(&(product(&t, by)? * sign))));
         }
         let (mut x, mut by): (Ref, _) = (term.into(), by * sign);
         if let Some(s) = scaled(self.g, term) {
-            x = moved(self.g, p, &moves_between(self.g, s.product, term), s.of.into(), "plain");
+            x = moved(self.g, e, &moves_between(self.g, s.product, term), s.of.into(), "plain");
             by *= s.by;
             if self.lifts(term, minus) {
-                let top = over_last_axis(p, "ReduceMax", &format!("{hint}_top"), x, self.opset);
-                x = p.under(hint).op("Sub", "below", &[top, x]);
+                let top = e.reduced("ReduceMax", "top", x, self.opset);
+                x = e.op("Sub", "below", &[top, x]);
                 by *= -1.0;
             }
         } else if by.iter().all(|x| *x == -1.0) {
-            return Some(p.under(hint).op("Neg", "negative", &[x]));
+            return Some(e.op("Neg", "negative", &[x]));
         }
         if by.iter().all(|x| *x == 1.0) {
             return Some(x);
         }
-        let c = p.constant(&format!("{hint}_times"), tensor(&by));
-        Some(p.under(hint).op("Mul", "term", &[x, c]))
+        let c = e.constant("times", tensor(&by));
+        Some(e.op("Mul", "term", &[x, c]))
     }
 
     /// True for what is multiplied with a number so large that it lifts some scores far above the others.

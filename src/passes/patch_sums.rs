@@ -92,9 +92,10 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
         (0..columns * places).map(|i| if i / places % places == i % places { 1.0 } else { 0.0 }).collect();
     let name = g.name_of(y);
     let mut p = Patch::new("patch-sums").before(id).made_from([name.to_owned()]);
-    let dims = p.constant(&format!("{name}_grid"), Tensor::i64(&[4], &[0, columns, grid[0], grid[1]]));
-    let cells = p.under(name).op("Reshape", "columns", &[x.into(), dims]);
-    let weight = p.constant(&format!("{name}_places"), Tensor::f32(&[columns, 1, kernel[0], kernel[1]], &one_hot));
+    let mut e = p.under(name);
+    let dims = e.ints("grid", &[0, columns, grid[0], grid[1]]);
+    let cells = e.op("Reshape", "columns", &[x.into(), dims]);
+    let weight = e.constant("places", Tensor::f32(&[columns, 1, kernel[0], kernel[1]], &one_hot));
     let attrs = Attrs::new()
         .with_ints("kernel_shape", &kernel)
         .with_ints("strides", &strides)
@@ -102,7 +103,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
         .with_ints("pads", &pads)
         .with_ints("output_padding", &rest)
         .with_int("group", columns / places);
-    let new = p.node("ConvTranspose", name, &[cells, weight], attrs);
+    let new = e.op_with("ConvTranspose", "", &[cells, weight], attrs);
     p.succeed(y, new);
     Some(p)
 }

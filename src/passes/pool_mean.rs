@@ -1,4 +1,4 @@
-use super::common::{over_last, over_last_axis, patch_nodes};
+use super::common::{over_last, patch_nodes};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
 use crate::ir::{DType, Graph, Node, NodeId, ValueId};
@@ -76,8 +76,9 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         // Of one mean, others see that it is the same.
         Some(mean) => p.replace(y, mean.into()),
         None => {
-            let of = if squared { p.under(name).op("Mul", "square", &[x.into(), x.into()]) } else { x.into() };
-            let mean = over_last_axis(&mut p, "ReduceMean", name, of, opset);
+            let mut e = p.under(name);
+            let of = if squared { e.op("Mul", "square", &[x.into(), x.into()]) } else { x.into() };
+            let mean = e.reduced("ReduceMean", "", of, opset);
             p.succeed(y, mean);
         }
     }

@@ -1,7 +1,6 @@
 use super::common::{commit, is_plain};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::Size;
-use crate::ir::Tensor;
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -82,7 +81,7 @@ impl Pass for ReshapeStatic {
             let zero = node.int("allowzero") == 0;
             let Some(target) = static_target(from, to, zero) else { continue };
             let mut patch = Patch::new(self.id());
-            let new = patch.constant(&format!("{}_shape", g.name_of(y)), Tensor::i64(&[target.len() as i64], &target));
+            let new = patch.under(g.name_of(y)).ints("shape", &target);
             patch.set_input(id, 1, Some(new));
             commit(patch, model, &mut out)?;
         }

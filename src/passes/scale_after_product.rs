@@ -80,8 +80,9 @@ impl ScaleAfterProduct {
                 p.set_input(node, slot, Some(c));
             }
             None => {
-                let c = p.under(&name).scalar("scale_factor", factor);
-                let y = p.under(&name).op("Mul", "scaled", &[a.scores_product.into(), c]);
+                let mut e = p.under(&name);
+                let c = e.scalar("scale_factor", factor);
+                let y = e.op("Mul", "scaled", &[a.scores_product.into(), c]);
                 p.replace(a.scores_product, y);
             }
         }

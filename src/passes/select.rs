@@ -4,7 +4,7 @@ use super::common::patch_nodes;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
 use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::Patch;
 
 /// # What it does
 /// Writes a choice between two values as a Where.
@@ -108,15 +108,16 @@ fn by_constants(g: &Graph, id: NodeId) -> Option<Patch> {
     let name = g.name_of(y);
     let mut p = Patch::new("select-by-arithmetic").before(id).made_from([name.to_owned()]);
     let keep: Vec<bool> = m.iter().map(|m| *m != 0.0).collect();
-    let keep: Ref = p.constant(&format!("{name}_keep"), Tensor::bool(&mask.dims, &keep));
-    let fill = p.under(name).scalar("fill", if minus { -fill } else { fill });
+    let mut e = p.under(name);
+    let keep = e.constant("keep", Tensor::bool(&mask.dims, &keep));
+    let fill = e.scalar("fill", if minus { -fill } else { fill });
     let x = if factor == 1.0 {
         x.into()
     } else {
-        let factor = p.under(name).scalar("factor", factor);
-        p.under(name).op("Mul", "scaled", &[x.into(), factor])
+        let factor = e.scalar("factor", factor);
+        e.op("Mul", "scaled", &[x.into(), factor])
     };
-    let new = p.node("Where", name, &[keep, x, fill], Attrs::new());
+    let new = e.op("Where", "", &[keep, x, fill]);
     p.succeed(y, new);
     Some(p)
 }

@@ -58,17 +58,15 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let (x, w) = (softmax.input(0)?, softmax.out()?);
     let moved = sole_reader(g, w).filter(|n| g.node(*n).op.is("Reshape"))?;
     let reshape = g.node(moved);
-    let (shape, y) = (reshape.input(1)?, reshape.out()?);
+    let y = reshape.out()?;
     let (from, to) = (map.dims(x)?, map.dims(y)?);
     if softmax.axis_at(from.len(), opset) + 1 != from.len() || to.is_empty() || from.last() != to.last() {
         return None;
     }
     let mut p = Patch::new("softmax-last").before(moved).made_from([g.name_of(y).to_owned()]);
-    let seen = format!("{}_seen", g.name_of(x));
-    let rows =
-        p.node_with(reshape.op.clone(), &[Some(x.into()), Some(shape.into())], &[&seen], reshape.attrs.clone())[0];
+    let rows = p.under(g.name_of(x)).like(reshape, "seen", &[(0, x.into())]);
     let last = Attrs::new().with_int("axis", to.len() as i64 - 1);
-    let new = p.node_with(softmax.op.clone(), &[Some(rows)], &[g.name_of(y)], last)[0];
+    let new = p.node("Softmax", g.name_of(y), &[rows], last);
     p.succeed(y, new);
     Some(p)
 }
@@ -86,7 +84,7 @@ fn scaled(g: &Graph, id: NodeId) -> Option<Patch> {
     let (seen, factor) = (scale.input(slot)?, scale.input(1 - slot)?);
     let moved = g.producer_is(seen, "Reshape")?;
     let reshape = g.node(moved);
-    let (product, shape) = (reshape.input(0)?, reshape.input(1)?);
+    let product = reshape.input(0)?;
     g.producer_is(product, "MatMul")?;
     // A number with more axes would give its own to the result.
     let plain = g.constant(factor).is_some_and(|t| t.dims.len() <= 1);
@@ -98,10 +96,8 @@ fn scaled(g: &Graph, id: NodeId) -> Option<Patch> {
     if slot == 1 {
         inputs.swap(0, 1);
     }
-    let hint = format!("{}_scaled", g.name_of(product));
-    let new = p.node(&scale.op.name, &hint, &inputs, Attrs::new());
-    let new =
-        p.node_with(reshape.op.clone(), &[Some(new), Some(shape.into())], &[g.name_of(y)], reshape.attrs.clone())[0];
+    let new = p.under(g.name_of(product)).op(&scale.op.name, "scaled", &inputs);
+    let new = p.under(g.name_of(y)).like(reshape, "", &[(0, new)]);
     p.succeed(y, new);
     Some(p)
 }

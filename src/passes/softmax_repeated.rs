@@ -1,7 +1,7 @@
 use super::common::patch_rounds;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::{ShapeMap, Size};
-use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, ValueId};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -94,19 +94,14 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let mut x: Ref = one.into();
     for (n, slot) in way.iter().rev() {
         let n = g.node(*n);
-        let hint = format!("{}_once", g.name_of(n.out()?));
-        let inputs: Vec<Option<Ref>> =
-            n.inputs.iter().enumerate().map(|(i, v)| if i == *slot { Some(x) } else { v.map(Ref::from) }).collect();
-        x = p.node_with(n.op.clone(), &inputs, &[&hint], n.attrs.clone())[0];
+        x = p.under(g.name_of(n.out()?)).like(n, "once", &[(*slot, x)]);
     }
-    let part =
-        |p: &mut Patch, what: &str, v: &[i64]| p.constant(&format!("{name}_{what}"), Tensor::i64(&[v.len() as i64], v));
-    let (start, end) = (part(&mut p, "first", &[0]), part(&mut p, "second", &[1]));
-    let batch = p.under(name).op("Slice", "samples", &[shape.into(), start, end]);
-    let rest = part(&mut p, "ones", &vec![1; map.rank(y)?.checked_sub(1)?]);
-    let axis = Attrs::new().with_int("axis", 0);
-    let to = p.node("Concat", &format!("{name}_repeats"), &[batch, rest], axis);
-    let new = p.node("Expand", name, &[x, to], Attrs::new());
+    let mut e = p.under(name);
+    let (start, end) = (e.ints("first", &[0]), e.ints("second", &[1]));
+    let batch = e.op("Slice", "samples", &[shape.into(), start, end]);
+    let rest = e.ints("ones", &vec![1; map.rank(y)?.checked_sub(1)?]);
+    let to = e.op_with("Concat", "repeats", &[batch, rest], Attrs::new().with_int("axis", 0));
+    let new = e.op("Expand", "", &[x, to]);
     p.succeed(y, new);
     Some(p)
 }

@@ -2,7 +2,7 @@
 
 use super::common::{patch_nodes, sole_reader};
 use super::{Context, Numerics, Outcome, Pass, PassError};
-use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, Tensor, ValueId};
 use crate::plan::sites::{self, Linear, sliced};
 use crate::rewrite::{Patch, Ref};
 
@@ -259,44 +259,44 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     for (i, part) in parts.list.iter().enumerate() {
         let (from, each) = (part.from as usize, part.columns as usize);
         let wi = columns(w, l.out_axis, from, each)?;
-        let wi = p.constant(&format!("{}_part{i}", g.name_of(l.weight)), wi);
+        let wi = p.under(g.name_of(l.weight)).constant(&format!("part{i}"), wi);
         let bias: Option<Ref> = match &l.bias {
             Some(b) => {
                 let t = g.constant(b.value)?;
                 let t = columns(t, t.dims.len() - 1, from, each)?;
-                Some(p.constant(&format!("{}_part{i}", g.name_of(b.value)), t))
+                Some(p.under(g.name_of(b.value)).constant(&format!("part{i}"), t))
             }
             None => None,
         };
-        let hint = format!("{name}_part{i}");
+        let mut e = p.under(&format!("{name}_part{i}"));
         let shape = g.shape(l.out).map(<[_]>::to_vec).map(|mut s| {
             if let Some(last) = s.last_mut() {
                 *last = Dim::Known(each as i64);
             }
             s
         });
-        let mut inputs: Vec<Option<Ref>> = vec![Some(l.x.into()), Some(wi)];
+        let mut inputs = vec![l.x.into(), wi];
         let own_bias = l.bias.as_ref().is_some_and(|b| b.add.is_none());
         if own_bias {
-            inputs.push(bias);
+            inputs.extend(bias);
         }
-        let product = if own_bias || bias.is_none() { hint.clone() } else { format!("{hint}_product") };
-        let mut y = p.node_with(node.op.clone(), &inputs, &[&product], node.attrs.clone())[0];
-        p.typed(y, DType::FLOAT, shape.clone());
+        let product = if own_bias || bias.is_none() { "" } else { "product" };
+        let mut y = e.op_with(&node.op.name, product, &inputs, node.attrs.clone());
+        e.typed(y, DType::FLOAT, shape.clone());
         if let (false, Some(b)) = (own_bias, bias) {
-            y = p.node("Add", &hint, &[y, b], Attrs::new());
-            p.typed(y, DType::FLOAT, shape);
+            y = e.op("Add", "", &[y, b]);
+            e.typed(y, DType::FLOAT, shape);
         }
         if let Some(moves) = &parts.moves {
             let (target, perm) = moves_of(part, moves);
-            let t = p.constant(&format!("{hint}_shape"), Tensor::i64(&[target.len() as i64], &target));
+            let t = e.ints("shape", &target);
             if perm.is_sorted() {
-                y = p.node("Reshape", g.name_of(part.value), &[y, t], Attrs::new());
+                y = e.under(g.name_of(part.value)).op("Reshape", "", &[y, t]);
             } else {
-                y = p.under(&hint).op("Reshape", "heads", &[y, t]);
-                y = p.node("Transpose", g.name_of(part.value), &[y], Attrs::new().with_ints("perm", &perm));
+                y = e.op("Reshape", "heads", &[y, t]);
+                y = e.under(g.name_of(part.value)).turned("", y, &perm);
             }
-            p.typed(y, DType::FLOAT, g.shape(part.value).map(<[_]>::to_vec));
+            e.typed(y, DType::FLOAT, g.shape(part.value).map(<[_]>::to_vec));
         }
         p.succeed(part.value, y);
     }

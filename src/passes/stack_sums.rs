@@ -1,6 +1,6 @@
 //! Sums of values that were laid upon each other first.
 
-use super::common::{over_axes, patch_nodes, sole_reader};
+use super::common::{patch_nodes, sole_reader};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
 use crate::ir::{Attrs, Graph, NodeId, ValueId};
@@ -81,14 +81,14 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         return None;
     }
     let (count, last) = (parts.len(), parts.len() - 1);
-    let mut sum = parts[0];
+    let (mut e, mut sum) = (p.under(name), parts[0]);
     for (i, part) in parts.into_iter().enumerate().skip(1) {
-        let hint = if i == last && !mean { name.to_owned() } else { format!("{name}_sum_{i}") };
-        sum = p.node("Add", &hint, &[sum, part], Attrs::new());
+        let last = i == last && !mean;
+        sum = e.op("Add", &if last { String::new() } else { format!("sum_{i}") }, &[sum, part]);
     }
     if mean {
-        let by = p.under(name).scalar("share", 1.0 / count as f32);
-        sum = p.node("Mul", name, &[sum, by], Attrs::new());
+        let by = e.scalar("share", 1.0 / count as f32);
+        sum = e.op("Mul", "", &[sum, by]);
     }
     p.succeed(y, sum);
     Some(p)
@@ -115,6 +115,5 @@ fn part(g: &Graph, map: &ShapeMap, p: &mut Patch, v: ValueId, axis: i64, kept: b
     if let Some(x) = unsqueezed {
         return Some(x.into());
     }
-    let hint = format!("{}_part", g.name_of(v));
-    Some(over_axes(p, "Squeeze", &hint, v.into(), &[axis], Attrs::new(), opset < 13))
+    Some(p.under(g.name_of(v)).over("Squeeze", "part", v.into(), &[axis], Attrs::new(), opset))
 }

@@ -3,8 +3,8 @@
 use super::common::{deviation, last_two_swapped, patch_rounds, root_mean_square};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{AttrValue, Attrs, DType, Graph, Node, NodeId, Op, Tensor};
-use crate::rewrite::{Patch, Ref};
+use crate::ir::{AttrValue, Attrs, DType, Graph, Node, NodeId, Op};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// # What it does
 /// Writes `com.microsoft` operators that stand for several standard ones as these: FusedMatMul, Gelu, BiasGelu, FastGelu,
@@ -70,10 +70,9 @@ fn is_fused(n: &Node, opset: i64) -> bool {
 pub(super) struct Unfusing<'a> {
     pub g: &'a Graph,
     pub n: &'a Node,
-    pub name: String,
     pub map: &'a ShapeMap,
     pub opset: i64,
-    pub p: Patch,
+    pub e: Under<'a>,
 }
 
 fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
@@ -82,8 +81,9 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         return None;
     }
     let y = n.outputs.first().copied().flatten()?;
-    let name = g.name_of(y).to_owned();
-    let mut j = Unfusing { g, n, map, opset, p: Patch::new("unfuse").before(id).made_from([name.clone()]), name };
+    let name = g.name_of(y);
+    let mut p = Patch::new("unfuse").before(id).made_from([name.to_owned()]);
+    let mut j = Unfusing { g, n, map, opset, e: p.under(name) };
     // What stands for further outputs.
     let mut more: Vec<(usize, Ref)> = Vec::new();
     let new = match n.op.name.as_str() {
@@ -134,19 +134,15 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     for (i, v) in n.outputs.iter().enumerate().skip(1) {
         let Some(v) = v.filter(|v| g.use_count(*v) > 0 || g.is_output(*v)) else { continue };
         let (_, new) = *more.iter().find(|(slot, _)| *slot == i)?;
-        j.p.replace(v, new);
+        j.e.replace(v, new);
     }
-    j.p.succeed(y, new);
-    Some(j.p)
+    j.e.succeed(y, new);
+    Some(p)
 }
 
 impl Unfusing<'_> {
     pub fn input(&self, i: usize) -> Option<Ref> {
         self.n.input(i).map(Ref::from)
-    }
-
-    pub fn node(&mut self, op: &str, what: &str, inputs: &[Ref]) -> Ref {
-        self.p.node(op, &format!("{}_{what}", self.name), inputs, Attrs::new())
     }
 
     /// The type that the node computes in.
@@ -157,22 +153,18 @@ impl Unfusing<'_> {
 
     /// A number of that type.
     pub fn number(&mut self, v: f32, what: &str) -> Ref {
-        let c = self.p.constant(&format!("{}_{what}", self.name), Tensor::scalar_f32(v));
+        let c = self.e.scalar(what, v);
         match self.float() {
             DType::FLOAT => c,
-            t => self.cast(c, t, &format!("{what}_cast")),
+            t => self.e.part(what).cast("cast", c, t),
         }
-    }
-
-    pub fn cast(&mut self, x: Ref, to: DType, what: &str) -> Ref {
-        self.p.node("Cast", &format!("{}_{what}", self.name), &[x], Attrs::new().with_int("to", to.0.into()))
     }
 
     /// One input plus another, if that is there.
     fn plus(&mut self, a: usize, b: usize) -> Option<Ref> {
         let a = self.input(a)?;
         Some(match self.input(b) {
-            Some(b) => self.node("Add", "sum", &[a, b]),
+            Some(b) => self.e.op("Add", "sum", &[a, b]),
             None => a,
         })
     }
@@ -188,43 +180,42 @@ impl Unfusing<'_> {
             let v = self.n.input(i)?;
             sides.push(if turn {
                 let rank = self.map.rank(v).filter(|r| *r >= 2)?;
-                let hint = format!("{}_turned_{i}", self.name);
-                self.p.node("Transpose", &hint, &[v.into()], Attrs::new().with_ints("perm", &last_two_swapped(rank)))
+                self.e.part("turned").turned(&i.to_string(), v.into(), &last_two_swapped(rank))
             } else {
                 v.into()
             });
         }
-        let y = self.node("MatMul", "product", &sides);
+        let y = self.e.op("MatMul", "product", &sides);
         let alpha = self.n.attrs.float("alpha").unwrap_or(1.0);
         Some(if alpha == 1.0 {
             y
         } else {
             let a = self.number(alpha, "alpha");
-            self.node("Mul", "scaled", &[y, a])
+            self.e.op("Mul", "scaled", &[y, a])
         })
     }
 
     fn gelu(&mut self, x: Ref) -> Ref {
         let (root, one, half) =
             (self.number(std::f32::consts::SQRT_2, "root"), self.number(1.0, "one"), self.number(0.5, "half"));
-        let d = self.node("Div", "ratio", &[x, root]);
-        let e = self.node("Erf", "erf", &[d]);
-        let a = self.node("Add", "moved", &[e, one]);
-        let m = self.node("Mul", "twice", &[x, a]);
-        self.node("Mul", "gelu", &[m, half])
+        let d = self.e.op("Div", "ratio", &[x, root]);
+        let e = self.e.op("Erf", "erf", &[d]);
+        let a = self.e.op("Add", "moved", &[e, one]);
+        let m = self.e.op("Mul", "twice", &[x, a]);
+        self.e.op("Mul", "gelu", &[m, half])
     }
 
     fn fast_gelu(&mut self, x: Ref) -> Ref {
         let (cubic, root) = (self.number(0.044715, "cubic"), self.number(0.797_884_6, "root"));
         let (one, half, three) = (self.number(1.0, "one"), self.number(0.5, "half"), self.number(3.0, "three"));
-        let p = self.node("Pow", "cube", &[x, three]);
-        let c = self.node("Mul", "part", &[p, cubic]);
-        let s = self.node("Add", "inner", &[x, c]);
-        let r = self.node("Mul", "scaled", &[s, root]);
-        let t = self.node("Tanh", "tanh", &[r]);
-        let a = self.node("Add", "moved", &[t, one]);
-        let h = self.node("Mul", "half_x", &[x, half]);
-        self.node("Mul", "gelu", &[h, a])
+        let p = self.e.op("Pow", "cube", &[x, three]);
+        let c = self.e.op("Mul", "part", &[p, cubic]);
+        let s = self.e.op("Add", "inner", &[x, c]);
+        let r = self.e.op("Mul", "scaled", &[s, root]);
+        let t = self.e.op("Tanh", "tanh", &[r]);
+        let a = self.e.op("Add", "moved", &[t, one]);
+        let h = self.e.op("Mul", "half_x", &[x, half]);
+        self.e.op("Mul", "gelu", &[h, a])
     }
 
     fn quick_gelu(&mut self) -> Option<Ref> {
@@ -234,19 +225,19 @@ impl Unfusing<'_> {
             x
         } else {
             let a = self.number(alpha, "alpha");
-            self.node("Mul", "scaled", &[x, a])
+            self.e.op("Mul", "scaled", &[x, a])
         };
-        let s = self.node("Sigmoid", "sigmoid", &[scaled]);
-        Some(self.node("Mul", "gelu", &[x, s]))
+        let s = self.e.op("Sigmoid", "sigmoid", &[scaled]);
+        Some(self.e.op("Mul", "gelu", &[x, s]))
     }
 
     /// Input, skip and the bias at slot `bias`, which belongs to the layer that makes the input.
     fn skip_sum(&mut self, bias: usize) -> Option<Ref> {
         let (mut x, skip) = (self.input(0)?, self.input(1)?);
         if let Some(b) = self.input(bias) {
-            x = self.node("Add", "biased", &[x, b]);
+            x = self.e.op("Add", "biased", &[x, b]);
         }
-        Some(self.node("Add", "sum", &[x, skip]))
+        Some(self.e.op("Add", "sum", &[x, skip]))
     }
 
     /// The first input of a norm over its last axis alone.
@@ -259,11 +250,11 @@ impl Unfusing<'_> {
     /// `eps` is what the operator adds where the node does not say it.
     pub fn layer_norm(&mut self, x: Ref, gamma: usize, beta: usize, eps: f32) -> Option<Ref> {
         let gamma = self.input(gamma)?;
-        let d = deviation(&mut self.p, &self.name, x, self.opset);
+        let d = deviation(&mut self.e, x, self.opset);
         let n = self.divided(d, eps);
-        let y = self.node("Mul", "scaled", &[n, gamma]);
+        let y = self.e.op("Mul", "scaled", &[n, gamma]);
         Some(match self.input(beta) {
-            Some(b) => self.node("Add", "normed", &[y, b]),
+            Some(b) => self.e.op("Add", "normed", &[y, b]),
             None => y,
         })
     }
@@ -271,7 +262,7 @@ impl Unfusing<'_> {
     fn rms_norm(&mut self, x: Ref, gamma: usize, eps: f32) -> Option<Ref> {
         let gamma = self.input(gamma)?;
         let n = self.divided(x, eps);
-        Some(self.node("Mul", "normed", &[n, gamma]))
+        Some(self.e.op("Mul", "normed", &[n, gamma]))
     }
 
     /// A value divided by the root of its mean square.
@@ -280,8 +271,8 @@ impl Unfusing<'_> {
         // The least that half precision tells from zero.
         let least = if self.float() == DType::FLOAT16 { 2f32.powi(-24) } else { 0.0 };
         let eps = self.number(eps.max(least), "epsilon");
-        let r = root_mean_square(&mut self.p, &self.name, d, eps, self.opset);
-        self.node("Div", "ratio", &[d, r])
+        let r = root_mean_square(&mut self.e, d, eps, self.opset);
+        self.e.op("Div", "ratio", &[d, r])
     }
 
     /// A Gemm or Conv with a function of one operand after it.
@@ -293,12 +284,12 @@ impl Unfusing<'_> {
         let mut attrs = self.n.attrs.clone();
         attrs.0.retain(|a| !a.name.starts_with("activation"));
         let inputs: Vec<Option<Ref>> = self.n.inputs.iter().take(3).map(|v| v.map(Ref::from)).collect();
-        let hint = format!("{}_product", self.name);
-        let mut y = self.p.node_with(Op::onnx(op), &inputs, &[&hint], attrs)[0];
+        let hint = self.e.name("product");
+        let mut y = self.e.node_with(Op::onnx(op), &inputs, &[&hint], attrs)[0];
         if op == "Conv"
             && let Some(z) = self.input(3)
         {
-            y = self.node("Add", "sum", &[y, z]);
+            y = self.e.op("Add", "sum", &[y, z]);
         }
         let params = match self.n.attrs.get("activation_params") {
             Some(AttrValue::Floats(p)) => p.first().copied(),
@@ -308,7 +299,7 @@ impl Unfusing<'_> {
             ("LeakyRelu", Some(a)) => Attrs::new().with_float("alpha", a),
             _ => Attrs::new(),
         };
-        Some(self.p.node(&f, &format!("{}_activated", self.name), &[y], own))
+        Some(self.e.op_with(&f, "activated", &[y], own))
     }
 }
 

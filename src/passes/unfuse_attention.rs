@@ -1,7 +1,6 @@
 //! The attentions of onnxruntime's transformers optimizer, and the sum of embeddings that stands in front of them in BERT,
 //! written out again.
 
-use super::common::over_axes;
 use super::split_projection::columns;
 use super::unfuse::Unfusing;
 use crate::infer::Size;
@@ -43,10 +42,10 @@ impl Unfusing<'_> {
         let mut parts = Vec::new();
         for (size, what) in sizes.into_iter().zip(["q", "k", "v"]) {
             let part = self.columns(w, from, size, what);
-            let mut y = self.node("MatMul", &format!("{what}_product"), &[x.into(), part]);
+            let mut y = self.e.part(what).op("MatMul", "product", &[x.into(), part]);
             if let Some(b) = self.n.input(2) {
                 let part = self.columns(b, from, size, what);
-                y = self.node("Add", what, &[y, part]);
+                y = self.e.op("Add", what, &[y, part]);
             }
             from += size;
             parts.push(self.split(y, heads, size / heads, what));
@@ -92,7 +91,7 @@ impl Unfusing<'_> {
                     let mut y = x.into();
                     if let Some(b) = bias {
                         let part = self.columns(b, from, columns, what);
-                        y = self.node("Add", what, &[y, part]);
+                        y = self.e.op("Add", what, &[y, part]);
                     }
                     parts.push(self.split(y, heads, columns / heads, what));
                 }
@@ -109,32 +108,32 @@ impl Unfusing<'_> {
         let ids = self.n.input(0)?;
         let look_up = |j: &mut Self, table: usize, at: Ref, what: &str| {
             let table = j.input(table)?;
-            Some(j.node("Gather", what, &[table, at]))
+            Some(j.e.op("Gather", what, &[table, at]))
         };
         let words = look_up(self, 2, ids.into(), "words")?;
         let positions = match self.input(8) {
             Some(at) => look_up(self, 3, at, "positions")?,
             None => {
-                let (table, from, axis) = (self.input(3)?, self.ints(&[0], "first"), self.ints(&[0], "rows"));
+                let (table, from, axis) = (self.input(3)?, self.e.ints("first", &[0]), self.e.ints("rows", &[0]));
                 let to = match self.map.dims(ids)?.get(1)?.known() {
-                    Some(n) => self.ints(&[n], "last"),
+                    Some(n) => self.e.ints("last", &[n]),
                     None => self.size((ids, 1), &[1], "last"),
                 };
-                self.node("Slice", "positions", &[table, from, to, axis])
+                self.e.op("Slice", "positions", &[table, from, to, axis])
             }
         };
-        let mut sum = self.node("Add", "words_placed", &[words, positions]);
+        let mut sum = self.e.op("Add", "words_placed", &[words, positions]);
         if let (Some(at), Some(_)) = (self.input(1), self.input(4)) {
             let segments = look_up(self, 4, at, "segments")?;
-            sum = self.node("Add", "sum", &[sum, segments]);
+            sum = self.e.op("Add", "sum", &[sum, segments]);
         }
         let y = self.layer_norm(sum, 5, 6, 1e-12)?;
         let count = self.input(7).map(|mask| {
-            let one = self.p.constant(&format!("{}_kept_mark", self.name), Tensor::i32(&[], &[1]));
-            let keep = self.node("Equal", "kept", &[mask, one]);
-            let keep = self.cast(keep, DType::INT32, "kept_whole");
+            let one = self.e.constant("kept_mark", Tensor::i32(&[], &[1]));
+            let keep = self.e.op("Equal", "kept", &[mask, one]);
+            let keep = self.e.cast("kept_whole", keep, DType::INT32);
             let attrs = Attrs::new().with_int("keepdims", 0);
-            over_axes(&mut self.p, "ReduceSum", &format!("{}_count", self.name), keep, &[1], attrs, self.opset < 13)
+            self.e.over("ReduceSum", "count", keep, &[1], attrs, self.opset)
         });
         Some((y, sum, count))
     }
@@ -143,84 +142,76 @@ impl Unfusing<'_> {
         self.n.attrs.int("num_heads").filter(|h| *h > 0)
     }
 
-    fn ints(&mut self, v: &[i64], what: &str) -> Ref {
-        self.p.constant(&format!("{}_{what}", self.name), Tensor::i64(&[v.len() as i64], v))
-    }
-
-    fn turned(&mut self, x: Ref, perm: &[i64], what: &str) -> Ref {
-        self.p.node("Transpose", &format!("{}_{what}", self.name), &[x], Attrs::new().with_ints("perm", perm))
-    }
-
     fn unsqueezed(&mut self, x: Ref, axes: &[i64], what: &str) -> Ref {
-        let hint = format!("{}_{what}", self.name);
-        over_axes(&mut self.p, "Unsqueeze", &hint, x, axes, Attrs::new(), self.opset < 13)
+        self.e.over("Unsqueeze", what, x, axes, Attrs::new(), self.opset)
     }
 
     /// A size of a value, as one number of that shape.
     fn size(&mut self, (x, axis): (ValueId, usize), shape: &[i64], what: &str) -> Ref {
-        let sizes = self.node("Shape", &format!("{what}_sizes"), &[x.into()]);
-        let at = Tensor::i64(shape, &[axis as i64]);
-        let at = self.p.constant(&format!("{}_{what}_axis", self.name), at);
-        self.node("Gather", &format!("{what}_size"), &[sizes, at])
+        let mut e = self.e.part(what);
+        let sizes = e.op("Shape", "sizes", &[x.into()]);
+        let at = e.constant("axis", Tensor::i64(shape, &[axis as i64]));
+        e.op("Gather", "size", &[sizes, at])
     }
 
     /// Columns of a weight or a bias, cut out now if it is a constant.
     fn columns(&mut self, v: ValueId, from: i64, size: i64, what: &str) -> Ref {
-        let hint = format!("{}_{what}", self.g.name_of(v));
         let known = self.g.constant(v).and_then(|t| {
             let axis = t.dims.len().checked_sub(1)?;
             let within = t.dims[axis] >= from + size;
             within.then(|| columns(t, axis, from as usize, size as usize)).flatten()
         });
+        let name = self.g.name_of(v);
         if let Some(t) = known {
-            return self.p.constant(&hint, t);
+            return self.e.under(name).constant(what, t);
         }
-        let (from, to) = (self.ints(&[from], "from"), self.ints(&[from + size], "to"));
-        let axis = self.ints(&[-1], "columns");
-        self.p.node("Slice", &hint, &[v.into(), from, to, axis], Attrs::new())
+        let (from, to) = (self.e.ints("from", &[from]), self.e.ints("to", &[from + size]));
+        let axis = self.e.ints("columns", &[-1]);
+        self.e.under(name).op("Slice", what, &[v.into(), from, to, axis])
     }
 
     /// Heads apart, in front of the tokens.
     fn split(&mut self, x: Ref, heads: i64, size: i64, what: &str) -> Ref {
-        let to = self.ints(&[0, 0, heads, size], &format!("{what}_shape"));
-        let x = self.node("Reshape", &format!("{what}_split"), &[x, to]);
-        self.turned(x, &[0, 2, 1, 3], &format!("{what}_heads"))
+        let mut e = self.e.part(what);
+        let to = e.ints("shape", &[0, 0, heads, size]);
+        let x = e.op("Reshape", "split", &[x, to]);
+        e.turned("heads", x, &[0, 2, 1, 3])
     }
 
     /// Queries, keys or values out of heads that hold them side by side.
     fn packed(&mut self, x: ValueId, which: i64) -> Ref {
-        let at = self.p.constant(&format!("{}_which_{which}", self.name), Tensor::i64(&[], &[which]));
-        let hint = format!("{}_part_{which}", self.name);
-        let x = self.p.node("Gather", &hint, &[x.into(), at], Attrs::new().with_int("axis", 3));
-        self.turned(x, &[0, 2, 1, 3], &format!("heads_{which}"))
+        let at = self.e.int(&format!("which_{which}"), which);
+        let of = Attrs::new().with_int("axis", 3);
+        let x = self.e.op_with("Gather", &format!("part_{which}"), &[x.into(), at], of);
+        self.e.turned(&format!("heads_{which}"), x, &[0, 2, 1, 3])
     }
 
     fn core(&mut self, h: &Heads, mask: Option<ValueId>, bias: Option<Ref>) -> Option<Ref> {
-        let kt = self.turned(h.k, &[0, 1, 3, 2], "keys_turned");
-        let s = self.node("MatMul", "scores_product", &[h.q, kt]);
+        let kt = self.e.turned("keys_turned", h.k, &[0, 1, 3, 2]);
+        let s = self.e.op("MatMul", "scores_product", &[h.q, kt]);
         let scale = self.n.attrs.float("scale").filter(|s| *s != 0.0);
         let scale = self.number(scale.unwrap_or_else(|| (1.0 / (h.head_size as f64).sqrt()) as f32), "scale");
-        let mut s = self.node("Mul", "scores", &[s, scale]);
+        let mut s = self.e.op("Mul", "scores", &[s, scale]);
         if let Some(m) = mask
             && let Some(m) = self.hidden(m, h)?
         {
-            s = self.node("Add", "masked", &[s, m]);
+            s = self.e.op("Add", "masked", &[s, m]);
         }
         if let Some(b) = bias {
-            s = self.node("Add", "biased", &[s, b]);
+            s = self.e.op("Add", "biased", &[s, b]);
         }
         if self.n.attrs.int("unidirectional").unwrap_or(0) != 0 {
             // Of more keys than queries, onnxruntime lets the last query see all.
             let count = |(x, axis): (ValueId, usize)| self.map.dims(x)?.get(axis);
             count(h.queries).filter(|n| Some(*n) == count(h.keys))?;
             let (ahead, lowest) = (self.ahead(h), self.number(f32::MIN, "lowest"));
-            s = self.node("Where", "causal", &[ahead, lowest, s]);
+            s = self.e.op("Where", "causal", &[ahead, lowest, s]);
         }
-        let w = self.p.node("Softmax", &format!("{}_weights", self.name), &[s], Attrs::new().with_int("axis", -1));
-        let y = self.node("MatMul", "by_head", &[w, h.v]);
-        let y = self.turned(y, &[0, 2, 1, 3], "by_token");
-        let to = self.ints(&[0, 0, -1], "shape");
-        Some(self.node("Reshape", "joined", &[y, to]))
+        let w = self.e.op_with("Softmax", "weights", &[s], Attrs::new().with_int("axis", -1));
+        let y = self.e.op("MatMul", "by_head", &[w, h.v]);
+        let y = self.e.turned("by_token", y, &[0, 2, 1, 3]);
+        let to = self.e.ints("shape", &[0, 0, -1]);
+        Some(self.e.op("Reshape", "joined", &[y, to]))
     }
 
     /// What is added to scores for a mask of ones and zeros, or for numbers of keys; nothing for a mask that says nothing.
@@ -237,14 +228,14 @@ impl Unfusing<'_> {
         let keep = if let [count] = &dims[..] {
             self.in_reach(mask, count, h)?
         } else {
-            let zero = self.p.constant(&format!("{}_hidden_mark", self.name), Tensor::i32(&[], &[0]));
-            self.node("Greater", "keep", &[mask.into(), zero])
+            let zero = self.e.constant("hidden_mark", Tensor::i32(&[], &[0]));
+            self.e.op("Greater", "keep", &[mask.into(), zero])
         };
-        let hide = self.node("Not", "hide", &[keep]);
+        let hide = self.e.op("Not", "hide", &[keep]);
         let hide = self.unsqueezed(hide, axes, "hide_all");
-        let hide = self.cast(hide, self.float(), "hidden");
+        let hide = self.e.cast("hidden", hide, self.float());
         let fill = self.number(self.n.attrs.float("mask_filter_value").unwrap_or(-10000.0), "fill");
-        Some(Some(self.node("Mul", "mask", &[hide, fill])))
+        Some(Some(self.e.op("Mul", "mask", &[hide, fill])))
     }
 
     /// True for the keys in front of each sample's end and, if there are two numbers for each sample, from its start on.
@@ -255,30 +246,30 @@ impl Unfusing<'_> {
             return None;
         }
         let at = self.counted(h.keys, "key");
-        let ends = self.cast(mask.into(), DType::INT64, "key_ends");
+        let ends = self.e.cast("key_ends", mask.into(), DType::INT64);
         if !twice {
             let ends = self.unsqueezed(ends, &[1], "key_end");
-            return Some(self.node("Less", "keep", &[at, ends]));
+            return Some(self.e.op("Less", "keep", &[at, ends]));
         }
-        let to = self.ints(&[2, -1, 1], "ends_shape");
-        let ends = self.node("Reshape", "ends_apart", &[ends, to]);
+        let to = self.e.ints("ends_shape", &[2, -1, 1]);
+        let ends = self.e.op("Reshape", "ends_apart", &[ends, to]);
         let [end, start] = [0, 1].map(|i| {
-            let i = self.p.constant(&format!("{}_end_{i}", self.name), Tensor::i64(&[], &[i]));
-            self.node("Gather", "key_end", &[ends, i])
+            let i = self.e.int(&format!("end_{i}"), i);
+            self.e.op("Gather", "key_end", &[ends, i])
         });
-        let (before, early) = (self.node("Less", "before_end", &[at, end]), self.node("Less", "early", &[at, start]));
-        let late = self.node("Not", "from_start", &[early]);
-        Some(self.node("And", "keep", &[before, late]))
+        let (before, early) = (self.e.op("Less", "before_end", &[at, end]), self.e.op("Less", "early", &[at, start]));
+        let late = self.e.op("Not", "from_start", &[early]);
+        Some(self.e.op("And", "keep", &[before, late]))
     }
 
     /// The numbers 0, 1, .. along an axis.
     fn counted(&mut self, of: (ValueId, usize), what: &str) -> Ref {
         if let Some(n) = self.map.dims(of.0).and_then(|d| d.get(of.1)?.known()).filter(|n| *n <= LARGEST_MASK) {
-            return self.ints(&(0..n).collect::<Vec<_>>(), &format!("{what}_numbers"));
+            return self.e.part(what).ints("numbers", &(0..n).collect::<Vec<_>>());
         }
         let count = self.size(of, &[], what);
-        let [from, step] = [0, 1].map(|i| self.p.constant(&format!("{}_step_{i}", self.name), Tensor::i64(&[], &[i])));
-        self.node("Range", &format!("{what}_numbers"), &[from, count, step])
+        let [from, step] = [0, 1].map(|i| self.e.int(&format!("step_{i}"), i));
+        self.e.part(what).op("Range", "numbers", &[from, count, step])
     }
 
     /// True for the keys after each query.
@@ -288,10 +279,10 @@ impl Unfusing<'_> {
             && s.checked_mul(t).is_some_and(|n| n <= LARGEST_MASK)
         {
             let ahead: Vec<bool> = (0..s).flat_map(|i| (0..t).map(move |j| j > i)).collect();
-            return self.p.constant(&format!("{}_ahead", self.name), Tensor::bool(&[s, t], &ahead));
+            return self.e.constant("ahead", Tensor::bool(&[s, t], &ahead));
         }
         let (i, j) = (self.counted(h.queries, "query"), self.counted(h.keys, "key"));
         let i = self.unsqueezed(i, &[1], "query_column");
-        self.node("Greater", "ahead", &[j, i])
+        self.e.op("Greater", "ahead", &[j, i])
     }
 }

@@ -256,7 +256,7 @@ impl<'a> Builder<'a, '_> {
         let one = literal(1.0, self.root_type())?;
         let bytes = one.to_le_bytes().ok_or("ones have no bytes")?.repeat(size as usize);
         let root = self.f.graph().node(self.m.root).out().map_or("", |v| self.f.graph().name_of(v));
-        Ok(self.patch.constant(&format!("{root}_ones"), Tensor::raw(one.dtype, &[size], bytes)))
+        Ok(self.patch.under(root).constant("ones", Tensor::raw(one.dtype, &[size], bytes)))
     }
 
     fn root_type(&self) -> DType {

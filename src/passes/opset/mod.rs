@@ -98,7 +98,7 @@ impl Conversion<'_> {
         };
         // An empty list of axes means the default in both forms.
         if !list.is_empty() {
-            let t = patch.constant(&format!("{}_{attr}", self.name()), Tensor::i64(&[list.len() as i64], list));
+            let t = patch.under(&self.name()).ints(attr, list);
             patch.set_input(self.id, 1, Some(t));
         }
         patch.set_attr(self.id, attr, None);
@@ -129,10 +129,11 @@ impl Conversion<'_> {
             return Ok(());
         }
         let name = self.name();
-        let flat = patch.node("Flatten", &format!("{name}_flat"), &[x.into()], Attrs::new().with_int("axis", axis));
-        let soft = patch.node(op, &format!("{name}_rows"), &[flat], Attrs::new().with_int("axis", -1));
-        let shape = patch.under(&name).op("Shape", "shape", &[x.into()]);
-        let new = patch.node("Reshape", &name, &[soft, shape], Attrs::new());
+        let mut e = patch.under(&name);
+        let flat = e.op_with("Flatten", "flat", &[x.into()], Attrs::new().with_int("axis", axis));
+        let soft = e.op_with(op, "rows", &[flat], Attrs::new().with_int("axis", -1));
+        let shape = e.op("Shape", "shape", &[x.into()]);
+        let new = e.op("Reshape", "", &[soft, shape]);
         self.replace(y, new, patch)
     }
 
@@ -159,8 +160,7 @@ impl Conversion<'_> {
             return Err("it is in training mode, which opset 14 writes differently".to_owned());
         }
         let (_, y) = self.ends()?;
-        let inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::Old)).collect();
-        let new = patch.node_with(node.op.clone(), &inputs, &[&self.name()], node.attrs.clone())[0];
+        let new = patch.under(&self.name()).like(node, "", &[]);
         self.replace(y, new, patch)
     }
 
@@ -179,8 +179,8 @@ impl Conversion<'_> {
             let bytes =
                 bytes.filter(|_| t.dims == [groups] && size > 0).ok_or("its scale or bias has a wrong shape")?;
             let wide: Vec<u8> = bytes.chunks_exact(size).flat_map(|e| e.repeat(each as usize)).collect();
-            let hint = format!("{}_per_channel", self.g.name_of(v));
-            let new = patch.constant(&hint, Tensor::raw(t.dtype, &[groups * each], wide));
+            let wide = Tensor::raw(t.dtype, &[groups * each], wide);
+            let new = patch.under(self.g.name_of(v)).constant("per_channel", wide);
             patch.set_input(self.id, slot, Some(new));
         }
         Ok(())

@@ -17,12 +17,12 @@
 use std::collections::BTreeSet;
 
 use super::fold::folded_name;
-use crate::ir::{Attrs, Class, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Class, Graph, NodeId, ValueId};
 use crate::passes::common::is_captured;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::{Activation, QuantPlan, Readers, Role};
 use crate::quant::{Code, QParams};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// The pass, for one plan.
 pub struct QuantizeActivations;
@@ -92,17 +92,17 @@ impl QuantizeActivations {
         let dims: Vec<usize> = t.dims.iter().map(|d| *d as usize).collect();
         let codes = crate::quant::kernel::quantize_tensor(&data, &dims, q).map_err(|e| failed(e.to_string()))?;
         let mut p = Patch::new(self.id()).made_from([name.to_owned()]);
-        let c = p.constant(&format!("{name}_codes"), crate::quant::qparams::code_tensor(q.code(), &t.dims, &codes));
+        let c = p.under(name).constant("codes", crate::quant::qparams::code_tensor(q.code(), &t.dims, &codes));
         // Of a table, only the rows that are picked are read back.
         for (id, _) in g.uses(v).into_iter().filter(|(id, slot)| *slot == 0 && picks_rows(g, *id, q)) {
             let n = g.node(id);
             let (Some(ids), Some(y)) = (n.input(1), n.out()) else { continue };
-            let name = g.name_of(y);
-            let rows = p.node("Gather", &format!("{name}_codes"), &[c, ids.into()], n.attrs.clone());
-            let new = super::dequantize_linear(&mut p, rows, &q.clone().with_axis(-1), name);
+            let mut e = p.under(g.name_of(y));
+            let rows = e.op_with("Gather", "codes", &[c, ids.into()], n.attrs.clone());
+            let new = e.dequantized(rows, &q.clone().with_axis(-1));
             p.succeed(y, new);
         }
-        let d = super::dequantize_linear(&mut p, c, q, name);
+        let d = p.under(name).dequantized(c, q);
         // A constant that is an output, if through an Identity, stays what it is for the caller.
         let handed_on = |n: NodeId| g.node(n).op.is("Identity") && g.node(n).out().is_some_and(|y| g.is_output(y));
         for (n, slot) in g.uses(v).into_iter().filter(|(n, slot)| *slot != usize::MAX && !handed_on(*n)) {
@@ -141,8 +141,8 @@ impl QuantizeActivations {
             let wide = QParams::per_axis(a.params.code(), axis, scales, vec![a.params.zero(0); n]).map_err(|e| {
                 PassError::Failed { pass: self.id().into(), message: format!("fold of `{}`: {e}", a.value) }
             })?;
-            let codes = super::quantize_linear(&mut p, x.into(), &wide, &hint);
-            let d = super::dequantize_linear(&mut p, codes, &a.params, &format!("{hint}_folded"));
+            let codes = p.under(&hint).quantized(x.into(), &wide);
+            let d = p.under(&folded_name(&hint)).dequantized(codes, &a.params);
             p.replace(f, d);
             return Ok(Some(p));
         }
@@ -169,8 +169,8 @@ impl QuantizeActivations {
             return Ok(None);
         }
         let d = match &a.outliers[..] {
-            [] => super::round_trip(&mut p, v.into(), &a.params, &hint),
-            _ => self.two_codes(&mut p, v, a, &hint)?,
+            [] => p.under(&hint).round_trip(v.into(), &a.params),
+            _ => self.two_codes(&mut p.under(&hint), v, a)?,
         };
         if makes_output {
             p.replace(v, d);
@@ -183,7 +183,7 @@ impl QuantizeActivations {
     }
 
     /// The value from the coarse codes of its outlier channels and the codes of what these leave.
-    fn two_codes(&self, p: &mut Patch, v: ValueId, a: &Activation, hint: &str) -> Result<Ref, PassError> {
+    fn two_codes(&self, e: &mut Under<'_>, v: ValueId, a: &Activation) -> Result<Ref, PassError> {
         let channels = a.params.channels();
         let failed = |message: String| PassError::Failed {
             pass: self.id().into(),
@@ -198,26 +198,24 @@ impl QuantizeActivations {
                 )));
             }
             let q = QParams::affine(Code::U8, o.scale, o.zero_point).map_err(|e| failed(e.to_string()))?;
-            let name = format!("{hint}_outlier_{i}");
-            let at = |c: usize| Tensor::i64(&[1], &[c as i64]);
-            let bounds = [("first", at(o.channel)), ("end", at(o.channel + 1)), ("axis", Tensor::i64(&[1], &[-1]))];
-            let mut inputs = vec![v.into()];
-            inputs.extend(bounds.into_iter().map(|(what, t)| p.constant(&format!("{name}_{what}"), t)));
-            let x = p.node("Slice", &name, &inputs, Attrs::new());
-            let x = super::round_trip(p, x, &q, &name);
+            let mut e = e.part(&format!("outlier_{i}"));
+            let (first, end) = (e.ints("first", &[o.channel as i64]), e.ints("end", &[o.channel as i64 + 1]));
+            let axis = e.ints("axis", &[-1]);
+            let x = e.op("Slice", "", &[v.into(), first, end, axis]);
+            let x = e.round_trip(x, &q);
             let mut place = vec![0f32; channels];
             place[o.channel] = 1.0;
-            let place = p.constant(&format!("{name}_place"), Tensor::f32(&[channels as i64], &place));
-            let x = p.under(&name).op("Mul", "placed", &[x, place]);
+            let place = e.floats("place", &place);
+            let x = e.op("Mul", "placed", &[x, place]);
             coarse = Some(match coarse {
-                Some(c) => p.under(&name).op("Add", "joined", &[c, x]),
+                Some(c) => e.op("Add", "joined", &[c, x]),
                 None => x,
             });
         }
         let coarse = coarse.expect("asked for with outliers only");
-        let left = p.under(hint).op("Sub", "left", &[v.into(), coarse]);
-        let left = super::round_trip(p, left, &a.params, hint);
-        Ok(p.under(hint).op("Add", "whole", &[left, coarse]))
+        let left = e.op("Sub", "left", &[v.into(), coarse]);
+        let left = e.round_trip(left, &a.params);
+        Ok(e.op("Add", "whole", &[left, coarse]))
     }
 }
 

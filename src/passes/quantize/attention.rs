@@ -15,7 +15,7 @@
 //! *Source.* FQ-ViT, arXiv 2111.13824, section 3.3; anchors, rounding and normalisation as `quant::lis` documents.
 
 use crate::ir::masks::HIDDEN;
-use crate::ir::{Attrs, DType, Dim, Graph, Tensor, ValueId};
+use crate::ir::{DType, Dim, Graph, Tensor, ValueId};
 use crate::passes::common::{moved, moves_between};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::pattern::Attention;
@@ -106,23 +106,25 @@ impl<'a> Core<'a> {
     /// The Softmax stays, between codes.
     fn uniform(&self, p: &mut Patch, weights: &QParams) -> Result<(), String> {
         let (g, a, name, raw) = (self.g, self.a, self.name, self.site.value);
-        let mut d = super::round_trip(p, raw.into(), self.scores, name);
+        let mut d = p.under(name).round_trip(raw.into(), self.scores);
         // What was hidden before the codes were made has the lowest code now, not none.
         if let Some(keep) = seen(g, &self.site.masks[..self.site.early], p)? {
-            let hidden = p.under(name).scalar("hidden", HIDDEN);
-            d = p.under(name).op("Where", "kept", &[keep, d, hidden]);
+            let mut e = p.under(name);
+            let hidden = e.scalar("hidden", HIDDEN);
+            d = e.op("Where", "kept", &[keep, d, hidden]);
         }
         p.replace(raw, d);
         if g.node(a.softmax).input(0) == Some(raw) {
             // onnxruntime makes a QLinearSoftmax of a Softmax between codes, which has other bits and takes longer.
             // What is taken off a whole row changes no weight.
-            let max = row_max(p, d, self.opset, (&format!("{name}_max"), &format!("{name}_max_axis")));
-            let below = p.under(name).op("Sub", "below_max", &[d, max]);
+            let mut e = p.under(name);
+            let max = row_max(&mut e, d, self.opset, ("max", "max_axis"));
+            let below = e.op("Sub", "below_max", &[d, max]);
             p.set_input(a.softmax, 0, Some(below));
         }
         // Weights that others read first are a value like any other, with codes of their own.
         if a.v.is_some() {
-            let w = super::round_trip(p, a.probs.into(), weights, g.name_of(a.probs));
+            let w = p.under(g.name_of(a.probs)).round_trip(a.probs.into(), weights);
             p.replace(a.probs, w);
         }
         Ok(())
@@ -140,7 +142,7 @@ impl<'a> Core<'a> {
         }
         .map_err(|e| e.to_string())?;
         if let Some(view) = &self.site.view {
-            y = reshape(p, y, &view.result, format!("{output}_whole"));
+            y = p.under(output).reshaped("whole", y, &view.result);
         }
         p.typed(y, DType::FLOAT, self.g.shape(a.out).map(<[_]>::to_vec));
         p.succeed(a.out, y);
@@ -150,18 +152,19 @@ impl<'a> Core<'a> {
     /// What Log-Int-Softmax starts from.
     fn lis_site(&self, p: &mut Patch) -> Result<LisSite, String> {
         let (g, a, name, site, scores) = (self.g, self.a, self.name, &self.site, self.scores);
-        let mut codes = super::quantize_linear(p, site.value.into(), scores, name);
+        let mut codes = p.under(name).quantized(site.value.into(), scores);
         let (mut v, of_values) = a.v.map(|v| self.values(v, p)).transpose()?.unzip();
         if let Some(view) = &site.view {
-            v = v.map(|v| reshape(p, v, &view.values, format!("{}_values_view", self.plan.output)));
+            v = v.map(|v| p.under(&self.plan.output).reshaped("values_view", v, &view.values));
             if let Some(to) = &view.scores {
-                codes = reshape(p, codes, to, format!("{name}_q_view"));
+                codes = p.under(name).reshaped("q_view", codes, to);
             }
         }
         let Hiding { keep: mask, left } = hiding(g, a, site, self.opset, p)?;
         if let Some(left) = left {
-            let zero = p.constant(&format!("{name}_none"), zero_points(scores));
-            codes = p.under(name).op("Where", "left", &[left, codes, zero]);
+            let mut e = p.under(name);
+            let zero = e.constant("none", zero_points(scores));
+            codes = e.op("Where", "left", &[left, codes, zero]);
         }
         let shape = g.shape(site.value).or_else(|| g.shape(a.scores));
         let keys = shape.and_then(|s| match s.last() {
@@ -190,7 +193,7 @@ impl<'a> Core<'a> {
             None => self.whole.activation(g.name_of(at), true).map(|a| &a.params),
         };
         let params = params.ok_or_else(|| format!("the plan has no entry for its values `{}`", g.name_of(at)))?;
-        let codes = super::quantize_linear(p, at.into(), params, g.name_of(at));
+        let codes = p.under(g.name_of(at)).quantized(at.into(), params);
         let codes = moved(g, p, &moves_between(g, at, read), codes, "q");
         Ok((codes, params.clone()))
     }
@@ -202,9 +205,4 @@ fn zero_points(scores: &QParams) -> Tensor {
     let zeros: Vec<u8> = (0..heads).map(|h| u8::try_from(scores.zero(h)).unwrap_or(0)).collect();
     let dims = if heads == 1 { vec![] } else { vec![heads as i64, 1, 1] };
     Tensor::u8(&dims, &zeros)
-}
-
-fn reshape(p: &mut Patch, x: Ref, to: &[i64], hint: String) -> Ref {
-    let to = p.constant(&format!("{hint}_shape"), Tensor::i64(&[to.len() as i64], to));
-    p.node("Reshape", &hint, &[x, to], Attrs::new())
 }

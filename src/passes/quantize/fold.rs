@@ -18,7 +18,7 @@
 //!
 //! *Source.* Migration of difficulty as in SmoothQuant (arXiv 2211.10438); factors into LayerNorm as in FQ-ViT.
 
-use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::passes::layers::{bias_changed, scaled};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Linear, pads};
@@ -138,24 +138,23 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
                 None if fold.offsets.is_empty() => {}
                 None => {
                     let beta: Vec<f32> = (0..f.len()).map(|c| -fold.offset(c) / f[c]).collect();
-                    let t = Tensor::f32(&[f.len() as i64], &beta);
-                    let c = p.constant(&format!("{}_beta", folded_name(&fold.value)), t);
+                    let c = p.under(&folded_name(&fold.value)).floats("beta", &beta);
                     p.set_input(norm, 2, Some(c));
                 }
             }
         }
         None => {
-            let name = folded_name(&fold.value);
+            let mut e = p.under(&folded_name(&fold.value));
             let mut dims = vec![f.len() as i64];
             dims.resize(1 + behind, 1);
             let mut x = v.into();
             if !fold.offsets.is_empty() {
-                let c = p.constant(&format!("{name}_offset"), Tensor::f32(&dims, &fold.offsets));
-                x = p.under(&name).op("Sub", "shifted", &[x, c]);
+                let c = e.constant("offset", Tensor::f32(&dims, &fold.offsets));
+                x = e.op("Sub", "shifted", &[x, c]);
             }
             let inv: Vec<f32> = f.iter().map(|f| 1.0 / f).collect();
-            let c = p.constant(&format!("{name}_factor"), Tensor::f32(&dims, &inv));
-            let y = p.node("Mul", &name, &[x, c], Attrs::new());
+            let c = e.constant("factor", Tensor::f32(&dims, &inv));
+            let y = e.op("Mul", "", &[x, c]);
             p.replace(v, y);
         }
     }

@@ -4,12 +4,11 @@
 //! negative by itself. A row of which everything is hidden keeps what was hidden least.
 
 use crate::ir::masks::{DROWNED_BELOW, HIDDEN, HIDES};
-use crate::ir::{Attrs, DType, Dim, Graph, Tensor};
-use crate::passes::common::over_last_axis;
+use crate::ir::{DType, Dim, Graph, Tensor};
 use crate::pattern::{Attention, Mask, MaskKind};
 use crate::plan::scores::ScoreSite;
 
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// What the masks of an attention do to its scores. Absent where they do nothing of the kind.
 pub(super) struct Hiding {
@@ -35,16 +34,16 @@ pub(super) fn hiding(
     let Some(one) = keep.filter(|_| may_hide_a_row(g, a, masks)) else { return Ok(Hiding { keep, left: None }) };
     // What is added to scores may be small enough to leave them as they are, if all of a row have it.
     let left = above(g, masks, DROWNED_BELOW, p)?;
-    let name = g.name_of(site.value).to_owned();
+    let mut e = p.under(g.name_of(site.value));
     let fill = |m: &Mask| match m.kind {
         MaskKind::Boolean { fill, .. } => g.constant(fill)?.as_scalar().map(|x| x as f32),
         _ => None,
     };
     let fills: Vec<Option<f32>> = masks.iter().map(|m| fill(m)).collect();
     let keep = if fills.iter().all(|f| f.is_some() && *f == fills[0]) {
-        or_whole_rows(p, one, &name, opset)
+        or_whole_rows(&mut e, one, opset)
     } else {
-        by_level(masks, &fills, p, &name, opset)
+        by_level(masks, &fills, &mut e, opset)
     };
     Ok(Hiding { keep: Some(keep), left })
 }
@@ -75,49 +74,47 @@ fn may_hide_a_row(g: &Graph, a: &Attention, masks: &[&Mask]) -> bool {
 }
 
 /// `keep`, and all keys of a query of which it keeps none: where all that hides is one number, they are alike.
-fn or_whole_rows(p: &mut Patch, keep: Ref, name: &str, opset: i64) -> Ref {
-    let to = |d: DType| Attrs::new().with_int("to", d.0.into());
-    let count = p.node("Cast", &format!("{name}_keep_u8"), &[keep], to(DType::UINT8));
-    let hint = format!("{name}_keep_any");
-    let any = over_last_axis(p, "ReduceMax", &hint, count, opset);
-    let any = p.node("Cast", &format!("{hint}_bool"), &[any], to(DType::BOOL));
-    let none = p.under(name).op("Not", "keep_none", &[any]);
-    p.under(name).op("Or", "keep_or_none", &[keep, none])
+fn or_whole_rows(e: &mut Under<'_>, keep: Ref, opset: i64) -> Ref {
+    let count = e.cast("keep_u8", keep, DType::UINT8);
+    let any = e.reduced("ReduceMax", "keep_any", count, opset);
+    let any = e.cast("keep_any_bool", any, DType::BOOL);
+    let none = e.op("Not", "keep_none", &[any]);
+    e.op("Or", "keep_or_none", &[keep, none])
 }
 
 /// What lies less far than `HIDES` below the largest number that the masks put in its row.
-fn by_level(masks: &[&Mask], fills: &[Option<f32>], p: &mut Patch, name: &str, opset: i64) -> Ref {
+fn by_level(masks: &[&Mask], fills: &[Option<f32>], e: &mut Under<'_>, opset: i64) -> Ref {
     let mut level: Option<Ref> = None;
     for (i, (m, fill)) in masks.iter().zip(fills).enumerate() {
-        let hint = format!("{name}_level_{i}");
+        let mut e = e.part(&format!("level_{i}"));
         level = Some(match (m.kind, level) {
             (MaskKind::Boolean { keep, .. }, before) => {
-                let before = before.unwrap_or_else(|| p.under(&hint).scalar("of_all", 0.0));
+                let before = before.unwrap_or_else(|| e.scalar("of_all", 0.0));
                 let fill = fill.unwrap_or(HIDDEN).max(f32::MIN);
-                let fill = p.under(&hint).scalar("hidden", fill);
+                let fill = e.scalar("hidden", fill);
                 let order = if keep { [before, fill] } else { [fill, before] };
-                p.node("Where", &hint, &[m.value.into(), order[0], order[1]], Attrs::new())
+                e.op("Where", "", &[m.value.into(), order[0], order[1]])
             }
             (_, None) => m.value.into(),
-            (_, Some(before)) => p.node("Add", &hint, &[before, m.value.into()], Attrs::new()),
+            (_, Some(before)) => e.op("Add", "", &[before, m.value.into()]),
         });
     }
-    let level = level.unwrap_or_else(|| p.under(name).scalar("level", 0.0));
-    let top = over_last_axis(p, "ReduceMax", &format!("{name}_level_top"), level, opset);
-    let below = p.under(name).op("Sub", "level_below", &[level, top]);
-    let limit = p.under(name).scalar("level_limit", HIDES);
-    p.under(name).op("Greater", "keep_by_level", &[below, limit])
+    let level = level.unwrap_or_else(|| e.scalar("level", 0.0));
+    let top = e.reduced("ReduceMax", "level_top", level, opset);
+    let below = e.op("Sub", "level_below", &[level, top]);
+    let limit = e.scalar("level_limit", HIDES);
+    e.op("Greater", "keep_by_level", &[below, limit])
 }
 
 /// The masks as one condition, true where each lets through or adds more than `limit`.
 fn above(g: &Graph, masks: &[&Mask], limit: f32, p: &mut Patch) -> Result<Option<Ref>, String> {
     let mut all: Option<Ref> = None;
     for m in masks {
-        let name = format!("{}_keep", g.name_of(m.value));
+        let mut e = p.under(g.name_of(m.value));
         let one = match m.kind {
             MaskKind::Bias => return Err(format!("`{}` is a bias, not a mask", g.name_of(m.value))),
             MaskKind::Boolean { keep: true, .. } => m.value.into(),
-            MaskKind::Boolean { keep: false, .. } => p.node("Not", &name, &[m.value.into()], Attrs::new()),
+            MaskKind::Boolean { keep: false, .. } => e.op("Not", "keep", &[m.value.into()]),
             MaskKind::Additive | MaskKind::Mixed => {
                 match g.constant(m.value).and_then(|t| Some((t.dims.clone(), t.to_f32s()?))) {
                     Some((dims, data)) => {
@@ -125,18 +122,18 @@ fn above(g: &Graph, masks: &[&Mask], limit: f32, p: &mut Patch) -> Result<Option
                         if !keep.contains(&false) {
                             continue;
                         }
-                        p.constant(&name, Tensor::bool(&dims, &keep))
+                        e.constant("keep", Tensor::bool(&dims, &keep))
                     }
                     None => {
-                        let limit = p.under(&name).scalar("limit", limit);
-                        p.node("Greater", &name, &[m.value.into(), limit], Attrs::new())
+                        let limit = e.scalar("keep_limit", limit);
+                        e.op("Greater", "keep", &[m.value.into(), limit])
                     }
                 }
             }
         };
         all = Some(match all {
             None => one,
-            Some(k) => p.node("And", &name, &[k, one], Attrs::new()),
+            Some(k) => e.op("And", "keep", &[k, one]),
         });
     }
     Ok(all)

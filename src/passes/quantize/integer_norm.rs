@@ -42,7 +42,7 @@
 use std::borrow::Cow;
 
 use super::lower::Coding;
-use crate::ir::{Attrs, DType, Graph, Node, NodeId, Op, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, Under};
 
@@ -214,12 +214,10 @@ impl Coarse {
 struct Norm {
     node: NodeId,
     out: ValueId,
-    codes: ValueId,
-    zero: Option<ValueId>,
+    /// What reads the codes.
+    dq: NodeId,
     /// Second codes of single channels.
     coarse: Vec<Coarse>,
-    /// Of the DequantizeLinear.
-    attrs: Attrs,
     /// `f[c]`, shaped like the scales.
     factors: Tensor,
     channels: usize,
@@ -234,9 +232,7 @@ struct Norm {
 
 /// The codes that a LayerNormalization reads, without second codes.
 struct Codes<'g> {
-    dq: &'g Node,
-    codes: ValueId,
-    zero: Option<ValueId>,
+    dq: NodeId,
     scales: Cow<'g, [f32]>,
     /// Of the tensor of scales.
     dims: &'g [i64],
@@ -248,14 +244,14 @@ struct Codes<'g> {
 impl<'g> Codes<'g> {
     /// The DequantizeLinear that makes `v`, or why it is of no use.
     fn read(g: &'g Graph, v: ValueId) -> Result<Codes<'g>, String> {
-        let dq = g.producer_is(v, "DequantizeLinear").map(|d| g.node(d));
+        let dq = g.producer_is(v, "DequantizeLinear");
         let dq = dq.ok_or_else(|| format!("its input `{}` does not come from codes directly", g.name_of(v)))?;
-        let (Some(codes), Some(scale)) = (dq.input(0), dq.input(1)) else { return Err("it is malformed".into()) };
-        let zero = dq.input(2);
+        let n = g.node(dq);
+        let (Some(codes), Some(scale)) = (n.input(0), n.input(1)) else { return Err("it is malformed".into()) };
         let constant = |v: ValueId| g.constant(v).ok_or_else(|| format!("`{}` is no constant", g.name_of(v)));
         let st = constant(scale)?;
         let scales = st.to_f32s().filter(|s| !s.is_empty()).ok_or("its scales cannot be read")?;
-        let zt = zero.map(constant).transpose()?;
+        let zt = n.input(2).map(constant).transpose()?;
         let zeros = match zt {
             Some(t) => t.to_i64s().filter(|z| z.len() == scales.len()).ok_or("its zero points cannot be read")?,
             None => vec![0; scales.len()],
@@ -268,7 +264,7 @@ impl<'g> Codes<'g> {
             Some(DType::INT16) => (-32768, 32767),
             _ => return Err("its codes are not known to have 8 or 16 bits".into()),
         };
-        Ok(Codes { dq, codes, zero, scales, dims: &st.dims, zeros, range })
+        Ok(Codes { dq, scales, dims: &st.dims, zeros, range })
     }
 
     /// The smallest and the largest number of each channel, over all codes there can be, with scales of `factors`.
@@ -323,7 +319,7 @@ impl Norm {
         let q = Codes::read(g, left)?;
         // Gamma has one element per channel, whatever the scales have.
         let channels = g.constant(gamma).map(Tensor::len).ok_or("its number of channels is not known")?;
-        let along = q.scales.len() == channels && last(q.dq.int("axis"));
+        let along = q.scales.len() == channels && last(g.node(q.dq).int("axis"));
         if !(q.dims.is_empty() || q.scales.len() == 1 || (q.dims.len() == 1 && along)) {
             return Err("its scales do not run along the last axis".into());
         }
@@ -345,10 +341,8 @@ impl Norm {
         Ok(Norm {
             node: id,
             out,
-            codes: q.codes,
-            zero: q.zero,
+            dq: q.dq,
             coarse,
-            attrs: q.dq.attrs.clone(),
             factors: Tensor::f32(q.dims, &factors),
             channels,
             sum,
@@ -364,9 +358,7 @@ impl Norm {
         let mut p = Patch::new(by).made_from([g.node(self.node).name.clone()]).before(self.node);
         let mut e = p.inside(name);
         let factors = e.constant("factors", self.factors.clone());
-        let inputs: Vec<Option<Ref>> = [Some(self.codes.into()), Some(factors), self.zero.map(Ref::from)].to_vec();
-        let v = e.name("v");
-        let v = e.node_with(Op::onnx("DequantizeLinear"), &inputs, &[&v], self.attrs.clone())[0];
+        let v = e.like(g.node(self.dq), "v", &[(1, factors)]);
         let v = self.coarse.iter().enumerate().fold(v, |v, (i, c)| {
             let f = e.scalar(&format!("coarse_factor_{i}"), c.scale);
             let zero = c.zero_point.into();
@@ -401,7 +393,7 @@ impl Norm {
 }
 
 fn row_sum(e: &mut Under<'_>, part: &str, x: Ref) -> Ref {
-    let axes = e.constant("last_axis", Tensor::i64(&[1], &[-1]));
+    let axes = e.ints("last_axis", &[-1]);
     e.op_with("ReduceSum", part, &[x, axes], Attrs::new().with_int("keepdims", 1))
 }
 
@@ -467,13 +459,13 @@ fn product_sum(e: &mut Under<'_>, part: &str, a: Ref, b: Ref, unit: f64, held: H
         // A common power of two takes nothing from what float32 holds exactly.
         Held::Float => row_sum(e, &format!("{part}_sum"), ab),
         Held::Int32 => {
-            let down = e.scalar(&format!("{part}_unit_inverse"), (1.0 / unit) as f32);
-            let n = e.op("Mul", &format!("{part}_units"), &[ab, down]);
-            let n = e.cast(&format!("{part}_i32"), n, DType::INT32);
+            let down = e.part(part).scalar("unit_inverse", (1.0 / unit) as f32);
+            let n = e.part(part).op("Mul", "units", &[ab, down]);
+            let n = e.part(part).cast("i32", n, DType::INT32);
             let s = row_sum(e, &format!("{part}_sum_i32"), n);
-            let s = e.cast(&format!("{part}_sum_units"), s, DType::FLOAT);
-            let up = e.scalar(&format!("{part}_unit"), unit as f32);
-            e.op("Mul", &format!("{part}_sum"), &[s, up])
+            let s = e.part(part).cast("sum_units", s, DType::FLOAT);
+            let up = e.part(part).scalar("unit", unit as f32);
+            e.part(part).op("Mul", "sum", &[s, up])
         }
     }
 }

@@ -18,7 +18,7 @@ pub mod weights;
 use crate::ir::Attrs;
 use crate::plan::{Activation, Readers};
 use crate::quant::QParams;
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Ref, Under};
 
 /// What the names of a planned value's codes begin with.
 pub(crate) fn codes_hint(a: &Activation) -> String {
@@ -35,29 +35,33 @@ pub fn codes_names(a: &Activation) -> [String; 3] {
     ["_q", "_q_rows", "_rounded"].map(|end| format!("{hint}{end}"))
 }
 
-/// Adds a QuantizeLinear; the result holds codes.
-pub(crate) fn quantize_linear(p: &mut Patch, x: Ref, q: &QParams, hint: &str) -> Ref {
-    let s = p.constant(&format!("{hint}_scale"), q.scale_tensor());
-    let z = p.constant(&format!("{hint}_zero_point"), q.zero_tensor());
-    p.node("QuantizeLinear", &format!("{hint}_q"), &[x, s, z], axis_attr(q))
+/// Codes of a value, and the value from its codes. Their scale and zero point are `name_scale` and `name_zero_point`.
+impl Under<'_> {
+    /// A QuantizeLinear, `name_q`.
+    pub(crate) fn quantized(&mut self, x: Ref, q: &QParams) -> Ref {
+        let (s, z) = self.params(q);
+        self.op_with("QuantizeLinear", "q", &[x, s, z], axis_attr(q))
+    }
+
+    /// A DequantizeLinear, `name_dq`.
+    pub(crate) fn dequantized(&mut self, codes: Ref, q: &QParams) -> Ref {
+        let (s, z) = self.params(q);
+        self.op_with("DequantizeLinear", "dq", &[codes, s, z], axis_attr(q))
+    }
+
+    /// Both, with the same constants.
+    pub(crate) fn round_trip(&mut self, x: Ref, q: &QParams) -> Ref {
+        let (s, z) = self.params(q);
+        let c = self.op_with("QuantizeLinear", "q", &[x, s, z], axis_attr(q));
+        self.op_with("DequantizeLinear", "dq", &[c, s, z], axis_attr(q))
+    }
+
+    fn params(&mut self, q: &QParams) -> (Ref, Ref) {
+        (self.constant("scale", q.scale_tensor()), self.constant("zero_point", q.zero_tensor()))
+    }
 }
 
-/// Adds a DequantizeLinear.
-pub(crate) fn dequantize_linear(p: &mut Patch, codes: Ref, q: &QParams, hint: &str) -> Ref {
-    let s = p.constant(&format!("{hint}_scale"), q.scale_tensor());
-    let z = p.constant(&format!("{hint}_zero_point"), q.zero_tensor());
-    p.node("DequantizeLinear", &format!("{hint}_dq"), &[codes, s, z], axis_attr(q))
-}
-
-/// Quantize and dequantize with shared constants.
-pub(crate) fn round_trip(p: &mut Patch, x: Ref, q: &QParams, hint: &str) -> Ref {
-    let s = p.constant(&format!("{hint}_scale"), q.scale_tensor());
-    let z = p.constant(&format!("{hint}_zero_point"), q.zero_tensor());
-    let c = p.node("QuantizeLinear", &format!("{hint}_q"), &[x, s, z], axis_attr(q));
-    p.node("DequantizeLinear", &format!("{hint}_dq"), &[c, s, z], axis_attr(q))
-}
-
-pub(crate) fn axis_attr(q: &QParams) -> Attrs {
+fn axis_attr(q: &QParams) -> Attrs {
     match q.axis() {
         Some(a) => Attrs::new().with_int("axis", a),
         None => Attrs::new(),

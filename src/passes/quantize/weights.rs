@@ -18,7 +18,7 @@
 
 use std::borrow::Cow;
 
-use crate::ir::{Attrs, Graph, Tensor, ValueId};
+use crate::ir::{Graph, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{Layer, QuantPlan};
@@ -207,9 +207,9 @@ impl<'a> LayerCodes<'a> {
         let codes = self.codes(&w, &mut scales)?;
         let params = self.params(layer.weight, l.out_axis, scales.clone())?;
         let mut p = Patch::new(QuantizeWeights.id()).made_from([layer.output.clone()]).before(l.node);
-        let name = g.name_of(w.value);
-        let c = p.constant(&format!("{name}_codes"), code_tensor(layer.weight, w.dims, &codes));
-        let dq = super::dequantize_linear(&mut p, c, &params, name);
+        let mut e = p.under(g.name_of(w.value));
+        let c = e.constant("codes", code_tensor(layer.weight, w.dims, &codes));
+        let dq = e.dequantized(c, &params);
         p.set_input(l.node, 1, Some(dq));
         if let Some(b) = bias {
             let b = self.coded_bias(&mut p, &b, &scales, x_scale)?;
@@ -217,7 +217,7 @@ impl<'a> LayerCodes<'a> {
                 Some((node, slot, _)) => p.set_input(node, slot, Some(b)),
                 None if l.is_conv || g.node(l.node).op.is("Gemm") => p.set_input(l.node, 2, Some(b)),
                 None => {
-                    let y = p.node("Add", &format!("{}_biased", layer.output), &[l.out.into(), b], Attrs::new());
+                    let y = p.under(&layer.output).op("Add", "biased", &[l.out.into(), b]);
                     p.succeed(l.out, y);
                 }
             }
@@ -231,14 +231,14 @@ impl<'a> LayerCodes<'a> {
             Some(b) => self.g.name_of(b.value).to_owned(),
             None => format!("{}_bias", self.layer.output),
         };
-        let dims = [b.len() as i64];
-        let Some(sx) = sx else { return Ok(p.constant(&format!("{hint}_corrected"), Tensor::f32(&dims, b))) };
+        let mut e = p.under(&hint);
+        let Some(sx) = sx else { return Ok(e.floats("corrected", b)) };
         let q = self.params(Code::I32, 0, scales.iter().map(|s| (s * sx).max(f32::MIN_POSITIVE)).collect())?;
         // In f64: a code may have more bits than f32 holds.
         let code = |(o, b): (usize, &f32)| (*b as f64 / q.scale(o) as f64).round_ties_even() as i32;
         let codes: Vec<i32> = b.iter().enumerate().map(code).collect();
-        let c = p.constant(&format!("{hint}_codes"), Tensor::i32(&dims, &codes));
-        Ok(super::dequantize_linear(p, c, &q, &hint))
+        let c = e.constant("codes", Tensor::i32(&[b.len() as i64], &codes));
+        Ok(e.dequantized(c, &q))
     }
 }
 

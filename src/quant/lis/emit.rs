@@ -17,7 +17,7 @@ mod exponentials;
 mod product;
 
 use crate::ir::{Attrs, DType, Tensor};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 use super::plan::{Exps, LisFacts, LisPlan, Product, Weights};
 use super::spec::{LisError, LisSpec};
@@ -60,7 +60,7 @@ pub fn emit(p: &mut Patch, spec: &LisSpec, site: &LisSite) -> Result<Ref, LisErr
     if site.rank < 3 && (plan.heads > 1 || site.facts.v_scale.len() > 1) {
         return Err(LisError::Rank { rank: site.rank, hint: site.hint.clone() });
     }
-    let mut e = Emitter { p, site, plan: &plan };
+    let mut e = Emitter { e: p.inside(&site.hint), site, plan: &plan };
     let w = e.weights();
     Ok(match site.v {
         Some(v) => e.product(w, v),
@@ -80,28 +80,12 @@ enum Weight {
 }
 
 struct Emitter<'a> {
-    p: &'a mut Patch,
+    e: Under<'a>,
     site: &'a LisSite,
     plan: &'a LisPlan,
 }
 
 impl Emitter<'_> {
-    fn name(&self, part: &str) -> String {
-        format!("{}/{part}", self.site.hint)
-    }
-
-    fn op(&mut self, op: &str, part: &str, inputs: &[Ref]) -> Ref {
-        self.op_with(op, part, inputs, Attrs::new())
-    }
-
-    fn op_with(&mut self, op: &str, part: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
-        self.p.inside(&self.site.hint).op_with(op, part, inputs, attrs)
-    }
-
-    fn constant(&mut self, part: &str, t: Tensor) -> Ref {
-        self.p.inside(&self.site.hint).constant(part, t)
-    }
-
     /// Shape of a per-head constant that broadcasts against the scores.
     fn head_dims(len: usize) -> Vec<i64> {
         if len == 1 { Vec::new() } else { vec![len as i64, 1, 1] }
@@ -109,41 +93,36 @@ impl Emitter<'_> {
 
     fn heads_f32(&mut self, part: &str, v: &[f32]) -> Ref {
         let v = collapse(v);
-        self.constant(part, Tensor::f32(&Self::head_dims(v.len()), v))
+        self.e.constant(part, Tensor::f32(&Self::head_dims(v.len()), v))
     }
 
     fn heads_i32(&mut self, part: &str, v: &[i32]) -> Ref {
         let v = collapse(v);
-        self.constant(part, Tensor::i32(&Self::head_dims(v.len()), v))
+        self.e.constant(part, Tensor::i32(&Self::head_dims(v.len()), v))
     }
 
     fn heads_u32(&mut self, part: &str, v: &[u32]) -> Ref {
         let v = collapse(v);
-        self.constant(part, Tensor::u32(&Self::head_dims(v.len()), v))
-    }
-
-    fn cast(&mut self, part: &str, x: Ref, to: DType) -> Ref {
-        self.p.inside(&self.site.hint).cast(part, x, to)
+        self.e.constant(part, Tensor::u32(&Self::head_dims(v.len()), v))
     }
 
     fn shift(&mut self, part: &str, x: Ref, by: Ref, direction: &str) -> Ref {
-        self.op_with("BitShift", part, &[x, by], Attrs::new().with_str("direction", direction))
+        self.e.op_with("BitShift", part, &[x, by], Attrs::new().with_str("direction", direction))
     }
 
     fn clip(&mut self, part: &str, x: Ref, hi: f32) -> Ref {
-        let lo = self.constant("zero", Tensor::scalar_f32(0.0));
-        let hi = self.constant("clip_at", Tensor::scalar_f32(hi));
-        self.op("Clip", part, &[x, lo, hi])
+        let lo = self.e.scalar("zero", 0.0);
+        let hi = self.e.scalar("clip_at", hi);
+        self.e.op("Clip", part, &[x, lo, hi])
     }
 
     fn row_sum(&mut self, part: &str, x: Ref) -> Ref {
-        let axes = self.constant("last_axis", Tensor::i64(&[1], &[-1]));
-        self.op_with("ReduceSum", part, &[x, axes], Attrs::new().with_int("keepdims", 1))
+        let axes = self.e.ints("last_axis", &[-1]);
+        self.e.op_with("ReduceSum", part, &[x, axes], Attrs::new().with_int("keepdims", 1))
     }
 
     fn row_max(&mut self, part: &str, x: Ref) -> Ref {
-        let names = (self.name(part), self.name("last_axis"));
-        row_max(self.p, x, self.site.opset, (&names.0, &names.1))
+        row_max(&mut self.e, x, self.site.opset, (part, "last_axis"))
     }
 
     /// Gather from one table per head, laid end to end, by an int32 index within the head's own.
@@ -152,27 +131,27 @@ impl Emitter<'_> {
         let index = if n > 1 {
             let starts: Vec<i32> = (0..n).map(|h| (h * each) as i32).collect();
             let starts = self.heads_i32("table_start", &starts);
-            self.op("Add", "table_index", &[index, starts])
+            self.e.op("Add", "table_index", &[index, starts])
         } else {
             index
         };
-        let t = self.constant("table", tables);
-        self.op("Gather", part, &[t, index])
+        let t = self.e.constant("table", tables);
+        self.e.op("Gather", part, &[t, index])
     }
 
     /// `x k / 2^bits` for uint8 codes, exact.
     fn scaled(&mut self, part: &str, x: Ref, k: &[u32], bits: u32) -> Ref {
         let k: Vec<f32> = collapse(k).iter().map(|k| *k as f32 / (1u32 << bits) as f32).collect();
         if k.len() == 1 {
-            let k = self.constant("rate", Tensor::scalar_f32(k[0]));
-            let z = self.constant("rate_zero", Tensor::u8(&[], &[0]));
-            return self.op("DequantizeLinear", part, &[x, k, z]);
+            let k = self.e.scalar("rate", k[0]);
+            let z = self.e.constant("rate_zero", Tensor::u8(&[], &[0]));
+            return self.e.op("DequantizeLinear", part, &[x, k, z]);
         }
         let n = k.len() as i64;
         let axis = Attrs::new().with_int("axis", self.site.rank as i64 - 3);
-        let z = self.constant("rate_zero", Tensor::u8(&[n], &vec![0; k.len()]));
-        let k = self.constant("rate", Tensor::f32(&[n], &k));
-        self.op_with("DequantizeLinear", part, &[x, k, z], axis)
+        let z = self.e.constant("rate_zero", Tensor::u8(&[n], &vec![0; k.len()]));
+        let k = self.e.constant("rate", Tensor::f32(&[n], &k));
+        self.e.op_with("DequantizeLinear", part, &[x, k, z], axis)
     }
 
     /// Score codes with 0, which never raises a maximum, in the masked places; and the row maximum.
@@ -180,8 +159,8 @@ impl Emitter<'_> {
         let x = match self.site.mask {
             None => self.site.codes,
             Some(m) => {
-                let zero = self.constant("masked", Tensor::u8(&[], &[0]));
-                self.op("Where", "kept", &[m, self.site.codes, zero])
+                let zero = self.e.constant("masked", Tensor::u8(&[], &[0]));
+                self.e.op("Where", "kept", &[m, self.site.codes, zero])
             }
         };
         let max = self.row_max("max", x);
@@ -190,15 +169,15 @@ impl Emitter<'_> {
 
     /// Distances as int32.
     fn distances(&mut self, x: Ref, max: Ref) -> Ref {
-        let x = self.cast("codes_i32", x, DType::INT32);
-        let max = self.cast("max_i32", max, DType::INT32);
-        self.op("Sub", "distance", &[max, x])
+        let x = self.e.cast("codes_i32", x, DType::INT32);
+        let max = self.e.cast("max_i32", max, DType::INT32);
+        self.e.op("Sub", "distance", &[max, x])
     }
 
     fn keep(&mut self, part: &str, x: Ref, zero: Tensor) -> Ref {
         let Some(m) = self.site.mask else { return x };
-        let zero = self.constant("nothing", zero);
-        self.op("Where", part, &[m, x, zero])
+        let zero = self.e.constant("nothing", zero);
+        self.e.op("Where", part, &[m, x, zero])
     }
 
     fn weights(&mut self) -> Weight {
@@ -211,27 +190,27 @@ impl Emitter<'_> {
         }
         let (k, bits) = (&self.plan.k, self.plan.bits);
         let near = self.scaled("max_position", max, k, bits);
-        let half = self.constant("half", Tensor::scalar_f32(0.5));
+        let half = self.e.scalar("half", 0.5);
         let pos = match &self.plan.exps {
             Exps::None => {
-                let row = self.op("Add", "row", &[near, half]);
+                let row = self.e.op("Add", "row", &[near, half]);
                 let far = self.scaled("position", x, k, bits);
-                self.op("Sub", "code", &[row, far])
+                self.e.op("Sub", "code", &[row, far])
             }
             Exps::Poly { k: ek, bits: eb } => {
                 let far = self.scaled("position", x, k, bits);
-                let u = self.op("Sub", "octaves_or_steps", &[near, far]);
+                let u = self.e.op("Sub", "octaves_or_steps", &[near, far]);
                 let octaves = if (collapse(ek), *eb) == (collapse(k), bits) {
                     u
                 } else {
                     let near = self.scaled("max_octave", max, ek, *eb);
                     let far = self.scaled("octave", x, ek, *eb);
-                    self.op("Sub", "octaves", &[near, far])
+                    self.e.op("Sub", "octaves", &[near, far])
                 };
                 let e = self.poly(octaves);
                 let off = self.offset(e);
-                let row = self.op("Add", "row", &[off, half]);
-                self.op("Add", "code", &[u, row])
+                let row = self.e.op("Add", "row", &[off, half]);
+                self.e.op("Add", "code", &[u, row])
             }
             Exps::Table(tables) => {
                 let d = self.distances(x, max);
@@ -248,14 +227,14 @@ impl Emitter<'_> {
         match &self.plan.weights {
             Weights::Shift { one, clip } => {
                 let c = self.clip("clipped", pos, *clip as f32);
-                let c = self.cast("shift_by", c, DType::UINT32);
-                let one = self.constant("unit", Tensor::u32(&[], &[*one]));
+                let c = self.e.cast("shift_by", c, DType::UINT32);
+                let one = self.e.constant("unit", Tensor::u32(&[], &[*one]));
                 let w = self.shift("weight", one, c, "RIGHT");
                 Weight::Int(self.keep("kept_weight", w, Tensor::u32(&[], &[0])))
             }
             Weights::Table { tables, clip } => {
                 let c = self.clip("clipped", pos, *clip as f32);
-                let c = self.cast("index", c, DType::INT32);
+                let c = self.e.cast("index", c, DType::INT32);
                 let each = *clip as usize + 1;
                 let flat: Vec<u32> = if tables.iter().all(|t| *t == tables[0]) {
                     tables[0].clone()
@@ -295,35 +274,35 @@ impl Emitter<'_> {
     ) -> Weight {
         let (k, bits) = (&self.plan.k, self.plan.bits);
         let near = self.scaled("max_position", max, k, bits);
-        let quarter = self.constant("quarter", Tensor::scalar_f32(0.25));
-        let row = self.op("Add", "row", &[near, quarter]);
+        let quarter = self.e.scalar("quarter", 0.25);
+        let row = self.e.op("Add", "row", &[near, quarter]);
         let far = self.scaled("position", x, k, bits);
-        let t = self.op("Sub", "octaves", &[row, far]);
+        let t = self.e.op("Sub", "octaves", &[row, far]);
         let knee = self.heads_f32("knee", &fine.iter().map(|n| (n / 2) as f32 + 0.25).collect::<Vec<_>>());
-        let near = self.op("Min", "octaves_near", &[t, knee]);
-        let pos = self.op("Add", "code", &[t, near]);
+        let near = self.e.op("Min", "octaves_near", &[t, knee]);
+        let pos = self.e.op("Add", "code", &[t, near]);
         let c = self.clip("clipped", pos, clip as f32);
-        let c = self.cast("code_i32", c, DType::INT32);
-        let half = self.constant("half", Tensor::scalar_f32(0.5));
-        let h = self.op("DequantizeLinear", "code_half", &[c, half]);
+        let c = self.e.cast("code_i32", c, DType::INT32);
+        let half = self.e.scalar("half", 0.5);
+        let h = self.e.op("DequantizeLinear", "code_half", &[c, half]);
         let fine_half = self.heads_f32("fine_half", &fine.iter().map(|n| *n as f32 / 2.0).collect::<Vec<_>>());
-        let behind = self.op("Max", "code_half_behind", &[h, fine_half]);
-        let u = self.op("Add", "octaves_down", &[h, behind]);
-        let up = self.op("Add", "octaves_up", &[u, half]);
+        let behind = self.e.op("Max", "code_half_behind", &[h, fine_half]);
+        let u = self.e.op("Add", "octaves_down", &[h, behind]);
+        let up = self.e.op("Add", "octaves_up", &[u, half]);
         let term = |e: &mut Self, part: &str, u: Ref, unit: u32| {
-            let by = e.cast(&format!("{part}_by"), u, DType::UINT32);
+            let by = e.e.part(part).cast("by", u, DType::UINT32);
             let unit = e.heads_u32(&format!("{part}_unit"), &fine.iter().map(|n| unit << (n / 2)).collect::<Vec<_>>());
             e.shift(part, unit, by, "RIGHT")
         };
         let a = term(self, "weight_a", up, a);
         let b = term(self, "weight_b", u, b);
-        let mut w = self.op("Add", "weight", &[a, b]);
+        let mut w = self.e.op("Add", "weight", &[a, b]);
         if let Some(z) = zero {
             // A factor of 0 or 1: onnxruntime takes four times as long for Where.
-            let z = self.constant("zero_from", Tensor::scalar_f32(z as f32));
-            let counts = self.op("Less", "counts", &[pos, z]);
-            let counts = self.cast("counts_u32", counts, DType::UINT32);
-            w = self.op("Mul", "weight_cut", &[w, counts]);
+            let z = self.e.scalar("zero_from", z as f32);
+            let counts = self.e.op("Less", "counts", &[pos, z]);
+            let counts = self.e.cast("counts_u32", counts, DType::UINT32);
+            w = self.e.op("Mul", "weight_cut", &[w, counts]);
         }
         Weight::Int(self.keep("kept_weight", w, Tensor::u32(&[], &[0])))
     }
@@ -335,29 +314,29 @@ impl Emitter<'_> {
         let flat: Vec<i32> = tables.iter().flatten().map(|e| *e as i32).collect();
         let e = self.gather("exponential", Tensor::i32(&[flat.len() as i64], &flat), 256, d);
         let s = self.exp_sum(e);
-        let two = self.constant("two", Tensor::i32(&[], &[2]));
-        let h = self.op("Div", "half_exponential", &[e, two]);
-        let num = self.op("Add", "numerator", &[s, h]);
-        let r = self.op("Div", "ratio", &[num, e]);
-        let r = self.cast("ratio_f32", r, DType::FLOAT);
+        let two = self.e.constant("two", Tensor::i32(&[], &[2]));
+        let h = self.e.op("Div", "half_exponential", &[e, two]);
+        let num = self.e.op("Add", "numerator", &[s, h]);
+        let r = self.e.op("Div", "ratio", &[num, e]);
+        let r = self.e.cast("ratio_f32", r, DType::FLOAT);
         let p = self.snap(r);
-        let w = self.op("Reciprocal", "inverse_power", &[p]);
-        let unit = self.constant("unit", Tensor::scalar_f32(one as f32));
-        let mut w = self.op("Mul", "weight_f32", &[w, unit]);
+        let w = self.e.op("Reciprocal", "inverse_power", &[p]);
+        let unit = self.e.scalar("unit", one as f32);
+        let mut w = self.e.op("Mul", "weight_f32", &[w, unit]);
         if floor > 0 {
-            let least = self.constant("least", Tensor::scalar_f32(floor as f32));
-            w = self.op("Max", "weight_floored", &[w, least]);
+            let least = self.e.scalar("least", floor as f32);
+            w = self.e.op("Max", "weight_floored", &[w, least]);
         }
-        let w = self.cast("weight", w, DType::UINT32);
+        let w = self.e.cast("weight", w, DType::UINT32);
         Weight::Int(self.keep("kept_weight", w, Tensor::u32(&[], &[0])))
     }
 
     /// A positive float rounded to a power of two, up from 1.5 times one on: 2^23 x has spacing x's own power.
     fn snap(&mut self, x: Ref) -> Ref {
-        let far = self.constant("two_23", Tensor::scalar_f32(8_388_608.0));
-        let far = self.op("Mul", "far", &[x, far]);
-        let near = self.op("Add", "far_plus", &[x, far]);
-        self.op("Sub", "power", &[near, far])
+        let far = self.e.scalar("two_23", 8_388_608.0);
+        let far = self.e.op("Mul", "far", &[x, far]);
+        let near = self.e.op("Add", "far_plus", &[x, far]);
+        self.e.op("Sub", "power", &[near, far])
     }
 }
 
@@ -366,12 +345,12 @@ fn collapse<T: PartialEq>(v: &[T]) -> &[T] {
     if v.iter().all(|x| *x == v[0]) { &v[..1] } else { v }
 }
 
-/// The largest element of each row, named `name`; `axes` names the constant that newer operator sets want.
-pub(crate) fn row_max(p: &mut Patch, x: Ref, opset: i64, (name, axes): (&str, &str)) -> Ref {
+/// The largest element of each row, the part `part`; `axes` is the constant that newer operator sets want.
+pub(crate) fn row_max(e: &mut Under<'_>, x: Ref, opset: i64, (part, axes): (&str, &str)) -> Ref {
     let keep = Attrs::new().with_int("keepdims", 1);
     if opset < 18 {
-        return p.node("ReduceMax", name, &[x], keep.with_ints("axes", &[-1]));
+        return e.op_with("ReduceMax", part, &[x], keep.with_ints("axes", &[-1]));
     }
-    let axes = p.constant(axes, Tensor::i64(&[1], &[-1]));
-    p.node("ReduceMax", name, &[x, axes], keep)
+    let axes = e.ints(axes, &[-1]);
+    e.op_with("ReduceMax", part, &[x, axes], keep)
 }

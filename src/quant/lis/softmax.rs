@@ -21,7 +21,7 @@
 use std::f32::consts::LN_2;
 
 use crate::ir::{Attrs, DType, Tensor};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 use super::emit::{LisSite, row_max};
 use super::plan::{LisPlan, Weights};
@@ -84,14 +84,14 @@ pub fn emit_softmax(p: &mut Patch, plan: &LisPlan, site: &LisSite) -> Result<Opt
     if site.rank < 3 && (plan.heads > 1 || site.facts.v_scale.len() > 1) {
         return Err(LisError::Rank { rank: site.rank, hint: site.hint.clone() });
     }
-    let mut w = Writer { p, site };
+    let mut w = Writer { e: p.inside(&site.hint), site };
     let logits = if plan.spec().rounding() == Rounding::None {
         // No codes between: the scores' own are read, from their largest down.
         let (x, max) = w.scores();
         let scale = &site.facts.score_scale;
         let x = w.read("score", x, scale, &vec![0; scale.len()]);
         let max = w.read("max_score", max, scale, &vec![0; scale.len()]);
-        let x = w.op("Sub", "below_max", &[x, max]);
+        let x = w.e.op("Sub", "below_max", &[x, max]);
         w.hide(x)
     } else {
         match Axis::of(plan) {
@@ -99,12 +99,12 @@ pub fn emit_softmax(p: &mut Patch, plan: &LisPlan, site: &LisSite) -> Result<Opt
             None => return Ok(None),
         }
     };
-    let weights = w.op_with("Softmax", "weights", &[logits], Attrs::new().with_int("axis", -1));
+    let weights = w.e.op_with("Softmax", "weights", &[logits], Attrs::new().with_int("axis", -1));
     let y = match site.v {
         Some(v) => {
             let scale = &site.facts.v_scale;
             let v = w.read("values", v, scale, &vec![site.facts.v_zero; scale.len()]);
-            w.op("MatMul", "sum", &[weights, v])
+            w.e.op("MatMul", "sum", &[weights, v])
         }
         None => weights,
     };
@@ -112,23 +112,11 @@ pub fn emit_softmax(p: &mut Patch, plan: &LisPlan, site: &LisSite) -> Result<Opt
 }
 
 struct Writer<'a> {
-    p: &'a mut Patch,
+    e: Under<'a>,
     site: &'a LisSite,
 }
 
 impl Writer<'_> {
-    fn op(&mut self, op: &str, part: &str, inputs: &[Ref]) -> Ref {
-        self.op_with(op, part, inputs, Attrs::new())
-    }
-
-    fn op_with(&mut self, op: &str, part: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
-        self.p.node(op, &format!("{}/{part}", self.site.hint), inputs, attrs)
-    }
-
-    fn constant(&mut self, part: &str, t: Tensor) -> Ref {
-        self.p.constant(&format!("{}/{part}", self.site.hint), t)
-    }
-
     /// QuantizeLinear or DequantizeLinear with a scale and zero point per head, or one of both for all.
     fn coded(&mut self, op: &str, part: &str, x: Ref, (scale, zero): (&[f32], &[i32]), dtype: DType) -> Ref {
         let n = scale.len().max(zero.len());
@@ -141,13 +129,11 @@ impl Writer<'_> {
             DType::INT8 => Tensor::i8(&dims, &z.map(|z| z as i8).collect::<Vec<_>>()),
             _ => Tensor::u8(&dims, &z.map(|z| z as u8).collect::<Vec<_>>()),
         };
-        let (s, z) = (
-            self.constant(&format!("{part}_scale"), Tensor::f32(&dims, &s)),
-            self.constant(&format!("{part}_zero"), z),
-        );
+        let mut e = self.e.part(part);
+        let (s, z) = (e.constant("scale", Tensor::f32(&dims, &s)), e.constant("zero", z));
         // Counted from the end, it would be another axis for the row maximum of fewer dimensions.
         let attrs = if n == 1 { Attrs::new() } else { Attrs::new().with_int("axis", self.site.rank as i64 - 3) };
-        self.op_with(op, part, &[x, s, z], attrs)
+        self.e.op_with(op, part, &[x, s, z], attrs)
     }
 
     fn read(&mut self, part: &str, x: Ref, scale: &[f32], zero: &[i32]) -> Ref {
@@ -159,7 +145,7 @@ impl Writer<'_> {
     fn heads(&mut self, part: &str, v: &[f32]) -> Ref {
         let alike = v.iter().all(|x| *x == v[0]);
         let t = if alike { Tensor::scalar_f32(v[0]) } else { Tensor::f32(&[v.len() as i64, 1, 1], v) };
-        self.constant(part, t)
+        self.e.constant(part, t)
     }
 
     /// Score codes with 0, which never raises a maximum, in the hidden places; and the row maximum.
@@ -167,20 +153,19 @@ impl Writer<'_> {
         let x = match self.site.mask {
             None => self.site.codes,
             Some(m) => {
-                let zero = self.constant("masked", Tensor::u8(&[], &[0]));
-                self.op("Where", "kept", &[m, self.site.codes, zero])
+                let zero = self.e.constant("masked", Tensor::u8(&[], &[0]));
+                self.e.op("Where", "kept", &[m, self.site.codes, zero])
             }
         };
         (x, self.row_max("max", x))
     }
 
     fn row_max(&mut self, part: &str, x: Ref) -> Ref {
-        let name = |part: &str| format!("{}/{part}", self.site.hint);
-        row_max(self.p, x, self.site.opset, (&name(part), &name("last_axis")))
+        row_max(&mut self.e, x, self.site.opset, (part, "last_axis"))
     }
 
     fn leaky(&mut self, part: &str, x: Ref, alpha: f32) -> Ref {
-        self.op_with("LeakyRelu", part, &[x], Attrs::new().with_float("alpha", alpha))
+        self.e.op_with("LeakyRelu", part, &[x], Attrs::new().with_float("alpha", alpha))
     }
 
     /// Logarithms of the weights, hidden ones far below the rest.
@@ -197,8 +182,8 @@ impl Writer<'_> {
         let down = if bent { 2.0 * HALVES_DOWN } else { HALVES_DOWN };
         let origin: Vec<f32> = (0..heads).map(|h| down - fine(h) as f32).collect();
         let origin = self.heads("origin", &origin);
-        let row = self.op("Add", "row", &[near, origin]);
-        let mut y = self.op("Sub", "below", &[far, row]);
+        let row = self.e.op("Add", "row", &[near, origin]);
+        let mut y = self.e.op("Sub", "below", &[far, row]);
         if bent {
             y = self.leaky("bent", y, 0.5);
         }
@@ -207,8 +192,8 @@ impl Writer<'_> {
         if a.zero
             && let Some(m) = self.site.mask
         {
-            let hidden = self.constant("hidden_code", Tensor::u8(&[], &[0]));
-            q = self.op("Where", "code_kept", &[m, q, hidden]);
+            let hidden = self.e.constant("hidden_code", Tensor::u8(&[], &[0]));
+            q = self.e.op("Where", "code_kept", &[m, q, hidden]);
         }
         let step: Vec<f32> = a.step.iter().map(|s| if bent { s / 2.0 } else { *s }).collect();
         let mut y = self.read("logit", q, &step, &zero);
@@ -217,7 +202,7 @@ impl Writer<'_> {
         }
         if a.zero {
             let cut = self.read("cut", q, &[NOTHING], &[1]);
-            self.op("Min", "logit_cut", &[y, cut])
+            self.e.op("Min", "logit_cut", &[y, cut])
         } else {
             self.hide(y)
         }
@@ -226,17 +211,16 @@ impl Writer<'_> {
     /// Logits with the hidden ones far down.
     fn hide(&mut self, y: Ref) -> Ref {
         let Some(m) = self.site.mask else { return y };
-        let down = self.constant("hidden", Tensor::scalar_f32(-NOTHING));
-        self.op("Where", "logit_kept", &[m, y, down])
+        let down = self.e.scalar("hidden", -NOTHING);
+        self.e.op("Where", "logit_kept", &[m, y, down])
     }
 
     /// Rows that a mask hides whole give 0, where Softmax gives their mean.
     fn none_for_hidden_rows(&mut self, y: Ref) -> Ref {
         let Some(m) = self.site.mask else { return y };
-        let to = |t: DType| Attrs::new().with_int("to", t.0.into());
-        let m = self.op_with("Cast", "keep_code", &[m], to(DType::UINT8));
+        let m = self.e.cast("keep_code", m, DType::UINT8);
         let any = self.row_max("any_kept", m);
-        let any = self.op_with("Cast", "any_kept_f32", &[any], to(DType::FLOAT));
-        self.op("Mul", "seen", &[y, any])
+        let any = self.e.cast("any_kept_f32", any, DType::FLOAT);
+        self.e.op("Mul", "seen", &[y, any])
     }
 }

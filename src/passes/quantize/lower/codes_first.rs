@@ -20,11 +20,11 @@
 //!
 //! *Source.* The definition of the operators; runtimes know the same transformation as moving Q and DQ.
 
-use super::{Coding, size, zero_scalar, zero_tensor};
+use super::{Coding, size, zero_tensor};
 use crate::ir::{AttrValue, Attrs, Class, DType, Dim, Graph, Node, Tensor, ValueId};
 use crate::passes::common::is_captured;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::Patch;
 
 /// The pass.
 pub struct CodesFirst;
@@ -186,32 +186,32 @@ fn up(g: &Graph, c: &Coding) -> Option<Patch> {
     let params = Params { scales: c.scales.clone(), zeros: c.zeros.clone(), axis };
     let operands = through(g, node, &params)?;
     let mut p = Patch::new("codes-first").made_from([g.name_of(c.y).to_owned()]).before(mv);
-    let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
+    let mut inputs = Vec::new();
     for (slot, own) in &operands {
         let x = node.input(*slot)?;
         let hint = format!("{}_q", g.name_of(x));
+        let mut e = p.under(&hint);
         let n = own.scales.len() as i64;
         let (s, z, attrs) = if *own == params && n == 1 {
             (q.input(1)?.into(), q.input(2)?.into(), Attrs::new())
         } else if n == 1 {
-            let s = p.under(&hint).scalar("scale", own.scales[0]);
-            let z = p.constant(&format!("{hint}_zero_point"), zero_scalar(c.dtype, own.zeros[0]));
+            let s = e.scalar("scale", own.scales[0]);
+            let z = e.zero("zero_point", c.dtype, own.zeros[0]);
             (s, z, Attrs::new())
         } else {
-            let s = p.constant(&format!("{hint}_scale"), Tensor::f32(&[n], &own.scales));
-            let z = p.constant(&format!("{hint}_zero_point"), zero_tensor(c.dtype, &[n], &own.zeros));
+            let s = e.floats("scale", &own.scales);
+            let z = e.constant("zero_point", zero_tensor(c.dtype, &[n], &own.zeros));
             (s, z, Attrs::new().with_int("axis", own.axis))
         };
-        let codes = p.node("QuantizeLinear", &hint, &[x.into(), s, z], attrs);
+        let codes = e.op_with("QuantizeLinear", "", &[x.into(), s, z], attrs);
         p.typed(codes, c.dtype, g.shape(x).map(<[_]>::to_vec));
-        inputs[*slot] = Some(codes);
+        inputs.push((*slot, codes));
     }
+    let mut e = p.under(g.name_of(c.y));
     if node.op.is("Pad") && node.says("mode", "constant") {
-        let zero = p.constant(&format!("{}_nothing", g.name_of(c.y)), zero_scalar(c.dtype, c.zeros[0]));
-        inputs.resize(inputs.len().max(3), None);
-        inputs[2] = Some(zero);
+        inputs.push((2, e.zero("nothing", c.dtype, c.zeros[0])));
     }
-    let moved = p.node_with(node.op.clone(), &inputs, &[g.name_of(c.y)], node.attrs.clone())[0];
+    let moved = e.like(node, "", &inputs);
     p.typed(moved, c.dtype, node.out().and_then(|v| g.shape(v).map(<[_]>::to_vec)));
     p.succeed(c.y, moved);
     Some(p)
@@ -237,12 +237,10 @@ fn up_split(g: &Graph, c: &Coding) -> Option<Patch> {
     let q = g.node(c.node);
     let mut p = Patch::new("codes-first").made_from([g.name_of(c.y).to_owned()]).before(mv);
     let codes = [x.into(), q.input(1)?.into(), q.input(2)?.into()];
-    let codes = p.node("QuantizeLinear", &format!("{}_q", g.name_of(x)), &codes, q.attrs.clone());
+    let codes = p.under(g.name_of(x)).op_with("QuantizeLinear", "q", &codes, q.attrs.clone());
     p.typed(codes, c.dtype, g.shape(x).map(<[_]>::to_vec));
-    let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
-    inputs[0] = Some(codes);
     let names: Vec<&str> = parts.iter().map(|v| g.name_of(*v)).collect();
-    let moved = p.node_with(node.op.clone(), &inputs, &names, node.attrs.clone());
+    let moved = p.like(node, &[(0, codes)], &names);
     for ((old, new), v) in parts.iter().zip(moved).zip(node.outputs.iter().flatten()) {
         p.typed(new, c.dtype, g.shape(*v).map(<[_]>::to_vec));
         p.succeed(*old, new);
@@ -279,7 +277,6 @@ fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
     if g.constant(c.x).is_some() {
         return Vec::new();
     }
-    let dq = g.node(c.node);
     g.uses(c.y)
         .into_iter()
         .filter(|(n, slot)| {
@@ -291,24 +288,19 @@ fn down(g: &Graph, c: &Coding) -> Vec<Patch> {
         })
         .filter_map(|(n, _)| {
             let node = g.node(n);
-            let axis = if c.whole().is_some() { None } else { Some(axis_behind(g, node, c)?) };
+            let mut dq = g.node(c.node).clone();
+            if c.whole().is_none() {
+                dq.attrs.set("axis", AttrValue::Int(axis_behind(g, node, c)?));
+            }
             let made: Vec<ValueId> = node.outputs.iter().flatten().copied().collect();
             let mut p = Patch::new("codes-first").made_from([g.name_of(*made.first()?).to_owned()]).before(n);
-            let mut inputs: Vec<Option<Ref>> = node.inputs.iter().map(|v| v.map(Ref::from)).collect();
-            inputs[0] = Some(c.x.into());
             let names: Vec<String> = made.iter().map(|v| format!("{}_q", g.name_of(*v))).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let moved = p.node_with(node.op.clone(), &inputs, &names, node.attrs.clone());
+            let moved = p.like(node, &[(0, c.x.into())], &names);
             for (y, codes) in made.into_iter().zip(moved) {
                 let shape = g.shape(y).map(<[_]>::to_vec);
                 p.typed(codes, c.dtype, shape.clone());
-                let mut inputs: Vec<Option<Ref>> = dq.inputs.iter().map(|v| v.map(Ref::from)).collect();
-                inputs[0] = Some(codes);
-                let mut attrs = dq.attrs.clone();
-                if let Some(axis) = axis {
-                    attrs.set("axis", AttrValue::Int(axis));
-                }
-                let back = p.node_with(dq.op.clone(), &inputs, &[g.name_of(y)], attrs)[0];
+                let back = p.like(&dq, &[(0, codes)], &[g.name_of(y)])[0];
                 p.typed(back, DType::FLOAT, shape);
                 p.succeed(y, back);
             }

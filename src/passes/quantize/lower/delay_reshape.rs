@@ -16,10 +16,10 @@
 //! *Source.* The definition of the operators.
 
 use super::{Coding, size};
-use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, ValueId};
 use crate::passes::common::{is_captured, sole_use};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::Patch;
 
 /// Functions of one element.
 const UNARY: [&str; 8] = ["Gelu", "Relu", "Sigmoid", "Tanh", "HardSwish", "LeakyRelu", "Erf", "Neg"];
@@ -87,18 +87,16 @@ fn sunk(g: &Graph, id: NodeId) -> Option<Patch> {
         return None;
     }
     let mut p = Patch::new("delay-reshape").made_from([g.name_of(made).to_owned()]).before(next);
-    let mut inputs: Vec<Option<Ref>> = n.inputs.iter().map(|v| v.map(Ref::from)).collect();
-    inputs[slot] = Some(x.into());
-    let name = g.name_of(made);
-    let flat = p.node_with(n.op.clone(), &inputs, &[&format!("{name}_rows")], n.attrs.clone())[0];
+    let mut e = p.under(g.name_of(made));
+    let flat = e.like(n, "rows", &[(slot, x.into())]);
     let rows = g.shape(x).and_then(|s| s.first().cloned()).unwrap_or(Dim::Unknown);
     let dtype = match (&n.op.name[..], Coding::of(g, next)) {
         ("DequantizeLinear", _) => DType::FLOAT,
         ("QuantizeLinear", Some(c)) => c.dtype,
         _ => g.value(x).ty.as_ref()?.dtype,
     };
-    p.typed(flat, dtype, Some(vec![rows, Dim::Known(channels)]));
-    let whole = p.node("Reshape", name, &[flat, reshape.input(1)?.into()], Attrs::new());
+    e.typed(flat, dtype, Some(vec![rows, Dim::Known(channels)]));
+    let whole = e.op("Reshape", "", &[flat, reshape.input(1)?.into()]);
     p.typed(whole, dtype, g.shape(made).map(<[_]>::to_vec));
     p.succeed(made, whole);
     Some(p)
@@ -121,9 +119,7 @@ fn collapsed(g: &Graph, id: NodeId) -> Option<Patch> {
         p.replace(made, x.into());
         return Some(p);
     }
-    let name = g.name_of(made);
-    let s = p.constant(&format!("{name}_shape"), Tensor::i64(&[to.len() as i64], &to));
-    let r = p.node("Reshape", name, &[x.into(), s], Attrs::new());
+    let r = p.under(g.name_of(made)).reshaped("", x.into(), &to);
     if let Some(ty) = g.value(made).ty.clone() {
         p.typed(r, ty.dtype, ty.shape);
     }

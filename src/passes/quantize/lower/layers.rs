@@ -27,11 +27,11 @@
 //! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime makes one QGemm of it (and QLinearConv of a
 //! Conv), where a QuantizeLinear with a scale per channel takes 20 ns per element, and each factor a pass over memory.
 
-use super::{Coding, UNSIGNED_ZERO, each, unsigned, zero_scalar, zero_tensor};
-use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Op, Tensor, ValueId};
+use super::{Coding, UNSIGNED_ZERO, each, unsigned, zero_tensor};
+use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::quant::pairs::WeightRows;
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// Largest bias in the sum's units: a margin of a quarter of int32 leaves room for the products.
 const BIAS_LIMIT: f64 = (1u32 << 31) as f64 * 0.75;
@@ -242,56 +242,44 @@ impl Layer {
 
     fn patch(&self, g: &Graph, assume_vnni: bool) -> Patch {
         let n = g.node(self.node);
-        let name = g.name_of(self.y).to_owned();
         let mut p = Patch::new("layers-whole").made_from([n.name.clone()]).before(self.node);
         let shapes = if n.op.is("MatMul") { self.shapes(g) } else { None };
         let flat = n.op.is("MatMul") && (shapes.is_some() || g.rank(n.inputs[0].expect("it has one")) == Some(2));
-        let to = |p: &mut Patch, x: Ref, d: &[i64], hint: &str| {
-            let s = p.constant(&format!("{hint}_shape"), Tensor::i64(&[d.len() as i64], d));
-            p.node("Reshape", hint, &[x, s], Attrs::new())
-        };
+        let mut e = p.under(g.name_of(self.y));
         // Codes go through the first Reshape; the DequantizeLinear is right in front of the Gemm.
         let x = match &shapes {
             Some([rows, _]) => {
-                let rows = to(&mut p, self.x.x.into(), rows, &format!("{}_as_rows", g.name_of(self.x.x)));
-                p.typed(rows, self.x.dtype, Some(vec![Dim::Unknown, Dim::Known(self.ins(g))]));
-                let dq = g.node(self.x.node);
-                let mut inputs: Vec<Option<Ref>> = dq.inputs.iter().map(|v| v.map(Ref::from)).collect();
-                inputs[0] = Some(rows);
-                p.node_with(dq.op.clone(), &inputs, &[&format!("{name}_x")], dq.attrs.clone())[0]
+                let rows = e.under(g.name_of(self.x.x)).reshaped("as_rows", self.x.x.into(), rows);
+                e.typed(rows, self.x.dtype, Some(vec![Dim::Unknown, Dim::Known(self.ins(g))]));
+                e.like(g.node(self.x.node), "x", &[(0, rows)])
             }
             None => n.inputs[0].expect("it has one").into(),
         };
         let scales: Vec<f32> = self.scales.iter().map(|s| *s as f32).collect();
-        let w = self.weight(g, &mut p, &scales, assume_vnni);
+        let w = self.weight(g, &mut e, &scales, assume_vnni);
         let own = self.conv || n.op.is("Gemm") || flat;
-        let bias = self.bias.as_ref().map(|b| self.bias_of(&mut p, &name, &scales, b));
+        let bias = self.bias.as_ref().map(|b| self.bias_of(&mut e, &scales, b));
         let shape = g.shape(self.y).map(<[_]>::to_vec);
-        let mut inputs = vec![Some(x), Some(w)];
+        let mut inputs = vec![x, w];
         if own {
-            inputs.extend(bias.map(Some));
+            inputs.extend(bias);
         }
-        let (op, attrs) = match flat {
-            true => (Op::onnx("Gemm"), Attrs::new()),
-            false => (n.op.clone(), n.attrs.clone()),
-        };
+        let (op, attrs) = if flat { ("Gemm", Attrs::new()) } else { (&n.op.name[..], n.attrs.clone()) };
         let whole = self.q.is_none() && shapes.is_none() && (own || bias.is_none());
-        let hint = if whole { name.clone() } else { format!("{name}_product") };
-        let mut y = p.node_with(op, &inputs, &[&hint], attrs)[0];
+        let mut y = e.op_with(op, if whole { "" } else { "product" }, &inputs, attrs);
         if !own && let Some(b) = bias {
-            y = p.under(&name).op("Add", "biased", &[y, b]);
+            y = e.op("Add", "biased", &[y, b]);
         }
         let dtype = self.q.as_ref().map_or(DType::FLOAT, |q| q.dtype);
         if let Some(q) = &self.q {
-            let rounded = if shapes.is_some() { format!("{name}_rounded") } else { g.name_of(q.y).to_owned() };
-            let s = p.under(&name).scalar("q_scale", q.scales[0]);
-            let z = p.constant(&format!("{name}_q_zero"), zero_scalar(q.dtype, q.zeros[0]));
-            y = p.node("QuantizeLinear", &rounded, &[y, s, z], Attrs::new());
+            let (s, z) = (e.scalar("q_scale", q.scales[0]), e.zero("q_zero", q.dtype, q.zeros[0]));
+            let rounded = if shapes.is_some() { e.name("rounded") } else { g.name_of(q.y).to_owned() };
+            y = e.node("QuantizeLinear", &rounded, &[y, s, z], Attrs::new());
         }
         let old = self.q.as_ref().map_or(self.y, |q| q.y);
         if let Some([_, back]) = &shapes {
             p.typed(y, dtype, Some(vec![Dim::Unknown, Dim::Known(self.channels as i64)]));
-            y = to(&mut p, y, back, g.name_of(old));
+            y = p.under(g.name_of(old)).reshaped("", y, back);
         }
         p.typed(y, dtype, shape);
         p.succeed(old, y);
@@ -310,40 +298,35 @@ impl Layer {
 
     /// The weight's codes at the new scales.
     fn weight(&self, g: &Graph, p: &mut Patch, scales: &[f32], assume_vnni: bool) -> Ref {
-        let hint = format!("{}_{}", g.name_of(self.w.x), g.name_of(self.y));
-        let n = self.channels as i64;
-        let s = p.constant(&format!("{hint}_scale"), Tensor::f32(&[n], scales));
+        let name = g.name_of(self.w.x);
+        let mut e = p.under(&format!("{name}_{}", g.name_of(self.y)));
+        let s = e.floats("scale", scales);
         let attrs = Attrs::new().with_int("axis", self.out_axis(g) as i64);
         let wide = g.constant(self.w.x).filter(|_| !assume_vnni).filter(|t| saturates(t, self.out_axis(g), self.conv));
+        let n = [self.channels as i64];
         if let Some(t) = wide.and_then(unsigned) {
-            let name = format!("{}_unsigned", g.name_of(self.w.x));
-            let codes = p.constant(&name, t);
+            let codes = e.under(name).constant("unsigned", t);
             let zeros: Vec<i64> = (0..self.channels).map(|c| each(&self.w.zeros, c) + UNSIGNED_ZERO).collect();
-            let z = p.constant(&format!("{hint}_zero"), zero_tensor(DType::UINT8, &[n], &zeros));
-            return p.node("DequantizeLinear", &format!("{hint}_dq"), &[codes, s, z], attrs);
+            let z = e.constant("zero", zero_tensor(DType::UINT8, &n, &zeros));
+            return e.op_with("DequantizeLinear", "dq", &[codes, s, z], attrs);
         }
         // A zero point per channel is there already, in whatever type the codes have.
         let z = match g.node(self.w.node).input(2).filter(|_| self.w.whole().is_none()) {
             Some(z) => z.into(),
-            None => {
-                let zeros = vec![self.w.zeros[0]; self.channels];
-                p.constant(&format!("{hint}_zero"), zero_tensor(self.w.dtype, &[n], &zeros))
-            }
+            None => e.constant("zero", zero_tensor(self.w.dtype, &n, &vec![self.w.zeros[0]; self.channels])),
         };
-        p.node("DequantizeLinear", &format!("{hint}_dq"), &[self.w.x.into(), s, z], attrs)
+        e.op_with("DequantizeLinear", "dq", &[self.w.x.into(), s, z], attrs)
     }
 
     /// The bias as int32 codes at the scale of the sum, in an Add too: onnxruntime makes a float Gemm of a MatMul and an Add
     /// of floats.
-    fn bias_of(&self, p: &mut Patch, name: &str, scales: &[f32], bias: &[f64]) -> Ref {
-        let n = self.channels as i64;
+    fn bias_of(&self, e: &mut Under<'_>, scales: &[f32], bias: &[f64]) -> Ref {
         let units: Vec<f32> = scales.iter().map(|s| (s * self.x.scales[0]).max(f32::MIN_POSITIVE)).collect();
         let codes: Vec<i32> =
             bias.iter().zip(&units).map(|(b, u)| (b / f64::from(*u)).round_ties_even() as i32).collect();
-        let c = p.constant(&format!("{name}_bias_codes"), Tensor::i32(&[n], &codes));
-        let s = p.constant(&format!("{name}_bias_scale"), Tensor::f32(&[n], &units));
+        let c = e.constant("bias_codes", Tensor::i32(&[self.channels as i64], &codes));
+        let s = e.floats("bias_scale", &units);
         // Codes of 32 bits have no zero point; zeros would be as many bytes as the codes.
-        let attrs = Attrs::new().with_int("axis", 0);
-        p.node("DequantizeLinear", &format!("{name}_bias"), &[c, s], attrs)
+        e.op_with("DequantizeLinear", "bias", &[c, s], Attrs::new().with_int("axis", 0))
     }
 }

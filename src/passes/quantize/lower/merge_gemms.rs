@@ -122,7 +122,6 @@ impl Sibling {
 
 fn joined(g: &Graph, opset: i64, group: &[Sibling]) -> Patch {
     let first = &group[0];
-    let name = g.name_of(first.out).to_owned();
     let last = group.iter().map(|s| s.node).min().expect("there are two");
     let mut p = Patch::new("merge-gemms").made_from(group.iter().map(|s| g.node(s.node).name.clone())).before(last);
     let n: usize = group.iter().map(Sibling::outs).sum();
@@ -143,21 +142,18 @@ fn joined(g: &Graph, opset: i64, group: &[Sibling]) -> Patch {
     let zeros: Vec<i64> = group.iter().flat_map(|s| s.w.zeros.clone()).collect();
     let bias: Vec<i32> = group.iter().flat_map(Sibling::codes).collect();
     let units: Vec<f32> = scales.iter().map(|s| (s * first.unit).max(f32::MIN_POSITIVE)).collect();
-    let vector = [n as i64];
-    let c = p.constant(&format!("{name}_joined_codes"), codes);
-    let s = p.constant(&format!("{name}_joined_scale"), Tensor::f32(&vector, &scales));
-    let z = p.constant(&format!("{name}_joined_zero"), zero_tensor(first.w.dtype, &vector, &zeros));
-    let w = p.node("DequantizeLinear", &format!("{name}_joined_dq"), &[c, s, z], Attrs::new().with_int("axis", 1));
-    let c = p.constant(&format!("{name}_joined_bias_codes"), Tensor::i32(&vector, &bias));
-    let s = p.constant(&format!("{name}_joined_bias_scale"), Tensor::f32(&vector, &units));
-    let b = p.node("DequantizeLinear", &format!("{name}_joined_bias"), &[c, s], Attrs::new().with_int("axis", 0));
-    let y = p.under(&name).op("Gemm", "joined_product", &[first.x.into(), w, b]);
+    let name = format!("{}_joined", g.name_of(first.out));
+    let mut e = p.under(&name);
+    let (c, s) = (e.constant("codes", codes), e.floats("scale", &scales));
+    let z = e.constant("zero", zero_tensor(first.w.dtype, &[n as i64], &zeros));
+    let w = e.op_with("DequantizeLinear", "dq", &[c, s, z], Attrs::new().with_int("axis", 1));
+    let c = e.constant("bias_codes", Tensor::i32(&[n as i64], &bias));
+    let s = e.floats("bias_scale", &units);
+    let b = e.op_with("DequantizeLinear", "bias", &[c, s], Attrs::new().with_int("axis", 0));
+    let y = e.op("Gemm", "product", &[first.x.into(), w, b]);
     let (q, dtype) = match &first.q {
         None => (y, DType::FLOAT),
-        Some(_) => (
-            super::at_unit_scale(&mut p, "QuantizeLinear", &format!("{name}_joined_q"), y, DType::UINT8, 0),
-            DType::UINT8,
-        ),
+        Some(_) => (e.at_unit_scale("QuantizeLinear", "q", y, DType::UINT8, 0), DType::UINT8),
     };
     let sizes: Vec<i64> = group.iter().map(|s| s.outs() as i64).collect();
     let names: Vec<String> = group.iter().map(|s| g.name_of(s.out).to_owned()).collect();
@@ -167,7 +163,7 @@ fn joined(g: &Graph, opset: i64, group: &[Sibling]) -> Patch {
     if opset < 13 {
         attrs = attrs.with_ints("split", &sizes);
     } else {
-        inputs.push(Some(p.constant(&format!("{name}_joined_sizes"), Tensor::i64(&[sizes.len() as i64], &sizes))));
+        inputs.push(Some(e.ints("sizes", &sizes)));
     }
     for ((part, s), size) in p.node_with(Op::onnx("Split"), &inputs, &names, attrs).into_iter().zip(group).zip(sizes) {
         let rows = g.shape(s.out).and_then(|d| d.first().cloned()).unwrap_or(Dim::Unknown);

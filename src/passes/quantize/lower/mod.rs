@@ -21,11 +21,11 @@ pub mod products;
 pub mod sums;
 pub mod wide_codes;
 
-use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, Tensor, ValueId};
 use crate::passes::common::sole_reader;
 use crate::quant::Code;
 use crate::quant::qparams::code_tensor;
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Ref, Under};
 
 /// A QuantizeLinear or DequantizeLinear with constant parameters.
 #[derive(Clone, Debug)]
@@ -125,11 +125,6 @@ pub(crate) fn size(g: &Graph, v: ValueId, axis: i64) -> Option<i64> {
     }
 }
 
-/// A zero point as a scalar of the codes' type.
-pub(crate) fn zero_scalar(dtype: DType, z: i64) -> Tensor {
-    zero_tensor(dtype, &[], &[z])
-}
-
 /// Zero points in the codes' type.
 pub(crate) fn zero_tensor(dtype: DType, dims: &[i64], zeros: &[i64]) -> Tensor {
     let code = match dtype {
@@ -146,11 +141,18 @@ pub(crate) fn factors(v: &[f32]) -> Tensor {
     if v.iter().all(|x| *x == v[0]) { Tensor::scalar_f32(v[0]) } else { Tensor::f32(&[v.len() as i64], v) }
 }
 
-/// QuantizeLinear or DequantizeLinear with a scale of 1, by the name `name`.
-pub(crate) fn at_unit_scale(p: &mut Patch, op: &str, name: &str, x: Ref, dtype: DType, zero: i64) -> Ref {
-    let s = p.under(name).scalar("unit", 1.0);
-    let z = p.constant(&format!("{name}_zero"), zero_scalar(dtype, zero));
-    p.node(op, name, &[x, s, z], Attrs::new())
+impl Under<'_> {
+    /// A zero point as a scalar of the codes' type.
+    pub(crate) fn zero(&mut self, part: &str, dtype: DType, z: i64) -> Ref {
+        self.constant(part, zero_tensor(dtype, &[], &[z]))
+    }
+
+    /// QuantizeLinear or DequantizeLinear with a scale of 1.
+    pub(crate) fn at_unit_scale(&mut self, op: &str, part: &str, x: Ref, dtype: DType, zero: i64) -> Ref {
+        let mut e = self.part(part);
+        let (s, z) = (e.scalar("unit", 1.0), e.zero("zero", dtype, zero));
+        e.op(op, "", &[x, s, z])
+    }
 }
 
 /// Zero point of int8 codes that are stored as uint8.

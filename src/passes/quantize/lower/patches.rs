@@ -17,12 +17,12 @@
 //! *Source.* Patch embedding as the vision transformer paper describes it, arXiv 2010.11929, section 3.1.
 
 use super::{Coding, size, transposed};
-use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, ValueId};
 use crate::passes::common::{patch_nodes, sole_reader};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::pads;
 use crate::quant::QParams;
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::Patch;
 
 /// The pass.
 pub struct PatchesAsRows;
@@ -77,35 +77,32 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let (rows, cols, depth) = (h / kh, wd / kw, c * kh * kw);
     let name = g.name_of(y);
     let mut p = Patch::new("patches-as-rows").made_from([n.name.clone()]).before(id);
-    let shape =
-        |p: &mut Patch, part: &str, d: &[i64]| p.constant(&format!("{name}_{part}"), Tensor::i64(&[d.len() as i64], d));
-    let cut = shape(&mut p, "cut", &[-1, c, rows, kh, cols, kw]);
-    let a = p.under(name).op("Reshape", "windows", &[x.into(), cut]);
-    let order = Attrs::new().with_ints("perm", &[0, 2, 4, 1, 3, 5]);
-    let a = p.node("Transpose", &format!("{name}_in_order"), &[a], order);
-    let flat = shape(&mut p, "flat", &[-1, rows * cols, depth]);
-    let a = p.under(name).op("Reshape", "rows", &[a, flat]);
+    let mut e = p.under(name);
+    let cut = e.ints("cut", &[-1, c, rows, kh, cols, kw]);
+    let a = e.op("Reshape", "windows", &[x.into(), cut]);
+    let a = e.turned("in_order", a, &[0, 2, 4, 1, 3, 5]);
+    let flat = e.ints("flat", &[-1, rows * cols, depth]);
+    let a = e.op("Reshape", "rows", &[a, flat]);
     let batch = g.shape(x)?.first()?.clone();
-    p.typed(a, DType::FLOAT, Some(vec![batch.clone(), Dim::Known(rows * cols), Dim::Known(depth)]));
+    e.typed(a, DType::FLOAT, Some(vec![batch.clone(), Dim::Known(rows * cols), Dim::Known(depth)]));
     // [O, C kh kw] to [C kh kw, O].
     let outs = o as usize;
-    let wname = g.name_of(w.x).to_owned();
-    let m = p.constant(&format!("{wname}_matrix"), transposed(codes, outs)?);
+    let mut of_weight = e.under(g.name_of(w.x));
+    let m = of_weight.constant("matrix", transposed(codes, outs)?);
     let scales = if w.scales.len() == 1 { vec![w.scales[0]; outs] } else { w.scales.clone() };
     let params = QParams::per_axis(crate::quant::Code::I8, 1, scales, vec![0; outs]).ok()?;
-    let m = crate::passes::quantize::dequantize_linear(&mut p, m, &params, &format!("{wname}_matrix"));
-    let mut r: Ref = p.under(name).op("MatMul", "product", &[a, m]);
+    let m = of_weight.part("matrix").dequantized(m, &params);
+    let mut r = e.op("MatMul", "product", &[a, m]);
     if let Some(b) = n.input(2) {
-        r = p.under(name).op("Add", "rows_out", &[r, b.into()]);
+        r = e.op("Add", "rows_out", &[r, b.into()]);
     }
-    p.typed(r, DType::FLOAT, Some(vec![batch, Dim::Known(rows * cols), Dim::Known(o)]));
+    e.typed(r, DType::FLOAT, Some(vec![batch, Dim::Known(rows * cols), Dim::Known(o)]));
     match flattened(g, y, o, rows * cols) {
         Some(v) => p.succeed(v, r),
         None => {
-            let back = Attrs::new().with_ints("perm", &[0, 2, 1]);
-            let t = p.node("Transpose", &format!("{name}_columns"), &[r], back);
-            let s = shape(&mut p, "image", &[-1, o, rows, cols]);
-            let t = p.node("Reshape", name, &[t, s], Attrs::new());
+            let t = e.turned("columns", r, &[0, 2, 1]);
+            let s = e.ints("image", &[-1, o, rows, cols]);
+            let t = e.op("Reshape", "", &[t, s]);
             p.typed(t, DType::FLOAT, g.shape(y).map(<[_]>::to_vec));
             p.succeed(y, t);
         }

@@ -18,7 +18,7 @@
 //! *Source.* ONNX operator documentation. Why it is worth it: onnxruntime's per-axis operators take 20 ns per element on
 //! the last axis, and its fused kernels (QLinearConv, QLinearGlobalAveragePool, ..) stop at run time at a scale per channel.
 
-use super::{Coding, at_unit_scale};
+use super::Coding;
 use crate::ir::{Class, DType, Graph, Node, Tensor};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::Patch;
@@ -130,15 +130,16 @@ fn quantize(g: &Graph, c: &Coding, dims: &[i64]) -> Patch {
     let name = g.name_of(c.y);
     let mut p = Patch::new("per-channel").made_from([name.to_owned()]).before(c.node);
     let inverse: Vec<f32> = c.scales.iter().map(|s| (1.0 / f64::from(*s)) as f32).collect();
-    let k = p.constant(&format!("{name}_inverse_scale"), Tensor::f32(dims, &inverse));
-    let mut x = p.under(name).op("Mul", "scaled", &[c.x.into(), k]);
+    let mut e = p.under(name);
+    let k = e.constant("inverse_scale", Tensor::f32(dims, &inverse));
+    let mut x = e.op("Mul", "scaled", &[c.x.into(), k]);
     let zero = one_zero(c);
     if zero.is_none() {
         let z: Vec<f32> = c.zeros.iter().map(|z| *z as f32).collect();
-        let z = p.constant(&format!("{name}_zeros"), Tensor::f32(dims, &z));
-        x = p.under(name).op("Add", "shifted", &[x, z]);
+        let z = e.constant("zeros", Tensor::f32(dims, &z));
+        x = e.op("Add", "shifted", &[x, z]);
     }
-    let q = at_unit_scale(&mut p, "QuantizeLinear", name, x, c.dtype, zero.unwrap_or(0));
+    let q = e.at_unit_scale("QuantizeLinear", "", x, c.dtype, zero.unwrap_or(0));
     p.typed(q, c.dtype, g.shape(c.y).map(<[_]>::to_vec));
     p.succeed(c.y, q);
     p
@@ -148,23 +149,18 @@ fn read(g: &Graph, c: &Coding, dims: &[i64]) -> Patch {
     let name = g.name_of(c.y);
     let mut p = Patch::new("per-channel").made_from([name.to_owned()]).before(c.node);
     let zero = one_zero(c);
-    let mut y = at_unit_scale(
-        &mut p,
-        "DequantizeLinear",
-        &format!("{}_number", g.name_of(c.x)),
-        c.x.into(),
-        c.dtype,
-        zero.unwrap_or(0),
-    );
+    let mut codes = p.under(g.name_of(c.x));
+    let mut y = codes.at_unit_scale("DequantizeLinear", "number", c.x.into(), c.dtype, zero.unwrap_or(0));
+    let mut e = p.under(name);
     // A factor of 1 changes nothing.
     if c.scales.iter().any(|s| *s != 1.0) {
-        let s = p.constant(&format!("{name}_scale"), Tensor::f32(dims, &c.scales));
-        y = p.under(name).op("Mul", "scaled", &[y, s]);
+        let s = e.constant("scale", Tensor::f32(dims, &c.scales));
+        y = e.op("Mul", "scaled", &[y, s]);
     }
     if zero.is_none() {
         let o: Vec<f32> = c.scales.iter().zip(&c.zeros).map(|(s, z)| (-f64::from(*s) * (*z as f64)) as f32).collect();
-        let o = p.constant(&format!("{name}_offset"), Tensor::f32(dims, &o));
-        y = p.under(name).op("Add", "shifted", &[y, o]);
+        let o = e.constant("offset", Tensor::f32(dims, &o));
+        y = e.op("Add", "shifted", &[y, o]);
     }
     p.typed(y, DType::FLOAT, g.shape(c.y).map(<[_]>::to_vec));
     p.succeed(c.y, y);

@@ -18,7 +18,7 @@ use super::Coding;
 use crate::ir::{Graph, NodeId};
 use crate::passes::common::{patch_nodes, sole_use};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::Patch;
 
 /// The pass.
 pub struct ProductScales;
@@ -60,11 +60,10 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     let y = g.node(mul).out()?;
     let name = g.name_of(y);
     let mut p = Patch::new("product-scales").made_from([name.to_owned()]).before(id);
-    let read = g.node(a.node);
-    let mut inputs: Vec<Option<Ref>> = read.inputs.iter().map(|v| v.map(Ref::from)).collect();
-    inputs[1] = Some(p.under(name).scalar("scale", scale));
-    let x = p.node_with(read.op.clone(), &inputs, &[&format!("{name}_scaled")], read.attrs.clone())[0];
-    let z = p.node("MatMul", name, &[x, n.input(1)?.into()], n.attrs.clone());
+    let mut e = p.under(name);
+    let scale = e.scalar("scale", scale);
+    let x = e.like(g.node(a.node), "scaled", &[(1, scale)]);
+    let z = e.op_with("MatMul", "", &[x, n.input(1)?.into()], n.attrs.clone());
     if let Some(ty) = g.value(y).ty.clone() {
         p.typed(z, ty.dtype, ty.shape);
     }

@@ -32,10 +32,10 @@
 //! *Source.* Integer-only inference, Jacob et al., arXiv 1712.05877, section 2.2, with a float multiplier.
 
 use super::layers::saturates;
-use super::{Coding, UNSIGNED_ZERO, at_unit_scale, each, factors, transposed, unsigned, zero_scalar};
-use crate::ir::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId};
+use super::{Coding, UNSIGNED_ZERO, each, factors, transposed, unsigned};
+use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
-use crate::rewrite::{Patch, Ref};
+use crate::rewrite::{Patch, Ref, Under};
 
 /// Longest sum of products of two 8-bit codes that int32 holds, with room for a bias of half the range.
 const LONGEST: usize = (1 << 30) / (255 * 128);
@@ -265,16 +265,15 @@ impl Product {
     }
 
     /// The second operand as the integer operator reads it, with its type and zero point.
-    fn second(&self, g: &Graph, p: &mut Patch, name: &str) -> (Ref, DType, i64) {
+    fn second(&self, g: &Graph, e: &mut Under<'_>) -> (Ref, DType, i64) {
         let of = g.name_of(self.w.x);
         match &self.weight {
-            Some(t) if t.dtype == DType::INT8 => (p.constant(&format!("{of}_int8"), t.clone()), DType::INT8, 0),
-            Some(t) => (p.constant(&format!("{of}_unsigned"), t.clone()), DType::UINT8, UNSIGNED_ZERO),
+            Some(t) if t.dtype == DType::INT8 => (e.under(of).constant("int8", t.clone()), DType::INT8, 0),
+            Some(t) => (e.under(of).constant("unsigned", t.clone()), DType::UINT8, UNSIGNED_ZERO),
             None if self.w.dtype == DType::INT8 => {
-                let hint = format!("{name}_w_number");
-                let number = at_unit_scale(p, "DequantizeLinear", &hint, self.w.x.into(), DType::INT8, 0);
-                let hint = format!("{of}_unsigned");
-                let w = at_unit_scale(p, "QuantizeLinear", &hint, number, DType::UINT8, UNSIGNED_ZERO);
+                let number = e.at_unit_scale("DequantizeLinear", "w_number", self.w.x.into(), DType::INT8, 0);
+                let mut e = e.under(of);
+                let w = e.at_unit_scale("QuantizeLinear", "unsigned", number, DType::UINT8, UNSIGNED_ZERO);
                 (w, DType::UINT8, self.w.zeros[0] + UNSIGNED_ZERO)
             }
             None => (self.w.x.into(), self.w.dtype, self.w.zeros[0]),
@@ -282,48 +281,46 @@ impl Product {
     }
 
     /// The sums of products of codes, in int32.
-    fn sums(&self, g: &Graph, p: &mut Patch, name: &str) -> Ref {
-        let (w, w_type, zw) = self.second(g, p, name);
+    fn sums(&self, g: &Graph, e: &mut Under<'_>) -> Ref {
+        let (w, w_type, zw) = self.second(g, e);
         let zx = self.x.whole().map_or(0, |(_, z)| z);
-        let mut inputs = vec![Some(self.x.x.into()), Some(w)];
+        let mut inputs = vec![self.x.x.into(), w];
         if zx != 0 || zw != 0 {
-            inputs.push(Some(p.constant(&format!("{name}_x_zero"), zero_scalar(self.x.dtype, zx))));
+            inputs.push(e.zero("x_zero", self.x.dtype, zx));
         }
         if zw != 0 {
-            inputs.push(Some(p.constant(&format!("{name}_w_zero"), zero_scalar(w_type, zw))));
+            inputs.push(e.zero("w_zero", w_type, zw));
         }
         let attrs = g.node(self.node).attrs.clone();
         let (op, attrs) = if self.conv { ("ConvInteger", attrs) } else { ("MatMulInteger", Attrs::new()) };
-        let sum = p.node_with(Op::onnx(op), &inputs, &[&format!("{name}_sum")], attrs)[0];
-        p.typed(sum, DType::INT32, g.shape(self.y).map(<[_]>::to_vec))
+        let sum = e.op_with(op, "sum", &inputs, attrs);
+        e.typed(sum, DType::INT32, g.shape(self.y).map(<[_]>::to_vec))
     }
 
     fn patch(&self, g: &Graph) -> Patch {
-        let name = g.name_of(self.y).to_owned();
         let mut p = Patch::new("integer-products").made_from([g.node(self.node).name.clone()]).before(self.node);
         let channels = self.channels();
         let Scaling { bias, factors, offset, zero } = self.scaling(g, channels.count);
-        let mut a = self.sums(g, &mut p, &name);
+        let mut e = p.under(g.name_of(self.y));
+        let mut a = self.sums(g, &mut e);
         if let Some(b) = bias {
             let b: Vec<i32> = b.iter().map(|b| *b as i32).collect();
             let dims = if self.conv { channels.dims() } else { vec![channels.count as i64] };
-            let b = p.constant(&format!("{name}_bias"), Tensor::i32(&dims, &b));
-            a = p.under(&name).op("Add", "biased", &[a, b]);
+            let b = e.constant("bias", Tensor::i32(&dims, &b));
+            a = e.op("Add", "biased", &[a, b]);
         }
-        let to_float = Attrs::new().with_int("to", DType::FLOAT.0.into());
-        a = p.node("Cast", &format!("{name}_units"), &[a], to_float);
+        a = e.cast("units", a, DType::FLOAT);
         let f: Vec<f32> = factors.iter().map(|f| *f as f32).collect();
-        let f = p.constant(&format!("{name}_factor"), channels.vector(&f));
-        let scaled_name = if self.q.is_some() { format!("{name}_scaled") } else { name.clone() };
-        a = p.node("Mul", &scaled_name, &[a, f], Attrs::new());
+        let f = e.constant("factor", channels.vector(&f));
+        a = e.op("Mul", if self.q.is_some() { "scaled" } else { "" }, &[a, f]);
         if offset.iter().any(|l| *l != 0.0) {
-            let l = p.constant(&format!("{name}_offset"), channels.vector(&offset));
-            a = p.under(&name).op("Add", "shifted", &[a, l]);
+            let l = e.constant("offset", channels.vector(&offset));
+            a = e.op("Add", "shifted", &[a, l]);
         }
         let shape = g.shape(self.y).map(<[_]>::to_vec);
         match &self.q {
             Some(q) => {
-                let y = at_unit_scale(&mut p, "QuantizeLinear", g.name_of(q.y), a, q.dtype, zero);
+                let y = p.under(g.name_of(q.y)).at_unit_scale("QuantizeLinear", "", a, q.dtype, zero);
                 p.typed(y, q.dtype, shape);
                 p.succeed(q.y, y);
             }

@@ -17,8 +17,8 @@
 //!
 //! *Source.* Algebra; it saves three of seven passes over the residual stream.
 
-use super::{Coding, at_unit_scale, each, factors};
-use crate::ir::{Attrs, Graph, NodeId, ValueId};
+use super::{Coding, each, factors};
+use crate::ir::{Graph, NodeId, ValueId};
 use crate::passes::common::patch_nodes;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
@@ -126,9 +126,9 @@ fn patch(g: &Graph, id: NodeId, how: IntegerSums) -> Option<Patch> {
         }
         offsets.push(offset as f32);
     }
-    let name = g.name_of(q.y);
     let mut p = Patch::new(how.id()).made_from([g.name_of(y).to_owned()]).before(id);
-    let offset = p.constant(&format!("{name}_offset"), factors(&offsets));
+    let mut e = p.under(g.name_of(q.y));
+    let offset = e.constant("offset", factors(&offsets));
     // The bias of a layer takes what is added right after it.
     let biased = terms.iter().position(|t| matches!((t, how), (Term::Layer(_), IntegerSums::Shared)));
     let mut scaled: Vec<Ref> = Vec::new();
@@ -137,22 +137,23 @@ fn patch(g: &Graph, id: NodeId, how: IntegerSums) -> Option<Patch> {
             Term::Layer(v) => Ref::from(*v),
             Term::Value(x) => x.y.into(),
             Term::Codes(x) => {
-                let hint = format!("{}_number", g.name_of(x.x));
-                at_unit_scale(&mut p, "DequantizeLinear", &hint, x.x.into(), x.dtype, 0)
+                let mut e = e.under(g.name_of(x.x));
+                e.at_unit_scale("DequantizeLinear", "number", x.x.into(), x.dtype, 0)
             }
         };
-        let f = p.constant(&format!("{name}_{which}_factor"), factors(f));
-        let mut y = p.node("Mul", &format!("{name}_{which}"), &[number, f], Attrs::new());
+        let mut e = e.part(which);
+        let f = e.constant("factor", factors(f));
+        let mut y = e.op("Mul", "", &[number, f]);
         if biased == Some(i) {
-            y = p.node("Add", &format!("{name}_{which}_shifted"), &[y, offset], Attrs::new());
+            y = e.op("Add", "shifted", &[y, offset]);
         }
         scaled.push(y);
     }
-    let mut sum = p.node("Add", &format!("{name}_sum"), &scaled, Attrs::new());
+    let mut sum = e.op("Add", "sum", &scaled);
     if biased.is_none() {
-        sum = p.under(name).op("Add", "shifted", &[sum, offset]);
+        sum = e.op("Add", "shifted", &[sum, offset]);
     }
-    let r = at_unit_scale(&mut p, "QuantizeLinear", name, sum, q.dtype, 0);
+    let r = e.at_unit_scale("QuantizeLinear", "", sum, q.dtype, 0);
     p.typed(r, q.dtype, g.shape(q.y).map(<[_]>::to_vec));
     p.succeed(q.y, r);
     Some(p)

@@ -17,7 +17,7 @@
 //! tract has none.
 
 use super::{Coding, factors};
-use crate::ir::{Attrs, DType, Graph, NodeId, Op, Tensor};
+use crate::ir::{DType, Graph, NodeId, Tensor};
 use crate::passes::common::patch_nodes;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
@@ -66,35 +66,34 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     if readers.is_empty() || g.is_output(q.y) || !plain(&q) {
         return None;
     }
-    let name = g.name_of(q.y).to_owned();
-    let mut p = Patch::new("wide-codes").made_from([name.clone()]).before(id);
+    let name = g.name_of(q.y);
+    let mut p = Patch::new("wide-codes").made_from([name.to_owned()]).before(id);
+    let mut e = p.under(name);
     let mut x: Ref = q.x.into();
     if q.scales.iter().any(|s| *s != 1.0) {
         let inverse: Vec<f32> = q.scales.iter().map(|s| (1.0 / f64::from(*s)) as f32).collect();
-        let k = p.constant(&format!("{name}_inverse_scale"), factors(&inverse));
-        x = p.under(&name).op("Mul", "scaled", &[x, k]);
+        let k = e.constant("inverse_scale", factors(&inverse));
+        x = e.op("Mul", "scaled", &[x, k]);
     }
-    x = p.under(&name).op("Round", "rounded", &[x]);
+    x = e.op("Round", "rounded", &[x]);
     if q.zeros.iter().any(|z| *z != 0) {
-        let z = p.constant(&format!("{name}_zeros"), numbers(&q.zeros));
-        x = p.under(&name).op("Add", "shifted", &[x, z]);
+        let z = e.constant("zeros", numbers(&q.zeros));
+        x = e.op("Add", "shifted", &[x, z]);
     }
     let (low, high) = if q.dtype == DType::UINT16 { (0.0, 65535.0) } else { (-32768.0, 32767.0) };
-    let low = p.under(&name).scalar("low", low);
-    let high = p.under(&name).scalar("high", high);
-    let codes =
-        p.node_with(Op::onnx("Clip"), &[Some(x), Some(low), Some(high)], &[&format!("{name}_held")], Attrs::new())[0];
+    let (low, high) = (e.scalar("low", low), e.scalar("high", high));
+    let codes = e.op("Clip", "held", &[x, low, high]);
     p.typed(codes, DType::FLOAT, g.shape(q.y).map(<[_]>::to_vec));
     for r in &readers {
-        let back = g.name_of(r.y).to_owned();
+        let mut e = p.under(g.name_of(r.y));
         let mut y = codes;
         if r.zeros.iter().any(|z| *z != 0) {
-            let z = p.constant(&format!("{back}_zeros"), numbers(&r.zeros));
-            y = p.under(&back).op("Sub", "shifted", &[y, z]);
+            let z = e.constant("zeros", numbers(&r.zeros));
+            y = e.op("Sub", "shifted", &[y, z]);
         }
         if r.scales.iter().any(|s| *s != 1.0) {
-            let s = p.constant(&format!("{back}_scale"), factors(&r.scales));
-            y = p.under(&back).op("Mul", "scaled", &[y, s]);
+            let s = e.constant("scale", factors(&r.scales));
+            y = e.op("Mul", "scaled", &[y, s]);
         }
         p.replace(r.y, y);
     }

@@ -11,13 +11,13 @@ impl Emitter<'_> {
         let (wf, int) = self.float_weight(w);
         let factor = if self.plan.renormalised() {
             let total = self.total(wf, int);
-            let one = self.constant("one", Tensor::scalar_f32(1.0));
-            let r = self.op("Max", "divisor", &[total, one]);
-            self.op("Reciprocal", "factor", &[r])
+            let one = self.e.scalar("one", 1.0);
+            let r = self.e.op("Max", "divisor", &[total, one]);
+            self.e.op("Reciprocal", "factor", &[r])
         } else {
-            self.constant("factor", Tensor::scalar_f32(self.plan.plain_factor(0)))
+            self.e.scalar("factor", self.plan.plain_factor(0))
         };
-        self.op("Mul", "weights", &[wf, factor])
+        self.e.op("Mul", "weights", &[wf, factor])
     }
 
     pub(super) fn product(&mut self, w: Weight, v: Ref) -> Ref {
@@ -27,13 +27,13 @@ impl Emitter<'_> {
         };
         let factor = match total {
             Some(r) => {
-                let one = self.constant("one", Tensor::scalar_f32(1.0));
-                let r = self.op("Max", "divisor", &[r, one]);
+                let one = self.e.scalar("one", 1.0);
+                let r = self.e.op("Max", "divisor", &[r, one]);
                 let n = self.site.facts.v_scale.len();
                 let s: Vec<f32> = (0..n).map(|h| self.plan.v_inverse(h)).collect();
                 let s = self.heads_f32("v_scale_inverse", &s);
-                let r = self.op("Mul", "divisor_scaled", &[r, s]);
-                self.op("Reciprocal", "factor", &[r])
+                let r = self.e.op("Mul", "divisor_scaled", &[r, s]);
+                self.e.op("Reciprocal", "factor", &[r])
             }
             None => {
                 let n = self.site.facts.v_scale.len();
@@ -41,13 +41,13 @@ impl Emitter<'_> {
                 self.heads_f32("factor", &f)
             }
         };
-        self.op("Mul", "attention", &[acc, factor])
+        self.e.op("Mul", "attention", &[acc, factor])
     }
 
     /// V's zero point as a scalar of V's type.
     pub(super) fn v_zero(&mut self) -> Ref {
         let z = self.site.facts.v_zero as u8;
-        self.constant("v_zero", Tensor::raw(self.site.facts.v_type, &[], vec![z]))
+        self.e.constant("v_zero", Tensor::raw(self.site.facts.v_type, &[], vec![z]))
     }
 
     /// V as uint8 with its zero point: on x86 without VNNI, onnxruntime's products of uint8 and int8 saturate.
@@ -55,12 +55,12 @@ impl Emitter<'_> {
         if self.site.facts.v_type != DType::INT8 {
             return (v, self.v_zero());
         }
-        let one = self.constant("v_unit", Tensor::scalar_f32(1.0));
-        let from = self.constant("v_signed_zero", Tensor::i8(&[], &[0]));
-        let to = self.constant("v_unsigned_zero", Tensor::u8(&[], &[128]));
-        let number = self.op("DequantizeLinear", "v_number", &[v, one, from]);
-        let v = self.op("QuantizeLinear", "v_unsigned", &[number, one, to]);
-        (v, self.constant("v_zero", Tensor::u8(&[], &[(self.site.facts.v_zero + 128) as u8])))
+        let one = self.e.scalar("v_unit", 1.0);
+        let from = self.e.constant("v_signed_zero", Tensor::i8(&[], &[0]));
+        let to = self.e.constant("v_unsigned_zero", Tensor::u8(&[], &[128]));
+        let number = self.e.op("DequantizeLinear", "v_number", &[v, one, from]);
+        let v = self.e.op("QuantizeLinear", "v_unsigned", &[number, one, to]);
+        (v, self.e.constant("v_zero", Tensor::u8(&[], &[(self.site.facts.v_zero + 128) as u8])))
     }
 
     /// Weighted sum and, if it is needed, row sum, both float.
@@ -68,49 +68,49 @@ impl Emitter<'_> {
         let (lo, hi) = match w {
             Weight::Bytes(lo, hi) => (lo, Some(hi)),
             Weight::Float(w) => {
-                let w = self.cast("weight_u32", w, DType::UINT32);
+                let w = self.e.cast("weight_u32", w, DType::UINT32);
                 self.bytes(w)
             }
             Weight::Int(w) => self.bytes(w),
         };
-        let a_zero = self.constant("weight_zero", Tensor::u8(&[], &[0]));
+        let a_zero = self.e.constant("weight_zero", Tensor::u8(&[], &[0]));
         let (v, v_zero) = self.v_unsigned(v);
         let acc = self.plane_product("sum", lo, hi, v, a_zero, v_zero);
         if !self.plan.renormalised() {
             return (acc, None);
         }
         let keys = self.site.facts.keys.unwrap_or(0);
-        let ones = self.constant("ones", Tensor::i8(&[keys as i64, 1], &vec![1; keys]));
-        let b_zero = self.constant("ones_zero", Tensor::i8(&[], &[0]));
+        let ones = self.e.constant("ones", Tensor::i8(&[keys as i64, 1], &vec![1; keys]));
+        let b_zero = self.e.constant("ones_zero", Tensor::i8(&[], &[0]));
         (acc, Some(self.plane_product("total", lo, hi, ones, a_zero, b_zero)))
     }
 
     /// uint32 weights below 2^16 in bytes; no high byte where the weights have none.
     pub(super) fn bytes(&mut self, w: Ref) -> (Ref, Option<Ref>) {
         if self.plan.unit() < 256 {
-            return (self.cast("low", w, DType::UINT8), None);
+            return (self.e.cast("low", w, DType::UINT8), None);
         }
         // Without the high part the conversion stays within uint8's range in any runtime.
-        let by = self.constant("by_8", Tensor::u32(&[], &[8]));
+        let by = self.e.constant("by_8", Tensor::u32(&[], &[8]));
         let hi = self.shift("high_u32", w, by, "RIGHT");
-        (self.cast("low", w, DType::UINT8), Some(self.cast("high", hi, DType::UINT8)))
+        (self.e.cast("low", w, DType::UINT8), Some(self.e.cast("high", hi, DType::UINT8)))
     }
 
     pub(super) fn plane_product(&mut self, part: &str, lo: Ref, hi: Option<Ref>, b: Ref, az: Ref, bz: Ref) -> Ref {
-        let mut acc = self.op("MatMulInteger", &format!("{part}_low"), &[lo, b, az, bz]);
+        let mut acc = self.e.part(part).op("MatMulInteger", "low", &[lo, b, az, bz]);
         if let Some(hi) = hi {
-            let h = self.op("MatMulInteger", &format!("{part}_high"), &[hi, b, az, bz]);
-            let k = self.constant("byte", Tensor::i32(&[], &[256]));
-            let h = self.op("Mul", &format!("{part}_raised"), &[h, k]);
-            acc = self.op("Add", &format!("{part}_i32"), &[h, acc]);
+            let h = self.e.part(part).op("MatMulInteger", "high", &[hi, b, az, bz]);
+            let k = self.e.constant("byte", Tensor::i32(&[], &[256]));
+            let h = self.e.part(part).op("Mul", "raised", &[h, k]);
+            acc = self.e.part(part).op("Add", "i32", &[h, acc]);
         }
-        self.cast(&format!("{part}_f32"), acc, DType::FLOAT)
+        self.e.part(part).cast("f32", acc, DType::FLOAT)
     }
 
     /// Weights in float32 and, where they were that first, as integers.
     pub(super) fn float_weight(&mut self, w: Weight) -> (Ref, Option<Ref>) {
         match w {
-            Weight::Int(w) => (self.cast("weight_f32", w, DType::FLOAT), Some(w)),
+            Weight::Int(w) => (self.e.cast("weight_f32", w, DType::FLOAT), Some(w)),
             Weight::Float(w) => (w, None),
             Weight::Bytes(..) => unreachable!("bytes are made for planes only"),
         }
@@ -121,9 +121,9 @@ impl Emitter<'_> {
         if self.plan.sums_in_float() {
             return self.row_sum("total", wf);
         }
-        let wi = self.cast("weight_i32", int.unwrap_or(wf), DType::INT32);
+        let wi = self.e.cast("weight_i32", int.unwrap_or(wf), DType::INT32);
         let r = self.row_sum("total_i32", wi);
-        self.cast("total", r, DType::FLOAT)
+        self.e.cast("total", r, DType::FLOAT)
     }
 
     pub(super) fn float_product(&mut self, w: Weight, v: Ref) -> (Ref, Option<Ref>) {
@@ -132,21 +132,21 @@ impl Emitter<'_> {
         let total = (self.plan.renormalised() || guarded).then(|| self.total(wf, int));
         if let (Product::Guarded { ratio }, Some(r)) = (self.plan.product, total) {
             let power = self.snap(r);
-            let ratio = self.constant("guard_ratio", Tensor::scalar_f32(ratio));
-            let m = self.op("Mul", "guard", &[power, ratio]);
-            wf = self.op("Add", "guard_up", &[wf, m]);
-            wf = self.op("Sub", "guarded", &[wf, m]);
+            let ratio = self.e.scalar("guard_ratio", ratio);
+            let m = self.e.op("Mul", "guard", &[power, ratio]);
+            wf = self.e.op("Add", "guard_up", &[wf, m]);
+            wf = self.e.op("Sub", "guarded", &[wf, m]);
         }
-        let one = self.constant("v_unit", Tensor::scalar_f32(1.0));
+        let one = self.e.scalar("v_unit", 1.0);
         let zero = self.v_zero();
-        let v = self.op("DequantizeLinear", "v_codes", &[v, one, zero]);
-        let mut acc = self.op("MatMul", "sum", &[wf, v]);
+        let v = self.e.op("DequantizeLinear", "v_codes", &[v, one, zero]);
+        let mut acc = self.e.op("MatMul", "sum", &[wf, v]);
         if !self.plan.renormalised() {
             // Cuts nothing: it keeps onnxruntime from moving the constant factor that follows into the product.
             let (lo, hi) = (-16_777_216.0, 16_777_216.0);
-            let lo = self.constant("exact_from", Tensor::scalar_f32(lo));
-            let hi = self.constant("exact_to", Tensor::scalar_f32(hi));
-            acc = self.op("Clip", "sum_whole", &[acc, lo, hi]);
+            let lo = self.e.scalar("exact_from", lo);
+            let hi = self.e.scalar("exact_to", hi);
+            acc = self.e.op("Clip", "sum_whole", &[acc, lo, hi]);
         }
         (acc, total)
     }
