@@ -124,7 +124,9 @@ mod tests {
     const N: usize = 16;
 
     /// A covariance of inputs that go together, and rows of weights with their nearest codes.
-    fn setting(seed: u64, top: i32) -> (Array2<f32>, Vec<Vec<f32>>, Vec<f32>, Vec<Vec<i8>>) {
+    type Setting = (Array2<f32>, Vec<Vec<f32>>, Vec<f32>, Vec<Vec<i8>>);
+
+    fn setting(seed: u64, top: i32) -> Setting {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mix = Array2::from_shape_fn((N, N), |_| rng.random_range(-1.0f32..1.0));
         let c = mix.t().dot(&mix) + Array2::<f32>::eye(N) * 0.05;
