@@ -291,8 +291,11 @@ fn is_ident(s: &str) -> bool {
         && s.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
+/// A fragment's names, and what takes their places where it is used.
+type Given = Vec<(String, String)>;
+
 /// The fragment that a line `use NAME (theirs = ours, ...)` names, and what its names become here.
-fn used(line: &str) -> Result<Option<(&str, Vec<(String, String)>)>, String> {
+fn used(line: &str) -> Result<Option<(&str, Given)>, String> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let Some(rest) = line.strip_prefix("use ").map(str::trim) else { return Ok(None) };
     if rest.starts_with('=') || rest.starts_with(',') {
@@ -304,7 +307,7 @@ fn used(line: &str) -> Result<Option<(&str, Vec<(String, String)>)>, String> {
         return Err(form());
     }
     let Some(given) = given else { return Ok(Some((name, Vec::new()))) };
-    let mut names: Vec<(String, String)> = Vec::new();
+    let mut names = Given::new();
     for pair in given.strip_suffix(')').ok_or_else(form)?.split(',') {
         let (old, new) = pair.split_once('=').map(|(o, n)| (o.trim(), n.trim())).ok_or_else(form)?;
         if !is_ident(old) || !(is_ident(new) || new.parse::<f64>().is_ok()) {
