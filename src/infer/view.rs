@@ -106,9 +106,11 @@ impl<'a> View<'a> {
         self.ints(slot).map_or(Given::Unknown, Given::Known)
     }
 
-    /// Attribute `attr`, or what it is where it is absent; 0 where the operator says nothing of that.
+    /// Attribute `attr`, or what the vocabulary says it is where it is absent.
     pub fn int(&self, attr: &str) -> i64 {
-        self.node.attrs.int(attr).or_else(|| self.absent(attr)).unwrap_or(0)
+        let given = self.node.attrs.int(attr).or_else(|| self.absent(attr));
+        debug_assert!(given.is_some(), "the vocabulary lacks `{attr}` of {}", self.op());
+        given.unwrap_or(0)
     }
 
     fn absent(&self, attr: &str) -> Option<i64> {

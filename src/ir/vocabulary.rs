@@ -99,7 +99,7 @@ pub fn default(op: &str, attr: &str, opset: i64) -> Option<AttrValue> {
         ("Gelu", "approximate") => text("none"),
         ("Swish", "alpha") => float(1.0),
         ("Reshape", "allowzero") => int(0),
-        ("Conv" | "ConvTranspose", "group") => int(1),
+        ("Conv" | "ConvInteger" | "QLinearConv" | "ConvTranspose" | "DeformConv", "group") => int(1),
         ("Shape", "start") => int(0),
         ("CumSum", "exclusive" | "reverse") => int(0),
         ("Attention", "is_causal" | "qk_matmul_output_mode") => int(0),

@@ -7,7 +7,7 @@
 //! With their covariance `C = R^T R`, that error is `|R (W - s q)|^2`. Columns are rounded from the last row of `R` to the
 //! first, each with the errors made so far added to it: the closed form that GPTQ (arXiv 2210.17323) reaches through the
 //! inverse, here without the inverse (Babai's nearest plane). Columns of large variance come first. Codes and scales are
-//! then improved one at a time ([`descent`](super::descent)).
+//! then improved one at a time (`descent`).
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayViewMut1, s};
