@@ -373,7 +373,8 @@ fn window(view: &View, out_axis: Option<usize>) -> Checked {
     if !weighted {
         return Ok(());
     }
-    let group = view.int("group");
+    // Windows of pools have none.
+    let group = view.given("group").unwrap_or(1);
     if group < 1 {
         return Err(format!("`group` is {group}"));
     }

@@ -297,3 +297,26 @@ fn constants_up_to_the_last_bit_are_right() {
     }
     assert_eq!(value("m = Neg (two) y = Log (m)"), None, "a NaN is the runtime's");
 }
+
+#[test]
+fn calls_that_leave_out_what_has_a_default_are_legal() {
+    let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,4,8,8] x, uint8[1,4,8,8] q) => (float[1,4,4,4] a, float[1,4,4,4] b, int32[1,2,7,7] c, float[1,2,7,7] d, float[1,2,9,9] e,
+                                                  int64[1,1,8,8] f, float[1,256] g1, float[1,4,8,8] h)
+        <int8[2,4,2,2] k = {1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,8}>
+        {
+            a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+            b = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+            c = ConvInteger (q, k)
+            w = Cast <to = 1> (k)
+            d = Conv (x, w)
+            t = Transpose <perm = [1, 0, 2, 3]> (w)
+            e = ConvTranspose (x, t)
+            i = Transpose <perm = [1, 0, 2, 3]> (x)
+            f = ArgMax (i)
+            g1 = Flatten (x)
+            h = Softmax (x)
+        }"#;
+    let m = crate::text::parse_model(text).expect("a model");
+    assert_eq!(super::legal(&m), Ok(()));
+}

@@ -108,9 +108,14 @@ impl<'a> View<'a> {
 
     /// Attribute `attr`, or what the vocabulary says it is where it is absent.
     pub fn int(&self, attr: &str) -> i64 {
-        let given = self.node.attrs.int(attr).or_else(|| self.absent(attr));
+        let given = self.given(attr);
         debug_assert!(given.is_some(), "the vocabulary lacks `{attr}` of {}", self.op());
         given.unwrap_or(0)
+    }
+
+    /// As [`View::int`]; `None` where the operator has no such attribute, or needs it and has none.
+    pub fn given(&self, attr: &str) -> Option<i64> {
+        self.node.attrs.int(attr).or_else(|| self.absent(attr))
     }
 
     fn absent(&self, attr: &str) -> Option<i64> {
@@ -123,7 +128,7 @@ impl<'a> View<'a> {
     /// Attribute `axis`, for a tensor of this rank, counted from the front; `None` if out of range, or absent where the
     /// operator needs it.
     pub fn axis(&self, rank: usize) -> Option<usize> {
-        axis(self.node.attrs.int("axis").or_else(|| self.absent("axis"))?, rank)
+        axis(self.given("axis")?, rank)
     }
 }
 
