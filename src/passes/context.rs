@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -26,6 +27,8 @@ pub struct Context<'a> {
     plan: Option<&'a QuantPlan>,
     equalisations: &'a [Equalisation],
     sites: Option<Arc<Sites>>,
+    /// What stands for each planned value now.
+    planned: BTreeMap<&'a str, ValueId>,
     shapes: OnceCell<Arc<ShapeMap>>,
     /// Whether the types that values have in the model are all that can be proved.
     typed: bool,
@@ -51,6 +54,7 @@ impl<'a> Context<'a> {
             plan: None,
             equalisations: &[],
             sites: None,
+            planned: BTreeMap::new(),
             shapes: OnceCell::new(),
             typed: false,
             revision: 0,
@@ -75,6 +79,8 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn with_plan(mut self, plan: &'a QuantPlan, sites: &Sites) -> Context<'a> {
         self.plan = Some(plan);
+        let found = plan.activations.iter().filter_map(|a| Some((&a.value[..], self.model.graph.find(&a.value)?)));
+        self.planned = found.collect();
         self.with_equalisations(&plan.equalisations, sites)
     }
 
@@ -156,6 +162,16 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// What readers of a planned value read now: the value itself, or what patches put in its place.
+    pub fn stands_for(&self, planned: &str) -> Option<ValueId> {
+        self.planned.get(planned).copied()
+    }
+
+    /// The name in the plan of what `v` stands for.
+    pub fn planned_name(&self, v: ValueId) -> Option<&'a str> {
+        self.planned.iter().find(|(_, now)| **now == v).map(|(name, _)| *name)
+    }
+
     /// The equalisations to carry out, and the parts of the model they name; `None` if there are none.
     pub fn equalisations(&self) -> Option<(&'a [Equalisation], Arc<Sites>)> {
         let sites = self.sites.clone().filter(|_| !self.equalisations.is_empty())?;
@@ -177,7 +193,12 @@ impl<'a> Context<'a> {
     /// # Errors
     /// If the patch does not fit the model.
     pub fn commit(&mut self, patch: Patch) -> Result<Committed, PatchError> {
+        let replaced: Vec<_> = patch.replaced().collect();
         let done = patch.commit(&mut self.model)?;
+        for (old, new) in replaced {
+            let new = done.value(new);
+            self.planned.values_mut().filter(|v| **v == old).for_each(|v| *v = new);
+        }
         self.forget();
         Ok(done)
     }
@@ -215,6 +236,7 @@ impl<'a> Context<'a> {
     /// Goes on with a front part of the model alone.
     pub(crate) fn cut_to(&mut self, front: Model) {
         self.model = front;
+        self.planned.clear();
         self.forget();
     }
 

@@ -237,6 +237,14 @@ impl Patch {
         self.edits.push(Edit::FixDefault { input });
     }
 
+    /// Old values, and what their readers will read, in the order in which they were redirected.
+    pub fn replaced(&self) -> impl Iterator<Item = (ValueId, Ref)> {
+        self.edits.iter().filter_map(|e| match e {
+            Edit::Replace { old, new, .. } => Some((*old, *new)),
+            _ => None,
+        })
+    }
+
     /// What every reader of the value will read.
     fn replacement(&self, value: ValueId) -> Option<Ref> {
         self.edits.iter().rev().find_map(|e| match e {

@@ -162,8 +162,8 @@ mod tests {
             let y = e.under("w").op("Abs", "", &[y]);
             e.part("").reshaped("flat", y, &[-1])
         };
-        let text = written("17", chain).replace('"', "");
-        for line in ["z/near_far = Neg (z/x)", "w = Abs (z/near_far)", "Reshape (w, z_flat_shape)"] {
+        let text = written("17", chain);
+        for line in [r#""z/near_far" = Neg ("z/x")"#, r#"w = Abs ("z/near_far")"#, "Reshape (w, z_flat_shape)"] {
             assert!(text.contains(line), "no `{line}` in\n{text}");
         }
     }

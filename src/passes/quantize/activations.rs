@@ -16,7 +16,6 @@
 
 use std::collections::BTreeSet;
 
-use super::fold::folded_name;
 use crate::ir::{Class, Graph, NodeId, ValueId};
 use crate::passes::common::is_captured;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
@@ -65,7 +64,7 @@ impl Pass for QuantizeActivations {
             if m.graph.constant(v).is_some() {
                 continue;
             }
-            if let Some(p) = self.patch(plan, &m.graph, v, a, &contracting)? {
+            if let Some(p) = self.patch(plan, m, v, a, &contracting)? {
                 m.commit(p)?;
                 out.changes += 1;
             }
@@ -118,16 +117,16 @@ impl QuantizeActivations {
     fn patch(
         &self,
         plan: &QuantPlan,
-        g: &Graph,
+        cx: &Context,
         v: ValueId,
         a: &Activation,
         contracting: &BTreeSet<NodeId>,
     ) -> Result<Option<Patch>, PassError> {
-        let hint = super::codes_hint(a);
+        let (g, hint) = (&cx.graph, super::codes_hint(a));
         let mut p = Patch::new(self.id()).made_from([a.value.clone()]);
         // A fold's Mul stands between the value, or its Sub of offsets, and the readers.
         let folded = plan.folds.iter().find(|x| x.value == a.value).and_then(|fold| {
-            let f = g.find(&folded_name(&a.value))?;
+            let f = cx.stands_for(&a.value)?;
             let mul = g.node(g.producer_is(f, "Mul")?);
             let x = mul.input(0)?;
             let shifted = g.producer_is(x, "Sub").is_some_and(|n| g.node(n).input(0) == Some(v));
@@ -142,7 +141,7 @@ impl QuantizeActivations {
                 PassError::Failed { pass: self.id().into(), message: format!("fold of `{}`: {e}", a.value) }
             })?;
             let codes = p.under(&hint).quantized(x.into(), &wide);
-            let d = p.under(&folded_name(&hint)).dequantized(codes, &a.params);
+            let d = p.under(&hint).part("folded").dequantized(codes, &a.params);
             p.replace(f, d);
             return Ok(Some(p));
         }

@@ -28,11 +28,6 @@ use crate::rewrite::Patch;
 /// The pass, for one plan.
 pub struct FoldFactors;
 
-/// Name of the value a fold after no LayerNorm makes.
-pub(crate) fn folded_name(value: &str) -> String {
-    format!("{value}_folded")
-}
-
 impl FoldFactors {
     fn failed(&self, fold: &Fold, message: &str) -> PassError {
         PassError::Failed { pass: self.id().into(), message: format!("fold of `{}`: {message}", fold.value) }
@@ -138,13 +133,14 @@ fn patch(pass: &FoldFactors, g: &Graph, v: ValueId, fold: &Fold, linears: &[&Lin
                 None if fold.offsets.is_empty() => {}
                 None => {
                     let beta: Vec<f32> = (0..f.len()).map(|c| -fold.offset(c) / f[c]).collect();
-                    let c = p.under(&folded_name(&fold.value)).floats("beta", &beta);
+                    let c = p.under(&fold.value).floats("folded_beta", &beta);
                     p.set_input(norm, 2, Some(c));
                 }
             }
         }
         None => {
-            let mut e = p.under(&folded_name(&fold.value));
+            let mut of_value = p.under(&fold.value);
+            let mut e = of_value.part("folded");
             let mut dims = vec![f.len() as i64];
             dims.resize(1 + behind, 1);
             let mut x = v.into();

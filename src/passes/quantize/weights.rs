@@ -63,7 +63,7 @@ impl Pass for QuantizeWeights {
                 pass: self.id().into(),
                 message: format!("the plan's layer `{}` is not in the model; make a new plan", layer.output),
             })?;
-            let p = LayerCodes { plan, g: &m.graph, l, layer }.patch()?;
+            let p = LayerCodes { cx: m, plan, g: &m.graph, l, layer }.patch()?;
             m.commit(p)?;
             out.changes += 1;
         }
@@ -73,6 +73,7 @@ impl Pass for QuantizeWeights {
 
 /// A layer whose weight and bias become codes.
 struct LayerCodes<'a> {
+    cx: &'a Context<'a>,
     plan: &'a QuantPlan,
     g: &'a Graph,
     l: &'a Linear,
@@ -102,8 +103,8 @@ impl<'a> LayerCodes<'a> {
 
     /// The input's scale, as this layer will read it; `None` where the input stays float.
     fn input_scale(&self) -> Result<Option<f32>, PassError> {
-        let name = self.g.name_of(trace_back(self.g, self.l.x));
-        let name = name.strip_suffix("_folded").unwrap_or(name);
+        let x = trace_back(self.g, self.l.x);
+        let name = self.cx.planned_name(x).unwrap_or_else(|| self.g.name_of(x));
         match self.plan.activation(name, true).map(|a| &a.params) {
             Some(p) if p.axis().is_some() => {
                 Err(self.failed(format!("its input `{name}` has per-channel scales, which a contraction cannot read")))
@@ -245,5 +246,51 @@ impl<'a> LayerCodes<'a> {
 impl Weight<'_> {
     fn sizes(&self) -> Vec<usize> {
         self.dims.iter().map(|d| *d as usize).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::quantize::fold::FoldFactors;
+    use crate::plan::sites;
+    use crate::text::parse_model;
+
+    /// The scale of a layer's bias over that of its weight: the one of the input, as the plan has it.
+    fn input_scale(body: &str, folds: &str) -> f32 {
+        let text = format!(
+            "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,2] x) => (y)
+             <float[2,1] w = {{1, 127}}, float[1] b = {{1}}> {{ h = Relu (x) {body} }}"
+        );
+        let mut m = parse_model(&text).expect("a model");
+        crate::infer::annotate(&mut m);
+        let sites = sites::find(&m, vec![]);
+        let plan = format!(
+            "
+version: 1
+recipe: test
+model: test
+folds: {folds}
+activations:
+- {{ value: h, role: other, params: {{ kind: affine, code: u8, scale: 0.5, zero_point: 3 }}, reason: '' }}
+- {{ value: h_folded, role: other, params: {{ kind: affine, code: u8, scale: 0.25, zero_point: 3 }}, reason: '' }}
+layers:
+- {{ output: p, weight: i8, rounding: nearest, reason: '' }}
+"
+        );
+        let plan = QuantPlan::from_yaml(&plan, "test").expect("a plan");
+        let mut cx = Context::new(m).with_plan(&plan, &sites);
+        FoldFactors.run(&mut cx).expect("the fold fits");
+        QuantizeWeights.run(&mut cx).expect("the layer fits");
+        let scale = |name: &str| Some(cx.graph.constant(cx.graph.find(name)?)?.to_f32s()?[0]);
+        scale("b_scale").expect("a bias") / scale("w_2_scale").or(scale("w_scale")).expect("a weight")
+    }
+
+    /// The name alone says nothing: a file may have any.
+    #[test]
+    fn a_layer_reads_the_scale_of_what_it_reads() {
+        assert_eq!(input_scale("h_folded = Neg (h)  p = Gemm (h_folded, w, b)  y = Neg (p)", "[]"), 0.25);
+        let fold = "[{ value: h, role: other, factors: '2 2', offsets: '', reason: '' }]";
+        assert_eq!(input_scale("p = Gemm (h, w, b)  y = Neg (p)", fold), 0.5);
     }
 }
