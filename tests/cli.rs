@@ -763,6 +763,19 @@ fn a_log_tells_of_each_stage() {
         let [first, .., last] = &of(stage)[..] else { panic!("{stage}: {objects:?}") };
         assert!(first["done"] == 0 && last["done"] == last["of"] && last["seconds"].is_number(), "{first} {last}");
     }
+    let other = [
+        &["compare", text(&model), "--calibrate", text(&data), "--samples", "16", "--recipes", "minmax-w8a8"][..],
+        &[text(&model), "-o", "x.onnx", "--calibrate", text(&data), "--samples", "16", "--stop-after", "fold-factors"],
+        &[text(&model), "-o", "-", "--calibrate", text(&data), "--samples", "16", "--no-bench"],
+    ];
+    for args in other {
+        let o = p.run(&[args, &["--log-format", "json"]].concat());
+        let said = String::from_utf8(o.stderr).expect("text");
+        assert!(said.lines().count() > 1, "{args:?}: {said}");
+        for l in said.lines() {
+            serde_json::from_str::<serde_json::Value>(l).unwrap_or_else(|e| panic!("{args:?}: {l}: {e}"));
+        }
+    }
     let wrong = p.run(&["none.onnx", "-o", "x.onnx", "--log-format", "json"]).stderr;
     let wrong: serde_json::Value = serde_json::from_slice(&wrong).expect("one object");
     assert!(wrong["event"] == "error" && wrong["message"].as_str().expect("text").contains("none.onnx"), "{wrong}");

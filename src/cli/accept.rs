@@ -64,7 +64,8 @@ pub(super) fn search(
     let mut tuner = Tuner::new(search, a.accept.accept_state.as_deref())?;
     let tell = |t: &Trial, more: &str| {
         if !a.report.quiet {
-            eprintln!("measured: {} by {}{}{more}", t.score, t.recipe, besides(&t.raised));
+            let said = format!("measured: {} by {}{}{more}", t.score, t.recipe, besides(&t.raised));
+            super::log::plain("note", &said);
         }
     };
     tuner.trials().iter().for_each(|t| tell(t, " (known)"));

@@ -42,7 +42,7 @@ pub fn compare(a: &CompareArgs) -> Result<bool, Failure> {
     for recipe in &recipes {
         let begin = Instant::now();
         if !a.quiet {
-            eprintln!("recipe {}", recipe.name);
+            super::log::plain("note", &format!("recipe {}", recipe.name));
         }
         let done = Compiler::new(model.clone())
             .named(&name, before)

@@ -127,7 +127,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         written(&done.model, output, &mut files)?;
         files.commit()?;
         if !a.report.quiet {
-            eprintln!("stopped as asked; {} is no finished model", output.display());
+            super::log::plain("note", &format!("stopped as asked; {} is no finished model", output.display()));
         }
         return Ok(true);
     }

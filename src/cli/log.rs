@@ -38,6 +38,15 @@ pub(super) fn note(message: &str) {
     message_of("note", message);
 }
 
+/// Says something as it is; `event` is what a program is told that it is.
+pub(super) fn plain(event: &str, message: &str) {
+    if is_json() {
+        eprintln!("{}", json!({"event": event, "message": message}));
+    } else {
+        eprintln!("{message}");
+    }
+}
+
 fn message_of(event: &str, message: &str) {
     if is_json() {
         eprintln!("{}", json!({"event": event, "message": message}));

@@ -185,7 +185,7 @@ fn deliver(report: &Report, how: &ReportArgs, mut files: Files) -> Result<bool, 
     match (taken, how.reports_on_stdout()) {
         (false, _) => say!("{}", report.to_terminal(columns(), how.verbose)),
         // The model has standard output: people read the other one.
-        (true, false) => eprintln!("{}", report.to_terminal(columns(), how.verbose)),
+        (true, false) => log::plain("report", &report.to_terminal(columns(), how.verbose)),
         (true, true) => {}
     }
     Ok(report.passes())

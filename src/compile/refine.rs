@@ -269,7 +269,7 @@ fn fitted(
     let (job, layer) = (&jobs[0], &plan.layers[jobs[0].at]);
     let mut own: Vec<Centred> = sums.iter().map(RowSums::centred).collect();
     let mut mean = if own.len() > 1 { Some(Centred::pooled(own.clone())?) } else { None };
-    mean.as_mut().unwrap_or(&mut own[0]).regularise(SHRINK, DAMP);
+    let regularised = mean.as_mut().unwrap_or(&mut own[0]).regularise(SHRINK, DAMP);
     let whole = mean.as_ref().unwrap_or(&own[0]);
     let (n, outs) = (job.ins, job.outs);
     let bias = |c: &Centred, w: &dyn Fn(usize) -> f64, o: usize| {
@@ -287,13 +287,15 @@ fn fitted(
     let mates = (top > pairs::MOST / 2 && !plan.assume_vnni).then_some(&job.mates);
     let clips = clips(&recipe.clip, mates.is_some());
     let r = gptq::round(whole, &job.w, &CodeSearch { top, clips: &clips, least: &least, mates })?;
+    let off = (0..outs * n).map(|i| f64::from(job.w[i]) - f64::from(r.codes[i]) * f64::from(r.scales[i / n]));
+    let error = regularised.undone(r.error, whole, off);
     let end = |(j, c): (&Job<'_>, &Centred)| -> End {
         let correction =
             (0..outs).map(|o| (bias(c, &|i| r.codes[i] as f64 * r.scales[o] as f64, o) - j.bias[o] as f64) as f32);
         let power: f64 = c.yy.iter().sum();
         let db = |error: f64| 10.0 * (power / error.max(1e-300)).log10();
         let noise = c.noise(&job.w);
-        let (all, before) = (db(noise + r.error), db(noise));
+        let (all, before) = (db(noise + error), db(noise));
         let mut reason = format!("{:?}: {all:.1} dB at its output", layer.weight).to_lowercase();
         if noise > 0.0 {
             reason += &format!("; {before:.1} with the weights as they were");

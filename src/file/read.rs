@@ -19,7 +19,7 @@ const SMALL: u64 = 64 << 20;
 /// The most that is read from a pipe: nothing says beforehand how much will come. 2 GiB, what one ONNX file may have.
 const PIPE: u64 = 1 << 31;
 
-/// The longest text that is read: 16 MiB. Recipes, rules, plans and lists of labels have a few KiB.
+/// The longest text that is read: 16 MiB. Recipes and rules have a few KiB.
 const TEXT: u64 = 16 << 20;
 
 /// Why a file could not be read.
@@ -33,7 +33,7 @@ pub enum ReadError {
     Folder,
     #[error("more than {} GiB come out of this pipe; give a file", PIPE >> 30)]
     Endless,
-    #[error("it is longer than {} MiB; give a text file", TEXT >> 20)]
+    #[error("it is longer than {} MiB; recipes, rules and settings are shorter", TEXT >> 20)]
     Long,
     #[error("it is not UTF-8 text; save it as UTF-8")]
     NotText,
@@ -256,7 +256,6 @@ mod tests {
         assert_eq!(mapped_at(at), None);
     }
 
-    #[cfg(unix)]
     #[test]
     fn texts_are_short_and_utf8() {
         let dir = tempfile::tempdir().unwrap();
@@ -287,6 +286,7 @@ mod tests {
         assert_eq!(sources.intact(), Err(path));
     }
 
+    #[cfg(unix)]
     #[test]
     fn pipes_are_read_to_their_end_and_devices_refused() {
         let (from, mut to) = io::pipe().unwrap();

@@ -88,9 +88,6 @@ pub fn inline_functions(m: &Model) -> Result<Model, InlineError> {
     let mut functions: BTreeMap<Key, proto::FunctionProto> = BTreeMap::new();
     for f in std::mem::take(&mut p.functions) {
         let (key, function) = ((domain(&f.domain), text(&f.name), text(&f.overload)), text(&f.name));
-        if key.0.is_empty() && ops::versions(&function).is_some() {
-            return Err(InlineError::Standard { function });
-        }
         if functions.insert(key, f).is_some() {
             return Err(InlineError::Twice { function });
         }
@@ -100,6 +97,11 @@ pub fn inline_functions(m: &Model) -> Result<Model, InlineError> {
         check(f, opset)?;
     }
     let mut graph = p.graph.take().unwrap_or_default();
+    let both = |k: &Key| k.0.is_empty() && opset.is_some_and(|o| ops::schema(&k.1, o).is_some());
+    let calls = graph.node.iter().chain(functions.values().flat_map(|f| &f.node)).map(called);
+    if let Some((_, function, _)) = calls.into_iter().find(|k| both(k) && functions.contains_key(k)) {
+        return Err(InlineError::Standard { function });
+    }
     let mut names = Names::of(&graph);
     let mut nodes = Vec::with_capacity(graph.node.len());
     for n in std::mem::take(&mut graph.node) {

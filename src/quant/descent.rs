@@ -84,10 +84,10 @@ impl Row<'_> {
     /// Moves the scale to where the error is least.
     fn rescale(&mut self, of_error: &mut [f32], of_codes: &[f32]) {
         let with_codes = |a: &[f32]| a.iter().zip(&self.codes).map(|(a, q)| f64::from(*a) * f64::from(*q)).sum::<f64>();
-        let by = with_codes(of_error) / with_codes(of_codes);
-        let scale = ((f64::from(self.scale) + by) as f32).max(self.least);
+        let power = with_codes(of_codes);
         // Without a code that is not 0, nothing says what the scale should be.
-        if by.is_finite() {
+        if power > 0.0 {
+            let scale = ((f64::from(self.scale) + with_codes(of_error) / power) as f32).max(self.least);
             add(of_error, of_codes, self.scale - scale);
             self.scale = scale;
         }
@@ -104,7 +104,7 @@ impl Row<'_> {
             let (l, h) = pairs::range(i32::from(self.codes[*m]));
             (lo, hi) = (lo.max(l), hi.min(h));
         }
-        (now + best.round() as i32).max(lo).min(hi) - now
+        (now + best.round().clamp(-256.0, 256.0) as i32).max(lo).min(hi) - now
     }
 }
 

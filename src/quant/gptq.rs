@@ -340,6 +340,22 @@ mod tests {
     }
 
     #[test]
+    fn the_error_by_the_samples_is_told_from_that_by_the_regularised_covariance() {
+        let (mut rng, mix, w) = setting(11);
+        let x = inputs(&mut rng, &mix, 300);
+        let plain = sums(&x, &times(&w, &x)).centred();
+        let mut c = plain.clone();
+        let how = c.regularise(0.2, 0.01);
+        let least = [0.0; OUTS];
+        let r = round(&c, &w, &CodeSearch { top: 7, clips: &[1.0], least: &least, mates: None }).unwrap();
+        let (off, by_samples) = (off(&r, &w), plain.error(&off(&r, &w)));
+        assert!((c.error(&off) / r.error - 1.0).abs() < 1e-3, "{} {}", c.error(&off), r.error);
+        let undone = how.undone(r.error, &c, off.iter().copied());
+        assert!((undone / by_samples - 1.0).abs() < 1e-2, "{undone} {by_samples}");
+        assert!((r.error / by_samples - 1.0).abs() > 0.05);
+    }
+
+    #[test]
     fn scales_that_do_best_together_are_taken() {
         let rows = [[5.0, 1.0, 4.0, 3.0], [5.0, 9.0, 4.0, 3.0], [5.0, 1.0, 4.5, 0.5]];
         let rows: Vec<&[f64]> = rows.iter().map(|r| &r[..]).collect();

@@ -67,6 +67,23 @@ pub struct Centred {
     pub lost_lost: Vec<f64>,
 }
 
+/// How a covariance was regularised.
+#[derive(Clone, Copy, Debug)]
+pub struct Regularised {
+    shrink: f64,
+    more: f64,
+}
+
+impl Regularised {
+    /// The error of weights that are `off` (`outs x ins`) by the covariance as the samples say, from that by `c`.
+    pub fn undone(&self, error: f64, c: &Centred, off: impl Iterator<Item = f64>) -> f64 {
+        let extra = |i: usize| self.shrink * (c.xx[i * c.ins + i] - self.more) + self.more;
+        let extra: Vec<f64> = (0..c.ins).map(extra).collect();
+        let added: f64 = off.enumerate().map(|(i, e)| e * e * extra[i % c.ins]).sum();
+        ((error - added) / (1.0 - self.shrink)).max(0.0)
+    }
+}
+
 impl RowSums {
     /// Bytes of sums over so many inputs.
     pub fn bytes(ins: usize) -> usize {
@@ -246,13 +263,16 @@ impl Centred {
     /// others when these covariances are trusted less.
     ///
     /// *Source.* Shrinkage towards a diagonal: Schäfer and Strimmer, Stat. Appl. Genet. Mol. Biol. 4 (2005).
-    pub fn regularise(&mut self, shrink: f64, damp: f64) {
+    ///
+    /// Returns what the least error is taken from to have it as the samples say: see [`Regularised`].
+    pub fn regularise(&mut self, shrink: f64, damp: f64) -> Regularised {
         let (n, more) = (self.ins, damp * self.mean_variance());
         for (i, row) in self.xx.chunks_exact_mut(n.max(1)).enumerate() {
             let own = row[i] + more;
             row.iter_mut().for_each(|c| *c *= 1.0 - shrink);
             row[i] = own;
         }
+        Regularised { shrink, more }
     }
 
     /// The covariance, factored, its rows and columns in the given order. Where it has no factor, a share of the mean
