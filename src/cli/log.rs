@@ -27,31 +27,27 @@ fn is_json() -> bool {
 }
 
 pub(super) fn error(message: &str) {
-    message_of("error", message);
+    said("error", message, &format!("error: {message}"));
 }
 
 pub(super) fn warning(message: &str) {
-    message_of("warning", message);
+    said("warning", message, &format!("warning: {message}"));
 }
 
 pub(super) fn note(message: &str) {
-    message_of("note", message);
+    said("note", message, &format!("note: {message}"));
 }
 
 /// Says something as it is; `event` is what a program is told that it is.
 pub(super) fn plain(event: &str, message: &str) {
-    if is_json() {
-        eprintln!("{}", json!({"event": event, "message": message}));
-    } else {
-        eprintln!("{message}");
-    }
+    said(event, message, message);
 }
 
-fn message_of(event: &str, message: &str) {
+fn said(event: &str, message: &str, line: &str) {
     if is_json() {
         eprintln!("{}", json!({"event": event, "message": message}));
     } else {
-        eprintln!("{event}: {message}");
+        eprintln!("{line}");
     }
 }
 

@@ -23,6 +23,7 @@ use crate::calibrate::data::{Dataset, split_holdout};
 use crate::file::{Pending, Sources, WriteError};
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveError, SaveOptions};
+use crate::passes::registry::renamed;
 use crate::pattern::RuleSet;
 use crate::plan::{Layer, QuantPlan, Target};
 use crate::recipe::Recipe;
@@ -331,10 +332,10 @@ impl Compiler {
     /// If the model cannot be prepared, the data do not fit it, it does not run, the plan is another model's, or somebody
     /// asked to stop.
     pub fn run(mut self) -> Result<Compiled, CompilerError> {
-        if let Some((pass, now)) =
-            self.stop_after.as_ref().and_then(|p| Some((p.clone(), crate::passes::registry::renamed(p)?)))
+        if let Some(pass) = &self.stop_after
+            && let Some(now) = renamed(pass)
         {
-            return Err(CompilerError::Renamed { pass, now });
+            return Err(CompilerError::Renamed { pass: pass.clone(), now });
         }
         let keeps = self.each || self.blame || self.stop_after.is_some();
         let journal = if keeps { Journal::keeping_models() } else { Journal::default() };

@@ -237,7 +237,7 @@ pub fn read_plan(file: &Path) -> Result<QuantPlan, CompilerError> {
         |path: &Path, e: ReadError| PlanError::Read { path: path.display().to_string(), message: e.to_string() };
     // With its numbers in it, a plan is as large as its model.
     let text = file::read(file).map_err(|e| wrong(file, e))?;
-    let text = std::str::from_utf8(&text).map_err(|_| wrong(file, ReadError::NotText))?;
+    let text = file::as_text(&text).map_err(|e| wrong(file, e))?;
     let beside = numbers_path(file);
     let numbers = match file::read(&beside) {
         Ok(bytes) => Some(bytes),

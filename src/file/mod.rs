@@ -19,7 +19,7 @@ mod temp;
 mod write;
 
 pub use ledger::{Conflict, Ledger};
-pub use read::{ReadError, STDIN, Sources, intact, map, read, text};
+pub use read::{ReadError, STDIN, Sources, as_text, intact, map, read, text};
 pub use write::{Batch, Pending, WriteError, write};
 
 use std::path::{Path, PathBuf};

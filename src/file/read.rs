@@ -119,8 +119,16 @@ pub fn text(path: &Path) -> Result<String, ReadError> {
     if bytes.len() as u64 > TEXT {
         return Err(ReadError::Long);
     }
-    let text = String::from_utf8(bytes).map_err(|_| ReadError::NotText)?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+    as_text(&bytes).map(str::to_owned)
+}
+
+/// Bytes as text, without a byte order mark.
+///
+/// # Errors
+/// If they are no UTF-8.
+pub fn as_text(bytes: &[u8]) -> Result<&str, ReadError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| ReadError::NotText)?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 fn drained(from: impl Read) -> Result<Bytes, ReadError> {

@@ -216,11 +216,7 @@ fn reduce(view: &View, count: usize) -> Option<Vec<f64>> {
 fn softmax(view: &View) -> Option<Vec<f64>> {
     let (mut x, dims) = (numbers(view, 0)?, view.known_dims(0)?);
     let axis = view.axis(dims.len())?;
-    // Older operator sets take all axes from this one on together.
-    let (n, step) = match view.opset {
-        ..13 => (dims[axis..].iter().product::<i64>() as usize, 1),
-        _ => (dims[axis] as usize, strides(&dims)[axis] as usize),
-    };
+    let (n, step) = (dims[axis] as usize, strides(&dims)[axis] as usize);
     for first in (0..x.len()).filter(|i| i / step % n == 0) {
         let row = || (0..n).map(|k| first + k * step);
         let top = row().map(|i| x[i]).fold(f64::NEG_INFINITY, f64::max);

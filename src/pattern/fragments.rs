@@ -46,11 +46,7 @@ impl Source {
 
     fn wrong(&self, pos: Option<Pos>, message: &str) -> Wrong {
         let pos = pos.or(self.line.map(|line| Pos { line, column: 1 }));
-        let (rule, message) = match self.entry {
-            Entry::Rule => (Some(self.name.clone()), message.to_owned()),
-            Entry::Fragment => (None, format!("fragment `{}`: {message}", self.name)),
-        };
-        Wrong { file: self.file.clone(), rule, pos, message }
+        Wrong::of(&self.file, (self.entry, Some(&self.name)), pos, message.to_owned())
     }
 
     fn shown(&self) -> String {
@@ -65,6 +61,17 @@ pub(super) struct Wrong {
     pub rule: Option<String>,
     pub pos: Option<Pos>,
     pub message: String,
+}
+
+impl Wrong {
+    /// What is wrong with an entry, under its name where it has one.
+    pub fn of(file: &str, (entry, name): (Entry, Option<&str>), pos: Option<Pos>, message: String) -> Wrong {
+        let (rule, message) = match (entry, name) {
+            (Entry::Fragment, Some(f)) => (None, format!("fragment `{f}`: {message}")),
+            (_, name) => (name.map(str::to_owned), message),
+        };
+        Wrong { file: file.to_owned(), rule, pos, message }
+    }
 }
 
 /// The match of a rule or a fragment as written, before its fragments are put in.

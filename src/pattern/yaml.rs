@@ -68,12 +68,8 @@ impl Part<'_> {
     }
 
     fn wrong(&self, message: String) -> Wrong {
-        let name = self.item.get(self.entry.key()).and_then(Value::as_str).map(str::to_owned);
-        let (rule, message) = match (self.entry, name) {
-            (Entry::Fragment, Some(f)) => (None, format!("fragment `{f}`: {message}")),
-            (_, name) => (name, message),
-        };
-        Wrong { file: self.file.0.to_owned(), rule, pos: None, message }
+        let name = self.item.get(self.entry.key()).and_then(Value::as_str);
+        Wrong::of(self.file.0, (self.entry, name), None, message)
     }
 
     fn text(&self, key: &str) -> Result<Option<String>, Wrong> {

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use super::{Patch, Ref};
-use crate::ir::{Attrs, DType, Node, Tensor};
+use crate::ir::{Attrs, DType, Node, Tensor, ops};
 
 /// A patch whose new values are named after one: `name_part`, or `name/part`. The part `""` is `name` itself.
 pub struct Under<'p> {
@@ -107,17 +107,28 @@ impl Under<'_> {
 
     /// An operator over axes, which were an attribute once and are the constant `part_axes` in newer operator sets.
     pub fn over(&mut self, op: &str, part: &str, x: Ref, axes: &[i64], attrs: Attrs, opset: i64) -> Ref {
-        let since = if matches!(op, "ReduceSum" | "Squeeze" | "Unsqueeze") { 13 } else { 18 };
-        if opset < since {
+        let constant = self.part(part).name("axes");
+        self.over_named(op, part, x, (&constant, axes), attrs, opset)
+    }
+
+    fn over_named(&mut self, op: &str, part: &str, x: Ref, axes: (&str, &[i64]), attrs: Attrs, opset: i64) -> Ref {
+        let (constant, axes) = axes;
+        if !ops::schema(op, opset).is_some_and(|s| s.inputs().allows(2)) {
             return self.op_with(op, part, &[x], attrs.with_ints("axes", axes));
         }
-        let axes = self.part(part).ints("axes", axes);
+        let axes = self.patch.constant(constant, Tensor::i64(&[axes.len() as i64], axes));
         self.op_with(op, part, &[x, axes], attrs)
     }
 
     /// A reduction over the last axis, which stays with size 1.
     pub fn reduced(&mut self, op: &str, part: &str, x: Ref, opset: i64) -> Ref {
         self.over(op, part, x, &[-1], Attrs::new().with_int("keepdims", 1), opset)
+    }
+
+    /// As [`Under::reduced`], with the constant that holds the axis as the part `axis`: several may have the same.
+    pub fn reduced_by(&mut self, op: &str, part: &str, x: Ref, axis: &str, opset: i64) -> Ref {
+        let constant = self.name(axis);
+        self.over_named(op, part, x, (&constant, &[-1]), Attrs::new().with_int("keepdims", 1), opset)
     }
 }
 

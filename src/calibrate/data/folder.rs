@@ -154,10 +154,14 @@ fn ends<'a>(path: &Path, endings: &[&'a str]) -> Option<&'a str> {
     path.extension().and_then(|e| endings.iter().copied().find(|x| e.eq_ignore_ascii_case(x)))
 }
 
+/// True for what must not be opened as a picture: opening a pipe that nobody writes to waits for ever.
+fn is_no_file(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| !m.is_file())
+}
+
 /// By content where that tells, otherwise by name. What is named like a picture is one: if it is broken, that must be said.
 fn kind(path: &Path) -> FileKind {
-    // Opening a pipe that nobody writes to waits for ever.
-    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+    if is_no_file(path) {
         return FileKind::Other;
     }
     let mut head = [0; 32];
@@ -243,7 +247,7 @@ pub(super) fn check<'a>(folder: &Path, names: impl Iterator<Item = &'a str>, wan
 
 /// Width and height out of the file's header, if the file is whole as far as its last bytes tell.
 fn size(path: &Path) -> Result<(u32, u32), String> {
-    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+    if is_no_file(path) {
         return Err("it is no file".to_owned());
     }
     let file = File::open(path).map_err(|e| e.to_string())?;

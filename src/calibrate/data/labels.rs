@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use super::DataError;
-use crate::file::{self, ReadError};
+use crate::file;
 
 /// Reads "file class" lines: the class is the last word, the file's name all before it. Blank lines are skipped. The order
 /// of the lines is the order of the samples. Files lie in `folder`.
@@ -12,8 +12,7 @@ pub(super) fn read(path: &Path, folder: &Path) -> Result<Vec<(String, i64)>, Dat
     // A list of millions of pictures has more than a text that people write.
     let wrong = |source| DataError::Read { path: path.to_path_buf(), source };
     let bytes = file::read(path).map_err(wrong)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| wrong(ReadError::NotText))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = file::as_text(&bytes).map_err(wrong)?;
     let mut rows = Vec::new();
     let mut lines = BTreeMap::new();
     for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {

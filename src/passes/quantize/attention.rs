@@ -23,7 +23,7 @@ use crate::plan::scores::{ScoreSite, score_site};
 use crate::plan::sites::{fixed, trace_back};
 use crate::plan::{AttentionForm, AttentionPlan, QuantPlan, Target};
 use crate::quant::QParams;
-use crate::quant::lis::{LisFacts, LisPlan, LisSite, LisSpec, emit, emit_softmax, row_max};
+use crate::quant::lis::{LisFacts, LisPlan, LisSite, LisSpec, emit, emit_softmax};
 use crate::rewrite::{Patch, Ref};
 
 use super::hiding::{Hiding, hiding, seen};
@@ -118,7 +118,7 @@ impl<'a> Core<'a> {
             // onnxruntime makes a QLinearSoftmax of a Softmax between codes, which has other bits and takes longer.
             // What is taken off a whole row changes no weight.
             let mut e = p.under(name);
-            let max = row_max(&mut e, d, self.opset, ("max", "max_axis"));
+            let max = e.reduced_by("ReduceMax", "max", d, "max_axis", self.opset);
             let below = e.op("Sub", "below_max", &[d, max]);
             p.set_input(a.softmax, 0, Some(below));
         }

@@ -42,7 +42,7 @@
 use std::borrow::Cow;
 
 use super::lower::Coding;
-use crate::ir::{Attrs, DType, Graph, NodeId, Op, Tensor, ValueId};
+use crate::ir::{DType, Graph, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, Under};
 
@@ -393,8 +393,8 @@ impl Norm {
 }
 
 fn row_sum(e: &mut Under<'_>, part: &str, x: Ref) -> Ref {
-    let axes = e.ints("last_axis", &[-1]);
-    e.op_with("ReduceSum", part, &[x, axes], Attrs::new().with_int("keepdims", 1))
+    // Integer norms are written in no older operator set.
+    e.reduced_by("ReduceSum", part, x, "last_axis", 13)
 }
 
 /// The integer nearest to the mean, and what the mean has beyond it.

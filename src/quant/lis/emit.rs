@@ -117,12 +117,11 @@ impl Emitter<'_> {
     }
 
     fn row_sum(&mut self, part: &str, x: Ref) -> Ref {
-        let axes = self.e.ints("last_axis", &[-1]);
-        self.e.op_with("ReduceSum", part, &[x, axes], Attrs::new().with_int("keepdims", 1))
+        self.e.reduced_by("ReduceSum", part, x, "last_axis", self.site.opset)
     }
 
     fn row_max(&mut self, part: &str, x: Ref) -> Ref {
-        row_max(&mut self.e, x, self.site.opset, (part, "last_axis"))
+        self.e.reduced_by("ReduceMax", part, x, "last_axis", self.site.opset)
     }
 
     /// Gather from one table per head, laid end to end, by an int32 index within the head's own.
@@ -343,14 +342,4 @@ impl Emitter<'_> {
 /// A per-head vector whose entries are all alike, as one entry.
 fn collapse<T: PartialEq>(v: &[T]) -> &[T] {
     if v.iter().all(|x| *x == v[0]) { &v[..1] } else { v }
-}
-
-/// The largest element of each row, the part `part`; `axes` is the constant that newer operator sets want.
-pub(crate) fn row_max(e: &mut Under<'_>, x: Ref, opset: i64, (part, axes): (&str, &str)) -> Ref {
-    let keep = Attrs::new().with_int("keepdims", 1);
-    if opset < 18 {
-        return e.op_with("ReduceMax", part, &[x], keep.with_ints("axes", &[-1]));
-    }
-    let axes = e.ints(axes, &[-1]);
-    e.op_with("ReduceMax", part, &[x, axes], keep)
 }

@@ -17,7 +17,6 @@ mod softmax;
 mod spec;
 pub mod standalone;
 
-pub(crate) use emit::row_max;
 pub use emit::{LisSite, emit};
 pub use plan::{LisFacts, LisPlan, Product};
 pub use softmax::emit_softmax;

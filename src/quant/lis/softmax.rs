@@ -23,7 +23,7 @@ use std::f32::consts::LN_2;
 use crate::ir::{Attrs, DType, Tensor};
 use crate::rewrite::{Patch, Ref, Under};
 
-use super::emit::{LisSite, row_max};
+use super::emit::LisSite;
 use super::plan::{LisPlan, Weights};
 use super::spec::{Anchor, LisError, Rounding, Tail};
 
@@ -161,7 +161,7 @@ impl Writer<'_> {
     }
 
     fn row_max(&mut self, part: &str, x: Ref) -> Ref {
-        row_max(&mut self.e, x, self.site.opset, (part, "last_axis"))
+        self.e.reduced_by("ReduceMax", part, x, "last_axis", self.site.opset)
     }
 
     fn leaky(&mut self, part: &str, x: Ref, alpha: f32) -> Ref {
