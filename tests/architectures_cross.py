@@ -8,6 +8,9 @@ The models (testdata/architectures, made by tests/architectures/export.py) have 
 norms that are recognised and the share of compute operators on integers must be those of the table, and the outputs as near
 to the float model's, within 4 dB, in onnxruntime at its basic optimization level and with everything it has. Detections
 are matched by place and class instead. `--bless` writes the table.
+
+The table has means over three draws of the samples. One draw is enough where it holds; where it falls short, the mean of three
+decides, because with random weights a few draws lie 5 dB beside their mean.
 """
 
 import collections
@@ -33,6 +36,7 @@ TABLE = ROOT / "docs/architectures.md"
 HEAD = ["model", "exporter", "attentions", "norms", "on integers", "SQNR or matched", "size"]
 LEVELS = ["ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"]
 CALIBRATION, HELD = 24, 12
+DRAWS = 3
 # dB, and detections of a hundred, that a result may lie below the table: other processors round other ties.
 SLACK = {"dB": 4.0, "%": 25.0}
 BESIDE = 0.5
@@ -122,29 +126,41 @@ def matched(reference, other):
     return 100.0 * found / max(total, 1)
 
 
-def judge(program, path, folder):
-    """The row of the table, and what is wrong whatever the table says."""
-    model = packed.read(path)
-    name = path.name.split(".")[0]
+def draw(program, model, name, folder, number):
+    """How near one draw of the samples comes at each level, with its unit; or an error."""
     float_file, quantized, report = folder / "float.onnx", folder / "q.onnx", folder / "report.json"
-    onnx.save(model, str(float_file))
-    np.savez(folder / "calib.npz", **samples(model, CALIBRATION, 1))
+    np.savez(folder / "calib.npz", **samples(model, CALIBRATION, 2 * number + 1))
     args = [program, float_file, "-o", quantized, "--calibrate", folder / "calib.npz", "--json", report, "--quiet"]
     # What is asked of a result stands in the table; of random weights the program cannot ask what it asks of trained ones.
     args += ["--min-sqnr", "0", "--min-agreement", "0"]
     done = subprocess.run([str(a) for a in args], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        return None, f"exit status {done.returncode}: {' '.join((done.stderr + done.stdout).split())[:300]}"
+        raise RuntimeError(f"exit status {done.returncode}: {' '.join((done.stderr + done.stdout).split())[:300]}")
     onnx.checker.check_model(str(quantized))
+    held = samples(model, HELD, 2 * number + 2)
+    reference = run(float_file, held, "ORT_DISABLE_ALL")
+    how = matched if is_list(name) else decibels
+    return [how(reference, run(quantized, held, level)) for level in LEVELS]
+
+
+def judge(program, path, folder, want):
+    """The row of the table, and what is wrong whatever the table says. `want` is the row that there is."""
+    model = packed.read(path)
+    name = path.name.split(".")[0]
+    float_file, quantized = folder / "float.onnx", folder / "q.onnx"
+    onnx.save(model, str(float_file))
+    unit = "%" if is_list(name) else "dB"
+    near = draw(program, model, name, folder, 0)
+    covered = json.loads((folder / "report.json").read_text())["coverage"]
+    size = quantized.stat().st_size / float_file.stat().st_size
+    wrong = f"{near[0]:.1f} and {near[1]:.1f} {unit} at two levels" if abs(near[0] - near[1]) > SLACK[unit] else ""
+    result = min(near)
+    if want is None or result < float(want[5].split()[0]) - SLACK[unit]:
+        others = [min(draw(program, model, name, folder, number)) for number in range(1, DRAWS)]
+        result = sum([result, *others]) / DRAWS
     told = subprocess.run([program, "inspect", str(float_file)], capture_output=True, text=True).stdout
     count = {what: int(re.search(rf"(\d+) {what}", told)[1]) for what in ("attentions", "LayerNorms")}
     ops = collections.Counter(n.op_type for n in packed.nodes(model.graph))
-    covered = json.loads(report.read_text())["coverage"]
-    held = samples(model, HELD, 2)
-    reference = run(float_file, held, "ORT_DISABLE_ALL")
-    how, unit = (matched, "%") if is_list(name) else (decibels, "dB")
-    near = [how(reference, run(quantized, held, level)) for level in LEVELS]
-    wrong = f"{near[0]:.1f} and {near[1]:.1f} {unit} at two levels" if abs(near[0] - near[1]) > SLACK[unit] else ""
     exporter = "dynamo" if model.producer_name == "pytorch" and model.opset_import[0].version > 17 else "TorchScript"
     row = [
         name,
@@ -152,8 +168,8 @@ def judge(program, path, folder):
         f"{count['attentions']} of {ops['Softmax'] + ops['Attention']}",
         str(count["LayerNorms"]),
         f"{covered['covered']} of {covered['total']}",
-        f"{min(near):.1f} {unit}",
-        f"{quantized.stat().st_size / float_file.stat().st_size:.2f}",
+        f"{result:.1f} {unit}",
+        f"{size:.2f}",
     ]
     return row, wrong
 
@@ -189,11 +205,12 @@ def main():
     parts = [a for a in sys.argv[2:] if a != "--bless"]
     paths = sorted(p for p in MODELS.glob("*.onnx.xz") if not parts or any(part in p.name for part in parts))
     rows, bad = table(), 0
+    wanted = {} if "--bless" in sys.argv else dict(rows)
 
     def one(path):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return judge(program, path, pathlib.Path(folder))
+                return judge(program, path, pathlib.Path(folder), wanted.get(path.name.split(".")[0]))
             except Exception as e:  # One model's failure must not hide the others'.
                 return None, f"{type(e).__name__}: {str(e)[:300]}"
 
