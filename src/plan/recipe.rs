@@ -77,12 +77,14 @@ pub enum ActivationKey {
     Default(DefaultKey),
 }
 
+/// The key that stands for all roles without candidates of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DefaultKey {
     Default,
 }
 
+/// How weights become codes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct WeightRecipe {
@@ -139,9 +141,13 @@ pub enum Candidate {
     },
     /// uint16 codes with one scale. Taken instead of the best of the others where the error of that is a larger share of a
     /// token's variance in the place where tokens are faintest than four times what it is in the median place, on average over
-    /// the tokens there, and by more than `beyond`; or where it is more than all of the variance in the median place. Only for
-    /// readers that do not contract.
-    Wide { beyond: f64 },
+    /// the tokens there, and by more than `beyond`; or where it is more than the share `usual` of the variance in the median
+    /// place. Only for readers that do not contract.
+    Wide {
+        beyond: f64,
+        #[serde(default = "all")]
+        usual: f64,
+    },
     /// No codes of its own: the layer's int32 sums, at their scale `s_x s_w[c]`, go into the Add that alone reads them, and
     /// the result is rounded once. Taken wherever it is possible, which is in the integer form only.
     Sums,
@@ -149,6 +155,10 @@ pub enum Candidate {
 
 fn u8_code() -> Code {
     Code::U8
+}
+
+fn all() -> f64 {
+    1.0
 }
 
 /// Which folding factors are tried: `f[c] = (range[c] / typical)^strength`.
@@ -199,10 +209,12 @@ pub struct EqualiseRecipe {
 }
 
 impl EqualiseRecipe {
+    /// True if no pair may trade factors.
     pub fn is_off(&self) -> bool {
         self.value.is_none() && self.query.is_none()
     }
 
+    /// The factors to try for a kind of pair; `None` if it may not trade any.
     pub fn between(&self, which: Between) -> Option<&Strengths> {
         match which {
             Between::ValuesProjection => self.value.as_ref(),

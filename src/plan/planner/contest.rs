@@ -131,9 +131,10 @@ impl Contest<'_> {
         let best = least(false).expect("one has 8 bits");
         let near = |e: &&Entrant| self.within.is_some_and(|w| e.error <= w * best.error);
         let best = least(true).filter(near).unwrap_or(best);
-        let beyond =
-            candidates.iter().find_map(|c| if let Candidate::Wide { beyond } = c { Some(*beyond) } else { None });
-        let wide = beyond.and_then(|b| self.widened(best.error, b));
+        let wide = candidates.iter().find_map(|c| match *c {
+            Candidate::Wide { beyond, usual } => self.widened(best.error, beyond, usual),
+            _ => None,
+        });
         let Entrant { error, params, outliers, what } = wide.as_ref().unwrap_or(best);
         let st = self.st;
         let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
@@ -142,11 +143,11 @@ impl Contest<'_> {
     }
 
     /// Codes of 16 bits, where the error of 8 drowns the faintest tokens or the usual ones.
-    fn widened(&self, error: f64, beyond: f64) -> Option<Entrant> {
+    fn widened(&self, error: f64, beyond: f64, most_of_usual: f64) -> Option<Entrant> {
         let st = self.st;
         let mean = error / (st.count * st.channels.len() as u64).max(1) as f64;
         let (faintest, usual) = st.faintness();
-        let drowns = mean * (faintest - MUCH_MORE * usual) > beyond || mean * usual > 1.0;
+        let drowns = mean * (faintest - MUCH_MORE * usual) > beyond || mean * usual > most_of_usual;
         if !drowns {
             return None;
         }
