@@ -9,6 +9,9 @@
 //! ...the printed result, or the error
 //! ```
 //!
+//! A pass that carries out a plan finds it in `NAME.plan.yaml` beside `NAME.txt`. All passes of such a file work on one context, as in
+//! a compilation, so that later ones know what earlier ones put in a planned value's place.
+//!
 //! `# full` among the header lines prints large constants too. `FQVIT_BLESS=1 cargo test --test golden` writes what
 //! came out into the files; read the diff before committing it.
 //!
@@ -21,11 +24,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use fqvit_opt::QuantPlan;
 use fqvit_opt::compile::PassRun;
 use fqvit_opt::compile::each::{EachError, verify_each};
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::ir::{DType, Def, Dim, Model};
-use fqvit_opt::passes::{pipelines, registry};
+use fqvit_opt::passes::{Context, registry};
 use fqvit_opt::runtime::Array;
 use fqvit_opt::text::{Elide, parse_model, print_model};
 use rand::{RngExt, SeedableRng};
@@ -77,14 +81,24 @@ fn print(m: &Model, elide: Elide) -> Result<String, String> {
     Ok(print_model(m, elide))
 }
 
+/// The plan beside a file, if there is one.
+fn plan_beside(path: &Path) -> Result<Option<QuantPlan>, String> {
+    let path = path.with_extension("plan.yaml");
+    match fs::read_to_string(&path) {
+        Ok(text) => QuantPlan::from_yaml(&text, &path.display().to_string()).map(Some).map_err(|e| e.to_string()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
 /// What comes out, and the passes that ran without an error; `Err` is a failure that no blessing covers.
-fn outcome(input: &str) -> Result<(String, Vec<PassRun>), String> {
+fn outcome(input: &str, plan: Option<&QuantPlan>) -> Result<(String, Vec<PassRun>), String> {
     let (task, elide) = task(input)?;
     let parsed = parse_model(input);
     if let (Task::Parse, Err(e)) = (&task, &parsed) {
         return Ok((format!("{e}\n"), Vec::new()));
     }
-    let mut m = parsed.map_err(|e| format!("the program does not parse: {e}"))?;
+    let m = parsed.map_err(|e| format!("the program does not parse: {e}"))?;
     let mut steps = Vec::new();
     let text = match task {
         Task::Parse => print(&m, elide)?,
@@ -94,25 +108,35 @@ fn outcome(input: &str) -> Result<(String, Vec<PassRun>), String> {
         },
         Task::Passes(ids) => {
             validate(&m).map_err(|e| format!("the program is invalid: {e}"))?;
+            let mut cx = Context::new(m);
+            if let Some(plan) = plan {
+                cx.settle_types();
+                let sites = cx.found_sites();
+                cx = cx.with_plan(plan, &sites);
+            }
             let mut notes = String::new();
             for id in ids {
                 let pass = registry::pass(&id).ok_or_else(|| {
                     let known: Vec<&str> = registry::ALL.iter().map(|p| p.id()).collect();
                     format!("there is no pass `{id}`; there are: {}", known.join(", "))
                 })?;
-                let before = m.clone();
-                match pass.run_on(&mut m) {
+                if plan.is_none() {
+                    // Nothing is known from the pass before.
+                    cx = Context::new(cx.into_model());
+                }
+                let before = cx.model().clone();
+                match pass.run(&mut cx) {
                     Ok(out) => {
                         notes.extend(out.notes.iter().map(|n| format!("# {id}: {n}\n")));
                         let (changes, numerics) = (out.changes, pass.numerics());
-                        let models = Some([before, m.clone()]);
+                        let models = Some([before, cx.model().clone()]);
                         steps.push(PassRun { pass: id.clone(), changes, numerics, models });
                     }
                     Err(e) => notes.push_str(&format!("# {id} failed: {e}\n")),
                 }
-                validate(&m).map_err(|e| format!("pass `{id}` left an invalid model: {e}"))?;
+                validate(cx.model()).map_err(|e| format!("pass `{id}` left an invalid model: {e}"))?;
             }
-            print(&m, elide)? + &notes
+            print(cx.model(), elide)? + &notes
         }
     };
     Ok((text, steps))
@@ -210,7 +234,8 @@ fn check(path: &Path, bless: bool) -> Result<(), String> {
         None if bless => (format!("{}\n", text.trim_end()), ""),
         None => return Err(format!("there is no line `{}` with the expected result below it", RULE.trim_end())),
     };
-    let (got, steps) = outcome(&input)?;
+    let plan = plan_beside(path)?;
+    let (got, steps) = outcome(&input, plan.as_ref())?;
     held(&input, &steps)?;
     if got == expected {
         return Ok(());
@@ -230,24 +255,16 @@ fn every_pass_fires_somewhere_and_is_quiet_somewhere() {
     for f in files(&root) {
         let text = fs::read_to_string(&f).expect("a readable file");
         let input = text.split_once(&format!("\n{RULE}")).map_or(text.as_str(), |(i, _)| i);
-        for s in outcome(&format!("{input}\n")).map(|(_, steps)| steps).unwrap_or_default() {
-            let id = s.pass.split('=').next().expect("a name").to_owned();
-            if s.changes > 0 {
-                fired.insert(id)
-            } else {
-                quiet.insert(id)
-            };
+        let plan = plan_beside(&f).expect("a plan");
+        for s in outcome(&format!("{input}\n"), plan.as_ref()).map(|(_, steps)| steps).unwrap_or_default() {
+            // Of a pass that takes a number, any number will do.
+            let names = [s.pass.clone(), s.pass.split('=').next().expect("a name").to_owned()];
+            let seen = if s.changes > 0 { &mut fired } else { &mut quiet };
+            seen.extend(names.into_iter().filter(|n| registry::names().any(|known| known == n)));
         }
     }
-    // The passes that carry out a plan have tests of their own: a program says nothing of a plan.
-    let planned: Vec<&str> = [&pipelines::EQUALISED, &pipelines::QUANTIZED]
-        .iter()
-        .flat_map(|p| p.passes.iter().map(|p| p.id()))
-        .filter(|id| *id != "dead")
-        .collect();
-    let lacking = |seen: &BTreeSet<String>| -> Vec<&str> {
-        registry::ALL.iter().map(|p| p.id()).filter(|id| !seen.contains(*id) && !planned.contains(id)).collect()
-    };
+    let lacking =
+        |seen: &BTreeSet<String>| -> Vec<&str> { registry::names().filter(|name| !seen.contains(*name)).collect() };
     assert!(
         lacking(&fired).is_empty() && lacking(&quiet).is_empty(),
         "no file below tests/golden shows these passes at work: {:?}; nor these leaving a program alone: {:?}",

@@ -128,12 +128,25 @@ pub static ALL: [&dyn Pass; 61] = [
     &WideCodes::Always,
 ];
 
+/// Passes with another parameter than in [`ALL`], by the names that say so.
+static OTHERWISE: [(&str, &dyn Pass); 3] = [
+    ("integer-sums=shared", &IntegerSums::Shared),
+    ("per-channel=where-slow", &PerChannel::WhereSlow),
+    ("wide-codes=where-missing", &WideCodes::WhereMissing),
+];
+
 /// The pass of this name. A pass with a parameter takes it after `=`: `raise-opset=17`.
 pub fn pass(id: &str) -> Option<Box<dyn Pass>> {
     if let Some((RaiseOpset::ID, to)) = id.split_once('=') {
         return Some(Box::new(RaiseOpset::To(to.parse().ok()?)));
     }
-    ALL.into_iter().find(|p| p.id() == id).map(|p| Box::new(p) as Box<dyn Pass>)
+    let mut named = ALL.into_iter().map(|p| (p.id(), p)).chain(OTHERWISE);
+    named.find(|(name, _)| *name == id).map(|(_, p)| Box::new(p) as Box<dyn Pass>)
+}
+
+/// All names that [`pass`] knows, but for numbers after `=`.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.into_iter().map(|p| p.id()).chain(OTHERWISE.map(|(name, _)| name))
 }
 
 /// Names that passes had, and those they have now.
