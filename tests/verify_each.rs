@@ -1,5 +1,6 @@
 //! Every pass keeps its word on the 25 models of `testdata/zoo`, as exporters write them: each model goes from file to file
-//! with the default recipe, and runs before and after every pass that changed it.
+//! with the default recipe and with others in turn, and runs before and after every pass that changed it. Over the models, every
+//! shipped recipe meets every target.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +12,7 @@ use fqvit_opt::compile::{Journal, apply, inputs, make_plan, prepare};
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::onnx;
 use fqvit_opt::pattern::RuleSet;
+use fqvit_opt::plan::Target;
 use fqvit_opt::plan::planner::watches;
 use fqvit_opt::recipe::Recipe;
 use rayon::prelude::*;
@@ -20,7 +22,11 @@ use rayon::prelude::*;
 const SAMPLES: usize = 3;
 
 /// The passes that broke their word, or what else went wrong.
-fn broken(path: &Path, recipe: &Recipe, rules: &RuleSet) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+fn broken(
+    path: &Path,
+    (recipe, target): (&Recipe, Target),
+    rules: &RuleSet,
+) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let (how, quant) = (recipe.prepare.as_ref().expect("prepares"), recipe.quantize.as_ref().expect("quantizes"));
     let mut journal = Journal::keeping_models();
     let p = prepare(&onnx::load(path)?.model, how, rules, false, &mut journal)?;
@@ -28,7 +34,9 @@ fn broken(path: &Path, recipe: &Recipe, rules: &RuleSet) -> Result<Vec<String>, 
     let data = Dataset::open(&options, &inputs(&p.model.graph)?)?;
     let watched = watches(&p.model, &p.sites, quant);
     let stats = observe(validate(&p.model)?, &data, &[0, 1], &watched, 1, &|_| ())?;
-    apply(&p, &make_plan(&p, &stats.stats, recipe)?, &mut journal)?;
+    let mut plan = make_plan(&p, &stats.stats, recipe)?;
+    plan.target = target;
+    apply(&p, &plan, &mut journal)?;
     let moved = verify_each(&journal.steps, &data.sample(2)?.inputs, data.batch())?;
     let tell = |m: &fqvit_opt::compile::each::Moved| {
         format!("{} declares {:?} and moves {} by {:e}", m.pass, m.numerics, m.output, m.distance)
@@ -38,7 +46,14 @@ fn broken(path: &Path, recipe: &Recipe, rules: &RuleSet) -> Result<Vec<String>, 
 
 #[test]
 fn every_pass_keeps_its_word_on_every_model() {
-    let recipe = Recipe::find("fq-vit", None).expect("a shipped recipe");
+    let recipes: Vec<Recipe> = Recipe::shipped()
+        .iter()
+        .map(|name| Recipe::find(name, None).expect("a shipped recipe"))
+        .filter(|r| r.prepare.is_some() && r.quantize.is_some())
+        .collect();
+    let ways: Vec<(&Recipe, Target)> =
+        recipes.iter().flat_map(|r| [Target::Qdq, Target::Integer].map(|target| (r, target))).collect();
+    let default = recipes.iter().find(|r| r.name == "fq-vit").expect("the default recipe");
     let rules = RuleSet::embedded().expect("shipped rules");
     let mut models: Vec<_> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/zoo"))
         .expect("testdata/zoo")
@@ -47,11 +62,14 @@ fn every_pass_keeps_its_word_on_every_model() {
         .collect();
     models.sort();
     assert!(models.len() >= 25, "only {} models were found", models.len());
+    assert!(models.len() >= ways.len(), "{} models for {} recipes and targets", models.len(), ways.len());
     let faults: Vec<String> = models
         .par_iter()
-        .flat_map_iter(|m| {
-            let name = m.file_name().expect("a file").to_string_lossy().into_owned();
-            let found = broken(m, &recipe, &rules).unwrap_or_else(|e| vec![e.to_string()]);
+        .enumerate()
+        .flat_map(|(i, m)| [(m, (default, Target::Qdq)), (m, ways[i % ways.len()])])
+        .flat_map_iter(|(m, way)| {
+            let name = format!("{}, {}, {:?}", m.file_name().expect("a file").display(), way.0.name, way.1);
+            let found = broken(m, way, &rules).unwrap_or_else(|e| vec![e.to_string()]);
             found.into_iter().map(move |f| format!("{name}: {f}"))
         })
         .collect();
