@@ -6,6 +6,7 @@
 
 mod errors;
 mod handle;
+mod inspect;
 mod job;
 mod model;
 mod samples;
@@ -44,7 +45,7 @@ const FUNCTIONS: [(&CStr, Function); 20] = [
     (c"model_load", model::load),
     (c"model_parse", model::parse),
     (c"model_inputs", model::inputs),
-    (c"model_inspect", model::inspect),
+    (c"model_inspect", inspect::inspect),
     (c"spool_new", samples::new),
     (c"spool_push", samples::push),
     (c"spool_finish", samples::finish),
