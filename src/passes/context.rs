@@ -30,6 +30,7 @@ pub struct Context<'a> {
     /// What stands for each planned value now.
     planned: BTreeMap<&'a str, ValueId>,
     shapes: OnceCell<Arc<ShapeMap>>,
+    attentions: OnceCell<Vec<Attention>>,
     /// Whether the types that values have in the model are all that can be proved.
     typed: bool,
     /// How often the model changed.
@@ -56,6 +57,7 @@ impl<'a> Context<'a> {
             sites: None,
             planned: BTreeMap::new(),
             shapes: OnceCell::new(),
+            attentions: OnceCell::new(),
             typed: false,
             revision: 0,
         }
@@ -65,6 +67,7 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn with_rules(mut self, rules: &'a RuleSet) -> Context<'a> {
         self.rules = Some(Cow::Borrowed(rules));
+        self.attentions.take();
         self
     }
 
@@ -102,6 +105,7 @@ impl<'a> Context<'a> {
         self.revision
     }
 
+    /// The model alone.
     pub fn into_model(self) -> Model {
         self.model
     }
@@ -132,13 +136,13 @@ impl<'a> Context<'a> {
     }
 
     /// The attentions that rules recognise.
-    pub fn attentions(&self) -> Vec<Attention> {
-        attentions(&self.model, self.rules())
+    pub fn attentions(&self) -> &[Attention] {
+        self.attentions.get_or_init(|| attentions(&self.model, self.rules()))
     }
 
     /// Everything in the model that can be quantized.
     pub fn found_sites(&self) -> Sites {
-        sites::find(&self.model, self.attentions())
+        sites::find(&self.model, self.attentions().to_vec())
     }
 
     /// The operator set that the recipe asks for at least; `None` if it must stay as it is.
@@ -221,6 +225,8 @@ impl<'a> Context<'a> {
             let map = self.shapes();
             infer::write_types(&mut self.model, &map);
             self.typed = true;
+            // Rules ask for sizes.
+            self.attentions.take();
         }
     }
 
@@ -242,6 +248,7 @@ impl<'a> Context<'a> {
 
     fn forget(&mut self) {
         self.shapes.take();
+        self.attentions.take();
         self.typed = false;
         self.revision += 1;
     }

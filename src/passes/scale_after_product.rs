@@ -105,7 +105,7 @@ impl Pass for ScaleAfterProduct {
 
     fn run(&self, model: &mut Context) -> Result<Outcome, PassError> {
         let mut out = Outcome::default();
-        for a in model.attentions() {
+        for a in model.attentions().to_vec() {
             if let Some(p) = self.patch(&model.graph, &a) {
                 model.commit(p)?;
                 out.changes += 1;
