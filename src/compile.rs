@@ -524,11 +524,17 @@ fn equalised<'p>(
 }
 
 /// Carries a plan out, and puts what was cut off after.
+///
+/// # Errors
+/// As [`apply_in_front`] and [`whole`].
 pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Model, CompileError> {
     whole(p, apply_in_front(p, plan, journal)?)
 }
 
 /// The quantized model with what was cut off after it.
+///
+/// # Errors
+/// If the quantized model lacks a value that what was cut off reads, or the two together are no valid model.
 pub fn whole(p: &Prepared, front: Model) -> Result<Model, CompileError> {
     let mut m = front;
     for tail in p.tails.iter().rev() {
@@ -539,6 +545,9 @@ pub fn whole(p: &Prepared, front: Model) -> Result<Model, CompileError> {
 }
 
 /// Carries a plan out on what can be run here, which is all of the model but for its [`Prepared::tails`].
+///
+/// # Errors
+/// If the plan is for another model, contradicts itself, asks for codes that the operator set lacks, or a pass cannot carry it out.
 pub fn apply_in_front(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Model, CompileError> {
     if plan.model != p.fingerprint {
         return Err(

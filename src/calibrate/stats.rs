@@ -110,6 +110,7 @@ pub enum StatsError {
 }
 
 impl StatsFile {
+    /// Statistics of one part of data.
     pub fn new(model: String, from: Origin, samples: u64, values: IndexMap<String, Stats>) -> StatsFile {
         let Origin { data, synthetic, how, source, shard: (part, of) } = from;
         let seen = [(source, Shards { of, parts: vec![part] })].into();

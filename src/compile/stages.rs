@@ -80,6 +80,9 @@ impl Log {
 }
 
 /// Runs a stage and keeps its time.
+///
+/// # Errors
+/// That of the stage.
 pub fn timed<T, E>(timings: &mut Vec<Timing>, stage: &str, f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let t = Instant::now();
     let r = f()?;

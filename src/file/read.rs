@@ -164,6 +164,7 @@ fn mapped(path: &Path, file: File, m: &Metadata) -> Result<Bytes, ReadError> {
 pub struct Sources(Vec<Arc<Mapping>>);
 
 impl Sources {
+    /// The files that these bytes are mapped from.
     pub fn of<'b>(bytes: impl IntoIterator<Item = &'b Bytes>) -> Sources {
         let mut found: Vec<Arc<Mapping>> = Vec::new();
         for b in bytes.into_iter().filter(|b| !b.is_empty()) {

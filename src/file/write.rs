@@ -77,11 +77,15 @@ impl Pending {
         self.file().metadata().map_or(0, |m| m.len())
     }
 
+    /// True if nothing was written yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// If the file cannot be put there; what was there before then stays.
     pub fn commit(self) -> Result<(), WriteError> {
         Batch(vec![self]).commit()
     }

@@ -110,6 +110,7 @@ impl ShapeMap {
         self.facts.get(v.0 as usize)
     }
 
+    /// The element type, if it is known.
     pub fn dtype(&self, v: ValueId) -> Option<DType> {
         self.fact(v)?.dtype
     }
@@ -119,6 +120,7 @@ impl ShapeMap {
         self.fact(v)?.dims.as_deref()
     }
 
+    /// The number of axes, if it is known.
     pub fn rank(&self, v: ValueId) -> Option<usize> {
         Some(self.dims(v)?.len())
     }

@@ -43,14 +43,17 @@ pub enum AttrValue {
 pub struct Attrs(pub Vec<Attr>);
 
 impl Attrs {
+    /// No attributes.
     pub fn new() -> Attrs {
         Attrs::default()
     }
 
+    /// The attribute of this name, whatever its type.
     pub fn get(&self, name: &str) -> Option<&AttrValue> {
         self.0.iter().find(|a| a.name == name).map(|a| &a.value)
     }
 
+    /// The integer of this name; `None` if there is none or it has another type.
     pub fn int(&self, name: &str) -> Option<i64> {
         match self.get(name)? {
             AttrValue::Int(v) => Some(*v),
@@ -58,6 +61,7 @@ impl Attrs {
         }
     }
 
+    /// The float of this name; `None` if there is none or it has another type.
     pub fn float(&self, name: &str) -> Option<f32> {
         match self.get(name)? {
             AttrValue::Float(v) => Some(*v),
@@ -65,6 +69,7 @@ impl Attrs {
         }
     }
 
+    /// The list of integers of this name; `None` if there is none or it has another type.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
         match self.get(name)? {
             AttrValue::Ints(v) => Some(v),
@@ -72,6 +77,7 @@ impl Attrs {
         }
     }
 
+    /// The text of this name; `None` if there is none, it has another type, or it is not UTF-8.
     pub fn str(&self, name: &str) -> Option<&str> {
         match self.get(name)? {
             AttrValue::Str(v) => std::str::from_utf8(v).ok(),
@@ -79,6 +85,7 @@ impl Attrs {
         }
     }
 
+    /// The tensor of this name; `None` if there is none or it has another type.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         match self.get(name)? {
             AttrValue::Tensor(v) => Some(v),
@@ -94,6 +101,7 @@ impl Attrs {
         }
     }
 
+    /// Takes an attribute out, if it is there.
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|a| a.name != name);
     }
@@ -104,18 +112,22 @@ impl Attrs {
         self
     }
 
+    /// With an integer.
     pub fn with_int(self, name: &str, v: i64) -> Attrs {
         self.with(name, AttrValue::Int(v))
     }
 
+    /// With a float.
     pub fn with_float(self, name: &str, v: f32) -> Attrs {
         self.with(name, AttrValue::Float(v))
     }
 
+    /// With a list of integers.
     pub fn with_ints(self, name: &str, v: &[i64]) -> Attrs {
         self.with(name, AttrValue::Ints(v.into()))
     }
 
+    /// With a text.
     pub fn with_str(self, name: &str, v: &str) -> Attrs {
         self.with(name, AttrValue::Str(Bytes::copy_from_slice(v.as_bytes())))
     }

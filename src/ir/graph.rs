@@ -62,6 +62,7 @@ impl Graph {
         self.try_node(id).unwrap_or_else(|| panic!("{id:?} was erased"))
     }
 
+    /// The value, if it is still in the graph.
     pub fn try_value(&self, id: ValueId) -> Option<&Value> {
         self.values.get(id.0 as usize)?.as_ref()
     }
@@ -84,18 +85,22 @@ impl Graph {
         &self.value(id).name
     }
 
+    /// The graph's inputs, in the order of the file.
     pub fn inputs(&self) -> &[ValueId] {
         &self.inputs
     }
 
+    /// The graph's outputs, in the order of the file.
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
     }
 
+    /// The stored constants, in the order of the file.
     pub fn initializers(&self) -> &[ValueId] {
         &self.inits
     }
 
+    /// Inner values whose types the file declares.
     pub fn declared(&self) -> &[ValueId] {
         &self.declared
     }
@@ -115,6 +120,7 @@ impl Graph {
         self.nodes.iter().enumerate().filter_map(|(i, ix)| Some((NodeId(i as u32), &self.net.node_weight((*ix)?)?.1)))
     }
 
+    /// How many nodes there are, nested graphs not counted.
     pub fn node_count(&self) -> usize {
         self.net.node_count()
     }
@@ -144,6 +150,7 @@ impl Graph {
         }
     }
 
+    /// True if the value is an output of the graph.
     pub fn is_output(&self, v: ValueId) -> bool {
         self.try_value(v).is_some_and(|value| value.outs > 0)
     }

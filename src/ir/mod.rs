@@ -39,6 +39,7 @@ pub use vocabulary::Class;
 pub struct Rider(pub Bytes);
 
 impl Rider {
+    /// True if it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -98,6 +98,7 @@ impl Arity {
         Arity { min: min.into(), max: (max != VARIADIC).then_some(max.into()) }
     }
 
+    /// True if an operator may have so many.
     pub fn allows(self, n: usize) -> bool {
         n >= self.min && self.max.is_none_or(|m| n <= m)
     }
@@ -114,10 +115,12 @@ impl std::fmt::Display for Arity {
 }
 
 impl OpSchema {
+    /// How many inputs it takes.
     pub fn inputs(&self) -> Arity {
         Arity::new(self.min_inputs, self.max_inputs)
     }
 
+    /// How many outputs it gives.
     pub fn outputs(&self) -> Arity {
         Arity::new(self.min_outputs, self.max_outputs)
     }

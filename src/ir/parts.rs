@@ -42,6 +42,7 @@ pub struct TensorType {
 }
 
 impl TensorType {
+    /// A type whose number of axes is known.
     pub fn new(dtype: DType, shape: impl IntoIterator<Item = Dim>) -> TensorType {
         TensorType { dtype, shape: Some(shape.into_iter().collect()) }
     }

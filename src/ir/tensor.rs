@@ -44,38 +44,47 @@ impl Tensor {
         t
     }
 
+    /// A float32 tensor of these sizes, its elements in row-major order.
     pub fn f32(dims: &[i64], v: &[f32]) -> Tensor {
         Tensor::raw(DType::FLOAT, dims, v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
     }
 
+    /// An int64 tensor of these sizes, its elements in row-major order.
     pub fn i64(dims: &[i64], v: &[i64]) -> Tensor {
         Tensor::raw(DType::INT64, dims, v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
     }
 
+    /// An int32 tensor of these sizes, its elements in row-major order.
     pub fn i32(dims: &[i64], v: &[i32]) -> Tensor {
         Tensor::raw(DType::INT32, dims, v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
     }
 
+    /// A uint32 tensor of these sizes, its elements in row-major order.
     pub fn u32(dims: &[i64], v: &[u32]) -> Tensor {
         Tensor::raw(DType::UINT32, dims, v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
     }
 
+    /// A uint16 tensor of these sizes, its elements in row-major order.
     pub fn u16(dims: &[i64], v: &[u16]) -> Tensor {
         Tensor::raw(DType::UINT16, dims, v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
     }
 
+    /// An int8 tensor of these sizes, its elements in row-major order.
     pub fn i8(dims: &[i64], v: &[i8]) -> Tensor {
         Tensor::raw(DType::INT8, dims, v.iter().map(|x| *x as u8).collect::<Vec<u8>>())
     }
 
+    /// A uint8 tensor of these sizes, its elements in row-major order.
     pub fn u8(dims: &[i64], v: &[u8]) -> Tensor {
         Tensor::raw(DType::UINT8, dims, v.to_vec())
     }
 
+    /// A bool tensor of these sizes, its elements in row-major order.
     pub fn bool(dims: &[i64], v: &[bool]) -> Tensor {
         Tensor::raw(DType::BOOL, dims, v.iter().map(|x| *x as u8).collect::<Vec<u8>>())
     }
 
+    /// One float32, without axes.
     pub fn scalar_f32(v: f32) -> Tensor {
         Tensor::f32(&[], &[v])
     }
@@ -85,6 +94,7 @@ impl Tensor {
         self.dims.iter().try_fold(1usize, |a, d| a.checked_mul(usize::try_from(*d).ok()?)).unwrap_or(0)
     }
 
+    /// True if it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

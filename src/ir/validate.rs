@@ -51,6 +51,7 @@ impl<'m> Validated<'m> {
 }
 
 impl<'m> Validated<'m> {
+    /// The model that was found valid.
     pub fn model(&self) -> &'m Model {
         self.0
     }

@@ -106,6 +106,7 @@ pub trait Pass: Sync {
     fn id(&self) -> &'static str;
     /// One line of help.
     fn summary(&self) -> &'static str;
+    /// What the pass may do to the numbers that the model computes.
     fn numerics(&self) -> Numerics;
     /// What the pass does, when, and why that is right, as its source says it.
     fn help(&self) -> &'static str {

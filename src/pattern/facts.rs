@@ -20,6 +20,7 @@ pub struct Facts<'m> {
 const FAR: usize = 64;
 
 impl<'m> Facts<'m> {
+    /// What can be told of a model; shapes are inferred when first asked for.
     pub fn new(model: &'m Model) -> Facts<'m> {
         Facts::with(model, shapes(model))
     }
@@ -29,6 +30,7 @@ impl<'m> Facts<'m> {
         Facts { model, shapes }
     }
 
+    /// The graph that is asked about.
     pub fn graph(&self) -> &'m Graph {
         &self.model.graph
     }

@@ -300,14 +300,17 @@ impl RuleSet {
         self.add_texts(&files)
     }
 
+    /// The rules in the order they are tried.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
         self.rules.values()
     }
 
+    /// How many rules there are.
     pub fn len(&self) -> usize {
         self.rules.len()
     }
 
+    /// True if there is no rule.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }

@@ -126,6 +126,7 @@ pub enum Between {
 }
 
 impl Between {
+    /// What plans and messages call it.
     pub fn name(self) -> &'static str {
         match self {
             Between::ValuesProjection => "values-projection",
@@ -252,6 +253,7 @@ pub struct AttentionPlan {
     pub reason: String,
 }
 
+/// How attention weights are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum AttentionForm {

@@ -31,8 +31,10 @@ pub enum By {
 }
 
 impl By {
+    /// Every way to divide a plan.
     pub const ALL: [By; 5] = [By::Part, By::Block, By::Role, By::Layer, By::Site];
 
+    /// What options and messages call it.
     pub fn name(self) -> &'static str {
         match self {
             By::Part => "part",
@@ -71,6 +73,7 @@ impl Part {
         self.activations.len() + self.constants.len() + self.layers.len() + self.attentions.len()
     }
 
+    /// True if nothing of the plan belongs to it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

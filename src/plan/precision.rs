@@ -31,6 +31,7 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// What reports and messages call it.
     pub fn name(self) -> &'static str {
         match self {
             Precision::Narrow => "4-bit",

@@ -48,6 +48,7 @@ pub enum Role {
 }
 
 impl Role {
+    /// What recipes and plans call it.
     pub fn name(self) -> &'static str {
         match self {
             Role::Input => "input",

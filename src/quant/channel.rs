@@ -17,10 +17,12 @@ impl ExactSum {
         self.0 = self.0.saturating_add((v * Self::ONE).round_ties_even() as i128);
     }
 
+    /// Adds another sum; the order of additions does not show in the result.
     pub fn merge(&mut self, o: ExactSum) {
         self.0 = self.0.saturating_add(o.0);
     }
 
+    /// The sum, rounded once.
     pub fn get(self) -> f64 {
         self.0 as f64 / Self::ONE
     }
@@ -64,6 +66,7 @@ impl Default for Ends {
 }
 
 impl Ends {
+    /// True if a value was seen.
     pub fn are_seen(&self) -> bool {
         self.min <= self.max
     }

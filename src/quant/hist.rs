@@ -172,6 +172,7 @@ impl Hist {
         }
     }
 
+    /// How many values were counted.
     pub fn total(&self) -> u64 {
         self.counts.iter().map(u64::from).sum()
     }
@@ -260,12 +261,14 @@ pub struct WindowError {
 }
 
 impl WindowError {
+    /// Of all that the window does.
     pub fn sum(self) -> f64 {
         self.below + self.above + self.inside
     }
 }
 
 impl Moments {
+    /// Of a histogram.
     pub fn new(h: &Hist) -> Moments {
         Moments::from_bins(h.bins().map(|(x, n)| (x, n as f64)))
     }
@@ -331,6 +334,7 @@ impl Moments {
         Moments::from_bins([lo].into_iter().chain(points.iter().copied()).chain([hi]))
     }
 
+    /// The sum of all weights.
     pub fn total(&self) -> f64 {
         self.total_sums().n
     }

@@ -45,6 +45,7 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Nothing seen yet.
     pub fn new(watch: Watch) -> Stats {
         Stats {
             watch,

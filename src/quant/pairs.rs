@@ -45,10 +45,12 @@ impl Mates {
         &self.0[i]
     }
 
+    /// How many weights an output channel has.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// True if an output channel has no weights.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

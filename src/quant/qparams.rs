@@ -308,6 +308,7 @@ impl QParams {
         self
     }
 
+    /// The type of the codes.
     pub fn code(&self) -> Code {
         self.code
     }

@@ -90,6 +90,7 @@ impl RowSums {
         strips_len(ins) * size_of::<f64>()
     }
 
+    /// No rows yet, of a layer with so many inputs and outputs.
     pub fn new(ins: usize, outs: usize) -> RowSums {
         RowSums {
             ins,
@@ -191,6 +192,7 @@ impl RowSums {
         self.rows += weights.iter().sum::<f64>();
     }
 
+    /// The moments about the means, after [`RowSums::end`].
     pub fn centred(&self) -> Centred {
         debug_assert!(self.waiting.weights.is_empty(), "rows that are not finished");
         let n = self.rows.max(1.0);

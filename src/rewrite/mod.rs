@@ -144,6 +144,7 @@ impl Patch {
         self
     }
 
+    /// True if it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.edits.is_empty()
     }

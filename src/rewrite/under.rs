@@ -53,6 +53,7 @@ impl Under<'_> {
         self.op_with(op, part, inputs, Attrs::new())
     }
 
+    /// A node of one output with attributes; the output is named after `part`.
     pub fn op_with(&mut self, op: &str, part: &str, inputs: &[Ref], attrs: Attrs) -> Ref {
         let name = self.name(part);
         self.patch.node(op, &name, inputs, attrs)
@@ -90,6 +91,7 @@ impl Under<'_> {
         self.constant(part, Tensor::f32(&[list.len() as i64], list))
     }
 
+    /// A Cast to another element type.
     pub fn cast(&mut self, part: &str, x: Ref, to: DType) -> Ref {
         self.op_with("Cast", part, &[x], Attrs::new().with_int("to", to.0.into()))
     }

@@ -115,10 +115,12 @@ impl Array {
         })
     }
 
+    /// A single number, without axes.
     pub fn scalar<T: Element>(x: T) -> Array {
         T::wrap(ArrayD::from_elem(IxDyn(&[]), x))
     }
 
+    /// The element type.
     pub fn dtype(&self) -> DType {
         dtype_of(self)
     }
@@ -128,6 +130,7 @@ impl Array {
         each!(self, a => a.shape())
     }
 
+    /// The number of axes.
     pub fn rank(&self) -> usize {
         self.dims().len()
     }
@@ -137,6 +140,7 @@ impl Array {
         each!(self, a => a.len())
     }
 
+    /// True if it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -179,6 +183,9 @@ impl Array {
     }
 
     /// The rows along axis 0 at these places, in this order. A scalar has no rows.
+    ///
+    /// # Errors
+    /// If a place is not on axis 0.
     pub fn select(&self, places: &[usize]) -> Result<Array, ArrayError> {
         let rows = self.dims().first().copied().unwrap_or(0);
         if let Some(p) = places.iter().copied().find(|p| *p >= rows).or((self.rank() == 0).then_some(0)) {

@@ -10,8 +10,11 @@ use crate::quant::wide::wide;
 
 /// An integer type that codes are stored in.
 pub trait CodeType: Copy + Send + Sync + 'static {
+    /// The smallest code.
     const MIN: i32;
+    /// The largest code.
     const MAX: i32;
+    /// The code as int32.
     fn wide(self) -> i32;
     /// The low bits.
     fn narrow(x: i32) -> Self;
@@ -101,6 +104,7 @@ impl Params {
         Ok(Params { grain, low: bound(range.0), high: bound(range.1), scale: scale.to_vec(), zero })
     }
 
+    /// Along what the scales run.
     pub fn grain(&self) -> Grain {
         self.grain
     }

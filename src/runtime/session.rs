@@ -114,6 +114,9 @@ pub struct Tapped<'s> {
 
 impl Tapped<'_> {
     /// The elements of tap number `tap` in row-major order as f32 (see [`Element::to_f32`]), and its sizes.
+    ///
+    /// # Errors
+    /// If the engine gave a type that no array has.
     pub fn value(&self, tap: usize) -> Result<(Cow<'_, [f32]>, &[usize]), RuntimeError> {
         let t: &Tensor = &self.values[self.session.tap_places[tap]];
         let elements = match t.to_plain_array_view::<f32>().ok().and_then(|v| v.to_slice()) {
@@ -236,6 +239,7 @@ impl Session {
         &self.inputs
     }
 
+    /// The graph's outputs, in its order.
     pub fn outputs(&self) -> &[Port] {
         &self.outputs
     }
@@ -252,6 +256,9 @@ impl Session {
     }
 
     /// Runs the model on the calling thread, for its taps alone.
+    ///
+    /// # Errors
+    /// If an input is missing, given twice or does not fit, or the model does not run.
     pub fn tapped<N: AsRef<str>>(&self, given: &[(N, Array)]) -> Result<Tapped<'_>, RuntimeError> {
         Ok(Tapped { session: self, values: self.values(given)? })
     }
@@ -292,6 +299,9 @@ impl Session {
     }
 
     /// Runs the model on the calling thread. Every input must be given once, in any order.
+    ///
+    /// # Errors
+    /// If an input is missing, given twice or does not fit, or the model does not run.
     pub fn run<N: AsRef<str>>(&self, given: &[(N, Array)]) -> Result<Outputs, RuntimeError> {
         let values = self.values(given)?;
         let name = |i: usize| match self.outputs.get(i) {

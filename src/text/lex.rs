@@ -267,6 +267,7 @@ impl<'s> Cursor<'s> {
         &self.toks[(self.at + n).min(self.toks.len() - 1)].0
     }
 
+    /// The next token, which stays where it is.
     pub fn peek(&self) -> &Tok<'s> {
         self.peek_at(0)
     }

@@ -322,6 +322,7 @@ pub struct Accuracy {
     pub top5: Option<Top5>,
 }
 
+/// How often the label is among the five highest scores.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Top5 {
     pub float: f64,

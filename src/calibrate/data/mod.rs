@@ -189,11 +189,17 @@ impl Opening<'_> {
 impl Dataset {
     /// Opens the source that `options` name, for a model with these inputs: lists the folder or reads the file's headers,
     /// and checks names, labels and shapes. Asking for more samples than there are is a note, not an error.
+    ///
+    /// # Errors
+    /// If there is none of the data, a file of it cannot be read, or names, labels or shapes do not fit.
     pub fn open(options: &DataOptions, inputs: &[InputSpec]) -> Result<Dataset, DataError> {
         Dataset::open_or(None, options, inputs)
     }
 
     /// As [`open`](Dataset::open), with these arrays for the data.
+    ///
+    /// # Errors
+    /// If names, labels or shapes do not fit.
     pub fn of_arrays(arrays: &Arrays, options: &DataOptions, inputs: &[InputSpec]) -> Result<Dataset, DataError> {
         Dataset::open_or(Some(arrays), options, inputs)
     }
@@ -350,6 +356,9 @@ impl Dataset {
     }
 
     /// Makes sample `index`.
+    ///
+    /// # Errors
+    /// If a file cannot be read or decoded, what it holds does not fit the input, or the work was stopped.
     pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
         if self.stop.asked() {
             return Err(DataError::Stopped);
@@ -529,6 +538,9 @@ fn image_array(spec: &InputSpec, shape: &ImageShape, batch: usize, values: Vec<f
 impl InputSpec {
     /// What the inputs of a graph need, in its order. An input with a default value (an initializer of the same name) needs
     /// nothing and is left out.
+    ///
+    /// # Errors
+    /// If the type or the number of axes of an input is not declared.
     pub fn of(graph: &Graph) -> Result<Vec<InputSpec>, DataError> {
         let free = graph.inputs().iter().map(|id| graph.value(*id)).filter(|v| matches!(v.def, Def::Input));
         free.map(|v| match &v.ty {

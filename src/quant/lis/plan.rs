@@ -232,10 +232,12 @@ impl LisPlan {
         self.product
     }
 
+    /// What was asked for.
     pub fn spec(&self) -> &LisSpec {
         &self.spec
     }
 
+    /// What it was planned for.
     pub fn facts(&self) -> &LisFacts {
         &self.facts
     }

@@ -247,10 +247,12 @@ impl LisSpec {
         Raw { normalise, ..self.raw }.try_into()
     }
 
+    /// With another tail.
     pub fn with_tail(self, tail: Tail) -> LisSpec {
         LisSpec { raw: Raw { tail, ..self.raw } }
     }
 
+    /// With another form.
     pub fn with_form(self, form: Form) -> LisSpec {
         LisSpec { raw: Raw { form, ..self.raw } }
     }
@@ -280,26 +282,32 @@ impl LisSpec {
         &self.raw.fine
     }
 
+    /// Bits of a code.
     pub fn bits(&self) -> u8 {
         self.raw.bits
     }
 
+    /// What weights are relative to.
     pub fn anchor(&self) -> Anchor {
         self.raw.anchor
     }
 
+    /// How the logarithm is rounded.
     pub fn rounding(&self) -> Rounding {
         self.raw.rounding
     }
 
+    /// What becomes of weights below the last code.
     pub fn tail(&self) -> Tail {
         self.raw.tail
     }
 
+    /// Whether weights are made to add up to 1 again.
     pub fn normalise(&self) -> Normalise {
         self.raw.normalise
     }
 
+    /// How it is written as operators.
     pub fn form(&self) -> Form {
         self.raw.form
     }

@@ -35,8 +35,10 @@ pub struct Shape {
 }
 
 impl Isa {
+    /// From the plainest to the widest.
     pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Sse2, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni];
 
+    /// What reports call it.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -47,6 +49,7 @@ impl Isa {
         }
     }
 
+    /// The tile that its kernel computes at once.
     pub fn shape(self) -> Shape {
         let shape = |rows, cols, group, bytes| Shape { rows, cols, group, bytes };
         match self {

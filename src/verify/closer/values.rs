@@ -235,6 +235,7 @@ impl Measured {
         self.open = [self.open[0] | other.open[0], self.open[1] | other.open[1]];
     }
 
+    /// How many elements were compared.
     pub fn elements(&self) -> u64 {
         self.elements
     }

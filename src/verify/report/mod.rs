@@ -148,6 +148,7 @@ pub struct Coverage {
     pub between: IndexMap<String, u64>,
 }
 
+/// How many nodes of one operator compute on integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpCoverage {
     pub covered: u64,
@@ -194,6 +195,9 @@ impl Report {
     }
 
     /// Pretty-printed JSON, fields in the order of the structure. A non-finite number that slipped in is written as null.
+    ///
+    /// # Errors
+    /// If a number cannot be written; none of a report's is such.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
