@@ -214,29 +214,18 @@ pub fn plan(
         m.entry(trace_back(g, l.x)).or_insert_with(Vec::new).push(*l);
         m
     });
-    let needed = |v: &ValueId| by_x.contains_key(v) || worth.operands.contains(v);
-    let decided: Vec<Result<Decided, PlanningError>> = sites
-        .sites
-        .values()
-        .collect::<Vec<_>>()
-        .par_iter()
-        .map(|s| {
-            if recipe.keep_float.contains(&s.role) || (recipe.linear_only && !needed(&s.value)) {
-                return Ok(Decided::Float);
-            }
-            let name = g.name_of(s.value);
-            if summed(g, s, sites, recipe) {
-                return Ok(Decided::Sums(name.to_owned()));
-            }
-            let st = stats
-                .get(name)
-                .ok_or_else(|| PlanningError::Missing { value: name.to_owned(), role: s.role.name() })?;
-            let (fold, codes) = contest::decide(g, s, st, recipe, sites, by_x.get(&s.value).map_or(&[][..], |v| v))?;
-            Ok(Decided::Codes(fold, codes))
-        })
-        .collect();
-    for d in decided {
-        match d? {
+    let decide = |s: &&Site| {
+        let layers = by_x.get(&s.value);
+        let needed = layers.is_some() || worth.operands.contains(&s.value);
+        if recipe.keep_float.contains(&s.role) || (recipe.linear_only && !needed) {
+            return Ok(Decided::Float);
+        }
+        decided(g, s, stats, recipe, sites, layers.map_or(&[], |l| l))
+    };
+    let values: Vec<Result<Decided, PlanningError>> =
+        sites.sites.values().collect::<Vec<_>>().par_iter().map(decide).collect();
+    for value in values {
+        match value? {
             Decided::Float => {}
             Decided::Sums(value) => plan.sums.push(value),
             Decided::Codes(fold, acts) => {
@@ -263,6 +252,24 @@ pub fn plan(
         plan.islands.push(Island { node: g.label(n), op: n.op.to_string(), reason: reason.clone() });
     }
     Ok(plan)
+}
+
+/// What becomes of a value that is not left in float; `layers` read it.
+fn decided(
+    g: &Graph,
+    s: &Site,
+    stats: &Known<'_>,
+    recipe: &QuantRecipe,
+    sites: &Sites,
+    layers: &[&Linear],
+) -> Result<Decided, PlanningError> {
+    let name = g.name_of(s.value);
+    if summed(g, s, sites, recipe) {
+        return Ok(Decided::Sums(name.to_owned()));
+    }
+    let missing = || PlanningError::Missing { value: name.to_owned(), role: s.role.name() };
+    let (fold, codes) = contest::decide(g, s, stats.get(name).ok_or_else(missing)?, recipe, sites, layers)?;
+    Ok(Decided::Codes(fold, codes))
 }
 
 /// The layers of a plan with the weights of another recipe: its folds and values stay.
