@@ -22,6 +22,7 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 import reach_norms  # noqa: F401: adds its kinds
+import reach_tokens  # noqa: F401: adds its kinds
 import reach_values  # noqa: F401: adds its kinds
 from forms import D, H, N, Graph, attention, block, encoder, gelu, layer_norm, linear
 from reach import KINDS, Kind, W, kind, of
