@@ -12,12 +12,14 @@ use crate::ir::{AttrValue, Node, NodeId};
 use crate::ir::{DType, Graph, Invalid, Model, ops, validate};
 use crate::onnx;
 use crate::passes::pipelines::{self, Pipeline};
+use crate::passes::raise_opset::{self, RaiseOpset};
 use crate::passes::unfuse::Unfuse;
 use crate::passes::{Context, Numerics, Pass, PassError, Unmet};
 use crate::pattern::RuleSet;
 use crate::plan::fed::{continues, table_rows};
 use crate::plan::planner::{self, PlanningError};
-use crate::plan::sites::{self, Sites};
+use crate::plan::recipe::QuantRecipe;
+use crate::plan::sites::{self, Site, Sites};
 use crate::plan::{Equalisation, Layer, PlanError, QuantPlan};
 use crate::quant::Code;
 use crate::quant::observe::Stats;
@@ -133,6 +135,15 @@ pub enum CompileError {
          raised, or take codes in int8 (recipe `w4a8`, `code: i4in8`)"
     )]
     Codes { who: String, code: DType, needs: i64, has: i64, kept: &'static str },
+    #[error(
+        "recipe `{recipe}` needs a scale per channel, which begins with opset {needs}, and this model has opset {has}{why}"
+    )]
+    Old { recipe: String, needs: i64, has: i64, why: String },
+    #[error(
+        "all that could be quantized here ({count} operators, the first is `{node}`, {op}) computes in float64, and codes stand \
+         for float32: convert the model to float32 (in PyTorch `model.float()`), and export it again"
+    )]
+    Wide { count: usize, node: String, op: String },
 }
 
 /// A model in canonical form, with what was recognised in it.
@@ -245,6 +256,9 @@ pub fn unpacked(model: &Model) -> Result<(Model, usize), CompileError> {
     open_sizes(&mut m);
     Unfuse.run_on(&mut m)?;
     validate::validate(&m)?;
+    if m.opset() < raise_opset::ALIKE {
+        RaiseOpset::To(raise_opset::ALIKE).run_on(&mut m)?;
+    }
     budget::step("checking sizes");
     infer::legal(&m)?;
     infer::affordable(&m)?;
@@ -456,12 +470,29 @@ fn has_codes(
     Ok(())
 }
 
+/// The first operator set in which each channel of a weight has a scale.
+const PER_CHANNEL: i64 = 13;
+
 /// Refuses a recipe whose codes the prepared model cannot hold, before anything is run. `keep_opset`: whether the model
 /// was to keep its operator set.
 ///
 /// # Errors
-/// [`CompileError::Codes`].
+/// [`CompileError::Codes`], and if the recipe has nothing for a role that values of the model have.
 pub fn suits(p: &Prepared, recipe: &Recipe, keep_opset: bool) -> Result<(), CompileError> {
+    let nothing_for = |q: &QuantRecipe, s: &Site| !q.keep_float.contains(&s.role) && q.candidates(s.role).is_empty();
+    let whole = recipe.quantize.as_ref().filter(|q| !q.linear_only);
+    if let Some(s) = whole.and_then(|q| p.sites.sites.values().find(|s| nothing_for(q, s))) {
+        let value = p.model.graph.name_of(s.value).to_owned();
+        return Err(PlanningError::NoCandidate { role: s.role.name(), value }.into());
+    }
+    let has = p.model.opset();
+    if recipe.quantize.is_some() && has < PER_CHANNEL && !p.sites.sites.is_empty() {
+        let why = match raise_opset::obstacles(&p.model, PER_CHANNEL) {
+            _ if keep_opset => ", which it is to keep; leave --keep-opset out".to_owned(),
+            bad => format!(", beyond which it cannot be raised: {}; export it with a newer opset", bad.join("; ")),
+        };
+        return Err(CompileError::Old { recipe: recipe.name.clone(), needs: PER_CHANNEL, has, why });
+    }
     let codes = recipe.quantize.iter().flat_map(|q| [Some(q.weights.code), q.weights.ends]).flatten();
     let kept = if keep_opset { ", which it is to keep" } else { ", beyond which it cannot be raised" };
     has_codes(&p.model, codes, &format!("recipe `{}`", recipe.name), kept)
@@ -555,6 +586,7 @@ pub fn apply_in_front(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> 
         );
     }
     plan.check()?;
+    plan.fits(&p.model.graph)?;
     has_codes(&p.model, plan.layers.iter().map(|l| l.weight), "the plan", "")?;
     let mut cx = Context::new(p.model.clone()).with_plan(plan, &p.sites);
     for pipeline in [&pipelines::EQUALISED, &pipelines::QUANTIZED, pipelines::lowering(plan.target)] {

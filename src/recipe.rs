@@ -10,6 +10,8 @@ use crate::plan::recipe::{QuantRecipe, WeightRecipe};
 use crate::plan::{Rounding, Target};
 use crate::verify::thresholds::Thresholds;
 
+mod check;
+
 static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/passes/recipes");
 
 /// The recipe that says how weights become INT4.
@@ -144,14 +146,20 @@ impl Recipe {
         let wrong = |message: String| RecipeError::Read { path: path.to_owned(), message };
         // A text of this size is no recipe; references in it could make it any size.
         if text.len() > MOST_BYTES {
-            return Err(wrong(format!("{} bytes are too many for a recipe", text.len())));
+            return Err(wrong(format!("{} bytes are too many for a recipe; is it the file you meant?", text.len())));
         }
         let recipe: Recipe = crate::yaml::from_str(text).map_err(|e| wrong(e.to_string()))?;
-        if let Some(word) = text.lines().filter_map(|l| l.split('#').next()).flat_map(words).find(|w| not_finite(w)) {
-            return Err(wrong(format!("`{word}` is no number to compute with")));
+        let finite = |(i, line): (usize, &str)| {
+            let read = line.split('#').next().unwrap_or_default();
+            let word = words(read).find(|w| not_finite(w))?;
+            // Words are parts of the line.
+            Some((i + 1, word.as_ptr() as usize - line.as_ptr() as usize + 1, word.to_owned()))
+        };
+        if let Some((line, column, word)) = text.lines().enumerate().find_map(finite) {
+            let what = "is no number to compute with; give a finite one";
+            return Err(wrong(format!("`{word}` {what} at line {line} column {column}")));
         }
-        let value = serde_json::to_value(&recipe).map_err(|e| wrong(e.to_string()))?;
-        bounded(&value, &mut Vec::new()).map_err(wrong)?;
+        check::check(&recipe).map_err(|f| wrong(crate::yaml::wrong_at(text, &f.at, &f.what)))?;
         Ok(recipe)
     }
 
@@ -165,12 +173,6 @@ impl Recipe {
 }
 
 const MOST_BYTES: usize = 1 << 20;
-/// Entries of a list: each is a way that is tried.
-const MOST_WAYS: usize = 64;
-/// Exponents of ranges beyond this leave no float of the factors.
-const MOST_STRENGTH: f64 = 8.0;
-/// No number of a recipe is larger.
-const MOST: f64 = 1e6;
 
 fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| c.is_whitespace() || "[]{},:".contains(c))
@@ -180,36 +182,6 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 fn not_finite(word: &str) -> bool {
     let w = word.trim_start_matches(['+', '-']).to_ascii_lowercase();
     w == ".nan" || w == ".inf"
-}
-
-/// Numbers and lists of a recipe within what makes sense; the message names the place.
-fn bounded(v: &serde_json::Value, path: &mut Vec<String>) -> Result<(), String> {
-    use serde_json::Value;
-    let at = |path: &[String]| format!("`{}`", path.join("."));
-    match v {
-        Value::Number(n) => {
-            let x = n.as_f64().unwrap_or(f64::NAN);
-            let strength = path.iter().any(|p| p == "strengths");
-            let most = if strength { MOST_STRENGTH } else { MOST };
-            if x.is_finite() && x.abs() <= most {
-                return Ok(());
-            }
-            Err(format!("{} is {n}; it must lie between -{most} and {most}", at(path)))
-        }
-        Value::Array(list) => {
-            if list.len() > MOST_WAYS {
-                return Err(format!("{} has {} entries; {MOST_WAYS} are the most", at(path), list.len()));
-            }
-            list.iter().try_for_each(|x| bounded(x, path))
-        }
-        Value::Object(map) => map.iter().try_for_each(|(k, x)| {
-            path.push(k.clone());
-            let r = bounded(x, path);
-            path.pop();
-            r
-        }),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("runtime", &["budget", "ir", "onnx", "quant"]),
     ("calibrate", &["budget", "file", "ir", "onnx", "quant", "runtime"]),
     ("verify", &["ir", "infer", "onnx", "quant", "plan", "runtime", "calibrate"]),
-    ("recipe", &["file", "yaml", "quant", "plan", "verify"]),
+    ("recipe", &["file", "yaml", "ir", "quant", "plan", "verify"]),
     (
         "compile",
         &[

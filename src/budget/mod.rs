@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use counting::{Counting, give_back, keep_freed};
 pub use stop::Stop;
 pub use watch::{
-    Exceeded, Limit, Watchdog, current, current_file, default_patience, file, progress, set_patience, step,
+    Exceeded, Limit, Watchdog, current, current_file, default_patience, file, patience, progress, set_patience, step,
 };
 
 /// Elements a value may have at most. Products of sizes below it, and of the bytes they take, fit into 64 bits.

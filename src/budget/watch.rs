@@ -77,6 +77,11 @@ pub fn set_patience(most: Option<Duration>) {
     PATIENCE.store(most.map_or(0, |d| (d.as_millis() as u64).max(1)), Ordering::Relaxed);
 }
 
+/// How long the process may go without [`progress`], where that is limited.
+pub fn patience() -> Option<Duration> {
+    Some(Duration::from_millis(PATIENCE.load(Ordering::Relaxed))).filter(|p| !p.is_zero())
+}
+
 /// What a model file of so many bytes gets without a word.
 pub fn default_patience(file: u64) -> Duration {
     Duration::from_millis(7_000 + file / 33)
@@ -207,10 +212,7 @@ impl Watchdog {
 /// Whether the time is over: on the clock and on the processors, so that neither a loaded machine nor many threads shorten
 /// it.
 fn late() -> Option<Limit> {
-    let patience = Duration::from_millis(PATIENCE.load(Ordering::Relaxed));
-    if patience.is_zero() {
-        return None;
-    }
+    let patience = patience()?;
     let since = match DOING.try_lock() {
         Ok(d) => d.since,
         Err(_) => None,

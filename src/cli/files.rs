@@ -138,6 +138,9 @@ impl Files {
         if !is_std(path) {
             return self.writes(what, path);
         }
+        if !file::has_output() {
+            return Err(format!("{what}: standard output is closed; give it a file, or open standard output").into());
+        }
         match self.stdout.replace((what.to_owned(), Vec::new())) {
             Some((other, _)) => {
                 Err(format!("{what} and {other} both write to standard output; give one of them a file").into())

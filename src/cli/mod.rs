@@ -62,6 +62,10 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(c) => c,
         Err(e) => {
+            // Help and version are what such a call is for.
+            if !e.use_stderr() && !file::has_output() {
+                put_bytes(b"", true);
+            }
             let _ = e.print();
             return u8::from(e.use_stderr());
         }
@@ -110,9 +114,15 @@ fn put(text: std::fmt::Arguments<'_>) {
 fn put_bytes(bytes: &[u8], product: bool) {
     use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
+    let all = |out: &mut std::io::StdoutLock| match file::has_output() {
+        true => out.write_all(bytes).and_then(|()| out.flush()),
+        false => Err(std::io::Error::new(ErrorKind::NotConnected, "it is closed; open it, or send it to a file")),
+    };
+    match all(&mut out) {
         Ok(()) => {}
         Err(e) if e.kind() == ErrorKind::BrokenPipe && !product => std::process::exit(0),
+        // Where the files are what the call was for, a report that nobody can read is no fault.
+        Err(e) if e.kind() == ErrorKind::NotConnected && !product && !file::written().is_empty() => {}
         Err(e) => {
             let done: Vec<_> = file::written().iter().map(|p| p.display().to_string()).collect();
             let done = if done.is_empty() {

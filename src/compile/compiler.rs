@@ -27,6 +27,7 @@ use crate::passes::registry::renamed;
 use crate::pattern::RuleSet;
 use crate::plan::{Layer, QuantPlan, Target};
 use crate::recipe::Recipe;
+use crate::runtime::forget_sessions;
 use crate::verify::closer::CloserLook;
 use crate::verify::judge::Judge;
 use crate::verify::report::{DataReport, ModelFile, Report};
@@ -331,7 +332,13 @@ impl Compiler {
     /// # Errors
     /// If the model cannot be prepared, the data do not fit it, it does not run, the plan is another model's, or somebody
     /// asked to stop.
-    pub fn run(mut self) -> Result<Compiled, CompilerError> {
+    pub fn run(self) -> Result<Compiled, CompilerError> {
+        let done = self.done();
+        forget_sessions();
+        done
+    }
+
+    fn done(mut self) -> Result<Compiled, CompilerError> {
         if let Some(pass) = &self.stop_after
             && let Some(now) = renamed(pass)
         {
@@ -353,7 +360,7 @@ impl Compiler {
         }
         let p = p?;
         let (Some(p), Some(_)) = (p, &recipe.quantize) else { return Ok(self.unchanged(&recipe, log)) };
-        let Samplings { data, calib, held, other } = self.samplings(&p, &mut log)?;
+        let Samplings { data, calib, held, other } = self.samplings(&p, &recipe, &mut log)?;
         let Decided { p, plan, narrow, calibration, samples, statistics } =
             self.decided(p, &recipe, &rules, (&data, &calib), &mut log)?;
         let (plan, missed) = self.divided((&p, plan, &narrow), (&data, &held), &mut log)?;
@@ -436,7 +443,7 @@ impl Compiler {
         let (Some(p), Some(_)) = (p, &recipe.quantize) else {
             return Ok(Outline::of_nothing(&self.name, &recipe, log));
         };
-        let samplings = self.samplings(&p, &mut log)?;
+        let samplings = self.samplings(&p, &recipe, &mut log)?;
         if let Some(f) = &self.statistics {
             read_statistics(f, &p, &mut log)?;
         }
@@ -455,8 +462,12 @@ impl Compiler {
     }
 
     /// The samples, each for what it is used. Whatever can be wrong about a call is told here, before minutes of work.
-    fn samplings(&mut self, p: &Prepared, log: &mut Log) -> Result<Samplings, CompilerError> {
+    fn samplings(&mut self, p: &Prepared, recipe: &Recipe, log: &mut Log) -> Result<Samplings, CompilerError> {
         self.keep.as_ref().map_or(Ok(()), |k| k.check(p, self.keep_opset))?;
+        if let Some((plan, name)) = &self.plan {
+            let known = plan.follows(&recipe.name, &Recipe::shipped());
+            known.map_err(|e| CompilerError::from(e).within(name))?;
+        }
         if let (Some((_, plan)), true) = (&self.plan, self.wants_four_bits()) {
             return Err(CompilerError::SizeOfPlan { plan: plan.clone() });
         }

@@ -152,7 +152,7 @@ fn comparable(steps: &[PassRun]) -> &[PassRun] {
     &steps[widened.map_or(0, |i| i + 1)..]
 }
 
-fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Result<Outputs, EachError> {
+pub(super) fn run(m: &Model, pass: &str, inputs: &[(String, Array)], batch: usize) -> Result<Outputs, EachError> {
     let valid = validate::validate(m).map_err(|source| EachError::Invalid { pass: pass.to_owned(), source })?;
     let shapes = open_shapes(&m.graph, inputs);
     let options = SessionOptions { batch, optimize: false, shapes, ..SessionOptions::default() };

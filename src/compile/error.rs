@@ -202,7 +202,7 @@ fn of_data(e: &DataError) -> Fault {
 fn of_compile(e: &CompileError) -> Fault {
     match e {
         CompileError::Plan(_) | CompileError::Planning(_) => Fault::Plan,
-        CompileError::Codes { .. } => Fault::Recipe,
+        CompileError::Codes { .. } | CompileError::Old { .. } => Fault::Recipe,
         _ => Fault::Model,
     }
 }

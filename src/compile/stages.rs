@@ -18,7 +18,7 @@ use crate::file::{self, ReadError};
 use crate::ir::{Dim, Model, validate};
 use crate::pattern::RuleSet;
 use crate::plan::files::numbers_path;
-use crate::plan::sites::Sites;
+use crate::plan::sites::{Sites, WIDE};
 use crate::plan::{Layer, PlanError, QuantPlan, Rounding, planner};
 use crate::recipe::Recipe;
 use crate::runtime::Array;
@@ -173,6 +173,15 @@ pub fn prepared(
     let Log { timings, journal, .. } = log;
     let p = timed(timings, "prepare", || prepare(m, how, rules, keep_opset, journal).map_err(named))?;
     log.gather();
+    let wide: Vec<_> = p.sites.islands.iter().filter(|(_, why)| why == WIDE).map(|(n, _)| *n).collect();
+    if let Some(n) = wide.first().map(|n| p.model.graph.node(*n)).filter(|_| recipe.quantize.is_some()) {
+        let (count, node, op) = (wide.len(), p.model.graph.label(n), n.op.to_string());
+        if p.sites.linears.is_empty() && p.sites.attentions.is_empty() {
+            return Err(named(CompileError::Wide { count, node, op }));
+        }
+        log.notes
+            .push(format!("{count} operators compute in float64 and stay as they are; the first is `{node}` ({op})"));
+    }
     suits(&p, recipe, keep_opset).map_err(named)?;
     if recipe.quantize.as_ref().is_some_and(|q| !q.linear_only) {
         let Sites { attentions, linears, softmaxes, .. } = &p.sites;

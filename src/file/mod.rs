@@ -14,12 +14,14 @@
 
 mod ledger;
 mod read;
+mod standard;
 pub mod stop;
 mod temp;
 mod write;
 
 pub use ledger::{Conflict, Ledger};
 pub use read::{ReadError, STDIN, Sources, as_text, intact, map, read, text};
+pub use standard::has_output;
 pub use write::{Batch, Pending, WriteError, write};
 
 use std::path::{Path, PathBuf};

@@ -25,7 +25,7 @@ const TEXT: u64 = 16 << 20;
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("{0}")]
+    #[error("{0}; {remedy}", remedy = remedy(.0))]
     Io(#[from] io::Error),
     #[error("it is a device; give a file, a pipe, or `-` for standard input")]
     Device,
@@ -39,6 +39,15 @@ pub enum ReadError {
     NotText,
     #[error("it was changed while it was read; wait until it is complete, and start again")]
     Changed,
+}
+
+/// What to do about a file that cannot be read.
+fn remedy(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "check the path",
+        io::ErrorKind::PermissionDenied => "let it be read (`chmod u+r`), or give another file",
+        _ => "copy it to another disk, and try again",
+    }
 }
 
 /// A file that is mapped somewhere.

@@ -21,10 +21,11 @@ pub enum WriteError {
          (`chmod u+w`)"
     )]
     Protected { path: PathBuf, source: io::Error },
-    #[error("cannot write {path}: {source}; nothing was changed")]
+    #[error("cannot write {path}: {source}; nothing was changed: free space on the disk, or choose another folder")]
     Io { path: PathBuf, source: io::Error },
     #[error(
-        "cannot write {path}: {source}; what stood under {kept:?} before could not be put back, these files are new"
+        "cannot write {path}: {source}; what stood under {kept:?} before could not be put back, these files are new; free space on the disk, and \
+         start again"
     )]
     Part { path: PathBuf, source: io::Error, kept: Vec<PathBuf> },
 }

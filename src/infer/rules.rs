@@ -102,6 +102,10 @@ fn dims(view: &View) -> Option<Option<Dims>> {
         "NonZero" => view.rank(0).map(|r| vec![Some(Size::Known(r as i64)), None]),
         op => match class(op)? {
             Class::Unary | Class::Softmax | Class::Norm => view.some_dims(0),
+            // Until opset 6 the second operand is laid along the axes of the first.
+            Class::Broadcast | Class::Compare if view.opset < 7 && view.node.attrs.get("broadcast").is_some() => {
+                view.some_dims(0)
+            }
             Class::Broadcast | Class::Compare => broadcast_inputs(view, 0),
             Class::Reduction => reduce(view),
             _ => return None,

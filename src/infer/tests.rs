@@ -320,3 +320,54 @@ fn calls_that_leave_out_what_has_a_default_are_legal() {
     let m = crate::text::parse_model(text).expect("a model");
     assert_eq!(super::legal(&m), Ok(()));
 }
+
+#[test]
+fn axes_that_are_left_out_are_those_of_the_standard() {
+    let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[4,3,8] x) => (p0, p1, top, at, rows, back, picked, flat, most, soft)
+        <int64[1] k = {2}, int64[5] ids = {0, 1, 2, 3, 0}, int64[5,3,8] each, float[3] s = {1, 2, 3}, uint8[3] z = {1, 2, 3}>
+        {
+            p0, p1 = Split (x)
+            top, at = TopK (x, k)
+            rows = Gather (x, ids)
+            q = QuantizeLinear (x, s, z)
+            back = DequantizeLinear (q, s, z)
+            picked = GatherElements (x, each)
+            flat = Flatten (x)
+            most = ArgMax (x)
+            soft = Softmax (x)
+        }"#;
+    let m = crate::text::parse_model(text).expect("a model");
+    assert_eq!(super::legal(&m), Ok(()));
+    let map = super::shapes(&m);
+    let sizes =
+        |name: &str| -> Option<Vec<i64>> { map.dims(m.graph.find(name)?)?.iter().map(super::Size::known).collect() };
+    for (name, want) in [
+        ("p0", &[2, 3, 8][..]),
+        ("p1", &[2, 3, 8]),
+        ("top", &[4, 3, 2]),
+        ("at", &[4, 3, 2]),
+        ("rows", &[5, 3, 8]),
+        ("q", &[4, 3, 8]),
+        ("back", &[4, 3, 8]),
+        ("picked", &[5, 3, 8]),
+        ("flat", &[4, 24]),
+        ("most", &[1, 3, 8]),
+        ("soft", &[4, 3, 8]),
+    ] {
+        assert_eq!(sizes(name).as_deref(), Some(want), "{name}");
+    }
+    // A call whose channels lie elsewhere is none.
+    let wrong = |op: &str, call: &str| {
+        let text = format!(
+            "<ir_version: 8, opset_import: [\"\" : 17]> g (float[4,3,8] x) => (y)
+            <float[8] s = {{1, 1, 1, 1, 1, 1, 1, 1}}, uint8[8] z = {{1, 1, 1, 1, 1, 1, 1, 1}}, int64[1] k = {{9}}, int64[1] far = {{4}}> {{ y = {call} }}"
+        );
+        let m = crate::text::parse_model(&text).expect("a model");
+        let e = super::legal(&m).expect_err(op).to_string();
+        assert!(e.contains(op), "{e}");
+    };
+    wrong("QuantizeLinear", "QuantizeLinear (x, s, z)");
+    wrong("TopK", "TopK (x, k)");
+    wrong("Gather", "Gather (x, far)");
+}

@@ -36,7 +36,7 @@ use std::fmt;
 
 use self::constants::{agrees, tensor_problems};
 use super::show::{node_line, type_of, type_text, typed};
-use super::{AttrValue, Changed, DType, Def, Graph, Model, Moment, Node, NodeId, Tensor, ValueId, ops};
+use super::{AttrValue, Changed, DType, Def, Graph, Model, Moment, Node, NodeId, Origin, Tensor, ValueId, ops};
 
 /// A model that was found to obey the invariants of this module. Only [`validate`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +68,8 @@ pub struct Violation {
     pub message: String,
     /// The node, or else the value, as it stands in the text form; empty if it concerns neither.
     pub line: String,
+    /// The pass or rule that made the node; `None` if the file has it.
+    pub by: Option<String>,
 }
 
 /// Every invariant a model breaks: those of the model and of values first, then node by node in execution order.
@@ -77,8 +79,15 @@ pub struct Invalid(pub Vec<Violation>);
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.len() {
-            1 => f.write_str("the model breaks a rule:")?,
-            n => write!(f, "the model breaks {n} rules:")?,
+            1 => f.write_str("the model breaks a rule; ")?,
+            n => write!(f, "the model breaks {n} rules; ")?,
+        }
+        // In front of what may be a long list.
+        match self.0.iter().find_map(|v| v.by.as_ref()) {
+            None => f.write_str("correct it, or export it again:")?,
+            Some(by) => {
+                write!(f, "`{by}` made such a node: correct the plan or rule that it follows, or report a fault:")?
+            }
         }
         let mut above = None;
         for v in &self.0 {
@@ -210,12 +219,12 @@ impl<'m> Checker<'m> {
     }
 
     fn model(&mut self, message: String) {
-        self.bad.push(Violation { node: None, value: None, message, line: String::new() });
+        self.bad.push(Violation { node: None, value: None, message, line: String::new(), by: None });
     }
 
     fn value(&mut self, v: ValueId, message: String) {
         let line = self.g.try_value(v).map_or_else(|| format!("{v:?} (erased)"), typed);
-        self.bad.push(Violation { node: None, value: Some(v), message, line });
+        self.bad.push(Violation { node: None, value: Some(v), message, line, by: None });
     }
 
     fn node(&mut self, id: NodeId, value: Option<ValueId>, message: String) {
@@ -223,7 +232,11 @@ impl<'m> Checker<'m> {
         let n = self.g.node(id);
         let shown = n.name.is_empty() || n.out().and_then(|v| self.g.try_value(v)).is_none_or(|v| v.name != n.name);
         let message = if shown { message } else { format!("node `{}`: {message}", n.name) };
-        self.bad.push(Violation { node: Some(id), value, message, line: node_line(self.g, id) });
+        let by = match &n.origin {
+            Origin::Made { by, .. } => Some(by.clone()),
+            Origin::Imported => None,
+        };
+        self.bad.push(Violation { node: Some(id), value, message, line: node_line(self.g, id), by });
     }
 
     fn opsets(&mut self) {

@@ -23,9 +23,11 @@ pub enum LoadError {
     Truncated { file: String, at: usize, path: String, missing: usize },
     #[error("{file} is not an ONNX model: {what} (byte {at}{}); check that it is the file you meant", place(.path, 0))]
     Malformed { file: String, at: usize, path: String, what: String },
-    #[error("{file} holds no graph; it is no ONNX model, or only the first bytes of one")]
+    #[error("{file} holds no graph; it is no ONNX model, or only the first bytes of one: get the whole file again")]
     NoGraph { file: String },
-    #[error("{file} (format version {ir_version}) imports no operator set; the end of the file may be missing")]
+    #[error(
+        "{file} (format version {ir_version}) imports no operator set; the end of the file may be missing: get the whole file again"
+    )]
     NoOpset { file: String, ir_version: i64 },
     #[error("{file}: {what} has no name; every input, output and constant needs one: export the model again")]
     Unnamed { file: String, what: String },
@@ -38,7 +40,9 @@ pub enum LoadError {
     Duplicate { file: String, value: String, first: String, second: String },
     #[error("{file}: {reader} reads `{value}`, which nothing defines; export the model again")]
     Undefined { file: String, reader: String, value: String },
-    #[error("{file}: node {node} depends on its own output `{value}`; a graph must not have cycles")]
+    #[error(
+        "{file}: node {node} depends on its own output `{value}`; a graph must not have cycles: export the model again"
+    )]
     Cycle { file: String, node: String, value: String },
     #[error("{file}: tensor `{tensor}` lies in the file `{location}`, which {problem}")]
     External { file: String, tensor: String, location: String, problem: String },
@@ -67,7 +71,7 @@ pub enum SaveError {
     Types(Invalid),
     #[error("in a nested graph of node {node}: {source}")]
     Body { node: String, source: Invalid },
-    #[error("the model cannot be written to the pipe: {0}")]
+    #[error("the model cannot be written to the pipe: {0}; give a file, or a reader that takes all of it")]
     Pipe(std::io::Error),
     #[error(
         "the model takes {bytes} bytes, more than the 2 GB one ONNX file may have; let the weights go into a file \

@@ -173,8 +173,9 @@ impl Folder<'_> {
     fn find(&mut self, t: &proto::TensorProto) -> Result<Bytes, (String, String)> {
         let location = location(t);
         let refuse = |problem: String| (location.to_owned(), problem);
-        let (offset, length) =
-            range(t).ok_or_else(|| refuse("is given with an offset or length that is no number".into()))?;
+        let (offset, length) = range(t).ok_or_else(|| {
+            refuse("is given with an offset or length that is no number; export the model again".into())
+        })?;
         if !self.known.contains_key(location) {
             let bytes = self.open(location).map_err(refuse)?;
             self.known.insert(location.to_owned(), bytes);
@@ -185,7 +186,7 @@ impl Folder<'_> {
         if rest.is_none_or(|r| r < length) {
             return Err(refuse(format!(
                 "has {} bytes, too few for the {length} at offset {offset} that the tensor needs: it was cut short or \
-                 belongs to another model",
+                 belongs to another model; put the one that came with the model there",
                 all.len()
             )));
         }
@@ -196,7 +197,7 @@ impl Folder<'_> {
         let inside = !location.is_empty()
             && Path::new(location).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if !inside {
-            return Err("is no path inside the model's folder: refused".into());
+            return Err("is no path inside the model's folder: refused; put the data beside the model, and export it again with that name".into());
         }
         let (named, led) = match self.origin {
             // Where the user's own link leads; the same folder if it is none.
@@ -207,7 +208,9 @@ impl Folder<'_> {
                 return Err(format!("{why}; give the model by its path"));
             }
         };
-        let home = named.canonicalize().map_err(|e| format!("cannot be looked for in {}: {e}", named.display()))?;
+        let home = named
+            .canonicalize()
+            .map_err(|e| format!("cannot be looked for in {}: {e}; check that folder", named.display()))?;
         let homes: Vec<PathBuf> = [Some(home), led].into_iter().flatten().collect();
         let path = named.join(location);
         let there = homes.iter().skip(1).map(|h| h.join(location)).find(|p| !path.exists() && p.exists());
@@ -224,7 +227,7 @@ impl Folder<'_> {
             ));
         }
         if !target.is_file() {
-            return Err("is no regular file: refused".into());
+            return Err("is no regular file: refused; put the data file that came with the model there".into());
         }
         let bytes = file::read(&target).map_err(|e| format!("cannot be read: {e}"))?;
         self.files.push((path, bytes.len() as u64));

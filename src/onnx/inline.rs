@@ -20,7 +20,8 @@ const MOST_BYTES: usize = 200 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum InlineError {
     #[error(
-        "function `{function}` calls itself, directly or through others, or is called through more than {DEEPEST} others"
+        "function `{function}` calls itself, directly or through others, or is called through more than {DEEPEST} others; \
+         export the model without functions"
     )]
     Recursive { function: String },
     #[error(

@@ -10,14 +10,15 @@ use crate::rewrite::Patch;
 /// Converts a model to a newer operator set, so that `LayerNormalization` (17) and `Gelu` (20) can be written.
 ///
 /// # When it fires
-/// On models of operator set 11 and later that are older than the target (17 to 23 are of use). All or nothing: if one
+/// On models that are older than the target (17 to 23 are of use; 7 for models that are older than that). All or nothing: if one
 /// node cannot be converted, an error names every such node and the model stays as it is; keeping the opset is then
 /// the way (recipes have a flag for it, rules fall back on decomposed forms).
 ///
 /// # Why it is correct
 /// For each node every operator version between the two sets is looked at. A version either means the same for all
 /// models that were valid before (a table compared with ONNX's schemas), or has a conversion here, or is refused.
-/// Converted: axes of Squeeze, Unsqueeze and Reduce* and parts of Split become inputs, Split counts its outputs, Softmax
+/// Converted: attributes of Slice, Clip, Pad, TopK and Reshape become inputs, operands that are laid along an axis (until opset
+/// 6) get axes of size 1 behind their own, Upsample and the first Resize become a Resize that says what they mean; axes of Squeeze, Unsqueeze and Reduce* and parts of Split become inputs, Split counts its outputs, Softmax
 /// and its kin over several axes become Flatten, Softmax, Reshape, Dropout and BatchNormalization drop their training
 /// form, RoiAlign and GridSample spell their modes as before, GroupNormalization gets a scale per channel. Bodies of If,
 /// Loop and Scan are of the model's operator set and go the same way, node by node. The file's IR version rises to what
@@ -98,20 +99,29 @@ fn raise_to(cx: &mut Context, to: i64) -> Result<Outcome, PassError> {
     if from >= to {
         return Ok(Outcome::default());
     }
-    if from < 11 {
-        return failed(format!("the model is of opset {from}; conversions are known from 11 on. Export it anew"));
-    }
     let patch = raised(cx, &cx.shapes(), to);
     match patch {
         Ok(p) => cx.commit(p)?,
         Err(bad) => {
+            let remedy = match to {
+                ..=ALIKE => "export it with a newer opset",
+                _ => "keep its opset instead (keep-opset), or export it with a newer one",
+            };
             return failed(format!(
-                "the model cannot be raised from opset {from} to {to}:\n  {}\nkeep its opset instead (keep-opset)",
+                "the model cannot be raised from opset {from} to {to}:\n  {}\n{remedy}",
                 bad.join("\n  ")
             ));
         }
     };
     Ok(Outcome { changes: 1, notes: Vec::new() })
+}
+
+/// From this operator set on, operands are broadcast as they are now: older models are raised to it before anything else.
+pub const ALIKE: i64 = 7;
+
+/// What stands in the way of raising a model to an operator set, node by node.
+pub fn obstacles(model: &Model, to: i64) -> Vec<String> {
+    raised(model, &infer::shapes(model), to).err().unwrap_or_default()
 }
 
 /// What raises a model, or of each node that stands in the way why it does. Nested graphs are of their model's operator set

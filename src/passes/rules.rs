@@ -22,7 +22,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::pattern::{Facts, Refusal, RuleSet, find};
+use crate::budget;
+use crate::pattern::{Facts, Refusal, Rule, RuleSet, find};
 
 use super::{Context, Numerics, Outcome, Pass, PassError};
 
@@ -48,6 +49,10 @@ impl ApplyRules {
 /// Rounds after which rules that keep undoing each other are stopped.
 const ROUNDS: usize = 32;
 
+/// Rules make a model no larger than this, or than so many times what it was.
+const MOST_NODES: usize = 100_000;
+const GROWTH: usize = 8;
+
 impl Pass for ApplyRules {
     fn id(&self) -> &'static str {
         "rules"
@@ -64,10 +69,14 @@ impl Pass for ApplyRules {
     fn run(&self, cx: &mut Context) -> Result<Outcome, PassError> {
         let rules = &self.rules.clone().unwrap_or_else(|| cx.rules().filtered(|r| r.rewrites()));
         let mut out = Outcome::default();
+        let mut last = Vec::new();
+        let most = MOST_NODES.max(cx.graph.node_count().saturating_mul(GROWTH));
         for _ in 0..ROUNDS {
             let mut changed = 0;
             out.notes.clear();
+            let mut fired: Vec<&Rule> = Vec::new();
             for rule in rules.iter() {
+                budget::step(format_args!("rule {}", rule.place()));
                 let patches = {
                     let facts = cx.facts();
                     let hits = find(&facts, rule, &mut BTreeSet::new());
@@ -95,6 +104,9 @@ impl Pass for ApplyRules {
                 };
                 // Matches share no node, and the walk was from the outputs to the inputs: a later patch redirects what an
                 // earlier one reads, never what it made.
+                if !patches.is_empty() {
+                    fired.push(rule);
+                }
                 for p in patches {
                     cx.commit(p)?;
                     changed += 1;
@@ -102,19 +114,33 @@ impl Pass for ApplyRules {
                 if changed > 0 {
                     cx.sweep();
                 }
+                if cx.graph.node_count() > most {
+                    return Err(self.endless(&fired, &format!("{most} nodes")));
+                }
             }
             out.changes += changed;
             if changed == 0 {
                 return Ok(out);
             }
+            last = fired;
         }
-        Err(PassError::Failed {
-            pass: self.id().to_owned(),
-            message: format!(
-                "rules still fire after {ROUNDS} rounds ({}); two of them undo each other, or one makes what it matches",
-                rules.iter().map(|r| r.id.as_str()).collect::<Vec<_>>().join(", ")
+        Err(self.endless(&last, &format!("{ROUNDS} rounds")))
+    }
+}
+
+impl ApplyRules {
+    /// Rules that still fire.
+    fn endless(&self, fired: &[&Rule], after: &str) -> PassError {
+        let places = fired.iter().map(|r| r.place()).collect::<Vec<_>>().join(" and ");
+        let message = match fired {
+            [_] => format!(
+                "rule {places} still fires after {after}: its replacement matches again; let `where` exclude what it makes"
             ),
-        })
+            _ => format!(
+                "rules {places} still fire after {after}: what one makes, another matches; let `where` exclude that, or leave one out"
+            ),
+        };
+        PassError::Failed { pass: self.id().to_owned(), message }
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Rule {
     pub summary: String,
     /// The file it was read from.
     pub file: String,
+    /// The line of its replacement there, from 1.
+    line: Option<usize>,
     pub stands_for: Option<StandsFor>,
     pub(super) pattern: Pattern,
     /// For each line of the match the fragment it comes from, `None` for the rule's own, and its line there, from 1.
@@ -138,6 +140,7 @@ impl Rule {
             id: raw.id.clone(),
             summary: raw.summary.trim().to_owned(),
             file: file.to_owned(),
+            line: yaml::place_of(text, &raw.id, "replace").map(|p| p.line),
             stands_for,
             pattern,
             written: matches.written(),
@@ -154,6 +157,12 @@ impl Rule {
     /// The opset the rule's replacement needs, if it needs more than opset 1.
     pub fn needs_opset(&self) -> Option<i64> {
         self.replacement.as_ref()?.needs.as_ref().map(|n| n.0).filter(|n| *n > 1)
+    }
+
+    /// The rule, and where its replacement stands, for messages: `twice (rules/own.yaml, line 7)`.
+    pub fn place(&self) -> String {
+        let line = self.line.map_or(String::new(), |l| format!(", line {l}"));
+        format!("`{}` ({}{line})", self.id, self.file)
     }
 
     /// The match text, one string a line.

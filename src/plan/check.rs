@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Activation, PlanError, QuantPlan, Readers, Rounding};
+use super::{Activation, Layer, PlanError, QuantPlan, Readers, Rounding};
+use crate::yaml::Step;
 
 impl QuantPlan {
     /// Checks that nothing is decided twice and that every number can be one.
@@ -10,36 +11,65 @@ impl QuantPlan {
     /// # Errors
     /// The first decision that contradicts another one, or holds a number that no model can take.
     pub fn check(&self) -> Result<(), PlanError> {
-        let names = |kind, all: Vec<&str>| once(kind, all.into_iter().map(|n| (n, "")));
-        names("a layer", self.layers.iter().map(|l| l.output.as_str()).collect())?;
-        names("an attention", self.attentions.iter().map(|a| a.output.as_str()).collect())?;
-        names("a constant", self.constants.iter().map(|c| c.value.as_str()).collect())?;
-        names("a fold", self.folds.iter().map(|f| f.value.as_str()).collect())?;
-        names("a sum", self.sums.iter().map(String::as_str).collect())?;
-        once("an equalisation", self.equalisations.iter().map(|e| (e.divided.as_str(), e.between.name())))?;
-        once("an equalisation", self.equalisations.iter().map(|e| (e.multiplied.as_str(), e.between.name())))?;
-        // A value may have codes for the readers that contract and others for the rest, but no two for one reader.
-        once("an activation", self.activations.iter().flat_map(|a| readers(a).iter().map(|r| (a.value.as_str(), *r))))?;
-        // The terms of a sum have no codes of their own.
-        let sums: BTreeSet<&str> = self.sums.iter().map(String::as_str).collect();
-        if let Some(a) = self.activations.iter().find(|a| sums.contains(a.value.as_str())) {
-            return Err(PlanError::Twice { value: a.value.clone(), kind: "an activation and a sum" });
-        }
-        self.activations.iter().try_for_each(outliers)?;
-        for l in &self.layers {
-            let bad = |what: String| Err(PlanError::Number { value: l.output.clone(), what });
-            if !(l.clip.is_finite() && l.clip > 0.0) {
-                return bad(format!("clip {}, which is no share of a range", l.clip));
-            }
-            if l.stored.is_some() != (l.rounding == Rounding::Gptq) {
-                return bad("codes of its own without `rounding: gptq`, or that without codes".to_owned());
-            }
-            if let Some(s) = l.stored.iter().flat_map(|s| &s.scales).find(|s| !(s.is_finite() && **s > 0.0)) {
-                return bad(format!("scale {s}, which is not above 0"));
-            }
-        }
-        Ok(())
+        self.contradiction().map_or(Ok(()), |(way, e)| Err(self.placed(&way, e)))
     }
+
+    /// The first fault, and where in the plan it is.
+    fn contradiction(&self) -> Option<Fault> {
+        let names = |section, kind, all: Vec<&str>| {
+            once(section, kind, all.into_iter().enumerate().map(|(i, n)| (i, n, "")).collect())
+        };
+        let trades = || self.equalisations.iter().enumerate().map(|(i, e)| (i, e, e.between.name()));
+        // A value may have codes for the readers that contract and others for the rest, but no two for one reader.
+        let coded = self.activations.iter().enumerate();
+        let coded = coded.flat_map(|(i, a)| readers(a).iter().map(move |r| (i, a.value.as_str(), *r)));
+        names("layers", "a layer", self.layers.iter().map(|l| l.output.as_str()).collect())
+            .or_else(|| {
+                names("attentions", "an attention", self.attentions.iter().map(|a| a.output.as_str()).collect())
+            })
+            .or_else(|| names("constants", "a constant", self.constants.iter().map(|c| c.value.as_str()).collect()))
+            .or_else(|| names("folds", "a fold", self.folds.iter().map(|f| f.value.as_str()).collect()))
+            .or_else(|| names("sums", "a sum", self.sums.iter().map(String::as_str).collect()))
+            .or_else(|| {
+                let divided = trades().map(|(i, e, kind)| (i, e.divided.as_str(), kind)).collect();
+                once("equalisations", "an equalisation", divided)
+            })
+            .or_else(|| {
+                let multiplied = trades().map(|(i, e, kind)| (i, e.multiplied.as_str(), kind)).collect();
+                once("equalisations", "an equalisation", multiplied)
+            })
+            .or_else(|| once("activations", "an activation", coded.collect()))
+            .or_else(|| self.terms_with_codes())
+            .or_else(|| self.activations.iter().enumerate().find_map(|(i, a)| outliers(i, a)))
+            .or_else(|| self.layers.iter().enumerate().find_map(|(i, l)| numbers(i, l)))
+    }
+
+    /// The terms of a sum have no codes of their own.
+    fn terms_with_codes(&self) -> Option<Fault> {
+        let sums: BTreeSet<&str> = self.sums.iter().map(String::as_str).collect();
+        let i = self.activations.iter().position(|a| sums.contains(a.value.as_str()))?;
+        let value = self.activations[i].value.clone();
+        let e = PlanError::Twice { value, kind: "an activation and a sum" };
+        Some((vec!["activations".into(), i.into(), "value".into()], e))
+    }
+}
+
+/// Where in the plan something is wrong, and what.
+type Fault = (Vec<Step>, PlanError);
+
+fn numbers(i: usize, l: &Layer) -> Option<Fault> {
+    let bad = |key: &str, what: String| {
+        let e = PlanError::Number { value: l.output.clone(), what };
+        Some((vec!["layers".into(), i.into(), key.into()], e))
+    };
+    if !(l.clip.is_finite() && l.clip > 0.0) {
+        return bad("clip", format!("clip {}, which is no share of a range", l.clip));
+    }
+    if l.stored.is_some() != (l.rounding == Rounding::Gptq) {
+        return bad("rounding", "codes of its own without `rounding: gptq`, or that without codes".to_owned());
+    }
+    let wrong = l.stored.iter().flat_map(|s| &s.scales).find(|s| !(s.is_finite() && **s > 0.0))?;
+    bad("stored", format!("scale {wrong}, which is not above 0 and finite"))
 }
 
 fn readers(a: &Activation) -> &'static [&'static str] {
@@ -50,31 +80,34 @@ fn readers(a: &Activation) -> &'static [&'static str] {
     }
 }
 
-fn outliers(a: &Activation) -> Result<(), PlanError> {
+fn outliers(i: usize, a: &Activation) -> Option<Fault> {
     let mut seen = BTreeSet::new();
-    for o in &a.outliers {
-        let bad = |what: String| Err(PlanError::Number { value: a.value.clone(), what });
+    a.outliers.iter().enumerate().find_map(|(n, o)| {
+        let bad = |key: &str, what: String| {
+            let e = PlanError::Number { value: a.value.clone(), what };
+            Some((vec!["activations".into(), i.into(), "outliers".into(), n.into(), key.into()], e))
+        };
         if !seen.insert(o.channel) {
-            return bad(format!("two second codes of channel {}", o.channel));
+            return bad("channel", format!("two second codes of channel {}", o.channel));
         }
         if !(o.scale.is_finite() && o.scale > 0.0) {
-            return bad(format!("scale {} of channel {}, which is not above 0", o.scale, o.channel));
+            return bad("scale", format!("scale {} of channel {}, which is not above 0", o.scale, o.channel));
         }
         if !(0..=255).contains(&o.zero_point) {
-            return bad(format!("zero point {} of channel {}, which is no uint8", o.zero_point, o.channel));
+            return bad(
+                "zero_point",
+                format!("zero point {} of channel {}, which is no uint8", o.zero_point, o.channel),
+            );
         }
-    }
-    Ok(())
+        None
+    })
 }
 
-fn once<'p>(kind: &'static str, all: impl Iterator<Item = (&'p str, &'p str)>) -> Result<(), PlanError> {
+/// The second entry that decides on the same: entries by their number, with what they are of, and which part of it.
+fn once(section: &str, kind: &'static str, all: Vec<(usize, &str, &str)>) -> Option<Fault> {
     let mut seen = BTreeSet::new();
-    for (name, part) in all {
-        if !seen.insert((name, part)) {
-            return Err(PlanError::Twice { value: name.to_owned(), kind });
-        }
-    }
-    Ok(())
+    let (i, value, _) = all.into_iter().find(|(_, name, part)| !seen.insert((*name, *part)))?;
+    Some((vec![section.into(), i.into()], PlanError::Twice { value: value.to_owned(), kind }))
 }
 
 #[cfg(test)]
@@ -100,7 +133,8 @@ mod tests {
             assert!(e.contains("p: ") && e.contains("`v`") && e.contains("twice"), "{a} {b}: {e}");
         }
         assert!(told(&format!("activations:\n{}sums: [v]\n", act("all"))).contains("an activation and a sum"));
-        assert!(told("sums: [v, w, v]\n").contains("`v`"));
+        let e = told("sums: [v, w, v]\n");
+        assert!(e.starts_with("p: sums[2]: ") && e.contains("`v`") && e.ends_with("at line 4 column 14"), "{e}");
         let layer = "- { output: y, weight: i8, rounding: nearest, reason: x }\n";
         assert!(told(&format!("layers:\n{layer}{layer}")).contains("`y`"));
         let fold = "- { value: v, role: residual, factors: '1 2', reason: x }\n";

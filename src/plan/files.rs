@@ -21,7 +21,7 @@ use base64::engine::general_purpose::STANDARD;
 use ndarray::Array1;
 use ndarray_npy::{NpzReader, NpzWriter};
 
-use super::{PlanError, QuantPlan};
+use super::{PlanError, QuantPlan, Source};
 
 /// Lists of more numbers than this are moved out of the text.
 pub const LONG: usize = 64;
@@ -208,7 +208,9 @@ impl QuantPlan {
                 None => whole += &format!("{line}\n"),
             }
         }
-        QuantPlan::from_yaml(&whole, path)
+        // Messages name lines, which are the same in both; the short text is the one to keep.
+        let plan = QuantPlan::from_yaml(&whole, path)?;
+        Ok(QuantPlan { source: Source(Some(text.into())), ..plan })
     }
 }
 

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use crate::ir::masks::NEVER_MEASURED;
 use crate::ir::{Class, Graph, Node, NodeId, Tensor, ValueId};
 
-fn is_low(t: &Tensor) -> bool {
+/// True for a constant that masks are made of.
+pub(super) fn is_low(t: &Tensor) -> bool {
     t.dtype.is_float() && t.to_f32s().is_some_and(|x| x.iter().any(|x| *x <= NEVER_MEASURED || !x.is_finite()))
 }
 

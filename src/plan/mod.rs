@@ -10,6 +10,7 @@ pub mod climb;
 pub mod costs;
 pub mod fed;
 pub mod files;
+mod fits;
 pub(crate) mod head_rows;
 mod hidden;
 pub mod parts;
@@ -19,6 +20,8 @@ pub mod precision;
 pub mod recipe;
 pub mod scores;
 pub mod sites;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +76,20 @@ pub struct QuantPlan {
     /// What each part has, where a search gave parts a precision of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Chosen>,
+    /// Where it was read from.
+    #[serde(skip)]
+    pub source: Source,
+}
+
+/// The text that a plan was read from, which messages name the lines of. Two plans that decide the same are equal, wherever
+/// they come from.
+#[derive(Clone, Debug, Default)]
+pub struct Source(Option<Arc<str>>);
+
+impl PartialEq for Source {
+    fn eq(&self, _: &Source) -> bool {
+        true
+    }
 }
 
 /// A factor and an offset per channel moved from a value into the layers after it: `x` becomes `(x - offset) / factor`, the
@@ -290,6 +307,14 @@ pub enum PlanError {
     Missing { what: String, kind: &'static str },
     #[error("{path}: {source}")]
     Contradiction { path: String, source: Box<PlanError> },
+    /// With the place in the plan's text.
+    #[error("{told}")]
+    Placed { told: String },
+    #[error(
+        "the plan is of recipe `{recipe}`, which is none of the shipped ones, and the run is with `{given}`; correct the name, or \
+         give that recipe with --recipe"
+    )]
+    Recipe { recipe: String, given: String },
     #[error("the plan decides on `{value}` twice (as {kind}); delete one of the entries")]
     Twice { value: String, kind: &'static str },
     #[error("the plan gives `{value}` {what}; correct it, or make a new plan with `fqvit-opt plan`")]
@@ -314,6 +339,7 @@ impl QuantPlan {
     pub fn from_yaml(text: &str, path: &str) -> Result<QuantPlan, PlanError> {
         let p: QuantPlan = crate::yaml::from_str(text)
             .map_err(|e| PlanError::Read { path: path.to_owned(), message: e.to_string() })?;
+        let p = QuantPlan { source: Source(Some(text.into())), ..p };
         if p.version != VERSION {
             return Err(PlanError::Version { path: path.to_owned(), found: p.version });
         }

@@ -16,7 +16,7 @@ use super::head_rows::{read_tokens, values_before};
 use super::recipe::{Candidate, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
-use super::{Activation, AttentionPlan, Constant, Fold, Island, Layer, QuantPlan, Readers, Role, VERSION};
+use super::{Activation, AttentionPlan, Constant, Fold, Island, Layer, QuantPlan, Readers, Role, Source, VERSION};
 use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
 use crate::pattern::Attention;
 use crate::quant::hist::Moments;
@@ -207,6 +207,7 @@ pub fn plan(
         assume_vnni: recipe.weights.assume_vnni,
         islands: Vec::new(),
         parts: Vec::new(),
+        source: Source::default(),
     };
     let worth = Worth::of(g, sites, recipe.costs.as_ref());
     let linears: Vec<(usize, &Linear)> = sites.linears.iter().enumerate().filter(|(i, _)| worth.layers[*i]).collect();

@@ -1,6 +1,7 @@
 //! What a recipe says about quantization: which candidates the planner may choose from, role by role.
 
 use indexmap::IndexMap;
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
 use super::{Between, Role, Rounding, Target};
@@ -71,17 +72,43 @@ pub struct Costs {
 
 /// A role, or what stands for all the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", untagged)]
+#[serde(try_from = "String", into = "String")]
 pub enum ActivationKey {
     Role(Role),
-    Default(DefaultKey),
+    Default,
 }
 
-/// The key that stands for all roles without candidates of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DefaultKey {
-    Default,
+impl ActivationKey {
+    /// The role, if it is one.
+    pub fn role(self) -> Option<Role> {
+        match self {
+            ActivationKey::Role(r) => Some(r),
+            ActivationKey::Default => None,
+        }
+    }
+
+    /// What recipes call it.
+    pub fn name(self) -> &'static str {
+        self.role().map_or("default", Role::name)
+    }
+}
+
+impl From<ActivationKey> for String {
+    fn from(k: ActivationKey) -> String {
+        k.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for ActivationKey {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<ActivationKey, String> {
+        if name == "default" {
+            return Ok(ActivationKey::Default);
+        }
+        let role = Role::deserialize(name.into_deserializer());
+        role.map(ActivationKey::Role).map_err(|e: serde::de::value::Error| format!("{e}, or `default`"))
+    }
 }
 
 /// How weights become codes.
@@ -235,7 +262,7 @@ pub struct Strengths {
 
 /// How attention weights are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum AttentionRecipe {
     /// Log-Int-Softmax.
     Lis {
@@ -274,7 +301,7 @@ impl QuantRecipe {
     pub fn candidates(&self, role: Role) -> &[Candidate] {
         self.activations
             .get(&ActivationKey::Role(role))
-            .or_else(|| self.activations.get(&ActivationKey::Default(DefaultKey::Default)))
+            .or_else(|| self.activations.get(&ActivationKey::Default))
             .map_or(&[], Vec::as_slice)
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::hidden::is_low;
 pub use super::hidden::mask_inputs;
 use crate::ir::{DType, Graph, Node, NodeId, ValueId};
 use crate::pattern::Attention;
@@ -189,6 +190,13 @@ pub fn repeats(n: &Node) -> bool {
     n.is_whole_move() || n.op.is("Expand") || n.op.is("Tile")
 }
 
+/// Why what computes in float64 has no codes.
+pub const WIDE: &str = "it computes in float64, and codes stand for float32";
+
+fn is_wide(g: &Graph, v: ValueId) -> bool {
+    g.value(v).ty.as_ref().is_some_and(|t| t.dtype == DType::DOUBLE)
+}
+
 fn float_value(g: &Graph, v: ValueId) -> bool {
     g.value(v).ty.as_ref().is_none_or(|t| t.dtype == DType::FLOAT)
 }
@@ -205,7 +213,7 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
     }
     let (x, weight) = (n.input(0)?, n.input(1)?);
     let w = g.try_init(weight)?;
-    if is_const(g, x) || !w.dtype.is_float() {
+    if is_const(g, x) || w.dtype != DType::FLOAT {
         return None;
     }
     let (out_axis, in_axis, is_conv) = match n.op.name.as_str() {
@@ -228,7 +236,7 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
     let y = n.out()?;
     if let Some(b) = n.input(2) {
         let ok = constant_out(b) && (is_conv || n.float("beta") == 1.0);
-        let fits = g.try_init(b).is_some_and(|t| t.len() == channels);
+        let fits = g.try_init(b).is_some_and(|t| t.len() == channels && !is_low(t));
         return (ok && fits).then_some(Linear {
             node: id,
             x,
@@ -248,9 +256,10 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
         && !g.is_output(y)
     {
         let other = g.node(add).input(1 - slot)?;
-        // A vector over the output channels, possibly with leading ones.
+        // A vector over the output channels, possibly with leading ones. A mask is no bias: its numbers would leave no steps
+        // for the weights, which the codes of a bias share.
         let fits = g.try_init(other).is_some_and(|t| {
-            t.len() == channels && t.dims.last() == Some(&(channels as i64)) && t.dtype == DType::FLOAT
+            t.len() == channels && t.dims.last() == Some(&(channels as i64)) && t.dtype == DType::FLOAT && !is_low(t)
         });
         if fits {
             l.bias = Some(Bias { value: other, add: Some(add) });

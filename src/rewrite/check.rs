@@ -108,7 +108,10 @@ impl Patch {
             }
             Edit::Input { node, slot, new } => {
                 self.live_node(g, *node)?;
-                if *slot > g.node(*node).inputs.len() {
+                // Those between the node's own and this one are set by the patch as well.
+                let own = g.node(*node).inputs.len();
+                let added = |e: &&Edit| matches!(e, Edit::Input { node: n, slot, .. } if n == node && *slot >= own);
+                if *slot >= own + self.edits.iter().filter(added).count() {
                     return Err(PatchError::NoSlot { by: by(), node: name_of(g, *node), slot: *slot });
                 }
                 new.iter().try_for_each(|r| self.live(g, *r))?;

@@ -44,6 +44,8 @@ mod fuse;
 #[cfg(feature = "tract")]
 mod host;
 #[cfg(feature = "tract")]
+mod kept;
+#[cfg(feature = "tract")]
 mod norm;
 #[cfg(feature = "tract")]
 mod prepare;
@@ -79,4 +81,4 @@ pub use samples::{fold_samples, map_samples};
 #[cfg(feature = "tract")]
 pub use error::RuntimeError;
 #[cfg(feature = "tract")]
-pub use session::{Outputs, Port, Session, SessionOptions, Tapped, lacks, misread, onnx};
+pub use session::{Outputs, Port, Session, SessionOptions, Tapped, forget_sessions, lacks, misread, onnx};

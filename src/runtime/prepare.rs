@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tract_onnx::model::OnnxOpRegister;
 use tract_onnx::pb;
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::optim::Optimizer;
 
 use super::RuntimeError;
 use crate::ir::{DType, Dim};
@@ -20,10 +21,25 @@ pub(super) fn runnable(typed: TypedModel, optimize: bool) -> TractResult<Arc<Typ
         return typed.into_runnable();
     }
     // tract's rewrites fail on some valid graphs (a strided Slice after a Reshape); as written, these run too.
-    match typed.clone().into_optimized() {
+    match optimized(typed.clone()) {
         Ok(model) => model.into_runnable(),
         Err(_) => typed.into_runnable(),
     }
+}
+
+/// Readers of one value beyond which they are not compared two by two, as one of tract's passes does to join equal ones.
+const MANY_READERS: usize = 64;
+
+fn optimized(mut model: TypedModel) -> TractResult<TypedModel> {
+    let many = model.nodes().iter().flat_map(|n| &n.outputs).any(|o| o.successors.len() > MANY_READERS);
+    let passes = |mut all: Optimizer| {
+        // The pass has no name but that of its type.
+        all.passes.retain(|p| !many || format!("{p:?}") != "PushSplitDown");
+        all
+    };
+    passes(Optimizer::declutter()).session().optimize(&mut model)?;
+    model.optimize_with_session(&mut passes(Optimizer::codegen()).session())?;
+    Ok(model)
 }
 
 /// Refuses operators that tract does not have or would take for others. It looks operators up by name alone.

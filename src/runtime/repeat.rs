@@ -8,7 +8,9 @@
 //! As in onnxruntime, what the body says of the condition is obeyed whether or not the node is given one; the standard has
 //! it ignored where the node has none.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use tract_onnx::Onnx;
 use tract_onnx::model::{ParseResult, ParsingContext};
@@ -19,6 +21,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::prepare;
 use super::prepare::runnable;
+use crate::budget;
 
 /// Plans of one Loop that are kept at a time.
 const KEPT: usize = 64;
@@ -251,7 +254,7 @@ impl InferenceOp for Loop {
         let trip = given(0).filter(|_| self.has_trip && begins).map(|k| k.cast_to_scalar::<i64>()).transpose()?;
         let outer: Vec<TypedFact> =
             inputs[skip..].iter().map(|i| Ok(target.outlet_fact(*i)?.without_value())).collect::<TractResult<_>>()?;
-        let runner = Runner { body, plans: Mutex::default() };
+        let runner = Runner { body, plans: Mutex::default(), spent: AtomicU64::new(0) };
         let node_name = &self.body.node;
         let facts = runner.facts(&outer, &self.slots, trip, &target.symbols);
         let facts = facts.with_context(|| format!("Loop '{node_name}'"))?;
@@ -292,6 +295,9 @@ type Key = (Vec<(DatumType, TVec<usize>)>, Option<Vec<Vec<i64>>>);
 struct Runner {
     body: Body,
     plans: Mutex<HashMap<Key, Result<Plan, String>>>,
+    /// Microseconds that iterations took in all runs of the session: each sample is progress, and a million of iterations in each
+    /// of them would never come to an end.
+    spent: AtomicU64,
 }
 
 impl Runner {
@@ -344,6 +350,23 @@ impl Runner {
         let plan = self.plan(&key, &known);
         let plan = plan.map_err(|e| format_err!("{e}; as one plan for all iterations: {why}"))?;
         plan.run(rest.into_iter().map(|(_, t)| t).collect())
+    }
+
+    /// Refuses a loop that has taken as long, in all samples so far, as anything may take without progress. The watchdog, which
+    /// knows no node, would end the program a little later.
+    fn in_time(&self, since: &mut Instant) -> TractResult<()> {
+        let Some(most) = budget::patience() else { return Ok(()) };
+        let now = Instant::now();
+        // Several threads run the same loop, each another sample.
+        let one = now.duration_since(std::mem::replace(since, now)).as_micros() as u64;
+        let taken = self.spent.fetch_add(one, Ordering::Relaxed) + one;
+        ensure!(
+            u128::from(taken) <= most.as_micros() * 9 / 10,
+            "its iterations have taken {:.1} s in all samples so far, which is long for a file of this size; if their number is \
+             meant, allow more with --patience, or give fewer --samples",
+            taken as f64 / 1e6
+        );
+        Ok(())
     }
 
     /// What the node's outputs are, and sizes that only a run tells as symbols of their own.
@@ -476,6 +499,7 @@ impl TypedLoop {
         let read: TVec<TValue> = inputs.collect();
         let mut collected: Vec<Vec<Tensor>> = vec![vec![]; body.names.len() - 1 - body.carried];
         let mut at = 0i64;
+        let mut since = Instant::now();
         while goes_on && trip.is_none_or(|n| at < n) {
             let number = if body.vector { tensor1(&[at]) } else { tensor0(at) };
             let mut feed: TVec<TValue> = tvec!(number.into_tvalue());
@@ -494,6 +518,7 @@ impl TypedLoop {
                 all.push(t);
             }
             at += 1;
+            self.runner.in_time(&mut since).with_context(|| format!("iteration {at}"))?;
         }
         let mut made = tvec!();
         for (slot, fact) in self.slots.iter().zip(&self.facts) {

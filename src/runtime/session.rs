@@ -11,6 +11,7 @@ use tract_onnx::pb;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::DimLike;
 
+use super::kept::{self, Kept};
 use super::{Array, Element, RuntimeError, conv, fuse, host, prepare, product, qdq, repeat};
 use crate::budget;
 use crate::ir::{DType, Dim, Graph, Node, Validated};
@@ -127,9 +128,16 @@ impl Tapped<'_> {
     }
 }
 
+static SESSIONS: Kept<Session> = Kept::new();
+
+/// Lets go of the sessions that are kept for whoever asks for the same again: at the end of a compilation.
+pub fn forget_sessions() {
+    SESSIONS.forget();
+}
+
 /// A model ready to run. Runs may overlap: samples go to threads, each run stays on its caller's
 /// (see [`fold_samples`](super::fold_samples)).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Session {
     plan: Arc<TypedRunnableModel>,
     inputs: Vec<Port>,
@@ -150,13 +158,21 @@ impl Session {
             return Err(RuntimeError::Unsupported { node: g.label(n), op: n.op.name.clone(), why: why.into() });
         }
         let (message, weights) = onnx::encode_apart(model);
+        let key = kept::key(&message, weights.iter().map(|(i, w)| (*i, &w[..])), options);
+        if let Some(session) = key.as_ref().and_then(|k| SESSIONS.find(k)) {
+            return Ok(session);
+        }
         let mut proto = decoded(&message)?;
         drop(message);
         for (i, data) in weights {
             let initializer = proto.graph.as_mut().and_then(|g| g.initializer.get_mut(i));
             initializer.expect("the message holds what was encoded").raw_data = data.to_vec();
         }
-        Session::of_proto(&operators(options.optimize), proto, None, options)
+        let session = Session::of_proto(&operators(options.optimize), proto, None, options)?;
+        if let Some(key) = key {
+            SESSIONS.keep(key, &session);
+        }
+        Ok(session)
     }
 
     /// Loads an encoded ONNX file. `dir` is where its external data lie, if it has any.

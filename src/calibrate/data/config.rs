@@ -1,24 +1,50 @@
 //! What transformers and timm write beside a model about its pictures: `preprocessor_config.json`, `data_config.json`, and
 //! `config.json` with a `pretrained_cfg`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, Value};
 
 use super::DataError;
 use super::presets::{Fit, Interpolation, Preset, Side};
 use super::said::{Manner, Said};
-use crate::file;
+use crate::file::{self, ReadError};
 
 /// Names that are looked for, the first one that says something counts.
 const NAMES: [&str; 3] = ["preprocessor_config.json", "data_config.json", "config.json"];
+
+/// Texts of files, each read once in a run: what is calibrated and what is verified on cannot go by two versions of a file.
+/// Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Texts(Arc<Mutex<BTreeMap<PathBuf, Arc<str>>>>);
+
+impl PartialEq for Texts {
+    /// Options are the same whether their files have been read or not.
+    fn eq(&self, _: &Texts) -> bool {
+        true
+    }
+}
+
+impl Texts {
+    fn of(&self, path: &Path) -> Result<Arc<str>, ReadError> {
+        let mut known = self.0.lock().expect("no panic inside");
+        if let Some(text) = known.get(path) {
+            return Ok(text.clone());
+        }
+        let text: Arc<str> = file::text(path)?.into();
+        known.insert(path.to_owned(), text.clone());
+        Ok(text)
+    }
+}
 
 /// The first file beside a model that says how its pictures are prepared. Exporters put the model into a folder `onnx` of its
 /// repository, so that files in the folder above belong to it, too.
 ///
 /// # Errors
 /// If one of these names is a file that cannot be read or is no JSON.
-pub(super) fn beside(model: &Path) -> Result<Option<(PathBuf, Said)>, DataError> {
+pub(super) fn beside(model: &Path, texts: &Texts) -> Result<Option<(PathBuf, Said)>, DataError> {
     let here = match model.parent() {
         Some(p) if p != Path::new("") => p.to_owned(),
         _ => PathBuf::from("."),
@@ -28,12 +54,12 @@ pub(super) fn beside(model: &Path) -> Result<Option<(PathBuf, Said)>, DataError>
         for path in NAMES.map(|n| folder.join(n)) {
             // Many things are called config.json.
             let ours = || {
-                let text = file::text(&path).unwrap_or_default();
-                !path.ends_with("config.json") || ["pretrained_cfg", "input_size"].iter().any(|k| text.contains(k))
+                let says = |text: Arc<str>| ["pretrained_cfg", "input_size"].iter().any(|k| text.contains(k));
+                !path.ends_with("config.json") || texts.of(&path).is_ok_and(says)
             };
             if path.is_file()
                 && ours()
-                && let Some(said) = read(&path)?
+                && let Some(said) = read(&path, texts)?
             {
                 return Ok(Some((path, said)));
             }
@@ -46,9 +72,9 @@ pub(super) fn beside(model: &Path) -> Result<Option<(PathBuf, Said)>, DataError>
 ///
 /// # Errors
 /// If it cannot be read, is no JSON, or says something in a way that is unknown.
-pub(super) fn read(path: &Path) -> Result<Option<Said>, DataError> {
+pub(super) fn read(path: &Path, texts: &Texts) -> Result<Option<Said>, DataError> {
     let wrong = |reason: String| DataError::Config { path: path.to_path_buf(), reason };
-    let text = file::text(path).map_err(|e| wrong(e.to_string()))?;
+    let text = texts.of(path).map_err(|e| wrong(e.to_string()))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
     let Value::Object(all) = value else { return Ok(None) };
     let said = if let Some(Value::Object(cfg)) = all.get("pretrained_cfg") {

@@ -12,6 +12,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader};
 
 use super::DataError;
+use super::extras::without_extras;
 use super::pictures::Geometry;
 use super::presets::Interpolation;
 use crate::budget;
@@ -88,6 +89,7 @@ fn decoded(
     let length = about.len();
     room(Some(length), format!("a picture of {} in the file", budget::readable(length)))?;
     let bytes = std::fs::read(path).map_err(io)?;
+    let bytes = without_extras(&bytes).map_err(fail)?;
     if is_cut_jpeg(&bytes) {
         return Err(fail("the JPEG is cut off: it has no end-of-image marker".to_string()));
     }

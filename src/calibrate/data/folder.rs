@@ -1,12 +1,13 @@
 //! A folder of pictures: which of its files are some, which class each is of, and which cannot be read.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::ImageReader;
 
 use super::decode::{Wanted, fits, is_cut_jpeg};
+use super::extras::{is_png, png_head};
 use super::{DataError, labels};
 
 /// What a folder holds.
@@ -272,7 +273,15 @@ fn size(path: &Path) -> Result<(u32, u32), String> {
     if cut {
         return Err("cut off: it has no end-of-image marker".to_owned());
     }
-    let reader = ImageReader::new(reader).with_guessed_format().map_err(|e| e.to_string())?;
+    if is_png(&head) {
+        let head = png_head(&mut reader).map_err(|e| e.to_string())?;
+        return dimensions(Cursor::new(head));
+    }
+    dimensions(reader)
+}
+
+fn dimensions(from: impl BufRead + Seek) -> Result<(u32, u32), String> {
+    let reader = ImageReader::new(from).with_guessed_format().map_err(|e| e.to_string())?;
     if reader.format().is_none() || !reader.format().is_some_and(|f| f.reading_enabled()) {
         return Err("no picture, whatever its name says".to_owned());
     }

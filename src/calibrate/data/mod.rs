@@ -18,6 +18,7 @@ mod config;
 mod convert;
 mod decode;
 mod error;
+mod extras;
 mod fixed;
 mod folder;
 mod images;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::config::Texts;
 use super::fixed::FixedInput;
 #[cfg(feature = "cli")]
 use super::presets::PresetParser;
@@ -72,6 +73,9 @@ pub struct DataOptions {
     /// Seed of the synthetic data
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t = 0))]
     pub seed: u64,
+    /// Texts of the files that say how pictures become numbers, as they were read first
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub texts: Texts,
 }
 
 #[cfg(feature = "cli")]
@@ -165,7 +169,7 @@ impl DataOptions {
             _ if self.calibrate.as_ref().is_some_and(|p| p.is_file()) => None,
             (Some(p), _) if p.as_os_str() == "none" => None,
             (Some(p), _) => Some(p.clone()),
-            (None, Some(model)) => config::beside(model)?.map(|(path, _)| path),
+            (None, Some(model)) => config::beside(model, &self.texts)?.map(|(path, _)| path),
             (None, None) => None,
         })
     }

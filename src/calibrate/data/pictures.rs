@@ -29,7 +29,7 @@ impl Pictures {
     /// Flags before a file before a preset, each only for what it says. A preset that was asked for counts before the file.
     pub(super) fn of(options: &DataOptions) -> Result<Pictures, DataError> {
         let found = match options.preprocessing_file()? {
-            Some(path) => match config::read(&path)? {
+            Some(path) => match config::read(&path, &options.texts)? {
                 Some(said) => Some((path, said)),
                 None => {
                     let reason = "says nothing of pictures: there is neither `image_mean` (transformers) nor `pretrained_cfg` (timm)";

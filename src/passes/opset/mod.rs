@@ -1,5 +1,6 @@
 //! What it takes to bring one node from one operator set to a newer one.
 
+mod early;
 mod unchanged;
 
 use crate::infer::ShapeMap;
@@ -41,6 +42,9 @@ pub(super) fn convert(job: &Conversion, patch: &mut Patch) -> Result<(), String>
 impl Conversion<'_> {
     /// The conversion to one new version of the operator.
     fn step(&self, op: &str, version: i64, patch: &mut Patch) -> Result<(), String> {
+        if let Some(done) = self.early(op, version, patch) {
+            return done;
+        }
         match (op, version) {
             ("Softmax" | "LogSoftmax" | "Hardmax", 13) => self.softmax(op, patch),
             ("Squeeze" | "Unsqueeze" | "ReduceSum", 13) => self.to_input("axes", patch),

@@ -8,7 +8,9 @@ use super::super::apart::apart;
 use super::super::channels::channel_axis;
 use super::super::hidden::hidden;
 use super::super::scores::score_site;
-use super::{Role, Site, Sites, fixed, float_value, is_const, linear, moved_from, reading_nodes, trace_back};
+use super::{
+    Role, Site, Sites, WIDE, fixed, float_value, is_const, is_wide, linear, moved_from, reading_nodes, trace_back,
+};
 use crate::ir::{Class, DType, Def, Graph, Model, Node, NodeId, ValueId};
 use crate::pattern::Attention;
 
@@ -201,6 +203,9 @@ impl<'g> Finder<'g> {
         if let Some(why) = made.filter(|_| self.apart.contains_key(&a.softmax)) {
             return Some((*why).to_owned());
         }
+        if is_wide(g, a.out) {
+            return Some(WIDE.to_owned());
+        }
         if let Some(s) = a.chain.scale.filter(|s| !(s.factor > 0.0 && s.factor.is_finite())) {
             return Some(format!("its scores are multiplied with {}, which is not above 0", s.factor));
         }
@@ -273,6 +278,8 @@ impl<'g> Finder<'g> {
             if (elementwise || n.op.is_onnx() && n.is_a(Class::Product)) && self.float_out(n) {
                 self.island(id, *why);
             }
+        } else if n.is_a(Class::Product) && n.out().is_some_and(|v| is_wide(self.g, v)) {
+            self.island(id, WIDE);
         } else if n.is_a(Class::Product) {
             self.product(id, n);
         } else if elementwise {

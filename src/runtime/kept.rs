@@ -1,0 +1,89 @@
+//! Sessions that are asked for again. A compilation runs the same model to verify it, to compare it with the file and to time
+//! it, and for a graph of thousands of nodes loading takes far longer than running.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::sync::{Mutex, MutexGuard};
+
+/// How many are kept, and of how many bytes the model of each may be: where weights are large, loading is not what takes time,
+/// and memory is.
+const KEPT: usize = 4;
+const MOST_BYTES: usize = 8 << 20;
+
+/// What a session is made of.
+pub(super) type Key = blake3::Hash;
+
+/// The last sessions that were loaded.
+#[derive(Debug)]
+pub(super) struct Kept<S>(Mutex<VecDeque<(Key, S)>>);
+
+impl<S: Clone> Kept<S> {
+    pub const fn new() -> Kept<S> {
+        Kept(Mutex::new(VecDeque::new()))
+    }
+
+    fn all(&self) -> MutexGuard<'_, VecDeque<(Key, S)>> {
+        // Sessions are put there whole, so what a panic left behind is still good.
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub fn find(&self, key: &Key) -> Option<S> {
+        self.all().iter().find(|(k, _)| k == key).map(|(_, s)| s.clone())
+    }
+
+    pub fn keep(&self, key: Key, session: &S) {
+        let mut all = self.all();
+        all.push_front((key, session.clone()));
+        all.truncate(KEPT);
+    }
+
+    pub fn forget(&self) {
+        self.all().clear();
+    }
+}
+
+/// The key of a model in its parts, loaded in this way; `None` if it is too large to be kept.
+pub(super) fn key<'a>(
+    message: &[u8],
+    weights: impl Iterator<Item = (usize, &'a [u8])> + Clone,
+    how: &impl Debug,
+) -> Option<Key> {
+    let bytes = weights.clone().map(|(_, w)| w.len()).sum::<usize>() + message.len();
+    if bytes > MOST_BYTES {
+        return None;
+    }
+    let mut h = blake3::Hasher::new();
+    let mut part = |bytes: &[u8]| {
+        h.update(&bytes.len().to_le_bytes());
+        h.update(bytes);
+    };
+    part(format!("{how:?}").as_bytes());
+    part(message);
+    for (i, w) in weights {
+        part(&i.to_le_bytes());
+        part(w);
+    }
+    Some(h.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_are_kept_under_what_they_are_made_of() {
+        let of = |message: &str, weight: &[u8], how: &str| key(message.as_bytes(), [(0, weight)].into_iter(), &how);
+        let keys: Vec<Key> =
+            [of("m", b"w", "a"), of("m", b"v", "a"), of("n", b"w", "a"), of("m", b"w", "b"), of("mw", b"", "a")]
+                .into_iter()
+                .flatten()
+                .collect();
+        let kept = Kept::new();
+        keys.iter().enumerate().for_each(|(i, k)| kept.keep(*k, &i));
+        let found: Vec<Option<usize>> = keys.iter().map(|k| kept.find(k)).collect();
+        assert_eq!(found, [None, Some(1), Some(2), Some(3), Some(4)]);
+        kept.forget();
+        assert_eq!(kept.find(&keys[4]), None);
+        assert!(of("m", &vec![0; MOST_BYTES], "a").is_none());
+    }
+}
