@@ -223,7 +223,7 @@ pub struct Strengths {
 
 /// How attention weights are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum AttentionRecipe {
     /// Log-Int-Softmax.
     Lis {
