@@ -12,6 +12,7 @@ FROM debian:bookworm-slim
 COPY --from=build /src/target/release/fqvit-opt /usr/local/bin/fqvit-opt
 COPY LICENSE LICENSE-APACHE LICENSE-MIT /usr/share/doc/fqvit-opt/
 WORKDIR /work
-USER nobody
+# Nobody, by number: orchestrators that forbid root look for one.
+USER 65534:65534
 ENTRYPOINT ["fqvit-opt"]
 CMD ["--help"]

@@ -38,6 +38,7 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 
 #[cfg(feature = "tract")]
+pub mod checked;
 pub mod closer;
 #[cfg(feature = "tract")]
 pub mod comparison;
@@ -59,6 +60,7 @@ pub mod keep;
 mod laws_tests;
 #[cfg(feature = "tract")]
 pub mod mixed;
+pub mod normalised;
 #[cfg(feature = "tract")]
 pub mod outline;
 #[cfg(feature = "tract")]

@@ -77,6 +77,13 @@ impl Recipe {
         }
     }
 
+    /// The recipe that made a plan, by the name that the plan has of it: a shipped one, or one of a user's passes folder. A
+    /// name is no path here, whatever a plan says.
+    pub fn of_plan(name: &str, dir: Option<&Path>) -> Option<Recipe> {
+        let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        if is_word { Recipe::find(name, dir).ok() } else { None }
+    }
+
     /// The file that [`find`](Recipe::find) reads; `None` for a shipped recipe, or one that there is not.
     pub fn file(name: &str, dir: Option<&Path>) -> Option<PathBuf> {
         let file = Path::new(name);
@@ -186,7 +193,11 @@ fn not_finite(word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::quant::ptf::{Factors, PtfRule};
+    use crate::quant::range::Range;
 
     #[test]
     fn every_shipped_recipe_reads() {
@@ -211,6 +222,91 @@ mod tests {
         {
             let e = with(list).expect_err(list).to_string();
             assert!(e.contains("r.yaml") && e.contains(says), "{list}: {e}");
+        }
+    }
+
+    /// The names that a reader of recipes takes at one place: it lists them when it is given another one. `at` is a pointer into
+    /// a whole recipe, to an object that gets a key, or to a word that is replaced.
+    fn taken_at(at: &str) -> Vec<String> {
+        let strengths = json!({ "strengths": [1.0] });
+        let zero =
+            ["layer-float", "layer-codes", "product-float", "product-codes", "quantize", "move-float", "move-codes"];
+        let costs: serde_json::Map<_, _> = zero.iter().map(|k| (k.to_string(), json!(1.0))).collect();
+        let mut whole = json!({
+            "name": "r", "summary": "s", "prepare": { "opset": 17 }, "thresholds": {},
+            "quantize": {
+                "weights": { "code": "i8", "rounding": "nearest" },
+                "activations": { "default": [
+                    { "kind": "affine", "range": "min-max", "code": "u8" },
+                    { "kind": "wide", "beyond": 0.1 },
+                ] },
+                "folds": { "input": strengths }, "equalise": { "value": strengths }, "costs": costs, "target": "qdq",
+                "attention": { "kind": "lis", "scores": "weights", "spec": { "anchor": "max" } },
+                "keep-float": ["input"],
+            },
+        });
+        assert!(serde_json::from_value::<Recipe>(whole.clone()).is_ok());
+        match whole.pointer_mut(at).expect(at) {
+            serde_json::Value::Object(map) => drop(map.insert("zzz".into(), json!(1))),
+            word => *word = json!("zzz"),
+        }
+        let said = serde_json::from_value::<Recipe>(whole).expect_err(at).to_string();
+        assert!(said.contains("unknown"), "{at} takes anything: {said}");
+        said.split('`').skip(1).step_by(2).filter(|w| *w != "zzz").map(str::to_owned).collect()
+    }
+
+    /// Whatever a reader of recipes takes stands in the documentation, and nothing is taken without a word.
+    #[test]
+    fn every_key_is_documented() {
+        let doc = ["recipes.md", "plan.md"].map(|f| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(f);
+            std::fs::read_to_string(path).expect("documentation")
+        });
+        let [doc, of_spec] = &doc;
+        let mut keys: Vec<String> = [
+            "",
+            "/prepare",
+            "/thresholds",
+            "/quantize",
+            "/quantize/weights",
+            "/quantize/activations/default/0",
+            "/quantize/activations/default/1",
+            "/quantize/activations/default/0/kind",
+            "/quantize/folds/input",
+            "/quantize/equalise",
+            "/quantize/equalise/value",
+            "/quantize/costs",
+            "/quantize/attention",
+            "/quantize/attention/kind",
+            "/quantize/attention/scores",
+            "/quantize/attention/spec",
+            "/quantize/target",
+            "/quantize/weights/rounding",
+            "/quantize/weights/code",
+            "/quantize/keep-float/0",
+        ]
+        .into_iter()
+        .flat_map(taken_at)
+        .collect();
+        assert!(keys.len() > 80 && keys.iter().any(|k| k == "move-codes"), "{keys:?}");
+        // The rule of a `ptf` candidate stands among the candidate's own keys, where no reader lists them.
+        let rule = PtfRule {
+            max_shift: 7,
+            factors: Factors::Whole,
+            channel_zeros: true,
+            range: Range::Mse,
+            published_base: true,
+            normalised: true,
+        };
+        let serde_json::Value::Object(rule) = serde_json::to_value(rule).expect("plain") else { panic!() };
+        keys.extend(rule.keys().cloned());
+        keys.extend(["second-code-beyond", "headroom", "percentile", "powers", "whole"].map(str::to_owned));
+        let stands = |k: &str| [format!("`{k}`"), format!("`{k}:"), format!("{{ {k}:")].iter().any(|w| doc.contains(w));
+        for k in keys {
+            assert!(stands(&k), "docs/recipes.md lacks `{k}`");
+        }
+        for k in taken_at("/quantize/attention/spec/anchor") {
+            assert!(of_spec.contains(&format!("`{k}`")), "docs/plan.md lacks `{k}`");
         }
     }
 

@@ -140,12 +140,24 @@ fn a_plan_says_by_which_recipe_it_was_made() {
     assert_eq!(code(&compile(&["--recipe", "linear-w8a8"])), Some(0));
     let q = fs::read(dir.path().join("q.onnx")).expect("written");
     assert!(fs::metadata(dir.path().join("p.yaml")).expect("written").len() < 200_000);
-    let again = compile(&["--recipe", "w4a8", "--json", "r.json"]);
-    assert_eq!(code(&again), Some(0), "{}", err(&again));
-    assert_eq!(fs::read(dir.path().join("q.onnx")).expect("written"), q, "the plan is carried out");
-    let r: Value =
-        serde_json::from_str(&fs::read_to_string(dir.path().join("r.json")).expect("written")).expect("JSON");
-    assert_eq!(r["recipe"], "linear-w8a8");
+    // Its own recipe, named or not, with what that asks of the result; statistics are nobody's business then.
+    for more in [&["--json", "r.json"][..], &["--json", "r.json", "--recipe", "linear-w8a8", "--stats", "s.npz"]] {
+        let again = compile(more);
+        assert_eq!(code(&again), Some(0), "{}", err(&again));
+        assert_eq!(fs::read(dir.path().join("q.onnx")).expect("written"), q, "the plan is carried out");
+        let r: Value =
+            serde_json::from_str(&fs::read_to_string(dir.path().join("r.json")).expect("written")).expect("JSON");
+        assert_eq!((&r["recipe"], &r["checks"][0]["limit"]), (&Value::from("linear-w8a8"), &Value::from(15.0)));
+        assert_eq!(r["notes"].to_string().contains("statistics are neither read nor written"), more.len() > 2);
+    }
+    assert!(!dir.path().join("s.npz").exists());
+    // Another recipe would not be used, so it is refused, at once.
+    for more in [&["--recipe", "w4a8"][..], &["--recipe", "fq-vit", "--dry-run"]] {
+        let o = compile(more);
+        let words =
+            [&format!("--recipe {}: plan p.yaml was made by recipe `linear-w8a8`", more[1]), "leave --recipe away"];
+        assert!(code(&o) == Some(1) && words.iter().all(|w| err(&o).contains(w)), "{}", err(&o));
+    }
     // The command that makes plans says that one was there.
     let o = run(
         &dir,
@@ -276,4 +288,114 @@ fn shells_and_manuals_know_every_command() {
     for name in ["fqvit-opt", "fqvit-opt-eval", "fqvit-opt-diff", "fqvit-opt-compare", "fqvit-opt-verify"] {
         assert!(dir.path().join(format!("man/{name}.1")).is_file(), "{name}");
     }
+}
+
+/// The digits' samples, as a test wants them.
+fn samples(dir: &TempDir, edit: impl FnOnce(&mut ndarray::ArrayD<f32>, &mut ndarray::Array1<i64>)) -> &'static str {
+    let file = fs::File::open(digits("digits_eval.npz")).expect("samples");
+    let mut from = ndarray_npy::NpzReader::new(file).expect("an archive");
+    let x: ndarray::ArrayD<f32> = from.by_name("input").expect("samples");
+    let labels: ndarray::Array1<i64> = from.by_name("labels").expect("labels");
+    let mut x = x.slice_axis(ndarray::Axis(0), (0..24).into()).to_owned();
+    let mut labels = labels.slice(ndarray::s![..24]).to_owned();
+    edit(&mut x, &mut labels);
+    let mut w = ndarray_npy::NpzWriter::new(fs::File::create(dir.path().join("edited.npz")).expect("writable"));
+    w.add_array("input", &x).expect("writable");
+    w.add_array("labels", &labels).expect("writable");
+    w.finish().expect("writable");
+    "edited.npz"
+}
+
+/// What can be known of a sample or its label is told before the model runs on any.
+#[test]
+fn no_sample_is_found_wrong_after_minutes_of_work() {
+    let dir = place();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let told = |args: &[&str], words: &[&str]| {
+        let o = run(&dir, &[&[m.as_str(), "-o", "q.onnx"], args].concat());
+        let said = err(&o);
+        assert!(code(&o) == Some(1) && words.iter().all(|w| said.contains(w)), "{args:?}: {said}");
+        assert!(!said.contains("calibrating") && !said.contains("verifying"), "{args:?}: {said}");
+    };
+    told(&["--calibrate", &c, "--samples", "1"], &["no samples are left for verification"]);
+    told(&["--calibrate", &c, "--samples", "1", "--no-verify", "--keep-float", "1"], &["no samples are left"]);
+    let beyond = samples(&dir, |_, labels| labels[23] = 77);
+    let words = ["edited.npz[23]", "its label 77 is no class of tensor", "which has 10"];
+    told(&["--calibrate", &c, "--verify", beyond], &words);
+    told(&["--calibrate", beyond], &words);
+    told(&["--calibrate", beyond, "--dry-run"], &words);
+    let o = run(&dir, &["eval", &m, "--data", beyond]);
+    assert!(code(&o) == Some(1) && words.iter().all(|w| err(&o).contains(w)) && !err(&o).contains("evaluating"));
+    // Nobody asks for the classes of samples that ranges alone come from.
+    let o = run(&dir, &["calibrate", &m, "--calibrate", beyond, "--stats", "s.npz", "--quiet"]);
+    assert_eq!(code(&o), Some(0), "{}", err(&o));
+    let broken = samples(&dir, |x, _| x.iter_mut().last().into_iter().for_each(|x| *x = f32::NAN));
+    told(&["--calibrate", &c, "--verify", broken], &["edited.npz", "sample 23", "NaN"]);
+    told(&["--calibrate", broken], &["edited.npz", "sample 23", "NaN"]);
+}
+
+#[test]
+fn a_file_in_which_nothing_is_quantized_does_not_pass() {
+    let dir = place();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let data = ["--calibrate", c.as_str(), "--fast", "--quiet", "--no-bench"];
+    let o = run(&dir, &[&[m.as_str(), "-o", "q.onnx", "--keep-float", "1000"], &data[..]].concat());
+    let said = out(&o);
+    assert!(code(&o) == Some(2) && said.starts_with("fail: "), "{said}");
+    assert!(said.contains("FAIL quantized_values 0, needs >= 1; all of the model stays in float"), "{said}");
+    assert!(said.contains("leave fewer parts in float"), "{said}");
+    let o = run(&dir, &["verify", &m, &m, "--data", &c, "--samples", "4", "--quiet", "--no-bench"]);
+    assert!(out(&o).contains("holds no codes: nothing in it is quantized"), "{}", out(&o));
+}
+
+/// A size alone keeps the recipe's precision; how far it may go beyond that can be said.
+#[test]
+fn a_size_may_be_filled_with_16_bits() {
+    let dir = place();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let compile = |more: &[&str]| {
+        let data = ["--calibrate", c.as_str(), "--samples", "32", "--quiet", "--no-bench", "--json", "-"];
+        let o = run(&dir, &[&[m.as_str(), "-o", "q.onnx"], &data[..], more].concat());
+        assert_eq!(code(&o), Some(0), "{}", err(&o));
+        json(&o)
+    };
+    let precisions = |r: &Value| -> Vec<String> {
+        r["parts"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|p| p["precision"].as_str().expect("a word").to_owned())
+            .collect()
+    };
+    let db = |r: &Value| r["outputs"][0]["sqnr_db"].as_f64().expect("a figure");
+    let plain = compile(&["--target-size", "50%"]);
+    let wide = compile(&["--target-size", "50%", "--up-to", "16-bit"]);
+    assert!(precisions(&plain).is_empty() && wide["quantized"]["bytes"].as_u64() < wide["float"]["bytes"].as_u64());
+    let got = precisions(&wide);
+    assert!(got.iter().any(|p| p == "16-bit") && got.iter().all(|p| p != "float" && p != "4-bit"), "{got:?}");
+    assert!(db(&wide) > db(&plain) + 0.3, "{} and {}", db(&plain), db(&wide));
+    for (args, words) in [
+        (&["--up-to", "16-bit"][..], "--up-to says how far --target-sqnr or --target-size may go"),
+        (&["--up-to", "16-bit", "--target-sqnr", "60"], "with parts in 16 bits at most"),
+    ] {
+        let o = run(&dir, &[&[m.as_str(), "-o", "x.onnx", "--calibrate", &c, "--samples", "32"], args].concat());
+        assert!(code(&o) == Some(1) && err(&o).contains(words), "{}", err(&o));
+    }
+}
+
+/// A recipe of the user's own is found again when a search ends with it.
+#[test]
+#[cfg(unix)]
+fn a_search_takes_recipes_of_ones_own() {
+    let dir = place();
+    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("passes/recipes/minmax-w8a8.yaml"));
+    let text = text.expect("a recipe").replace("name: minmax-w8a8", "name: mine");
+    fs::write(dir.path().join("own.yaml"), text).expect("writable");
+    let search = ["--accept-command", "echo {model} 1", "--accept", "1", "--accept-recipes", "own.yaml"];
+    let data = ["--calibrate", c.as_str(), "--samples", "16", "--quiet", "--no-bench"];
+    let o = run(&dir, &[&[m.as_str(), "-o", "q.onnx"], &search[..], &data].concat());
+    assert!(code(&o) == Some(0) && out(&o).contains("recipe    mine"), "{}{}", out(&o), err(&o));
+    let o = run(&dir, &[&[m.as_str(), "-o", "x.onnx", "--recipe", "cpu"], &search[..], &data].concat());
+    assert!(code(&o) == Some(1) && err(&o).contains("cannot be used with"), "{}", err(&o));
 }

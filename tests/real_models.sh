@@ -75,5 +75,22 @@ sys.exit(f"{model}: " + "; ".join(bad) if bad else 0)
 PYTHON
 }
 
+# MODEL PRESET DOUBTED: whether pictures with a mean and std are said to have the wrong ones.
+look() {
+    local said doubted=no
+    said=$("$program" "$folder/data/$1.onnx" -o "$out/none.onnx" --calibrate "$folder/data/calib" --preset "$2" --dry-run \
+        --quiet </dev/null)
+    if grep -q "surer of its classes with\|look like pixels that were not normalised" <<<"$said"; then doubted=yes; fi
+    echo "$1 with preset $2: doubted: $doubted"
+    [ "$doubted" = "$3" ] || { echo "$1 with preset $2: doubted should be $3: $said"; exit 1; }
+}
+
+look vit_tiny inception no
+look vit_tiny imagenet yes
+look vit_tiny unit yes
+look deit_tiny imagenet no
+look deit_tiny inception yes
+look deit_tiny unit yes
+
 check vit_tiny inception 17.5 "0.5" "0.5"
 check deit_tiny imagenet 17 "0.485 0.456 0.406" "0.229 0.224 0.225"

@@ -10,12 +10,13 @@ from ._api import Attention, Comparison, Inspection, Model, Recipe, Result, insp
 from ._data import Data, DataOptions, Fixed
 from ._native import DataError, Error, ModelError, OutputError, PlanError, RecipeError, __version__
 from ._static import quantize_static
-from ._report import Accuracy, Check, Coverage, DataUsed, Judged, Level, ModelFile, Part, Report, Speed, Stage, Tensor
+from ._report import Accuracy, Baseline, Check, Coverage, DataUsed, Judged, Level, ModelFile, Part, Report, Speed, Stage, Tensor
 from ._tune import Trial, Tuned, tune
 
 __all__ = [
     "Accuracy",
     "Attention",
+    "Baseline",
     "Check",
     "Comparison",
     "Coverage",

@@ -28,13 +28,14 @@ Model = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, _Proto]
 def options(**given: Any) -> dict[str, Any]:
     """What is to be done, as the compiler takes it: each option as it is if nothing is said of it."""
     o: dict[str, Any] = dict(
-        recipe="fq-vit",
+        recipe=None,
         passes_dir=None,
         target=None,
         plan=None,
         keep_float=None,
         target_sqnr=None,
         target_size=None,
+        up_to=None,
         by="part",
         min_sqnr=None,
         min_agreement=None,
@@ -43,10 +44,11 @@ def options(**given: Any) -> dict[str, Any]:
         fast=False,
         bench=True,
         judge=None,
+        baseline=False,
         threads=None,
     )
     o.update(given)
-    o["recipe"] = os.fspath(o["recipe"])
+    o["recipe"] = None if o["recipe"] is None else os.fspath(o["recipe"])
     return o
 
 
@@ -129,7 +131,7 @@ def quantize(
     model: Model,
     calibration: Optional[Data] = None,
     *,
-    recipe: Union[str, "os.PathLike[str]"] = "fq-vit",
+    recipe: Union[str, "os.PathLike[str]", None] = None,
     target: Optional[str] = None,
     verify: Union[Data, bool, None] = None,
     progress: Progress = None,
@@ -138,6 +140,7 @@ def quantize(
     keep_float: Union[int, Sequence[str], None] = None,
     target_sqnr: Optional[float] = None,
     target_size: Union[int, str, None] = None,
+    up_to: Optional[str] = None,
     by: str = "part",
     min_sqnr: Optional[float] = None,
     min_agreement: Optional[float] = None,
@@ -147,6 +150,7 @@ def quantize(
     fast: bool = False,
     bench: bool = True,
     judge: Optional[str] = None,
+    baseline: bool = False,
     threads: Optional[int] = None,
     **how: Unpack[DataOptions],
 ) -> Result:
@@ -158,10 +162,13 @@ def quantize(
     because the model runs over the samples several times. Without it samples are made up, which costs accuracy.
 
     ``verify`` is other data of the same kinds to compare both models on; without it every eighth calibration sample is held
-    back for that, and ``False`` compares nothing. ``plan`` is a plan's text to carry out instead of making one.
+    back for that, and ``False`` compares nothing. ``recipe`` is ``"fq-vit"`` if nothing is said. ``plan`` is a plan's text to
+    carry out instead of making one; a ``recipe`` that is not the plan's own is an error.
     ``target_size`` is bytes, or text such as ``"4.5MB"`` or ``"20%"`` (of the float file): weights of as many parts as it takes are
     stored in 4 bits. ``target_sqnr`` raises parts to 16 bits or float; with both, the smallest file is looked for that reaches it.
-    ``judge="onnxruntime"`` also runs and times both models there, and applies the thresholds there. ``progress`` is ``True``
+    ``up_to`` (``"recipe"``, ``"16-bit"``, ``"float"``) is the most that either may make a part.
+    ``judge="onnxruntime"`` also runs and times both models there, and applies the thresholds there; with ``baseline=True``
+    the report also shows what onnxruntime's own static quantization makes of the float model. ``progress`` is ``True``
     or ``False`` (by default: in a terminal), or a callable that takes a stage, how many are done, and of how many. All other
     arguments are those of the command line.
 
@@ -185,6 +192,7 @@ def quantize(
         keep_float=keep_float if keep_float is None or isinstance(keep_float, int) else _names(keep_float),
         target_sqnr=target_sqnr,
         target_size=None if target_size is None else str(target_size),
+        up_to=up_to,
         by=by,
         min_sqnr=min_sqnr,
         min_agreement=min_agreement,
@@ -194,8 +202,11 @@ def quantize(
         fast=fast,
         bench=bench,
         judge=_judge(judge),
+        baseline=baseline,
         threads=threads,
     )
+    if baseline and judge is None:
+        raise ValueError("baseline=True shows what a judge makes of the float model; give judge='onnxruntime' as well")
     with Shown(progress) as tell:
         return Result(_native.compile(m, data, other, verify is not False, o, tell))
 

@@ -65,6 +65,8 @@ class DataOptions(TypedDict, total=False):
     preprocessor: Union[str, "os.PathLike[str]", None]
     #: Classes of the pictures of a folder: a file with ``file class`` in each line.
     labels: Union[str, "os.PathLike[str]", None]
+    #: Names of the classes for the report's page: a file with one in each line, or JSON with ``id2label``.
+    class_names: Union[str, "os.PathLike[str]", None]
     #: Inputs that are the same in every sample, by name: a mask or a prompt beside a folder of pictures.
     fixed: Optional[Mapping[str, Fixed]]
     #: Sizes that the model leaves open, by input.
@@ -100,7 +102,8 @@ def source(
         path = os.fspath(data)
     elif data is not None:
         arrays = _spooled(data, [i for i in inputs() if i[0] not in fixed], what)
-    paths = {k: os.fspath(v) for k, v in (("preprocessor", how.get("preprocessor")), ("labels", how.get("labels"))) if v}
+    files = (("preprocessor", how.get("preprocessor")), ("labels", how.get("labels")), ("class_names", how.get("class_names")))
+    paths = {k: os.fspath(v) for k, v in files if v}
     return {
         **how,
         **paths,

@@ -83,6 +83,17 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What the runtime's own static quantization makes of the float model, with its defaults."""
+
+    bytes: int
+    calibration_samples: int
+    outputs: list[Tensor]
+    ms: float
+    ratio: float
+
+
+@dataclass(frozen=True)
 class Judged:
     """What another runtime makes of both models. Times are medians in milliseconds, at the last of the levels."""
 
@@ -95,6 +106,7 @@ class Judged:
     float_ms: float
     quantized_ms: float
     ratio: float
+    baseline: Optional[Baseline] = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +258,8 @@ def parse(text: str) -> Report:
     if judged:
         levels = [Level(x["level"], [_tensor(t) for t in x["outputs"]]) for x in judged["levels"]]
         judged = {**judged, "levels": levels}
+        if b := judged.get("baseline"):
+            judged["baseline"] = _of(Baseline, {**b, "outputs": [_tensor(t) for t in b["outputs"]]})
     return Report(
         tool=d["tool"],
         recipe=d["recipe"],

@@ -111,7 +111,8 @@ def tune(
             known.append(t)
             _tell(show, t)
         best = Trial(recipe, tuple(parts), last)
-        o = options(plan=plan, recipe=recipe, **given)
+        # The plan names its recipe, which need not have a name that is known elsewhere.
+        o = options(plan=plan, **given)
         compiled = _native.compile(m, data, other, verify is not False, o, tell)
     return Tuned(compiled, best, bool(reached), known)
 

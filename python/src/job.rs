@@ -19,6 +19,7 @@ use fqvit_opt::ir::validate::validate;
 use fqvit_opt::onnx::{self, SaveOptions};
 use fqvit_opt::pattern::RuleSet;
 use fqvit_opt::plan::parts::By;
+use fqvit_opt::plan::precision::Precision;
 use fqvit_opt::plan::{QuantPlan, Target};
 use fqvit_opt::recipe::Recipe;
 use fqvit_opt::verify::judge::Judge;
@@ -165,6 +166,7 @@ fn samples(x: &Bound<'_, PyAny>) -> PyResult<Samples> {
         exif,
         preprocessor: given(d, "preprocessor")?,
         labels: given(d, "labels")?,
+        class_names: given(d, "class_names")?,
         shape: item(d, "shape")?,
         fixed: item::<Vec<Same<'_>>>(d, "fixed")?.into_iter().map(fixed).collect::<PyResult<_>>()?,
         samples: item(d, "samples")?,
@@ -187,13 +189,15 @@ pub fn samples_for(m: &Model, x: &Bound<'_, PyAny>) -> PyResult<Samples> {
 
 /// What is to be done, beside the model and the samples.
 pub struct Options {
-    pub recipe: String,
+    /// None: that of the plan, or the default.
+    recipe: Option<String>,
     pub passes_dir: Option<PathBuf>,
     target: Option<String>,
     plan: Option<String>,
     keep_float: Option<KeepFloat>,
     target_sqnr: Option<f64>,
     target_size: Option<String>,
+    up_to: Option<String>,
     by: String,
     min_sqnr: Option<f64>,
     min_agreement: Option<f64>,
@@ -203,6 +207,8 @@ pub struct Options {
     bench: bool,
     /// A Python that has onnxruntime.
     judge: Option<String>,
+    /// Whether it shows what that makes of the float model as well.
+    baseline: bool,
     pub threads: usize,
 }
 
@@ -216,6 +222,12 @@ fn by(name: &str) -> PyResult<By> {
         let known = By::ALL.map(By::name).join(", ");
         PyValueError::new_err(format!("by={name:?}: there are {known}"))
     })
+}
+
+/// The most that a search may make a part.
+fn up_to(name: &str) -> PyResult<Precision> {
+    let allowed = Precision::named(name).filter(|p| *p >= Precision::Recipe);
+    allowed.ok_or_else(|| PyValueError::new_err(format!("up_to={name:?}: there are recipe, 16-bit, float")))
 }
 
 impl Options {
@@ -235,6 +247,7 @@ impl Options {
             keep_float: keep.transpose()?,
             target_sqnr: item(d, "target_sqnr")?,
             target_size: item(d, "target_size")?,
+            up_to: item(d, "up_to")?,
             by: item(d, "by")?,
             min_sqnr: item(d, "min_sqnr")?,
             min_agreement: item(d, "min_agreement")?,
@@ -243,16 +256,28 @@ impl Options {
             fast: item(d, "fast")?,
             bench: item(d, "bench")?,
             judge: item(d, "judge")?,
+            baseline: item(d, "baseline")?,
             threads: threads.map_or_else(all_threads, |n| n.clamp(1, 1024)),
         })
+    }
+
+    /// The recipe that is asked for, or the default.
+    pub fn recipe(&self) -> &str {
+        self.recipe.as_deref().unwrap_or(Compiler::RECIPE)
     }
 
     fn keep(&self) -> PyResult<Option<Keep>> {
         let by = self.by()?;
         let size = self.target_size.as_deref().map(str::parse::<Size>).transpose();
         let size = size.map_err(|e| PyValueError::new_err(format!("target_size: {e}")))?;
-        let goal = Goal { sqnr_db: self.target_sqnr, size };
-        let aims = goal != Goal::default();
+        let most = self.up_to.as_deref().map(up_to).transpose()?;
+        let goal = Goal { sqnr_db: self.target_sqnr, size, up_to: most };
+        let aims = goal.sqnr_db.is_some() || goal.size.is_some();
+        if most.is_some() && !aims {
+            return Err(PyValueError::new_err(
+                "up_to says how far target_sqnr or target_size may go; give one of these",
+            ));
+        }
         Ok(match &self.keep_float {
             Some(_) if aims => {
                 return Err(PyValueError::new_err("give keep_float, or target_sqnr and target_size, not both"));
@@ -276,7 +301,9 @@ impl Options {
 
     /// Who is asked for a second opinion.
     fn second(&self) -> PyResult<Option<Judge>> {
-        self.judge.as_ref().map(Judge::new).transpose().map_err(|e| raised(&e.into()))
+        let judge = self.judge.as_ref().map(Judge::new).transpose();
+        let judge = judge.and_then(|j| j.map(|j| if self.baseline { j.with_baseline() } else { Ok(j) }).transpose());
+        judge.map_err(|e| raised(&e.into()))
     }
 
     fn limits(&self) -> Limits {
@@ -294,7 +321,6 @@ impl Options {
         let mut c = Compiler::new(m.inner.clone())
             .named(&m.name, m.bytes)
             .noted(m.notes.clone())
-            .recipe(Recipe::find(&self.recipe, dir).map_err(raise)?)
             .rules(RuleSet::with_folder(dir).map_err(raise)?)
             .limits(self.limits())
             .keep_opset(self.keep_opset)
@@ -303,13 +329,17 @@ impl Options {
             .bench(self.bench)
             .look_closer(true)
             .threads(self.threads);
+        let plan = self.plan.as_deref().map(|text| QuantPlan::from_yaml(text, "plan"));
+        let plan = plan.transpose().map_err(|e| PlanError::new_err(e.to_string()))?;
+        let recipe = match (&self.recipe, &plan) {
+            (None, Some(p)) => Recipe::of_plan(&p.recipe, dir),
+            _ => Some(Recipe::find(self.recipe(), dir).map_err(raise)?),
+        };
+        c = recipe.into_iter().fold(c, Compiler::recipe);
         c = target.into_iter().fold(c, Compiler::target);
         c = keep.into_iter().fold(c, Compiler::keep);
         c = self.second()?.into_iter().fold(c, Compiler::judge);
-        if let Some(text) = &self.plan {
-            c = c.plan(QuantPlan::from_yaml(text, "plan").map_err(|e| PlanError::new_err(e.to_string()))?, "given");
-        }
-        Ok(c)
+        Ok(plan.into_iter().fold(c, |c, p| c.plan(p, "given")))
     }
 }
 

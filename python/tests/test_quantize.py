@@ -138,7 +138,9 @@ def test_the_page_stands_in_a_notebook(result: fqvit_opt.Result) -> None:
 def test_a_plan_goes_round(digits: Digits, result: fqvit_opt.Result) -> None:
     assert result.plan is not None and "activations" in result.plan
     again = fqvit_opt.quantize(digits.model, digits.calibration, plan=result.plan, verify=False, progress=False)
-    assert again.model == result.model
+    assert again.model == result.model and again.report.recipe == "fq-vit"
+    with pytest.raises(fqvit_opt.PlanError, match="--recipe cpu: plan given was made by recipe `fq-vit`"):
+        fqvit_opt.quantize(digits.model, digits.calibration, plan=result.plan, recipe="cpu", progress=False)
 
 
 def test_saving_is_safe(digits: Digits, result: fqvit_opt.Result, tmp_path: Path) -> None:
@@ -200,6 +202,12 @@ def test_a_file_of_a_size_has_parts_in_four_bits(digits: Digits) -> None:
     assert {"4-bit", "recipe"} >= {p.precision for p in r.report.parts} >= {"4-bit"}
     with pytest.raises(fqvit_opt.PlanError, match="out of reach"):
         quick(digits.model, digits.calibration, target_size="1kB")
+    r = quick(digits.model, digits.calibration, target_size="100%", up_to="16-bit")
+    assert "16-bit" in {p.precision for p in r.report.parts} <= {"recipe", "16-bit"}
+    with pytest.raises(ValueError, match="there are recipe, 16-bit, float"):
+        quick(digits.model, digits.calibration, target_size="100%", up_to="4-bit")
+    with pytest.raises(ValueError, match="give one of these"):
+        quick(digits.model, digits.calibration, up_to="float")
 
 
 def test_recipes_are_listed_and_used(digits: Digits) -> None:
@@ -232,6 +240,20 @@ def test_onnxruntime_is_asked(digits: Digits) -> None:
     assert abs(there.sqnr_db - here.sqnr_db) < 1.0 and there.samples == here.samples
     assert "sqnr_db in onnxruntime at all" in [c.name for c in r.report.checks]
     assert "onnxruntime" in r._repr_html_() and f"onnxruntime {ort.__version__}" in str(r.report)
+
+
+def test_what_onnxruntime_makes_itself_stands_beside(digits: Digits) -> None:
+    how: dict[str, Any] = dict(fast=True, bench=False, progress=False)
+    r = fqvit_opt.quantize(digits.model, digits.calibration, judge="onnxruntime", baseline=True, **how)
+    judged = r.report.judged
+    assert judged is not None and judged.baseline is not None, r.report.notes
+    b = judged.baseline
+    # Its file holds the same weights in 8 bits, and is judged on the same samples.
+    assert 0.2 < b.bytes / r.report.float.bytes < 0.6 and 8 <= b.calibration_samples <= 48
+    assert b.outputs[0].samples == r.report.outputs[0].samples and b.outputs[0].sqnr_db > 0 and b.ms > 0 and b.ratio > 0
+    assert "Beside the default of onnxruntime" in r.html and "own static quantization" in r.html
+    with pytest.raises(ValueError, match="judge='onnxruntime'"):
+        fqvit_opt.quantize(digits.model, digits.calibration, baseline=True, **how)
 
 
 def test_an_unknown_judge_is_refused(digits: Digits) -> None:

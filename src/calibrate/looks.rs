@@ -1,4 +1,4 @@
-//! Whether arrays look like the pictures that a model was trained on.
+//! Whether numbers look like the pictures that a model was trained on.
 //!
 //! A model of photographs takes `(pixel / 255 - mean) / std`, numbers from -2.2 to 2.7 with the usual constants. Arrays of raw
 //! pixels run without an error, and calibrate ranges that no picture ever has.
@@ -18,9 +18,10 @@ const FAR: f32 = 16.0;
 /// # Errors
 /// If a sample cannot be made.
 pub fn unusual(data: &Dataset, model: &Model) -> Result<Vec<String>, DataError> {
-    if data.how() != "arrays" {
+    if data.is_synthetic() {
         return Ok(Vec::new());
     }
+    let who = if data.how().starts_with("arrays") { ("array", "holds") } else { ("pictures for input", "hold") };
     let pictures = |(k, s): (usize, &InputSpec)| (is_picture(s) && !normalises(&model.graph, &s.name)).then_some(k);
     let inputs: Vec<usize> = data.inputs().iter().enumerate().filter_map(pictures).collect();
     if inputs.is_empty() {
@@ -33,7 +34,7 @@ pub fn unusual(data: &Dataset, model: &Model) -> Result<Vec<String>, DataError> 
         inputs.iter().zip(&mut seen).for_each(|(k, s)| s.add(&sample.inputs[*k].1.f32s()));
     }
     let of = |k: &usize| &data.inputs()[*k];
-    Ok(inputs.iter().zip(&seen).filter_map(|(k, s)| s.told(of(k))).collect())
+    Ok(inputs.iter().zip(&seen).filter_map(|(k, s)| s.told(who, of(k))).collect())
 }
 
 /// The numbers of an input.
@@ -60,14 +61,14 @@ impl Seen {
         self.count += values.len() as u64;
     }
 
-    fn told(&self, spec: &InputSpec) -> Option<String> {
+    fn told(&self, (who, hold): (&str, &str), spec: &InputSpec) -> Option<String> {
         let colour = spec.dims.iter().skip(1).any(|d| *d == Dim::Known(3));
         // Digits and the like are often trained on pixels in [0, 1], photographs seldom.
         let unit = colour && self.least >= 0.0 && self.most <= 1.0 && self.most > 0.5;
         let raw = self.least >= 0.0 && self.most > FAR;
         (raw || unit).then(|| {
             format!(
-                "array {:?} holds {} to {} (mean {:.3}): these look like pixels that were not normalised; most models take \
+                "{who} {:?} {hold} {} to {} (mean {:.3}): these look like pixels that were not normalised; most models take \
                  (pixel / 255 - mean) / std, from -2 to 3. If this one was trained on such numbers, all is well",
                 spec.name,
                 self.least,

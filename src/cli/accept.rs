@@ -22,7 +22,7 @@ const PLACE: &str = "{model}";
 
 /// What the search ended with.
 pub(super) struct Accepted {
-    pub recipe: String,
+    pub recipe: Recipe,
     pub plan: QuantPlan,
     pub reached: bool,
     pub notes: Vec<String>,
@@ -49,12 +49,13 @@ pub(super) fn search(
         some => some.to_vec(),
     };
     let dir = a.prepare.passes_dir.as_deref();
+    let ladder: Vec<Recipe> = names.iter().map(|n| Recipe::find(n, dir)).collect::<Result<_, _>>()?;
     let search = Search {
         model: model.clone(),
         name: a.model.as_deref().map_or(String::new(), |m| m.display().to_string()),
         rules: rules.clone(),
         data: data.clone().into(),
-        ladder: names.iter().map(|n| Recipe::find(n, dir)).collect::<Result<_, _>>()?,
+        ladder: ladder.clone(),
         at_least,
         target: a.prepare.target.map(Into::into),
         assume_vnni: a.prepare.assume_vnni,
@@ -85,7 +86,9 @@ pub(super) fn search(
                 let kept = besides(&best.raised);
                 let what = if reached { "reaches" } else { "is as near as it comes to" };
                 let note = format!("{score} {what} {at_least} (--accept-command, {n} files measured){kept}");
-                return Ok(Accepted { recipe: best.recipe, plan: best.plan, reached, notes: vec![note] });
+                let recipe = ladder.into_iter().find(|r| r.name == best.recipe);
+                let recipe = recipe.ok_or_else(|| format!("recipe `{}` was none of those to try", best.recipe))?;
+                return Ok(Accepted { recipe, plan: best.plan, reached, notes: vec![note] });
             }
         }
     }

@@ -1,17 +1,17 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::keep_args::{KeepArgs, number};
 use crate::budget;
 use crate::calibrate::data::DataOptions;
+use crate::compile::compiler::Compiler;
 use crate::compile::keep::Keep;
 use crate::compile::mixed::{Goal, Size};
 use crate::compile::reporting::Limits;
 use crate::plan::Target;
-use crate::plan::parts::By;
 use crate::verify::judge::{Judge, JudgeError};
 
 #[derive(Debug, Parser)]
@@ -93,14 +93,15 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// A number that can be compared with.
-fn number(s: &str) -> Result<f64, String> {
-    s.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| "give a finite number".to_owned())
-}
-
 /// A share of a whole.
 fn share(s: &str) -> Result<f64, String> {
-    number(s).ok().filter(|x| (0.0..=1.0).contains(x)).ok_or_else(|| "give a number from 0 to 1".to_owned())
+    let x = match s.trim().strip_suffix('%') {
+        Some(percent) => number(percent.trim()).map(|x| x / 100.0),
+        None => number(s),
+    };
+    x.ok()
+        .filter(|x| (0.0..=1.0).contains(x))
+        .ok_or_else(|| "give a number from 0 to 1, such as 0.95, or 95%".to_owned())
 }
 
 /// The second of four parts is `2/4`.
@@ -120,9 +121,10 @@ fn threads(s: &str) -> Result<usize, String> {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Method")]
 pub struct PrepareArgs {
-    /// The recipe: a shipped one (see `fqvit-opt recipes`) or a YAML file
-    #[arg(long, value_name = "NAME|FILE", default_value = "fq-vit")]
-    pub recipe: String,
+    /// The recipe: a shipped one (see `fqvit-opt recipes`) or a YAML file [default: that of the plan which is carried out, else
+    /// fq-vit]
+    #[arg(long, value_name = "NAME|FILE")]
+    pub recipe: Option<String>,
     /// How the quantized arithmetic is written [default: what the recipe or the plan says]
     #[arg(long, value_enum, value_name = "NAME")]
     pub target: Option<TargetArg>,
@@ -138,6 +140,13 @@ pub struct PrepareArgs {
     /// Threads for running models [default: all processors]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
+}
+
+impl PrepareArgs {
+    /// The recipe that is asked for, or the default.
+    pub fn recipe(&self) -> &str {
+        self.recipe.as_deref().unwrap_or(Compiler::RECIPE)
+    }
 }
 
 /// [`Target`] as a flag's value.
@@ -213,7 +222,7 @@ impl CompileArgs {
     pub fn kept(&self) -> Option<Keep> {
         match self.target_size {
             None => self.keep.wanted(),
-            size => Some(Keep::Reach(Goal { sqnr_db: self.keep.target_sqnr, size }, self.keep.by.into())),
+            size => Some(Keep::Reach(Goal { size, ..self.keep.goal() }, self.keep.by.into())),
         }
     }
 }
@@ -224,7 +233,7 @@ pub struct AcceptArgs {
     /// Find the fastest file that a command of yours accepts, such as `python eval.py {model}`: {model} is replaced by the
     /// file's name, and the last word that the command prints is a number, higher being better. Recipes are tried first, then
     /// parts get 16 bits or stay in float
-    #[arg(long, value_name = "COMMAND", requires = "accept", conflicts_with_all = ["keep_float", "target_sqnr", "target_size", "plan", "stats", "fast"])]
+    #[arg(long, value_name = "COMMAND", requires = "accept", conflicts_with_all = ["recipe", "keep_float", "target_sqnr", "target_size", "up_to", "plan", "stats", "fast"])]
     pub accept_command: Option<String>,
     /// The lowest number that is accepted
     #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true, requires = "accept_command")]
@@ -241,78 +250,6 @@ impl AcceptArgs {
     /// The command and the number, if they are given.
     pub fn wanted(&self) -> Option<(&str, f64)> {
         self.accept_command.as_deref().zip(self.accept)
-    }
-}
-
-/// What stays in float. Both flags measure on calibration samples that are held back.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Parts in float")]
-pub struct KeepArgs {
-    /// Leave parts in float: the worst N, or parts by name (`head,block 3 mlp`; `fqvit-opt sensitivity` lists them)
-    #[arg(long, value_name = "N|NAMES")]
-    pub keep_float: Option<KeepFloat>,
-    /// Reach this SQNR with as little as possible: parts get their values in 16 bits, or stay in float, those first that gain
-    /// most for what it costs. With --target-size the smallest file that reaches it
-    #[arg(long, value_name = "DB", conflicts_with = "keep_float", value_parser = number, allow_negative_numbers = true)]
-    pub target_sqnr: Option<f64>,
-    /// What a part is: attention and MLP of each block, whole blocks, one kind of value in all blocks, values of
-    /// attention and MLP and the weights of each of their layers, or every value and weight on its own
-    #[arg(long, value_enum, default_value_t)]
-    pub by: ByArg,
-}
-
-impl KeepArgs {
-    /// What is asked for, if anything is.
-    pub fn wanted(&self) -> Option<Keep> {
-        let by = self.by.into();
-        match (&self.keep_float, self.target_sqnr) {
-            (Some(KeepFloat::Worst(n)), _) => Some(Keep::Worst(*n, by)),
-            (Some(KeepFloat::Names(names)), _) => Some(Keep::Names(names.clone(), by)),
-            (None, None) => None,
-            (None, db) => Some(Keep::Reach(Goal { sqnr_db: db, size: None }, by)),
-        }
-    }
-}
-
-/// Parts to keep in float.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeepFloat {
-    Worst(usize),
-    Names(Vec<String>),
-}
-
-impl FromStr for KeepFloat {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<KeepFloat, String> {
-        if let Ok(n) = s.trim().parse() {
-            return Ok(KeepFloat::Worst(n));
-        }
-        let names: Vec<String> = s.split(',').map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect();
-        if names.is_empty() { Err("give a number or names".into()) } else { Ok(KeepFloat::Names(names)) }
-    }
-}
-
-/// [`By`] as a flag's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ByArg {
-    #[default]
-    Part,
-    Block,
-    Role,
-    Layer,
-    Site,
-}
-
-impl From<ByArg> for By {
-    fn from(b: ByArg) -> By {
-        match b {
-            ByArg::Part => By::Part,
-            ByArg::Block => By::Block,
-            ByArg::Role => By::Role,
-            ByArg::Layer => By::Layer,
-            ByArg::Site => By::Site,
-        }
     }
 }
 
@@ -371,6 +308,9 @@ pub struct ReportArgs {
     /// The Python interpreter in which the runtime of --judge is installed
     #[arg(long, value_name = "FILE", default_value = "python3", requires = "judge")]
     pub python: PathBuf,
+    /// With --judge: show beside it what that runtime's own static quantization makes of the float model, with its defaults
+    #[arg(long, requires = "judge")]
+    pub baseline: bool,
     /// Neither compare nor time the models
     #[arg(long)]
     pub no_verify: bool,
@@ -391,7 +331,8 @@ impl ReportArgs {
     /// # Errors
     /// If the runtime is not there.
     pub fn second(&self) -> Result<Option<Judge>, JudgeError> {
-        self.judge.map(|JudgeArg::Onnxruntime| Judge::new(&self.python)).transpose()
+        let judge = self.judge.map(|JudgeArg::Onnxruntime| Judge::new(&self.python)).transpose()?;
+        judge.map(|j| if self.baseline { j.with_baseline() } else { Ok(j) }).transpose()
     }
 
     /// What the result must reach.

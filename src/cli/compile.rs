@@ -12,6 +12,7 @@ use super::{Failure, Progress, deliver, load, on, outline, threads};
 use crate::budget::Stop;
 use crate::calibrate::stats::StatsFile;
 use crate::compile::Prepared;
+use crate::compile::checked::checked;
 use crate::compile::comparison::{Comparison, Read};
 use crate::compile::compiler::{Compiler, Verification};
 use crate::compile::outline::Outline;
@@ -23,15 +24,25 @@ use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::passes::is_quantized;
 use crate::pattern::RuleSet;
+use crate::plan::QuantPlan;
 use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::report::{ModelFile, Report};
 
 /// Recipe and rules, with what the flags say otherwise.
 fn setup(a: &PrepareArgs) -> Result<(Recipe, RuleSet), Failure> {
-    let recipe = Recipe::find(&a.recipe, a.passes_dir.as_deref())?;
+    let recipe = Recipe::find(a.recipe(), a.passes_dir.as_deref())?;
     let recipe = recipe.written_for(a.target.map(Into::into), a.assume_vnni);
     Ok((recipe, RuleSet::with_folder(a.passes_dir.as_deref())?))
+}
+
+/// The recipe for a plan: the one that is named, or else the one that made it, as far as that is known here.
+fn of_plan(a: &PrepareArgs, plan: &QuantPlan) -> Result<Option<Recipe>, Failure> {
+    let dir = a.passes_dir.as_deref();
+    Ok(match &a.recipe {
+        Some(name) => Some(Recipe::find(name, dir)?),
+        None => Recipe::of_plan(&plan.recipe, dir),
+    })
 }
 
 /// A model in canonical form, for the commands that do a part of the job; `what` ends the message that there is none.
@@ -69,13 +80,15 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         files.writes("--accept-state", f)?;
     }
     a.accept.wanted().map_or(Ok(()), |(command, _)| accept::check(command))?;
+    a.keep.check(a.target_size.is_some())?;
     files.report(&a.report)?;
     files.check()?;
     let second = a.report.second()?;
     let mut notes = Vec::new();
     let (float, before) = load("MODEL", model_path, &mut files, &mut notes)?;
     let name = model_path.display().to_string();
-    let (mut recipe, rules) = setup(&a.prepare)?;
+    let plan = plan_given.map(|f| Ok::<_, Failure>((read_plan(f)?, f.display().to_string()))).transpose()?;
+    let (default, rules) = setup(&a.prepare)?;
     let verification = match &a.verify {
         _ if a.report.no_verify => Verification::None,
         v => on(v.as_deref(), &options),
@@ -83,14 +96,15 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     let progress = Progress::new(a.report.quiet);
     let accepted =
         a.accept.wanted().map(|w| accept::search(a, w, (&float, &rules), &options, &progress)).transpose()?;
-    if let Some(found) = &accepted {
-        recipe = Recipe::find(&found.recipe, a.prepare.passes_dir.as_deref())?;
-        notes.extend(found.notes.iter().cloned());
-    }
+    notes.extend(accepted.iter().flat_map(|found| found.notes.iter().cloned()));
+    let recipe = match (&accepted, &plan) {
+        (Some(found), _) => Some(found.recipe.clone()),
+        (None, Some((plan, _))) => of_plan(&a.prepare, plan)?,
+        (None, None) => Some(default),
+    };
     let mut job = Compiler::new(float)
         .named(&name, before)
         .noted(notes)
-        .recipe(recipe)
         .rules(rules)
         .keep_opset(a.prepare.keep_opset)
         .assume_vnni(a.prepare.assume_vnni)
@@ -107,12 +121,13 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     if let Some(target) = a.prepare.target {
         job = job.target(target.into());
     }
+    job = recipe.into_iter().fold(job, Compiler::recipe);
     let reached = accepted.as_ref().is_none_or(|found| found.reached);
     if let Some(found) = accepted {
         job = job.plan(found.plan, "of the search");
     }
-    if let Some(f) = plan_given {
-        job = job.plan(read_plan(f)?, f.display().to_string());
+    if let Some((plan, name)) = plan {
+        job = job.plan(plan, name);
     }
     job = stats_given.into_iter().fold(job, Compiler::statistics);
     job = stats_made.into_iter().fold(job, Compiler::statistics_to);
@@ -186,6 +201,7 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
     }
     let (progress, stop) = (Progress::new(a.quiet), Stop::default());
     let how = Running { threads: threads(a.prepare.threads), tell: &*progress.listener(), stop: &stop };
+    checked((&data, &indices), &p.model, how, &mut log)?;
     let s = statistics(&p, &recipe, (&data, &indices), (i, n), how, &mut log)?;
     files.write(&a.stats, &s.encode())?;
     files.commit()?;
@@ -230,6 +246,7 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     let indices: Vec<usize> = (0..data.len()).collect();
     let (progress, stop) = (Progress::new(a.quiet), Stop::default());
     let how = Running { threads: threads(a.prepare.threads), tell: &*progress.listener(), stop: &stop };
+    checked((&data, &indices), &p.model, how, &mut log)?;
     let s = match stats_given {
         Some(f) => read_statistics(f, &p, &mut log)?,
         None => statistics(&p, &recipe, (&data, &indices), WHOLE, how, &mut log)?,
@@ -238,7 +255,7 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
         files.write(f, &s.encode())?;
     }
     let what = s.data.clone();
-    let plan = planned(&p, &recipe, s, &mut log)?;
+    let plan = planned(&p, &recipe, s, how, &mut log)?;
     let plan = fitted(&p, &recipe, plan, (&data, &indices, &what), how, &mut log)?;
     if !is_std(&a.plan) && a.plan.exists() {
         log.notes.push(format!("{} was there, and is written anew", a.plan.display()));
@@ -270,6 +287,9 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     files.reads("the quantized model", &a.quantized)?;
     let options = files.samples("--data", &a.data, &a.float)?;
     a.outputs.iter().try_for_each(|p| files.writes("--outputs", p))?;
+    if a.report.baseline {
+        return Err("--baseline: `verify` has no calibration data; compile with --judge onnxruntime --baseline".into());
+    }
     files.report(&a.report)?;
     files.check()?;
     let second = a.report.second()?;

@@ -76,6 +76,10 @@ impl Files {
     pub fn data(&mut self, what: &str, path: Option<&Path>) -> Result<(), Failure> {
         match path {
             Some(p) if p.is_dir() => self.folders.push((what.to_owned(), p.to_owned())),
+            Some(p) if !is_std(p) && p.symlink_metadata().is_err() => {
+                let kinds = "give a folder of pictures, or an .npy or .npz file";
+                return Err(format!("{what} {}: no such file or folder; {kinds}", p.display()).into());
+            }
             Some(p) => self.reads(what, p)?,
             None => {}
         }
@@ -90,6 +94,9 @@ impl Files {
         if let Some(f) = o.preprocessing_file()? {
             self.ledger.reads("--preprocessor", &f);
         }
+        if let Some(f) = o.class_names_file() {
+            self.ledger.reads("--class-names", &f);
+        }
         for f in o.fixed_files() {
             self.ledger.reads("--fixed", &f);
         }
@@ -98,7 +105,7 @@ impl Files {
 
     /// Notes recipe and rules.
     pub fn preparation(&mut self, a: &PrepareArgs) {
-        if let Some(f) = Recipe::file(&a.recipe, a.passes_dir.as_deref()) {
+        if let Some(f) = Recipe::file(a.recipe(), a.passes_dir.as_deref()) {
             self.ledger.reads("--recipe", &f);
         }
         for d in a.passes_dir.iter().flat_map(|d| [d.clone(), d.join("rules"), d.join("recipes")]) {

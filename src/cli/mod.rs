@@ -20,6 +20,7 @@ mod compile;
 mod diff;
 mod eval;
 mod files;
+mod keep_args;
 mod limits;
 mod log;
 mod outline;

@@ -6,9 +6,10 @@ use super::files::Files;
 use super::{Failure, Progress, threads};
 use crate::budget::Stop;
 use crate::calibrate::data::split_holdout;
+use crate::compile::checked::checked;
 use crate::compile::keep::{Keep, chosen, missed, ranked};
 use crate::compile::mixed::Mixed;
-use crate::compile::sensitivity::Bench;
+use crate::compile::sensitivity::{Bench, SensitivityError};
 use crate::compile::stages::{Log, Running, WHOLE, open, planned, read_statistics, statistics};
 use crate::plan::parts::{By, divide};
 use crate::plan::precision::Precision;
@@ -23,6 +24,7 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     a.json.iter().try_for_each(|p| files.writes_or_prints("--json", p))?;
     a.html.iter().try_for_each(|p| files.writes_or_prints("--html", p))?;
     files.check()?;
+    a.keep.check(false)?;
     let mut log = Log::default();
     let (recipe, p) = begun(&a.model, &a.prepare, "measure", &mut files, &mut log)?;
     let wanted = a.keep.wanted();
@@ -31,6 +33,10 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     let (calib, held) = split_holdout(data.len());
     let (progress, stop) = (Progress::new(a.quiet), Stop::default());
     let how = Running { threads: threads(a.prepare.threads), tell: &*progress.listener(), stop: &stop };
+    if held.is_empty() {
+        return Err(SensitivityError::Empty.into());
+    }
+    checked((&data, &[&calib[..], &held].concat()), &p.model, how, &mut log)?;
     let s = match stats_given {
         Some(f) => read_statistics(f, &p, &mut log)?,
         None => statistics(&p, &recipe, (&data, &calib), WHOLE, how, &mut log)?,
@@ -38,7 +44,7 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     if let Some(f) = stats_made {
         files.write(f, &s.encode())?;
     }
-    let plan = planned(&p, &recipe, s, &mut log)?;
+    let plan = planned(&p, &recipe, s, how, &mut log)?;
     let bench = Bench::new(&p, &plan, &data, &held, how.threads)?;
     let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by.into());
     let ranked = ranked(&bench, &parts, !a.alone_only, how)?;

@@ -23,7 +23,7 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
         m.iter().map(form).collect::<Vec<_>>().join(", ")
     };
     say!("  operators: {}", counted(&operators(&m), |(o, n)| format!("{o} {n}")));
-    let recipe = Recipe::find(&a.prepare.recipe, a.prepare.passes_dir.as_deref())?;
+    let recipe = Recipe::find(a.prepare.recipe(), a.prepare.passes_dir.as_deref())?;
     let how = recipe.prepare.unwrap_or(UNPREPARED);
     let found = look(&m, &how, &rules, a.prepare.keep_opset).map_err(|e| format!("{}: {e}", a.model.display()))?;
     say!("recognised as written:");

@@ -187,13 +187,18 @@ fn listed(float: &Prepared, plan: &QuantPlan) -> Vec<AttentionLook> {
     recognised.chain(others.map(|v| look(g.name_of(v), WeightsForm::Float))).collect()
 }
 
-/// Gives items their own names, and with `pictures` what the models saw of them.
+/// Gives items and classes their own names, and with `pictures` what the models saw of them.
 pub(super) fn illustrate(d: &mut Disagreements, data: &Dataset, pictures: bool) {
     for x in &mut d.worst {
         x.name = data.item(x.sample, x.item);
         // A picture that cannot be made is no reason to fail: the models ran on it.
         x.picture = if pictures { data.thumbnail(x.sample, x.item, SIDE).ok().flatten() } else { None };
     }
+    let told = d.worst.iter().flat_map(|x| {
+        let label = x.label.and_then(|l| usize::try_from(l).ok());
+        x.float.iter().chain(&x.quantized).map(|s| s.class).chain(label)
+    });
+    d.names = told.filter_map(|c| Some((c, data.class_name(c)?.to_owned()))).collect();
 }
 
 #[cfg(test)]
@@ -288,6 +293,7 @@ mod tests {
                 quantized: vec![],
                 picture: None,
             }],
+            names: Default::default(),
         };
         let mut d = item(1);
         illustrate(&mut d, &set, true);

@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 
+use super::checked::{checked, labels_fit};
 use super::closer::illustrate;
 use super::error::CompilerError;
 use super::reporting::{Limits, report};
@@ -10,7 +11,7 @@ use super::{Journal, follow, runnable, unpacked};
 use crate::budget::Stop;
 use crate::ir::Model;
 use crate::passes::widen_floats::WidenFloats;
-use crate::passes::{Context, Pass, pipelines};
+use crate::passes::{Context, Pass, is_quantized, pipelines};
 use crate::runtime::Array;
 use crate::verify::judge::Judge;
 use crate::verify::report::{DataReport, ModelFile, Report};
@@ -140,6 +141,11 @@ impl Comparison {
         let data = open(&self.data, &float, &mut log)?.until(&self.stop);
         let indices: Vec<usize> = (0..data.len()).collect();
         let how = Running { threads: self.threads, tell: &*self.tell, stop: &self.stop };
+        labels_fit(&data, &indices, &float)?;
+        checked((&data, &indices), &float, how, &mut log)?;
+        if !is_quantized(&self.quantized.model) {
+            log.notes.push(format!("{} holds no codes: nothing in it is quantized", self.quantized.file.name));
+        }
         let taps = shared_sums(&float, &quantized);
         let mut c = side_by_side((&float, &quantized), &data, &indices, &taps, how, &mut log)?;
         if let Some(d) = &mut c.disagreements {
@@ -147,7 +153,7 @@ impl Comparison {
         }
         let speed = if self.bench { timing((&float, &quantized), &data, &mut log) } else { None };
         let models = (&self.float.model, &self.quantized.model);
-        let judged = self.judge.as_ref().map(|j| second_opinion(j, models, &data, &indices, how, &mut log));
+        let judged = self.judge.as_ref().map(|j| second_opinion(j, models, (&data, &indices[..]), None, how, &mut log));
         let judged = judged.transpose()?;
         let outputs = std::mem::take(&mut c.quantized);
         let used = DataReport {

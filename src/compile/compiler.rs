@@ -1,5 +1,7 @@
 //! The whole path of a model, from file to file, as one builder.
 
+mod samplings;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,12 +16,12 @@ pub use super::reporting::Limits;
 use super::reporting::{block_values, each_pass, moved_too_far, report, tell_plan};
 pub use super::stages::Listener;
 use super::stages::{
-    Log, Running, Samples, Samplings, WHOLE, all_threads, fitted, made_up, open, planned_twice, prepared,
-    read_statistics, second_opinion, side_by_side, statistics, timed, timing,
+    Log, Running, Samples, Samplings, WHOLE, all_threads, fitted, made_up, planned_twice, prepared, read_statistics,
+    second_opinion, side_by_side, statistics, timed, timing,
 };
 use super::{Journal, Prepared, apply_in_front, equalised, whole};
 use crate::budget::Stop;
-use crate::calibrate::data::{Dataset, split_holdout};
+use crate::calibrate::data::Dataset;
 use crate::file::{Pending, Sources, WriteError};
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveError, SaveOptions};
@@ -148,7 +150,8 @@ impl Compiler {
         self
     }
 
-    /// What may be quantized how: see [`Recipe::find`] and [`Recipe::parse`]. Default: [`Compiler::RECIPE`].
+    /// What may be quantized how: see [`Recipe::find`] and [`Recipe::parse`]. Default: the one that made the
+    /// [`plan`](Compiler::plan), if there is one, or else [`Compiler::RECIPE`]. One that did not make the plan is refused.
     #[must_use]
     pub fn recipe(mut self, recipe: Recipe) -> Compiler {
         self.recipe = Some(recipe);
@@ -303,12 +306,17 @@ impl Compiler {
         self
     }
 
-    /// The recipe with what the call says otherwise.
+    /// The recipe with what the call says otherwise; with a plan, that of the plan.
     fn settled_recipe(&self) -> Result<Recipe, CompilerError> {
-        let recipe = match &self.recipe {
-            Some(r) => r.clone(),
-            None => Recipe::find(Compiler::RECIPE, None)?,
+        let recipe = match (&self.recipe, &self.plan) {
+            (Some(r), Some((plan, name))) if r.name != plan.recipe => {
+                let (made_by, asked) = (plan.recipe.clone(), r.name.clone());
+                return Err(CompilerError::OtherRecipe { plan: name.clone(), made_by, asked });
+            }
+            (Some(r), _) => Some(r.clone()),
+            (None, plan) => plan.as_ref().and_then(|(plan, _)| Recipe::of_plan(&plan.recipe, None)),
         };
+        let recipe = recipe.map_or_else(|| Recipe::find(Compiler::RECIPE, None), Ok)?;
         let mut recipe = recipe.written_for(self.target, self.assume_vnni);
         // Names in a plan are those of the model at its operator set.
         if let (Some(prepare), Some((plan, _))) = (&mut recipe.prepare, &self.plan) {
@@ -400,8 +408,9 @@ impl Compiler {
         let speed = if timed { timing((&p.model, &front), &data, &mut log) } else { None };
         let model = whole(&p, front)?;
         let judged = match (&self.judge, &on) {
-            (Some(j), Some((data, some))) => {
-                Some(second_opinion(j, (&self.model, &model), data, some, self.how(), &mut log)?)
+            (Some(j), Some((d, some))) => {
+                let (models, calibration) = ((&self.model, &model), Some((&data, &calib[..])));
+                Some(second_opinion(j, models, (d, &some[..]), calibration, self.how(), &mut log)?)
             }
             _ => None,
         };
@@ -422,7 +431,8 @@ impl Compiler {
             report.checks.extend(j.check(&self.limits.of(Some(&recipe))));
             report.judged = Some(j);
         }
-        report.checks.extend(missed.into_iter().chain(unfaithful));
+        let empty = plan.quantizes_nothing().then(Check::of_nothing);
+        report.checks.extend(missed.into_iter().chain(unfaithful).chain(empty));
         sources.intact().map_err(|path| CompilerError::Changed { path })?;
         tell_plan(&mut report, &p, &plan);
         Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
@@ -461,41 +471,6 @@ impl Compiler {
         )
     }
 
-    /// The samples, each for what it is used. Whatever can be wrong about a call is told here, before minutes of work.
-    fn samplings(&mut self, p: &Prepared, recipe: &Recipe, log: &mut Log) -> Result<Samplings, CompilerError> {
-        self.keep.as_ref().map_or(Ok(()), |k| k.check(p, self.keep_opset))?;
-        if let Some((plan, name)) = &self.plan {
-            let known = plan.follows(&recipe.name, &Recipe::shipped());
-            known.map_err(|e| CompilerError::from(e).within(name))?;
-        }
-        if let (Some((_, plan)), true) = (&self.plan, self.wants_four_bits()) {
-            return Err(CompilerError::SizeOfPlan { plan: plan.clone() });
-        }
-        self.place_samples();
-        let data = open(&self.data, &p.model, log)?.until(&self.stop);
-        let other = match &self.verification {
-            Verification::On(samples) => Some(open(samples, &p.model, log)?.until(&self.stop)),
-            _ => None,
-        };
-        let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
-        let (mut calib, mut held) =
-            if measured { split_holdout(data.len()) } else { ((0..data.len()).collect(), Vec::new()) };
-        if self.fast {
-            (calib, held) = (thinned(calib, FAST_CALIBRATION), thinned(held, FAST_VERIFICATION));
-        }
-        Ok(Samplings { data, calib, held, other })
-    }
-
-    /// Tells the samples where the model lies.
-    fn place_samples(&mut self) {
-        let Some(file) = &self.file else { return };
-        let place = |s: &mut Samples| s.options = std::mem::take(&mut s.options).beside(file);
-        place(&mut self.data);
-        if let Verification::On(s) = &mut self.verification {
-            place(s);
-        }
-    }
-
     /// The plan that was given, or one from statistics; with the model as far as it can be run.
     fn decided(
         &self,
@@ -510,6 +485,9 @@ impl Compiler {
             plan.target = self.target.unwrap_or(plan.target);
             plan.assume_vnni |= self.assume_vnni;
             let calibration = format!("plan {name}");
+            if self.statistics.is_some() || self.statistics_to.is_some() {
+                log.notes.push(format!("plan {name} decides everything: statistics are neither read nor written"));
+            }
             return Ok(Decided { p, plan, narrow: Vec::new(), calibration, samples: 0, statistics: None });
         }
         let how = self.how();
@@ -531,7 +509,7 @@ impl Compiler {
         let statistics = to.map(|f| ready(f, &s.encode())).transpose()?;
         let (calibration, samples) = (s.data.clone(), s.samples);
         let four = if self.wants_four_bits() { Some(recipe.in_four_bits()?) } else { None };
-        let (plan, narrow) = planned_twice(&p, recipe, four.as_ref(), s, log)?;
+        let (plan, narrow) = planned_twice(&p, (recipe, four.as_ref()), s, how, log)?;
         let mut fit = |recipe: &Recipe, plan| fitted(&p, recipe, plan, (data, calib, &calibration), how, log);
         let narrow = match &four {
             Some(four) => fit(four, QuantPlan { layers: narrow, ..plan.clone() })?.layers,
@@ -571,23 +549,6 @@ impl Compiler {
             return Ok((compared, None));
         }
         Ok((compared, look_closer((&float, front), plan, (data, some), how, log)?))
-    }
-
-    /// What both models are to be run over, if they are.
-    fn verified_on(
-        &self,
-        (data, held): (&Dataset, Vec<usize>),
-        other: Option<Dataset>,
-    ) -> Option<(Dataset, Vec<usize>)> {
-        match (&self.verification, other) {
-            (Verification::None, _) => None,
-            (_, None) => Some((data.clone(), held)),
-            (_, Some(d)) => {
-                let all = (0..d.len()).collect();
-                let all = if self.fast { thinned(all, FAST_VERIFICATION) } else { all };
-                Some((d, all))
-            }
-        }
     }
 
     /// The model as the pass left it after which to stop, if that has run.
@@ -661,14 +622,4 @@ fn ready(path: &Path, bytes: &[u8]) -> Result<Pending, WriteError> {
     let p = Pending::create(path)?;
     p.file().write_all(bytes).map_err(|source| WriteError::Io { path: path.to_owned(), source })?;
     Ok(p)
-}
-
-/// What a first look calibrates and verifies on at most.
-const FAST_CALIBRATION: usize = 32;
-const FAST_VERIFICATION: usize = 16;
-
-/// At most so many of these, spread evenly.
-fn thinned(all: Vec<usize>, most: usize) -> Vec<usize> {
-    let take = all.len().min(most);
-    (0..take).map(|i| all[i * all.len() / take]).collect()
 }

@@ -80,10 +80,10 @@ pub enum CompilerError {
     )]
     NoPart { name: String, known: String },
     #[error(
-        "--target-sqnr {target}: only the float model reaches that, nothing quantized does; nothing was written. Ask for less \
-         (`fqvit-opt sensitivity` tells what each part leaves), or take a recipe with more bits"
+        "--target-sqnr {target}: {who}; nothing was written. Ask for less (`fqvit-opt sensitivity` tells what each part leaves), or \
+         take a recipe with more bits"
     )]
-    OutOfReach { target: f64 },
+    OutOfReach { target: f64, who: &'static str },
     #[error(
         "--target-size: {asked} bytes are out of reach; with all weights in 4 bits the file has {smallest} bytes. Nothing was \
          written"
@@ -93,6 +93,11 @@ pub enum CompilerError {
         "--target-size: plan {plan} says what every part is; leave one of the two out, or give statistics instead of the plan"
     )]
     SizeOfPlan { plan: String },
+    #[error(
+        "--recipe {asked}: plan {plan} was made by recipe `{made_by}`, and would be carried out without this one; leave --recipe \
+         away, or name another plan file to have one made"
+    )]
+    OtherRecipe { plan: String, made_by: String, asked: String },
     #[error(
         "the two models are not cut at the same values by operators that cannot be run here: {float} and {quantized}"
     )]
@@ -144,6 +149,7 @@ impl CompilerError {
             | CompilerError::NoPart { .. }
             | CompilerError::OutOfReach { .. }
             | CompilerError::TooSmall { .. }
+            | CompilerError::OtherRecipe { .. }
             | CompilerError::SizeOfPlan { .. } => Fault::Plan,
             CompilerError::Data(e) => of_data(e),
             CompilerError::Calibrate(e) => match e {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::checked::{checked, labels_fit};
 use super::comparison::{Read, float_to_run};
 use super::error::CompilerError;
 use super::stages::{Log, Running, Samples, open, timed};
@@ -56,6 +57,9 @@ pub fn evaluate(
     let (m, _) = runnable(m, &mut journal)?;
     log.notes.append(&mut journal.notes);
     let data = open(samples, &m, &mut log)?.until(how.stop);
+    let all: Vec<usize> = (0..data.len()).collect();
+    labels_fit(&data, &all, &m)?;
+    checked((&data, &all), &m, how, &mut log)?;
     let done = how.steps("evaluating", data.len());
     let outputs = timed(&mut log.timings, "evaluate", || {
         Ok::<_, CompilerError>(answers(validate::validate(&m)?, &data, how.threads, &done)?)

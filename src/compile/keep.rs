@@ -112,10 +112,22 @@ pub fn chosen(
     let parts = divide(&p.model.graph, &p.sites, plan, by);
     let mixer = Mixer { p, plan, narrow, parts };
     let m = mixer.search(bench, (*goal, float), &known.unwrap_or_default(), how)?;
-    if let (Goal { sqnr_db: Some(db), size: None }, true) = (goal, missed(goal, &m).is_some()) {
-        log.notes.push(format!("{db} dB are out of reach: every part would have to stay in float"));
+    if let (Goal { sqnr_db: Some(db), size: None, .. }, true) = (goal, missed(goal, &m).is_some()) {
+        log.notes.push(match goal.most() {
+            Precision::Float => format!("{db} dB are out of reach: every part would have to stay in float"),
+            most => format!("{db} dB are out of reach with parts at {} at most", most.name()),
+        });
     }
     Ok(m)
+}
+
+fn out_of_reach(goal: &Goal, target: f64) -> CompilerError {
+    let who = match goal.most() {
+        Precision::Float => "only the float model reaches that, nothing quantized does",
+        Precision::Wide => "no file reaches that with parts in 16 bits at most (--up-to)",
+        _ => "no file reaches that with parts as the recipe has them (--up-to)",
+    };
+    CompilerError::OutOfReach { target, who }
 }
 
 /// The dB that a goal names and its file does not have, or has because nothing is quantized.
@@ -140,7 +152,7 @@ pub fn kept(
     if let Keep::Reach(goal, _) = keep
         && let Some(limit) = missed(goal, &m)
     {
-        let Some(size) = goal.size else { return Err(CompilerError::OutOfReach { target: limit }) };
+        let Some(size) = goal.size else { return Err(out_of_reach(goal, limit)) };
         let because = format!("no file of {} bytes has more", size.of(float));
         let (name, value) = ("sqnr_db held back".to_owned(), Some(m.sqnr_db));
         check = Some(Check { name, value, limit, at_least: true, pass: false, because: Some(because) });

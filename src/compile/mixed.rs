@@ -57,16 +57,23 @@ pub struct Goal {
     /// Least SQNR in dB of the output that suffers most.
     pub sqnr_db: Option<f64>,
     pub size: Option<Size>,
+    /// The most that a part may get. Where nothing is said, a size alone leaves parts no more than the recipe gives them, whose
+    /// speed it keeps, and an SQNR takes what it needs.
+    pub up_to: Option<Precision>,
 }
 
 impl Goal {
     /// The precisions that parts may have, the least one first.
-    fn precisions(&self) -> &'static [Precision] {
-        match (self.sqnr_db, self.size) {
-            (None, _) => &[Precision::Narrow, Precision::Recipe],
-            (Some(_), None) => &FOR_ACCURACY,
-            (Some(_), Some(_)) => &[Precision::Narrow, Precision::Recipe, Precision::Wide, Precision::Float],
-        }
+    fn precisions(&self) -> Vec<Precision> {
+        let least = if self.size.is_some() { Precision::Narrow } else { Precision::Recipe };
+        let most = self.most();
+        Precision::ALL.into_iter().filter(|p| (least..=most).contains(p)).collect()
+    }
+
+    /// The most that a part may get.
+    pub fn most(&self) -> Precision {
+        let usual = if self.sqnr_db.is_some() { Precision::Float } else { Precision::Recipe };
+        self.up_to.unwrap_or(usual).max(Precision::Recipe)
     }
 }
 
@@ -249,7 +256,8 @@ impl Mixer<'_> {
             }
         }
         // What fits already needs no measurement of its parts.
-        if let (None, Some(most), true) = (goal.sqnr_db, most, first != Precision::Recipe) {
+        let raises = precisions.iter().any(|p| *p > Precision::Recipe);
+        if let (None, Some(most), false) = (goal.sqnr_db, most, raises) {
             let bytes = self.bytes(self.plan)?;
             if bytes <= most {
                 let whole =
@@ -257,7 +265,7 @@ impl Mixer<'_> {
                 return Ok(whole);
             }
         }
-        let stairs = self.stairs(bench, precisions, known, most.is_some(), how)?;
+        let stairs = self.stairs(bench, &precisions, known, most.is_some(), how)?;
         let all = climb(&stairs);
         let good = match goal.sqnr_db {
             Some(db) => self.least(bench, (first, &all, free(&stairs, &all)), db, how)?,

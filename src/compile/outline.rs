@@ -107,7 +107,7 @@ impl Outline {
         let fitted_to = if fits { fits_to(p, &calib) } else { 0 };
         let (verification, verification_samples) = match &other {
             _ if !verified => ("none".to_owned(), 0),
-            Some(d) => (d.description().to_owned(), d.len()),
+            Some((d, some)) => (d.description().to_owned(), some.len()),
             None => (data.description().to_owned(), held.len()),
         };
         let mut passes = CALIBRATING * (1.0 + PLANNING) * calibration_samples as f64;

@@ -10,7 +10,6 @@ use super::refine::{FitData, refine};
 use super::{CompileError, Journal, Prepared, inputs, make_plans, prepare, suits};
 use crate::budget::{self, Stop};
 use crate::calibrate::data::{Arrays, DataOptions, Dataset, InputSpec};
-use crate::calibrate::looks::unusual;
 use crate::calibrate::run::{CalibrateError, Observed, observe};
 use crate::calibrate::sizes::settled;
 use crate::calibrate::stats::{Origin, StatsFile};
@@ -23,7 +22,7 @@ use crate::plan::{Layer, PlanError, QuantPlan, Rounding, planner};
 use crate::recipe::Recipe;
 use crate::runtime::Array;
 use crate::verify::coverage;
-use crate::verify::judge::{Judge, Judged};
+use crate::verify::judge::{Chosen, Judge, Judged};
 use crate::verify::report::Timing;
 use crate::verify::run::{SideBySide, compare};
 use crate::verify::speed::{Effort, Speed, measure};
@@ -96,8 +95,8 @@ pub(super) struct Samplings {
     /// Of these, the numbers of those to calibrate on, and of those held back.
     pub calib: Vec<usize>,
     pub held: Vec<usize>,
-    /// Other ones to verify on.
-    pub other: Option<Dataset>,
+    /// Other ones to verify on, and which of them.
+    pub other: Option<(Dataset, Vec<usize>)>,
 }
 
 /// Samples for a model.
@@ -134,7 +133,6 @@ pub fn open(samples: &Samples, m: &Model, log: &mut Log) -> Result<Dataset, Comp
     };
     let d = classes_known(d, m);
     log.notes.extend(d.notes().iter().cloned());
-    log.notes.extend(unusual(&d, m)?);
     Ok(d)
 }
 
@@ -312,8 +310,14 @@ pub fn statistics(
 ///
 /// # Errors
 /// As [`make_plan`](super::make_plan).
-pub fn planned(p: &Prepared, recipe: &Recipe, stats: StatsFile, log: &mut Log) -> Result<QuantPlan, CompilerError> {
-    Ok(planned_twice(p, recipe, None, stats, log)?.0)
+pub fn planned(
+    p: &Prepared,
+    recipe: &Recipe,
+    stats: StatsFile,
+    how: Running<'_>,
+    log: &mut Log,
+) -> Result<QuantPlan, CompilerError> {
+    Ok(planned_twice(p, (recipe, None), stats, how, log)?.0)
 }
 
 /// As [`planned`]; with it, its layers as the weights of `other` would have them.
@@ -322,15 +326,17 @@ pub fn planned(p: &Prepared, recipe: &Recipe, stats: StatsFile, log: &mut Log) -
 /// As [`make_plan`](super::make_plan).
 pub fn planned_twice(
     p: &Prepared,
-    recipe: &Recipe,
-    other: Option<&Recipe>,
+    (recipe, other): (&Recipe, Option<&Recipe>),
     stats: StatsFile,
+    how: Running<'_>,
     log: &mut Log,
 ) -> Result<(QuantPlan, Vec<Layer>), CompilerError> {
+    let done = how.steps("planning", 1);
     let alone = stats.synthetic.then(|| recipe.without_data());
     let recipe = alone.as_ref().unwrap_or(recipe);
     let plan = timed(&mut log.timings, "plan", || Ok(make_plans(p, &stats.into_map(), recipe, other)?));
     budget::give_back();
+    done(1);
     plan
 }
 
@@ -379,22 +385,26 @@ pub fn side_by_side(
     })
 }
 
-/// Runs both models in another runtime, over some of the same samples.
+/// Runs both models in another runtime, over some of the same samples; `calibration` is for what that runtime's own quantization
+/// makes of the float model.
 ///
 /// # Errors
 /// As [`Judge::judge`].
 pub fn second_opinion(
     judge: &Judge,
     models: (&Model, &Model),
-    data: &Dataset,
-    indices: &[usize],
+    on: Chosen<'_>,
+    calibration: Option<Chosen<'_>>,
     how: Running<'_>,
     log: &mut Log,
 ) -> Result<Judged, CompilerError> {
     let done = how.steps("running both in onnxruntime", 1);
-    let judged = timed(&mut log.timings, "judge", || Ok(judge.judge(models, data, indices)?));
+    let (judged, why) =
+        timed(&mut log.timings, "judge", || Ok::<_, CompilerError>(judge.judge(models, on, calibration)?))?;
     done(1);
-    judged
+    log.notes
+        .extend(why.map(|w| format!("onnxruntime's own quantization of this model fails, so it is not shown: {w}")));
+    Ok(judged)
 }
 
 /// Times both models; a note says why there are no times.

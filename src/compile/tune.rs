@@ -13,6 +13,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::checked::checked;
 use super::error::{CompilerError, StateError};
 use super::mixed::{FOR_ACCURACY, Mixer};
 use super::sensitivity::Bench;
@@ -256,6 +257,8 @@ impl Tuner {
 
     fn end(&mut self, t: &Trial, reached: bool, how: Running<'_>) -> Result<Next, CompilerError> {
         let best = Box::new(self.candidate(&t.recipe, t.steps, how)?);
+        // The float model is no answer, whatever its number is.
+        let reached = reached && !best.plan.quantizes_nothing();
         Ok(Next::Done { best, score: t.score, reached })
     }
 
@@ -313,9 +316,12 @@ impl Tuner {
         let p = prepared(&s.model, &s.name, &r, &s.rules, s.keep_opset, log)?.ok_or_else(nothing)?;
         let data = open(&s.data, &p.model, log)?.until(how.stop);
         let (calib, held) = split_holdout(data.len());
+        if self.made.is_none() {
+            checked((&data, &[&calib[..], &held].concat()), &p.model, how, log)?;
+        }
         let stats = statistics(&p, &r, (&data, &calib), WHOLE, how, log)?;
         let what = stats.data.clone();
-        let plan = planned(&p, &r, stats, log)?;
+        let plan = planned(&p, &r, stats, how, log)?;
         let plan = fitted(&p, &r, plan, (&data, &calib, &what), how, log)?;
         self.made = Some(Made { recipe: recipe.to_owned(), prepared: p, plan, data, held });
         Ok(())

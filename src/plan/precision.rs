@@ -31,6 +31,14 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// The least one first.
+    pub const ALL: [Precision; 4] = [Precision::Narrow, Precision::Recipe, Precision::Wide, Precision::Float];
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Precision> {
+        Precision::ALL.into_iter().find(|p| p.name() == name)
+    }
+
     /// What reports and messages call it.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,5 +1,7 @@
 //! Samples that the float and the quantized model put into different classes.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "tract")]
@@ -23,6 +25,9 @@ pub struct Disagreements {
     pub count: u64,
     /// Those on which the float model was surest, the surest first.
     pub worst: Vec<Disagreement>,
+    /// What the classes among these are called, as far as that is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<usize, String>,
 }
 
 /// One item with two answers.
@@ -114,7 +119,7 @@ fn largest(v: &[f32]) -> Vec<usize> {
 
 /// Scores as shares of all classes: they are some already if none is negative and all add up to 1.
 #[cfg(feature = "tract")]
-fn shares(v: &[f32]) -> Vec<f64> {
+pub fn shares(v: &[f32]) -> Vec<f64> {
     let wide: Vec<f64> = v.iter().map(|x| f64::from(*x)).collect();
     let sum: f64 = wide.iter().sum();
     if (sum - 1.0).abs() < 1e-3 && wide.iter().all(|x| *x >= 0.0) {
@@ -157,6 +162,7 @@ impl Gathered {
             samples: self.samples,
             count: self.count,
             worst,
+            names: BTreeMap::new(),
         })
     }
 }

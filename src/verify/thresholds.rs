@@ -50,6 +50,23 @@ pub struct Check {
     pub because: Option<String>,
 }
 
+impl Check {
+    /// The name of [`Check::of_nothing`].
+    pub const QUANTIZED: &'static str = "quantized_values";
+
+    /// That of a model in which everything stays in float: however near it comes to the original, it is no quantized one.
+    pub fn of_nothing() -> Check {
+        Check {
+            name: Check::QUANTIZED.to_owned(),
+            value: Some(0.0),
+            limit: 1.0,
+            at_least: true,
+            pass: false,
+            because: Some("all of the model stays in float".to_owned()),
+        }
+    }
+}
+
 impl Thresholds {
     /// For models of which no recipe is known: what a file of 8 bits reaches that is worth deploying, 10 dB and 90 %.
     pub fn usual() -> Thresholds {

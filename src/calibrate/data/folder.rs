@@ -19,6 +19,8 @@ pub(super) struct Listing {
     /// How many folders of classes there are, if the classes are their places in the order of names: an index says little
     /// without knowing that all classes are there.
     pub(super) class_folders: Option<usize>,
+    /// Their names, in the order of the classes.
+    pub(super) class_names: Vec<String>,
     pub(super) notes: Vec<String>,
 }
 
@@ -71,7 +73,10 @@ fn classes(folder: &Path, own: Entries) -> Result<Listing, DataError> {
     // Numbers are classes themselves.
     let number = |n: &String| n.parse::<i64>().ok().filter(|n| *n >= 0);
     let numbers: Option<Vec<i64>> = own.folders.iter().map(number).collect();
-    let mut found = Listing { class_folders: numbers.is_none().then_some(own.folders.len()), ..Listing::default() };
+    let mut found = Listing::default();
+    if numbers.is_none() {
+        (found.class_folders, found.class_names) = (Some(own.folders.len()), own.folders.clone());
+    }
     let (mut labels, mut others, mut foreign, mut bare) = (Vec::new(), own.others, own.foreign, Vec::new());
     for (i, class) in own.folders.iter().enumerate() {
         let mut below = Entries::default();

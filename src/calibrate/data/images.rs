@@ -156,6 +156,15 @@ impl ImageFolder {
         self.shape
     }
 
+    /// Mean and std of each of three colours, out of the tables: what 0 and 255 become.
+    pub(super) fn normalisation(&self) -> [(f32, f32); 3] {
+        std::array::from_fn(|c| {
+            let t = &self.tables[c.min(self.tables.len() - 1)];
+            let std = 1.0 / (t[255] - t[0]);
+            (0.0 - t[0] * std, std)
+        })
+    }
+
     /// Appends one image, decoded, resized, cropped and normalised.
     pub(super) fn append(&self, item: usize, out: &mut Vec<f32>) -> Result<(), DataError> {
         self.shape.append(&self.pixels(item)?, &self.tables, out);

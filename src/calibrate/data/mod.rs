@@ -14,6 +14,8 @@
 //! that name the sample and the array.
 
 mod arrays;
+mod class_names;
+mod coloured;
 mod config;
 mod convert;
 mod decode;
@@ -40,6 +42,8 @@ use std::fmt;
 use std::path::Path;
 
 pub use crate::runtime::Array;
+pub use class_names::ClassNames;
+pub use coloured::Coloured;
 pub use error::DataError;
 pub use fixed::{FixedInput, FixedValue};
 pub use options::DataOptions;
@@ -107,6 +111,7 @@ pub struct Dataset {
     /// Items chosen, of which the last ones may not fill a batch.
     taken: usize,
     labels: Option<Vec<i64>>,
+    class_names: ClassNames,
     notes: Vec<String>,
     description: String,
     how: String,
@@ -231,6 +236,10 @@ impl Dataset {
             (None, Some(path)) => opening.file(path)?,
         };
         let mut notes = opening.notes;
+        let mut class_names = options.names_of_classes()?;
+        if let (Source::Images(folder), true) = (&source, class_names.is_empty()) {
+            class_names = folder.listing().class_names.iter().cloned().enumerate().collect();
+        }
         let asked = options.samples.unwrap_or(total);
         if asked > total {
             notes.push(format!("{asked} samples were asked for, there are {total}: all are used"));
@@ -267,6 +276,7 @@ impl Dataset {
             total,
             used,
             labels,
+            class_names,
             notes,
             description,
             taken,
@@ -308,10 +318,20 @@ impl Dataset {
         if let Source::Images(f) = &self.source { f.listing().class_folders } else { None }
     }
 
+    /// What a class is called, if that is known.
+    pub fn class_name(&self, class: usize) -> Option<&str> {
+        self.class_names.get(&class).map(String::as_str)
+    }
+
     /// Without classes, and with a note why.
     #[must_use]
     pub fn unlabelled(mut self, why: String) -> Dataset {
         self.labels = None;
+        if let Source::Images(f) = &self.source
+            && self.class_names.len() == f.listing().class_names.len()
+        {
+            self.class_names.clear();
+        }
         self.notes.push(why);
         self
     }

@@ -23,6 +23,10 @@ pub struct DataOptions {
     /// The classes of the pictures, in a file with a line `file class` for each [default: labels.txt in the folder]
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
     pub labels: Option<PathBuf>,
+    /// What the classes are called in the report's page: a file with a name in each line, the first that of class 0, or JSON with
+    /// `id2label` [default: what config.json beside the model says, or the names of the folders of classes]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
+    pub class_names: Option<PathBuf>,
     /// Preprocessing of pictures, by name: a family (imagenet, inception, clip, dpn, unit), a normalisation of timm
     /// (openai-clip, imagenet-inception, ..) or an image processor of transformers (ViTImageProcessor, ..) [default: what the
     /// file beside the model says (see --preprocessor), otherwise imagenet]

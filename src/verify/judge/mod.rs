@@ -13,7 +13,7 @@ use super::thresholds::{Check, Thresholds};
 mod python;
 
 #[cfg(feature = "tract")]
-pub use python::{Judge, JudgeError};
+pub use python::{Chosen, Judge, JudgeError};
 
 /// What another runtime makes of both models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,23 @@ pub struct Judged {
     /// Medians in milliseconds, and the median of the quotients.
     pub float_ms: f64,
     pub quantized_ms: f64,
+    pub ratio: f64,
+    /// What the runtime's own quantization makes of the float model, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
+}
+
+/// The float model as the runtime's own static quantization makes it if nothing is asked of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// Of its file, with external data.
+    pub bytes: u64,
+    /// How many samples it was calibrated on.
+    pub calibration_samples: u64,
+    /// Per output at the default level of optimization, against the float model.
+    pub outputs: Vec<TensorMetrics>,
+    /// Median in milliseconds, and the median of the quotients by the float model's.
+    pub ms: f64,
     pub ratio: f64,
 }
 

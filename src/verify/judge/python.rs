@@ -9,10 +9,10 @@ use ndarray_npy::{NpzReader, NpzWriter, WriteNpzError};
 use serde::Deserialize;
 
 use super::super::kinds::kinds;
-use super::super::metrics::{MetricError, Tally};
+use super::super::metrics::{MetricError, Tally, TensorMetrics};
 use super::super::run::deviations;
-use super::{Judged, Level};
-use crate::calibrate::data::{DataError, Dataset};
+use super::{Baseline, Judged, Level};
+use crate::calibrate::data::{DataError, Dataset, Sample};
 use crate::ir::{Invalid, Model, validate};
 use crate::onnx::{self, SaveError, SaveOptions};
 use crate::runtime::Array;
@@ -23,6 +23,9 @@ const SCRIPT: &str = include_str!("judge.py");
 /// Samples that are run there at most: they are all written to a file.
 const MOST: usize = 128;
 
+/// Samples that onnxruntime's own quantization is calibrated on at most: it keeps what it sees of each.
+const CALIBRATE: usize = 48;
+
 /// Seconds of timing.
 const SECONDS: f64 = 1.0;
 
@@ -30,10 +33,10 @@ const SECONDS: f64 = 1.0;
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeError {
     #[error(
-        "--judge onnxruntime: `{python}` cannot import onnxruntime and numpy: {message}. Install them (`pip install onnxruntime`), \
-         or name a Python that has them with --python"
+        "--judge onnxruntime: `{python}` cannot import {modules}: {message}. Install them (`pip install {install}`), or name a \
+         Python that has them with --python"
     )]
-    Missing { python: String, message: String },
+    Missing { python: String, modules: String, message: String, install: &'static str },
     #[error("--judge onnxruntime: {message}")]
     Failed { message: String },
     #[error("--judge onnxruntime: {what}: {message}")]
@@ -57,13 +60,27 @@ struct Said {
     float_ms: f64,
     quantized_ms: f64,
     ratio: f64,
+    #[serde(default)]
+    baseline: Option<SaidOfBaseline>,
+}
+
+/// Figures, or why there are none.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SaidOfBaseline {
+    Failed { error: String },
+    Made { bytes: u64, ms: f64, ratio: f64 },
 }
 
 /// A Python that has onnxruntime.
 #[derive(Clone, Debug)]
 pub struct Judge {
     python: PathBuf,
+    baseline: bool,
 }
+
+/// Samples, and which of them.
+pub type Chosen<'a> = (&'a Dataset, &'a [usize]);
 
 impl Judge {
     /// Asks `python` whether it has what is needed: before minutes of work.
@@ -72,44 +89,45 @@ impl Judge {
     /// If it does not run, or has not.
     pub fn new(python: impl Into<PathBuf>) -> Result<Judge, JudgeError> {
         let python = python.into();
-        let name = python.display().to_string();
-        let missing = |message: String| JudgeError::Missing { python: name.clone(), message };
-        let tried = Command::new(&python).args(["-c", "import numpy, onnxruntime"]).stdin(Stdio::null()).output();
-        let tried = tried.map_err(|e| missing(e.to_string()))?;
-        if !tried.status.success() {
-            return Err(missing(last_line(&tried.stderr)));
-        }
-        Ok(Judge { python })
+        imports(&python, "numpy, onnxruntime", "onnxruntime")?;
+        Ok(Judge { python, baseline: false })
     }
 
-    /// Runs both models over some of the samples `indices`: as many as there are, and 128 at most.
+    /// Also shows what the runtime's own static quantization makes of the float model if nothing is asked of it.
+    ///
+    /// # Errors
+    /// If this Python has not what that takes.
+    pub fn with_baseline(self) -> Result<Judge, JudgeError> {
+        imports(&self.python, "onnx, onnxruntime.quantization", "onnx onnxruntime")?;
+        Ok(Judge { baseline: true, ..self })
+    }
+
+    /// Runs both models over some of the samples `on`: as many as there are, and 128 at most. `calibration` is for the baseline;
+    /// the text that may come with the result says why there is none.
     ///
     /// # Errors
     /// If a sample cannot be read, a model does not run there, or the outputs cannot be compared.
     pub fn judge(
         &self,
         (float, quantized): (&Model, &Model),
-        data: &Dataset,
-        indices: &[usize],
-    ) -> Result<Judged, JudgeError> {
+        (data, indices): Chosen<'_>,
+        calibration: Option<Chosen<'_>>,
+    ) -> Result<(Judged, Option<String>), JudgeError> {
         let folder = tempfile::tempdir().map_err(|e| files("a folder for the models", e))?;
         let folder = folder.path();
-        let take = indices.len().min(MOST);
-        let some: Vec<usize> = (0..take).map(|i| indices[i * indices.len() / take]).collect();
         for (name, model) in [("float.onnx", float), ("quantized.onnx", quantized)] {
             onnx::save(validate::validate(model)?, &folder.join(name), &SaveOptions::default())?;
         }
-        let samples = some.iter().map(|i| data.sample(*i)).collect::<Result<Vec<_>, _>>()?;
+        let samples = given(folder, "samples.npz", data, &spread(indices, MOST))?;
         let names: Vec<&str> = samples[0].inputs.iter().map(|(n, _)| n.as_str()).collect();
         write(folder, "inputs.json", serde_json::to_string(&names).map_err(|e| files("inputs.json", e))?.as_bytes())?;
-        let file = std::fs::File::create(folder.join("samples.npz")).map_err(|e| files("samples.npz", e))?;
-        let mut w = NpzWriter::new(file);
-        for (i, s) in samples.iter().enumerate() {
-            for (k, (_, a)) in s.inputs.iter().enumerate() {
-                add(&mut w, &format!("{i}.{k}"), a).map_err(|e| files("samples.npz", e))?;
+        let calibration = calibration.filter(|(_, some)| self.baseline && !some.is_empty());
+        let calibrated = match calibration {
+            Some((data, some)) => {
+                given(folder, "calibration.npz", data, &spread(some, CALIBRATE))?.len() * data.batch()
             }
-        }
-        w.finish().map_err(|e| files("samples.npz", e))?;
+            None => 0,
+        };
         let said = self.run(folder)?;
         let file = std::fs::File::open(folder.join("outputs.npz")).map_err(|e| files("outputs.npz", e))?;
         let mut outputs = NpzReader::new(file).map_err(|e| files("outputs.npz", e))?;
@@ -117,21 +135,34 @@ impl Judge {
             (0..said.outputs.len()).map(|k| array(&mut outputs, &format!("{run}.{i}.{k}.npy"))).collect()
         };
         let kinds = kinds(float);
-        let mut levels = Vec::new();
-        for level in ["basic", "all"] {
+        let mut figures = |run: &str| -> Result<Vec<TensorMetrics>, JudgeError> {
             let mut tallies: Vec<Tally> = kinds.iter().copied().map(Tally::of).collect();
             for (i, s) in samples.iter().enumerate() {
-                let (a, b) = (read("float", i)?, read(level, i)?);
+                let (a, b) = (read("float", i)?, read(run, i)?);
                 let devs = deviations((&said.outputs, &kinds), (&a, &b), s, data.batch())?;
                 tallies.iter_mut().zip(&devs).for_each(|(t, d)| t.add(d));
             }
-            let outputs = said.outputs.iter().zip(&tallies).filter_map(|(n, t)| t.finish(n)).collect();
-            levels.push(Level { level: level.into(), outputs });
-        }
+            Ok(said.outputs.iter().zip(&tallies).filter_map(|(n, t)| t.finish(n)).collect())
+        };
+        let level = |l: &str, outputs| Level { level: l.to_owned(), outputs };
+        let levels = vec![level("basic", figures("basic")?), level("all", figures("all")?)];
+        let (baseline, why) = match said.baseline {
+            None => (None, None),
+            Some(SaidOfBaseline::Failed { error }) => (None, Some(error)),
+            Some(SaidOfBaseline::Made { bytes, ms, ratio }) => match figures("static") {
+                Ok(outputs) => {
+                    (Some(Baseline { bytes, calibration_samples: calibrated as u64, outputs, ms, ratio }), None)
+                }
+                // It may be so far off that its numbers are none any more.
+                Err(e) => (None, Some(e.to_string())),
+            },
+        };
         let Said { version, rounds, float_ms, quantized_ms, ratio, .. } = said;
         let samples = (samples.len() * data.batch()) as u64;
         let runtime = "onnxruntime".to_owned();
-        Ok(Judged { runtime, version, samples, levels, threads: 1, rounds, float_ms, quantized_ms, ratio })
+        let judged =
+            Judged { runtime, version, samples, levels, threads: 1, rounds, float_ms, quantized_ms, ratio, baseline };
+        Ok((judged, why))
     }
 
     fn run(&self, folder: &Path) -> Result<Said, JudgeError> {
@@ -145,6 +176,36 @@ impl Judge {
         }
         serde_json::from_slice(&done.stdout).map_err(|e| failed(format!("{e} in what Python said")))
     }
+}
+
+/// Asks a Python for modules; `install` is what has them.
+fn imports(python: &Path, modules: &str, install: &'static str) -> Result<(), JudgeError> {
+    let name = python.display().to_string();
+    let missing =
+        |message: String| JudgeError::Missing { python: name.clone(), modules: modules.to_owned(), message, install };
+    let tried = Command::new(python).args(["-c", &format!("import {modules}")]).stdin(Stdio::null()).output();
+    let tried = tried.map_err(|e| missing(e.to_string()))?;
+    if tried.status.success() { Ok(()) } else { Err(missing(last_line(&tried.stderr))) }
+}
+
+/// At most so many, spread evenly.
+fn spread(indices: &[usize], most: usize) -> Vec<usize> {
+    let take = indices.len().min(most);
+    (0..take).map(|i| indices[i * indices.len() / take]).collect()
+}
+
+/// Makes samples, and writes them for the script.
+fn given(folder: &Path, name: &'static str, data: &Dataset, some: &[usize]) -> Result<Vec<Sample>, JudgeError> {
+    let samples = some.iter().map(|i| data.sample(*i)).collect::<Result<Vec<_>, _>>()?;
+    let file = std::fs::File::create(folder.join(name)).map_err(|e| files(name, e))?;
+    let mut w = NpzWriter::new(file);
+    for (i, s) in samples.iter().enumerate() {
+        for (k, (_, a)) in s.inputs.iter().enumerate() {
+            add(&mut w, &format!("{i}.{k}"), a).map_err(|e| files(name, e))?;
+        }
+    }
+    w.finish().map_err(|e| files(name, e))?;
+    Ok(samples)
 }
 
 /// Errors of Python end with what they are.

@@ -4,6 +4,8 @@ use super::markup::{code, esc, put, without_folders};
 use super::*;
 use crate::verify::disagree::{Disagreement, Score};
 
+type Names = std::collections::BTreeMap<usize, String>;
+
 pub(super) fn section(h: &mut String, r: &Report) {
     let Some(d) = &r.disagreements else { return };
     // Made-up samples are of no class.
@@ -31,11 +33,11 @@ pub(super) fn section(h: &mut String, r: &Report) {
             code(&d.output)
         ),
     );
-    d.worst.iter().for_each(|x| item(h, x));
+    d.worst.iter().for_each(|x| item(h, x, &d.names));
     *h += "</div>\n";
 }
 
-fn item(h: &mut String, x: &Disagreement) {
+fn item(h: &mut String, x: &Disagreement, names: &Names) {
     let name = esc(&without_folders(&x.name));
     *h += "<figure>\n";
     if let Some(p) = &x.picture {
@@ -43,15 +45,22 @@ fn item(h: &mut String, x: &Disagreement) {
         let class = if p.starts_with("data:image/png") { " class=\"px\"" } else { "" };
         put(h, format_args!("<img{class} src=\"{}\" alt=\"{name}\">\n", esc(p)));
     }
-    let label = x.label.map_or(String::new(), |l| format!("<br>label {l}"));
+    let of_label = |l: i64| usize::try_from(l).map_or_else(|_| l.to_string(), |c| called(c, names));
+    let label = x.label.map_or(String::new(), |l| format!("<br>label {}", of_label(l)));
     put(h, format_args!("<figcaption>{name}{label}</figcaption>\n"));
-    answers(h, "float", &x.float, x.label);
-    answers(h, "quantized", &x.quantized, x.label);
+    answers(h, "float", &x.float, x.label, names);
+    answers(h, "quantized", &x.quantized, x.label, names);
     *h += "</figure>\n";
 }
 
-fn answers(h: &mut String, who: &str, scores: &[Score], label: Option<i64>) {
-    put(h, format_args!("<table class=\"answers\">\n<caption>{who}</caption>\n"));
+/// A class by its name, with its number behind it; by its number alone where it has no name.
+fn called(class: usize, names: &Names) -> String {
+    names.get(&class).map_or_else(|| class.to_string(), |n| format!("{} <small>{class}</small>", esc(n)))
+}
+
+fn answers(h: &mut String, who: &str, scores: &[Score], label: Option<i64>, names: &Names) {
+    let named = if scores.iter().any(|s| names.contains_key(&s.class)) { " named" } else { "" };
+    put(h, format_args!("<table class=\"answers{named}\">\n<caption>{who}</caption>\n"));
     for s in scores {
         let right = label.is_some_and(|l| i64::try_from(s.class) == Ok(l));
         let (class, mark) = if right { (" class=\"right\"", " \u{2713}") } else { ("", "") };
@@ -61,7 +70,7 @@ fn answers(h: &mut String, who: &str, scores: &[Score], label: Option<i64>) {
                 "<tr{class} title=\"score {}\"><th scope=\"row\">{}{mark}</th><td><div class=\"bar f1\" style=\"width:{:.1}%\"></div>\
                  </td><td class=\"n\">{}</td></tr>\n",
                 number(s.score),
-                s.class,
+                called(s.class, names),
                 100.0 * s.share.clamp(0.0, 1.0),
                 percent(s.share)
             ),

@@ -10,6 +10,7 @@ pub(super) fn render(r: &Report) -> String {
     h += "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n";
     put(&mut h, format_args!("<title>{title}</title>\n<style>\n{STYLE}</style></head>\n<body>\n<main>\n"));
     head(&mut h, r, &title);
+    super::beside::section(&mut h, r);
     outputs(&mut h, r);
     super::disagreements::section(&mut h, r);
     chart(&mut h, &r.blocks);

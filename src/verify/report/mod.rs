@@ -4,6 +4,7 @@
 //! anything outside of it; no rendering computes more than sums, shares and orders of what it was given.
 
 mod attention;
+mod beside;
 mod channels;
 mod disagreements;
 mod html;
@@ -38,6 +39,9 @@ pub const VERSION: u32 = 1;
 
 /// How many of the worst layers a rendering names.
 const WORST: usize = 3;
+
+/// From this ratio of times on a file is slower than the float model, and not just timed on a busy machine.
+const SLOWER: f64 = 1.05;
 
 /// Fewer calibration samples than this are worth a remark.
 const FEW_SAMPLES: u64 = 64;
@@ -231,6 +235,10 @@ impl Report {
             return Vec::new();
         }
         let mut steps = Vec::new();
+        if self.checks.iter().any(|c| c.name == Check::QUANTIZED && !c.pass) {
+            steps.push("leave fewer parts in float (--keep-float 2), or take a recipe that quantizes more (--recipe)");
+            return steps;
+        }
         if self.data.synthetic {
             steps.push("calibrate on real data (--calibrate)");
         } else if self.data.calibration_samples < FEW_SAMPLES {
@@ -345,12 +353,21 @@ fn sizes(r: &Report) -> String {
     format!("{} -> {}{ratio}", megabytes(r.float.bytes), megabytes(r.quantized.bytes))
 }
 
+/// `0.36x`; what takes longer than the float model is called slower, since a ratio of times is easily taken for a speed-up.
+fn of_float(ratio: f64) -> String {
+    if ratio > SLOWER { format!("{ratio:.2}x, slower than float") } else { format!("{ratio:.2}x") }
+}
+
 /// `float 39.60 ms, quantized 14.20 ms a run (0.36x): tract, one thread, avx2`.
 pub(crate) fn speed(s: &Speed) -> String {
     let threads = if s.threads == 1 { "one thread".to_owned() } else { format!("{} threads", s.threads) };
     format!(
-        "float {:.2} ms, quantized {:.2} ms a run ({:.2}x): {}, {threads}, {}",
-        s.float_ms, s.quantized_ms, s.ratio, s.runtime, s.instructions
+        "float {:.2} ms, quantized {:.2} ms a run ({}): {}, {threads}, {}",
+        s.float_ms,
+        s.quantized_ms,
+        of_float(s.ratio),
+        s.runtime,
+        s.instructions
     )
 }
 
@@ -368,8 +385,11 @@ fn judged(j: &Judged) -> String {
 /// How fast both models are there.
 fn judged_speed(j: &Judged) -> String {
     format!(
-        "float {:.2} ms, quantized {:.2} ms a run ({:.2}x) in {}, one thread",
-        j.float_ms, j.quantized_ms, j.ratio, j.runtime
+        "float {:.2} ms, quantized {:.2} ms a run ({}) in {}, one thread",
+        j.float_ms,
+        j.quantized_ms,
+        of_float(j.ratio),
+        j.runtime
     )
 }
 
@@ -425,6 +445,7 @@ fn check_text(c: &Check) -> String {
     let unit = |x: f64| match c.name.split(' ').next().unwrap_or_default() {
         "sqnr_db" => db(x),
         "top1_agreement" | "top1_drop" | "equal_labels" | "matched_detections" => percent(x),
+        Check::QUANTIZED => format!("{x:.0}"),
         _ => number(x),
     };
     let sign = if c.at_least { ">=" } else { "<=" };

@@ -41,6 +41,7 @@ pub(super) fn render(r: &Report, width: u16, tables: bool) -> String {
     if let Some(j) = &r.judged {
         out.row("elsewhere", &judged(j));
         out.row("", &judged_speed(j));
+        j.baseline.iter().for_each(|b| out.row("", &super::beside::told(&j.runtime, b)));
     }
     out.row("integers", &covered(&r.coverage));
     if let Some(first) = r.islands.first() {

@@ -2,6 +2,7 @@
 
 use super::super::closer::{AttentionLook, Bins, CodeShare, ValueLook, WeightsForm};
 use super::super::disagree::{Disagreement, Score};
+use super::super::judge::Baseline;
 use super::super::metrics::{Accuracy, Top5};
 use super::super::thresholds::Thresholds;
 use super::*;
@@ -32,6 +33,18 @@ fn judged(logits: &TensorMetrics) -> Judged {
         float_ms: 33.1,
         quantized_ms: 21.25,
         ratio: 0.642,
+        baseline: Some(Baseline {
+            bytes: 6_050_000,
+            calibration_samples: 48,
+            outputs: vec![TensorMetrics {
+                sqnr_db: -2.9,
+                top1_agreement: Some(0.005),
+                accuracy: None,
+                ..logits.clone()
+            }],
+            ms: 23.2,
+            ratio: 0.7,
+        }),
     }
 }
 
@@ -112,6 +125,7 @@ fn disagreements() -> Disagreements {
                 picture: None,
             },
         ],
+        names: [(15, "robin, <Erithacus>".to_owned()), (11, "goldfinch".to_owned())].into(),
     }
 }
 
