@@ -160,6 +160,8 @@ fn options_that_ask_for_too_much() {
     p.compile(&["--crop", "4294967295"]).refused("crop", &["--crop 4294967295", "--memory"]);
     fs::create_dir(p.path().join("pictures")).expect("a folder");
     png(&p.path().join("pictures/a.png"), 8, 8);
+    // One of two is held back.
+    png(&p.path().join("pictures/b.png"), 8, 8);
     let of = ["--calibrate", "pictures"];
     p.compile(&[&of[..], &["--resize", "100000"]].concat()).refused("resize", &["a.png", "--resize", "--memory"]);
     p.compile(&[&of[..], &["--resize", "4294967295"]].concat()).refused("resize", &["a.png", "--resize", "--memory"]);

@@ -8,9 +8,10 @@
 //! As in onnxruntime, what the body says of the condition is obeyed whether or not the node is given one; the standard has
 //! it ignored where the node has none.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tract_onnx::Onnx;
 use tract_onnx::model::{ParseResult, ParsingContext};
@@ -286,6 +287,19 @@ fn settle_constants(model: &mut InferenceModel, constants: &[(usize, Arc<Tensor>
     Ok(())
 }
 
+/// The loops that took too long, by the names of their nodes, with the patience that there was and the microseconds they took.
+static LATE: Mutex<BTreeMap<String, (Duration, u64)>> = Mutex::new(BTreeMap::new());
+
+fn late() -> MutexGuard<'static, BTreeMap<String, (Duration, u64)>> {
+    // Entries are put there whole, so what a panic left behind is still good.
+    LATE.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Forgets which loops took too long: the next model may have others of these names.
+pub(super) fn forget() {
+    late().clear();
+}
+
 type Plan = Arc<TypedRunnableModel>;
 /// Types and shapes of the body's inputs, and what the small ones of integers hold where the plan is for these alone.
 type Key = (Vec<(DatumType, TVec<usize>)>, Option<Vec<Vec<i64>>>);
@@ -360,13 +374,24 @@ impl Runner {
         // Several threads run the same loop, each another sample.
         let one = now.duration_since(std::mem::replace(since, now)).as_micros() as u64;
         let taken = self.spent.fetch_add(one, Ordering::Relaxed) + one;
-        ensure!(
-            u128::from(taken) <= most.as_micros() * 9 / 10,
+        if u128::from(taken) > most.as_micros() * 9 / 10 {
+            late().insert(self.body.node.clone(), (most, taken));
+        }
+        self.is_early()
+    }
+
+    /// Refuses a loop that has taken too long, in this session or in one before it: the model is loaded again where it cannot be run
+    /// as a whole, and would take as long once more.
+    fn is_early(&self) -> TractResult<()> {
+        let found = late().get(&self.body.node).copied();
+        let Some((_, taken)) = found.filter(|(most, _)| budget::patience().is_some_and(|now| now <= *most)) else {
+            return Ok(());
+        };
+        bail!(
             "its iterations have taken {:.1} s in all samples so far, which is long for a file of this size; if their number is \
              meant, allow more with --patience, or give fewer --samples",
             taken as f64 / 1e6
-        );
-        Ok(())
+        )
     }
 
     /// What the node's outputs are, and sizes that only a run tells as symbols of their own.
@@ -499,6 +524,7 @@ impl TypedLoop {
         let read: TVec<TValue> = inputs.collect();
         let mut collected: Vec<Vec<Tensor>> = vec![vec![]; body.names.len() - 1 - body.carried];
         let mut at = 0i64;
+        self.runner.is_early()?;
         let mut since = Instant::now();
         while goes_on && trip.is_none_or(|n| at < n) {
             let number = if body.vector { tensor1(&[at]) } else { tensor0(at) };

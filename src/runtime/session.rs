@@ -130,9 +130,11 @@ impl Tapped<'_> {
 
 static SESSIONS: Kept<Session> = Kept::new();
 
-/// Lets go of the sessions that are kept for whoever asks for the same again: at the end of a compilation.
+/// Lets go of the sessions that are kept for whoever asks for the same again, and of what is known of their loops: at the end
+/// of a compilation.
 pub fn forget_sessions() {
     SESSIONS.forget();
+    repeat::forget();
 }
 
 /// A model ready to run. Runs may overlap: samples go to threads, each run stays on its caller's

@@ -269,15 +269,16 @@ fn what_lies_beside_the_model_counts_and_says_where_it_is_from() {
     let model = dir.path().join("m.onnx");
     let config = dir.path().join("preprocessor_config.json");
     let x = [spec("x", DType::FLOAT, &[0, 3, 4, 4])];
-    let o = from(&pictures).beside(&model);
+    // What lies there is read once for each set of options.
+    let o = || from(&pictures).beside(&model);
     let told = |o: &DataOptions| Dataset::open(o, &x).unwrap().notes().join("; ");
-    assert!(told(&o).contains("short side 5 (bicubic), crop 4x4, mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (from preset imagenet, the default)"), "{}", told(&o));
+    assert!(told(&o()).contains("short side 5 (bicubic), crop 4x4, mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (from preset imagenet, the default)"), "{}", told(&o()));
     fs::write(
         &config,
         r#"{"image_mean": [0.5], "image_std": [0.25], "size": {"height": 8, "width": 8}, "resample": 2}"#,
     )
     .unwrap();
-    let all = told(&o);
+    let all = told(&o());
     assert!(all.contains("is for pictures of 8x8, and input \"x\" is float[batch, 3, 4, 4]"), "{all}");
     assert!(
         all.contains("squashed to 4x4 (bilinear), crop 4x4, mean 0.5, std 0.25 (from ")
@@ -285,15 +286,14 @@ fn what_lies_beside_the_model_counts_and_says_where_it_is_from() {
         "{all}"
     );
     assert!(
-        told(&DataOptions { mean: vec![0.1], ..o.clone() })
-            .contains("mean 0.1, std 0.25 (from flags, and for the rest ")
+        told(&DataOptions { mean: vec![0.1], ..o() }).contains("mean 0.1, std 0.25 (from flags, and for the rest ")
     );
-    assert!(told(&DataOptions { preset: Preset::named("clip"), ..o.clone() }).contains("(from preset clip)"));
-    assert!(told(&DataOptions { preprocessor: Some("none".into()), ..o.clone() }).contains("the default"));
+    assert!(told(&DataOptions { preset: Preset::named("clip"), ..o() }).contains("(from preset clip)"));
+    assert!(told(&DataOptions { preprocessor: Some("none".into()), ..o() }).contains("the default"));
     let open = InputSpec { dims: vec![Dim::Unknown, Dim::Known(3), Dim::Unknown, Dim::Unknown], ..x[0].clone() };
-    assert_eq!(Dataset::open(&o, &[open]).unwrap().sample(0).unwrap().inputs[0].1.dims(), [1, 3, 8, 8]);
+    assert_eq!(Dataset::open(&o(), &[open]).unwrap().sample(0).unwrap().inputs[0].1.dims(), [1, 3, 8, 8]);
     // Made-up pictures are normalised as it says, too.
-    let made = Dataset::open(&DataOptions { calibrate: None, samples: Some(1), ..o.clone() }, &x).unwrap();
+    let made = Dataset::open(&DataOptions { calibrate: None, samples: Some(1), ..o() }, &x).unwrap();
     assert!(made.sample(0).unwrap().inputs[0].1.f32s().iter().all(|v| (-2.0..=2.0).contains(v)));
     for (text, say) in [
         ("{", "not JSON"),
@@ -305,15 +305,15 @@ fn what_lies_beside_the_model_counts_and_says_where_it_is_from() {
         (r#"{"pretrained_cfg": {"crop_pct": 7}}"#, "crop_pct: 7"),
     ] {
         fs::write(&config, text).unwrap();
-        let e = open_err(&o, &x);
+        let e = open_err(&o(), &x);
         assert!(
             e.contains(say) && e.contains("preprocessor_config.json") && e.contains("--preprocessor none"),
             "{text}: {e}"
         );
     }
     fs::write(&config, r#"{"feature_size": 80}"#).unwrap();
-    assert!(told(&o).contains("the default"), "it is no file about pictures");
-    let e = open_err(&DataOptions { preprocessor: Some(config), ..o.clone() }, &x);
+    assert!(told(&o()).contains("the default"), "it is no file about pictures");
+    let e = open_err(&DataOptions { preprocessor: Some(config), ..o() }, &x);
     assert!(e.contains("says nothing of pictures"), "{e}");
 }
 
