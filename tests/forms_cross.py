@@ -35,7 +35,6 @@ REFUSED = {
     "sparse-hostile": "larger than 2 GB",
     "already-quantized": "quantized already",
     "foreign-operator": "nothing is left to quantize",
-    "opset-10": "opset",
 }
 
 
