@@ -39,6 +39,7 @@ use indexmap::IndexMap;
 
 #[cfg(feature = "tract")]
 pub mod checked;
+#[cfg(feature = "tract")]
 pub mod closer;
 #[cfg(feature = "tract")]
 pub mod comparison;
@@ -60,6 +61,7 @@ pub mod keep;
 mod laws_tests;
 #[cfg(feature = "tract")]
 pub mod mixed;
+#[cfg(feature = "tract")]
 pub mod normalised;
 #[cfg(feature = "tract")]
 pub mod outline;
