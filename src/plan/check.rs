@@ -11,56 +11,46 @@ impl QuantPlan {
     /// # Errors
     /// The first decision that contradicts another one, or holds a number that no model can take.
     pub fn check(&self) -> Result<(), PlanError> {
-        self.contradiction().map_or(Ok(()), |(way, e)| Err(self.placed(&way, e)))
+        self.holds_together().map_err(|(way, e)| self.placed(&way, e))
     }
 
-    /// The first fault, and where in the plan it is.
-    fn contradiction(&self) -> Option<Fault> {
-        let names = |section, kind, all: Vec<&str>| {
-            once(section, kind, all.into_iter().enumerate().map(|(i, n)| (i, n, "")).collect())
-        };
+    fn holds_together(&self) -> Result<(), Fault> {
+        let names =
+            |section, kind, all: Vec<&str>| once(section, kind, all.into_iter().enumerate().map(|(i, n)| (i, n, "")));
+        names("layers", "a layer", self.layers.iter().map(|l| l.output.as_str()).collect())?;
+        names("attentions", "an attention", self.attentions.iter().map(|a| a.output.as_str()).collect())?;
+        names("constants", "a constant", self.constants.iter().map(|c| c.value.as_str()).collect())?;
+        names("folds", "a fold", self.folds.iter().map(|f| f.value.as_str()).collect())?;
+        names("sums", "a sum", self.sums.iter().map(String::as_str).collect())?;
         let trades = || self.equalisations.iter().enumerate().map(|(i, e)| (i, e, e.between.name()));
+        once("equalisations", "an equalisation", trades().map(|(i, e, kind)| (i, e.divided.as_str(), kind)))?;
+        once("equalisations", "an equalisation", trades().map(|(i, e, kind)| (i, e.multiplied.as_str(), kind)))?;
         // A value may have codes for the readers that contract and others for the rest, but no two for one reader.
-        let coded = self.activations.iter().enumerate();
-        let coded = coded.flat_map(|(i, a)| readers(a).iter().map(move |r| (i, a.value.as_str(), *r)));
-        names("layers", "a layer", self.layers.iter().map(|l| l.output.as_str()).collect())
-            .or_else(|| {
-                names("attentions", "an attention", self.attentions.iter().map(|a| a.output.as_str()).collect())
-            })
-            .or_else(|| names("constants", "a constant", self.constants.iter().map(|c| c.value.as_str()).collect()))
-            .or_else(|| names("folds", "a fold", self.folds.iter().map(|f| f.value.as_str()).collect()))
-            .or_else(|| names("sums", "a sum", self.sums.iter().map(String::as_str).collect()))
-            .or_else(|| {
-                let divided = trades().map(|(i, e, kind)| (i, e.divided.as_str(), kind)).collect();
-                once("equalisations", "an equalisation", divided)
-            })
-            .or_else(|| {
-                let multiplied = trades().map(|(i, e, kind)| (i, e.multiplied.as_str(), kind)).collect();
-                once("equalisations", "an equalisation", multiplied)
-            })
-            .or_else(|| once("activations", "an activation", coded.collect()))
-            .or_else(|| self.terms_with_codes())
-            .or_else(|| self.activations.iter().enumerate().find_map(|(i, a)| outliers(i, a)))
-            .or_else(|| self.layers.iter().enumerate().find_map(|(i, l)| numbers(i, l)))
+        let activations = || self.activations.iter().enumerate();
+        let coded = activations().flat_map(|(i, a)| readers(a).iter().map(move |r| (i, a.value.as_str(), *r)));
+        once("activations", "an activation", coded)?;
+        self.terms_have_no_codes()?;
+        activations().try_for_each(|(i, a)| outliers(i, a))?;
+        self.layers.iter().enumerate().try_for_each(|(i, l)| numbers(i, l))
     }
 
     /// The terms of a sum have no codes of their own.
-    fn terms_with_codes(&self) -> Option<Fault> {
+    fn terms_have_no_codes(&self) -> Result<(), Fault> {
         let sums: BTreeSet<&str> = self.sums.iter().map(String::as_str).collect();
-        let i = self.activations.iter().position(|a| sums.contains(a.value.as_str()))?;
-        let value = self.activations[i].value.clone();
-        let e = PlanError::Twice { value, kind: "an activation and a sum" };
-        Some((vec!["activations".into(), i.into(), "value".into()], e))
+        let coded = self.activations.iter().enumerate().find(|(_, a)| sums.contains(a.value.as_str()));
+        coded.map_or(Ok(()), |(i, a)| {
+            let e = PlanError::Twice { value: a.value.clone(), kind: "an activation and a sum" };
+            Err((vec!["activations".into(), i.into(), "value".into()], e))
+        })
     }
 }
 
 /// Where in the plan something is wrong, and what.
 type Fault = (Vec<Step>, PlanError);
 
-fn numbers(i: usize, l: &Layer) -> Option<Fault> {
+fn numbers(i: usize, l: &Layer) -> Result<(), Fault> {
     let bad = |key: &str, what: String| {
-        let e = PlanError::Number { value: l.output.clone(), what };
-        Some((vec!["layers".into(), i.into(), key.into()], e))
+        Err((vec!["layers".into(), i.into(), key.into()], PlanError::Number { value: l.output.clone(), what }))
     };
     if !(l.clip.is_finite() && l.clip > 0.0) {
         return bad("clip", format!("clip {}, which is no share of a range", l.clip));
@@ -68,8 +58,10 @@ fn numbers(i: usize, l: &Layer) -> Option<Fault> {
     if l.stored.is_some() != (l.rounding == Rounding::Gptq) {
         return bad("rounding", "codes of its own without `rounding: gptq`, or that without codes".to_owned());
     }
-    let wrong = l.stored.iter().flat_map(|s| &s.scales).find(|s| !(s.is_finite() && **s > 0.0))?;
-    bad("stored", format!("scale {wrong}, which is not above 0 and finite"))
+    match l.stored.iter().flat_map(|s| &s.scales).find(|s| !(s.is_finite() && **s > 0.0)) {
+        Some(wrong) => bad("stored", format!("scale {wrong}, which is not above 0 and finite")),
+        None => Ok(()),
+    }
 }
 
 fn readers(a: &Activation) -> &'static [&'static str] {
@@ -80,12 +72,12 @@ fn readers(a: &Activation) -> &'static [&'static str] {
     }
 }
 
-fn outliers(i: usize, a: &Activation) -> Option<Fault> {
+fn outliers(i: usize, a: &Activation) -> Result<(), Fault> {
     let mut seen = BTreeSet::new();
-    a.outliers.iter().enumerate().find_map(|(n, o)| {
+    for (n, o) in a.outliers.iter().enumerate() {
         let bad = |key: &str, what: String| {
-            let e = PlanError::Number { value: a.value.clone(), what };
-            Some((vec!["activations".into(), i.into(), "outliers".into(), n.into(), key.into()], e))
+            let way = vec!["activations".into(), i.into(), "outliers".into(), n.into(), key.into()];
+            Err((way, PlanError::Number { value: a.value.clone(), what }))
         };
         if !seen.insert(o.channel) {
             return bad("channel", format!("two second codes of channel {}", o.channel));
@@ -99,15 +91,20 @@ fn outliers(i: usize, a: &Activation) -> Option<Fault> {
                 format!("zero point {} of channel {}, which is no uint8", o.zero_point, o.channel),
             );
         }
-        None
-    })
+    }
+    Ok(())
 }
 
-/// The second entry that decides on the same: entries by their number, with what they are of, and which part of it.
-fn once(section: &str, kind: &'static str, all: Vec<(usize, &str, &str)>) -> Option<Fault> {
+/// Refuses the second entry that decides on the same: entries by their number, with what they are of, and which part of it.
+fn once<'p>(
+    section: &str,
+    kind: &'static str,
+    mut all: impl Iterator<Item = (usize, &'p str, &'p str)>,
+) -> Result<(), Fault> {
     let mut seen = BTreeSet::new();
-    let (i, value, _) = all.into_iter().find(|(_, name, part)| !seen.insert((*name, *part)))?;
-    Some((vec![section.into(), i.into()], PlanError::Twice { value: value.to_owned(), kind }))
+    all.find(|(_, name, part)| !seen.insert((*name, *part))).map_or(Ok(()), |(i, value, _)| {
+        Err((vec![section.into(), i.into()], PlanError::Twice { value: value.to_owned(), kind }))
+    })
 }
 
 #[cfg(test)]
