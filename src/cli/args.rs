@@ -222,7 +222,7 @@ impl CompileArgs {
     pub fn kept(&self) -> Option<Keep> {
         match self.target_size {
             None => self.keep.wanted(),
-            size => Some(Keep::Reach(Goal { size, ..self.keep.goal() }, self.keep.by.into())),
+            size => Some(Keep::Reach(Goal { size, ..self.keep.goal() }, self.keep.by)),
         }
     }
 }

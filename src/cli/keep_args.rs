@@ -32,7 +32,7 @@ pub struct KeepArgs {
     /// What a part is: attention and MLP of each block, whole blocks, one kind of value in all blocks, values of
     /// attention and MLP and the weights of each of their layers, or every value and weight on its own
     #[arg(long, value_enum, default_value_t)]
-    pub by: ByArg,
+    pub by: By,
 }
 
 impl KeepArgs {
@@ -52,7 +52,7 @@ impl KeepArgs {
 
     /// What is asked for, if anything is.
     pub fn wanted(&self) -> Option<Keep> {
-        let by = self.by.into();
+        let by = self.by;
         match (&self.keep_float, self.target_sqnr) {
             (Some(KeepFloat::Worst(n)), _) => Some(Keep::Worst(*n, by)),
             (Some(KeepFloat::Names(names)), _) => Some(Keep::Names(names.clone(), by)),
@@ -98,29 +98,6 @@ impl From<UpToArg> for Precision {
             UpToArg::Recipe => Precision::Recipe,
             UpToArg::Wide => Precision::Wide,
             UpToArg::Float => Precision::Float,
-        }
-    }
-}
-
-/// [`By`] as a flag's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ByArg {
-    #[default]
-    Part,
-    Block,
-    Role,
-    Layer,
-    Site,
-}
-
-impl From<ByArg> for By {
-    fn from(b: ByArg) -> By {
-        match b {
-            ByArg::Part => By::Part,
-            ByArg::Block => By::Block,
-            ByArg::Role => By::Role,
-            ByArg::Layer => By::Layer,
-            ByArg::Site => By::Site,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::compile::keep::{Keep, chosen, missed, ranked};
 use crate::compile::mixed::Mixed;
 use crate::compile::sensitivity::{Bench, SensitivityError};
 use crate::compile::stages::{Log, Running, WHOLE, open, planned, read_statistics, statistics};
-use crate::plan::parts::{By, divide};
+use crate::plan::parts::divide;
 use crate::plan::precision::Precision;
 use crate::verify::report::parts::{Findings, Kept, Row, VERSION};
 
@@ -46,7 +46,7 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     }
     let plan = planned(&p, &recipe, s, how, &mut log)?;
     let bench = Bench::new(&p, &plan, &data, &held, how.threads)?;
-    let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by.into());
+    let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by);
     let ranked = ranked(&bench, &parts, !a.alone_only, how)?;
     let whole_db = bench.whole()?;
     let choose = |k: &Keep| chosen(&bench, (&p, &plan, &[]), Some(ranked.clone()), (k, 0), how, &mut log);
@@ -60,7 +60,7 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
         tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
         model: a.model.display().to_string(),
         recipe: recipe.name.clone(),
-        by: By::from(a.keep.by).name().to_owned(),
+        by: a.keep.by.name().to_owned(),
         samples: held.len() * data.batch(),
         whole_db,
         parts: ranked

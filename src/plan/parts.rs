@@ -16,17 +16,18 @@ use crate::ir::{Graph, NodeId, ValueId};
 /// How a model is divided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum By {
-    /// Embedding, attention and MLP of each block, head.
+    /// Embedding, attention and MLP of each block, head
     #[default]
     Part,
-    /// Embedding, blocks, head.
+    /// Embedding, blocks, head
     Block,
-    /// Roles of activations, weights, attention weights, constants.
+    /// Roles of activations, weights, attention weights, constants
     Role,
-    /// As `Part`, but the weights of layers that read one value are a part of their own.
+    /// As `part`, but the weights of layers that read one value are a part of their own
     Layer,
-    /// Every decision on its own, by the name of its value.
+    /// Every decision on its own, by the name of its value
     Site,
 }
 
