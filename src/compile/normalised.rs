@@ -8,7 +8,7 @@
 
 use super::error::CompilerError;
 use super::stages::Running;
-use crate::calibrate::data::{Coloured, Dataset};
+use crate::calibrate::data::{self, Coloured, Dataset};
 use crate::calibrate::looks::unusual;
 use crate::calibrate::run::open_shapes;
 use crate::ir::{Model, validate};
@@ -32,13 +32,15 @@ struct Numbers {
     of: [(f32, f32); 3],
 }
 
-const IMAGENET: Numbers = Numbers {
-    name: "ImageNet's mean and std (--preset imagenet)",
-    of: [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)],
-};
-const HALF: Numbers = Numbers { name: "mean and std 0.5 (--preset inception)", of: [(0.5, 0.5); 3] };
+const IMAGENET: Numbers =
+    Numbers { name: "ImageNet's mean and std (--preset imagenet)", of: by_colour(data::IMAGENET) };
+const HALF: Numbers = Numbers { name: "mean and std 0.5 (--preset inception)", of: by_colour(data::HALF) };
 const UNIT: Numbers = Numbers { name: "pixels from 0 to 1 (--preset unit)", of: [(0.0, 1.0); 3] };
 const BYTES: Numbers = Numbers { name: "pixels from 0 to 255", of: [(0.0, 1.0 / 255.0); 3] };
+
+const fn by_colour((mean, std): ([f32; 3], [f32; 3])) -> [(f32, f32); 3] {
+    [(mean[0], std[0]), (mean[1], std[1]), (mean[2], std[2])]
+}
 
 /// What is to be said about how the pictures of a data set are normalised; nothing if they look right, or cannot be judged.
 ///
@@ -104,28 +106,18 @@ impl Look {
     /// Whether another normalisation makes the model surer.
     fn better(&self, data: &Dataset, how: Running<'_>) -> Result<Better, CompilerError> {
         let others: Vec<Numbers> = [IMAGENET, HALF, UNIT, BYTES].into_iter().filter(|n| !n.is(&self.given)).collect();
-        let (mut given, mut theirs) = (Vec::new(), vec![Vec::new(); others.len()]);
         let most = data.len().min(ALL);
         // Spread over the data, in an order whose beginning is spread as well.
         let spread: Vec<usize> = (0..most).map(|i| i * data.len() / most).collect();
         let step = most.div_ceil(FIRST).max(1);
         let order: Vec<usize> = (0..step).flat_map(|k| spread.iter().skip(k).step_by(step).copied()).collect();
         let done = how.steps("looking at pictures", 1);
-        for some in [&order[..most.min(FIRST)], &order[most.min(FIRST)..]] {
-            let Some(found) = self.entropies(data, some, &others, how)? else {
-                done(1);
-                return Ok(Better::Unknown);
-            };
-            for row in found {
-                given.push(row[0]);
-                theirs.iter_mut().zip(&row[1..]).for_each(|(t, x)| t.push(*x));
-            }
-            if theirs.iter().all(|t| mean(t) >= mean(&given)) {
-                done(1);
-                return Ok(Better::Given);
-            }
-        }
+        let found = self.among(data, &order, &others, how);
         done(1);
+        let Some((given, theirs)) = found? else { return Ok(Better::Unknown) };
+        if theirs.iter().all(|t| mean(t) >= mean(&given)) {
+            return Ok(Better::Given);
+        }
         let spared = |t: &[f64]| given.iter().zip(t).map(|(g, t)| g - t).collect::<Vec<f64>>();
         let enough = SPARED * (self.classes as f64).ln();
         let surely = others.iter().zip(&theirs).filter(|(_, t)| {
@@ -145,37 +137,76 @@ impl Look {
         )))
     }
 
-    /// For each sample the entropy of the answers as it is given, and as the others would have it, in nats. `None` if the model
-    /// does not run on one.
+    /// The entropies with the given normalisation, and with each other one; without the others if none of them leaves less on the
+    /// first samples. `None` if the model does not run on one.
+    fn among(
+        &self,
+        data: &Dataset,
+        order: &[usize],
+        others: &[Numbers],
+        how: Running<'_>,
+    ) -> Result<Option<Entropies>, CompilerError> {
+        let first = &order[..order.len().min(FIRST)];
+        let Some(given) = self.entropies(data, first, &self.given, f64::INFINITY, how)? else { return Ok(None) };
+        // Entropies are not negative: what reaches the sum of the given ones does not come below it again.
+        let most: f64 = given.iter().sum();
+        let mut surer = false;
+        for n in others {
+            let Some(found) = self.entropies(data, first, n, most, how)? else { return Ok(None) };
+            surer |= found.iter().sum::<f64>() < most;
+        }
+        if !surer {
+            return Ok(Some((given, Vec::new())));
+        }
+        let all = |n: &Numbers| self.entropies(data, order, n, f64::INFINITY, how);
+        let theirs = others.iter().map(all).collect::<Result<Option<_>, _>>()?;
+        Ok(all(&self.given)?.zip(theirs))
+    }
+
+    /// For each sample the entropy of the answers, in nats, if it is normalised with these numbers; as far as their sum has not
+    /// reached `most`. `None` if the model does not run on one.
     fn entropies(
         &self,
         data: &Dataset,
         indices: &[usize],
-        others: &[Numbers],
+        to: &Numbers,
+        most: f64,
         how: Running<'_>,
-    ) -> Result<Option<Vec<Vec<f64>>>, CompilerError> {
-        let mut rows = Vec::new();
-        let one = |i: usize| -> Result<Option<Vec<f64>>, CompilerError> {
-            let s = data.sample(indices[i])?;
-            let mut row = Vec::new();
-            for to in std::iter::once(&self.given).chain(others) {
-                let mut inputs = s.inputs.clone();
-                let x = &mut inputs[self.picture.input].1;
-                *x = renormalised(x, self.picture.axis, &self.given, to);
-                let Ok(out) = self.session.run(&inputs) else { return Ok(None) };
-                row.push(entropy(&out.outputs[self.output].f32s(), self.classes));
-            }
-            Ok(Some(row))
+    ) -> Result<Option<Vec<f64>>, CompilerError> {
+        let one = |i: usize| -> Result<Option<f64>, CompilerError> {
+            let mut inputs = data.sample(indices[i])?.inputs;
+            let x = &mut inputs[self.picture.input].1;
+            *x = renormalised(x, self.picture.axis, &self.given, to);
+            let Ok(out) = self.session.run(&inputs) else { return Ok(None) };
+            Ok(Some(entropy(&out.outputs[self.output].f32s(), self.classes)).filter(|x| x.is_finite()))
         };
-        let mut runs = true;
-        fold_samples(indices.len(), how.threads, one, |_, row: Option<Vec<f64>>| {
-            runs &= row.as_ref().is_some_and(|r| r.iter().all(|x| x.is_finite()));
-            rows.extend(row);
-            Ok::<(), CompilerError>(())
-        })?;
-        Ok(runs.then_some(rows))
+        let mut all = Vec::new();
+        // As many at once as there are threads.
+        for some in (0..indices.len()).collect::<Vec<_>>().chunks(how.threads.max(1)) {
+            if all.iter().sum::<f64>() >= most {
+                break;
+            }
+            let mut runs = true;
+            fold_samples(
+                some.len(),
+                how.threads,
+                |i| one(some[i]),
+                |_, x: Option<f64>| {
+                    runs &= x.is_some();
+                    all.extend(x);
+                    Ok::<(), CompilerError>(())
+                },
+            )?;
+            if !runs {
+                return Ok(None);
+            }
+        }
+        Ok(Some(all))
     }
 }
+
+/// Those of the given normalisation, and of each other.
+type Entropies = (Vec<f64>, Vec<Vec<f64>>);
 
 impl Numbers {
     fn is(&self, other: &Numbers) -> bool {

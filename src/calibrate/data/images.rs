@@ -1,6 +1,8 @@
 //! Images: how an input wants them, and a folder of them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use super::decode::{Wanted, load};
 use super::folder::{self, Listing};
@@ -98,6 +100,27 @@ pub(super) fn tables(
     Ok(norm.into_iter().map(|(mean, std)| std::array::from_fn(|x| (x as f32 / 255.0 - mean) / std)).collect())
 }
 
+/// Bytes of pixels that are kept: 100 pictures of 224 by 224. More would show where memory is not to grow with the samples.
+const KEPT: usize = 16 << 20;
+
+/// Pixels that were made. Samples are checked, calibrated on, fitted to and verified on, and decoding takes longest of what is
+/// done to a picture. Clones share them.
+#[derive(Clone, Debug, Default)]
+struct Kept(Arc<Mutex<BTreeMap<usize, Arc<[u8]>>>>);
+
+impl Kept {
+    fn find(&self, item: usize) -> Option<Arc<[u8]>> {
+        self.0.lock().expect("no panic inside").get(&item).cloned()
+    }
+
+    fn keep(&self, item: usize, pixels: &Arc<[u8]>) {
+        let mut all = self.0.lock().expect("no panic inside");
+        if all.values().map(|p| p.len()).sum::<usize>() + pixels.len() <= KEPT {
+            all.insert(item, pixels.clone());
+        }
+    }
+}
+
 /// The images of a folder, in name order or in that of its labels.txt.
 #[derive(Clone, Debug)]
 pub(super) struct ImageFolder {
@@ -106,6 +129,7 @@ pub(super) struct ImageFolder {
     shape: ImageShape,
     wanted: Wanted,
     tables: Vec<[f32; 256]>,
+    kept: Kept,
 }
 
 impl ImageFolder {
@@ -126,7 +150,7 @@ impl ImageFolder {
             upright: pictures.upright,
         };
         let tables = tables(spec, options, pictures, shape.channels)?;
-        Ok(ImageFolder { folder: folder.to_path_buf(), listing, shape, wanted, tables })
+        Ok(ImageFolder { folder: folder.to_path_buf(), listing, shape, wanted, tables, kept: Kept::default() })
     }
 
     /// What was found in the folder.
@@ -172,7 +196,12 @@ impl ImageFolder {
     }
 
     /// One image, decoded, resized and cropped: interleaved 8-bit pixels.
-    pub(super) fn pixels(&self, item: usize) -> Result<Vec<u8>, DataError> {
-        load(&self.folder.join(self.name(item)), &self.wanted)
+    pub(super) fn pixels(&self, item: usize) -> Result<Arc<[u8]>, DataError> {
+        if let Some(pixels) = self.kept.find(item) {
+            return Ok(pixels);
+        }
+        let pixels = load(&self.folder.join(self.name(item)), &self.wanted)?.into();
+        self.kept.keep(item, &pixels);
+        Ok(pixels)
     }
 }

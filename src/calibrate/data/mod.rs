@@ -48,6 +48,7 @@ pub use error::DataError;
 pub use fixed::{FixedInput, FixedValue};
 pub use options::DataOptions;
 pub use presets::{Exif, Fit, Interpolation, Preset};
+pub(crate) use presets::{HALF, IMAGENET};
 pub use spool::{ArrayRows, Arrays, Spool};
 
 use crate::budget::{self, Stop};
@@ -427,7 +428,7 @@ impl Dataset {
         let pixels = match &self.source {
             Source::Images(folder) => {
                 let pixels = folder.pixels(spread(index * self.batch + item, self.taken, self.total))?;
-                Pixels::of(pixels, &folder.shape())
+                Pixels::of(pixels.to_vec(), &folder.shape())
             }
             Source::Arrays(_) => {
                 let s = self.sample(index)?;

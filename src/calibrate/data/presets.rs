@@ -119,12 +119,13 @@ pub(super) struct Row {
     pub(super) interpolation: Interpolation,
 }
 
-const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// Means and stds of pixels from 0 to 1.
+pub(crate) const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 const CLIP: ([f32; 3], [f32; 3]) =
     ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
 /// 124, 117 and 104 of 255, and 1 / (0.0167 * 255).
 const DPN: ([f32; 3], [f32; 3]) = ([124.0 / 255.0, 117.0 / 255.0, 104.0 / 255.0], [0.234_832_67; 3]);
-const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
+pub(crate) const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 /// 224 of 256.
 const USUAL: Side = Side::Share(0.875);
 

@@ -725,3 +725,23 @@ fn the_flags_are_read() {
     assert!(parse("x --crop-pct 0.9 --resize 256").is_err() && parse("x --crop-pct 1.5").is_err());
     assert_eq!(parse("x --images d").unwrap().calibrate, Some("d".into()));
 }
+
+#[test]
+fn a_picture_is_made_once_and_as_many_are_kept_as_there_is_room_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = png(dir.path(), "a.png", 4, 4, |x, y| [x as u8, y as u8, 7]);
+    let x = spec("x", DType::UINT8, &[0, 4, 4, 3]);
+    let d = Dataset::open(&DataOptions { resize: Some(0), ..from(dir.path()) }, std::slice::from_ref(&x)).unwrap();
+    let first = levels(&d, 0);
+    fs::remove_file(&file).unwrap();
+    assert_eq!(levels(&d.clone(), 0), first, "it is decoded again");
+    // Three of 2048 by 2048 have 36 MB.
+    for name in ["a.png", "b.png", "c.png"] {
+        png(dir.path(), name, 2048, 2048, |_, _| [9; 3]);
+    }
+    let x = spec("x", DType::UINT8, &[0, 2048, 2048, 3]);
+    let d = Dataset::open(&DataOptions { resize: Some(0), ..from(dir.path()) }, std::slice::from_ref(&x)).unwrap();
+    (0..3).for_each(|i| assert_eq!(levels(&d, i).len(), 3 << 22));
+    ["a.png", "b.png", "c.png"].iter().for_each(|n| fs::remove_file(dir.path().join(n)).unwrap());
+    assert!(d.sample(0).is_ok() && d.sample(1).is_err() && d.sample(2).is_err());
+}
