@@ -1,6 +1,6 @@
 //! Feeds the program inputs that somebody damaged, each in a process of its own with limits of time and memory.
 //!
-//! `fuzz [--seconds N] [--seed S] [--target NAME] [--jobs N] [--keep DIR] PROGRAM`. Targets: `bytes` and `structure` of
+//! `fuzz [--seconds N] [--cases N] [--seed S] [--target NAME] [--jobs N] [--keep DIR] PROGRAM`. Targets: `bytes` and `structure` of
 //! models, `recipe`, `rules`, `plan`, `statistics`, `arrays`, `pictures`; all in turn without `--target`. A case is a seed
 //! file (of `testdata`, or a model written here as text) with one to eight changes; which, follows from the seed and the
 //! case's number alone.
@@ -39,22 +39,24 @@ const TARGETS: [&str; 8] = ["bytes", "structure", "recipe", "rules", "plan", "st
 
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
-    let (mut seconds, mut seed, mut target, mut jobs, mut keep) =
-        (60u64, 1u64, None, 2usize, PathBuf::from("target/fuzz"));
+    let mut round = Round { seed: 1, time: Duration::from_secs(60), cases: u64::MAX, jobs: 2 };
+    let (mut target, mut keep) = (None, PathBuf::from("target/fuzz"));
     let mut program = None;
     while let Some(a) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{a} wants a value"));
         match a.as_str() {
-            "--seconds" => seconds = value()?.parse()?,
-            "--seed" => seed = value()?.parse()?,
+            "--seconds" => round.time = Duration::from_secs(value()?.parse()?),
+            "--cases" => round.cases = value()?.parse()?,
+            "--seed" => round.seed = value()?.parse()?,
             "--target" => target = Some(value()?),
-            "--jobs" => jobs = value()?.parse()?,
+            "--jobs" => round.jobs = value()?.parse()?,
             "--keep" => keep = value()?.into(),
             _ => program = Some(PathBuf::from(a)),
         }
     }
-    let program =
-        program.ok_or("usage: fuzz [--seconds N] [--seed S] [--target NAME] [--jobs N] [--keep DIR] PROGRAM")?;
+    const USAGE: &str =
+        "usage: fuzz [--seconds N] [--cases N] [--seed S] [--target NAME] [--jobs N] [--keep DIR] PROGRAM";
+    let program = program.ok_or(USAGE)?;
     let targets: Vec<&str> = TARGETS.into_iter().filter(|t| target.as_deref().is_none_or(|x| x == *t)).collect();
     // Cases run in folders of their own.
     let program = program.canonicalize()?;
@@ -64,19 +66,25 @@ fn main() -> Result<(), Failure> {
     fs::create_dir_all(&keep)?;
     let work = tempfile::tempdir()?;
     let seeds = Seeds::new(&program, work.path())?;
-    let tally = run_all(&program, &seeds, &targets, seed, Duration::from_secs(seconds), jobs, work.path(), &keep)?;
+    let tally = run_all(&program, &seeds, &targets, round, work.path(), &keep)?;
     println!("{tally}");
     if tally.ends_with(" 0 failures") { Ok(()) } else { Err("some cases failed".into()) }
 }
 
-#[allow(clippy::too_many_arguments)]
+/// How much is tried: cases from the first on, until there were so many or the time is over.
+#[derive(Clone, Copy)]
+struct Round {
+    seed: u64,
+    time: Duration,
+    cases: u64,
+    jobs: usize,
+}
+
 fn run_all(
     program: &Path,
     seeds: &Seeds,
     targets: &[&str],
-    seed: u64,
-    time: Duration,
-    jobs: usize,
+    Round { seed, time, cases, jobs }: Round,
     work: &Path,
     keep: &Path,
 ) -> Result<String, Failure> {
@@ -94,6 +102,9 @@ fn run_all(
                 let dir = work.join(format!("job{job}"));
                 while start.elapsed() < time {
                     let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= cases {
+                        return;
+                    }
                     let target = targets[(n % targets.len() as u64) as usize];
                     let mut rng = Rng::seed_from_u64(seed);
                     rng.set_stream(n);

@@ -8,9 +8,12 @@
 //! *Time.* [`Watchdog`] ends a process that takes more memory than its budget or makes no progress for longer than its
 //! time; [`step`] and [`progress`] tell it what is being done.
 //!
+//! *Panics.* [`foreign`] makes an error of a panic in another crate.
+//!
 //! *Sizes.* [`elements`] multiplies sizes without wrapping; [`MOST_ELEMENTS`] is the most that any value may have.
 
 mod counting;
+mod foreign;
 mod stop;
 mod watch;
 
@@ -19,6 +22,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use counting::{Counting, give_back, keep_freed};
+pub use foreign::foreign;
 pub use stop::Stop;
 pub use watch::{
     Exceeded, Limit, Watchdog, current, current_file, default_patience, file, patience, progress, set_patience, step,

@@ -64,10 +64,29 @@ struct Shards {
 }
 
 impl Shards {
-    fn missing(&self) -> Vec<u32> {
-        (1..=self.of).filter(|p| !self.parts.contains(p)).collect()
+    /// How many parts are missing. A file may say that there are more of them than memory has room for.
+    fn missing(&self) -> usize {
+        self.of as usize - self.parts.len()
+    }
+
+    /// Parts that are missing: `3/4`. The first of them, if there are many.
+    fn missing_parts(&self) -> Vec<String> {
+        let missing = (1..=self.of).filter(|p| self.parts.binary_search(p).is_err());
+        let mut told: Vec<String> = missing.take(MOST_TOLD).map(|p| format!("{p}/{}", self.of)).collect();
+        if self.missing() > told.len() {
+            told.push(format!("and {} others", self.missing() - told.len()));
+        }
+        told
+    }
+
+    /// Whether the parts are in order and of those there are.
+    fn hold_together(&self) -> bool {
+        self.parts.windows(2).all(|w| w[0] < w[1]) && self.parts.iter().all(|p| (1..=self.of).contains(p))
     }
 }
+
+/// Parts that a message names.
+const MOST_TOLD: usize = 16;
 
 /// Why a statistics file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +102,8 @@ pub enum StatsError {
     #[error("{path} is damaged (its checksum does not fit); make it again with `fqvit-opt calibrate`")]
     Damaged { path: String },
     #[error(
-        "{path}: the statistics of `{value}` contradict each other (it has score rows or maxima for heads that do not exist); \
-         make the file again with `fqvit-opt calibrate`"
+        "{path}: the statistics of {value} contradict each other: no calibration writes them; make the file again with \
+         `fqvit-opt calibrate`"
     )]
     Torn { path: String, value: String },
     #[error("{path} was made for another model or recipe (fingerprint {file}, now {model}); make it again")]
@@ -102,9 +121,9 @@ pub enum StatsError {
     Data { path: String, data: String },
     #[error(
         "{path} lacks {missing} of {of} parts ({}); join them all with `fqvit-opt calibrate --join`",
-        .parts.iter().map(|p| format!("{p}/{of}")).collect::<Vec<_>>().join(", ")
+        .parts.join(", ")
     )]
-    Part { path: String, missing: usize, of: u32, parts: Vec<u32> },
+    Part { path: String, missing: usize, of: u32, parts: Vec<String> },
     #[error("{path}: {source}")]
     Merge { path: String, source: Box<CalibrateError> },
 }
@@ -144,10 +163,14 @@ impl StatsFile {
         unpacked.map_err(|_| StatsError::Damaged { path: name() })?;
         let file: StatsFile = postcard::from_bytes(&plain).map_err(|_| StatsError::Kind { path: name() })?;
         // The checksum tells what was damaged, not what was written wrongly.
-        match file.values.iter().find(|(_, s)| !s.holds_together()) {
-            Some((value, _)) => Err(StatsError::Torn { path: name(), value: value.clone() }),
-            None => Ok(file),
+        let torn = |value: String| Err(StatsError::Torn { path: name(), value });
+        if let Some((value, _)) = file.values.iter().find(|(_, s)| !s.holds_together()) {
+            return torn(format!("`{value}`"));
         }
+        if !file.seen.values().all(Shards::hold_together) {
+            return torn("its parts".to_owned());
+        }
+        Ok(file)
     }
 
     /// Refuses statistics of another model, and those of a part of the data: they would pass for the whole.
@@ -156,10 +179,9 @@ impl StatsFile {
     /// What is wrong with them, with the file's name.
     pub fn check(&self, path: &Path, model: &str) -> Result<(), StatsError> {
         self.of_model(path, model)?;
-        let Some((shards, parts)) = self.seen.values().map(|s| (s, s.missing())).find(|(_, m)| !m.is_empty()) else {
-            return Ok(());
-        };
-        Err(StatsError::Part { path: path.display().to_string(), missing: parts.len(), of: shards.of, parts })
+        let Some(shards) = self.seen.values().find(|s| s.missing() > 0) else { return Ok(()) };
+        let (missing, parts) = (shards.missing(), shards.missing_parts());
+        Err(StatsError::Part { path: path.display().to_string(), missing, of: shards.of, parts })
     }
 
     fn of_model(&self, path: &Path, model: &str) -> Result<(), StatsError> {
@@ -171,7 +193,7 @@ impl StatsFile {
 
     /// Parts that are still to be joined: `3/4`.
     pub fn missing(&self) -> Vec<String> {
-        self.seen.values().flat_map(|s| s.missing().into_iter().map(|p| format!("{p}/{}", s.of))).collect()
+        self.seen.values().flat_map(Shards::missing_parts).collect()
     }
 
     /// Joins another shard: as if both had been one run.
@@ -190,7 +212,7 @@ impl StatsFile {
         }
         let mut seen = self.seen.clone();
         for (source, s) in &other.seen {
-            let whole = |m: &BTreeMap<String, Shards>| m.values().all(|s| s.missing().is_empty());
+            let whole = |m: &BTreeMap<String, Shards>| m.values().all(|s| s.missing() == 0);
             let foreign = || StatsError::Data { path: name(), data: other.data.clone() };
             let Some(mine) = seen.get_mut(source) else {
                 // Other data may be added, but a part of them is a part of something else.
@@ -215,7 +237,7 @@ impl StatsFile {
         } else {
             format!("{}, {}", self.data, other.data)
         };
-        let (model, how, samples) = (self.model.clone(), self.how.clone(), self.samples + other.samples);
+        let (model, how, samples) = (self.model.clone(), self.how.clone(), self.samples.saturating_add(other.samples));
         let synthetic = self.synthetic || other.synthetic;
         let mut all = self.into_map();
         merge(&mut all, &other.into_map()).map_err(|e| StatsError::Merge { path: name(), source: Box::new(e) })?;
@@ -244,7 +266,8 @@ impl StatsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::observe::Watch;
+    use crate::quant::hist::Hist;
+    use crate::quant::watch::Watch;
 
     fn of(source: &str, shard: (u32, u32), how: &str) -> StatsFile {
         let mut s = Stats::new(Watch::Channels { axis: -1 });
@@ -313,6 +336,59 @@ mod tests {
         let mut other = part(2);
         other.values[0].0 = "y".into();
         assert!(told(&[part(1), other]).contains("other values"));
+    }
+
+    #[test]
+    fn what_no_calibration_writes_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.stats");
+        let mut s = Stats::new(Watch::Tokens { axis: -1, read: Default::default() });
+        s.observe(&[1.0, -2.0, 3.0, 4.0], &[1, 2, 2], 0).unwrap();
+        s.observe(&[1.0, -2.0, 3.0, 5.0], &[1, 2, 2], 1).unwrap();
+        let hist = |exp: i32, first: i32| -> Hist {
+            postcard::from_bytes(&postcard::to_stdvec(&(exp, first, vec![1u32])).unwrap()).unwrap()
+        };
+        let told = |change: &dyn Fn(&mut Stats)| {
+            let mut changed = file();
+            changed.values[0].1 = s.clone();
+            change(&mut changed.values[0].1);
+            changed.write(&path).unwrap();
+            StatsFile::read(&path).map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert_eq!(told(&|_| ()), Ok(()));
+        assert_eq!(told(&|s| s.channels[0].hist = hist(-8, 200)), Ok(()));
+        let wrong: [&dyn Fn(&mut Stats); 12] = [
+            &|s| s.channels.clear(),
+            &|s| s.channels.truncate(1),
+            &|s| s.dims = vec![],
+            &|s| s.watch = Watch::Channels { axis: 3 },
+            &|s| s.watch = Watch::Channels { axis: i64::MIN },
+            &|s| s.channels[0].min = f32::NAN,
+            &|s| s.channels[0].max = f32::INFINITY,
+            &|s| s.channels[0].quarters.truncate(3),
+            &|s| s.channels[1].halves.truncate(1),
+            &|s| s.channels[0].hist = hist(0, i32::MAX - 1),
+            &|s| s.channels[0].halves[1] = hist(1000, 0),
+            &|s| s.row_max_min = vec![0.0],
+        ];
+        for (i, change) in wrong.into_iter().enumerate() {
+            let e = told(change).expect_err(&format!("change {i}"));
+            assert!(e.contains("the statistics of `x` contradict each other"), "{i}: {e}");
+        }
+    }
+
+    #[test]
+    fn parts_without_end_are_counted_and_not_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.stats");
+        let many = of("d", (2, u32::MAX), "i");
+        many.write(&path).unwrap();
+        let e = StatsFile::read(&path).unwrap().check(&path, "m").unwrap_err().to_string();
+        assert!(e.contains("lacks 4294967294 of 4294967295 parts (1/4294967295, 3/4294967295, "), "{e}");
+        assert!(e.contains("and 4294967278 others"), "{e}");
+        of("d", (3, 2), "i").write(&path).unwrap();
+        let e = StatsFile::read(&path).unwrap_err().to_string();
+        assert!(e.contains("the statistics of its parts contradict each other"), "{e}");
     }
 
     #[test]

@@ -71,6 +71,11 @@ impl Ends {
         self.min <= self.max
     }
 
+    /// Whether they are numbers, or what they begin as.
+    fn hold_together(&self) -> bool {
+        *self == Ends::default() || (self.are_seen() && self.min.is_finite() && self.max.is_finite())
+    }
+
     pub(super) fn widen(&mut self, o: Ends) {
         (self.min, self.max) = (self.min.min(o.min), self.max.max(o.max));
     }
@@ -92,6 +97,15 @@ impl Default for Channel {
 }
 
 impl Channel {
+    /// Whether its parts are what observation makes of them: true of what was observed, but not of whatever a file may say.
+    pub(super) fn holds_together(&self) -> bool {
+        [0, QUARTERS].contains(&self.quarters.len())
+            && [0, HALVES].contains(&self.halves.len())
+            && self.quarters.iter().chain([&Ends { min: self.min, max: self.max }]).all(Ends::hold_together)
+            && self.halves.iter().chain([&self.hist]).all(Hist::holds_together)
+            && self.levels.hold_together()
+    }
+
     pub(super) fn merge(&mut self, o: &Channel) {
         self.min = self.min.min(o.min);
         self.max = self.max.max(o.max);

@@ -209,12 +209,8 @@ impl<'a> Seen<'a> {
         most: usize,
     ) -> Result<Seen<'a>, ObserveError> {
         let masked = matches!(watch, Watch::Scores { .. });
-        let layout = match watch.axis() {
+        let layout = match watch.axis_of(dims) {
             None => Layout::whole(x.len()),
-            // A single number has one channel.
-            Some(_) if dims.is_empty() => Layout::whole(x.len()),
-            // One head, without an axis for heads.
-            Some(_) if dims.len() == 2 && masked => Layout::whole(x.len()),
             Some(axis) => Layout::of(dims, axis).ok_or(ObserveError::Axis { rank: dims.len(), axis })?,
         };
         let hidden = if masked { HIDDEN_BELOW } else { f32::NEG_INFINITY };

@@ -57,6 +57,14 @@ wide! {
 }
 
 impl Hist {
+    /// Whether the bins are of a width and in places that observation can give them: true of what was observed, but not of
+    /// whatever a file may say.
+    pub(super) fn holds_together(&self) -> bool {
+        let end = i64::from(self.first) + self.counts.len() as i64;
+        let widths = Self::exponent_for(f32::from_bits(1))..=Self::exponent_for(f32::MAX);
+        self.counts.is_empty() || (widths.contains(&self.exp) && self.first >= -HALF && end <= i64::from(HALF))
+    }
+
     /// Smallest exponent at which `x` falls into the bins.
     fn exponent_for(x: f32) -> i32 {
         if x == 0.0 {

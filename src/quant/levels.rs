@@ -25,6 +25,13 @@ pub struct Grid {
 }
 
 impl Levels {
+    /// Whether there are no more of them than observation keeps, in order: true of what was observed, but not of whatever a
+    /// file may say.
+    pub(super) fn hold_together(&self) -> bool {
+        let rising = self.values.windows(2).all(|w| w[0] < w[1]);
+        self.values.len() <= MOST && rising && self.values.iter().all(|v| v.is_finite())
+    }
+
     /// Whether no more values need be taken in.
     pub fn are_many(&self) -> bool {
         self.many

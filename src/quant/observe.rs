@@ -63,11 +63,20 @@ impl Stats {
         self.watch.axis()
     }
 
-    /// Whether each row of scores is of a head that there is, and all heads or none have a row maximum: true of what was observed,
-    /// but not of whatever a file may say.
+    /// Whether there are as many channels as the sizes say, each row of scores is of a head that there is, and all are numbers
+    /// that observation can give: true of what was observed, but not of whatever a file may say.
     pub fn holds_together(&self) -> bool {
         let heads = self.channels.len();
-        self.rows.iter().all(|r| (r.head as usize) < heads) && [0, heads].contains(&self.row_max_min.len())
+        if heads == 0 {
+            return *self == Stats::new(self.watch.clone());
+        }
+        let numbers = |values: &[f32]| values.iter().all(|v| !v.is_nan());
+        self.watch.channels(&self.dims) == Some(heads)
+            && self.channels.iter().all(Channel::holds_together)
+            && self.rows.iter().all(|r| (r.head as usize) < heads && numbers(&r.values))
+            && [0, heads].contains(&self.row_max_min.len())
+            && numbers(&self.row_max_min)
+            && self.inverse_variances.len() <= MOST_PLACES
     }
 
     /// Takes in the value's contents for one sample. `sample` numbers the sample in the whole data set, whatever shard
@@ -200,7 +209,7 @@ impl Stats {
         for (a, b) in self.channels.iter_mut().zip(&o.channels) {
             a.merge(b);
         }
-        self.count += o.count;
+        self.count = self.count.saturating_add(o.count);
         self.room_for_places(o.inverse_variances.len());
         for (a, b) in self.inverse_variances.iter_mut().zip(&o.inverse_variances) {
             a.0.merge(b.0);

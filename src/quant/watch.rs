@@ -62,4 +62,18 @@ impl Watch {
             Watch::Scores { by_head } => by_head.then_some(-3),
         }
     }
+
+    /// The same of a value of these sizes. A single number has one channel, and scores without an axis for heads are of one
+    /// head.
+    pub(super) fn axis_of(&self, dims: &[usize]) -> Option<i64> {
+        let one = dims.is_empty() || (dims.len() == 2 && matches!(self, Watch::Scores { .. }));
+        self.axis().filter(|_| !one)
+    }
+
+    /// How many channels a value of these sizes has; `None` if it has no such axis.
+    pub(super) fn channels(&self, dims: &[usize]) -> Option<usize> {
+        let Some(axis) = self.axis_of(dims) else { return Some(1) };
+        let at = if axis < 0 { axis + dims.len() as i64 } else { axis };
+        usize::try_from(at).ok().and_then(|a| dims.get(a).copied())
+    }
 }

@@ -46,21 +46,23 @@ pub fn fold_samples<T: Send, E: Send>(
         moved: Condvar::new(),
     };
     std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                // A worker that dies must not leave the others waiting for it.
-                let _stop = StopOnPanic(&desk);
-                while let Some(i) = desk.take(n, threads + 1) {
-                    let result = f(i);
-                    desk.lock().ready.insert(i, result);
-                    desk.moved.notify_all();
-                }
-            });
-        }
+        let work = || {
+            // A worker that dies must not leave the others waiting for it.
+            let _stop = StopOnPanic(&desk);
+            while let Some(i) = desk.take(n, threads + 1) {
+                let result = f(i);
+                desk.lock().ready.insert(i, result);
+                desk.moved.notify_all();
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let _stop = StopOnPanic(&desk);
         for i in 0..n {
-            // `None`: a worker panicked; leaving the scope joins it and passes the panic on.
-            let Some(result) = desk.await_result(i) else { break };
+            let Some(result) = desk.await_result(i) else {
+                // A worker panicked. Left to the scope, what it said would be lost.
+                workers.into_iter().for_each(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
+                break;
+            };
             if let Err(e) = result.and_then(|t| fold(i, t)) {
                 desk.stop();
                 return Err(e);
@@ -224,9 +226,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic]
+    #[should_panic(expected = "seventeen")]
     fn a_panic_in_a_sample_reaches_the_caller() {
-        map_samples(100, 4, |i| assert_ne!(i, 17));
+        map_samples(100, 4, |i| assert_ne!(i, 17, "seventeen"));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! A loaded model.
 
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -361,39 +360,13 @@ pub fn lacks<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
     names.filter(|n| !onnx.op_register.0.contains_key(*n)).collect()
 }
 
-thread_local! {
-    /// Whether a panic of this thread is caught here and told as an error.
-    static IN_TRACT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// Keeps the panic hook from printing what becomes an error.
-fn quiet_panics() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !IN_TRACT.get() {
-                hook(info);
-            }
-        }));
-    });
-}
-
 /// Runs tract code: errors get their whole chain of reasons, and a panic becomes an error.
 fn guarded<T>(action: &'static str, f: impl FnOnce() -> TractResult<T>) -> Result<T, RuntimeError> {
     budget::step(format_args!("tract's attempt to {action} the model"));
-    quiet_panics();
-    IN_TRACT.set(true);
-    let done = catch_unwind(AssertUnwindSafe(f));
-    IN_TRACT.set(false);
-    match done {
+    match budget::foreign(f) {
         Ok(Ok(x)) => Ok(x),
         Ok(Err(e)) => Err(RuntimeError::Engine { action, message: format!("{e:#}") }),
-        Err(panic) => {
-            let message = panic.downcast_ref::<String>().cloned();
-            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
-            Err(RuntimeError::Panicked { action, message: message.unwrap_or_default() })
-        }
+        Err(message) => Err(RuntimeError::Panicked { action, message }),
     }
 }
 

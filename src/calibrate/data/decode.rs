@@ -39,7 +39,7 @@ pub(super) fn load(path: &Path, wanted: &Wanted) -> Result<Vec<u8>, DataError> {
         budget::afford(needs, || format!("{}: {what}", path.display()))
     };
     let channels = wanted.channels;
-    let image = decoded(path, wanted.upright, &room)?;
+    let image = budget::foreign(|| decoded(path, wanted.upright, &room)).map_err(|p| fail(panicked(&p)))??;
     let (mut width, mut height) = (image.width(), image.height());
     let mut pixels = if channels == 1 { luma(image) } else { rgb(image) };
     let (w, h) = wanted.geometry.resized(width, height);
@@ -119,6 +119,11 @@ fn decoded(
     };
     image.apply_orientation(orientation);
     Ok(image)
+}
+
+/// The reason that a picture which its decoder panics over is not read.
+pub(super) fn panicked(message: &str) -> String {
+    format!("it is damaged in a way that its decoder does not expect ({message})")
 }
 
 /// How often pixels are held at once.

@@ -86,10 +86,11 @@ fn webp(bytes: &[u8]) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn part(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    /// A part of a PNG, with its checksum.
+    pub(in super::super) fn part(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
         let mut h = crc32fast::Hasher::new();
         h.update(kind);
         h.update(data);

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use image::ImageReader;
 
-use super::decode::{Wanted, fits, is_cut_jpeg};
+use super::decode::{Wanted, fits, is_cut_jpeg, panicked};
 use super::extras::{is_png, png_head};
 use super::{DataError, labels};
+use crate::budget;
 
 /// What a folder holds.
 #[derive(Clone, Debug, Default)]
@@ -290,5 +291,6 @@ fn dimensions(from: impl BufRead + Seek) -> Result<(u32, u32), String> {
     if reader.format().is_none() || !reader.format().is_some_and(|f| f.reading_enabled()) {
         return Err("no picture, whatever its name says".to_owned());
     }
-    reader.into_dimensions().map_err(|e| e.to_string())
+    let size = budget::foreign(|| reader.into_dimensions().map_err(|e| e.to_string()));
+    size.map_err(|p| panicked(&p)).flatten()
 }

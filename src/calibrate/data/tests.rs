@@ -42,6 +42,24 @@ fn png(dir: &Path, name: &str, width: u32, height: u32, f: impl Fn(u32, u32) -> 
 }
 
 #[test]
+fn a_picture_whose_decoder_panics_is_an_error() {
+    use super::extras::tests::part;
+    let dir = tempfile::tempdir().unwrap();
+    let mut rows = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    // Eight rows of eight pixels, without a filter, each of the second colour.
+    std::io::Write::write_all(&mut rows, &[0, 1, 1, 1, 1, 1, 1, 1, 1].repeat(8)).unwrap();
+    let head = [&8u32.to_be_bytes()[..], &8u32.to_be_bytes(), &[8, 3, 0, 0, 0]].concat();
+    // The second colour lacks its blue.
+    let palette = part(b"PLTE", &[1, 2, 3, 4, 5]);
+    let parts = [part(b"IHDR", &head), palette, part(b"IDAT", &rows.finish().unwrap()), part(b"IEND", &[])];
+    fs::write(dir.path().join("a.png"), [b"\x89PNG\r\n\x1a\n".to_vec(), parts.concat()].concat()).unwrap();
+    let data =
+        Dataset::open(&DataOptions { resize: Some(0), ..from(dir.path()) }, &[spec("x", DType::UINT8, &[0, 8, 8, 3])]);
+    let e = data.and_then(|d| d.sample(0)).map(|_| ()).expect_err("must be refused").to_string();
+    assert!(e.contains("a.png") && e.contains("its decoder does not expect"), "{e}");
+}
+
+#[test]
 fn pictures_come_out_as_from_pil() {
     let mut pil = NpzReader::new(fs::File::open(format!("{IMAGES}/pil.npz")).unwrap()).unwrap();
     let u8s = spec("x", DType::UINT8, &[0, 32, 32, 3]);
