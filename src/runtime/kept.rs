@@ -6,9 +6,10 @@ use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard};
 
 /// How many are kept, and of how many bytes the model of each may be: where weights are large, loading is not what takes time,
-/// and memory is.
+/// and memory is. What a session returns beside the outputs is asked for once; without that, the same is asked for often.
 const KEPT: usize = 4;
-const MOST_BYTES: usize = 8 << 20;
+const MOST_BYTES: usize = 32 << 20;
+const MOST_BYTES_WITH_TAPS: usize = 8 << 20;
 
 /// What a session is made of.
 pub(super) type Key = blake3::Hash;
@@ -42,14 +43,15 @@ impl<S: Clone> Kept<S> {
     }
 }
 
-/// The key of a model in its parts, loaded in this way; `None` if it is too large to be kept.
+/// The key of a model in its parts, loaded in this way, with `taps` or without; `None` if it is too large to be kept.
 pub(super) fn key<'a>(
     message: &[u8],
     weights: impl Iterator<Item = (usize, &'a [u8])> + Clone,
     how: &impl Debug,
+    taps: bool,
 ) -> Option<Key> {
     let bytes = weights.clone().map(|(_, w)| w.len()).sum::<usize>() + message.len();
-    if bytes > MOST_BYTES {
+    if bytes > if taps { MOST_BYTES_WITH_TAPS } else { MOST_BYTES } {
         return None;
     }
     let mut h = blake3::Hasher::new();
@@ -72,7 +74,8 @@ mod tests {
 
     #[test]
     fn the_last_are_kept_under_what_they_are_made_of() {
-        let of = |message: &str, weight: &[u8], how: &str| key(message.as_bytes(), [(0, weight)].into_iter(), &how);
+        let of =
+            |message: &str, weight: &[u8], how: &str| key(message.as_bytes(), [(0, weight)].into_iter(), &how, false);
         let keys: Vec<Key> =
             [of("m", b"w", "a"), of("m", b"v", "a"), of("n", b"w", "a"), of("m", b"w", "b"), of("mw", b"", "a")]
                 .into_iter()
@@ -85,5 +88,8 @@ mod tests {
         kept.forget();
         assert_eq!(kept.find(&keys[4]), None);
         assert!(of("m", &vec![0; MOST_BYTES], "a").is_none());
+        let large = vec![0; MOST_BYTES_WITH_TAPS];
+        assert!(key(b"m", [(0, &large[..])].into_iter(), &"a", true).is_none());
+        assert!(of("m", &large, "a").is_some());
     }
 }

@@ -159,7 +159,8 @@ impl Session {
             return Err(RuntimeError::Unsupported { node: g.label(n), op: n.op.name.clone(), why: why.into() });
         }
         let (message, weights) = onnx::encode_apart(model);
-        let key = kept::key(&message, weights.iter().map(|(i, w)| (*i, &w[..])), options);
+        let taps = !options.taps.is_empty();
+        let key = kept::key(&message, weights.iter().map(|(i, w)| (*i, &w[..])), options, taps);
         if let Some(session) = key.as_ref().and_then(|k| SESSIONS.find(k)) {
             return Ok(session);
         }
