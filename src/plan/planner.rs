@@ -16,7 +16,7 @@ use super::head_rows::{read_tokens, values_before};
 use super::recipe::{Candidate, QuantRecipe};
 use super::scores::score_site;
 use super::sites::{Linear, Site, Sites, moved_from, reading_nodes, trace_back};
-use super::{Activation, AttentionPlan, Constant, Fold, Island, Layer, QuantPlan, Readers, Role, Source, VERSION};
+use super::{Activation, AttentionPlan, Constant, Island, Layer, QuantPlan, Readers, Role, Source, VERSION};
 use crate::ir::{Dim, Graph, Model, NodeId, ValueId};
 use crate::pattern::Attention;
 use crate::quant::hist::Moments;
@@ -152,7 +152,7 @@ enum Decided {
     Float,
     /// The sums of the layer that makes it; see [`Candidate::Sums`].
     Sums(String),
-    Codes(Option<Fold>, Vec<Activation>),
+    Codes(contest::Coded),
 }
 
 /// True if a value can stay the sums of the linear layers that make it, and the recipe wants that: it is read by Adds
@@ -225,13 +225,19 @@ pub fn plan(
     };
     let values: Vec<Result<Decided, PlanningError>> =
         sites.sites.values().collect::<Vec<_>>().par_iter().map(decide).collect();
-    for value in values {
+    for (value, s) in values.into_iter().zip(sites.sites.values()) {
         match value? {
             Decided::Float => {}
             Decided::Sums(value) => plan.sums.push(value),
-            Decided::Codes(fold, acts) => {
+            Decided::Codes(contest::Coded { fold, codes, float }) => {
                 plan.folds.extend(fold);
-                plan.activations.extend(acts);
+                plan.activations.extend(codes);
+                let maker = g.producer(s.value).map(|n| g.node(n));
+                plan.islands.extend(float.zip(maker).map(|(reason, n)| Island {
+                    node: g.label(n),
+                    op: n.op.to_string(),
+                    reason: format!("{}: {reason}", g.name_of(s.value)),
+                }));
             }
         }
     }
@@ -269,8 +275,8 @@ fn decided(
         return Ok(Decided::Sums(name.to_owned()));
     }
     let missing = || PlanningError::Missing { value: name.to_owned(), role: s.role.name() };
-    let (fold, codes) = contest::decide(g, s, stats.get(name).ok_or_else(missing)?, recipe, sites, layers)?;
-    Ok(Decided::Codes(fold, codes))
+    let coded = contest::decide(g, s, stats.get(name).ok_or_else(missing)?, recipe, sites, layers)?;
+    Ok(Decided::Codes(coded))
 }
 
 /// The layers of a plan with the weights of another recipe: its folds and values stay.

@@ -169,11 +169,14 @@ pub enum Candidate {
     /// uint16 codes with one scale. Taken instead of the best of the others where the error of that is a larger share of a
     /// token's variance in the place where tokens are faintest than four times what it is in the median place, on average over
     /// the tokens there, and by more than `beyond`; or where it is more than the share `usual` of the variance in the median
-    /// place. Only for readers that do not contract.
+    /// place. No codes at all where the error of these is still more than the share `float` in the place where tokens are
+    /// faintest. Only for readers that do not contract.
     Wide {
         beyond: f64,
         #[serde(default = "all")]
         usual: f64,
+        #[serde(default = "all")]
+        float: f64,
     },
     /// No codes of its own: the layer's int32 sums, at their scale `s_x s_w[c]`, go into the Add that alone reads them, and
     /// the result is rounded once. Taken wherever it is possible, which is in the integer form only.

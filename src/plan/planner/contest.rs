@@ -14,8 +14,17 @@ use crate::quant::{Code, QParams};
 /// ordinary tokens. Only beyond it do the faintest tokens decide.
 const MUCH_MORE: f64 = 4.0;
 
-/// The codes of one value: of what the recipe names for its role, that of least error to expect; one entry, or one for
-/// those that contract and one for those that read element by element.
+/// What becomes of a value with codes.
+#[derive(Default)]
+pub(super) struct Coded {
+    pub fold: Option<Fold>,
+    /// One entry, or one for the readers that contract and one for those that read element by element.
+    pub codes: Vec<Activation>,
+    /// Why those that read element by element read it in float.
+    pub float: Option<String>,
+}
+
+/// The codes of one value: of what the recipe names for its role, that of least error to expect.
 pub(super) fn decide(
     g: &Graph,
     s: &Site,
@@ -23,7 +32,7 @@ pub(super) fn decide(
     recipe: &QuantRecipe,
     sites: &Sites,
     linears: &[&Linear],
-) -> Result<(Option<Fold>, Vec<Activation>), PlanningError> {
+) -> Result<Coded, PlanningError> {
     let name = g.name_of(s.value);
     let candidates = recipe.candidates(s.role);
     if candidates.iter().all(|c| matches!(c, Candidate::Sums | Candidate::Wide { .. })) {
@@ -35,7 +44,7 @@ pub(super) fn decide(
         && let Some((fold, params, reason)) = folds::folded(g, s, st, f, candidates, linears, recipe)
     {
         let all = Winner { params, outliers: Vec::new(), reason }.activation(name, s.role, Readers::All);
-        return Ok((fold, vec![all]));
+        return Ok(Coded { fold, codes: vec![all], float: None });
     }
     let contest = Contest { s, st, within: recipe.one_scale_within.get(&s.role).copied() };
     let affine: Vec<Candidate> = candidates.iter().filter(|c| matches!(c, Candidate::Affine { .. })).copied().collect();
@@ -44,17 +53,25 @@ pub(super) fn decide(
     // A single number has no axis either.
     let needs_tensor = s.contracted || !linears.is_empty() || st.dims.is_empty();
     let codes = if needs_tensor && s.elementwise && affine.len() < candidates.len() && !st.dims.is_empty() {
-        let (whole, by_channel) = (contest.best(per_tensor), contest.best(candidates));
-        if whole.params == by_channel.params && whole.outliers == by_channel.outliers {
-            vec![(whole, Readers::All)]
-        } else {
-            vec![(whole, Readers::Contracting), (by_channel, Readers::Elementwise)]
+        match (contest.best(per_tensor), contest.best(candidates)) {
+            (Ok(whole), Ok(by_channel))
+                if whole.params == by_channel.params && whole.outliers == by_channel.outliers =>
+            {
+                vec![(Ok(whole), Readers::All)]
+            }
+            (whole, by_channel) => vec![(whole, Readers::Contracting), (by_channel, Readers::Elementwise)],
         }
     } else {
         vec![(contest.best(if needs_tensor { per_tensor } else { candidates }), Readers::All)]
     };
-    let codes = codes.into_iter().map(|(c, readers)| c.activation(name, s.role, readers)).collect();
-    Ok((None, codes))
+    let mut all = Coded::default();
+    for (code, readers) in codes {
+        match code {
+            Ok(c) => all.codes.push(c.activation(name, s.role, readers)),
+            Err(why) => all.float = Some(why),
+        }
+    }
+    Ok(all)
 }
 
 /// Codes for a value, and why these.
@@ -120,8 +137,8 @@ impl Contest<'_> {
         Some(Entrant { error: self.error(&params, &outliers), params, outliers, what })
     }
 
-    /// The candidate of least error; at least one of them has 8 bits.
-    fn best(&self, candidates: &[Candidate]) -> Winner {
+    /// The candidate of least error; at least one of them has 8 bits. `Err`: why the value is better left in float.
+    fn best(&self, candidates: &[Candidate]) -> Result<Winner, String> {
         let entrants: Vec<(&Candidate, Entrant)> =
             candidates.iter().filter_map(|c| Some((c, self.entrant(c)?))).collect();
         let least = |one_scale: bool| {
@@ -132,20 +149,35 @@ impl Contest<'_> {
         let near = |e: &&Entrant| self.within.is_some_and(|w| e.error <= w * best.error);
         let best = least(true).filter(near).unwrap_or(best);
         let wide = candidates.iter().find_map(|c| match *c {
-            Candidate::Wide { beyond, usual } => self.widened(best.error, beyond, usual),
+            Candidate::Wide { beyond, usual, float } => Some((self.widened(best.error, beyond, usual), float)),
             _ => None,
         });
-        let Entrant { error, params, outliers, what } = wide.as_ref().unwrap_or(best);
+        let float = wide.as_ref().map_or(f64::INFINITY, |(_, float)| *float);
+        let chosen = wide.as_ref().and_then(|(w, _)| w.as_ref()).unwrap_or(best);
         let st = self.st;
+        let drowned = self.mean(chosen.error) * st.faintness().0;
+        if drowned > float {
+            return Err(format!(
+                "even {} bits would lose {:.1} % of the variance of its faintest tokens",
+                (chosen.params.code().steps() + 1.0).log2().round(),
+                drowned * 100.0
+            ));
+        }
+        let Entrant { error, params, outliers, what } = chosen;
         let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
         let reason = format!("{what}: {}", db(signal, *error));
-        Winner { params: params.clone(), outliers: outliers.clone(), reason }
+        Ok(Winner { params: params.clone(), outliers: outliers.clone(), reason })
+    }
+
+    /// The mean over all elements of an error that is summed over them.
+    fn mean(&self, error: f64) -> f64 {
+        error / (self.st.count * self.st.channels.len() as u64).max(1) as f64
     }
 
     /// Codes of 16 bits, where the error of 8 drowns the faintest tokens or the usual ones.
     fn widened(&self, error: f64, beyond: f64, most_of_usual: f64) -> Option<Entrant> {
         let st = self.st;
-        let mean = error / (st.count * st.channels.len() as u64).max(1) as f64;
+        let mean = self.mean(error);
         let (faintest, usual) = st.faintness();
         let drowns = mean * (faintest - MUCH_MORE * usual) > beyond || mean * usual > most_of_usual;
         if !drowns {
