@@ -34,6 +34,7 @@ use crate::ir::{Def, Dim, Graph, Model, Node, NodeId, Tensor, TensorType, Value,
 
 pub(crate) use einsum::spelt_out;
 pub use legal::{Illegal, legal};
+#[cfg(feature = "tract")]
 pub(crate) use moves::broadcast_places;
 pub use size::{Atom, Size};
 pub(crate) use view::{Given, View};

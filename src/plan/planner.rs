@@ -275,8 +275,12 @@ fn decided(
         return Ok(Decided::Sums(name.to_owned()));
     }
     let missing = || PlanningError::Missing { value: name.to_owned(), role: s.role.name() };
-    let coded = contest::decide(g, s, stats.get(name).ok_or_else(missing)?, recipe, sites, layers)?;
-    Ok(Decided::Codes(coded))
+    let seen = stats.get(name).ok_or_else(missing)?;
+    // Without a channel there is nothing to code.
+    if seen.channels.is_empty() {
+        return Ok(Decided::Float);
+    }
+    Ok(Decided::Codes(contest::decide(g, s, seen, recipe, sites, layers)?))
 }
 
 /// The layers of a plan with the weights of another recipe: its folds and values stay.

@@ -57,6 +57,9 @@ impl Sums {
             sum: vec![0.0; n],
             squares: vec![0.0; n],
         };
+        if x.is_empty() {
+            return s;
+        }
         if layout.inner == 1 && hidden == f32::NEG_INFINITY {
             by_row(x, (&mut s.lo, &mut s.hi), (&mut s.sum, &mut s.squares));
             return s;

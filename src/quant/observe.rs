@@ -68,7 +68,8 @@ impl Stats {
     pub fn holds_together(&self) -> bool {
         let heads = self.channels.len();
         if heads == 0 {
-            return *self == Stats::new(self.watch.clone());
+            // Never seen, or without elements.
+            return *self == Stats { dims: self.dims.clone(), ..Stats::new(self.watch.clone()) };
         }
         let numbers = |values: &[f32]| values.iter().all(|v| !v.is_nan());
         self.watch.channels(&self.dims) == Some(heads)
@@ -331,6 +332,28 @@ mod tests {
     use super::super::tokens::Read;
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_value_without_elements_is_seen_as_that() {
+        let watches = [
+            Watch::Tensor,
+            Watch::Channels { axis: 1 },
+            Watch::Channels { axis: -1 },
+            Watch::Tokens { axis: -1, read: Read::default() },
+            Watch::Tokens { axis: 1, read: Read::default() },
+            Watch::Scores { by_head: true },
+            Watch::Scores { by_head: false },
+        ];
+        for watch in watches {
+            for dims in [[0, 2, 3, 4], [2, 0, 3, 4], [2, 3, 0, 4], [2, 3, 4, 0]] {
+                let mut s = Stats::new(watch.clone());
+                s.observe(&[], &dims, 0).unwrap();
+                s.observe(&[], &dims, 1).unwrap();
+                assert_eq!((s.count, s.range()), (0, (0.0, 0.0)), "{watch:?} of {dims:?}");
+                assert!(s.holds_together(), "{watch:?} of {dims:?}");
+            }
+        }
+    }
 
     proptest! {
         #[test]

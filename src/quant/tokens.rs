@@ -79,6 +79,9 @@ impl TokenSums {
 
     pub fn of(x: &[f32], layout: Layout) -> TokenSums {
         let mut s = TokenSums::new(layout);
+        if x.is_empty() {
+            return s;
+        }
         if layout.inner == 1 {
             s.add_rows(x, layout.channels.max(1), 0);
             return s;

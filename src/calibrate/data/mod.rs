@@ -48,6 +48,7 @@ pub use error::DataError;
 pub use fixed::{FixedInput, FixedValue};
 pub use options::DataOptions;
 pub use presets::{Exif, Fit, Interpolation, Preset};
+#[cfg(feature = "tract")]
 pub(crate) use presets::{HALF, IMAGENET};
 pub use spool::{ArrayRows, Arrays, Spool};
 

@@ -2,6 +2,7 @@
 
 use super::markup::{esc, put};
 use super::*;
+#[cfg(feature = "cli")]
 use crate::verify::judge::Baseline;
 
 /// A row for each figure, where there is something to put beside.

@@ -38,6 +38,7 @@ use crate::plan::precision::{Chosen, Precision};
 pub const VERSION: u32 = 1;
 
 /// How many of the worst layers a rendering names.
+#[cfg(feature = "cli")]
 const WORST: usize = 3;
 
 /// From this ratio of times on a file is slower than the float model, and not just timed on a busy machine.
@@ -418,6 +419,7 @@ fn place(m: &TensorMetrics) -> String {
 }
 
 /// The worst blocks, each part once: `block 8 attention 12.60 dB`.
+#[cfg(feature = "cli")]
 fn worst(r: &Report) -> String {
     let mut seen: Vec<(String, f64)> = Vec::new();
     for m in r.worst(usize::MAX) {
