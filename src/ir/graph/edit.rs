@@ -126,18 +126,21 @@ impl Graph {
         }
     }
 
+    /// Takes away the edge of a reading. It is looked for among those of either end in turn: one of them may have very many.
     fn unwire(&mut self, v: ValueId, user: NodeId, slot: usize) {
-        let slot = (slot != usize::MAX).then_some(slot);
-        if let Some(b) = self.nodes[user.0 as usize] {
-            let e = self
-                .net
-                .edges_directed(b, Direction::Incoming)
-                .find(|e| e.weight().value == v && e.weight().slot == slot)
-                .map(|e| e.id());
-            if let Some(e) = e {
-                self.order.take();
-                self.net.remove_edge(e);
-            }
+        let wire = Wire { value: v, slot: (slot != usize::MAX).then_some(slot) };
+        let Some(b) = self.nodes[user.0 as usize] else { return };
+        let maker = self.producer(v).and_then(|p| self.nodes[p.0 as usize]);
+        let mut into = self.net.edges_directed(b, Direction::Incoming);
+        let mut out = maker.into_iter().flat_map(|a| self.net.edges_directed(a, Direction::Outgoing));
+        let found = std::iter::from_fn(|| {
+            let pair = [out.next(), into.next()];
+            pair.iter().any(Option::is_some).then_some(pair)
+        });
+        let e = found.flatten().flatten().find(|e| *e.weight() == wire && e.target() == b).map(|e| e.id());
+        if let Some(e) = e {
+            self.order.take();
+            self.net.remove_edge(e);
         }
     }
 
