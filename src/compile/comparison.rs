@@ -12,7 +12,7 @@ use crate::budget::Stop;
 use crate::ir::Model;
 use crate::passes::widen_floats::WidenFloats;
 use crate::passes::{Context, Pass, is_quantized, pipelines};
-use crate::runtime::Array;
+use crate::runtime::{Array, keep_sessions};
 use crate::verify::judge::Judge;
 use crate::verify::report::{DataReport, ModelFile, Report};
 
@@ -134,6 +134,7 @@ impl Comparison {
     /// # Errors
     /// If a model does not run, the data do not fit, the models have not the same outputs, or somebody asked to stop.
     pub fn run(self) -> Result<Compared, CompilerError> {
+        let _kept = keep_sessions();
         let mut log = Log { notes: self.notes, ..Log::default() };
         let float = float_to_run(&self.float.model, &mut log.notes)?;
         let (quantized, _) = unpacked(&self.quantized.model)?;

@@ -1,40 +1,28 @@
 //! The whole path of a model, from file to file, as one builder.
 
+mod road;
 mod samplings;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::closer::{illustrate, look_closer};
-use super::each::blame;
+use super::Prepared;
 use super::error::CompilerError;
-use super::faithful::unfaithful;
-use super::keep::{Keep, kept};
+use super::keep::Keep;
 use super::outline::Outline;
-use super::reach::cut_where_it_fails;
 pub use super::reporting::Limits;
-use super::reporting::{block_values, each_pass, moved_too_far, report, tell_plan};
 pub use super::stages::Listener;
-use super::stages::{
-    Log, Running, Samples, Samplings, WHOLE, all_threads, fitted, made_up, planned_twice, prepared, read_statistics,
-    second_opinion, side_by_side, statistics, timed, timing,
-};
-use super::{Journal, Prepared, apply_in_front, equalised, whole};
+use super::stages::{Log, Running, Samples, all_threads, prepared, read_statistics};
 use crate::budget::Stop;
-use crate::calibrate::data::Dataset;
-use crate::file::{Pending, Sources, WriteError};
+use crate::file::Pending;
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveError, SaveOptions};
-use crate::passes::registry::renamed;
 use crate::pattern::RuleSet;
-use crate::plan::{Layer, QuantPlan, Target};
+use crate::plan::{QuantPlan, Target};
 use crate::recipe::Recipe;
-use crate::runtime::forget_sessions;
-use crate::verify::closer::CloserLook;
+use crate::runtime::keep_sessions;
 use crate::verify::judge::Judge;
-use crate::verify::report::{DataReport, ModelFile, Report};
-use crate::verify::run::SideBySide;
-use crate::verify::thresholds::Check;
+use crate::verify::report::Report;
 
 /// What the quantized model is compared with the float one on.
 #[derive(Clone, Debug, Default)]
@@ -341,101 +329,8 @@ impl Compiler {
     /// If the model cannot be prepared, the data do not fit it, it does not run, the plan is another model's, or somebody
     /// asked to stop.
     pub fn run(self) -> Result<Compiled, CompilerError> {
-        let done = self.done();
-        forget_sessions();
-        done
-    }
-
-    fn done(mut self) -> Result<Compiled, CompilerError> {
-        if let Some(pass) = &self.stop_after
-            && let Some(now) = renamed(pass)
-        {
-            return Err(CompilerError::Renamed { pass: pass.clone(), now });
-        }
-        let keeps = self.each || self.blame || self.stop_after.is_some();
-        let journal = if keeps { Journal::keeping_models() } else { Journal::default() };
-        let mut log = Log { notes: std::mem::take(&mut self.notes), journal, ..Log::default() };
-        let recipe = self.settled_recipe()?;
-        let rules = match self.rules.take() {
-            Some(r) => r,
-            None => RuleSet::embedded()?,
-        };
-        let weights = self.model.graph.initializers().iter().filter_map(|v| self.model.graph.try_init(*v)?.raw_bytes());
-        let sources = Sources::of(weights);
-        let p = prepared(&self.model, &self.name, &recipe, &rules, self.keep_opset, &mut log);
-        if let Some(m) = self.stopped(&log) {
-            return Ok(self.unfinished(m, &recipe, log));
-        }
-        let p = p?;
-        let (Some(p), Some(_)) = (p, &recipe.quantize) else { return Ok(self.unchanged(&recipe, log)) };
-        let Samplings { data, calib, held, other } = self.samplings(&p, &recipe, &mut log)?;
-        let Decided { p, plan, narrow, calibration, samples, statistics } =
-            self.decided(p, &recipe, &rules, (&data, &calib), &mut log)?;
-        let (plan, missed) = self.divided((&p, plan, &narrow), (&data, &held), &mut log)?;
-        let given = self.plan.as_ref().map(|(_, name)| name);
-        let journal = &mut log.journal;
-        let front = timed(&mut log.timings, "rewrite", || {
-            // The plan may have come from a file.
-            apply_in_front(&p, &plan, journal).map_err(|e| match given {
-                Some(name) => CompilerError::from(e).within(name),
-                None => e.into(),
-            })
-        });
-        log.gather();
-        if let Some(m) = self.stopped(&log) {
-            return Ok(self.unfinished(m, &recipe, log));
-        }
-        let front = front?;
-        if let Some(pass) = &self.stop_after {
-            let mut ran: Vec<&str> = log.journal.steps.iter().map(|s| s.pass.as_str()).collect();
-            ran.dedup();
-            return Err(CompilerError::NoPass { pass: pass.clone(), ran: ran.join(", ") });
-        }
-        let passes = if self.each { each_pass(&data, &mut log)? } else { Vec::new() };
-        if self.blame {
-            match blame(&log.journal.steps, &data.sample(0)?.inputs, data.batch())? {
-                Some(m) => return Err(moved_too_far(&m)),
-                None => log.notes.push("on one sample, no pass moves an output further than it declares".into()),
-            }
-        }
-        let on = self.verified_on((&data, held), other);
-        let beside = on.as_ref().map(|(data, some)| self.beside((&p, &plan, &front), (data, some), &mut log));
-        let (compared, closer) = beside.transpose()?.unzip();
-        let closer = closer.flatten();
-        let first = on.as_ref().filter(|_| !self.fast).and_then(|(data, some)| Some((data, *some.first()?)));
-        let unfaithful = first.and_then(|on| unfaithful(&self.model, &p, on, self.how(), &mut log));
-        let timed = self.bench && !matches!(self.verification, Verification::None);
-        let speed = if timed { timing((&p.model, &front), &data, &mut log) } else { None };
-        let model = whole(&p, front)?;
-        let judged = match (&self.judge, &on) {
-            (Some(j), Some((d, some))) => {
-                let (models, calibration) = ((&self.model, &model), Some((&data, &calib[..])));
-                Some(second_opinion(j, models, (d, &some[..]), calibration, self.how(), &mut log)?)
-            }
-            _ => None,
-        };
-        let synthetic = data.is_synthetic() && self.plan.is_none() && self.statistics.is_none();
-        let (verification, verification_samples) = match &on {
-            Some((d, some)) => (d.description().to_owned(), some.len() as u64 * d.batch() as u64),
-            None => ("none".to_owned(), 0),
-        };
-        let data =
-            DataReport { calibration, calibration_samples: samples, verification, verification_samples, synthetic };
-        let float = ModelFile { name: self.name.clone(), bytes: self.bytes };
-        let mut report = report(float, data, compared, &model, self.limits, Some(&recipe), log);
-        (report.passes, report.speed, report.closer) = (passes, speed, closer);
-        if let (Some((data, _)), Some(d)) = (&on, report.disagreements.as_mut()) {
-            illustrate(d, data, self.closer);
-        }
-        if let Some(j) = judged {
-            report.checks.extend(j.check(&self.limits.of(Some(&recipe))));
-            report.judged = Some(j);
-        }
-        let empty = plan.quantizes_nothing().then(Check::of_nothing);
-        report.checks.extend(missed.into_iter().chain(unfaithful).chain(empty));
-        sources.intact().map_err(|path| CompilerError::Changed { path })?;
-        tell_plan(&mut report, &p, &plan);
-        Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
+        let _kept = keep_sessions();
+        self.done()
     }
 
     /// Does what [`run`](Compiler::run) does before the first forward pass, times one of those, and tells what would come.
@@ -471,121 +366,9 @@ impl Compiler {
         )
     }
 
-    /// The plan that was given, or one from statistics; with the model as far as it can be run.
-    fn decided(
-        &self,
-        mut p: Prepared,
-        recipe: &Recipe,
-        rules: &RuleSet,
-        (data, calib): (&Dataset, &[usize]),
-        log: &mut Log,
-    ) -> Result<Decided, CompilerError> {
-        if let Some((plan, name)) = &self.plan {
-            let mut plan = plan.clone();
-            plan.target = self.target.unwrap_or(plan.target);
-            plan.assume_vnni |= self.assume_vnni;
-            let calibration = format!("plan {name}");
-            if self.statistics.is_some() || self.statistics_to.is_some() {
-                log.notes.push(format!("plan {name} decides everything: statistics are neither read nor written"));
-            }
-            return Ok(Decided { p, plan, narrow: Vec::new(), calibration, samples: 0, statistics: None });
-        }
-        let how = self.how();
-        let found = |p: &Prepared, log: &mut Log| match &self.statistics {
-            Some(f) => read_statistics(f, p, log),
-            None => statistics(p, recipe, (data, calib), WHOLE, how, log),
-        };
-        let s = match found(&p, log) {
-            // Sizes that were made up may be at fault, and not the operator.
-            Err(e) if !self.stop.asked() && made_up(data).is_empty() => {
-                let Some(front) = cut_where_it_fails(&p, data, rules, &mut log.journal)? else { return Err(e) };
-                p = front;
-                log.gather();
-                found(&p, log)?
-            }
-            s => s?,
-        };
-        let to = self.statistics_to.as_deref();
-        let statistics = to.map(|f| ready(f, &s.encode())).transpose()?;
-        let (calibration, samples) = (s.data.clone(), s.samples);
-        let four = if self.wants_four_bits() { Some(recipe.in_four_bits()?) } else { None };
-        let (plan, narrow) = planned_twice(&p, (recipe, four.as_ref()), s, how, log)?;
-        let mut fit = |recipe: &Recipe, plan| fitted(&p, recipe, plan, (data, calib, &calibration), how, log);
-        let narrow = match &four {
-            Some(four) => fit(four, QuantPlan { layers: narrow, ..plan.clone() })?.layers,
-            None => Vec::new(),
-        };
-        let plan = fit(recipe, plan)?;
-        Ok(Decided { p, plan, narrow, calibration, samples, statistics })
-    }
-
-    /// The plan with the precisions that its parts shall have, and the check that it then misses, if it does.
-    fn divided(
-        &self,
-        (p, plan, narrow): (&Prepared, QuantPlan, &[Layer]),
-        on: (&Dataset, &[usize]),
-        log: &mut Log,
-    ) -> Result<(QuantPlan, Option<Check>), CompilerError> {
-        let Some(keep) = &self.keep else { return Ok((plan, None)) };
-        kept((p, &plan, narrow), on, (keep, self.float_bytes()?), self.how(), log)
-    }
-
     fn how(&self) -> Running<'_> {
         Running { threads: self.threads, tell: &*self.tell, stop: &self.stop }
     }
-
-    /// Runs the models side by side, and looks at single values where that is asked for.
-    fn beside(
-        &self,
-        (p, plan, front): (&Prepared, &QuantPlan, &Model),
-        (data, some): (&Dataset, &[usize]),
-        log: &mut Log,
-    ) -> Result<(SideBySide, Option<CloserLook>), CompilerError> {
-        // Channels that the plan evens out are other numbers than the float model's, of the same function.
-        let float = equalised(p, &plan.equalisations, &mut Journal::default())?;
-        let how = self.how();
-        let compared = side_by_side((&float.model, front), data, some, &block_values(p), how, log)?;
-        if !self.closer {
-            return Ok((compared, None));
-        }
-        Ok((compared, look_closer((&float, front), plan, (data, some), how, log)?))
-    }
-
-    /// The model as the pass left it after which to stop, if that has run.
-    fn stopped(&self, log: &Log) -> Option<Model> {
-        self.stop_after.as_deref().and_then(|pass| log.journal.after(pass)).cloned()
-    }
-
-    fn unfinished(mut self, m: Model, recipe: &Recipe, log: Log) -> Compiled {
-        self.model = m;
-        Compiled { finished: false, ..self.unchanged(recipe, log) }
-    }
-
-    /// The model as it is.
-    fn unchanged(self, recipe: &Recipe, log: Log) -> Compiled {
-        let none = || "none".to_owned();
-        let data = DataReport {
-            calibration: none(),
-            calibration_samples: 0,
-            verification: none(),
-            verification_samples: 0,
-            synthetic: false,
-        };
-        let float = ModelFile { name: self.name, bytes: self.bytes };
-        let report = report(float, data, None, &self.model, self.limits, Some(recipe), log);
-        Compiled { model: self.model, plan: None, prepared: None, report, statistics: None, finished: true }
-    }
-}
-
-/// What is to be done, and where it comes from.
-struct Decided {
-    p: Prepared,
-    plan: QuantPlan,
-    /// The plan's layers with weights in 4 bits, where those are wanted.
-    narrow: Vec<Layer>,
-    calibration: String,
-    samples: u64,
-    statistics: Option<Pending>,
 }
 
 /// What [`Compiler::run`] made.
@@ -614,12 +397,4 @@ impl Compiled {
         let valid = validate::validate(&self.model).expect("every pass leaves a valid model");
         onnx::save(valid, path.as_ref(), &SaveOptions::default())
     }
-}
-
-/// A file of these bytes, without its name yet.
-fn ready(path: &Path, bytes: &[u8]) -> Result<Pending, WriteError> {
-    use std::io::Write;
-    let p = Pending::create(path)?;
-    p.file().write_all(bytes).map_err(|source| WriteError::Io { path: path.to_owned(), source })?;
-    Ok(p)
 }

@@ -9,6 +9,7 @@ use super::stages::{Log, Running, Samples, open, timed};
 use super::{Journal, runnable, unpacked};
 use crate::ir::validate;
 use crate::passes::is_quantized;
+use crate::runtime::keep_sessions;
 use crate::verify::alone::{Answer, answers};
 
 /// Version of the JSON form.
@@ -47,6 +48,7 @@ pub fn evaluate(
     how: Running<'_>,
     notes: Vec<String>,
 ) -> Result<Evaluation, CompilerError> {
+    let _kept = keep_sessions();
     let mut log = Log { notes, ..Log::default() };
     let m = if is_quantized(&model.model) {
         unpacked(&model.model)?.0

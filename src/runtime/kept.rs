@@ -14,32 +14,51 @@ const MOST_BYTES_WITH_TAPS: usize = 8 << 20;
 /// What a session is made of.
 pub(super) type Key = blake3::Hash;
 
-/// The last sessions that were loaded.
+/// The last sessions that were loaded while somebody wanted them kept.
 #[derive(Debug)]
-pub(super) struct Kept<S>(Mutex<VecDeque<(Key, S)>>);
+pub(super) struct Kept<S>(Mutex<State<S>>);
+
+#[derive(Debug)]
+struct State<S> {
+    /// How many want sessions kept.
+    holders: usize,
+    sessions: VecDeque<(Key, S)>,
+}
 
 impl<S: Clone> Kept<S> {
     pub const fn new() -> Kept<S> {
-        Kept(Mutex::new(VecDeque::new()))
+        Kept(Mutex::new(State { holders: 0, sessions: VecDeque::new() }))
     }
 
-    fn all(&self) -> MutexGuard<'_, VecDeque<(Key, S)>> {
+    fn all(&self) -> MutexGuard<'_, State<S>> {
         // Sessions are put there whole, so what a panic left behind is still good.
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    pub fn hold(&self) {
+        self.all().holders += 1;
+    }
+
+    /// Lets go of all sessions if nobody else wants them; whether that is so.
+    pub fn release(&self) -> bool {
+        let mut all = self.all();
+        all.holders -= 1;
+        if all.holders == 0 {
+            all.sessions.clear();
+        }
+        all.holders == 0
+    }
+
     pub fn find(&self, key: &Key) -> Option<S> {
-        self.all().iter().find(|(k, _)| k == key).map(|(_, s)| s.clone())
+        self.all().sessions.iter().find(|(k, _)| k == key).map(|(_, s)| s.clone())
     }
 
     pub fn keep(&self, key: Key, session: &S) {
         let mut all = self.all();
-        all.push_front((key, session.clone()));
-        all.truncate(KEPT);
-    }
-
-    pub fn forget(&self) {
-        self.all().clear();
+        if all.holders > 0 {
+            all.sessions.push_front((key, session.clone()));
+            all.sessions.truncate(KEPT);
+        }
     }
 }
 
@@ -82,10 +101,16 @@ mod tests {
                 .flatten()
                 .collect();
         let kept = Kept::new();
+        kept.keep(keys[0], &0);
+        assert_eq!(kept.find(&keys[0]), None, "nobody asked for that");
+        kept.hold();
+        kept.hold();
         keys.iter().enumerate().for_each(|(i, k)| kept.keep(*k, &i));
         let found: Vec<Option<usize>> = keys.iter().map(|k| kept.find(k)).collect();
         assert_eq!(found, [None, Some(1), Some(2), Some(3), Some(4)]);
-        kept.forget();
+        assert!(!kept.release());
+        assert_eq!(kept.find(&keys[4]), Some(4));
+        assert!(kept.release());
         assert_eq!(kept.find(&keys[4]), None);
         assert!(of("m", &vec![0; MOST_BYTES], "a").is_none());
         let large = vec![0; MOST_BYTES_WITH_TAPS];

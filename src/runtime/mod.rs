@@ -81,4 +81,4 @@ pub use samples::{fold_samples, map_samples};
 #[cfg(feature = "tract")]
 pub use error::RuntimeError;
 #[cfg(feature = "tract")]
-pub use session::{Outputs, Port, Session, SessionOptions, Tapped, forget_sessions, lacks, misread, onnx};
+pub use session::{Keeping, Outputs, Port, Session, SessionOptions, Tapped, keep_sessions, lacks, misread, onnx};

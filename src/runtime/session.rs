@@ -129,11 +129,23 @@ impl Tapped<'_> {
 
 static SESSIONS: Kept<Session> = Kept::new();
 
-/// Lets go of the sessions that are kept for whoever asks for the same again, and of what is known of their loops: at the end
-/// of a compilation.
-pub fn forget_sessions() {
-    SESSIONS.forget();
-    repeat::forget();
+/// While one of these lives, a session that is asked for again is not loaded again; see [`keep_sessions`].
+#[derive(Debug)]
+#[must_use = "sessions are kept as long as it lives"]
+pub struct Keeping(());
+
+/// Keeps loaded sessions for whoever asks for the same, and what is known of their loops, until the last such value is dropped.
+pub fn keep_sessions() -> Keeping {
+    SESSIONS.hold();
+    Keeping(())
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        if SESSIONS.release() {
+            repeat::forget();
+        }
+    }
 }
 
 /// A model ready to run. Runs may overlap: samples go to threads, each run stays on its caller's
