@@ -149,21 +149,20 @@ impl Contest<'_> {
         let near = |e: &&Entrant| self.within.is_some_and(|w| e.error <= w * best.error);
         let best = least(true).filter(near).unwrap_or(best);
         let wide = candidates.iter().find_map(|c| match *c {
-            Candidate::Wide { beyond, usual, float } => Some((self.widened(best.error, beyond, usual), float)),
+            Candidate::Wide { beyond, usual, float } => Some((self.widened(best.error, beyond, usual)?, float)),
             _ => None,
         });
-        let float = wide.as_ref().map_or(f64::INFINITY, |(_, float)| *float);
-        let chosen = wide.as_ref().and_then(|(w, _)| w.as_ref()).unwrap_or(best);
         let st = self.st;
-        let drowned = self.mean(chosen.error) * st.faintness().0;
-        if drowned > float {
-            return Err(format!(
-                "even {} bits would lose {:.1} % of the variance of its faintest tokens",
-                (chosen.params.code().steps() + 1.0).log2().round(),
-                drowned * 100.0
-            ));
+        if let Some((wide, float)) = &wide {
+            let drowned = self.mean(wide.error) * st.faintness().0;
+            if drowned > *float {
+                return Err(format!(
+                    "even 16 bits would lose {:.1} % of the variance of its faintest tokens",
+                    drowned * 100.0
+                ));
+            }
         }
-        let Entrant { error, params, outliers, what } = chosen;
+        let Entrant { error, params, outliers, what } = wide.as_ref().map_or(best, |(w, _)| w);
         let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
         let reason = format!("{what}: {}", db(signal, *error));
         Ok(Winner { params: params.clone(), outliers: outliers.clone(), reason })
