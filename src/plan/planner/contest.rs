@@ -192,3 +192,37 @@ impl Contest<'_> {
         Some(Entrant { error: self.error(&params, &[]), params, outliers: Vec::new(), what })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::ValueId;
+    use crate::quant::watch::Watch;
+
+    /// What a value gets whose first token is so many times fainter than the other fifteen, one of which holds a value of 100
+    /// times their deviation.
+    fn chosen(fainter: f32) -> Result<Code, String> {
+        let mut st = Stats::new(Watch::Tokens { axis: -1, read: Default::default() });
+        for sample in 0..8u32 {
+            let noise = |i: u32| ((i + sample * 997).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 22) as f32 - 2.0;
+            let size = |i: u32| if i < 32 { 1.0 / fainter } else { 1.0 };
+            let mut x: Vec<f32> = (0..16 * 32).map(|i| noise(i) * size(i)).collect();
+            (x[100], x[101]) = (115.0, -1.0);
+            st.observe(&x, &[1, 16, 32], sample.into()).unwrap();
+        }
+        let s = Site { value: ValueId(0), role: Role::Residual, axis: -1, contracted: false, elementwise: true };
+        let contest = Contest { s: &s, st: &st, within: None };
+        let eight = Candidate::Affine { code: Code::U8, range: Range::MinMax };
+        let wide = Candidate::Wide { beyond: 0.01, usual: 0.03, float: 0.01 };
+        contest.best(&[eight, wide]).map(|w| w.params.code())
+    }
+
+    #[test]
+    fn a_value_gets_the_bits_that_its_faintest_tokens_need() {
+        // The error of 8 bits has more than a hundredth of the variance of every token, which is no matter.
+        assert_eq!(chosen(1.0), Ok(Code::U8));
+        assert_eq!(chosen(20.0), Ok(Code::U16));
+        let e = chosen(1000.0).unwrap_err();
+        assert!(e.starts_with("even 16 bits would lose "), "{e}");
+    }
+}
