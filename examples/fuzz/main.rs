@@ -6,7 +6,7 @@
 //! case's number alone.
 //!
 //! A case passes if the program ends within 10 s of processor time and 1 GB, with status 0 or 2, or with status 1 and one error that names
-//! what it is about. Cases that fail are kept, with the command that shows them.
+//! what it is about; one that goes past a limit runs again. `--cases` ends the round before the time is over. Cases that fail are kept, with the command that shows them.
 
 #![allow(clippy::print_stdout)]
 
@@ -197,7 +197,7 @@ impl End {
 }
 
 /// Once in some ten thousand runs the kernel says gigabytes of a process that ends within a tenth of a second and has never
-/// had a thirtieth of that. What takes too much takes it again.
+/// had a thirtieth of that. So what goes past a limit runs once more, and only that run counts.
 fn run_surely(program: &Path, args: &[String], dir: &Path) -> Result<End, Failure> {
     let end = run(program, args, dir)?;
     if end.excess().is_none() { Ok(end) } else { run(program, args, dir) }

@@ -186,7 +186,7 @@ impl Watching<'_> {
         let seen = Seen::of(watch, x, dims, self.indices[i] as u64, self.most)?;
         let mut stats = self.stats[place].lock().expect("no panic inside");
         stats.take(&seen)?;
-        if i == 0 {
+        if i == 0 && watch.channels(dims) != Some(0) {
             stats.dims = dims.to_vec();
         }
         Ok(())

@@ -81,7 +81,9 @@ impl Shards {
 
     /// Whether the parts are in order and of those there are.
     fn hold_together(&self) -> bool {
-        self.parts.windows(2).all(|w| w[0] < w[1]) && self.parts.iter().all(|p| (1..=self.of).contains(p))
+        !self.parts.is_empty()
+            && self.parts.windows(2).all(|w| w[0] < w[1])
+            && self.parts.iter().all(|p| (1..=self.of).contains(p))
     }
 }
 
@@ -167,7 +169,7 @@ impl StatsFile {
         if let Some((value, _)) = file.values.iter().find(|(_, s)| !s.holds_together()) {
             return torn(format!("`{value}`"));
         }
-        if !file.seen.values().all(Shards::hold_together) {
+        if file.seen.is_empty() || !file.seen.values().all(Shards::hold_together) {
             return torn("its parts".to_owned());
         }
         Ok(file)
@@ -191,7 +193,7 @@ impl StatsFile {
         Err(StatsError::Model { path: path.display().to_string(), file: self.model.clone(), model: model.to_owned() })
     }
 
-    /// Parts that are still to be joined: `3/4`.
+    /// Parts that are still to be joined: `3/4`. Of many the first, and in the end `and 9 others`.
     pub fn missing(&self) -> Vec<String> {
         self.seen.values().flat_map(Shards::missing_parts).collect()
     }
@@ -222,7 +224,7 @@ impl StatsFile {
                 seen.insert(source.clone(), s.clone());
                 continue;
             };
-            if let Some(p) = s.parts.iter().find(|p| mine.parts.contains(p) || mine.of != s.of) {
+            if let Some(p) = s.parts.iter().find(|p| mine.parts.binary_search(p).is_ok() || mine.of != s.of) {
                 if mine.of != s.of {
                     return Err(foreign());
                 }
@@ -386,9 +388,14 @@ mod tests {
         let e = StatsFile::read(&path).unwrap().check(&path, "m").unwrap_err().to_string();
         assert!(e.contains("lacks 4294967294 of 4294967295 parts (1/4294967295, 3/4294967295, "), "{e}");
         assert!(e.contains("and 4294967278 others"), "{e}");
-        of("d", (3, 2), "i").write(&path).unwrap();
-        let e = StatsFile::read(&path).unwrap_err().to_string();
-        assert!(e.contains("the statistics of its parts contradict each other"), "{e}");
+        let nothing = StatsFile { seen: BTreeMap::new(), ..file() };
+        let no_part = Shards { of: 0, parts: Vec::new() };
+        let none = StatsFile { seen: [("d".to_owned(), no_part)].into(), ..file() };
+        for wrong in [of("d", (3, 2), "i"), nothing, none] {
+            wrong.write(&path).unwrap();
+            let e = StatsFile::read(&path).unwrap_err().to_string();
+            assert!(e.contains("the statistics of its parts contradict each other"), "{e}");
+        }
     }
 
     #[test]

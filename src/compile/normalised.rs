@@ -16,8 +16,8 @@ use crate::runtime::{Array, Session, SessionOptions, fold_samples};
 use crate::verify::disagree::shares;
 use crate::verify::kinds::{Kind, kinds};
 
-/// Samples that are looked at first, and as many as settle what these leave in doubt. (Where numbers are wrong, the right
-/// ones halve the entropy: of nearly any sample.)
+/// Samples that are looked at first, and as many as settle what these leave in doubt. With the right numbers nearly every
+/// sample has about half of the entropy that it has with wrong ones, so few are enough.
 const FIRST: usize = 4;
 const ALL: usize = 32;
 /// Samples by whose range the normalisation of arrays is guessed.

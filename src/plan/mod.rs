@@ -280,7 +280,7 @@ pub enum AttentionForm {
     Uniform { params: QParams },
 }
 
-/// A compute operator that stays in float.
+/// A compute operator that stays in float; or, as `op` says, a `part` of the model, or a `value` without codes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Island {

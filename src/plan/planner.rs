@@ -232,11 +232,10 @@ pub fn plan(
             Decided::Codes(contest::Coded { fold, codes, float }) => {
                 plan.folds.extend(fold);
                 plan.activations.extend(codes);
-                let maker = g.producer(s.value).map(|n| g.node(n));
-                plan.islands.extend(float.zip(maker).map(|(reason, n)| Island {
-                    node: g.label(n),
-                    op: n.op.to_string(),
-                    reason: format!("{}: {reason}", g.name_of(s.value)),
+                plan.islands.extend(float.map(|reason| Island {
+                    node: g.name_of(s.value).to_owned(),
+                    op: "value".into(),
+                    reason,
                 }));
             }
         }

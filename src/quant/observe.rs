@@ -68,8 +68,7 @@ impl Stats {
     pub fn holds_together(&self) -> bool {
         let heads = self.channels.len();
         if heads == 0 {
-            // Never seen, or without elements.
-            return *self == Stats { dims: self.dims.clone(), ..Stats::new(self.watch.clone()) };
+            return *self == Stats::new(self.watch.clone());
         }
         let numbers = |values: &[f32]| values.iter().all(|v| !v.is_nan());
         self.watch.channels(&self.dims) == Some(heads)
@@ -96,6 +95,10 @@ impl Stats {
     /// If the sizes do not fit what was seen before.
     pub fn take(&mut self, seen: &Seen<'_>) -> Result<(), ObserveError> {
         let Seen { x, dims, sample, layout, .. } = *seen;
+        // How many there are, other samples say, whether they come before or after.
+        if layout.channels == 0 {
+            return Ok(());
+        }
         if self.channels.is_empty() {
             self.dims = dims.to_vec();
             self.channels = vec![Channel::default(); layout.channels];
@@ -216,6 +219,8 @@ impl Stats {
             a.0.merge(b.0);
             a.1.merge(b.1);
         }
+        // Of values without elements there are no rows.
+        self.row_max_min.resize(self.row_max_min.len().max(o.row_max_min.len()), f32::INFINITY);
         for (a, b) in self.row_max_min.iter_mut().zip(&o.row_max_min) {
             *a = a.min(*b);
         }
@@ -353,6 +358,19 @@ mod tests {
                 assert!(s.holds_together(), "{watch:?} of {dims:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_shard_without_elements_takes_nothing_from_another() {
+        let watch = Watch::Scores { by_head: true };
+        let (mut empty, mut whole) = (Stats::new(watch.clone()), Stats::new(watch));
+        empty.observe(&[], &[1, 2, 0, 3], 0).unwrap();
+        whole.observe(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[1, 2, 1, 3], 1).unwrap();
+        let mut joined = empty.clone();
+        joined.merge(&whole).unwrap();
+        assert_eq!(joined.row_max_min, [3.0, 6.0]);
+        whole.merge(&empty).unwrap();
+        assert_eq!(joined, Stats { dims: joined.dims.clone(), ..whole });
     }
 
     proptest! {

@@ -71,7 +71,7 @@ impl Watch {
     }
 
     /// How many channels a value of these sizes has; `None` if it has no such axis.
-    pub(super) fn channels(&self, dims: &[usize]) -> Option<usize> {
+    pub(crate) fn channels(&self, dims: &[usize]) -> Option<usize> {
         let Some(axis) = self.axis_of(dims) else { return Some(1) };
         let at = if axis < 0 { axis + dims.len() as i64 } else { axis };
         usize::try_from(at).ok().and_then(|a| dims.get(a).copied())

@@ -134,7 +134,7 @@ static SESSIONS: Kept<Session> = Kept::new();
 #[must_use = "sessions are kept as long as it lives"]
 pub struct Keeping(());
 
-/// Keeps loaded sessions for whoever asks for the same, and what is known of their loops, until the last such value is dropped.
+/// Keeps loaded sessions for whoever asks for the same, until the last such value is dropped. What is known of loops goes with each.
 pub fn keep_sessions() -> Keeping {
     SESSIONS.hold();
     Keeping(())
@@ -142,9 +142,9 @@ pub fn keep_sessions() -> Keeping {
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        if SESSIONS.release() {
-            repeat::forget();
-        }
+        SESSIONS.release();
+        // By their names, which another model may have too.
+        repeat::forget();
     }
 }
 
