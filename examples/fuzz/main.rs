@@ -1,12 +1,13 @@
 //! Feeds the program inputs that somebody damaged, each in a process of its own with limits of time and memory.
 //!
-//! `fuzz [--seconds N] [--cases N] [--seed S] [--target NAME] [--jobs N] [--keep DIR] PROGRAM`. Targets: `bytes` and `structure` of
-//! models, `recipe`, `rules`, `plan`, `statistics`, `arrays`, `pictures`; all in turn without `--target`. A case is a seed
-//! file (of `testdata`, or a model written here as text) with one to eight changes; which, follows from the seed and the
-//! case's number alone.
+//! `fuzz [--seconds N] [--cases N] [--seed S] [--target NAME] [--jobs N] [--keep DIR] PROGRAM`. Targets: `bytes` and
+//! `structure` of models, `recipe`, `rules`, `plan`, `statistics`, `arrays`, `pictures`; all in turn without `--target`. A
+//! case is a seed file (of `testdata`, or a model written here as text) with one to eight changes; which, follows from the
+//! seed and the case's number alone.
 //!
-//! A case passes if the program ends within 10 s of processor time and 1 GB, with status 0 or 2, or with status 1 and one error that names
-//! what it is about; one that goes past a limit runs again. `--cases` ends the round before the time is over. Cases that fail are kept, with the command that shows them.
+//! A case passes if the program ends within 10 s of processor time and 1 GB, with status 0 or 2, or with status 1 and one error
+//! that names what it is about; one that goes past a limit runs again. Cases that fail are kept, with the command that shows
+//! them. `--cases` ends the round before the time is over.
 
 #![allow(clippy::print_stdout)]
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use fqvit_opt::budget::Stop;
+use fqvit_opt::budget::{self, Stop};
 use fqvit_opt::calibrate::data::{DataOptions, Exif, Fit, FixedInput, FixedValue, Interpolation, Preset};
 use fqvit_opt::compile::comparison::{Comparison, Read};
 use fqvit_opt::compile::compiler::{self, Compiler, Limits, Listener, Verification};
@@ -63,13 +63,7 @@ pub fn run<T: Send + 'static>(
         // Whoever has left needs no answer.
         let _ = to.send(match done {
             Ok(r) => Message::Done(r),
-            Err(panic) => Message::Fault(
-                panic
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-                    .unwrap_or_default(),
-            ),
+            Err(panic) => Message::Fault(budget::panic_message(&*panic)),
         });
     };
     std::thread::Builder::new()

@@ -1,5 +1,6 @@
 //! Code of other crates that works on what a file says, and may panic over it.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
@@ -31,10 +32,13 @@ pub fn foreign<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     let outer = INSIDE.replace(true);
     let done = catch_unwind(AssertUnwindSafe(f));
     INSIDE.set(outer);
-    done.map_err(|panic| {
-        let message = panic.downcast_ref::<String>().cloned();
-        message.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
-    })
+    done.map_err(|panic| panic_message(&*panic))
+}
+
+/// What a panic said; nothing if that is no text.
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
 }
 
 #[cfg(test)]

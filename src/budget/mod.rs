@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use counting::{Counting, give_back, keep_freed};
-pub use foreign::foreign;
+pub use foreign::{foreign, panic_message};
 pub use stop::Stop;
 pub use watch::{
     Exceeded, Limit, Watchdog, current, current_file, default_patience, file, patience, progress, set_patience, step,

@@ -36,8 +36,7 @@ pub(super) fn whole(command: impl FnOnce() -> Result<bool, Failure>) -> Result<b
         Ok(done) => return done.map_err(|e| about(&e.to_string()).into()),
         Err(panic) => panic,
     };
-    let text = panic.downcast_ref::<String>().cloned();
-    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default();
+    let text = budget::panic_message(&*panic);
     let place = PLACE.lock().map_or(String::new(), |p| p.clone());
     let doing = budget::current();
     Err(format!(
