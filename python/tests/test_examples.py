@@ -50,21 +50,6 @@ def test_examples_compile(kept: str) -> None:
     compile((EXAMPLES / kept).read_text(), kept, "exec")
 
 
-def test_from_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("timm")
-    image = pytest.importorskip("PIL.Image")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(16):
-        image.fromarray(rng.integers(0, 255, (256, 256, 3), dtype=np.uint8)).save(photos / f"{i}.png")
-    from from_torch import main
-
-    assert main(str(photos), pretrained=False).report.sqnr_db > 6
-
-
 def test_from_torch_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but the export, which has a model of timm in its place."""
     shape = (3, 32, 32)

@@ -1,7 +1,7 @@
 //! Runs a float model over samples and lets observers watch.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indexmap::IndexMap;
@@ -51,7 +51,7 @@ pub struct Observed {
 /// Watches values of `model` while it runs over the samples `indices` of `data` on `threads` threads.
 ///
 /// The result does not depend on the thread count or on how samples are divided. `progress` is told the number of
-/// samples done, from any thread.
+/// samples done, in rising order, from any thread but one at a time.
 ///
 /// # Errors
 /// If there are no samples, a sample cannot be read or does not fit the model, the model does not run, or a watched value is not
@@ -95,14 +95,15 @@ pub fn observe(
 }
 
 /// Runs `one` for the numbers below `count` on several threads, until one fails: of several errors that of the smallest number
-/// is returned, so that the message does not depend on timing. `progress` is told how many are done.
+/// is returned, so that the message does not depend on timing. `progress` is told how many are done, in the order of counting
+/// and from one thread at a time.
 fn each_on<E: Send>(
     threads: usize,
     count: usize,
     progress: &(dyn Fn(usize) + Sync),
     one: impl Fn(usize) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(0));
     let failure: Mutex<Option<(usize, E)>> = Mutex::new(None);
     std::thread::scope(|scope| {
         let work = || {
@@ -120,7 +121,10 @@ fn each_on<E: Send>(
                     }
                     return;
                 }
-                progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+                // Told under the lock: a number told after a larger one would be the last that a listener hears.
+                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                *done += 1;
+                progress(*done);
             }
         };
         let workers: Vec<_> = (0..threads.clamp(1, count.max(1))).map(|_| scope.spawn(work)).collect();
@@ -251,4 +255,24 @@ pub fn merge(into: &mut IndexMap<String, Stats>, part: &IndexMap<String, Stats>)
     }
     into.values_mut().for_each(Stats::finish);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_in_order() {
+        for threads in [1, 2, 8] {
+            let told = Mutex::new(Vec::new());
+            let slow = |n: usize| {
+                if n % 3 == 0 {
+                    std::thread::yield_now();
+                }
+                told.lock().unwrap().push(n);
+            };
+            each_on(threads, 2000, &slow, |_| Ok::<_, ()>(())).unwrap();
+            assert_eq!(told.into_inner().unwrap(), (1..=2000).collect::<Vec<_>>(), "{threads} threads");
+        }
+    }
 }
