@@ -153,7 +153,8 @@ pub fn default_memory(file: u64, threads: usize) -> usize {
     const A_THREAD: u64 = 64_000_000;
     /// Fitting, weights of several forms and sums of products take a multiple of the file.
     const A_BYTE: u64 = 120;
-    let wanted = LEAST + A_THREAD * (threads as u64).saturating_sub(8) + file.saturating_mul(A_BYTE);
+    let of_threads = A_THREAD.saturating_mul((threads as u64).saturating_sub(8));
+    let wanted = file.saturating_mul(A_BYTE).saturating_add(of_threads).saturating_add(LEAST);
     usize::try_from(wanted.min(machine_memory() / 10 * 9)).unwrap_or(usize::MAX)
 }
 

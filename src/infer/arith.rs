@@ -146,13 +146,15 @@ fn integers(view: &View, ty: DType, dims: &[i64]) -> Option<Elements> {
         Some(a.iter().zip(&b).map(|(a, b)| f(a.as_ref()?, b.as_ref()?)).collect())
     };
     let flag = |b: bool| Some(Size::Known(b as i64));
-    let fmod = view.int("fmod") != 0;
     match view.op() {
         "Add" => pair(&|a, b| a.add(b)),
         "Sub" => pair(&|a, b| a.sub(b)),
         "Mul" => pair(&|a, b| a.mul(b)),
         "Div" => pair(&divide),
-        "Mod" => pair(&|a, b| modulo(a, b, fmod)),
+        "Mod" => {
+            let fmod = view.int("fmod") != 0;
+            pair(&|a, b| modulo(a, b, fmod))
+        }
         "Neg" => each(&|a| Size::Known(0).sub(a)),
         "Abs" => {
             each(&|a| if a.is_nonnegative() { Some(a.clone()) } else { a.known()?.checked_abs().map(Size::Known) })

@@ -161,8 +161,9 @@ mod tests {
                 for k in 0..N {
                     for step in [-1, 1] {
                         let mut other = r.codes.clone();
-                        other[k] += step;
-                        let allowed = i32::from(other[k]).abs() <= top;
+                        let code = i32::from(other[k]) + step;
+                        let allowed = code.abs() <= top;
+                        other[k] = code.clamp(-top, top) as i8;
                         assert!(!allowed || error(&c, r.weights, r.scale, &other) > now * 0.999, "row {i} code {k}");
                     }
                 }
