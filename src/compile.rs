@@ -10,7 +10,7 @@ use crate::infer;
 #[cfg(feature = "tract")]
 use crate::ir::{AttrValue, Node, NodeId};
 use crate::ir::{DType, Graph, Invalid, Model, ops, validate};
-use crate::onnx;
+use crate::onnx::{self, names_in_bodies};
 use crate::passes::pipelines::{self, Pipeline};
 use crate::passes::raise_opset::{self, RaiseOpset};
 use crate::passes::unfuse::Unfuse;
@@ -26,14 +26,14 @@ use crate::quant::observe::Stats;
 use crate::recipe::{Prepare, Recipe};
 #[cfg(feature = "tract")]
 use crate::rewrite::cut;
-use crate::rewrite::{Tail, open_sizes};
+use crate::rewrite::{Tail, open_sizes, shorten_names};
 #[cfg(feature = "tract")]
 use crate::runtime::{lacks, misread};
 use crate::text::{Elide, print_model};
 
 use std::borrow::Cow;
-#[cfg(feature = "tract")]
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
@@ -160,6 +160,9 @@ pub struct Prepared {
     /// What follows operators that cannot be run here, and was cut off: it is put back after the quantized rest as it is,
     /// the last first.
     pub tails: Vec<Tail>,
+    /// Names of values and nodes of the model as it was read: the quantized model leaves them as they are, and names what
+    /// else it holds in short.
+    pub names: Arc<BTreeSet<String>>,
 }
 
 /// What the passes did, in the order they ran.
@@ -360,7 +363,10 @@ pub fn prepare(
     let sites = cx.found_sites();
     finite(&cx.graph, &sites)?;
     let fingerprint = fingerprint(&cx);
-    Ok(Prepared { model: cx.into_model(), sites, fingerprint, tails: tail.into_iter().collect() })
+    let g = &model.graph;
+    let names = g.values().map(|(_, v)| v.name.clone()).chain(g.nodes().map(|(_, n)| n.name.clone())).collect();
+    let tails = tail.into_iter().collect();
+    Ok(Prepared { model: cx.into_model(), sites, fingerprint, tails, names: Arc::new(names) })
 }
 
 /// The model up to the first operators that cannot be run here, and the rest, if there are any.
@@ -553,6 +559,7 @@ fn equalised<'p>(
     Ok(Cow::Owned(Prepared {
         model: cx.into_model(),
         sites,
+        names: p.names.clone(),
         fingerprint: p.fingerprint.clone(),
         tails: p.tails.clone(),
     }))
@@ -566,7 +573,7 @@ pub fn apply(p: &Prepared, plan: &QuantPlan, journal: &mut Journal) -> Result<Mo
     whole(p, apply_in_front(p, plan, journal)?)
 }
 
-/// The quantized model with what was cut off after it.
+/// The quantized model with what was cut off after it, under the names it is written with.
 ///
 /// # Errors
 /// If the quantized model lacks a value that what was cut off reads, or the two together are no valid model.
@@ -576,6 +583,8 @@ pub fn whole(p: &Prepared, front: Model) -> Result<Model, CompileError> {
         m = tail.join(&m).map_err(|message| PassError::Failed { pass: "cut".into(), message })?;
         validate::validate(&m)?;
     }
+    let inside = names_in_bodies(&m);
+    shorten_names(&mut m, &p.names, inside);
     Ok(m)
 }
 

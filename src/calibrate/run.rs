@@ -1,8 +1,8 @@
 //! Runs a float model over samples and lets observers watch.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use indexmap::IndexMap;
 
@@ -266,7 +266,7 @@ mod tests {
         for threads in [1, 2, 8] {
             let told = Mutex::new(Vec::new());
             let slow = |n: usize| {
-                if n % 3 == 0 {
+                if n.is_multiple_of(3) {
                     std::thread::yield_now();
                 }
                 told.lock().unwrap().push(n);

@@ -209,6 +209,7 @@ mod tests {
     use crate::compile::compiler::{Compiled, Compiler};
     use crate::compile::inputs;
     use crate::plan::Target;
+    use crate::rewrite::stem;
     use crate::runtime::{Session, SessionOptions};
 
     const SAMPLED: usize = 24;
@@ -228,9 +229,10 @@ mod tests {
 
     /// Counts of the codes that the graph itself makes, read where each target has them.
     fn counted(c: &Compiled, target: Target, attention: &AttentionLook) -> Vec<u64> {
+        let of = stem(&attention.tensor);
         let tap = match target {
-            Target::Qdq => format!("{}/code", attention.tensor),
-            Target::Integer => format!("{}/clipped", attention.tensor),
+            Target::Qdq => format!("{of}.code"),
+            Target::Integer => format!("{of}.clipped"),
         };
         let options = SessionOptions { taps: vec![tap], outputs: false, ..SessionOptions::default() };
         let session = Session::of(validate::validate(&c.model).unwrap(), &options).unwrap();

@@ -79,7 +79,7 @@ pub fn cut_where_it_fails(
         ));
         let fingerprint = fingerprint(&left);
         let tails = p.tails.iter().cloned().chain([tail]).collect();
-        return Ok(Some(Prepared { model: left, sites, fingerprint, tails }));
+        return Ok(Some(Prepared { model: left, sites, fingerprint, tails, names: p.names.clone() }));
     }
     Ok(None)
 }

@@ -39,7 +39,7 @@ use prost::Message;
 pub use dense::{SparseError, dense_weights};
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
-pub use nested::{map_bodies, open_body};
+pub use nested::{map_bodies, names_in_bodies, open_body};
 pub use save::{External, SaveOptions, data_path, save, size, stage, write_to};
 
 use crate::file;

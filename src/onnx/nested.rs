@@ -1,5 +1,7 @@
 //! Nested graphs, opened for a rewrite and closed again.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -66,6 +68,20 @@ pub fn open_body(node: &Node, attr: &str) -> Result<(Graph, Vec<(ValueId, ValueI
     let pairs: Option<Vec<_>> = names.iter().map(pair).collect();
     let pairs = pairs.ok_or_else(|| format!("what {attr} reads from outside is not known"))?;
     Ok((graph, pairs))
+}
+
+/// Names that nested graphs define, at any depth.
+pub fn names_in_bodies(m: &Model) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for a in m.graph.nodes().flat_map(|(_, n)| &n.attrs.0) {
+        let all = match &a.value {
+            AttrValue::Graph(b) => std::slice::from_ref(b),
+            AttrValue::Graphs(all) => all,
+            _ => continue,
+        };
+        all.iter().for_each(|b| scope::all_defined(&body(b), &mut names));
+    }
+    names
 }
 
 /// Checks the operators, attributes and element types in all nested graphs, at any depth. Validation does not open them.

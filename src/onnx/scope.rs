@@ -17,6 +17,12 @@ fn bodies(n: &proto::NodeProto) -> impl Iterator<Item = &proto::GraphProto> {
     n.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs))
 }
 
+/// Names that a body and the bodies inside it define.
+pub(super) fn all_defined(g: &proto::GraphProto, out: &mut BTreeSet<String>) {
+    out.extend(defined(g).into_iter().map(str::to_owned));
+    g.node.iter().flat_map(bodies).for_each(|b| all_defined(b, out));
+}
+
 /// Names that a body, or a body inside it, reads but does not define; appended in order of first reading.
 pub(super) fn free_names(g: &proto::GraphProto, out: &mut Vec<String>) {
     let mut seen: BTreeSet<String> = out.iter().cloned().collect();

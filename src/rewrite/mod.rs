@@ -6,12 +6,16 @@
 mod apply;
 mod check;
 mod cut;
+mod names;
 mod open_sizes;
 mod under;
 mod widen;
 
 pub use check::PatchError;
 pub use cut::{Tail, cut};
+pub use names::shorten_names;
+#[cfg(test)]
+pub(crate) use names::stem;
 pub use open_sizes::open_sizes;
 pub use under::Under;
 pub(crate) use widen::widen_graph;

@@ -203,6 +203,20 @@ impl Graph {
         Ok(())
     }
 
+    /// Gives values other names at once, so that one may get what another had. None may be a name of a value that keeps its own,
+    /// and no two may be the same.
+    pub(crate) fn rename_all(&mut self, renamed: &[(ValueId, String)]) {
+        for (v, _) in renamed {
+            let old = std::mem::take(&mut self.entry(*v).name);
+            self.names.swap_remove(&old);
+        }
+        for (v, name) in renamed {
+            self.entry(*v).name.clone_from(name);
+            let had = self.names.insert(name.clone(), *v);
+            assert!(had.is_none(), "`{name}` is given to one value");
+        }
+    }
+
     /// Gives `new` the name of `old` (which is renamed), and makes it the graph output that `old` was, if it was one.
     pub(crate) fn take_name(&mut self, old: ValueId, new: ValueId) {
         let name = self.name_of(old).to_owned();
