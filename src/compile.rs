@@ -14,7 +14,7 @@ use crate::onnx::{self, names_in_bodies};
 use crate::passes::pipelines::{self, Pipeline};
 use crate::passes::raise_opset::{self, RaiseOpset};
 use crate::passes::unfuse::Unfuse;
-use crate::passes::{Context, Numerics, Pass, PassError, Unmet};
+use crate::passes::{Context, Pass, PassError, Unmet};
 use crate::pattern::RuleSet;
 use crate::plan::fed::{continues, table_rows};
 use crate::plan::planner::{self, PlanningError};
@@ -55,6 +55,7 @@ pub mod evaluation;
 #[cfg(feature = "tract")]
 mod faithful;
 pub mod inspect;
+mod journal;
 #[cfg(feature = "tract")]
 pub mod keep;
 #[cfg(all(test, feature = "tract"))]
@@ -79,6 +80,8 @@ pub mod sensitivity;
 pub mod stages;
 #[cfg(feature = "tract")]
 pub mod tune;
+
+pub use journal::{Journal, PassRun};
 
 /// Why a model could not be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -163,45 +166,6 @@ pub struct Prepared {
     /// Names of values and nodes of the model as it was read: the quantized model leaves them as they are, and names what
     /// else it holds in short.
     pub names: Arc<BTreeSet<String>>,
-}
-
-/// What the passes did, in the order they ran.
-#[derive(Clone, Debug, Default)]
-pub struct Journal {
-    pub steps: Vec<PassRun>,
-    /// What the passes want to tell the user.
-    pub notes: Vec<String>,
-    keep_models: bool,
-}
-
-/// One pass that ran.
-#[derive(Clone, Debug)]
-pub struct PassRun {
-    pub pass: String,
-    pub changes: usize,
-    /// What the pass says it does to the numbers.
-    pub numerics: Numerics,
-    /// The model as the pass found and left it, in a journal that keeps models.
-    pub models: Option<[Model; 2]>,
-}
-
-impl Journal {
-    /// A journal that keeps the model before and after each pass, for [`each::verify_each`]. Weights that no pass
-    /// replaced are shared, not copied.
-    pub fn keeping_models() -> Journal {
-        Journal { keep_models: true, ..Journal::default() }
-    }
-
-    /// The model as a pass left it, in a journal that keeps models: after its first run, or after its second for
-    /// `PASS:2`. `None` if it has not run.
-    pub fn after(&self, pass: &str) -> Option<&Model> {
-        let (id, run) = match pass.rsplit_once(':') {
-            Some((id, n)) => (id, n.parse::<usize>().ok()?.checked_sub(1)?),
-            None => (pass, 0),
-        };
-        let step = self.steps.iter().filter(|s| s.pass == id).nth(run)?;
-        step.models.as_ref().map(|[_, after]| after)
-    }
 }
 
 /// Runs one pass and checks that what it changed is valid.

@@ -250,6 +250,8 @@ struct Seeds {
     recipes: Vec<String>,
     rules: Vec<String>,
     plan: String,
+    /// Its long lists, which lie beside it.
+    lists: Vec<u8>,
     statistics: statistics::Seed,
     arrays: Vec<Vec<u8>>,
     pictures: Vec<Vec<u8>>,
@@ -379,6 +381,7 @@ impl Seeds {
             models,
             recipes: read(files(&root.join("passes/recipes"), "yaml")?)?,
             rules: read(files(&root.join("passes/rules"), "yaml")?)?,
+            lists: fs::read(plan.with_extension("weights.npz"))?,
             plan: fs::read_to_string(plan)?,
             statistics: statistics::Seed::of(&fs::read(statistics)?)
                 .ok_or("the layout of statistics files has changed")?,
@@ -429,6 +432,11 @@ impl Seeds {
             }
             "plan" => {
                 put("p.yaml", texts::mutate(rng, self.plan.clone()).as_bytes())?;
+                let mut lists = self.lists.clone();
+                if rng.random_ratio(1, 8) {
+                    damage(rng, &mut lists);
+                }
+                put("p.weights.npz", &lists)?;
                 of_digits(" --plan p.yaml")
             }
             "statistics" => {

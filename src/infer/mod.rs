@@ -13,6 +13,7 @@
 
 mod approximate;
 mod arith;
+mod attr_types;
 mod einsum;
 mod follow;
 mod legal;

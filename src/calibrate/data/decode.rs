@@ -57,11 +57,12 @@ pub(super) fn load(path: &Path, wanted: &Wanted) -> Result<Vec<u8>, DataError> {
     let (crop_height, crop_width) = wanted.geometry.crop;
     fits(path, (width, height), wanted)?;
     let (left, top) = (wanted.geometry.offset(width, crop_width), wanted.geometry.offset(height, crop_height));
-    let row = width as usize * channels;
-    Ok((top..top + crop_height as usize)
-        .flat_map(|y| &pixels[y * row + left * channels..][..crop_width as usize * channels])
-        .copied()
-        .collect())
+    let (row, cut) = (width as usize * channels, crop_width as usize * channels);
+    let mut crop = Vec::with_capacity(crop_height as usize * cut);
+    for y in top..top + crop_height as usize {
+        crop.extend_from_slice(&pixels[y * row + left * channels..][..cut]);
+    }
+    Ok(crop)
 }
 
 /// Refuses a resized picture that the crop does not fit into.
