@@ -25,9 +25,10 @@ pub enum DataError {
     UnknownFormat { path: PathBuf, is_image: bool },
     #[error("{}: {reason}; mend it, or pass over it with --preprocessor none", path.display())]
     Config { path: PathBuf, reason: String },
-    #[error("{}: the folder is empty", path.display())]
+    #[error("{}: the folder is empty; put pictures of what the model will see into it, or give another one", path.display())]
     EmptyFolder { path: PathBuf },
-    #[error("{}: no JPEG, PNG, WebP or BMP picture in it", path.display())]
+    #[error("{}: no JPEG, PNG, WebP or BMP picture in it; convert its pictures to one of these, or give another folder",
+        path.display())]
     NoImages { path: PathBuf },
     #[error("{}: {count} of {of} pictures cannot be read: {files}; convert them to PNG or JPEG, repair them, or take them out",
         path.display())]
