@@ -22,7 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("passes", &["budget", "ir", "infer", "rewrite", "onnx", "pattern", "quant", "plan"]),
     ("runtime", &["budget", "ir", "onnx", "quant"]),
     ("calibrate", &["budget", "file", "ir", "onnx", "quant", "runtime"]),
-    ("verify", &["ir", "infer", "onnx", "quant", "plan", "runtime", "calibrate"]),
+    ("verify", &["file", "ir", "infer", "onnx", "quant", "plan", "runtime", "calibrate"]),
     ("recipe", &["file", "yaml", "ir", "quant", "plan", "verify"]),
     (
         "compile",

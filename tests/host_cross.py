@@ -70,6 +70,16 @@ def deform_conv():
         case(f"DeformConv {name}, mask", "DeformConv", x, [weight, offset, None, mask], kernel_shape=[k, k], **attrs)
 
 
+def sums():
+    """Few inputs and so many that tract's chain of additions is left to one operator; sizes that are one, and several ranks."""
+    for op in ("Sum", "Mean"):
+        for n in (16, 40):
+            same = [normal(2, 3, 5) for _ in range(n - 1)]
+            spread = [normal(*[(3, 5), (2, 1, 5), (1,), (4, 1, 1, 5)][i % 4]) for i in range(n - 1)]
+            case(f"{op} of {n}", op, normal(2, 3, 5), same)
+            case(f"{op} of {n}, spread", op, normal(2, 3, 5), spread)
+
+
 def reverse_sequence():
     x = normal(4, 5, 3)
     case("ReverseSequence by default", "ReverseSequence", x, [np.array([4, 1, 0, 2, 3])])
@@ -86,7 +96,7 @@ def lp_pool():
 
 
 def main():
-    for make in (roi_align, deform_conv, reverse_sequence, lp_pool):
+    for make in (roi_align, deform_conv, reverse_sequence, sums, lp_pool):
         make()
     bad = 0
     for name, model, x in cases:

@@ -103,6 +103,9 @@ const OF_RECIPES: &[(&str, &str, &str, &str)] = &[
     ("opset: 17", "opset: 0", "prepare.opset", "line 4 column 10"),
     ("agreement: 0.9", "agreement: 2", "thresholds.agreement", "line 54"),
     ("name: fq-vit", "name: ''", "name", "line 1"),
+    ("name: fq-vit", "name: ../victim/model", "name", "is no name of a recipe"),
+    ("name: fq-vit", "name: /etc/model", "name", "line 1"),
+    ("name: fq-vit", "name: \"a\\nb\"", "name", "line 1"),
 ];
 
 #[test]

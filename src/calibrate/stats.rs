@@ -186,7 +186,11 @@ impl StatsFile {
         Err(StatsError::Part { path: path.display().to_string(), missing, of: shards.of, parts })
     }
 
-    fn of_model(&self, path: &Path, model: &str) -> Result<(), StatsError> {
+    /// Refuses statistics of another model.
+    ///
+    /// # Errors
+    /// If the fingerprint in the file `path` is another one.
+    pub fn of_model(&self, path: &Path, model: &str) -> Result<(), StatsError> {
         if self.model == model {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use crate::calibrate::data::DataOptions;
 use crate::compile::mixed::list;
 use crate::compile::stages::Running;
 use crate::compile::tune::{LADDER, Next, Search, Trial, Tuner};
+use crate::file::{Scratch, output};
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::pattern::RuleSet;
@@ -72,7 +73,7 @@ pub(super) fn search(
     tuner.trials().iter().for_each(|t| tell(t, " (known)"));
     let (listener, stop) = (progress.listener(), Stop::default());
     let how = Running { threads: threads(a.prepare.threads), tell: &*listener, stop: &stop };
-    let folder = tempfile::tempdir()?;
+    let folder = Scratch::new()?;
     let file = folder.path().join("candidate.onnx");
     loop {
         match tuner.next(how)? {
@@ -103,8 +104,7 @@ fn besides(raised: &[Step]) -> String {
 fn measured(command: &str, file: &Path) -> Result<f64, Failure> {
     let quoted = format!("'{}'", file.display().to_string().replace('\'', r"'\''"));
     let line = command.replace(PLACE, &quoted);
-    let shell =
-        |program: &str, flag: &str| Command::new(program).arg(flag).arg(&line).stderr(Stdio::inherit()).output();
+    let shell = |program: &str, flag: &str| output(Command::new(program).arg(flag).arg(&line).stderr(Stdio::inherit()));
     let out = if cfg!(windows) { shell("cmd", "/C") } else { shell("sh", "-c") };
     let failed = |why: String| -> Failure { format!("--accept-command {command}: {why}").into() };
     let out = out.map_err(|e| failed(e.to_string()))?;

@@ -27,6 +27,9 @@ pub fn compare(a: &CompareArgs) -> Result<bool, Failure> {
         .iter()
         .map(|name| Ok(Recipe::find(name, dir)?.written_for(a.target.map(Into::into), a.assume_vnni)))
         .collect::<Result<_, Failure>>()?;
+    if let Some(r) = recipes.iter().enumerate().find(|(i, r)| recipes[..*i].iter().any(|o| o.name == r.name)) {
+        return Err(format!("--recipes: two recipes have the name `{}`; give one of them another", r.1.name).into());
+    }
     let rules = RuleSet::with_folder(dir)?;
     let place = |r: &Recipe| a.output_dir.as_ref().map(|d| d.join(format!("{}.onnx", r.name)));
     a.output_dir.iter().for_each(|d| files.writes_into("--output-dir", d));

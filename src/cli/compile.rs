@@ -214,11 +214,14 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
 
 /// Joins shards.
 fn join(a: &CalibrateArgs, mut files: Files) -> Result<bool, Failure> {
+    let mut log = Log::default();
     let [first, others @ ..] = &a.join[..] else { return Err("give the files to join".into()) };
     if others.is_empty() {
         return Err(format!("--join {}: one file is joined with nothing; give all parts", first.display()).into());
     }
     let mut all = StatsFile::read(first)?;
+    let (_, p) = begun(&a.model, &a.prepare, "join statistics for", &mut files, &mut log)?;
+    all.of_model(first, &p.fingerprint)?;
     for f in others {
         all = all.join(StatsFile::read(f)?, f)?;
     }
@@ -287,6 +290,9 @@ pub fn verify(a: &VerifyArgs) -> Result<bool, Failure> {
     files.reads("the quantized model", &a.quantized)?;
     let options = files.samples("--data", &a.data, &a.float)?;
     a.outputs.iter().try_for_each(|p| files.writes("--outputs", p))?;
+    if a.report.no_verify {
+        return Err("--no-verify: comparing is all that `verify` does; `bench` times the models alone".into());
+    }
     if a.report.baseline {
         return Err("--baseline: `verify` has no calibration data; compile with --judge onnxruntime --baseline".into());
     }

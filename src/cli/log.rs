@@ -1,5 +1,6 @@
 //! What the program says while it works, on standard error: lines for people, or one JSON object a line for programs.
 
+use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -47,8 +48,32 @@ fn said(event: &str, message: &str, line: &str) {
     if is_json() {
         eprintln!("{}", json!({"event": event, "message": message}));
     } else {
-        eprintln!("{line}");
+        eprintln!("{}", printable(line));
     }
+}
+
+/// A text for a terminal: control characters, which names in a file may hold and a terminal obeys, are written as escapes.
+/// Ends of lines, tabs and colours are left.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    if text.chars().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        if plain(c) || c == '\u{1b}' && is_colour(&text[at + 1..]) {
+            out.push(c);
+        } else {
+            out.extend(c.escape_unicode());
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// What follows the escape of a colour: `[`, numbers, `m`.
+fn is_colour(after: &str) -> bool {
+    let numbers = after.strip_prefix('[').map(|n| n.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';'));
+    numbers.is_some_and(|rest| rest.starts_with('m'))
 }
 
 /// Tells how far the stages of a run are.
@@ -159,4 +184,16 @@ fn bar(what: &'static str, n: usize) -> ProgressBar {
         ProgressStyle::with_template("{msg:>12} {bar:32} {pos}/{len} {per_sec} {eta}").expect("a fixed template");
     b.set_style(style);
     b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_nothing_to_obey_but_colours() {
+        assert_eq!(printable("y: 3\tdB\n"), "y: 3\tdB\n");
+        assert_eq!(printable("\u{1b}[1;31mred\u{1b}[0m"), "\u{1b}[1;31mred\u{1b}[0m");
+        assert_eq!(printable("a\u{1b}]0;title\u{7}b\u{1b}[2Jc\r"), "a\\u{1b}]0;title\\u{7}b\\u{1b}[2Jc\\u{d}");
+    }
 }

@@ -108,7 +108,7 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
 
 /// Prints. A reader that has gone, as in `| head`, ends the program quietly; everything else is written by then.
 fn put(text: std::fmt::Arguments<'_>) {
-    put_bytes(text.to_string().as_bytes(), false);
+    put_bytes(log::printable(&text.to_string()).as_bytes(), false);
 }
 
 /// As [`put`]; where the bytes are what the call is for, a reader that has gone is an error.

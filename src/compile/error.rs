@@ -102,6 +102,8 @@ pub enum CompilerError {
         "the two models are not cut at the same values by operators that cannot be run here: {float} and {quantized}"
     )]
     Cuts { float: String, quantized: String },
+    #[error("recipe `{recipe}` quantizes nothing, so {what} has no meaning; take another recipe, or leave that out")]
+    NothingQuantized { recipe: String, what: &'static str },
     #[error("--stop-after {pass}: no such pass ran; in order, these did: {ran}")]
     NoPass { pass: String, ran: String },
     #[error("--stop-after {pass}: {now}")]
@@ -150,7 +152,8 @@ impl CompilerError {
             | CompilerError::OutOfReach { .. }
             | CompilerError::TooSmall { .. }
             | CompilerError::OtherRecipe { .. }
-            | CompilerError::SizeOfPlan { .. } => Fault::Plan,
+            | CompilerError::SizeOfPlan { .. }
+            | CompilerError::NothingQuantized { .. } => Fault::Plan,
             CompilerError::Data(e) => of_data(e),
             CompilerError::Calibrate(e) => match e {
                 CalibrateError::Data(e) => of_data(e),

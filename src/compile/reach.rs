@@ -71,9 +71,10 @@ pub fn cut_where_it_fails(
             return Ok(None);
         }
         finite(&left.graph, &sites)?;
+        let cut: Vec<String> = tail.cut.iter().map(|v| format!("`{v}`")).collect();
         journal.notes.push(format!(
             "the model is quantized and measured up to {}: {} cannot be run here ({why}); {} operators stay as they are",
-            tail.cut.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", "),
+            if cut.is_empty() { "its other outputs".to_owned() } else { cut.join(", ") },
             named(&p.model.graph, &first),
             tail.nodes().count()
         ));

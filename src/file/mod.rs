@@ -14,6 +14,7 @@
 
 mod ledger;
 mod read;
+mod scratch;
 mod standard;
 pub mod stop;
 mod temp;
@@ -21,6 +22,7 @@ mod write;
 
 pub use ledger::{Conflict, Ledger};
 pub use read::{ReadError, STDIN, Sources, as_text, intact, map, read, text};
+pub use scratch::{Scratch, output};
 pub use standard::has_output;
 pub use write::{Batch, Pending, WriteError, write};
 

@@ -189,6 +189,8 @@ mod unix {
         for s in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
             install(s, on_stop as *const () as libc::sighandler_t, libc::SA_RESTART, false)?;
         }
+        // A file that grows beyond the limit of the process is an error of the write then, with its name.
+        install(libc::SIGXFSZ, libc::SIG_IGN, 0, true)?;
         let flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         install(libc::SIGBUS, on_fault as *const () as libc::sighandler_t, flags, true)
     }

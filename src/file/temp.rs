@@ -24,11 +24,19 @@ const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Live {
     temps: BTreeSet<PathBuf>,
     pub written: Vec<PathBuf>,
+    /// Folders that go with the program, and commands that work for it.
+    pub folders: BTreeSet<PathBuf>,
+    pub children: BTreeSet<u32>,
 }
 
 impl Live {
-    /// Removes every temporary file.
+    /// Removes every temporary file and folder, and ends what works in them.
     pub fn remove_temps(&mut self) {
+        std::mem::take(&mut self.children).into_iter().for_each(super::scratch::end);
+        for f in std::mem::take(&mut self.folders) {
+            self.written.retain(|p| !p.starts_with(&f));
+            let _ = std::fs::remove_dir_all(f);
+        }
         for t in std::mem::take(&mut self.temps) {
             // Gone already is as good; nothing else can be done about one that stays.
             let _ = std::fs::remove_file(t);

@@ -414,6 +414,12 @@ impl<'m> Checker<'m> {
             let wants = counted(ins, "input");
             self.node(id, None, format!("{} takes {wants} at opset {opset}, not {found}", op.name));
         }
+        // The count of Loop, and where Resize looks, may be left out before what may not.
+        let needed = |slot: usize| slot < ins.min || ins.max.is_none();
+        let left_out = n.inputs.iter().enumerate().find(|(slot, x)| x.is_none() && needed(*slot) && *slot < given);
+        if let Some((slot, _)) = left_out.filter(|_| !["Loop", "Scan", "Resize"].contains(&op.name.as_str())) {
+            self.node(id, None, format!("{} needs input {slot}, which is left out", op.name));
+        }
         if !outs.allows(n.outputs.len()) {
             let (wants, found) = (counted(outs, "output"), n.outputs.len());
             self.node(id, None, format!("{} has {wants} at opset {opset}, not {found}", op.name));

@@ -30,6 +30,7 @@ use super::quantize::fold::FoldFactors;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
 use super::quantize::lower::delay_reshape::DelayReshape;
+use super::quantize::lower::keep_reduced::KeepReduced;
 use super::quantize::lower::layers::LayersWhole;
 use super::quantize::lower::merge_gemms::MergeGemms;
 use super::quantize::lower::patches::PatchesAsRows;
@@ -154,6 +155,7 @@ pub static QDQ: Pipeline = Pipeline {
     passes: &[
         &Cse,
         &PatchesAsRows,
+        &KeepReduced,
         &CodesFirst,
         &IntegerSums::Shared,
         &ProductScales,

@@ -41,6 +41,7 @@ use super::quantize::fold::FoldFactors;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
 use super::quantize::lower::delay_reshape::DelayReshape;
+use super::quantize::lower::keep_reduced::KeepReduced;
 use super::quantize::lower::layers::LayersWhole;
 use super::quantize::lower::merge_gemms::MergeGemms;
 use super::quantize::lower::patches::PatchesAsRows;
@@ -64,7 +65,7 @@ use super::unfuse::Unfuse;
 use super::widen_floats::WidenFloats;
 
 /// Every pass, in the order help lists them.
-pub static ALL: [&dyn Pass; 61] = [
+pub static ALL: [&dyn Pass; 62] = [
     &CleanUp,
     &ConstantNodes,
     &ConstantBranches,
@@ -116,6 +117,7 @@ pub static ALL: [&dyn Pass; 61] = [
     &QuantizeAttention,
     &QuantizeActivations,
     &PatchesAsRows,
+    &KeepReduced,
     &LayersWhole,
     &MergeGemms,
     &DelayReshape,

@@ -272,6 +272,7 @@ impl<'a> Builder<'a, '_> {
         while inputs.last() == Some(&None) {
             inputs.pop();
         }
+        self.one_type(&c.ops[0], &inputs)?;
         let mut attrs = Attrs::new();
         for (name, value, _) in &c.attrs {
             attrs.set(name, self.attribute(value)?);
@@ -282,6 +283,20 @@ impl<'a> Builder<'a, '_> {
         };
         let hints: Vec<&str> = hints.iter().map(String::as_str).collect();
         Ok(self.patch.node_with(op, &inputs, &hints, attrs))
+    }
+
+    /// Refuses operands of several float types, which a match can bind on either side of a Cast and no operator takes.
+    fn one_type(&self, op: &str, inputs: &[Option<Ref>]) -> Result<(), String> {
+        let of = |r: &Ref| match r {
+            Ref::Old(v) => self.f.dtype(*v).filter(|t| t.is_float()),
+            Ref::New(_) => None,
+        };
+        let mut types = inputs.iter().flatten().filter_map(of);
+        let first = types.next();
+        match types.find(|t| Some(*t) != first).zip(first) {
+            Some((other, first)) => Err(format!("{op} would read {first} and {other}")),
+            None => Ok(()),
+        }
     }
 
     fn attribute(&self, a: &Attribute) -> Result<AttrValue, String> {

@@ -135,7 +135,10 @@ pub(super) fn hidden(g: &Graph) -> BTreeSet<ValueId> {
         let n = g.node(id);
         // A maximum is not lowered by a bound.
         let made = matches!(n.op.name.as_str(), "Add" | "Sub" | "Mul" | "Where" | "Concat");
-        if carried(n).iter().flatten().any(|v| found.contains(v) || made && low.hides(*v)) {
+        // Heads that are mixed after the mask: a weighted sum of what is hidden hides.
+        let mixed = n.is_a(Class::Product) && n.input(1).is_some_and(|w| g.constant(w).is_some());
+        let mixed = mixed && n.input(0).is_some_and(|x| found.contains(&x));
+        if mixed || carried(n).iter().flatten().any(|v| found.contains(v) || made && low.hides(*v)) {
             found.extend(n.outputs.iter().flatten());
         }
     }

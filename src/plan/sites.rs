@@ -301,12 +301,16 @@ impl Sites {
     }
 }
 
-/// The compute nodes that read a value, seen through moves.
+/// The compute nodes that read a value, seen through moves. A node whose nested graph reads it is one of them.
 pub fn reading_nodes(g: &Graph, v: ValueId) -> Vec<NodeId> {
     let (mut out, mut todo, mut seen) = (Vec::new(), vec![v], BTreeSet::new());
     while let Some(v) = todo.pop() {
         for (n, slot) in g.uses(v) {
-            if slot == usize::MAX || !seen.insert((n, v)) {
+            if !seen.insert((n, v)) {
+                continue;
+            }
+            if slot == usize::MAX {
+                out.push(n);
                 continue;
             }
             let node = g.node(n);

@@ -37,6 +37,16 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), Fault> {
     if recipe.name.trim().is_empty() {
         return Err(fault(&["name".into()], "it is empty; give the recipe a name for reports and plans"));
     }
+    // Files are named after recipes, and reports and terminals show their names.
+    let fits = |c: char| c.is_alphanumeric() || "-_.+ ".contains(c);
+    if !recipe.name.chars().all(fits) || recipe.name.starts_with('.') || recipe.name.len() > 100 {
+        let what = format!(
+            "{:?} is no name of a recipe: it has up to 100 letters, digits, spaces and characters of `-_.+`, and does not begin \
+             with a dot",
+            recipe.name.chars().take(100).collect::<String>()
+        );
+        return Err(fault(&["name".into()], what));
+    }
     let Some(q) = &recipe.quantize else { return Ok(()) };
     if recipe.prepare.is_none() {
         let what =

@@ -52,6 +52,8 @@ impl Compiler {
             let (d, some) = other.as_ref().map_or((&data, &held), |(d, some)| (d, some));
             labels_fit(d, some, &p.model)?;
         }
+        // A label that no class has is a wrong list of labels, whoever is compared with it.
+        labels_fit(&data, &run, &p.model)?;
         checked((&data, &run), &p.model, self.how(), log)?;
         match &other {
             // Both are made by the same options, and one look at them is enough.

@@ -218,7 +218,9 @@ impl<'g> Finder<'g> {
             if self.inner.contains(&id) || self.apart.contains_key(&id) {
                 continue;
             }
-            if let Some(l) = linear(g, id, &|v| is_const(g, v)) {
+            // What weights make of a mask is a mask: codes have no steps for it, and runtimes that round the input have none left.
+            let masked = |l: &super::Linear| self.masked.contains(&trace_back(g, l.x));
+            if let Some(l) = linear(g, id, &|v| is_const(g, v)).filter(|l| !masked(l)) {
                 self.inner.extend(l.bias.iter().filter_map(|b| b.add));
                 self.inner.insert(id);
                 self.linear_of.insert(id, self.found.linears.len());

@@ -5,12 +5,13 @@ mod deform_conv;
 mod pool;
 mod reverse_sequence;
 mod roi_align;
+mod sum;
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tract_onnx::Onnx;
-use tract_onnx::model::ParsingContext;
+use tract_onnx::model::{OnnxOpRegister, ParsingContext};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
@@ -44,6 +45,24 @@ pub fn register(onnx: &mut Onnx) {
     onnx.op_register.insert("DeformConv", |c, n| host(c, n, deform_conv::DeformConv::read));
     onnx.op_register.insert("ReverseSequence", |c, n| host(c, n, reverse_sequence::ReverseSequence::read));
     onnx.op_register.insert("LpPool", |c, n| host(c, n, pool::LpPool::read));
+    onnx.op_register.insert("Sum", |c, n| many(c, n, sum::Sum::sum));
+    // tract's own refuses inputs of several ranks.
+    onnx.op_register.insert("Mean", |c, n| host(c, n, sum::Sum::mean));
+}
+
+/// tract's own operators.
+static USUAL: LazyLock<OnnxOpRegister> = LazyLock::new(|| tract_onnx::onnx().op_register);
+
+/// An operator that tract has, but not for very many inputs.
+fn many<K: Kernel>(
+    ctx: &ParsingContext,
+    node: &NodeProto,
+    read: fn(&ParsingContext, &NodeProto) -> TractResult<K>,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    match USUAL.0.get(&node.op_type) {
+        Some(usual) if node.input.len() <= sum::FEW => usual(ctx, node),
+        _ => host(ctx, node, read),
+    }
 }
 
 fn host<K: Kernel>(

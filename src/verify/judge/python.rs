@@ -13,6 +13,7 @@ use super::super::metrics::{MetricError, Tally, TensorMetrics};
 use super::super::run::deviations;
 use super::{Baseline, Judged, Level};
 use crate::calibrate::data::{DataError, Dataset, Sample};
+use crate::file::{Scratch, output};
 use crate::ir::{Invalid, Model, validate};
 use crate::onnx::{self, SaveError, SaveOptions};
 use crate::runtime::Array;
@@ -113,7 +114,7 @@ impl Judge {
         (data, indices): Chosen<'_>,
         calibration: Option<Chosen<'_>>,
     ) -> Result<(Judged, Option<String>), JudgeError> {
-        let folder = tempfile::tempdir().map_err(|e| files("a folder for the models", e))?;
+        let folder = Scratch::new().map_err(|e| files("a folder for the models", e))?;
         let folder = folder.path();
         for (name, model) in [("float.onnx", float), ("quantized.onnx", quantized)] {
             onnx::save(validate::validate(model)?, &folder.join(name), &SaveOptions::default())?;
@@ -169,7 +170,7 @@ impl Judge {
         let failed = |message: String| JudgeError::Failed { message };
         write(folder, "judge.py", SCRIPT.as_bytes())?;
         let args = [folder.join("judge.py").into_os_string(), folder.into(), SECONDS.to_string().into()];
-        let done = Command::new(&self.python).args(args).stdin(Stdio::null()).output();
+        let done = output(Command::new(&self.python).args(args).stderr(Stdio::piped()));
         let done = done.map_err(|e| failed(e.to_string()))?;
         if !done.status.success() {
             return Err(failed(last_line(&done.stderr)));
@@ -183,7 +184,7 @@ fn imports(python: &Path, modules: &str, install: &'static str) -> Result<(), Ju
     let name = python.display().to_string();
     let missing =
         |message: String| JudgeError::Missing { python: name.clone(), modules: modules.to_owned(), message, install };
-    let tried = Command::new(python).args(["-c", &format!("import {modules}")]).stdin(Stdio::null()).output();
+    let tried = output(Command::new(python).args(["-c", &format!("import {modules}")]).stderr(Stdio::piped()));
     let tried = tried.map_err(|e| missing(e.to_string()))?;
     if tried.status.success() { Ok(()) } else { Err(missing(last_line(&tried.stderr))) }
 }

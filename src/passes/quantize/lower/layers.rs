@@ -258,7 +258,9 @@ impl Layer {
         let scales: Vec<f32> = self.scales.iter().map(|s| *s as f32).collect();
         let w = self.weight(g, &mut e, &scales, assume_vnni);
         let own = self.conv || n.op.is("Gemm") || flat;
-        let bias = self.bias.as_ref().map(|b| self.bias_of(&mut e, &scales, b));
+        // A product that is then reshaped has a bias in any case: see `bias_of`.
+        let none = (flat && shapes.is_some() && self.q.is_none()).then(|| vec![0.0; self.channels]);
+        let bias = self.bias.as_ref().or(none.as_ref()).map(|b| self.bias_of(&mut e, &scales, b));
         let shape = g.shape(self.y).map(<[_]>::to_vec);
         let mut inputs = vec![x, w];
         if own {
@@ -322,8 +324,14 @@ impl Layer {
     /// of floats.
     fn bias_of(&self, e: &mut Under<'_>, scales: &[f32], bias: &[f64]) -> Ref {
         let units: Vec<f32> = scales.iter().map(|s| (s * self.x.scales[0]).max(f32::MIN_POSITIVE)).collect();
-        let codes: Vec<i32> =
+        let mut codes: Vec<i32> =
             bias.iter().zip(&units).map(|(b, u)| (b / f64::from(*u)).round_ties_even() as i32).collect();
+        // OpenVINO 2026.4 takes scales per channel through a Reshape along the wrong axis, or cannot compile the model, where
+        // no bias keeps them at the product. One code more in one channel is half of what rounding its sum may add.
+        if !self.conv && codes.iter().all(|c| *c == 0) {
+            let least = units.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1));
+            least.into_iter().for_each(|(c, _)| codes[c] = 1);
+        }
         let c = e.constant("bias_codes", Tensor::i32(&[self.channels as i64], &codes));
         let s = e.floats("bias_scale", &units);
         // Codes of 32 bits have no zero point; zeros would be as many bytes as the codes.
