@@ -63,17 +63,6 @@ pub fn output(command: &mut Command) -> io::Result<Output> {
     out
 }
 
-/// Ends a command that [`output`] waits for.
-#[cfg(unix)]
-pub(super) fn end(child: u32) {
-    let Ok(group) = libc::pid_t::try_from(child) else { return };
-    // SAFETY: a signal to a group that was made for the child, which has not been waited for: nobody else has its number.
-    unsafe { libc::kill(-group, libc::SIGTERM) };
-}
-
-#[cfg(not(unix))]
-pub(super) fn end(_: u32) {}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,7 +32,7 @@ pub(super) struct Live {
 impl Live {
     /// Removes every temporary file and folder, and ends what works in them.
     pub fn remove_temps(&mut self) {
-        std::mem::take(&mut self.children).into_iter().for_each(super::scratch::end);
+        std::mem::take(&mut self.children).into_iter().for_each(end);
         for f in std::mem::take(&mut self.folders) {
             self.written.retain(|p| !p.starts_with(&f));
             let _ = std::fs::remove_dir_all(f);
@@ -43,6 +43,17 @@ impl Live {
         }
     }
 }
+
+/// Ends a command that this process waits for.
+#[cfg(unix)]
+fn end(child: u32) {
+    let Ok(group) = libc::pid_t::try_from(child) else { return };
+    // SAFETY: a signal to a group that was made for the child, which has not been waited for: nobody else has its number.
+    unsafe { libc::kill(-group, libc::SIGTERM) };
+}
+
+#[cfg(not(unix))]
+fn end(_: u32) {}
 
 static LIVE: Mutex<Option<Live>> = Mutex::new(None);
 

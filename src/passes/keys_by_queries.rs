@@ -16,7 +16,7 @@ use crate::rewrite::{Patch, Ref};
 /// - On a Softmax that only a Transpose reads, which makes its axis the last, and whose scores come from a MatMul or another
 ///   Transpose through sums, products and selections, and changes of shape that keep the last two axes, each read once.
 /// - On a Transpose of the last two axes of a MatMul of two computed values, of which the first is no Softmax.
-/// - On a MatMul whose right operand, which nothing else reads, is made by a Softmax over the last axis but one, or by a
+/// - On a MatMul of which the right operand alone, which nothing else reads, is made by a Softmax over the last axis but one, or by a
 ///   Transpose of the last two axes of one over the last.
 ///
 /// # Why it is correct
@@ -97,11 +97,18 @@ fn ordered(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     Some(job.patch)
 }
 
+/// What a Softmax makes, turned or not.
+fn are_weights(g: &Graph, v: ValueId) -> bool {
+    let from = g.producer_is(v, "Transpose").and_then(|n| g.node(n).input(0)).unwrap_or(v);
+    g.producer_is(from, "Softmax").is_some()
+}
+
 /// `V W` with weights on the right, which are those of attention turned, as `(W' V')'`.
 fn weights_first(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
     let (v, w, y) = (g.node(id).input(0)?, g.node(id).input(1)?, g.node(id).out()?);
     let rank = map.rank(w).filter(|r| *r >= 2 && map.rank(v) == Some(*r))?;
-    if g.constant(v).is_some() || sole_use(g, w) != Some(id) {
+    // Of two attentions' weights either would be brought in front of the other, without end.
+    if g.constant(v).is_some() || sole_use(g, w) != Some(id) || are_weights(g, v) {
         return None;
     }
     let made = g.producer(w)?;
@@ -136,8 +143,7 @@ fn product(g: &Graph, turn: NodeId, map: &ShapeMap) -> Option<Patch> {
     let rank = map.rank(x).filter(|r| *r >= 2)?;
     let made = g.node(g.producer_is(x, "MatMul")?);
     let computed = made.inputs.iter().flatten().all(|v| g.constant(*v).is_none());
-    let from = |v: ValueId| g.producer_is(v, "Transpose").and_then(|n| g.node(n).input(0)).unwrap_or(v);
-    let weights = made.input(0).is_some_and(|w| g.producer_is(from(w), "Softmax").is_some());
+    let weights = made.input(0).is_some_and(|w| are_weights(g, w));
     if !computed || weights || !swaps_last_two(g, turn, rank) {
         return None;
     }

@@ -30,6 +30,7 @@ use super::quantize::fold::FoldFactors;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
 use super::quantize::lower::delay_reshape::DelayReshape;
+use super::quantize::lower::expand_by_codes::ExpandByCodes;
 use super::quantize::lower::keep_reduced::KeepReduced;
 use super::quantize::lower::layers::LayersWhole;
 use super::quantize::lower::merge_gemms::MergeGemms;
@@ -166,6 +167,7 @@ pub static QDQ: Pipeline = Pipeline {
         &MergeGemms,
         &PerChannel::WhereSlow,
         &DelayReshape,
+        &ExpandByCodes,
         &Cse,
         &Dead,
     ],

@@ -41,6 +41,7 @@ use super::quantize::fold::FoldFactors;
 use super::quantize::integer_norm::IntegerNorm;
 use super::quantize::lower::codes_first::CodesFirst;
 use super::quantize::lower::delay_reshape::DelayReshape;
+use super::quantize::lower::expand_by_codes::ExpandByCodes;
 use super::quantize::lower::keep_reduced::KeepReduced;
 use super::quantize::lower::layers::LayersWhole;
 use super::quantize::lower::merge_gemms::MergeGemms;
@@ -65,7 +66,7 @@ use super::unfuse::Unfuse;
 use super::widen_floats::WidenFloats;
 
 /// Every pass, in the order help lists them.
-pub static ALL: [&dyn Pass; 62] = [
+pub static ALL: [&dyn Pass; 63] = [
     &CleanUp,
     &ConstantNodes,
     &ConstantBranches,
@@ -121,6 +122,7 @@ pub static ALL: [&dyn Pass; 62] = [
     &LayersWhole,
     &MergeGemms,
     &DelayReshape,
+    &ExpandByCodes,
     &CodesFirst,
     &IntegerSums::FromCodes,
     &ProductScales,

@@ -590,7 +590,9 @@ fn the_documentation_tells_the_truth() {
 /// A match that reaches through a Cast binds values of two types, which no operator takes together.
 #[test]
 fn operands_of_two_types_are_left_as_they_are() {
-    let r = rule("y = Mul~ (Cast? (x), $gain)", "", "y = Mul (x, gain)");
+    let mut set = RuleSet::default();
+    let text = "- id: t\n  summary: a test\n  match: y = Mul~ (Cast? (x), $gain)\n  replace: y = Div (x, gain)\n";
+    set.add_text("t.yaml", text).unwrap();
     for (from, fires) in [("double", 0), ("float", 1)] {
         let mut m = model(
             17,
@@ -598,8 +600,6 @@ fn operands_of_two_types_are_left_as_they_are() {
                 "g ({from}[2,4] x) => (float[2,4] y) <float[4] gain = {{1, 2, 3, 4}}> {{ h = Cast <to = 1> (x) y = Mul (h, gain) }}"
             ),
         );
-        let mut set = RuleSet::default();
-        set.add(r.clone());
         let done = ApplyRules::new(&set).run_on(&mut m);
         let changes = done.as_ref().map_or(usize::MAX, |o| o.changes);
         assert!(fires == 0 && changes == 0 || fires == 1 && changes != 0, "{from}: {done:?}");

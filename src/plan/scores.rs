@@ -1,6 +1,6 @@
 //! Where the scores of an attention become codes, and in which shape its masks fit.
 
-use crate::ir::{Dim, Graph, NodeId, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, ValueId};
 use crate::pattern::{Attention, Mask};
 
 /// Where the scores of an attention become codes.
@@ -47,6 +47,10 @@ pub fn score_site<'a>(g: &Graph, a: &'a Attention) -> Result<ScoreSite<'a>, Stri
     let from = a.chain.settled(g);
     let chain = &a.chain.nodes[from..];
     let value = score_value(g, a);
+    let other = |v: &ValueId| g.value(*v).ty.as_ref().map(|t| t.dtype).filter(|t| *t != DType::FLOAT);
+    if let Some(ty) = [value, a.scores].iter().find_map(other) {
+        return Err(format!("its scores are {ty}, and codes stand for float32"));
+    }
     let factor = a.chain.scale.filter(|s| chain.contains(&s.node)).map_or(1.0, |s| s.factor);
     let masks: Vec<&Mask> = a.chain.masks.iter().filter(|m| m.hides()).collect();
     let early = masks.iter().filter(|m| m.place < from).count();

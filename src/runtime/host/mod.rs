@@ -45,9 +45,9 @@ pub fn register(onnx: &mut Onnx) {
     onnx.op_register.insert("DeformConv", |c, n| host(c, n, deform_conv::DeformConv::read));
     onnx.op_register.insert("ReverseSequence", |c, n| host(c, n, reverse_sequence::ReverseSequence::read));
     onnx.op_register.insert("LpPool", |c, n| host(c, n, pool::LpPool::read));
-    onnx.op_register.insert("Sum", |c, n| many(c, n, sum::Sum::sum));
+    onnx.op_register.insert("Sum", |c, n| many(c, n, sum::Sum::added));
     // tract's own refuses inputs of several ranks.
-    onnx.op_register.insert("Mean", |c, n| host(c, n, sum::Sum::mean));
+    onnx.op_register.insert("Mean", |c, n| host(c, n, sum::Sum::averaged));
 }
 
 /// tract's own operators.

@@ -17,11 +17,11 @@ pub struct Sum {
 }
 
 impl Sum {
-    pub fn sum(_: &ParsingContext, _: &NodeProto) -> TractResult<Sum> {
+    pub fn added(_: &ParsingContext, _: &NodeProto) -> TractResult<Sum> {
         Ok(Sum { name: "Sum", mean: false })
     }
 
-    pub fn mean(_: &ParsingContext, _: &NodeProto) -> TractResult<Sum> {
+    pub fn averaged(_: &ParsingContext, _: &NodeProto) -> TractResult<Sum> {
         Ok(Sum { name: "Mean", mean: true })
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod codes_first;
 pub mod delay_reshape;
+pub mod expand_by_codes;
 pub mod keep_reduced;
 pub mod layers;
 pub mod merge_gemms;
