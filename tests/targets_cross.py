@@ -22,6 +22,7 @@ finite numbers. The onnxruntime is that of the Python this runs in, so a newer o
 
 import math
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -120,7 +121,7 @@ def unfused(path, meant):
 def most_codes(path, feed, batch):
     """The largest number of distinct codes of attention weights in one attention and head."""
     model = onnx.load(str(path))
-    codes = [n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear" and n.output[0].endswith("/code")]
+    codes = [n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear" and re.search(r"\.code(_\d+)?$", n.output[0])]
     model.graph.output.extend(onnx.ValueInfoProto(name=c) for c in codes)
     s = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     most = 0

@@ -297,10 +297,10 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// Lowest acceptable SQNR of any output in dB [default: the recipe's threshold]
-    #[arg(long, value_name = "DB", value_parser = number, allow_negative_numbers = true, conflicts_with = "no_verify")]
+    #[arg(long, value_name = "DB", value_parser = number, allow_negative_numbers = true)]
     pub min_sqnr: Option<f64>,
     /// Lowest acceptable top-1 agreement with the float model, from 0 to 1 [default: the recipe's threshold]
-    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, conflicts_with = "no_verify")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
     /// Also run and time both models in this runtime, and apply the thresholds there
     #[arg(long, value_enum, value_name = "RUNTIME", conflicts_with = "no_verify")]

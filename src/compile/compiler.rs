@@ -310,14 +310,8 @@ impl Compiler {
         if let (Some(prepare), Some((plan, _))) = (&mut recipe.prepare, &self.plan) {
             prepare.opset = prepare.opset.max(plan.opset.unwrap_or(0));
         }
-        let asked = match (&self.keep, self.limits.sqnr_db, self.limits.agreement) {
-            (Some(_), ..) => Some("a choice of what is quantized (--keep-float, --target-size, --target-sqnr)"),
-            (_, Some(_), _) => Some("a least SQNR (--min-sqnr)"),
-            (.., Some(_)) => Some("a least agreement (--min-agreement)"),
-            _ => None,
-        };
-        if let (None, Some(what)) = (&recipe.quantize, asked) {
-            return Err(CompilerError::NothingQuantized { recipe: recipe.name, what });
+        if recipe.quantize.is_none() && self.keep.is_some() {
+            return Err(CompilerError::NothingQuantized { recipe: recipe.name });
         }
         let recipe = if self.fast { recipe.without_fitting() } else { recipe };
         Ok(if self.wants_four_bits() { recipe.with_four_bits()? } else { recipe })

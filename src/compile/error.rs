@@ -102,8 +102,11 @@ pub enum CompilerError {
         "the two models are not cut at the same values by operators that cannot be run here: {float} and {quantized}"
     )]
     Cuts { float: String, quantized: String },
-    #[error("recipe `{recipe}` quantizes nothing, so {what} has no meaning; take another recipe, or leave that out")]
-    NothingQuantized { recipe: String, what: &'static str },
+    #[error(
+        "recipe `{recipe}` quantizes nothing, so there is nothing to choose (--keep-float, --target-size, --target-sqnr); take \
+         another recipe, or leave that out"
+    )]
+    NothingQuantized { recipe: String },
     #[error("--stop-after {pass}: no such pass ran; in order, these did: {ran}")]
     NoPass { pass: String, ran: String },
     #[error("--stop-after {pass}: {now}")]
