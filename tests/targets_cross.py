@@ -121,7 +121,7 @@ def unfused(path, meant):
 def most_codes(path, feed, batch):
     """The largest number of distinct codes of attention weights in one attention and head."""
     model = onnx.load(str(path))
-    codes = [n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear" and re.search(r"\.code(_\d+)?$", n.output[0])]
+    codes = [n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear" and re.search(r"/code(_\d+)?$", n.output[0])]
     model.graph.output.extend(onnx.ValueInfoProto(name=c) for c in codes)
     s = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     most = 0

@@ -231,8 +231,8 @@ mod tests {
     fn counted(c: &Compiled, target: Target, attention: &AttentionLook) -> Vec<u64> {
         let of = stem(&attention.tensor);
         let tap = match target {
-            Target::Qdq => format!("{of}.code"),
-            Target::Integer => format!("{of}.clipped"),
+            Target::Qdq => format!("{of}/code"),
+            Target::Integer => format!("{of}/clipped"),
         };
         let options = SessionOptions { taps: vec![tap], outputs: false, ..SessionOptions::default() };
         let session = Session::of(validate::validate(&c.model).unwrap(), &options).unwrap();

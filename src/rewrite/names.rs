@@ -3,8 +3,9 @@
 //! Each pass names what it makes after what it found, so that a name tells where a value came from while passes work. Over
 //! several passes such names grow to a hundred bytes, a twentieth of the file of a small ViT, and what is shared by many
 //! nodes keeps the name of the first. The file says the same in short: the name of the float model's value or node that
-//! the value stands for, and in one word what it is: `blocks.3/attn/qkv/Add.scale`; a constant of few elements is named by
-//! them: `float_0.125`. What the float model names is not touched.
+//! the value stands for, and in one word what it is: `blocks.3/attn/qkv/Add/scale`; a constant of few elements is named by
+//! them: `float_0.125`. What the float model names is not touched. The parts of a name are not joined by a dot: tract names what it
+//! makes of the node `conv` `conv.bias`, and refuses two nodes of one name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -90,7 +91,7 @@ fn by_origin(name: &str, known: &BTreeSet<String>) -> String {
     let (of, rest) = name.split_at(at);
     let mut words = rest.split(['_', '/']).filter(|w| !w.is_empty() && !w.bytes().all(|b| b.is_ascii_digit()));
     match (stem(of), words.next_back()) {
-        (of, Some(word)) if !of.is_empty() => format!("{of}.{word}"),
+        (of, Some(word)) if !of.is_empty() => format!("{of}/{word}"),
         (of, None) if !of.is_empty() => of,
         (_, word) => word.unwrap_or("value").to_owned(),
     }
@@ -120,13 +121,13 @@ mod tests {
                 .map(str::to_owned)
                 .into();
         for (long, short) in [
-            ("/blocks/blocks.3/attn/qkv/Add_output_0_part0_rounded_joined_scale", "blocks.3/attn/qkv/Add.scale"),
+            ("/blocks/blocks.3/attn/qkv/Add_output_0_part0_rounded_joined_scale", "blocks.3/attn/qkv/Add/scale"),
             ("/blocks/blocks.3/Add_output_0_2", "blocks.3/Add"),
-            ("/blocks/blocks.3/Add_output_0/max_position", "blocks.3/Add.position"),
-            ("onnx::MatMul_9_2_codes_/blocks/blocks.3/Add_output_0_q_dq", "MatMul_9.dq"),
-            ("x_q", "x.q"),
-            ("a/b_q", "a/b.q"),
-            ("nobodys_own_name", "nobodys_own.name"),
+            ("/blocks/blocks.3/Add_output_0/max_position", "blocks.3/Add/position"),
+            ("onnx::MatMul_9_2_codes_/blocks/blocks.3/Add_output_0_q_dq", "MatMul_9/dq"),
+            ("x_q", "x/q"),
+            ("a/b_q", "a/b/q"),
+            ("nobodys_own_name", "nobodys_own/name"),
             ("plain", "plain"),
             ("_", "value"),
             ("/", "value"),
@@ -151,14 +152,14 @@ m (float[2] x) => (float[2] y_scaled)
         )
         .unwrap();
         let known: BTreeSet<String> = ["x", "h", "one_of_mine_scale"].map(str::to_owned).into();
-        shorten_names(&mut m, &known, ["h.before".to_owned()].into());
+        shorten_names(&mut m, &known, ["h/before".to_owned()].into());
         validate::validate(&m).unwrap();
         let said = print_model(&m, Elide::Full).replace(['"', ' '], "");
         for line in [
             "h=Mul(x,float_0.5)",
-            "h.before_2=Mul(h,float_0.5_2)",
-            "h.before_3=Add(h.before_2,one_of_mine_scale)",
-            "y_scaled=Relu(h.before_3)",
+            "h/before_2=Mul(h,float_0.5_2)",
+            "h/before_3=Add(h/before_2,one_of_mine_scale)",
+            "y_scaled=Relu(h/before_3)",
         ] {
             assert!(said.contains(line), "{line} is not in\n{said}");
         }
