@@ -44,19 +44,24 @@ impl Drop for Scratch {
     }
 }
 
-/// Runs a command to its end and takes what it prints; it has nothing to read. If a signal ends this program, the command and what it started get
-/// SIGTERM.
+/// Runs a command to its end and takes what it prints; it has nothing to read. If a signal ends this program, the command and
+/// what it started get SIGTERM.
 ///
 /// # Errors
 /// If it cannot be started or waited for.
 pub fn output(command: &mut Command) -> io::Result<Output> {
-    // A group of its own, so that all of it can be ended.
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(command, 0);
     let mut live = hold();
+    // A group of its own, so that all of it can be ended. Where nobody would end it, as in a library, a terminal's signals
+    // must reach it as they reach the program.
+    #[cfg(unix)]
+    if live.watched {
+        std::os::unix::process::CommandExt::process_group(command, 0);
+    }
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let id = child.id();
-    live.children.insert(id);
+    if live.watched {
+        live.children.insert(id);
+    }
     drop(live);
     let out = child.wait_with_output();
     hold().children.remove(&id);

@@ -186,6 +186,7 @@ mod unix {
             }
         })?;
         WAKE.store(to.into_raw_fd(), Ordering::SeqCst);
+        temp::hold().watched = true;
         for s in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
             install(s, on_stop as *const () as libc::sighandler_t, libc::SA_RESTART, false)?;
         }

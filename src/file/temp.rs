@@ -27,6 +27,8 @@ pub(super) struct Live {
     /// Folders that go with the program, and commands that work for it.
     pub folders: BTreeSet<PathBuf>,
     pub children: BTreeSet<u32>,
+    /// Whether a signal comes to [`super::stop`], which ends these.
+    pub watched: bool,
 }
 
 impl Live {
