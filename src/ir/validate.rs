@@ -462,6 +462,23 @@ mod tests {
     }
 
     #[test]
+    fn an_input_that_is_needed_is_not_left_out() {
+        let of = |node: &str| {
+            let text = format!(
+                "<ir_version: 8, opset_import: [\"\" : 17]> g (float[2] x) => (y) <float one = {{1.0}}> {{ y = {node} }}"
+            );
+            validate(&parse_model(&text).expect("the text is right")).map(|_| ()).map_err(|e| e.to_string())
+        };
+        for (node, slot) in [("Add (\"\", x)", 0), ("Clip (\"\", one)", 0), ("Concat <axis = 0> (x, \"\", x)", 1)] {
+            let e = of(node).expect_err(node);
+            assert!(e.contains(&format!("needs input {slot}, which is left out")), "{node}: {e}");
+        }
+        for node in ["Clip (x, \"\", one)", "Clip (x)"] {
+            of(node).expect(node);
+        }
+    }
+
+    #[test]
     fn a_forgotten_reader_is_found() {
         let e = broken(|m| {
             let h = id(&m.graph, "h");

@@ -221,4 +221,24 @@ mod tests {
         let holds = |name: &str| found.contains(&m.graph.find(name).unwrap());
         assert_eq!(["a", "b", "c"].map(holds), [true, false, true]);
     }
+
+    #[test]
+    fn heads_that_are_mixed_after_a_mask_hold_it() {
+        let m = parse_model(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[4,2] s) => (float[4,2] after, float[4,2] before)
+            <bool[4,1] keep = {1, 1, 1, 0}, float low = {-1e9}, float[2,2] w = {1, 2, 3, 4}>
+            {
+                masked = Where (keep, s, low)
+                after = MatMul (masked, w)
+                before = MatMul (s, w)
+            }"#,
+        )
+        .unwrap();
+        let found = hidden(&m.graph);
+        assert_eq!(
+            ["masked", "after", "before"].map(|n| found.contains(&m.graph.find(n).unwrap())),
+            [true, true, false]
+        );
+    }
 }
