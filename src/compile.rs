@@ -154,7 +154,7 @@ pub enum CompileError {
 }
 
 /// A model in canonical form, with what was recognised in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Prepared {
     pub model: Model,
     pub sites: Sites,

@@ -24,13 +24,12 @@ pub fn eval(a: &EvalArgs) -> Result<bool, Failure> {
     let found = evaluate(read, &options.into(), how, notes)?;
     let missed = match (a.min_top1, found.top1()) {
         (None, _) => false,
-        (Some(least), Some(x)) => {
-            if x < least {
-                let said = format!("FAIL: top-1 is {:.2} %, below the {:.2} % of --min-top1", 100.0 * x, 100.0 * least);
-                super::log::plain("fail", &said);
-            }
-            x < least
+        (Some(least), Some(x)) if x < least => {
+            let said = format!("FAIL: top-1 is {:.2} %, below the {:.2} % of --min-top1", 100.0 * x, 100.0 * least);
+            super::log::plain("fail", &said);
+            true
         }
+        (Some(_), Some(_)) => false,
         (Some(_), None) => {
             return Err(
                 "--min-top1: there are no classes to compare with; give a labels.txt, or a folder for each class"

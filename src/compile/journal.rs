@@ -25,8 +25,8 @@ pub struct PassRun {
 }
 
 impl Journal {
-    /// A journal that keeps the model before and after each pass, for [`verify_each`](super::each::verify_each). Weights that no pass
-    /// replaced are shared, not copied.
+    /// A journal that keeps the model before and after each pass, for [`verify_each`](super::each::verify_each). Weights
+    /// that no pass replaced are shared, not copied.
     pub fn keeping_models() -> Journal {
         Journal { keep_models: true, ..Journal::default() }
     }

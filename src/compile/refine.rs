@@ -437,13 +437,7 @@ mod tests {
             ))
             .expect("a model");
             let sites = crate::plan::sites::find(&model, Vec::new());
-            enough(&Prepared {
-                sites,
-                model,
-                fingerprint: String::new(),
-                tails: Vec::new(),
-                names: std::sync::Arc::default(),
-            })
+            enough(&Prepared { sites, model, ..Prepared::default() })
         };
         assert_eq!([of(1), of(16), of(197), of(4096)], [TOKENS, 512, SAMPLES, SAMPLES]);
         assert_eq!(some_of(&[3, 5, 7, 9, 11], 2), [3, 7]);
@@ -474,13 +468,7 @@ mod tests {
     #[test]
     fn sums_that_take_too_much_are_not_made_and_others_come_in_parts() {
         let model = Layout::heads(2, 3, [true, false]).model();
-        let p = Prepared {
-            sites: sites_of(&model),
-            model,
-            fingerprint: String::new(),
-            tails: Vec::new(),
-            names: std::sync::Arc::default(),
-        };
+        let p = Prepared { sites: sites_of(&model), model, ..Prepared::default() };
         let layer = |y: &str| format!("- {{output: {y}, weight: i8, rounding: nearest, reason: i8}}\n");
         let layers: String = ["q", "k", "v", "y"].into_iter().map(layer).collect();
         let text = format!("version: 1\nrecipe: test\nmodel: ''\nlayers:\n{layers}");

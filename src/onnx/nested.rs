@@ -70,17 +70,20 @@ pub fn open_body(node: &Node, attr: &str) -> Result<(Graph, Vec<(ValueId, ValueI
     Ok((graph, pairs))
 }
 
+/// The nested graphs of an attribute.
+fn encoded(value: &AttrValue) -> &[Bytes] {
+    match value {
+        AttrValue::Graph(b) => std::slice::from_ref(b),
+        AttrValue::Graphs(all) => all,
+        _ => &[],
+    }
+}
+
 /// Names that nested graphs define, at any depth.
 pub fn names_in_bodies(m: &Model) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for a in m.graph.nodes().flat_map(|(_, n)| &n.attrs.0) {
-        let all = match &a.value {
-            AttrValue::Graph(b) => std::slice::from_ref(b),
-            AttrValue::Graphs(all) => all,
-            _ => continue,
-        };
-        all.iter().for_each(|b| scope::all_defined(&body(b), &mut names));
-    }
+    let attrs = m.graph.nodes().flat_map(|(_, n)| &n.attrs.0);
+    attrs.flat_map(|a| encoded(&a.value)).for_each(|b| scope::all_defined(&body(b), &mut names));
     names
 }
 
@@ -97,12 +100,7 @@ pub(super) fn check_bodies(m: &Model) -> Result<(), (String, Invalid)> {
             told.or_else(|| m.graph.constant(v).map(|t| TensorType { dtype: t.dtype, shape: None }))
         };
         for a in &n.attrs.0 {
-            let bodies = match &a.value {
-                AttrValue::Graph(b) => std::slice::from_ref(b),
-                AttrValue::Graphs(all) => all,
-                _ => continue,
-            };
-            for b in bodies {
+            for b in encoded(&a.value) {
                 // What cannot be opened says nothing of its nodes.
                 let Ok((mut graph, names)) = open(b, &a.name) else { continue };
                 for name in &names {
@@ -133,13 +131,8 @@ fn open(encoded: &Bytes, attr: &str) -> Result<(Graph, Vec<String>), String> {
 /// Names that the bodies among the attributes read from outside, in the order of a node's captures.
 fn free(attrs: &Attrs) -> Vec<String> {
     let mut names = Vec::new();
-    for a in &attrs.0 {
-        match &a.value {
-            AttrValue::Graph(b) => scope::free_names(&body(b), &mut names),
-            AttrValue::Graphs(all) => all.iter().for_each(|b| scope::free_names(&body(b), &mut names)),
-            _ => {}
-        }
-    }
+    let all = attrs.0.iter().flat_map(|a| encoded(&a.value));
+    all.for_each(|b| scope::free_names(&body(b), &mut names));
     names
 }
 

@@ -16,8 +16,8 @@ use crate::rewrite::{Patch, Ref};
 /// - On a Softmax that only a Transpose reads, which makes its axis the last, and whose scores come from a MatMul or another
 ///   Transpose through sums, products and selections, and changes of shape that keep the last two axes, each read once.
 /// - On a Transpose of the last two axes of a MatMul of two computed values, of which the first is no Softmax.
-/// - On a MatMul of which the right operand alone, which nothing else reads, is made by a Softmax over the last axis but one, or by a
-///   Transpose of the last two axes of one over the last.
+/// - On a MatMul of which the right operand alone, which nothing else reads, is made by a Softmax over the last axis but
+///   one, or by a Transpose of the last two axes of one over the last.
 ///
 /// # Why it is correct
 /// `(A B)^T = B^T A^T`, and what works element by element does not mind where an element lies.

@@ -37,7 +37,7 @@ pub fn shorten_names(m: &mut Model, known: &BTreeSet<String>, inside: BTreeSet<S
         m.graph.nodes().filter(|(_, n)| n.origin != Origin::Imported && !n.name.is_empty()).map(|(id, _)| id).collect();
     for id in passes_own {
         let Some(first) = m.graph.node(id).outputs.iter().flatten().next() else { continue };
-        let name = stem(m.graph.name_of(*first)).to_owned();
+        let name = stem(m.graph.name_of(*first));
         m.graph.node_mut(id).name = name;
     }
 }
@@ -84,10 +84,11 @@ fn by_elements(t: &Tensor) -> Option<String> {
 
 /// What `name` stands for, and in a word what it is.
 fn by_origin(name: &str, known: &BTreeSet<String>) -> String {
-    let ends = |name: &str| -> Vec<usize> { name.rmatch_indices(['_', '/']).map(|(at, _)| at).collect() };
-    let known = (name.len() <= LONG).then(|| ends(name).into_iter().find(|at| known.contains(&name[..*at]))).flatten();
+    let mut ends = name.rmatch_indices(['_', '/']).map(|(at, _)| at);
     // A value that no pass named after the float model's keeps all of its name but the last word.
-    let at = known.or_else(|| ends(name).first().copied()).unwrap_or(name.len());
+    let last = ends.clone().next().unwrap_or(name.len());
+    let known = (name.len() <= LONG).then(|| ends.find(|at| known.contains(&name[..*at]))).flatten();
+    let at = known.unwrap_or(last);
     let (of, rest) = name.split_at(at);
     let mut words = rest.split(['_', '/']).filter(|w| !w.is_empty() && !w.bytes().all(|b| b.is_ascii_digit()));
     match (stem(of), words.next_back()) {

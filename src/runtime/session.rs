@@ -134,7 +134,8 @@ static SESSIONS: Kept<Session> = Kept::new();
 #[must_use = "sessions are kept as long as it lives"]
 pub struct Keeping(());
 
-/// Keeps loaded sessions for whoever asks for the same, until the last such value is dropped. What is known of loops goes with each.
+/// Keeps loaded sessions for whoever asks for the same, until the last such value is dropped. What is known of loops goes
+/// with each.
 pub fn keep_sessions() -> Keeping {
     SESSIONS.hold();
     Keeping(())

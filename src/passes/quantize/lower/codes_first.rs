@@ -20,7 +20,7 @@
 //!
 //! *Source.* The definition of the operators; runtimes know the same transformation as moving Q and DQ.
 
-use super::{Coding, size, zero_tensor};
+use super::{Coding, from_end, size, zero_tensor};
 use crate::ir::{AttrValue, Attrs, Class, DType, Dim, Graph, Node, Tensor, ValueId};
 use crate::passes::common::is_captured;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
@@ -81,11 +81,6 @@ struct Params {
     scales: Vec<f32>,
     zeros: Vec<i64>,
     axis: i64,
-}
-
-/// An axis of `v`, counted from the end.
-fn from_end(g: &Graph, axis: i64, v: ValueId) -> Option<i64> {
-    if axis < 0 { Some(axis) } else { Some(axis - g.rank(v)? as i64) }
 }
 
 /// What each data operand of a move is quantized with, so that the move's result has the codes of `p`; `None` where codes

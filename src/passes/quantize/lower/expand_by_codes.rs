@@ -1,14 +1,15 @@
 //! `expand-by-codes`: a token is repeated for each item without a shape that is computed.
 //!
-//! *What it does.* An Expand or Tile of a constant to the batch's size, which is read off a Shape, becomes the sum of the constant and of
-//! zeros with one place for each item. The zeros are made of codes that are there: the least of a code and 0, in uint8.
+//! *What it does.* An Expand or Tile of a constant to the batch's size, which is read off a Shape, becomes the sum of the
+//! constant and of zeros with one place for each item. The zeros are made of codes that are there: the least of a code and
+//! 0, in uint8.
 //!
 //! *When it fires.* In a model with a Conv whose result goes into a QuantizeLinear, on an Expand or Tile of a float or uint8
 //! constant along the first axis, if some codes in uint8 have as many items.
 //!
 //! *Why it is correct.* No uint8 is less than 0, and broadcasting repeats the constant as these did. OpenVINO 2026.4 adds the
-//! first channel's bias to all channels of such a Conv if the model holds one of these with a size read off a Shape, wherever it is:
-//! vision transformers with a stem of convolutions and a class token had 13 dB there and 33 dB in onnxruntime.
+//! first channel's bias to all channels of such a Conv if the model holds one of these with a size read off a Shape, wherever
+//! it is: vision transformers with a stem of convolutions and a class token had 13 dB there and 33 dB in onnxruntime.
 //!
 //! *Numerics.* Bit-exact.
 //!
@@ -18,7 +19,7 @@
 //! *Source.* The definition of the operators.
 
 use super::zero_tensor;
-use crate::ir::{Attrs, DType, Dim, Graph, NodeId, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref};
 
@@ -45,8 +46,10 @@ impl Pass for ExpandByCodes {
             let y = n.out().filter(|_| n.op.is("Conv") && n.input(2).is_some());
             y.is_some_and(|y| m.graph.uses(y).iter().any(|(u, _)| coded(*u) || m.graph.node(*u).op.is("Relu")))
         });
+        let mut made = Vec::new();
         for id in if conv { m.graph.schedule() } else { Vec::new() } {
-            if let Some(p) = patch(&m.graph, id) {
+            made.extend(codes(&m.graph, id));
+            if let Some(p) = patch(&m.graph, id, &made) {
                 m.commit(p)?;
                 out.changes += 1;
             }
@@ -56,18 +59,15 @@ impl Pass for ExpandByCodes {
     }
 }
 
-/// Codes in uint8 with as many items as `items`, made before `node`.
-fn codes(g: &Graph, node: NodeId, items: &Dim) -> Option<(ValueId, usize)> {
-    let made = g.schedule().into_iter().take_while(|n| *n != node);
-    made.filter(|n| g.node(*n).op.is("QuantizeLinear")).find_map(|n| {
-        let y = g.node(n).out()?;
-        let shape = g.shape(y)?;
-        let ty = g.value(y).ty.as_ref()?.dtype;
-        (ty == DType::UINT8 && shape.first() == Some(items) && !g.is_output(y)).then_some((y, shape.len()))
-    })
+/// The codes in uint8 that a node makes.
+fn codes(g: &Graph, id: NodeId) -> Option<ValueId> {
+    let y = g.node(id).out().filter(|_| g.node(id).op.is("QuantizeLinear"))?;
+    let ty = g.value(y).ty.as_ref()?.dtype;
+    (ty == DType::UINT8 && !g.is_output(y)).then_some(y)
 }
 
-fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
+/// `made`: codes that are there before the node.
+fn patch(g: &Graph, id: NodeId, made: &[ValueId]) -> Option<Patch> {
     let n = g.node(id);
     let (x, y) = (n.input(0)?, n.out()?);
     if !(n.op.is("Expand") || n.op.is("Tile")) || g.constant(n.input(1)?).is_some() {
@@ -81,7 +81,9 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
     if !alike || !same || matches!(items, Dim::Unknown) || !(t.dtype == DType::FLOAT || t.dtype == DType::UINT8) {
         return None;
     }
-    let (codes, rank) = codes(g, id, items)?;
+    let of_items = |c: &&ValueId| g.shape(**c).is_some_and(|s| s.first() == Some(items));
+    let codes = *made.iter().find(of_items)?;
+    let rank = g.rank(codes)?;
     let mut p = Patch::new("expand-by-codes").made_from([n.name.clone()]).before(id);
     let mut e = p.under(g.name_of(y));
     let axes: Vec<i64> = (1..rank as i64).collect();
@@ -99,7 +101,7 @@ fn patch(g: &Graph, id: NodeId) -> Option<Patch> {
         let zeros = e.cast("zeros", items, DType::FLOAT);
         e.op("Add", "", &[x.into(), zeros])
     } else {
-        e.op_with("Max", "", &[x.into(), items], Attrs::new())
+        e.op("Max", "", &[x.into(), items])
     };
     p.typed(all, t.dtype, Some(shape.to_vec()));
     p.succeed(y, all);

@@ -16,6 +16,7 @@
 //!
 //! *Source.* The definition of the operators.
 
+use super::from_end;
 use crate::ir::{AttrValue, Attrs, Graph, NodeId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::Patch;
@@ -54,9 +55,8 @@ fn patch(g: &Graph, id: NodeId, opset: i64) -> Option<Patch> {
         return None;
     }
     let (x, y) = (n.input(0)?, n.out()?);
-    let rank = g.rank(x)? as i64;
     let axes = g.ints(n, 1, "axes").filter(|a| !a.is_empty())?;
-    if !axes.iter().any(|a| (if *a < 0 { a + rank } else { *a }) < rank - 1) {
+    if !axes.iter().any(|a| from_end(g, *a, x).is_some_and(|a| a < -1)) {
         return None;
     }
     let mut p = Patch::new("keep-reduced").made_from([n.name.clone()]).before(id);

@@ -327,7 +327,8 @@ impl Layer {
         let mut codes: Vec<i32> =
             bias.iter().zip(&units).map(|(b, u)| (b / f64::from(*u)).round_ties_even() as i32).collect();
         // OpenVINO 2026.4 takes scales per channel through a Reshape along the wrong axis, or cannot compile the model, where
-        // no bias keeps them at the product. One code more in one channel is half of what rounding its sum may add.
+        // no bias keeps them at the product. Rounding a bias is off by up to half a code; this is
+        // off by one, in the channel where that is least.
         if !self.conv && codes.iter().all(|c| *c == 0) {
             let least = units.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1));
             least.into_iter().for_each(|(c, _)| codes[c] = 1);

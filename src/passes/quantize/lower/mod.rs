@@ -127,6 +127,11 @@ pub(crate) fn size(g: &Graph, v: ValueId, axis: i64) -> Option<i64> {
     }
 }
 
+/// An axis of `v`, counted from the end.
+pub(crate) fn from_end(g: &Graph, axis: i64, v: ValueId) -> Option<i64> {
+    if axis < 0 { Some(axis) } else { Some(axis - g.rank(v)? as i64) }
+}
+
 /// Zero points in the codes' type.
 pub(crate) fn zero_tensor(dtype: DType, dims: &[i64], zeros: &[i64]) -> Tensor {
     let code = match dtype {
