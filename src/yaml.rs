@@ -1,10 +1,99 @@
 //! YAML, as recipes, rules and plans are written. The only file that names the crate behind it: `yaml_serde`, the successor
 //! of `serde_yaml` that the YAML organisation keeps up. Its errors say line and column.
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::collections::HashSet;
 use std::fmt;
 
-pub use yaml_serde::{Value, from_str, to_string};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
+
+pub use yaml_serde::{Value, to_string};
+
+/// Reads a text.
+///
+/// # Errors
+/// If it is no YAML, is not of this type, or gives a key twice in one place, of which the parser would take the last.
+pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, yaml_serde::Error> {
+    let read = yaml_serde::from_str(text)?;
+    Once.deserialize(yaml_serde::Deserializer::from_str(text))?;
+    Ok(read)
+}
+
+/// Reads anything in which no key comes twice.
+#[derive(Clone, Copy)]
+struct Once;
+
+impl<'de> DeserializeSeed<'de> for Once {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Once {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = map.next_key::<Value>()? {
+            if seen.contains(&key) {
+                let name = key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
+                return Err(A::Error::custom(format!("`{name}` is given twice; remove one of them")));
+            }
+            seen.insert(key);
+            map.next_value_seed(self)?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<(), A::Error> {
+        let (_, value) = tagged.variant::<IgnoredAny>()?;
+        value.newtype_variant_seed(self)
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i128<E: Error>(self, _: i128) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u128<E: Error>(self, _: u128) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
 
 /// One step on the way to a part of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +191,17 @@ impl<'de> Visitor<'de> for At<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_comes_twice_is_told_with_its_place() {
+        let read = |text: &str| from_str::<Value>(text).map_err(|e| e.to_string());
+        let e = read("a: 1\nb:\n  - { c: 1, d: 2 }\n  - { e: 1, e: 2 }\n").unwrap_err();
+        assert!(e.contains("`e` is given twice") && e.contains("line 4"), "{e}");
+        // In different places, in a tag and as a number.
+        assert!(read("a: { x: 1 }\nb: { x: 1 }\nc: !t { x: 1 }\n1: ~\n2: -5\n").is_ok());
+        assert!(read("c: !t { x: 1, x: 2 }\n").unwrap_err().contains("`x` is given twice"));
+        assert!(read("1: a\n1: b\n").unwrap_err().contains("given twice"));
+    }
 
     #[test]
     fn a_part_of_a_text_is_found() {

@@ -197,6 +197,11 @@ impl StatsFile {
         Err(StatsError::Model { path: path.display().to_string(), file: self.model.clone(), model: model.to_owned() })
     }
 
+    /// Whether they hold any of this data set, by its fingerprint.
+    pub fn have_seen(&self, source: &str) -> bool {
+        self.seen.contains_key(source)
+    }
+
     /// Parts that are still to be joined: `3/4`. Of many the first, and in the end `and 9 others`.
     pub fn missing(&self) -> Vec<String> {
         self.seen.values().flat_map(Shards::missing_parts).collect()

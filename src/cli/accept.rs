@@ -61,7 +61,7 @@ pub(super) fn search(
         target: a.prepare.target.map(Into::into),
         assume_vnni: a.prepare.assume_vnni,
         keep_opset: a.prepare.keep_opset,
-        by: a.keep.by,
+        by: a.keep.by(),
     };
     let mut tuner = Tuner::new(search, a.accept.accept_state.as_deref())?;
     let tell = |t: &Trial, more: &str| {

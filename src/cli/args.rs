@@ -1,6 +1,6 @@
 //! What can be said on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -211,18 +211,30 @@ pub struct CompileArgs {
     #[arg(long, conflicts_with = "verify_each")]
     pub blame: bool,
     /// Write the model as this pass leaves it, and stop; `PASS:2` is its second run. `fqvit-opt passes` lists them
-    #[arg(long, value_name = "PASS[:N]")]
+    #[arg(long, value_name = "PASS[:N]", conflicts_with_all = ["json", "html", "judge"])]
     pub stop_after: Option<String>,
     #[command(flatten)]
     pub report: ReportArgs,
 }
 
 impl CompileArgs {
+    /// Refuses flags that would be given for nothing. `made`: files that are to be written because they are not there.
+    pub fn check(&self, made: [Option<&Path>; 2]) -> Result<(), String> {
+        let searched = self.accept.accept_command.is_some();
+        self.keep.check(self.target_size.is_some(), searched || self.keep.keep_float.is_some())?;
+        match (&self.stop_after, made.into_iter().flatten().next()) {
+            (Some(_), Some(f)) => {
+                Err(format!("--stop-after writes the model alone: {} is not there, and would not be made", f.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What is asked of the parts, if anything is.
     pub fn kept(&self) -> Option<Keep> {
         match self.target_size {
             None => self.keep.wanted(),
-            size => Some(Keep::Reach(Goal { size, ..self.keep.goal() }, self.keep.by)),
+            size => Some(Keep::Reach(Goal { size, ..self.keep.goal() }, self.keep.by())),
         }
     }
 }

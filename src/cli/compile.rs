@@ -10,6 +10,7 @@ use super::args::{CalibrateArgs, CompileArgs, PlanArgs, PrepareArgs, VerifyArgs}
 use super::files::{Files, is_std};
 use super::{Failure, Progress, deliver, load, on, outline, threads};
 use crate::budget::Stop;
+use crate::calibrate::data::DataOptions;
 use crate::calibrate::stats::StatsFile;
 use crate::compile::Prepared;
 use crate::compile::checked::checked;
@@ -48,12 +49,13 @@ fn of_plan(a: &PrepareArgs, plan: &QuantPlan) -> Result<Option<Recipe>, Failure>
 /// A model in canonical form, for the commands that do a part of the job; `what` ends the message that there is none.
 pub(super) fn begun(
     model: &Path,
-    a: &PrepareArgs,
+    (a, data): (&PrepareArgs, &DataOptions),
     what: &'static str,
     files: &mut Files,
     log: &mut Log,
 ) -> Result<(Recipe, Prepared), Failure> {
-    let (m, _) = load("MODEL", model, files, &mut log.notes)?;
+    let (mut m, _) = load("MODEL", model, files, &mut log.notes)?;
+    data.declare(&mut m.graph)?;
     let (recipe, rules) = setup(a)?;
     let p = prepared(&m, &model.display().to_string(), &recipe, &rules, a.keep_opset, log)?;
     let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to {what}", recipe.name))?;
@@ -80,7 +82,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         files.writes("--accept-state", f)?;
     }
     a.accept.wanted().map_or(Ok(()), |(command, _)| accept::check(command))?;
-    a.keep.check(a.target_size.is_some())?;
+    a.check([plan_made, stats_made])?;
     files.report(&a.report)?;
     files.check()?;
     let second = a.report.second()?;
@@ -195,7 +197,7 @@ pub fn calibrate(a: &CalibrateArgs) -> Result<bool, Failure> {
     if !a.join.is_empty() {
         return join(a, files);
     }
-    let (recipe, p) = begun(&a.model, &a.prepare, "calibrate", &mut files, &mut log)?;
+    let (recipe, p) = begun(&a.model, (&a.prepare, &a.data), "calibrate", &mut files, &mut log)?;
     let data = open(&options.into(), &p.model, &mut log)?;
     let (i, n) = a.shard.unwrap_or(WHOLE);
     let indices: Vec<usize> = (0..data.len()).filter(|k| k % n as usize == i as usize - 1).collect();
@@ -223,7 +225,7 @@ fn join(a: &CalibrateArgs, mut files: Files) -> Result<bool, Failure> {
         return Err(format!("--join {}: one file is joined with nothing; give all parts", first.display()).into());
     }
     let mut all = StatsFile::read(first)?;
-    let (_, p) = begun(&a.model, &a.prepare, "join statistics for", &mut files, &mut log)?;
+    let (_, p) = begun(&a.model, (&a.prepare, &a.data), "join statistics for", &mut files, &mut log)?;
     all.of_model(first, &p.fingerprint)?;
     for f in others {
         all = all.join(StatsFile::read(f)?, f)?;
@@ -247,7 +249,7 @@ pub fn plan(a: &PlanArgs) -> Result<bool, Failure> {
     files.writes_plan(&a.plan)?;
     let (stats_given, stats_made) = split(a.stats.as_deref(), files.either("--stats", a.stats.as_deref())?);
     files.check()?;
-    let (recipe, p) = begun(&a.model, &a.prepare, "plan", &mut files, &mut log)?;
+    let (recipe, p) = begun(&a.model, (&a.prepare, &a.data), "plan", &mut files, &mut log)?;
     let data = open(&options.into(), &p.model, &mut log)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     let (progress, stop) = (Progress::new(a.quiet), Stop::default());

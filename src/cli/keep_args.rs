@@ -30,19 +30,29 @@ pub struct KeepArgs {
     #[arg(long, value_enum, value_name = "PRECISION", conflicts_with = "keep_float")]
     pub up_to: Option<UpToArg>,
     /// What a part is: attention and MLP of each block, whole blocks, one kind of value in all blocks, values of
-    /// attention and MLP and the weights of each of their layers, or every value and weight on its own
-    #[arg(long, value_enum, default_value_t)]
-    pub by: By,
+    /// attention and MLP and the weights of each of their layers, or every value and weight on its own [default: part]
+    #[arg(long, value_enum, value_name = "BY")]
+    pub by: Option<By>,
 }
 
 impl KeepArgs {
-    /// Refuses a bound for a search that nobody asked for. `sized`: whether a size is asked for.
-    pub fn check(&self, sized: bool) -> Result<(), String> {
+    /// Refuses what is said of parts that nobody asked for. `sized`: whether a size is asked for; `divided`: whether something else
+    /// needs parts.
+    pub fn check(&self, sized: bool, divided: bool) -> Result<(), String> {
         let searches = sized || self.target_sqnr.is_some();
         if self.up_to.is_some() && !searches {
             return Err("--up-to says how far --target-sqnr or --target-size may go; give one of these".to_owned());
         }
+        if self.by.is_some() && !searches && !divided {
+            let needs = "--keep-float, --target-sqnr, --target-size or --accept-command";
+            return Err(format!("--by says what a part is, and nothing here asks for parts; give {needs} with it"));
+        }
         Ok(())
+    }
+
+    /// What a part is.
+    pub(super) fn by(&self) -> By {
+        self.by.unwrap_or_default()
     }
 
     /// What the parts shall reach together, but for a size.
@@ -52,7 +62,7 @@ impl KeepArgs {
 
     /// What is asked for, if anything is.
     pub fn wanted(&self) -> Option<Keep> {
-        let by = self.by;
+        let by = self.by();
         match (&self.keep_float, self.target_sqnr) {
             (Some(KeepFloat::Worst(n)), _) => Some(Keep::Worst(*n, by)),
             (Some(KeepFloat::Names(names)), _) => Some(Keep::Names(names.clone(), by)),

@@ -24,9 +24,9 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     a.json.iter().try_for_each(|p| files.writes_or_prints("--json", p))?;
     a.html.iter().try_for_each(|p| files.writes_or_prints("--html", p))?;
     files.check()?;
-    a.keep.check(false)?;
+    a.keep.check(false, true)?;
     let mut log = Log::default();
-    let (recipe, p) = begun(&a.model, &a.prepare, "measure", &mut files, &mut log)?;
+    let (recipe, p) = begun(&a.model, (&a.prepare, &a.data), "measure", &mut files, &mut log)?;
     let wanted = a.keep.wanted();
     wanted.as_ref().map_or(Ok(()), |k| k.check(&p, a.prepare.keep_opset))?;
     let data = open(&options.into(), &p.model, &mut log)?;
@@ -46,7 +46,7 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
     }
     let plan = planned(&p, &recipe, s, how, &mut log)?;
     let bench = Bench::new(&p, &plan, &data, &held, how.threads)?;
-    let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by);
+    let parts = divide(&p.model.graph, &p.sites, &plan, a.keep.by());
     let ranked = ranked(&bench, &parts, !a.alone_only, how)?;
     let whole_db = bench.whole()?;
     let choose = |k: &Keep| chosen(&bench, (&p, &plan, &[]), Some(ranked.clone()), (k, 0), how, &mut log);
@@ -60,7 +60,7 @@ pub fn sensitivity(a: &SensitivityArgs) -> Result<bool, Failure> {
         tool: format!("fqvit-opt {}", env!("CARGO_PKG_VERSION")),
         model: a.model.display().to_string(),
         recipe: recipe.name.clone(),
-        by: a.keep.by.name().to_owned(),
+        by: a.keep.by().name().to_owned(),
         samples: held.len() * data.batch(),
         whole_db,
         parts: ranked

@@ -342,6 +342,7 @@ impl Compiler {
     /// Those of [`run`](Compiler::run) that can be known by then.
     pub fn outline(mut self) -> Result<Outline, CompilerError> {
         let mut log = Log { notes: std::mem::take(&mut self.notes), ..Log::default() };
+        self.data.options.declare(&mut self.model.graph)?;
         let recipe = self.settled_recipe()?;
         let rules = match self.rules.take() {
             Some(r) => r,

@@ -109,6 +109,8 @@ pub enum CompilerError {
     NothingQuantized { recipe: String },
     #[error("--stop-after {pass}: no such pass ran; in order, these did: {ran}")]
     NoPass { pass: String, ran: String },
+    #[error("--stop-after {pass}: there is no pass of this name; `fqvit-opt passes` lists them")]
+    UnknownPass { pass: String },
     #[error("--stop-after {pass}: {now}")]
     Renamed { pass: String, now: String },
     #[error("{path} was changed since it was read; nothing was written: wait until it is complete, and start again")]
@@ -147,6 +149,7 @@ impl CompilerError {
             | CompilerError::Rules(_)
             | CompilerError::Nothing { .. }
             | CompilerError::NoPass { .. }
+            | CompilerError::UnknownPass { .. }
             | CompilerError::Renamed { .. } => Fault::Recipe,
             CompilerError::Compile(e) => of_compile(e),
             CompilerError::Plan(_)

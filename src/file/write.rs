@@ -51,6 +51,9 @@ impl Pending {
             Some(m) if m.is_dir() => return Err(WriteError::IsFolder { path: owned() }),
             Some(m) if !m.is_file() => return Err(WriteError::Special { path: owned() }),
             Some(m) => may_be_written(path, m).map_err(|source| WriteError::Protected { path: owned(), source })?,
+            None if path.as_os_str().to_string_lossy().ends_with(std::path::is_separator) => {
+                return Err(WriteError::IsFolder { path: owned() });
+            }
             None => {}
         }
         let path = target(path);

@@ -519,15 +519,17 @@ pub(crate) fn write_types(model: &mut Model, map: &ShapeMap) {
     }
 }
 
-/// Gives the sizes that `ty` leaves open the values that were found.
+/// Gives the sizes that `ty` leaves open the values that were found, and those that were declared wrongly.
 fn refine(ty: &mut TensorType, found: TensorType) {
+    ty.dtype = found.dtype;
     match (&mut ty.shape, found.shape) {
         (Some(dims), Some(found)) if dims.len() == found.len() => {
-            for (d, f) in dims.iter_mut().zip(found).filter(|(d, _)| !matches!(d, Dim::Known(_))) {
+            let wrong = |d: &Dim, f: &Dim| matches!(f, Dim::Known(_)) && d != f;
+            for (d, f) in dims.iter_mut().zip(found).filter(|(d, f)| !matches!(d, Dim::Known(_)) || wrong(d, f)) {
                 *d = f;
             }
         }
-        (shape @ None, found) => *shape = found,
-        _ => {}
+        (shape, Some(found)) => *shape = Some(found),
+        (_, None) => {}
     }
 }

@@ -202,6 +202,9 @@ impl<'a> Context<'a> {
         for (old, new) in replaced {
             let new = done.value(new);
             self.planned.values_mut().filter(|v| **v == old).for_each(|v| *v = new);
+            if let Some(s) = self.sites.as_mut().filter(|s| s.holds_scores(old)) {
+                Arc::make_mut(s).scores_are(old, new);
+            }
         }
         self.forget();
         Ok(done)

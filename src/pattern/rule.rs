@@ -36,6 +36,8 @@ pub enum RuleError {
     Folder { folder: PathBuf, source: std::io::Error },
     #[error("--passes-dir {}: no such folder", folder.display())]
     NoFolder { folder: PathBuf },
+    #[error("--passes-dir {}: there are neither rules (rules/*.yaml) nor recipes (recipes/*.yaml) in it", folder.display())]
+    NothingIn { folder: PathBuf },
     #[error("there is no rule `{id}`; there are {known}")]
     Unknown { id: String, known: String },
 }
@@ -248,7 +250,10 @@ impl RuleSet {
             if !d.is_dir() {
                 return Err(RuleError::NoFolder { folder: d.to_owned() });
             }
-            rules.load_dir(if own.is_dir() { &own } else { d })?;
+            let found = rules.load_dir(if own.is_dir() { &own } else { d })?;
+            if found == 0 && !d.join("recipes").is_dir() {
+                return Err(RuleError::NothingIn { folder: d.to_owned() });
+            }
         }
         Ok(rules)
     }
@@ -294,7 +299,7 @@ impl RuleSet {
     ///
     /// # Errors
     /// The folder or a file cannot be read, or a rule is wrong.
-    pub fn load_dir(&mut self, folder: &Path) -> Result<(), RuleError> {
+    pub fn load_dir(&mut self, folder: &Path) -> Result<usize, RuleError> {
         let failed = |source| RuleError::Folder { folder: folder.to_owned(), source };
         let entries = std::fs::read_dir(folder).map_err(failed)?;
         let mut files = entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -306,7 +311,8 @@ impl RuleSet {
             Ok((name, text))
         };
         let files: Vec<(String, String)> = files.iter().map(text).collect::<Result<_, RuleError>>()?;
-        self.add_texts(&files)
+        self.add_texts(&files)?;
+        Ok(files.len())
     }
 
     /// The rules in the order they are tried.

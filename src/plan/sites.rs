@@ -288,6 +288,20 @@ impl Sites {
         self.linears.iter().filter(|o| o.weight == l.weight).nth(1).is_some()
     }
 
+    /// True if an attention's scores are this value.
+    pub fn holds_scores(&self, v: ValueId) -> bool {
+        self.attentions.iter().any(|a| a.scores_product == v || a.scores == v)
+    }
+
+    /// Scores that were the value `old` are now `new`, which a pass put in its place: a layer that makes scores got a bias, say.
+    pub fn scores_are(&mut self, old: ValueId, new: ValueId) {
+        for v in self.attentions.iter_mut().flat_map(|a| [&mut a.scores_product, &mut a.scores]) {
+            if *v == old {
+                *v = new;
+            }
+        }
+    }
+
     /// The same sites, with the weights and biases that the layers of `g` have now: for a model of the same nodes and
     /// values in which a pass replaced constants.
     pub fn reread(&self, g: &Graph) -> Sites {

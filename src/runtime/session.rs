@@ -419,9 +419,17 @@ fn array(name: &str, t: &Tensor) -> Result<Array, RuntimeError> {
         DatumType::U16 => copy::<u16>(t),
         DatumType::U8 => copy::<u8>(t),
         DatumType::Bool => copy::<bool>(t),
+        // Names of classes, say: equal texts are equal numbers, and that is all that is asked of them.
+        DatumType::String => t.to_plain_array_view::<String>().map(|x| x.mapv(|s| number_of(&s)).into()),
         other => return Err(RuntimeError::OutputType { value: name.into(), dtype: format!("{other:?}") }),
     };
     copied.map_err(|e| RuntimeError::Engine { action: "read a value of", message: format!("'{name}': {e:#}") })
+}
+
+/// A number for a text (FNV-1a, 64 bits), the same in every run.
+fn number_of(text: &str) -> i64 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    hash as i64
 }
 
 #[cfg(test)]

@@ -238,6 +238,11 @@ impl Dataset {
             (None, Some(path)) => opening.file(path)?,
         };
         let mut notes = opening.notes;
+        notes.extend(match &source {
+            Source::Images(_) => None,
+            Source::Arrays(_) => options.idle(&description, false),
+            Source::Synthetic(_) => options.idle("made-up samples", true),
+        });
         let mut class_names = options.names_of_classes()?;
         if let (Source::Images(folder), true) = (&source, class_names.is_empty()) {
             class_names = folder.listing().class_names.iter().cloned().enumerate().collect();
@@ -578,7 +583,10 @@ impl InputSpec {
             ty => Err(DataError::Input {
                 input: v.name.clone(),
                 signature: ty.as_ref().map_or_else(|| "no tensor".to_string(), |t| t.dtype.to_string()),
-                reason: "the model does not say its shape, so no sample can be made for it".to_string(),
+                reason: format!(
+                    "the model does not say its shape, so no sample can be made for it; give it, such as --shape {}=1,3,224,224",
+                    v.name
+                ),
             }),
         })
         .collect()

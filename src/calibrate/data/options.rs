@@ -9,7 +9,7 @@ use super::presets::PresetParser;
 use super::presets::{Exif, Fit, Interpolation, Preset, Side};
 use super::said::Said;
 use super::{DataError, InputSpec, config};
-use crate::ir::Dim;
+use crate::ir::{Dim, Graph, TensorType};
 
 /// Where samples come from and how images become numbers. With the `cli` feature these are the program's own flags.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -97,30 +97,55 @@ fn positive(s: &str) -> Result<f32, String> {
     finite(s).ok().filter(|x| *x > 0.0).ok_or_else(|| "a standard deviation is a positive number".to_owned())
 }
 
+/// The input and the sizes of a `--shape`.
+fn name_and_sizes(text: &str) -> Result<(&str, Vec<i64>), DataError> {
+    let wrong = |reason: &str| DataError::Flag { flag: "shape", value: text.to_owned(), reason: reason.to_owned() };
+    let (name, sizes) =
+        text.rsplit_once('=').ok_or_else(|| wrong("write it as x=1,3,224,224, with the input's name"))?;
+    let size = |t: &str| t.trim().parse::<i64>().ok().filter(|n| (1..=1 << 31).contains(n));
+    let sizes: Option<Vec<i64>> = sizes.split(',').map(size).collect();
+    Ok((name, sizes.ok_or_else(|| wrong("sizes are whole numbers from 1 on, separated by commas"))?))
+}
+
+/// A size that is given. A leading 1 leaves a leading size open: samples come one by one.
+fn given((axis, n): (usize, i64)) -> Option<Dim> {
+    (axis > 0 || n > 1).then_some(Dim::Known(n))
+}
+
 impl DataOptions {
-    /// The inputs with the sizes that `--shape` gives them. A leading 1 leaves a leading size open: samples come one by one.
+    /// Gives inputs whose file says nothing of a shape the one that `--shape` says.
+    ///
+    /// # Errors
+    /// If a `--shape` is not written as it should be.
+    pub fn declare(&self, g: &mut Graph) -> Result<(), DataError> {
+        for text in &self.shape {
+            let (name, sizes) = name_and_sizes(text)?;
+            if let Some(v) = g.find(name).filter(|v| g.inputs().contains(v))
+                && let Some(TensorType { dtype, shape: None }) = g.value(v).ty
+            {
+                let shape = sizes.into_iter().enumerate().map(|d| given(d).unwrap_or(Dim::Unknown)).collect();
+                g.declare(v, TensorType { dtype, shape: Some(shape) });
+            }
+        }
+        Ok(())
+    }
+
+    /// The inputs with the sizes that `--shape` gives them.
     pub(super) fn shapes(&self, inputs: &[InputSpec]) -> Result<Vec<InputSpec>, DataError> {
         let mut out = inputs.to_vec();
         for text in &self.shape {
             let wrong = |reason: String| DataError::Flag { flag: "shape", value: text.clone(), reason };
-            let (name, sizes) = text
-                .rsplit_once('=')
-                .ok_or_else(|| wrong("write it as x=1,3,224,224, with the input's name".into()))?;
+            let (name, sizes) = name_and_sizes(text)?;
             let known = || inputs.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
             let spec = out.iter_mut().find(|s| s.name == name);
             let spec = spec.ok_or_else(|| wrong(format!("the model has no such input; it has {}", known())))?;
-            let size = |t: &str| t.trim().parse::<i64>().ok().filter(|n| (1..=1 << 31).contains(n));
-            let sizes: Option<Vec<i64>> = sizes.split(',').map(size).collect();
-            let sizes = sizes.ok_or_else(|| wrong("sizes are whole numbers from 1 on, separated by commas".into()))?;
             let fits = sizes.len() == spec.dims.len()
                 && spec.dims.iter().zip(&sizes).all(|(d, n)| !matches!(d, Dim::Known(k) if k != n));
             if !fits {
                 return Err(wrong(format!("the input is {spec}")));
             }
-            for (axis, (d, n)) in spec.dims.iter_mut().zip(sizes).enumerate() {
-                if axis > 0 || n > 1 {
-                    *d = Dim::Known(n);
-                }
+            for (d, size) in spec.dims.iter_mut().zip(sizes.into_iter().enumerate()) {
+                *d = given(size).unwrap_or_else(|| d.clone());
             }
         }
         Ok(out)
@@ -160,6 +185,29 @@ impl DataOptions {
             interpolation: self.interpolation,
             ..Said::default()
         })
+    }
+
+    /// What is said of pictures in vain where the data is none, for a note.
+    pub(super) fn idle(&self, what: &str, made_up: bool) -> Option<String> {
+        // What is made up is made as pictures are.
+        let given = [
+            ("--labels", self.labels.is_some()),
+            ("--preset", self.preset.is_some() && !made_up),
+            ("--preprocessor", self.preprocessor.as_ref().is_some_and(|p| p.as_os_str() != "none") && !made_up),
+            ("--mean", !self.mean.is_empty() && !made_up),
+            ("--std", !self.std.is_empty() && !made_up),
+            ("--resize", self.resize.is_some()),
+            ("--crop", self.crop.is_some() && !made_up),
+            ("--crop-pct", self.crop_pct.is_some()),
+            ("--fit", self.fit.is_some()),
+            ("--interpolation", self.interpolation.is_some()),
+            ("--exif", self.exif.is_some()),
+        ];
+        let flags: Vec<&str> = given.into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag).collect();
+        let [others @ .., last] = &flags[..] else { return None };
+        let all = if others.is_empty() { (*last).to_owned() } else { format!("{} and {last}", others.join(", ")) };
+        let taken = if made_up { "not used" } else { "used as they are" };
+        Some(format!("{all}: for a folder of pictures; the {what} are {taken}"))
     }
 
     /// The file that says how pictures become numbers, if there is one.

@@ -40,12 +40,15 @@ impl Pictures {
         };
         let preset = options.preset.unwrap_or_default();
         let row = Said::of_row(preset.row());
+        let flags = options.said()?;
         let (said, mut source) = match found {
-            Some((path, said)) => (said, path.display().to_string()),
+            Some((path, said)) => {
+                let said = said.unless(&flags).map_err(|reason| DataError::Config { path: path.clone(), reason })?;
+                (said, path.display().to_string())
+            }
             None if options.preset.is_some() => (Said::default(), format!("preset {}", preset.name())),
             None => (Said::default(), format!("preset {}, the default", preset.name())),
         };
-        let flags = options.said()?;
         if flags != Said::default() {
             source = format!("flags, and for the rest {source}");
         }

@@ -29,6 +29,31 @@ pub(super) struct Said {
 }
 
 impl Said {
+    /// What a file says, where flags do not say otherwise: with a note of what neither says.
+    ///
+    /// # Errors
+    /// If a mean or a std that counts is none of pixels from 0 to 1.
+    pub(super) fn unless(mut self, flags: &Said) -> Result<Said, String> {
+        let both = [("mean", &self.mean, &flags.mean, 1.0f32), ("std", &self.std, &flags.std, 2.0)];
+        let mut missing = Vec::new();
+        for (what, own, _, most) in both.into_iter().filter(|(_, _, flag, _)| flag.is_none()) {
+            let Some(v) = own else {
+                missing.push(what);
+                continue;
+            };
+            if let Some(x) = v.iter().find(|x| x.abs() > most) {
+                return Err(format!(
+                    "its {what} of {x} is for pixels from 0 to 255, and it has them brought to 0 to 1 first; correct the file, or \
+                     say what the model was trained with (--mean, --std)"
+                ));
+            }
+        }
+        if !missing.is_empty() {
+            self.notes.push(format!("it says no {} of pictures: that of ImageNet is taken", missing.join(" and no ")));
+        }
+        Ok(self)
+    }
+
     /// What a preset says.
     pub(super) fn of_row(row: &Row) -> Said {
         Said {

@@ -16,9 +16,10 @@ use super::super::stages::{
 use super::super::{Journal, Prepared, apply_in_front, equalised, whole};
 use super::{Compiled, Compiler, Verification};
 use crate::calibrate::data::Dataset;
+use crate::calibrate::stats::StatsFile;
 use crate::file::{Pending, Sources, WriteError};
 use crate::ir::Model;
-use crate::passes::registry::renamed;
+use crate::passes::registry;
 use crate::pattern::RuleSet;
 use crate::plan::{Layer, QuantPlan};
 use crate::recipe::Recipe;
@@ -29,14 +30,13 @@ use crate::verify::thresholds::Check;
 
 impl Compiler {
     pub(super) fn done(mut self) -> Result<Compiled, CompilerError> {
-        if let Some(pass) = &self.stop_after
-            && let Some(now) = renamed(pass)
-        {
-            return Err(CompilerError::Renamed { pass: pass.clone(), now });
+        if let Some(pass) = &self.stop_after {
+            known(pass)?;
         }
         let keeps = self.each || self.blame || self.stop_after.is_some();
         let journal = if keeps { Journal::keeping_models() } else { Journal::default() };
         let mut log = Log { notes: std::mem::take(&mut self.notes), journal, ..Log::default() };
+        self.data.options.declare(&mut self.model.graph)?;
         let recipe = self.settled_recipe()?;
         let rules = match self.rules.take() {
             Some(r) => r,
@@ -167,7 +167,11 @@ impl Compiler {
         }
         let how = self.how();
         let found = |p: &Prepared, log: &mut Log| match &self.statistics {
-            Some(f) => read_statistics(f, p, log),
+            Some(f) => {
+                let s = read_statistics(f, p, log)?;
+                log.notes.extend(self.seen_before(&s, (data, calib)));
+                Ok(s)
+            }
             None => statistics(p, recipe, (data, calib), WHOLE, how, log),
         };
         let s = match found(&p, log) {
@@ -192,6 +196,21 @@ impl Compiler {
         };
         let plan = fit(recipe, plan)?;
         Ok(Decided { p, plan, narrow, calibration, samples, statistics })
+    }
+
+    /// A note where statistics from a file hold more samples than are calibrated on here: those held back are not new to them.
+    fn seen_before(&self, s: &StatsFile, (data, calib): (&Dataset, &[usize])) -> Option<String> {
+        let here = calib.len() * data.batch();
+        let all = data.len() * data.batch();
+        let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
+        let seen = measured && here < all && s.samples > here as u64 && s.have_seen(&data.fingerprint());
+        seen.then(|| {
+            format!(
+                "the statistics are of {} samples, and {here} of {all} are not held back here: what the models are compared on \
+                 may have been calibrated on; compare them on other data (--verify)",
+                s.samples
+            )
+        })
     }
 
     /// Gives the parts of the plan the precisions that they shall have; with the check that it then misses, if it does.
@@ -243,6 +262,15 @@ impl Compiler {
         let report = report(float, data, None, &self.model, self.limits, Some(recipe), log);
         Compiled { model: self.model, plan: None, prepared: None, report, statistics: None, finished: true }
     }
+}
+
+/// Refuses a pass to stop after that there is not, before anything is done.
+fn known(pass: &str) -> Result<(), CompilerError> {
+    let id = pass.rsplit_once(':').map_or(pass, |(id, _)| id);
+    if let Some(now) = registry::renamed(id) {
+        return Err(CompilerError::Renamed { pass: pass.to_owned(), now });
+    }
+    registry::pass(id).map(drop).ok_or_else(|| CompilerError::UnknownPass { pass: pass.to_owned() })
 }
 
 /// What is to be done, and where it comes from.

@@ -179,14 +179,23 @@ impl Judge {
     }
 }
 
+/// What a Python prints that has all that it was asked for.
+const FOUND: &str = "found";
+
 /// Asks a Python for modules; `install` is what has them.
 fn imports(python: &Path, modules: &str, install: &'static str) -> Result<(), JudgeError> {
     let name = python.display().to_string();
     let missing =
         |message: String| JudgeError::Missing { python: name.clone(), modules: modules.to_owned(), message, install };
-    let tried = output(Command::new(python).args(["-c", &format!("import {modules}")]).stderr(Stdio::piped()));
+    // It says a word: what ends without one is no Python.
+    let program = format!("import {modules}; print('{FOUND}')");
+    let tried = output(Command::new(python).args(["-c", &program]).stdout(Stdio::piped()).stderr(Stdio::piped()));
     let tried = tried.map_err(|e| missing(e.to_string()))?;
-    if tried.status.success() { Ok(()) } else { Err(missing(last_line(&tried.stderr))) }
+    match tried.status.success() {
+        true if last_line(&tried.stdout) == FOUND => Ok(()),
+        true => Err(missing("it runs no Python".to_owned())),
+        false => Err(missing(last_line(&tried.stderr))),
+    }
 }
 
 /// At most so many, spread evenly.
