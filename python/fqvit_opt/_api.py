@@ -37,6 +37,7 @@ def options(**given: Any) -> dict[str, Any]:
         target_size=None,
         up_to=None,
         by="part",
+        calibrated_on=None,
         min_sqnr=None,
         min_agreement=None,
         keep_opset=False,
@@ -96,9 +97,20 @@ class Result:
         return _native.compiled_report(self._compiled)[1]
 
     def save(self, path: Union[str, "os.PathLike[str]"]) -> None:
-        """Writes the file, whole or not at all, and never over a file that the model was read from. Above 2 GB, weights go
-        into a data file beside it."""
-        _native.compiled_save(self._compiled, os.fspath(path))
+        """Writes the file, whole or not at all, and never over a file that the model or its samples were read from. Above 2 GB,
+        weights go into a data file beside it."""
+        _native.compiled_save(self._compiled, _named_file(path))
+
+    def __copy__(self) -> Result:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Result:
+        return self
+
+    def __getstate__(self) -> object:
+        raise TypeError(
+            f"a {type(self).__name__} belongs to its process and cannot be pickled; send its .model (bytes) and .report, or save() it"
+        )
 
     def _repr_html_(self) -> str:
         return _framed(self.html)
@@ -119,6 +131,13 @@ class Comparison:
 
     def __repr__(self) -> str:
         return f"<fqvit_opt.Comparison {self.report}>"
+
+
+def _named_file(path: Union[str, "os.PathLike[str]"]) -> str:
+    name = os.fspath(path)
+    if not name:
+        raise ValueError("give the name of the file to write")
+    return name
 
 
 def _framed(page: str) -> str:
@@ -183,13 +202,18 @@ def quantize(
     :class:`Error`, and :class:`ValueError` for an argument that has no such value.
     """
     refuse_unknown("quantize", how)
+    if verify is False:
+        for name, value in (("judge", judge), ("min_sqnr", min_sqnr), ("min_agreement", min_agreement)):
+            if value is not None:
+                raise ValueError(f"{name} needs samples to compare the models on, and verify=False compares nothing")
+    if baseline and judge is None:
+        raise ValueError("baseline=True shows what a judge makes of the float model; give judge='onnxruntime' as well")
     m = load(model)
-    data, other = samples_of(m, calibration, verify, samples, how)
     o = options(
         recipe=recipe,
         target=target,
         plan=plan,
-        keep_float=keep_float if keep_float is None or isinstance(keep_float, int) else _names(keep_float),
+        keep_float=_names(keep_float) if isinstance(keep_float, Sequence) else keep_float,
         target_sqnr=target_sqnr,
         target_size=None if target_size is None else str(target_size),
         up_to=up_to,
@@ -205,8 +229,8 @@ def quantize(
         baseline=baseline,
         threads=threads,
     )
-    if baseline and judge is None:
-        raise ValueError("baseline=True shows what a judge makes of the float model; give judge='onnxruntime' as well")
+    _native.options_check(o)
+    data, other = samples_of(m, calibration, verify, samples, how)
     with Shown(progress) as tell:
         return Result(_native.compile(m, data, other, verify is not False, o, tell))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypedDict, Union
 
@@ -202,22 +203,31 @@ def _named(batch: Any, inputs: list[_Input], what: str) -> dict[str, npt.NDArray
     names = [name for name, _, _ in inputs]
     if isinstance(batch, Mapping):
         found = {str(k): _array(v, str(k), what) for k, v in batch.items() if str(k) in (*names, *_LABELS)}
+        idle = [str(k) for k in batch if str(k) not in found]
+        if idle:
+            _ignored(what, f"as the model has no such input: {', '.join(idle)}")
         for name in names:
             if name not in found:
                 have = ", ".join(str(k) for k in batch)
                 raise DataError(f'{what}: no array named "{name}" for that input of the model; it has {have}')
     elif _is_array(batch):
         found = _positional([batch], names, what)
-    elif isinstance(batch, (tuple, list)) and batch and all(isinstance(x, (int, Mapping)) or _is_array(x) for x in batch):
+    elif isinstance(batch, list) and len(names) == 1 and _are_samples(batch, inputs[0]):
+        rank = len(inputs[0][2])
+        parts = [_array(x, names[0], what) for x in batch]
+        found = {names[0]: np.concatenate([a if a.ndim == rank else a[None] for a in parts])}
+    elif isinstance(batch, (tuple, list)) and batch and all(_is_part(x) for x in batch):
         if isinstance(batch[0], Mapping):  # (inputs by name, labels)
             found = _named(batch[0], inputs, what)
             found.update(_label(batch[1:], what))
         else:
             found = _positional(list(batch), names, what)
     else:
+        odd = [x for x in batch if not _is_part(x)] if isinstance(batch, (tuple, list)) else []
+        held = f" with a {type(odd[0]).__name__} in it" if odd else ""
         raise DataError(
             f"{what}: a batch is an array, a tuple of arrays in the order of the inputs, or arrays by input; "
-            f"this one is {type(batch).__name__}"
+            f"this one is {type(batch).__name__}{held}"
         )
     return _with_samples_axis(found, inputs)
 
@@ -235,10 +245,36 @@ def _positional(arrays: list[Any], names: list[str], what: str) -> dict[str, npt
 
 def _label(rest: Sequence[Any], what: str) -> dict[str, npt.NDArray[Any]]:
     """What follows the inputs: the classes, if it is one whole number per sample."""
-    if len(rest) != 1 or isinstance(rest[0], Mapping):
+    if not rest:
         return {}
-    a = _array(rest[0], "labels", what)
-    return {"labels": a} if a.ndim <= 1 and a.dtype.kind in "iu" else {}
+    if len(rest) == 1 and not isinstance(rest[0], Mapping):
+        a = _array(rest[0], "labels", what)
+        if a.ndim == 2 and a.shape[1] == 1:
+            a = a[:, 0]
+        if a.ndim <= 1 and a.dtype.kind in "iu":
+            return {"labels": a}
+    kinds = ", ".join("a dict" if isinstance(x, Mapping) else f"{_array(x, 'labels', what).dtype}" for x in rest)
+    _ignored(what, f"as classes are one whole number per sample: what follows the inputs in a batch ({kinds})")
+    return {}
+
+
+def _ignored(what: str, why: str) -> None:
+    warnings.warn(f"{what}: not used, {why}", stacklevel=2)
+
+
+def _is_part(x: Any) -> bool:
+    """Whether it can be a part of a batch: inputs by name, an array, or numbers."""
+    numbers = isinstance(x, (list, tuple)) and all(isinstance(n, (int, float, np.number)) for n in x)
+    return isinstance(x, (int, float, Mapping)) or _is_array(x) or numbers
+
+
+def _are_samples(batch: list[Any], given: _Input) -> bool:
+    """Whether a list holds samples of the one input, and not the input and what follows it: all have its shape."""
+    rank = len(given[2])
+    if len(batch) < 2 or rank < 2 or not all(_is_array(x) for x in batch):
+        return False
+    shapes = [tuple(x.shape) for x in batch]
+    return len({s[-rank + 1 :] for s in shapes}) == 1 and all(len(s) in (rank - 1, rank) for s in shapes)
 
 
 def _with_samples_axis(found: dict[str, npt.NDArray[Any]], inputs: list[_Input]) -> dict[str, npt.NDArray[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, Union
 
 _T = TypeVar("_T")
 
@@ -59,6 +59,10 @@ class Tensor:
     equal: Optional[float] = None
     matched: Optional[float] = None
     accuracy: Optional[Accuracy] = None
+    #: Where in the model it is, in words: ``block 3 mlp``.
+    part: Optional[str] = None
+    #: What it holds: ``"values"``, ``"labels"``, ``"detections"``, or ``{"classes": {"axis": n}}``.
+    kind: Union[str, dict[str, Any], None] = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,14 @@ class Report:
     judged: Optional[Judged] = None
     #: What each part has, where parts have precisions of their own.
     parts: list[Part] = field(default_factory=list)
+    #: Values whose channels have factors of their own: ``tensor``, ``part``, ``reach`` and ``factors``, one for each channel.
+    channels: list[dict[str, Any]] = field(default_factory=list)
+    #: What was measured at single values, and which attentions there are.
+    closer: Optional[dict[str, Any]] = None
+    #: Samples that the two models put into different classes: ``output``, ``samples``, ``count`` and the ``worst``.
+    disagreements: Optional[dict[str, Any]] = None
+    #: What each pass changed, where that was asked for.
+    passes: list[dict[str, Any]] = field(default_factory=list)
     #: The whole report, as ``--json`` writes it.
     raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -277,5 +289,9 @@ def parse(text: str) -> Report:
         speed=_of(Speed, speed) if speed else None,
         judged=_of(Judged, judged) if judged else None,
         parts=[_of(Part, p) for p in d.get("parts", [])],
+        channels=d.get("channels") or [],
+        closer=d.get("closer"),
+        disagreements=d.get("disagreements"),
+        passes=d.get("passes") or [],
         raw=d,
     )

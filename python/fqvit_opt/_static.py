@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
-from ._api import Model, Result, quantize
+from . import _native
+from ._api import Model, Result, _named_file, load, quantize, samples_of
 from ._data import Data, DataOptions, Unpack, refuse_unknown
 from ._progress import Progress
 
@@ -84,6 +85,10 @@ def quantize_static(
     elif weights == "QInt4":
         raise ValueError("give recipe or weight_type=QInt4, not both")
     data = calibration_data_reader
+    # Before the work: where the file goes, which must be none of those that are read.
+    files = [d if isinstance(d, (str, os.PathLike)) else None for d in (data, verify)]
+    m = load(model_input)
+    _native.output_check(m, *samples_of(m, files[0], files[1], None, how), _named_file(model_output))
     result = quantize(model_input, data, recipe=recipe, target=target, verify=verify, progress=progress, **how)
     result.save(model_output)
     return result

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional, SupportsFloat, Union
 
 from . import _native
 from ._api import Model, Result, load, options, samples_of
@@ -60,7 +61,7 @@ def tune(
     model: Model,
     calibration: Optional[Data] = None,
     *,
-    metric: Callable[[str], float],
+    metric: Callable[[str], SupportsFloat],
     at_least: float,
     recipes: Optional[Sequence[str]] = None,
     state: Union[str, "os.PathLike[str]", None] = None,
@@ -88,6 +89,12 @@ def tune(
     number begins with what is known. All other arguments are those of :func:`quantize`.
     """
     refuse_unknown("tune", how)
+    if not callable(metric):
+        raise TypeError(f"metric={metric!r}: give a function that takes the name of a file and returns a number")
+    if isinstance(recipes, (str, os.PathLike)):
+        recipes = os.fspath(recipes).split(",")
+    if recipes is not None and not len(recipes):
+        raise ValueError("recipes: give one at least, or leave it out")
     m = load(model)
     data, other = samples_of(m, calibration, verify, samples, how)
     given: dict[str, Any] = dict(
@@ -101,18 +108,21 @@ def tune(
         _tell(show, t, " (known)")
     with tempfile.TemporaryDirectory(prefix="fqvit-opt-") as folder, Shown(progress) as tell:
         while True:
-            recipe, parts, plan, candidate, last, reached = _native.tuner_next(tuner, tell)
+            recipe, parts, plan, candidate, last, reached, calibrated_on = _native.tuner_next(tuner, tell)
             if last is not None:
                 break
             path = os.path.join(folder, "candidate.onnx")
             _native.candidate_save(candidate, path)
-            t = Trial(recipe, tuple(parts), float(metric(path)))
+            score = float(metric(path))
+            if math.isnan(score):
+                raise ValueError(f"the metric gives nan for a file of {recipe}, which is neither enough nor too little")
+            t = Trial(recipe, tuple(parts), score)
             _native.tuner_score(tuner, t.score)
             known.append(t)
             _tell(show, t)
         best = Trial(recipe, tuple(parts), last)
         # The plan names its recipe, which need not have a name that is known elsewhere.
-        o = options(plan=plan, **given)
+        o = options(plan=plan, calibrated_on=calibrated_on, **given)
         compiled = _native.compile(m, data, other, verify is not False, o, tell)
     return Tuned(compiled, best, bool(reached), known)
 

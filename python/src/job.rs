@@ -14,7 +14,7 @@ use fqvit_opt::compile::error::CompilerError;
 use fqvit_opt::compile::keep::Keep;
 use fqvit_opt::compile::mixed::{Goal, Size};
 use fqvit_opt::compile::stages::{Event, Samples, all_threads};
-use fqvit_opt::file::Ledger;
+use fqvit_opt::file::{Ledger, Pending};
 use fqvit_opt::ir::validate::validate;
 use fqvit_opt::onnx::{self, SaveOptions};
 use fqvit_opt::pattern::RuleSet;
@@ -36,6 +36,8 @@ use crate::samples::Arrays;
 
 /// How often signals are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// Bytes of the stack of each thread.
+const STACK: usize = 16 << 20;
 /// How long work that was asked to stop is waited for. It ends by itself at the next sample, and holds nothing that anybody
 /// else needs.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -47,10 +49,12 @@ enum Message<T> {
     Fault(String),
 }
 
-/// Does `work` on another thread, without the interpreter's lock. `progress` is called here, with the stage and the numbers
-/// of what is done and what there is, or with a note.
+/// Does `work` on other threads, without the interpreter's lock. They are gone when it ends: a process that is forked afterwards
+/// has none of its parent's, and would wait for them for ever. `progress` is called here, with the stage and the numbers of what
+/// is done and what there is, or with a note.
 pub fn run<T: Send + 'static>(
     py: Python<'_>,
+    threads: usize,
     progress: Option<&Bound<'_, PyAny>>,
     work: impl FnOnce(Listener, Stop) -> Result<T, CompilerError> + Send + 'static,
 ) -> PyResult<T> {
@@ -66,11 +70,13 @@ pub fn run<T: Send + 'static>(
             Err(panic) => Message::Fault(budget::panic_message(&*panic)),
         });
     };
+    let none = |e: String| Error::new_err(format!("no thread can be started: {e}"));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build();
+    let pool = pool.map_err(|e| none(e.to_string()))?;
     std::thread::Builder::new()
         .name("fqvit-opt".into())
-        .stack_size(16 << 20)
-        .spawn(body)
-        .map_err(|e| Error::new_err(format!("no thread can be started: {e}")))?;
+        .spawn(move || pool.install(body))
+        .map_err(|e| none(e.to_string()))?;
     let from = std::sync::Mutex::new(from);
     let next = |wait: Duration| py.detach(|| from.lock().expect("one thread alone").recv_timeout(wait));
     let leave = |e: PyErr| {
@@ -121,6 +127,24 @@ fn item<'py, T: FromPyObjectOwned<'py>>(d: &Bound<'py, PyDict>, key: &str) -> Py
 /// One entry of a dict that has those of which something was said.
 fn given<'py, T: FromPyObjectOwned<'py>>(d: &Bound<'py, PyDict>, key: &str) -> PyResult<Option<T>> {
     if d.contains(key)? { item(d, key) } else { Ok(None) }
+}
+
+/// A number that can be compared with.
+fn finite(d: &Bound<'_, PyDict>, key: &str) -> PyResult<Option<f64>> {
+    let x: Option<f64> = item(d, key)?;
+    match x.filter(|x| !x.is_finite()) {
+        Some(x) => Err(PyValueError::new_err(format!("{key}={x}: give a finite number"))),
+        None => Ok(x),
+    }
+}
+
+/// A share of a whole.
+fn share(d: &Bound<'_, PyDict>, key: &str) -> PyResult<Option<f64>> {
+    let x = finite(d, key)?;
+    match x.filter(|x| !(0.0..=1.0).contains(x)) {
+        Some(x) => Err(PyValueError::new_err(format!("{key}={x}: give a share from 0 to 1, such as 0.95"))),
+        None => Ok(x),
+    }
 }
 
 /// An input that is the same in every sample: its name, and a number, a path or arrays.
@@ -193,6 +217,8 @@ pub struct Options {
     target_size: Option<String>,
     up_to: Option<String>,
     by: String,
+    /// What the plan was calibrated on, where a search made it.
+    calibrated_on: Option<(String, u64)>,
     min_sqnr: Option<f64>,
     min_agreement: Option<f64>,
     pub keep_opset: bool,
@@ -228,9 +254,10 @@ impl Options {
     pub fn of(x: &Bound<'_, PyAny>) -> PyResult<Options> {
         let d = x.cast::<PyDict>()?;
         let keep: Option<Bound<'_, PyAny>> = item(d, "keep_float")?;
-        let keep = keep.map(|k| match k.extract::<usize>() {
-            Ok(n) => Ok(KeepFloat::Worst(n)),
-            Err(_) => item(d, "keep_float").map(KeepFloat::Names),
+        let keep = keep.map(|k| match (k.extract::<usize>(), k.extract::<Vec<String>>()) {
+            (Ok(n), _) => Ok(KeepFloat::Worst(n)),
+            (_, Ok(names)) => Ok(KeepFloat::Names(names)),
+            _ => Err(PyValueError::new_err(format!("keep_float={k}: give a number of parts, or their names"))),
         });
         let threads: Option<usize> = item(d, "threads")?;
         Ok(Options {
@@ -239,12 +266,13 @@ impl Options {
             target: item(d, "target")?,
             plan: item(d, "plan")?,
             keep_float: keep.transpose()?,
-            target_sqnr: item(d, "target_sqnr")?,
+            target_sqnr: finite(d, "target_sqnr")?,
+            calibrated_on: item(d, "calibrated_on")?,
             target_size: item(d, "target_size")?,
             up_to: item(d, "up_to")?,
             by: item(d, "by")?,
-            min_sqnr: item(d, "min_sqnr")?,
-            min_agreement: item(d, "min_agreement")?,
+            min_sqnr: finite(d, "min_sqnr")?,
+            min_agreement: share(d, "min_agreement")?,
             keep_opset: item(d, "keep_opset")?,
             assume_vnni: item(d, "assume_vnni")?,
             fast: item(d, "fast")?,
@@ -333,6 +361,7 @@ impl Options {
         c = target.into_iter().fold(c, Compiler::target);
         c = keep.into_iter().fold(c, Compiler::keep);
         c = self.second()?.into_iter().fold(c, Compiler::judge);
+        c = self.calibrated_on.into_iter().fold(c, |c, (data, n)| c.calibrated_on(data, n));
         Ok(plan.into_iter().fold(c, |c, p| c.plan(p, "given")))
     }
 }
@@ -340,8 +369,67 @@ impl Options {
 /// A quantized model, with its report.
 struct Compiled {
     inner: compiler::Compiled,
-    /// Files that must not be written over.
-    inputs: Vec<PathBuf>,
+    /// What was read, and must not be written over.
+    inputs: Inputs,
+}
+
+/// Files and folders that a call reads, with what messages call them.
+#[derive(Default)]
+pub struct Inputs {
+    files: Vec<(String, PathBuf)>,
+    folders: Vec<(String, PathBuf)>,
+}
+
+impl Inputs {
+    /// Of a model and of samples for it, each with what it is called.
+    pub fn of(m: &Model, samples: &[(&str, &Samples)]) -> PyResult<Inputs> {
+        let mut all = Inputs::default();
+        all.files.extend(m.files.iter().map(|f| ("the model that was read".to_owned(), f.clone())));
+        for (what, s) in samples {
+            let besides = s.options.files_besides().map_err(raise)?;
+            all.files.extend(besides.into_iter().map(|(flag, f)| (flag.trim_start_matches('-').replace('-', "_"), f)));
+            match &s.options.calibrate {
+                Some(p) if p.is_dir() => all.folders.push(((*what).to_owned(), p.clone())),
+                Some(p) => all.files.push(((*what).to_owned(), p.clone())),
+                None => {}
+            }
+        }
+        Ok(all)
+    }
+
+    /// Refuses a model's file, or that of its data, that is one of them.
+    pub fn allow(&self, path: &Path) -> Result<(), CompilerError> {
+        let mut files = Ledger::default();
+        self.files.iter().for_each(|(what, f)| files.reads(what.clone(), f));
+        if path.exists() {
+            let inside = |dir: &PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+            let each = self.folders.iter().flat_map(|(what, dir)| inside(dir).map(move |f| (what, f)));
+            each.filter(|(_, f)| f.is_file()).for_each(|(what, f)| files.reads(what.clone(), &f));
+        }
+        files.writes("the file to write", path);
+        files.writes("its data file", &onnx::data_path(path));
+        Ok(files.check()?)
+    }
+}
+
+/// Refuses options that have no such value, before samples are read: options.
+pub fn options_check(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let options = Options::of(&args.get_item(0)?)?;
+    options.keep()?;
+    options.target()?;
+    Ok(args.py().None())
+}
+
+/// Refuses a file that cannot be written, or must not be, before the work: model, samples, samples to verify on or none, path.
+pub fn output_check(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+    let m = Model::of(&args.get_item(0)?)?;
+    let (data, verify) = (samples_for(&m, &args.get_item(1)?)?, args.get_item(2)?);
+    let verify = (!verify.is_none()).then(|| samples_for(&m, &verify)).transpose()?;
+    let all: Vec<(&str, &Samples)> = [("calibration", &data)].into_iter().chain(verify.iter().map(|v| ("verify", v))).collect();
+    let (inputs, path) = (Inputs::of(&m, &all)?, args.get_item(3)?.extract::<PathBuf>()?);
+    let checked = inputs.allow(&path).and_then(|()| Ok(Pending::create(&path).map(drop)?));
+    checked.map_err(|e| raised(&e))?;
+    Ok(args.py().None())
 }
 
 impl Held for Compiled {
@@ -362,13 +450,18 @@ pub fn compile(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
         true if verify.is_none() => Verification::HeldBack,
         true => Verification::On(samples_for(&m, &verify)?),
     };
-    let job = Options::of(&options)?.compiler(&m)?.calibrate(samples_for(&m, &data)?).verify(verification);
-    let inner = run(args.py(), callback(&progress).as_ref(), move |tell, stop| {
+    let data = samples_for(&m, &data)?;
+    let other = if let Verification::On(s) = &verification { Some(("verify", s)) } else { None };
+    let inputs = Inputs::of(&m, &[("calibration", &data)].into_iter().chain(other).collect::<Vec<_>>())?;
+    let options = Options::of(&options)?;
+    let threads = options.threads;
+    let job = options.compiler(&m)?.calibrate(data).verify(verification);
+    let inner = run(args.py(), threads, callback(&progress).as_ref(), move |tell, stop| {
         let mut done = job.tell(tell).until(&stop).run()?;
         done.report.quantized = ModelFile { name: "the model".into(), bytes: onnx::size(validate(&done.model)?)? };
         Ok(done)
     })?;
-    Compiled { inner, inputs: m.files.clone() }.held(args.py())
+    Compiled { inner, inputs }.held(args.py())
 }
 
 type Six<'py> =
@@ -398,11 +491,7 @@ pub fn save(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
 }
 
 fn saved(c: &Compiled, path: &Path) -> Result<(), CompilerError> {
-    let mut files = Ledger::default();
-    c.inputs.iter().for_each(|f| files.reads("the model that was read", f));
-    files.writes("the file to write", path);
-    files.writes("its data file", &onnx::data_path(path));
-    files.check()?;
+    c.inputs.allow(path)?;
     Ok(onnx::save(validate(&c.inner.model)?, path, &SaveOptions::default())?)
 }
 
@@ -434,8 +523,9 @@ pub fn compare(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
         .bench(options.bench)
         .look_closer(true)
         .threads(options.threads);
+    let threads = options.threads;
     let job = options.second()?.into_iter().fold(job, Comparison::judge);
     let progress = callback(&args.get_item(4)?);
-    let report = run(args.py(), progress.as_ref(), move |tell, stop| Ok(job.tell(tell).until(&stop).run()?.report))?;
+    let report = run(args.py(), threads, progress.as_ref(), move |tell, stop| Ok(job.tell(tell).until(&stop).run()?.report))?;
     out(args.py(), both_forms(&report)?)
 }

@@ -39,7 +39,7 @@ pub extern "C" fn PyInit__native() -> *mut ffi::PyObject {
 /// A function that takes its arguments by place.
 type Function = fn(&Bound<'_, PyTuple>) -> PyResult<Py<PyAny>>;
 
-const FUNCTIONS: [(&CStr, Function); 20] = [
+const FUNCTIONS: [(&CStr, Function); 22] = [
     (c"command", command),
     (c"recipes", recipes),
     (c"model_load", model::load),
@@ -49,6 +49,8 @@ const FUNCTIONS: [(&CStr, Function); 20] = [
     (c"spool_new", samples::new),
     (c"spool_push", samples::push),
     (c"spool_finish", samples::finish),
+    (c"options_check", job::options_check),
+    (c"output_check", job::output_check),
     (c"compile", job::compile),
     (c"compare", job::compare),
     (c"compiled_model", job::model),

@@ -89,20 +89,20 @@ pub fn trials(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
 }
 
 /// What comes next: tuner, callback. Returns recipe, parts with their precision, plan, candidate; with the last one its number and whether
-/// that is enough.
+/// that is enough; and what it was calibrated on, with the number of samples.
 pub fn next(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let (py, t) = (args.py(), Tuner::of(&args.get_item(0)?)?);
     let progress = callback(&args.get_item(1)?);
-    let (c, end) = run(py, progress.as_ref(), move |tell: Listener, stop| {
+    let (c, end) = run(py, t.threads, progress.as_ref(), move |tell: Listener, stop| {
         let how = Running { threads: t.threads, tell: &*tell, stop: &stop };
         Ok(match locked(&t).next(how)? {
             Next::Measure(c) => (c, None),
             Next::Done { best, score, reached } => (best, Some((score, reached))),
         })
     })?;
-    let tune::Candidate { recipe, raised, model, plan } = *c;
+    let tune::Candidate { recipe, raised, model, plan, calibration } = *c;
     let (score, reached) = end.unzip();
-    out(py, (recipe, parts(&raised), plan.to_yaml(), Candidate(model).held(py)?, score, reached))
+    out(py, (recipe, parts(&raised), plan.to_yaml(), Candidate(model).held(py)?, score, reached, calibration))
 }
 
 /// Takes the number of the last candidate: tuner, number.

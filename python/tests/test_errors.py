@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +117,52 @@ def test_the_words_are_those_of_the_command_line(digits: Digits, tmp_path: Path)
     command = [sys.executable, "-m", "fqvit_opt", str(digits.model), "-o", str(tmp_path / "q.onnx")]
     said = subprocess.run([*command, "--recipe", "nonsense"], capture_output=True, text=True)
     assert said.returncode == 1 and str(e.value) in said.stderr
+
+
+def test_files_that_were_read_are_never_written_over(digits: Digits, tmp_path: Path) -> None:
+    data, other = tmp_path / "c.npz", tmp_path / "v.npz"
+    np.savez(data, **{digits.input: digits.calibration[:24]})  # type: ignore[arg-type]
+    np.savez(other, **{digits.input: digits.images[:8]})  # type: ignore[arg-type]
+    before = data.read_bytes(), other.read_bytes()
+    made = fqvit_opt.quantize(digits.model, data, verify=other, fast=True, bench=False)
+    for path in (data, other, digits.model):
+        with pytest.raises(fqvit_opt.OutputError, match="are the same file"):
+            made.save(path)
+    with pytest.raises(fqvit_opt.OutputError, match="are the same file"):
+        fqvit_opt.quantize_static(digits.model, data, data)
+    # Before the samples are read.
+    with pytest.raises(fqvit_opt.OutputError, match="no-folder"):
+        fqvit_opt.quantize_static(digits.model, tmp_path / "no-folder" / "x.onnx", unread())
+    assert (data.read_bytes(), other.read_bytes()) == before
+
+
+def unread() -> Iterator[Any]:
+    raise AssertionError("a sample was asked for")
+    yield
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(verify=False, judge="onnxruntime"),
+        dict(verify=False, min_sqnr=5),
+        dict(min_agreement=99),
+        dict(min_agreement=-1),
+        dict(min_sqnr=float("nan")),
+        dict(target_sqnr=float("inf")),
+        dict(keep_float=-1),
+        dict(keep_float=1.5),
+    ],
+)
+def test_options_that_say_nothing_are_refused(digits: Digits, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=list(options)[-1]):
+        fqvit_opt.quantize(digits.model, unread(), **options)
+
+
+def test_what_a_result_is_not(digits: Digits) -> None:
+    made = fqvit_opt.quantize(digits.model, digits.calibration[:16], verify=False, fast=True)
+    assert copy.deepcopy(made) is made
+    with pytest.raises(TypeError, match="save"):
+        pickle.dumps(made)
+    with pytest.raises(ValueError, match="name of the file"):
+        made.save("")

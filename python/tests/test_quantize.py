@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,25 @@ def test_labels_in_the_data_become_an_accuracy(digits: Digits) -> None:
     assert r.report.data.verification_samples == r.report.accuracy.samples
 
 
+def test_lists_of_samples_are_batches(digits: Digits, result: fqvit_opt.Result) -> None:
+    x = digits.calibration
+    batches = [[x[i], x[i + 1], x[i + 2][None]] for i in range(0, 24, 3)]
+    made = fqvit_opt.quantize(digits.model, batches, fast=True, bench=False)
+    assert made.report.data.calibration_samples + made.report.data.verification_samples == 24
+
+
+def test_what_is_not_used_of_the_data_is_told(digits: Digits) -> None:
+    x, y = digits.images[:16], digits.labels[:16]
+    for data in ([(x, np.ones((16, 3), np.float32))], [(x, y, y)], {digits.input: x, "mask": y}):
+        with pytest.warns(UserWarning, match="not used"):
+            fqvit_opt.verify(digits.model, digits.model, data, bench=False)
+    for labels in (y[:, None], y.tolist()):
+        found = fqvit_opt.verify(digits.model, digits.model, [(x, labels)], bench=False)
+        assert found.report.accuracy is not None and found.report.accuracy.samples == 16
+    with pytest.raises(fqvit_opt.DataError, match="with a str in it"):
+        fqvit_opt.verify(digits.model, digits.model, [(x, "cat")], bench=False)
+
+
 def test_the_report_is_typed(digits: Digits, result: fqvit_opt.Result) -> None:
     r = result.report
     assert r.sqnr_db is not None and 6 < r.sqnr_db < 999
@@ -129,6 +149,11 @@ def test_the_report_is_typed(digits: Digits, result: fqvit_opt.Result) -> None:
     assert r.speed is not None and r.speed.float_ms > 0
     assert not r.data.synthetic and r.data.calibration_samples + r.data.verification_samples == len(digits.calibration)
     assert "PASS" in repr(result) and r.raw["version"] >= 1
+    assert r.outputs[0].kind == {"classes": {"axis": 1}} and r.worst(1)[0].part is not None
+    # Everything that is in the JSON form has a field.
+    known = {f.name for f in dataclasses.fields(r)}
+    assert set(r.raw) - known == {"version"}, set(r.raw) - known
+    assert r.closer is not None and r.channels
 
 
 def test_the_page_stands_in_a_notebook(result: fqvit_opt.Result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -91,3 +92,23 @@ def test_an_interrupt_ends_the_work_at_once(digits: Digits) -> None:
         assert (p.returncode, out) == (7, "interrupted\n"), err
     finally:
         p.kill()
+
+
+def test_a_process_forked_after_use_works(digits: Digits) -> None:
+    program = """
+import os, sys, numpy as np, fqvit_opt
+model, x = sys.argv[1], np.load(sys.argv[2])[sys.argv[3]][:24]
+def all_of_it():
+    made = fqvit_opt.quantize(model, x, bench=False)
+    fqvit_opt.verify(model, made.model, x, bench=False)
+    fqvit_opt.tune(model, x, metric=lambda path: 1.0, at_least=0.5, show=False)
+all_of_it()
+child = os.fork()
+if child == 0:
+    all_of_it()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    words = [sys.executable, "-c", program, str(digits.model), str(digits.calibration_file), digits.input]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "7", done.stderr

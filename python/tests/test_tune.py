@@ -95,3 +95,22 @@ def test_what_makes_no_sense_is_refused(digits: Digits) -> None:
         fqvit_opt.tune(digits.model, digits.calibration, metric=floats, at_least=1, recipes=["none"])
     with pytest.raises(ValueError, match="at_least"):
         fqvit_opt.tune(digits.model, digits.calibration, metric=floats, at_least=float("nan"))
+    with pytest.raises(ValueError, match="nan"):
+        fqvit_opt.tune(digits.model, digits.calibration[:16], metric=lambda _: float("nan"), at_least=1, show=False)
+    with pytest.raises(TypeError, match="metric=5"):
+        fqvit_opt.tune(digits.model, digits.calibration, metric=5, at_least=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one at least"):
+        fqvit_opt.tune(digits.model, digits.calibration, metric=floats, at_least=1, recipes=[])
+
+
+def test_the_report_says_what_it_was_calibrated_on(digits: Digits) -> None:
+    found = fqvit_opt.tune(digits.model, digits.calibration[:16], metric=lambda _: 1.0, at_least=1, show=False)
+    assert found.report.data.calibration_samples == 14 and "arrays" in found.report.data.calibration
+
+
+def test_a_state_that_can_not_be_kept_is_told_first(digits: Digits, tmp_path: Path) -> None:
+    def metric(_: str) -> float:
+        raise AssertionError("it was measured")
+
+    with pytest.raises(fqvit_opt.OutputError, match="no-folder"):
+        fqvit_opt.tune(digits.model, digits.calibration, metric=metric, at_least=1, state=tmp_path / "no-folder" / "s.json")

@@ -25,6 +25,8 @@ const PLACE: &str = "{model}";
 pub(super) struct Accepted {
     pub recipe: Recipe,
     pub plan: QuantPlan,
+    /// What it was calibrated on, and how many samples of it.
+    pub calibration: (String, u64),
     pub reached: bool,
     pub notes: Vec<String>,
 }
@@ -89,7 +91,8 @@ pub(super) fn search(
                 let note = format!("{score} {what} {at_least} (--accept-command, {n} files measured){kept}");
                 let recipe = ladder.into_iter().find(|r| r.name == best.recipe);
                 let recipe = recipe.ok_or_else(|| format!("recipe `{}` was none of those to try", best.recipe))?;
-                return Ok(Accepted { recipe, plan: best.plan, reached, notes: vec![note] });
+                let (plan, calibration) = (best.plan, best.calibration);
+                return Ok(Accepted { recipe, plan, calibration, reached, notes: vec![note] });
             }
         }
     }

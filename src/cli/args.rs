@@ -180,7 +180,7 @@ pub struct CompileArgs {
     #[command(flatten)]
     pub data: DataOptions,
     /// Data to verify on (a folder of images, .npy or .npz); without it every eighth calibration sample is held back
-    #[arg(long, value_name = "DIR|FILE")]
+    #[arg(long, value_name = "DIR|FILE", conflicts_with = "no_verify")]
     pub verify: Option<PathBuf>,
     /// Statistics: read if the file exists, otherwise made and written there
     #[arg(long, value_name = "FILE")]
@@ -326,7 +326,7 @@ pub struct ReportArgs {
     /// Neither compare nor time the models
     #[arg(long)]
     pub no_verify: bool,
-    /// Do not time the models
+    /// Do not time the models in tract
     #[arg(long)]
     pub no_bench: bool,
     /// Print the figures of every block, what stays in float and why, and what was decided

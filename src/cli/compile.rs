@@ -129,7 +129,8 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     job = recipe.into_iter().fold(job, Compiler::recipe);
     let reached = accepted.as_ref().is_none_or(|found| found.reached);
     if let Some(found) = accepted {
-        job = job.plan(found.plan, "of the search");
+        let (data, samples) = found.calibration;
+        job = job.plan(found.plan, "of the search").calibrated_on(data, samples);
     }
     if let Some((plan, name)) = plan {
         job = job.plan(plan, name);

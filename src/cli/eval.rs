@@ -21,7 +21,7 @@ pub fn eval(a: &EvalArgs) -> Result<bool, Failure> {
     let listener = progress.listener();
     let how = Running { threads: threads(a.threads), tell: &*listener, stop: &stop };
     let read = Read { model, file: ModelFile { name: a.model.display().to_string(), bytes } };
-    let found = evaluate(read, &options.into(), how, notes)?;
+    let found = evaluate(read, (&options.into(), a.min_top1.is_some()), how, notes)?;
     let missed = match (a.min_top1, found.top1()) {
         (None, _) => false,
         (Some(least), Some(x)) if x < least => {
@@ -31,10 +31,7 @@ pub fn eval(a: &EvalArgs) -> Result<bool, Failure> {
         }
         (Some(_), Some(_)) => false,
         (Some(_), None) => {
-            return Err(
-                "--min-top1: there are no classes to compare with; give a labels.txt, or a folder for each class"
-                    .into(),
-            );
+            return Err("--min-top1: no output of the model holds scores over classes".into());
         }
     };
     if let Some(f) = &a.json {

@@ -91,15 +91,7 @@ impl Files {
     pub fn samples(&mut self, what: &str, o: &DataOptions, model: &Path) -> Result<DataOptions, Failure> {
         self.data(what, o.calibrate.as_deref())?;
         let o = if is_std(model) { o.clone() } else { o.clone().beside(model) };
-        if let Some(f) = o.preprocessing_file()? {
-            self.ledger.reads("--preprocessor", &f);
-        }
-        if let Some(f) = o.class_names_file() {
-            self.ledger.reads("--class-names", &f);
-        }
-        for f in o.fixed_files() {
-            self.ledger.reads("--fixed", &f);
-        }
+        o.files_besides()?.iter().for_each(|(flag, f)| self.ledger.reads(*flag, f));
         Ok(o)
     }
 

@@ -54,6 +54,7 @@ pub struct Compiler {
     data: Samples,
     verification: Verification,
     plan: Option<(QuantPlan, String)>,
+    calibrated_on: Option<(String, u64)>,
     statistics: Option<PathBuf>,
     statistics_to: Option<PathBuf>,
     keep: Option<Keep>,
@@ -90,6 +91,7 @@ impl Compiler {
             data: Samples::default(),
             verification: Verification::default(),
             plan: None,
+            calibrated_on: None,
             statistics: None,
             statistics_to: None,
             keep: None,
@@ -171,6 +173,13 @@ impl Compiler {
     #[must_use]
     pub fn plan(mut self, plan: QuantPlan, name: impl Into<String>) -> Compiler {
         self.plan = Some((plan, name.into()));
+        self
+    }
+
+    /// What the plan that is carried out was calibrated on, for the report: what data, and how many samples of it.
+    #[must_use]
+    pub fn calibrated_on(mut self, data: impl Into<String>, samples: u64) -> Compiler {
+        self.calibrated_on = Some((data.into(), samples));
         self
     }
 
@@ -310,8 +319,19 @@ impl Compiler {
         if let (Some(prepare), Some((plan, _))) = (&mut recipe.prepare, &self.plan) {
             prepare.opset = prepare.opset.max(plan.opset.unwrap_or(0));
         }
-        if recipe.quantize.is_none() && self.keep.is_some() {
-            return Err(CompilerError::NothingQuantized { recipe: recipe.name });
+        if recipe.quantize.is_none() {
+            let given = [
+                ("--keep-float, --target-size, --target-sqnr", self.keep.is_some()),
+                ("--plan", self.plan.is_some()),
+                ("--stats", self.statistics.is_some() || self.statistics_to.is_some()),
+                ("--target", self.target.is_some()),
+                ("--verify", matches!(self.verification, Verification::On(_))),
+                ("--judge", self.judge.is_some()),
+            ];
+            let given: Vec<&str> = given.into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag).collect();
+            if !given.is_empty() {
+                return Err(CompilerError::NothingQuantized { recipe: recipe.name, given: given.join(", ") });
+            }
         }
         let recipe = if self.fast { recipe.without_fitting() } else { recipe };
         Ok(if self.wants_four_bits() { recipe.with_four_bits()? } else { recipe })

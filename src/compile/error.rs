@@ -103,10 +103,15 @@ pub enum CompilerError {
     )]
     Cuts { float: String, quantized: String },
     #[error(
-        "recipe `{recipe}` quantizes nothing, so there is nothing to choose (--keep-float, --target-size, --target-sqnr); take \
-         another recipe, or leave that out"
+        "recipe `{recipe}` quantizes nothing, so there is nothing to choose, to carry out or to compare ({given}); take another \
+         recipe, or leave that out"
     )]
-    NothingQuantized { recipe: String },
+    NothingQuantized { recipe: String, given: String },
+    #[error(
+        "the classes of {data} are not known, so no share of right ones can be told; give a labels.txt or a folder for each class, \
+         or an array `labels` beside arrays"
+    )]
+    NoClasses { data: String },
     #[error("--stop-after {pass}: no such pass ran; in order, these did: {ran}")]
     NoPass { pass: String, ran: String },
     #[error("--stop-after {pass}: there is no pass of this name; `fqvit-opt passes` lists them")]
@@ -160,6 +165,7 @@ impl CompilerError {
             | CompilerError::OtherRecipe { .. }
             | CompilerError::SizeOfPlan { .. }
             | CompilerError::NothingQuantized { .. } => Fault::Plan,
+            CompilerError::NoClasses { .. } => Fault::Data,
             CompilerError::Data(e) => of_data(e),
             CompilerError::Calibrate(e) => match e {
                 CalibrateError::Data(e) => of_data(e),

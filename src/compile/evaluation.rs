@@ -38,13 +38,13 @@ impl Evaluation {
     }
 }
 
-/// Runs a model over samples.
+/// Runs a model over samples. `judged`: the share of right classes is asked for.
 ///
 /// # Errors
-/// If the samples do not fit, or the model does not run on them.
+/// If the samples do not fit, the model does not run on them, or no classes are known that are asked for.
 pub fn evaluate(
     model: Read,
-    samples: &Samples,
+    (samples, judged): (&Samples, bool),
     how: Running<'_>,
     notes: Vec<String>,
 ) -> Result<Evaluation, CompilerError> {
@@ -59,6 +59,9 @@ pub fn evaluate(
     let (m, _) = runnable(m, &mut journal)?;
     log.notes.append(&mut journal.notes);
     let data = open(samples, &m, &mut log)?.until(how.stop);
+    if judged && data.labels().is_none() {
+        return Err(CompilerError::NoClasses { data: data.description().to_owned() });
+    }
     let all: Vec<usize> = (0..data.len()).collect();
     labels_fit(&data, &all, &m)?;
     checked((&data, &all), &m, how, &mut log)?;

@@ -20,7 +20,7 @@ use super::sensitivity::Bench;
 use super::stages::{Log, Running, Samples, WHOLE, fitted, open, planned, prepared, statistics};
 use super::{Journal, Prepared, apply};
 use crate::calibrate::data::{Dataset, split_holdout};
-use crate::file;
+use crate::file::{self, Pending};
 use crate::ir::Model;
 use crate::pattern::RuleSet;
 use crate::plan::climb::{Probe, Stair, Step, climb, probe, taken};
@@ -144,6 +144,8 @@ pub struct Candidate {
     pub raised: Vec<Step>,
     pub model: Model,
     pub plan: QuantPlan,
+    /// What it was calibrated on, and how many samples of it.
+    pub calibration: (String, u64),
 }
 
 /// What [`Tuner::next`] comes back with.
@@ -191,6 +193,8 @@ struct Made {
     plan: QuantPlan,
     data: Dataset,
     held: Vec<usize>,
+    /// What it was calibrated on, and how many samples of it.
+    calibration: (String, u64),
 }
 
 impl Made {
@@ -226,6 +230,8 @@ impl Tuner {
             search.keep_opset,
             search.by.name()
         );
+        // What was measured is not to be lost for want of a place.
+        file.map_or(Ok(()), |f| Pending::create(f).map(drop)).map_err(StateError::from)?;
         let state = file.map_or_else(|| Ok(State::new(key.clone())), |f| State::read(f, key.clone()))?;
         Ok(Tuner { search, state, file: file.map(Path::to_owned), log: Log::default(), made: None, asked: None })
     }
@@ -301,7 +307,8 @@ impl Tuner {
             _ => m.mixer(self.search.by).told(Precision::Recipe, steps, stairs),
         };
         let model = apply(&m.prepared, &plan, &mut Journal::default())?;
-        Ok(Candidate { recipe: recipe.to_owned(), raised: taken(steps), model, plan })
+        let calibration = m.calibration.clone();
+        Ok(Candidate { recipe: recipe.to_owned(), raised: taken(steps), model, plan, calibration })
     }
 
     /// The recipe's plan, from calibration samples; every eighth is held back for [`rank`](Tuner::rank).
@@ -320,10 +327,10 @@ impl Tuner {
             checked((&data, &[&calib[..], &held].concat()), &p.model, how, log)?;
         }
         let stats = statistics(&p, &r, (&data, &calib), WHOLE, how, log)?;
-        let what = stats.data.clone();
+        let (what, samples) = (stats.data.clone(), stats.samples);
         let plan = planned(&p, &r, stats, how, log)?;
         let plan = fitted(&p, &r, plan, (&data, &calib, &what), how, log)?;
-        self.made = Some(Made { recipe: recipe.to_owned(), prepared: p, plan, data, held });
+        self.made = Some(Made { recipe: recipe.to_owned(), prepared: p, plan, data, held, calibration: (what, samples) });
         Ok(())
     }
 }

@@ -226,6 +226,18 @@ impl DataOptions {
         })
     }
 
+    /// The files that are read besides the data, each with the flag that names it.
+    ///
+    /// # Errors
+    /// As [`preprocessing_file`](DataOptions::preprocessing_file).
+    pub fn files_besides(&self) -> Result<Vec<(&'static str, PathBuf)>, DataError> {
+        let preprocessor = self.preprocessing_file()?.map(|f| ("--preprocessor", f));
+        let labels = self.labels.clone().map(|f| ("--labels", f));
+        let names = self.class_names_file().map(|f| ("--class-names", f));
+        let fixed = self.fixed_files().map(|f| ("--fixed", f));
+        Ok(preprocessor.into_iter().chain(labels).chain(names).chain(fixed).collect())
+    }
+
     /// For a model of this file, beside which may lie what says how pictures become numbers.
     #[must_use]
     pub fn beside(mut self, model: &Path) -> DataOptions {

@@ -21,7 +21,7 @@ use crate::file::{Pending, Sources, WriteError};
 use crate::ir::Model;
 use crate::passes::registry;
 use crate::pattern::RuleSet;
-use crate::plan::{Layer, QuantPlan};
+use crate::plan::{Layer, QuantPlan, Rounding};
 use crate::recipe::Recipe;
 use crate::verify::closer::CloserLook;
 use crate::verify::report::{DataReport, ModelFile, PassReport};
@@ -159,17 +159,18 @@ impl Compiler {
             let mut plan = plan.clone();
             plan.target = self.target.unwrap_or(plan.target);
             plan.assume_vnni |= self.assume_vnni;
-            let calibration = format!("plan {name}");
+            let (data, samples) = self.calibrated_on.clone().unwrap_or_default();
+            let calibration = if data.is_empty() { format!("plan {name}") } else { data };
             if self.statistics.is_some() || self.statistics_to.is_some() {
                 log.notes.push(format!("plan {name} decides everything: statistics are neither read nor written"));
             }
-            return Ok(Decided { p, plan, narrow: Vec::new(), calibration, samples: 0, statistics: None });
+            return Ok(Decided { p, plan, narrow: Vec::new(), calibration, samples, statistics: None });
         }
         let how = self.how();
         let found = |p: &Prepared, log: &mut Log| match &self.statistics {
             Some(f) => {
                 let s = read_statistics(f, p, log)?;
-                log.notes.extend(self.seen_before(&s, (data, calib)));
+                log.notes.extend(self.seen_before(&s, recipe, (data, calib)));
                 Ok(s)
             }
             None => statistics(p, recipe, (data, calib), WHOLE, how, log),
@@ -198,19 +199,22 @@ impl Compiler {
         Ok(Decided { p, plan, narrow, calibration, samples, statistics })
     }
 
-    /// A note where statistics from a file hold more samples than are calibrated on here: those held back are not new to them.
-    fn seen_before(&self, s: &StatsFile, (data, calib): (&Dataset, &[usize])) -> Option<String> {
-        let here = calib.len() * data.batch();
-        let all = data.len() * data.batch();
+    /// A note where statistics from a file are not of the samples that are calibrated on here: those held back may not be new to
+    /// them, and weights may be fitted to other data.
+    fn seen_before(&self, s: &StatsFile, recipe: &Recipe, (data, calib): (&Dataset, &[usize])) -> Option<String> {
+        let (here, all) = (calib.len() * data.batch(), data.len() * data.batch());
         let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
-        let seen = measured && here < all && s.samples > here as u64 && s.have_seen(&data.fingerprint());
-        seen.then(|| {
-            format!(
+        let knows = s.have_seen(&data.fingerprint());
+        if knows && measured && here < all && s.samples > here as u64 {
+            return Some(format!(
                 "the statistics are of {} samples, and {here} of {all} are not held back here: what the models are compared on \
                  may have been calibrated on; compare them on other data (--verify)",
                 s.samples
-            )
-        })
+            ));
+        }
+        let fits = recipe.quantize.as_ref().is_some_and(|q| q.weights.rounding != Rounding::Nearest);
+        (!knows && fits && !data.is_synthetic())
+            .then(|| format!("weights are fitted to {}, and the statistics are of {}", data.description(), s.data))
     }
 
     /// Gives the parts of the plan the precisions that they shall have; with the check that it then misses, if it does.

@@ -240,7 +240,9 @@ impl Report {
             steps.push("leave fewer parts in float (--keep-float 2), or take a recipe that quantizes more (--recipe)");
             return steps;
         }
-        if self.data.synthetic {
+        if self.data.synthetic && self.data.calibration_samples == 0 {
+            steps.push("compare on real data (--data)");
+        } else if self.data.synthetic {
             steps.push("calibrate on real data (--calibrate)");
         } else if self.data.calibration_samples < FEW_SAMPLES {
             steps.push("calibrate on more samples: a hundred or so");
