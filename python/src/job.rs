@@ -425,7 +425,8 @@ pub fn output_check(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let m = Model::of(&args.get_item(0)?)?;
     let (data, verify) = (samples_for(&m, &args.get_item(1)?)?, args.get_item(2)?);
     let verify = (!verify.is_none()).then(|| samples_for(&m, &verify)).transpose()?;
-    let all: Vec<(&str, &Samples)> = [("calibration", &data)].into_iter().chain(verify.iter().map(|v| ("verify", v))).collect();
+    let all: Vec<(&str, &Samples)> =
+        [("calibration", &data)].into_iter().chain(verify.iter().map(|v| ("verify", v))).collect();
     let (inputs, path) = (Inputs::of(&m, &all)?, args.get_item(3)?.extract::<PathBuf>()?);
     let checked = inputs.allow(&path).and_then(|()| Ok(Pending::create(&path).map(drop)?));
     checked.map_err(|e| raised(&e))?;
@@ -526,6 +527,7 @@ pub fn compare(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let threads = options.threads;
     let job = options.second()?.into_iter().fold(job, Comparison::judge);
     let progress = callback(&args.get_item(4)?);
-    let report = run(args.py(), threads, progress.as_ref(), move |tell, stop| Ok(job.tell(tell).until(&stop).run()?.report))?;
+    let report =
+        run(args.py(), threads, progress.as_ref(), move |tell, stop| Ok(job.tell(tell).until(&stop).run()?.report))?;
     out(args.py(), both_forms(&report)?)
 }

@@ -330,7 +330,8 @@ impl Tuner {
         let (what, samples) = (stats.data.clone(), stats.samples);
         let plan = planned(&p, &r, stats, how, log)?;
         let plan = fitted(&p, &r, plan, (&data, &calib, &what), how, log)?;
-        self.made = Some(Made { recipe: recipe.to_owned(), prepared: p, plan, data, held, calibration: (what, samples) });
+        self.made =
+            Some(Made { recipe: recipe.to_owned(), prepared: p, plan, data, held, calibration: (what, samples) });
         Ok(())
     }
 }

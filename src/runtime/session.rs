@@ -220,7 +220,9 @@ impl Session {
         prepare::check_operators(&proto, &onnx.op_register)?;
         let graph = proto.graph.as_mut().ok_or_else(|| RuntimeError::Decode("it holds no graph".into()))?;
         if let (Some(tensor), None) = (prepare::external_tensor(graph), dir) {
-            let why = "its data lie in another file, which a model in memory does not have; read the model from its file".into();
+            let why =
+                "its data lie in another file, which a model in memory does not have; read the model from its file"
+                    .into();
             return Err(RuntimeError::Tensor { tensor: tensor.into(), why });
         }
         prepare::widen_bfloats(graph);
