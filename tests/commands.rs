@@ -71,7 +71,7 @@ fn eval_counts_the_labels_that_are_met() {
     assert_eq!(code(&run(&dir, &["eval", &q, "--data", &e, "--min-top1", "0.9", "--quiet"])), Some(0));
     assert_eq!(code(&run(&dir, &["eval", &q, "--data", &e, "--min-top1", "1", "--quiet"])), Some(2));
     let o = run(&dir, &["eval", &q, "--data", &digits("digits_calib.npz"), "--min-top1", "0.9", "--quiet"]);
-    assert!(code(&o) == Some(1) && err(&o).contains("no classes to compare with"), "{}", err(&o));
+    assert!(code(&o) == Some(1) && err(&o).contains("are not known, so no share"), "{}", err(&o));
 }
 
 #[test]

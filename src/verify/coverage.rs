@@ -40,7 +40,9 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
             "LSTM" | "GRU" | "RNN" if n.op.is_onnx() => &[0, 1, 2],
             "MatMulInteger" | "ConvInteger" | "QLinearMatMul" | "QLinearConv" if n.op.is_onnx() => &[],
             _ if !computes(n) => continue,
-            _ if n.op.is_onnx() && n.input(0).is_some_and(|v| from_codes(g, v, &is_int)) => {
+            _ if n.op.is_onnx()
+                && (weighs_by_powers(g, n) || n.input(0).is_some_and(|v| from_codes(g, v, &is_int))) =>
+            {
                 *c.between.entry(name.to_owned()).or_default() += 1;
                 continue;
             }
@@ -113,6 +115,36 @@ fn rounded(g: &Graph, v: ValueId) -> bool {
     n.op.is("Round") || shifted && n.input(0).and_then(|x| g.producer(x)).is_some_and(|p| g.node(p).op.is("Round"))
 }
 
+/// How far is looked back from a Softmax.
+const MOST_STEPS: usize = 16;
+
+/// True for a Softmax over codes that count in powers of two: read back with a scale of ln 2 times such a power, and only bent,
+/// cut off and masked since. Its weights are as few numbers as there are codes: Log-Int-Softmax.
+fn weighs_by_powers(g: &Graph, softmax: &Node) -> bool {
+    if !softmax.op.is("Softmax") {
+        return false;
+    }
+    let mut v = softmax.input(0);
+    for _ in 0..MOST_STEPS {
+        let Some(n) = v.and_then(|v| g.producer(v)).map(|p| g.node(p)).filter(|n| n.op.is_onnx()) else { return false };
+        v = match n.op.name.as_str() {
+            "DequantizeLinear" => {
+                let scale = n.input(1).and_then(|s| g.constant(s)).and_then(|t| t.to_f32s());
+                return scale.is_some_and(|s| s.iter().all(|s| is_power_of_two(s / std::f32::consts::LN_2)));
+            }
+            "LeakyRelu" | "Min" | "Max" | "Clip" | "Add" | "Sub" => n.input(0),
+            "Where" => n.input(1),
+            _ if n.is_move() => n.input(0),
+            _ => return false,
+        };
+    }
+    false
+}
+
+fn is_power_of_two(x: f32) -> bool {
+    x > 0.0 && (x.log2() - x.log2().round()).abs() < 1e-5
+}
+
 /// Where to look on for whether a value holds codes.
 enum Codes {
     Yes,
@@ -140,6 +172,7 @@ fn one_step(g: &Graph, v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> Codes {
     let first = || n.input(0).map_or(Codes::No, |x| Codes::If(vec![x]));
     match n.op.name.as_str() {
         "DequantizeLinear" => Codes::Yes,
+        "Softmax" if weighs_by_powers(g, n) => Codes::Yes,
         "Cast" if n.input(0).is_some_and(is_int) => Codes::Yes,
         // Codes of more than 8 bits are whole numbers in float, cut off at the ends of their range.
         "Round" => Codes::Yes,

@@ -1,0 +1,271 @@
+//! What is asked for has an effect, or is refused before the work begins; and what is said about a result holds.
+
+#![cfg(all(feature = "cli", feature = "tract"))]
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use fqvit_opt::ir::validate;
+use fqvit_opt::onnx::{self, SaveOptions};
+use fqvit_opt::text::parse_model;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn digits(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/digits").join(name).to_str().expect("a plain path").to_owned()
+}
+
+struct Place {
+    dir: TempDir,
+    model: String,
+    data: String,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        Place { dir, model: digits("digits_vit.onnx"), data: digits("digits_calib.npz") }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut c = Command::cargo_bin("fqvit-opt").expect("the program is built");
+        c.current_dir(self.dir.path()).env("COLUMNS", "120").args(args).output().expect("it runs")
+    }
+
+    /// Compiles the digits with sixteen samples.
+    fn compile(&self, more: &[&str]) -> Output {
+        let usual =
+            [&self.model, "-o", "q.onnx", "--calibrate", &self.data, "--samples", "16", "--quiet", "--no-bench"];
+        self.run(&[&usual[..], more].concat())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.dir.path().join(name).exists()
+    }
+
+    /// Writes a model.
+    fn save(&self, name: &str, text: &str) -> String {
+        let m = parse_model(text).expect("a model");
+        let path = self.dir.path().join(name);
+        onnx::save(validate::validate(&m).expect("valid"), &path, &SaveOptions::default()).expect("writable");
+        path.to_str().expect("a plain path").to_owned()
+    }
+}
+
+fn err(o: &Output) -> String {
+    String::from_utf8_lossy(&o.stderr).into_owned()
+}
+
+fn json(o: &Output) -> Value {
+    serde_json::from_slice(&o.stdout).unwrap_or_else(|e| panic!("{e}: {}", err(o)))
+}
+
+#[test]
+fn what_would_have_no_effect_is_refused_before_the_work() {
+    let p = Place::new();
+    fs::create_dir(p.dir.path().join("empty")).expect("a folder");
+    for (args, words) in [
+        (&["--by", "block"][..], "--by says what a part is"),
+        (&["--stop-after", "fold-factors", "--json", "r.json"], "cannot be used with"),
+        (&["--stop-after", "fold-factors", "--plan", "p.yaml"], "p.yaml is not there, and would not be made"),
+        (&["--stop-after", "nosuch"], "there is no pass of this name"),
+        (&["--passes-dir", "empty"], "neither rules (rules/*.yaml) nor recipes"),
+        (&["--no-verify", "--verify", &p.data], "cannot be used with"),
+        (&["--recipe", "none", "--target", "integer", "--stats", "s.stats"], "(--stats, --target)"),
+        (&["--judge", "onnxruntime", "--python", "/bin/true"], "it runs no Python"),
+    ] {
+        let o = p.compile(args);
+        assert!(o.status.code().is_some_and(|c| c == 1 || c == 2) && err(&o).contains(words), "{args:?}: {}", err(&o));
+        assert!(!p.has("q.onnx") && !p.has("p.yaml") && !p.has("s.stats"), "{args:?}");
+    }
+    let o = p.run(&[&p.model, "-o", "folder-to-be/", "--calibrate", &p.data, "--quiet"]);
+    assert!(err(&o).contains("it is a folder; give the name of a file"), "{}", err(&o));
+    let o = p.run(&["eval", &p.model, "--data", &p.data, "--min-top1", "0.5", "--quiet"]);
+    assert!(err(&o).contains("the classes of arrays of"), "{}", err(&o));
+}
+
+#[test]
+fn flags_for_pictures_are_noted_where_there_are_none() {
+    let p = Place::new();
+    let r = json(&p.compile(&["--std", "0.5", "--fit", "squash", "--no-verify", "--json", "-"]));
+    let notes = r["notes"].to_string();
+    assert!(notes.contains("--std and --fit: for a folder of pictures"), "{notes}");
+}
+
+#[test]
+fn a_key_of_a_recipe_comes_once() {
+    let p = Place::new();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("passes/recipes/minmax-w8a8.yaml"));
+    let text = text.expect("a recipe");
+    let line = text.lines().find(|l| l.trim_start().starts_with("default:")).expect("a default");
+    fs::write(p.dir.path().join("own.yaml"), text.replace(line, &format!("{line}\n{line}"))).expect("writable");
+    let o = p.compile(&["--recipe", "own.yaml"]);
+    assert!(err(&o).contains("`default` is given twice") && err(&o).contains("line"), "{}", err(&o));
+}
+
+#[test]
+fn samples_that_statistics_have_seen_are_told() {
+    let p = Place::new();
+    let o = p.run(&["calibrate", &p.model, "--stats", "s.stats", "--calibrate", &p.data, "--samples", "16", "--quiet"]);
+    assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+    let noted =
+        |args: &[&str]| json(&p.compile(&[args, &["--stats", "s.stats", "--json", "-"]].concat()))["notes"].to_string();
+    let notes = noted(&[]);
+    assert!(notes.contains("14 of 16 are not held back here"), "{notes}");
+    // What a compilation keeps for itself has not seen them.
+    let r = p.compile(&["--stats", "own.stats"]);
+    assert_eq!(r.status.code(), Some(0), "{}", err(&r));
+    let again = json(&p.compile(&["--stats", "own.stats", "--json", "-"]))["notes"].to_string();
+    assert!(again.contains("statistics of 14 samples") && !again.contains("held back here"), "{again}");
+    let other = digits("digits_eval.npz");
+    let o = p.run(&[
+        &p.model,
+        "-o",
+        "x.onnx",
+        "--calibrate",
+        &other,
+        "--samples",
+        "16",
+        "--stats",
+        "s.stats",
+        "--quiet",
+        "--json",
+        "-",
+    ]);
+    let notes = json(&o)["notes"].to_string();
+    assert!(notes.contains("weights are fitted to") && notes.contains("digits_eval.npz"), "{notes}");
+}
+
+#[test]
+fn a_search_says_what_it_was_calibrated_on() {
+    let p = Place::new();
+    let r = json(&p.compile(&["--accept-command", "echo {model} 1", "--accept", "1", "--json", "-"]));
+    assert_eq!(r["data"]["calibration_samples"], 14, "{}", r["data"]);
+}
+
+#[test]
+fn a_file_is_covered_as_its_compilation_said() {
+    let p = Place::new();
+    for more in
+        [&["--recipe", "fq-vit"][..], &["--recipe", "fq-vit-paper"], &["--target", "integer"], &["--recipe", "cpu"]]
+    {
+        let made = json(&p.compile(&[more, &["--fast", "--json", "-"]].concat()));
+        let args =
+            ["verify", &p.model, "q.onnx", "--data", &p.data, "--samples", "4", "--quiet", "--no-bench", "--json", "-"];
+        let read = json(&p.run(&args));
+        for key in ["covered", "total", "between"] {
+            assert_eq!(made["coverage"][key], read["coverage"][key], "{more:?}: {key}");
+        }
+    }
+    // A Softmax of codes that do not count in powers of two is one in float.
+    let peer = p.save(
+        "peer.onnx",
+        r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2,4] x, float[4,3] v) => (float[2,3] y) <float step = {0.5}, float s = {0.34}, uint8 zero = {7}, uint8 z = {0}>
+        { q = QuantizeLinear (x, step, zero) d = DequantizeLinear (q, s, zero) w = Softmax <axis = -1> (d) y = MatMul (w, v) }"#,
+    );
+    let o = p.run(&["verify", &peer, &peer, "--samples", "2", "--quiet", "--no-bench", "--json", "-"]);
+    assert_eq!(json(&o)["coverage"]["covered"], 0);
+}
+
+const HEAD: &str = "<ir_version: 8, opset_import: [\"\" : 17]>\n";
+
+/// Eight rows and columns of numbers between -1 and 1.
+fn weights(seed: usize, n: usize) -> String {
+    let x: Vec<String> = (0..n).map(|i| format!("{:.3}", ((i * 37 + seed * 11) % 101) as f64 / 50.5 - 1.0)).collect();
+    x.join(",")
+}
+
+#[test]
+fn scores_of_a_layer_that_gets_a_bias_are_found() {
+    // A router without a bias, beside experts that read the same norm: folding its offset gives the router one.
+    let p = Place::new();
+    let text = format!(
+        "{HEAD}g (float[n,6,8] x) => (float[n,6,8] y)
+        <float[8] g = {{1,2,0.5,1,3,1,1,2}}, float[8] b = {{0.5,1,-1,0,0,2,0,1}}, float[8,2] r = {{{}}},
+         float[8,8] e0 = {{{}}}, float[8] c0 = {{0,1,0,0,0,0,0,0}}, float[8,8] e1 = {{{}}}, float[8] c1 = {{1,0,0,0,0,0,0,0}},
+         int64[1] third = {{2}}>
+        {{
+            h = LayerNormalization (x, g, b)
+            s = MatMul (h, r) w = Softmax <axis = -1> (s)
+            p0 = MatMul (h, e0) q0 = Add (p0, c0) p1 = MatMul (h, e1) q1 = Add (p1, c1)
+            u0 = Unsqueeze (q0, third) u1 = Unsqueeze (q1, third) all = Concat <axis = 2> (u0, u1)
+            one = Unsqueeze (w, third) m = MatMul (one, all) y = Squeeze (m, third)
+        }}",
+        weights(1, 16),
+        weights(2, 64),
+        weights(3, 64)
+    );
+    let m = p.save("router.onnx", &text);
+    for target in ["qdq", "integer"] {
+        let o = p.run(&[
+            &m,
+            "-o",
+            "q.onnx",
+            "--target",
+            target,
+            "--quiet",
+            "--no-bench",
+            "--json",
+            "-",
+            "--min-sqnr",
+            "15",
+        ]);
+        assert_eq!(o.status.code(), Some(0), "{target}: {}", err(&o));
+        assert!(json(&o)["outputs"][0]["sqnr_db"].as_f64().is_some_and(|db| db > 20.0), "{target}");
+    }
+}
+
+#[test]
+fn texts_are_compared_as_labels() {
+    let p = Place::new();
+    let text = format!(
+        "{HEAD}g (float[n,8] x) => (float[n,4] y, string[n] name)
+        <float[8,4] k = {{{}}}, string[4] names = {{\"cat\", \"dog\", \"eel\", \"fox\"}}>
+        {{ y = MatMul (x, k) i = ArgMax <axis = 1, keepdims = 0> (y) name = Gather (names, i) }}",
+        weights(4, 32)
+    );
+    let m = p.save("named.onnx", &text);
+    let o = p.run(&[&m, "-o", "q.onnx", "--quiet", "--no-bench", "--json", "-", "--min-agreement", "0"]);
+    let r = json(&o);
+    let name = r["outputs"].as_array().into_iter().flatten().find(|t| t["tensor"] == "name").expect("it is compared");
+    assert!(name["equal"].as_f64().is_some_and(|share| share > 0.5 && share <= 1.0), "{name}");
+}
+
+#[test]
+fn an_input_without_a_shape_takes_the_one_it_is_given() {
+    let p = Place::new();
+    let text = format!(
+        "{HEAD}g (float[] x) => (float[n,4] y) <float[8,4] k = {{{}}}> {{ y = MatMul (x, k) }}",
+        weights(5, 32)
+    );
+    p.save("open.onnx", &text);
+    let o = p.run(&["open.onnx", "-o", "q.onnx", "--quiet"]);
+    assert!(err(&o).contains("--shape x=1,3,224,224"), "{}", err(&o));
+    let o = p.run(&["open.onnx", "-o", "q.onnx", "--shape", "x=1,8", "--quiet", "--min-sqnr", "20"]);
+    assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+}
+
+#[test]
+fn a_size_that_is_declared_wrongly_does_no_harm() {
+    let p = Place::new();
+    let text = format!(
+        "{HEAD}g (float[n,6,8] x) => (float[n,6,4] y)
+        <float[8] g = {{1,2,0.5,1,3,1,1,2}}, float[8,8] a = {{{}}}, float[8,4] k = {{{}}}, float[3,5,5] h, float[n,7,13] s>
+        {{ h = LayerNormalization (x, g) s = MatMul (h, a) r = Relu (s) y = MatMul (r, k) }}",
+        weights(6, 64),
+        weights(7, 32)
+    );
+    let m = p.save("wrong.onnx", &text);
+    for recipe in ["fq-vit", "linear-w8a8"] {
+        let o = p.run(&[&m, "-o", "q.onnx", "--recipe", recipe, "--quiet", "--min-sqnr", "20"]);
+        assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+        let q = onnx::load(&p.dir.path().join("q.onnx")).expect("readable").model;
+        let named = |v: &str| q.graph.find(v).and_then(|v| q.graph.shape(v).map(<[_]>::len));
+        assert!(named("h").is_none_or(|n| n == 3));
+        let text = fqvit_opt::text::print_model(&q, fqvit_opt::text::Elide::default());
+        assert!(!text.contains("[3,5,5]") && !text.contains(",7,13]"), "{text}");
+    }
+}
