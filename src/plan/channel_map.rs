@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use super::Between;
 use super::sites::{Linear, Sites};
 use crate::ir::{Dim, Graph, Node, NodeId, ValueId};
@@ -28,17 +30,17 @@ pub struct Pair {
 
 /// Every pair of layers whose channels are proven to meet one by one, in the order of the attentions.
 pub fn pairs(g: &Graph, sites: &Sites) -> Vec<Pair> {
-    let mut out = Vec::new();
-    for (attention, a) in sites.attentions.iter().enumerate() {
+    let of = |(attention, a): (usize, &Attention)| {
         let found = [
             (Between::ValuesProjection, values_projection(g, sites, a)),
             (Between::QueriesKeys, queries_keys(g, sites, a)),
         ];
-        for (between, p) in found {
-            out.extend(p.map(|(first, second, to)| Pair { between, attention, first, second, to }));
-        }
-    }
-    out
+        let pair = move |(between, p): (Between, Option<Found>)| {
+            p.map(|(first, second, to)| Pair { between, attention, first, second, to })
+        };
+        found.into_iter().filter_map(pair).collect::<Vec<_>>()
+    };
+    sites.attentions.par_iter().enumerate().map(of).collect::<Vec<_>>().concat()
 }
 
 /// A layer, and the moves from its result to where it is read.
@@ -196,7 +198,8 @@ impl Numbered {
         *dims.get_mut(axis)? = channels(g, l, l.out_axis)?;
         let inner: usize = dims[axis + 1..].iter().product();
         let (n, len) = (dims[axis], dims.iter().product::<usize>());
-        (len > 0).then(|| Numbered { numbers: (0..len).map(|i| i / inner % n).collect(), dims })
+        let once: Vec<usize> = (0..n).flat_map(|c| std::iter::repeat_n(c, inner)).collect();
+        (len > 0).then(|| Numbered { numbers: once.repeat(len / once.len()), dims })
     }
 
     fn through(mut self, g: &Graph, moves: &[&Node], open: [usize; 2]) -> Option<Numbered> {
@@ -282,12 +285,16 @@ impl Numbered {
             strides[i - 1] = strides[i] * self.dims[i];
         }
         let dims: Vec<usize> = perm.iter().map(|a| self.dims[*a]).collect();
-        let mut at = vec![0; dims.len()];
+        // The last axes often stay where they are: what lies along them is copied at once.
+        let still = perm.iter().enumerate().rev().take_while(|(i, a)| i == *a).count();
+        let moved = dims.len() - still;
+        let run: usize = dims[moved..].iter().product();
+        let mut at = vec![0; moved];
         let mut from = 0;
         let mut numbers = Vec::with_capacity(self.numbers.len());
-        for _ in 0..self.numbers.len() {
-            numbers.push(self.numbers[from]);
-            for i in (0..dims.len()).rev() {
+        while numbers.len() < self.numbers.len() {
+            numbers.extend_from_slice(&self.numbers[from..from + run]);
+            for i in (0..moved).rev() {
                 at[i] += 1;
                 from += strides[perm[i]];
                 if at[i] < dims[i] {

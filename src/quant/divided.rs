@@ -1,5 +1,7 @@
 //! Statistics of a value whose channels are divided by factors, from those of the value itself.
 
+use rayon::prelude::*;
+
 use super::hist::Hist;
 use super::levels::Levels;
 use super::observe::{Channel, Ends, ExactSum, Stats};
@@ -49,7 +51,7 @@ impl Stats {
     /// weights of tokens stay those of the undivided value.
     pub fn divided(&self, factors: &[f32]) -> Stats {
         let factor = |c: usize| factors.get(c).copied().unwrap_or(1.0);
-        let channels = self.channels.iter().enumerate().map(|(i, c)| channel(c, factor(i))).collect();
+        let channels = self.channels.par_iter().enumerate().map(|(i, c)| channel(c, factor(i))).collect();
         Stats { channels, ..self.clone() }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use rayon::prelude::*;
+
 use crate::ir::{Graph, NodeId};
 use crate::plan::sites::{Sites, trace_back};
 use crate::plan::{Fold, QuantPlan, Role};
@@ -14,9 +16,24 @@ const GELU_ERROR: f64 = 5e-7;
 /// Moves the scale (with a fold: the factor of each channel) of every planned GELU output off ties, by some
 /// ten-thousandths. A GELU whose input takes too many values for one scale gets a fold, if its readers allow one.
 pub(super) fn separate(g: &Graph, sites: &Sites, plan: &mut QuantPlan) {
-    for n in &sites.gelus {
-        one(g, sites, *n, plan);
+    // No GELU has to do with another.
+    let moved: Vec<_> = sites.gelus.par_iter().map(|n| one(g, sites, *n, plan)).collect();
+    for m in moved.into_iter().flatten() {
+        match m {
+            Moved::Scale(at, params) => plan.activations[at].params = params,
+            Moved::Fold(fold) => match plan.folds.iter_mut().find(|f| f.value == fold.value) {
+                Some(f) => *f = fold,
+                None => plan.folds.push(fold),
+            },
+        }
     }
+}
+
+/// What keeps the codes after a GELU off ties.
+enum Moved {
+    /// The parameters of the activation at a place in the plan.
+    Scale(usize, QParams),
+    Fold(Fold),
 }
 
 fn points(p: &QParams, c: usize, tanh: bool) -> Vec<Point> {
@@ -30,49 +47,53 @@ fn points(p: &QParams, c: usize, tanh: bool) -> Vec<Point> {
         .collect()
 }
 
-fn one(g: &Graph, sites: &Sites, n: NodeId, plan: &mut QuantPlan) -> Option<()> {
+fn one(g: &Graph, sites: &Sites, n: NodeId, plan: &QuantPlan) -> Option<Moved> {
     let node = g.node(n);
     let tanh = node.attrs.str("approximate") == Some("tanh");
     let y = node.out()?;
-    let input = plan.activation(g.name_of(trace_back(g, node.input(0)?)), false)?.params.clone();
+    let input = &plan.activation(g.name_of(trace_back(g, node.input(0)?)), false)?.params;
     let name = g.name_of(y).to_owned();
     let at = plan.activations.iter().position(|a| a.value == name && a.params.axis().is_none())?;
-    let out = plan.activations[at].params.clone();
+    let out = &plan.activations[at].params;
     // 16 bits and more have no room between codes.
     if input.code().steps() > 255.0 || out.code().steps() > 255.0 {
         return None;
     }
     let (lo, hi) = out.code().range();
     let (lo, hi) = (f64::from(lo - out.zero(0)), f64::from(hi - out.zero(0)));
-    if !plan.folds.iter().any(|f| f.value == name) {
-        let mut seen: BTreeSet<(u32, i32)> = BTreeSet::new();
-        let all: Vec<Point> = (0..input.channels())
-            .filter(|c| seen.insert((input.scale(*c).to_bits(), input.zero(*c))))
-            .flat_map(|c| points(&input, c, tanh))
-            .collect();
-        if let Some(s) = cleared(&all, out.scale(0), lo, hi) {
-            plan.activations[at].params = QParams::affine(out.code(), s, out.zero(0)).ok()?;
-            return Some(());
+    let mut fold = match plan.folds.iter().find(|f| f.value == name) {
+        Some(f) => f.clone(),
+        None => {
+            let mut seen: BTreeSet<(u32, i32)> = BTreeSet::new();
+            let all: Vec<Point> = (0..input.channels())
+                .filter(|c| seen.insert((input.scale(*c).to_bits(), input.zero(*c))))
+                .flat_map(|c| points(input, c, tanh))
+                .collect();
+            if let Some(s) = cleared(&all, out.scale(0), lo, hi) {
+                return Some(Moved::Scale(at, QParams::affine(out.code(), s, out.zero(0)).ok()?));
+            }
+            let readers: Vec<_> = sites.linears.iter().filter(|l| l.x == y && !l.is_conv).collect();
+            let channels = g.constant(readers.first()?.weight)?.dims[readers[0].in_axis];
+            if readers.len() != g.use_count(y) || g.is_output(y) {
+                return None;
+            }
+            let factors = vec![1.0; usize::try_from(channels).ok()?];
+            Fold {
+                value: name,
+                role: Role::GeluOutput,
+                factors,
+                offsets: Vec::new(),
+                reason: "keeps codes off ties".into(),
+            }
         }
-        let readers: Vec<_> = sites.linears.iter().filter(|l| l.x == y && !l.is_conv).collect();
-        let channels = g.constant(readers.first()?.weight)?.dims[readers[0].in_axis];
-        if readers.len() != g.use_count(y) || g.is_output(y) {
-            return None;
-        }
-        plan.folds.push(Fold {
-            value: name.clone(),
-            role: Role::GeluOutput,
-            factors: vec![1.0; usize::try_from(channels).ok()?],
-            offsets: Vec::new(),
-            reason: "keeps codes off ties".into(),
-        });
-    }
-    let fold = plan.folds.iter_mut().find(|f| f.value == name)?;
+    };
+    // All channels of an input of one scale take the same values.
+    let shared = (input.channels() == 1).then(|| points(input, 0, tanh));
     for (c, f) in fold.factors.iter_mut().enumerate() {
-        let p = points(&input, c.min(input.channels() - 1), tanh);
-        if let Some(s) = cleared(&p, out.scale(0) * *f, lo, hi) {
+        let own = if shared.is_some() { Vec::new() } else { points(input, c.min(input.channels() - 1), tanh) };
+        if let Some(s) = cleared(shared.as_ref().unwrap_or(&own), out.scale(0) * *f, lo, hi) {
             *f = (f64::from(s) / f64::from(out.scale(0))) as f32;
         }
     }
-    Some(())
+    Some(Moved::Fold(fold))
 }
