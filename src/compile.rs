@@ -5,7 +5,7 @@
 //! value in between can be written to a file, edited and read again.
 
 use crate::budget::{self, OverBudget};
-use crate::calibrate::data::{DataError, InputSpec};
+use crate::calibrate::data::{DataError, DataOptions, InputSpec};
 use crate::infer;
 #[cfg(feature = "tract")]
 use crate::ir::{AttrValue, Node, NodeId};
@@ -269,15 +269,23 @@ fn nonempty(m: &Model) -> Result<(), CompileError> {
 /// What a data set must hold to feed the model.
 ///
 /// # Errors
-/// If an input has a type that no data can be made for.
+/// If an input has a type that no data can be made for, or no shape.
 pub fn inputs(g: &Graph) -> Result<Vec<InputSpec>, DataError> {
+    inputs_given(g, &DataOptions::default())
+}
+
+/// As [`inputs`], with the shapes that the options give to inputs that have none.
+///
+/// # Errors
+/// As [`inputs`].
+pub fn inputs_given(g: &Graph, options: &DataOptions) -> Result<Vec<InputSpec>, DataError> {
     let masks = sites::mask_inputs(g);
     let told = |s: InputSpec| {
         let v = g.find(&s.name);
         let mask = v.is_some_and(|v| masks.contains(&v));
         InputSpec { mask, rows: v.and_then(|v| table_rows(g, v)), cache: v.is_some_and(|v| continues(g, v)), ..s }
     };
-    Ok(InputSpec::of(g)?.into_iter().map(told).collect())
+    Ok(InputSpec::of_given(g, &options.said_shapes()?)?.into_iter().map(told).collect())
 }
 
 /// A model as the rules take it: unpacked, and through the pipeline `plain`.

@@ -44,7 +44,8 @@ impl<'de> Visitor<'de> for Once {
         let mut seen = HashSet::new();
         while let Some(key) = map.next_key::<Value>()? {
             if seen.contains(&key) {
-                let name = key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
+                let written = || to_string(&key).map_or_else(|_| String::new(), |t| t.trim_end().to_owned());
+                let name = key.as_str().map_or_else(written, str::to_owned);
                 return Err(A::Error::custom(format!("`{name}` is given twice; remove one of them")));
             }
             seen.insert(key);
@@ -201,7 +202,7 @@ mod tests {
         // In different places, in a tag and as a number.
         assert!(read("a: { x: 1 }\nb: { x: 1 }\nc: !t { x: 1 }\n1: ~\n2: -5\n").is_ok());
         assert!(read("c: !t { x: 1, x: 2 }\n").unwrap_err().contains("`x` is given twice"));
-        assert!(read("1: a\n1: b\n").unwrap_err().contains("given twice"));
+        assert!(read("1: a\n1: b\n").unwrap_err().contains("`1` is given twice"));
     }
 
     #[test]

@@ -71,6 +71,9 @@ fn what_would_have_no_effect_is_refused_before_the_work() {
         (&["--stop-after", "fold-factors", "--json", "r.json"], "cannot be used with"),
         (&["--stop-after", "fold-factors", "--plan", "p.yaml"], "p.yaml is not there, and would not be made"),
         (&["--stop-after", "nosuch"], "there is no pass of this name"),
+        (&["--stop-after", "clean-up:x"], "`x` is no number of a run"),
+        (&["--stop-after", "clean-up", "--min-sqnr", "3"], "cannot be used with"),
+        (&["--recipe", "none", "--stop-after", "quantize-weights"], "no such pass ran"),
         (&["--passes-dir", "empty"], "neither rules (rules/*.yaml) nor recipes"),
         (&["--no-verify", "--verify", &p.data], "cannot be used with"),
         (&["--recipe", "none", "--target", "integer", "--stats", "s.stats"], "(--stats, --target)"),
@@ -114,6 +117,22 @@ fn samples_that_statistics_have_seen_are_told() {
         |args: &[&str]| json(&p.compile(&[args, &["--stats", "s.stats", "--json", "-"]].concat()))["notes"].to_string();
     let notes = noted(&[]);
     assert!(notes.contains("14 of 16 are not held back here"), "{notes}");
+    let more = p.run(&[
+        &p.model,
+        "-o",
+        "y.onnx",
+        "--calibrate",
+        &p.data,
+        "--samples",
+        "32",
+        "--stats",
+        "s.stats",
+        "--quiet",
+        "--json",
+        "-",
+    ]);
+    let notes = json(&more)["notes"].to_string();
+    assert!(notes.contains("28 of 32 are not held back here"), "{notes}");
     // What a compilation keeps for itself has not seen them.
     let r = p.compile(&["--stats", "own.stats"]);
     assert_eq!(r.status.code(), Some(0), "{}", err(&r));
@@ -143,6 +162,9 @@ fn a_search_says_what_it_was_calibrated_on() {
     let p = Place::new();
     let r = json(&p.compile(&["--accept-command", "echo {model} 1", "--accept", "1", "--json", "-"]));
     assert_eq!(r["data"]["calibration_samples"], 14, "{}", r["data"]);
+    let search = ["--accept-command", "echo {model} 1", "--accept", "1", "--json", "-", "--quiet", "--no-bench"];
+    let made_up = json(&p.run(&[&[p.model.as_str(), "-o", "x.onnx", "--samples", "16"], &search[..]].concat()));
+    assert_eq!(made_up["data"]["synthetic"], true, "{}", made_up["data"]);
 }
 
 #[test]
@@ -166,8 +188,18 @@ fn a_file_is_covered_as_its_compilation_said() {
         g (float[2,4] x, float[4,3] v) => (float[2,3] y) <float step = {0.5}, float s = {0.34}, uint8 zero = {7}, uint8 z = {0}>
         { q = QuantizeLinear (x, step, zero) d = DequantizeLinear (q, s, zero) w = Softmax <axis = -1> (d) y = MatMul (w, v) }"#,
     );
-    let o = p.run(&["verify", &peer, &peer, "--samples", "2", "--quiet", "--no-bench", "--json", "-"]);
-    assert_eq!(json(&o)["coverage"]["covered"], 0);
+    // And one of codes to which something else was added.
+    let added = p.save(
+        "added.onnx",
+        r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2,4] x, float[2,4] b, float[4,3] v) => (float[2,3] y) <float step = {0.5}, float s = {0.6931472}, uint8 zero = {7}>
+        { q = QuantizeLinear (x, step, zero) d = DequantizeLinear (q, s, zero) t = Add (d, b)
+          w = Softmax <axis = -1> (t) y = MatMul (w, v) }"#,
+    );
+    for m in [peer, added] {
+        let o = p.run(&["verify", &m, &m, "--samples", "2", "--quiet", "--no-bench", "--json", "-"]);
+        assert_eq!(json(&o)["coverage"]["covered"], 0, "{m}");
+    }
 }
 
 const HEAD: &str = "<ir_version: 8, opset_import: [\"\" : 17]>\n";
@@ -230,6 +262,8 @@ fn texts_are_compared_as_labels() {
     let m = p.save("named.onnx", &text);
     let o = p.run(&[&m, "-o", "q.onnx", "--quiet", "--no-bench", "--json", "-", "--min-agreement", "0"]);
     let r = json(&o);
+    let e = json(&p.run(&["eval", "named.onnx", "--quiet", "--json", "-"]));
+    assert_eq!(e["outputs"].as_array().map(Vec::len), Some(1), "texts have no mean: {e}");
     let name = r["outputs"].as_array().into_iter().flatten().find(|t| t["tensor"] == "name").expect("it is compared");
     assert!(name["equal"].as_f64().is_some_and(|share| share > 0.5 && share <= 1.0), "{name}");
 }
@@ -246,6 +280,16 @@ fn an_input_without_a_shape_takes_the_one_it_is_given() {
     assert!(err(&o).contains("--shape x=1,3,224,224"), "{}", err(&o));
     let o = p.run(&["open.onnx", "-o", "q.onnx", "--shape", "x=1,8", "--quiet", "--min-sqnr", "20"]);
     assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+    for command in [
+        &["verify", "open.onnx", "q.onnx"][..],
+        &["eval", "open.onnx"],
+        &["bench", "open.onnx", "q.onnx", "--rounds", "2"],
+    ] {
+        let o = p.run(&[command, &["--shape", "x=1,8"]].concat());
+        assert_eq!(o.status.code(), Some(0), "{command:?}: {}", err(&o));
+    }
+    let o = p.run(&["open.onnx", "-o", "x.onnx", "--shape", "x=1,8", "--shape", "z=1,8", "--quiet"]);
+    assert!(err(&o).contains("the model has no such input; it has x"), "{}", err(&o));
 }
 
 #[test]
@@ -253,7 +297,7 @@ fn a_size_that_is_declared_wrongly_does_no_harm() {
     let p = Place::new();
     let text = format!(
         "{HEAD}g (float[n,6,8] x) => (float[n,6,4] y)
-        <float[8] g = {{1,2,0.5,1,3,1,1,2}}, float[8,8] a = {{{}}}, float[8,4] k = {{{}}}, float[3,5,5] h, float[n,7,13] s>
+        <float[8] g = {{1,2,0.5,1,3,1,1,2}}, float[8,8] a = {{{}}}, float[8,4] k = {{{}}}, float[3,5,5,5] h, float[n,7,13] s>
         {{ h = LayerNormalization (x, g) s = MatMul (h, a) r = Relu (s) y = MatMul (r, k) }}",
         weights(6, 64),
         weights(7, 32)
@@ -264,8 +308,8 @@ fn a_size_that_is_declared_wrongly_does_no_harm() {
         assert_eq!(o.status.code(), Some(0), "{}", err(&o));
         let q = onnx::load(&p.dir.path().join("q.onnx")).expect("readable").model;
         let named = |v: &str| q.graph.find(v).and_then(|v| q.graph.shape(v).map(<[_]>::len));
-        assert!(named("h").is_none_or(|n| n == 3));
+        assert!(named("h").is_none_or(|n| n == 3) && named("s").is_none_or(|n| n == 3));
         let text = fqvit_opt::text::print_model(&q, fqvit_opt::text::Elide::default());
-        assert!(!text.contains("[3,5,5]") && !text.contains(",7,13]"), "{text}");
+        assert!(!text.contains("[3,5,5,5]") && !text.contains(",7,13]"), "{text}");
     }
 }

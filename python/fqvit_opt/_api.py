@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol, Union
+from typing import Any, Optional, Protocol, Union, cast
 
 from . import _native
 from . import _report
@@ -54,7 +54,9 @@ def options(**given: Any) -> dict[str, Any]:
 
 
 def load(model: Model) -> _native.Model:
-    """Reads a model, wherever it is."""
+    """Reads a model, wherever it is, unless that was done before."""
+    if type(model).__name__ == "PyCapsule":
+        return cast(_native.Model, model)
     if isinstance(model, (str, os.PathLike)):
         return _native.model_load(os.fspath(model))
     if isinstance(model, (bytes, bytearray, memoryview)):
@@ -213,7 +215,7 @@ def quantize(
         recipe=recipe,
         target=target,
         plan=plan,
-        keep_float=_names(keep_float) if isinstance(keep_float, Sequence) else keep_float,
+        keep_float=_names(keep_float),
         target_sqnr=target_sqnr,
         target_size=None if target_size is None else str(target_size),
         up_to=up_to,
@@ -243,10 +245,10 @@ def samples_of(
     how: DataOptions,
 ) -> tuple[Source, Optional[Source]]:
     """What to calibrate on, and what else to compare on, if that is other data."""
-    data = source(calibration, lambda: _native.model_inputs(m), "calibration", samples, **how)
+    data = source(calibration, lambda shape: _native.model_inputs(m, shape), "calibration", samples, **how)
     if verify is None or isinstance(verify, bool):
         return data, None
-    return data, source(verify, lambda: _native.model_inputs(m), "verify", **how)
+    return data, source(verify, lambda shape: _native.model_inputs(m, shape), "verify", **how)
 
 
 def _judge(runtime: Optional[str]) -> Optional[str]:
@@ -258,8 +260,11 @@ def _judge(runtime: Optional[str]) -> Optional[str]:
     return sys.executable
 
 
-def _names(given: Sequence[str]) -> list[str]:
-    return [n.strip() for n in given.split(",")] if isinstance(given, str) else list(given)
+def _names(given: Union[int, Iterable[str], None]) -> Any:
+    """A number as it is, and names as a list."""
+    if isinstance(given, str):
+        return [n.strip() for n in given.split(",")]
+    return list(given) if isinstance(given, Iterable) else given
 
 
 def verify(
@@ -283,7 +288,7 @@ def verify(
     """
     refuse_unknown("verify", how)
     f, q = load(float), load(quantized)
-    given = source(data, lambda: _native.model_inputs(f), "data", samples, **how)
+    given = source(data, lambda shape: _native.model_inputs(f, shape), "data", samples, **how)
     o = options(
         min_sqnr=min_sqnr, min_agreement=min_agreement, bench=bench, judge=_judge(judge), threads=threads
     )

@@ -89,7 +89,7 @@ def refuse_unknown(function: str, given: Mapping[str, Any]) -> None:
 
 def source(
     data: Optional[Data],
-    inputs: Callable[[], list[_Input]],
+    inputs: Callable[[list[str]], list[_Input]],
     what: str,
     samples: Optional[int] = None,
     **how: Unpack[DataOptions],
@@ -97,12 +97,13 @@ def source(
     """Looks at ``data`` once. ``what`` is what errors call it."""
     fixed = _by_input("fixed", how.get("fixed"))
     shapes = _by_input("shape", how.get("shape"))
+    said = [f"{name}={_sizes(name, sizes)}" for name, sizes in shapes.items()]
     path: Optional[str] = None
     arrays: Optional[_native.Arrays] = None
     if isinstance(data, (str, os.PathLike)):
         path = os.fspath(data)
     elif data is not None:
-        arrays = _spooled(data, [i for i in inputs() if i[0] not in fixed], what)
+        arrays = _spooled(data, [i for i in inputs(said) if i[0] not in fixed], what)
     files = (("preprocessor", how.get("preprocessor")), ("labels", how.get("labels")), ("class_names", how.get("class_names")))
     paths = {k: os.fspath(v) for k, v in files if v}
     return {
@@ -113,8 +114,8 @@ def source(
         "samples": samples,
         "mean": _numbers("mean", how.get("mean")),
         "std": _numbers("std", how.get("std")),
-        "fixed": [(name, *_fixed(name, value, inputs)) for name, value in fixed.items()],
-        "shape": [f"{name}={_sizes(name, sizes)}" for name, sizes in shapes.items()],
+        "fixed": [(name, *_fixed(name, value, lambda: inputs(said))) for name, value in fixed.items()],
+        "shape": said,
     }
 
 
@@ -216,14 +217,14 @@ def _named(batch: Any, inputs: list[_Input], what: str) -> dict[str, npt.NDArray
         rank = len(inputs[0][2])
         parts = [_array(x, names[0], what) for x in batch]
         found = {names[0]: np.concatenate([a if a.ndim == rank else a[None] for a in parts])}
-    elif isinstance(batch, (tuple, list)) and batch and all(_is_part(x) for x in batch):
+    elif isinstance(batch, (tuple, list)) and batch and not _odd(batch, len(names)):
         if isinstance(batch[0], Mapping):  # (inputs by name, labels)
             found = _named(batch[0], inputs, what)
             found.update(_label(batch[1:], what))
         else:
             found = _positional(list(batch), names, what)
     else:
-        odd = [x for x in batch if not _is_part(x)] if isinstance(batch, (tuple, list)) else []
+        odd = _odd(batch, len(names)) if isinstance(batch, (tuple, list)) else []
         held = f" with a {type(odd[0]).__name__} in it" if odd else ""
         raise DataError(
             f"{what}: a batch is an array, a tuple of arrays in the order of the inputs, or arrays by input; "
@@ -259,22 +260,34 @@ def _label(rest: Sequence[Any], what: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def _ignored(what: str, why: str) -> None:
-    warnings.warn(f"{what}: not used, {why}", stacklevel=2)
+    """Warns the caller of this package; Python shows it once for each place and text."""
+    depth, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(f"{what}: not used, {why}", stacklevel=depth)
 
 
-def _is_part(x: Any) -> bool:
-    """Whether it can be a part of a batch: inputs by name, an array, or numbers."""
-    numbers = isinstance(x, (list, tuple)) and all(isinstance(n, (int, float, np.number)) for n in x)
-    return isinstance(x, (int, float, Mapping)) or _is_array(x) or numbers
+def _is_part(x: Any, last: bool) -> bool:
+    """Whether it can be a part of a batch: inputs by name, an array, or in the end the classes in a list."""
+    classes = last and isinstance(x, (list, tuple)) and all(isinstance(n, (int, np.integer)) for n in x)
+    return isinstance(x, (int, float, Mapping)) or _is_array(x) or classes
+
+
+def _odd(batch: Sequence[Any], inputs: int) -> list[Any]:
+    """What cannot be a part of it."""
+    return [x for i, x in enumerate(batch) if not _is_part(x, i >= inputs)]
 
 
 def _are_samples(batch: list[Any], given: _Input) -> bool:
-    """Whether a list holds samples of the one input, and not the input and what follows it: all have its shape."""
-    rank = len(given[2])
-    if len(batch) < 2 or rank < 2 or not all(_is_array(x) for x in batch):
+    """Whether a list holds samples of the one input, and not the input and what follows it: all are of one shape and type, and at
+    least one has no axis of samples."""
+    _, dtype, dims = given
+    if len(batch) < 2 or len(dims) < 3 or "int" in dtype or not all(_is_array(x) for x in batch):
         return False
     shapes = [tuple(x.shape) for x in batch]
-    return len({s[-rank + 1 :] for s in shapes}) == 1 and all(len(s) in (rank - 1, rank) for s in shapes)
+    plain = [s[1:] if len(s) == len(dims) and s[0] == 1 else s for s in shapes]
+    alike = len({(s, str(x.dtype)) for s, x in zip(plain, batch)}) == 1
+    return alike and len(plain[0]) == len(dims) - 1 and any(len(s) == len(dims) - 1 for s in shapes)
 
 
 def _with_samples_axis(found: dict[str, npt.NDArray[Any]], inputs: list[_Input]) -> dict[str, npt.NDArray[Any]]:

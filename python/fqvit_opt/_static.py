@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional, Union, cast
 
 from . import _native
 from ._api import Model, Result, _named_file, load, quantize, samples_of
@@ -88,8 +88,9 @@ def quantize_static(
     # Before the work: where the file goes, which must be none of those that are read.
     files = [d if isinstance(d, (str, os.PathLike)) else None for d in (data, verify)]
     m = load(model_input)
-    _native.output_check(m, *samples_of(m, files[0], files[1], None, how), _named_file(model_output))
-    result = quantize(model_input, data, recipe=recipe, target=target, verify=verify, progress=progress, **how)
+    known: DataOptions = {**how, "fixed": {k: v for k, v in (how.get("fixed") or {}).items() if isinstance(v, (str, os.PathLike))}}
+    _native.output_check(m, *samples_of(m, files[0], files[1], None, known), _named_file(model_output))
+    result = quantize(cast(Model, m), data, recipe=recipe, target=target, verify=verify, progress=progress, **how)
     result.save(model_output)
     return result
 

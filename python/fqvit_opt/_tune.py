@@ -96,10 +96,11 @@ def tune(
     if recipes is not None and not len(recipes):
         raise ValueError("recipes: give one at least, or leave it out")
     m = load(model)
-    data, other = samples_of(m, calibration, verify, samples, how)
     given: dict[str, Any] = dict(
         target=target, by=by, passes_dir=passes_dir, keep_opset=keep_opset, assume_vnni=assume_vnni, threads=threads
     )
+    _native.options_check(options(**given))
+    data, other = samples_of(m, calibration, verify, samples, how)
     names = None if recipes is None else [os.fspath(r) for r in recipes]
     file = None if state is None else os.fspath(state)
     tuner = _native.tuner_new(m, data, names, float(at_least), options(**given), file)

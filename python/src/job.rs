@@ -49,8 +49,8 @@ enum Message<T> {
     Fault(String),
 }
 
-/// Does `work` on other threads, without the interpreter's lock. They are gone when it ends: a process that is forked afterwards
-/// has none of its parent's, and would wait for them for ever. `progress` is called here, with the stage and the numbers of what
+/// Does `work` on threads of its own, without the interpreter's lock. The pool that all calls of a process could share would hang
+/// in a child that is forked later: a fork copies no threads, and the child would wait for those of its parent. `progress` is called here, with the stage and the numbers of what
 /// is done and what there is, or with a note.
 pub fn run<T: Send + 'static>(
     py: Python<'_>,
@@ -71,8 +71,7 @@ pub fn run<T: Send + 'static>(
         });
     };
     let none = |e: String| Error::new_err(format!("no thread can be started: {e}"));
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build();
-    let pool = pool.map_err(|e| none(e.to_string()))?;
+    let pool = pool(threads).map_err(none)?;
     std::thread::Builder::new()
         .name("fqvit-opt".into())
         .spawn(move || pool.install(body))
@@ -102,6 +101,12 @@ pub fn run<T: Send + 'static>(
             return leave(e);
         }
     }
+}
+
+/// Threads for one call: no more than there are processors, however many samples are to run at once.
+pub fn pool(threads: usize) -> Result<rayon::ThreadPool, String> {
+    let n = threads.min(all_threads());
+    rayon::ThreadPoolBuilder::new().num_threads(n).stack_size(STACK).build().map_err(|e| e.to_string())
 }
 
 fn listener<T: Send + 'static>(to: Sender<Message<T>>, told: bool) -> Listener {
@@ -328,6 +333,12 @@ impl Options {
         judge.map_err(|e| raised(&e.into()))
     }
 
+    /// The plan that is given, if one is.
+    fn plan(&self) -> PyResult<Option<QuantPlan>> {
+        let plan = self.plan.as_deref().map(|text| QuantPlan::from_yaml(text, "plan"));
+        plan.transpose().map_err(|e| PlanError::new_err(e.to_string()))
+    }
+
     fn limits(&self) -> Limits {
         Limits { sqnr_db: self.min_sqnr, agreement: self.min_agreement }
     }
@@ -351,8 +362,7 @@ impl Options {
             .bench(self.bench)
             .look_closer(true)
             .threads(self.threads);
-        let plan = self.plan.as_deref().map(|text| QuantPlan::from_yaml(text, "plan"));
-        let plan = plan.transpose().map_err(|e| PlanError::new_err(e.to_string()))?;
+        let plan = self.plan()?;
         let recipe = match (&self.recipe, &plan) {
             (None, Some(p)) => Recipe::of_plan(&p.recipe, dir),
             _ => Some(Recipe::find(self.recipe(), dir).map_err(raise)?),
@@ -402,9 +412,7 @@ impl Inputs {
         let mut files = Ledger::default();
         self.files.iter().for_each(|(what, f)| files.reads(what.clone(), f));
         if path.exists() {
-            let inside = |dir: &PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
-            let each = self.folders.iter().flat_map(|(what, dir)| inside(dir).map(move |f| (what, f)));
-            each.filter(|(_, f)| f.is_file()).for_each(|(what, f)| files.reads(what.clone(), &f));
+            self.folders.iter().for_each(|(what, dir)| files.reads_folder(what, dir));
         }
         files.writes("the file to write", path);
         files.writes("its data file", &onnx::data_path(path));
@@ -417,6 +425,11 @@ pub fn options_check(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let options = Options::of(&args.get_item(0)?)?;
     options.keep()?;
     options.target()?;
+    options.by()?;
+    options.plan()?;
+    if options.recipe.is_some() {
+        Recipe::find(options.recipe(), options.passes_dir.as_deref()).map_err(raise)?;
+    }
     Ok(args.py().None())
 }
 

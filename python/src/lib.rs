@@ -16,6 +16,7 @@ use std::cell::UnsafeCell;
 use std::ffi::{CStr, OsString};
 
 use fqvit_opt::budget::Counting;
+use fqvit_opt::compile::stages::all_threads;
 use fqvit_opt::recipe::Recipe;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -104,7 +105,8 @@ fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
 /// Runs the command line program with these arguments; returns its exit status.
 fn command(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let (words,): (Vec<OsString>,) = args.extract()?;
-    let status = args.py().detach(|| fqvit_opt::cli::status(words.into_iter()));
+    let pool = job::pool(all_threads()).map_err(errors::Error::new_err)?;
+    let status = args.py().detach(|| pool.install(|| fqvit_opt::cli::status(words.into_iter())));
     handle::out(args.py(), status)
 }
 

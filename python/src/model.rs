@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use fqvit_opt::calibrate::data::DataOptions;
 use fqvit_opt::compile;
 use fqvit_opt::ir::{self, Dim};
 use fqvit_opt::onnx::{self, Loaded};
@@ -50,11 +51,13 @@ pub fn parse(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     Model::of_loaded(loaded, NAME.to_owned(), n).held(args.py())
 }
 
-/// What has to be fed: name, element type as ONNX calls it, and sizes, `None` where they are open.
+/// What has to be fed, of a model and the shapes that are given to inputs that have none: name, element type as ONNX calls it, and
+/// sizes, `None` where they are open.
 pub fn inputs(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let m = Model::of(&args.get_item(0)?)?;
+    let given = DataOptions { shape: args.get_item(1)?.extract()?, ..DataOptions::default() };
     let size = |d: &Dim| if let Dim::Known(n) = d { Some(*n) } else { None };
-    let specs = compile::inputs(&m.inner.graph).map_err(raise)?;
+    let specs = compile::inputs_given(&m.inner.graph, &given).map_err(raise)?;
     let one = |s: fqvit_opt::calibrate::data::InputSpec| {
         (s.name, s.dtype.to_string(), s.dims.iter().map(size).collect::<Vec<_>>())
     };

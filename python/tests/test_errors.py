@@ -151,6 +151,7 @@ def unread() -> Iterator[Any]:
         dict(min_sqnr=float("nan")),
         dict(target_sqnr=float("inf")),
         dict(keep_float=-1),
+        dict(target="gpu"),
         dict(keep_float=1.5),
     ],
 )

@@ -122,8 +122,13 @@ def test_labels_in_the_data_become_an_accuracy(digits: Digits) -> None:
 def test_lists_of_samples_are_batches(digits: Digits, result: fqvit_opt.Result) -> None:
     x = digits.calibration
     batches = [[x[i], x[i + 1], x[i + 2][None]] for i in range(0, 24, 3)]
-    made = fqvit_opt.quantize(digits.model, batches, fast=True, bench=False)
-    assert made.report.data.calibration_samples + made.report.data.verification_samples == 24
+    count = lambda r: r.report.data.calibration_samples + r.report.data.verification_samples  # noqa: E731
+    assert count(fqvit_opt.quantize(digits.model, batches, fast=True, bench=False)) == 24
+    # The input, and something of its shape that follows it.
+    with pytest.warns(UserWarning, match="not used"):
+        assert count(fqvit_opt.quantize(digits.model, [[x[:16], x[16:32]]], fast=True, bench=False)) == 16
+    labelled = fqvit_opt.verify(digits.model, digits.model, [[digits.images[:8], digits.labels[:8]]], bench=False)
+    assert labelled.report.accuracy is not None and labelled.report.accuracy.samples == 8
 
 
 def test_what_is_not_used_of_the_data_is_told(digits: Digits) -> None:

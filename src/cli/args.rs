@@ -211,7 +211,7 @@ pub struct CompileArgs {
     #[arg(long, conflicts_with = "verify_each")]
     pub blame: bool,
     /// Write the model as this pass leaves it, and stop; `PASS:2` is its second run. `fqvit-opt passes` lists them
-    #[arg(long, value_name = "PASS[:N]", conflicts_with_all = ["json", "html", "judge"])]
+    #[arg(long, value_name = "PASS[:N]", conflicts_with_all = ["json", "html", "judge", "verify", "min_sqnr", "min_agreement"])]
     pub stop_after: Option<String>,
     #[command(flatten)]
     pub report: ReportArgs,

@@ -8,7 +8,7 @@ use super::files::Files;
 use super::{Failure, load};
 use crate::calibrate::data::Dataset;
 use crate::compile::comparison::float_to_run;
-use crate::compile::{inputs, unpacked};
+use crate::compile::{inputs_given, unpacked};
 use crate::ir::validate;
 use crate::verify::report;
 use crate::verify::speed::{Effort, measure};
@@ -25,7 +25,7 @@ pub fn bench(a: &BenchArgs) -> Result<bool, Failure> {
     let (quantized, _) = load("the quantized model", &a.quantized, &mut files, &mut notes)?;
     let float = float_to_run(&float, &mut notes)?;
     let (quantized, _) = unpacked(&quantized)?;
-    let data = Dataset::open(&options, &inputs(&float.graph)?)?;
+    let data = Dataset::open(&options, &inputs_given(&float.graph, &options)?)?;
     let named = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
     let f = validate::validate(&float).map_err(|e| named(&a.float, &e))?;
     let q = validate::validate(&quantized).map_err(|e| named(&a.quantized, &e))?;

@@ -21,6 +21,7 @@ use crate::compile::stages::{
     Log, Running, WHOLE, fitted, open, planned, prepared, read_plan, read_statistics, statistics,
 };
 use crate::file::{Batch, Pending};
+use crate::infer;
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveOptions};
 use crate::passes::is_quantized;
@@ -55,7 +56,7 @@ pub(super) fn begun(
     log: &mut Log,
 ) -> Result<(Recipe, Prepared), Failure> {
     let (mut m, _) = load("MODEL", model, files, &mut log.notes)?;
-    data.declare(&mut m.graph)?;
+    infer::declare(&mut m, &data.said_shapes()?);
     let (recipe, rules) = setup(a)?;
     let p = prepared(&m, &model.display().to_string(), &recipe, &rules, a.keep_opset, log)?;
     let p = p.ok_or_else(|| format!("recipe `{}` quantizes nothing: there is nothing to {what}", recipe.name))?;

@@ -225,8 +225,7 @@ impl Files {
         // A file that is not there yet is none that a folder holds.
         if all.written().any(|(_, p)| p.exists()) {
             for (what, dir) in &self.folders {
-                let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-                entries.map(|e| e.path()).filter(|p| p.is_file()).for_each(|p| all.reads(what.clone(), &p));
+                all.reads_folder(what, dir);
             }
         }
         Ok(all.check()?)

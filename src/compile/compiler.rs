@@ -15,6 +15,7 @@ pub use super::stages::Listener;
 use super::stages::{Log, Running, Samples, all_threads, prepared, read_statistics};
 use crate::budget::Stop;
 use crate::file::Pending;
+use crate::infer;
 use crate::ir::{Model, validate};
 use crate::onnx::{self, SaveError, SaveOptions};
 use crate::pattern::RuleSet;
@@ -362,7 +363,7 @@ impl Compiler {
     /// Those of [`run`](Compiler::run) that can be known by then.
     pub fn outline(mut self) -> Result<Outline, CompilerError> {
         let mut log = Log { notes: std::mem::take(&mut self.notes), ..Log::default() };
-        self.data.options.declare(&mut self.model.graph)?;
+        infer::declare(&mut self.model, &self.data.options.said_shapes()?);
         let recipe = self.settled_recipe()?;
         let rules = match self.rules.take() {
             Some(r) => r,

@@ -114,6 +114,8 @@ pub enum CompilerError {
     NoClasses { data: String },
     #[error("--stop-after {pass}: no such pass ran; in order, these did: {ran}")]
     NoPass { pass: String, ran: String },
+    #[error("--stop-after {pass}: `{run}` is no number of a run; the second is `PASS:2`")]
+    NoRun { pass: String, run: String },
     #[error("--stop-after {pass}: there is no pass of this name; `fqvit-opt passes` lists them")]
     UnknownPass { pass: String },
     #[error("--stop-after {pass}: {now}")]
@@ -155,6 +157,7 @@ impl CompilerError {
             | CompilerError::Nothing { .. }
             | CompilerError::NoPass { .. }
             | CompilerError::UnknownPass { .. }
+            | CompilerError::NoRun { .. }
             | CompilerError::Renamed { .. } => Fault::Recipe,
             CompilerError::Compile(e) => of_compile(e),
             CompilerError::Plan(_)

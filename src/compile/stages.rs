@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::error::CompilerError;
 use super::refine::{FitData, refine};
-use super::{CompileError, Journal, Prepared, inputs, make_plans, prepare, suits};
+use super::{CompileError, Journal, Prepared, inputs_given, make_plans, prepare, suits};
 use crate::budget::{self, Stop};
 use crate::calibrate::data::{Arrays, DataOptions, Dataset, InputSpec};
 use crate::calibrate::run::{CalibrateError, Observed, observe};
@@ -119,7 +119,7 @@ impl From<DataOptions> for Samples {
 /// # Errors
 /// If it cannot be read, or is not what the model's inputs take.
 pub fn open(samples: &Samples, m: &Model, log: &mut Log) -> Result<Dataset, CompilerError> {
-    let specs = inputs(&m.graph)?;
+    let specs = inputs_given(&m.graph, &samples.options)?;
     let d = match &samples.arrays {
         Some(a) => Dataset::of_arrays(a, &samples.options, &specs)?,
         None => {

@@ -21,6 +21,7 @@ use super::stages::{Log, Running, Samples, WHOLE, fitted, open, planned, prepare
 use super::{Journal, Prepared, apply};
 use crate::calibrate::data::{Dataset, split_holdout};
 use crate::file::{self, Pending};
+use crate::infer;
 use crate::ir::Model;
 use crate::pattern::RuleSet;
 use crate::plan::climb::{Probe, Stair, Step, climb, probe, taken};
@@ -209,7 +210,8 @@ impl Tuner {
     ///
     /// # Errors
     /// If no recipe is named or one quantizes nothing, the samples cannot be read, or the file is of another search.
-    pub fn new(search: Search, file: Option<&Path>) -> Result<Tuner, CompilerError> {
+    pub fn new(mut search: Search, file: Option<&Path>) -> Result<Tuner, CompilerError> {
+        infer::declare(&mut search.model, &search.data.options.said_shapes()?);
         let nothing =
             |recipe: &str| CompilerError::Nothing { recipe: recipe.to_owned(), what: ": there is nothing to tune" };
         if let Some(r) = search.ladder.iter().find(|r| r.quantize.is_none() || r.prepare.is_none()) {

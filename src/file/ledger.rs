@@ -34,10 +34,28 @@ enum Identity {
     Name(PathBuf),
 }
 
+/// Folders of samples have folders for their classes, and nothing in these.
+const FOLDERS_DEEP: usize = 1;
+
 impl Ledger {
     /// Notes a file that is read.
     pub fn reads(&mut self, what: impl Into<String>, path: &Path) {
         self.read.push((what.into(), path.to_owned()));
+    }
+
+    /// Notes the files of a folder that is read, and those of the folders in it: one for each class, say.
+    pub fn reads_folder(&mut self, what: &str, dir: &Path) {
+        self.reads_within(what, dir, FOLDERS_DEEP);
+    }
+
+    fn reads_within(&mut self, what: &str, dir: &Path, deep: usize) {
+        for path in std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()) {
+            match path.is_dir() {
+                true if deep > 0 => self.reads_within(what, &path, deep - 1),
+                true => {}
+                false => self.reads(what, &path),
+            }
+        }
     }
 
     /// Notes a file that is read, of a kind that nothing else of the call can be.

@@ -243,6 +243,16 @@ pub(crate) fn shapes_anew(model: &Model) -> ShapeMap {
     infer(model, ShapeMap::default())
 }
 
+/// Gives inputs whose file says nothing of a shape these, by name.
+pub fn declare(model: &mut Model, shapes: &[(String, Vec<Dim>)]) {
+    for (name, dims) in shapes {
+        let Some(v) = model.graph.find(name).filter(|v| model.graph.inputs().contains(v)) else { continue };
+        if let Some(TensorType { dtype, shape: None }) = model.graph.value(v).ty {
+            model.graph.value_mut(v).ty = Some(TensorType { dtype, shape: Some(dims.clone()) });
+        }
+    }
+}
+
 /// As [`shapes`], of a model that is fed inputs of these sizes, by name.
 pub fn shapes_fed(model: &Model, inputs: &[(&str, &[i64])]) -> Arc<ShapeMap> {
     let mut fed = model.clone();

@@ -264,6 +264,17 @@ pub fn fix_shapes(
             return Err(RuntimeError::UnknownInput { name: name.clone(), known });
         }
     }
+    for i in &inputs {
+        let info = &mut graph.input[*i];
+        // What says nothing of a shape takes any.
+        if let Some(shape) = given(&info.name)
+            && let Some(pb::TypeProto { value: Some(pb::type_proto::Value::TensorType(t)), .. }) = &mut info.r#type
+            && t.shape.is_none()
+        {
+            t.shape =
+                Some(pb::TensorShapeProto { dim: vec![pb::tensor_shape_proto::Dimension::default(); shape.len()] });
+        }
+    }
     let mut bound: BTreeMap<String, usize> = BTreeMap::new();
     for info in inputs.iter().map(|i| &graph.input[*i]) {
         let dims = declared(info).1;

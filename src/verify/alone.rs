@@ -7,7 +7,8 @@ use super::metrics::{Deviation, Subject, Tally};
 use super::run::VerifyError;
 use crate::calibrate::data::Dataset;
 use crate::calibrate::run::open_shapes;
-use crate::ir::Validated;
+use crate::infer;
+use crate::ir::{DType, Validated, ValueId};
 use crate::runtime::{Array, Session, SessionOptions, fold_samples};
 
 /// What one output of a model answered.
@@ -80,6 +81,10 @@ pub fn answers(
     let session = Session::of(model, &options).map_err(runtime)?;
     let names: Vec<String> = session.outputs().iter().map(|p| p.name.clone()).collect();
     let kinds: Vec<Kind> = kinds(model.model());
+    // Texts have neither sizes nor a mean.
+    let g = &model.model().graph;
+    let is_text = |v: &ValueId| infer::shapes(model.model()).dtype(*v) == Some(DType::STRING);
+    let texts: Vec<bool> = g.outputs().iter().map(is_text).collect();
     let mut found: Vec<(Tally, Spread)> = kinds.iter().map(|k| (Tally::of(*k), NOTHING)).collect();
     let mut done = 0;
     fold_samples(
@@ -105,8 +110,8 @@ pub fn answers(
             Ok(())
         },
     )?;
-    let told = |(name, (tally, spread)): (&String, &(Tally, Spread))| {
-        let m = tally.finish(name)?;
+    let told = |((name, (tally, spread)), text): ((&String, &(Tally, Spread)), &bool)| {
+        let m = tally.finish(name).filter(|_| !text)?;
         let accuracy =
             m.accuracy.map(|a| Hit { samples: a.samples, top1: a.top1_float, top5: a.top5.map(|t| t.float) });
         let finite = |x: f64| if x.is_finite() { x } else { 0.0 };
@@ -119,5 +124,5 @@ pub fn answers(
             accuracy,
         })
     };
-    Ok(names.iter().zip(&found).filter_map(told).collect())
+    Ok(names.iter().zip(&found).zip(&texts).filter_map(told).collect())
 }

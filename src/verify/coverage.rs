@@ -130,15 +130,27 @@ fn weighs_by_powers(g: &Graph, softmax: &Node) -> bool {
         v = match n.op.name.as_str() {
             "DequantizeLinear" => {
                 let scale = n.input(1).and_then(|s| g.constant(s)).and_then(|t| t.to_f32s());
-                return scale.is_some_and(|s| s.iter().all(|s| is_power_of_two(s / std::f32::consts::LN_2)));
+                let powers = |s: &[f32]| s.iter().all(|s| is_power_of_two(s / std::f32::consts::LN_2));
+                return scale.is_some_and(|s| !s.is_empty() && powers(&s));
             }
-            "LeakyRelu" | "Min" | "Max" | "Clip" | "Add" | "Sub" => n.input(0),
-            "Where" => n.input(1),
+            "LeakyRelu" | "Clip" => n.input(0),
+            // The cut at the last code is made of the same codes.
+            "Min" if n.input(1).and_then(|c| g.producer(c)).is_some_and(|p| g.node(p).op.is("DequantizeLinear")) => {
+                n.input(0)
+            }
+            "Min" | "Max" | "Add" | "Sub" if n.input(1).is_some_and(|c| fixed(g, c, 4)) => n.input(0),
+            "Where" if n.input(2).is_some_and(|c| fixed(g, c, 4)) => n.input(1),
             _ if n.is_move() => n.input(0),
             _ => return false,
         };
     }
     false
+}
+
+/// True for a constant, or what at most so many nodes make of constants.
+fn fixed(g: &Graph, v: ValueId, deep: usize) -> bool {
+    let made = |n: &Node| !n.inputs.is_empty() && n.inputs.iter().flatten().all(|x| fixed(g, *x, deep - 1));
+    g.constant(v).is_some() || deep > 0 && g.producer(v).is_some_and(|p| made(g.node(p)))
 }
 
 fn is_power_of_two(x: f32) -> bool {

@@ -53,7 +53,7 @@ pub(crate) use presets::{HALF, IMAGENET};
 pub use spool::{ArrayRows, Arrays, Spool};
 
 use crate::budget::{self, Stop};
-use crate::ir::{DType, Def, Dim, Graph, TensorType};
+use crate::ir::{DType, Def, Dim, Graph, Value};
 use arrays::ArrayFile;
 use fixed::Fixed;
 use images::{ImageFolder, ImageShape};
@@ -570,26 +570,30 @@ impl InputSpec {
     /// # Errors
     /// If the type or the number of axes of an input is not declared.
     pub fn of(graph: &Graph) -> Result<Vec<InputSpec>, DataError> {
+        InputSpec::of_given(graph, &[])
+    }
+
+    /// As [`of`](InputSpec::of), with shapes for inputs that have none, by name.
+    ///
+    /// # Errors
+    /// As [`of`](InputSpec::of).
+    pub fn of_given(graph: &Graph, shapes: &[(String, Vec<Dim>)]) -> Result<Vec<InputSpec>, DataError> {
         let free = graph.inputs().iter().map(|id| graph.value(*id)).filter(|v| matches!(v.def, Def::Input));
-        free.map(|v| match &v.ty {
-            Some(TensorType { dtype, shape: Some(dims) }) => Ok(InputSpec {
-                name: v.name.clone(),
-                dtype: *dtype,
-                dims: dims.clone(),
-                mask: false,
-                rows: None,
-                cache: false,
-            }),
-            ty => Err(DataError::Input {
-                input: v.name.clone(),
-                signature: ty.as_ref().map_or_else(|| "no tensor".to_string(), |t| t.dtype.to_string()),
-                reason: format!(
-                    "the model does not say its shape, so no sample can be made for it; give it, such as --shape {}=1,3,224,224",
-                    v.name
-                ),
-            }),
-        })
-        .collect()
+        let one = |v: &Value| {
+            let refused =
+                |signature: String, reason: String| DataError::Input { input: v.name.clone(), signature, reason };
+            let Some(ty) = &v.ty else {
+                return Err(refused("no tensor".to_owned(), "no sample can be made for it".to_owned()));
+            };
+            let said = || shapes.iter().find(|(name, _)| *name == v.name).map(|(_, dims)| dims.clone());
+            let dims = ty.shape.clone().or_else(said).ok_or_else(|| {
+                let give = format!("give it, such as --shape {}=1,3,224,224", v.name);
+                let reason = format!("the model does not say its shape, so no sample can be made for it; {give}");
+                refused(ty.dtype.to_string(), reason)
+            })?;
+            Ok(InputSpec { name: v.name.clone(), dtype: ty.dtype, dims, mask: false, rows: None, cache: false })
+        };
+        free.map(one).collect()
     }
 
     fn refused(&self, reason: &str) -> DataError {

@@ -9,7 +9,7 @@ use super::presets::PresetParser;
 use super::presets::{Exif, Fit, Interpolation, Preset, Side};
 use super::said::Said;
 use super::{DataError, InputSpec, config};
-use crate::ir::{Dim, Graph, TensorType};
+use crate::ir::Dim;
 
 /// Where samples come from and how images become numbers. With the `cli` feature these are the program's own flags.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -113,21 +113,17 @@ fn given((axis, n): (usize, i64)) -> Option<Dim> {
 }
 
 impl DataOptions {
-    /// Gives inputs whose file says nothing of a shape the one that `--shape` says.
+    /// What `--shape` says of each input, for a file that says nothing.
     ///
     /// # Errors
     /// If a `--shape` is not written as it should be.
-    pub fn declare(&self, g: &mut Graph) -> Result<(), DataError> {
-        for text in &self.shape {
+    pub fn said_shapes(&self) -> Result<Vec<(String, Vec<Dim>)>, DataError> {
+        let one = |text: &String| {
             let (name, sizes) = name_and_sizes(text)?;
-            if let Some(v) = g.find(name).filter(|v| g.inputs().contains(v))
-                && let Some(TensorType { dtype, shape: None }) = g.value(v).ty
-            {
-                let shape = sizes.into_iter().enumerate().map(|d| given(d).unwrap_or(Dim::Unknown)).collect();
-                g.declare(v, TensorType { dtype, shape: Some(shape) });
-            }
-        }
-        Ok(())
+            let dims = sizes.into_iter().enumerate().map(|d| given(d).unwrap_or(Dim::Unknown)).collect();
+            Ok((name.to_owned(), dims))
+        };
+        self.shape.iter().map(one).collect()
     }
 
     /// The inputs with the sizes that `--shape` gives them.
@@ -206,8 +202,8 @@ impl DataOptions {
         let flags: Vec<&str> = given.into_iter().filter(|(_, is)| *is).map(|(flag, _)| flag).collect();
         let [others @ .., last] = &flags[..] else { return None };
         let all = if others.is_empty() { (*last).to_owned() } else { format!("{} and {last}", others.join(", ")) };
-        let taken = if made_up { "not used" } else { "used as they are" };
-        Some(format!("{all}: for a folder of pictures; the {what} are {taken}"))
+        let why = if made_up { "have nothing of them" } else { "are used as they are" };
+        Some(format!("{all}: for a folder of pictures; the {what} {why}"))
     }
 
     /// The file that says how pictures become numbers, if there is one.

@@ -36,16 +36,17 @@ impl Said {
     pub(super) fn unless(mut self, flags: &Said) -> Result<Said, String> {
         let both = [("mean", &self.mean, &flags.mean, 1.0f32), ("std", &self.std, &flags.std, 2.0)];
         let mut missing = Vec::new();
-        for (what, own, _, most) in both.into_iter().filter(|(_, _, flag, _)| flag.is_none()) {
-            let Some(v) = own else {
-                missing.push(what);
-                continue;
-            };
-            if let Some(x) = v.iter().find(|x| x.abs() > most) {
-                return Err(format!(
-                    "its {what} of {x} is for pixels from 0 to 255, and it has them brought to 0 to 1 first; correct the file, or \
-                     say what the model was trained with (--mean, --std)"
-                ));
+        for (what, own, flag, most) in both {
+            match own {
+                _ if flag.is_some() => {}
+                None => missing.push(what),
+                Some(v) => {
+                    if let Some(x) = v.iter().find(|x| x.abs() > most) {
+                        return Err(format!(
+                            "its {what} of {x} is none of pixels from 0 to 1, to which it has them brought first"
+                        ));
+                    }
+                }
             }
         }
         if !missing.is_empty() {

@@ -18,6 +18,7 @@ use super::{Compiled, Compiler, Verification};
 use crate::calibrate::data::Dataset;
 use crate::calibrate::stats::StatsFile;
 use crate::file::{Pending, Sources, WriteError};
+use crate::infer;
 use crate::ir::Model;
 use crate::passes::registry;
 use crate::pattern::RuleSet;
@@ -36,7 +37,7 @@ impl Compiler {
         let keeps = self.each || self.blame || self.stop_after.is_some();
         let journal = if keeps { Journal::keeping_models() } else { Journal::default() };
         let mut log = Log { notes: std::mem::take(&mut self.notes), journal, ..Log::default() };
-        self.data.options.declare(&mut self.model.graph)?;
+        infer::declare(&mut self.model, &self.data.options.said_shapes()?);
         let recipe = self.settled_recipe()?;
         let rules = match self.rules.take() {
             Some(r) => r,
@@ -49,7 +50,13 @@ impl Compiler {
             return Ok(self.unfinished(m, &recipe, log));
         }
         let p = p?;
-        let (Some(p), Some(_)) = (p, &recipe.quantize) else { return Ok(self.unchanged(&recipe, log)) };
+        let (Some(p), Some(_)) = (p, &recipe.quantize) else {
+            return self
+                .stop_after
+                .as_ref()
+                .map_or(Ok(()), |pass| never_ran(pass, &log))
+                .map(|()| self.unchanged(&recipe, log));
+        };
         let samplings = self.samplings(&p, &recipe, &mut log)?;
         let mut decided = self.decided(p, &recipe, &rules, (&samplings.data, &samplings.calib), &mut log)?;
         let missed = self.divide(&mut decided, (&samplings.data, &samplings.held), &mut log)?;
@@ -58,11 +65,7 @@ impl Compiler {
             return Ok(self.unfinished(m, &recipe, log));
         }
         let front = front?;
-        if let Some(pass) = &self.stop_after {
-            let mut ran: Vec<&str> = log.journal.steps.iter().map(|s| s.pass.as_str()).collect();
-            ran.dedup();
-            return Err(CompilerError::NoPass { pass: pass.clone(), ran: ran.join(", ") });
-        }
+        self.stop_after.as_ref().map_or(Ok(()), |pass| never_ran(pass, &log))?;
         let done = self.judged(decided, front, samplings, missed, &recipe, log)?;
         sources.intact().map_err(|path| CompilerError::Changed { path })?;
         Ok(done)
@@ -123,7 +126,8 @@ impl Compiler {
             }
             _ => None,
         };
-        let synthetic = data.is_synthetic() && self.plan.is_none() && self.statistics.is_none();
+        let calibrated = self.plan.is_none() || self.calibrated_on.is_some();
+        let synthetic = data.is_synthetic() && calibrated && self.statistics.is_none();
         let (verification, verification_samples) = match &on {
             Some((d, some)) => (d.description().to_owned(), some.len() as u64 * d.batch() as u64),
             None => ("none".to_owned(), 0),
@@ -204,8 +208,10 @@ impl Compiler {
     fn seen_before(&self, s: &StatsFile, recipe: &Recipe, (data, calib): (&Dataset, &[usize])) -> Option<String> {
         let (here, all) = (calib.len() * data.batch(), data.len() * data.batch());
         let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
-        let knows = s.have_seen(&data.fingerprint());
-        if knows && measured && here < all && s.samples > here as u64 {
+        let same = s.have_seen(&data.fingerprint());
+        // Of the same files, but not as many of them.
+        let knows = same || s.data == data.description();
+        if knows && measured && here < all && (!same || s.samples > here as u64) {
             return Some(format!(
                 "the statistics are of {} samples, and {here} of {all} are not held back here: what the models are compared on \
                  may have been calibrated on; compare them on other data (--verify)",
@@ -270,11 +276,21 @@ impl Compiler {
 
 /// Refuses a pass to stop after that there is not, before anything is done.
 fn known(pass: &str) -> Result<(), CompilerError> {
-    let id = pass.rsplit_once(':').map_or(pass, |(id, _)| id);
+    let (id, run) = pass.rsplit_once(':').unwrap_or((pass, "1"));
+    if !run.parse().is_ok_and(|n: usize| n > 0) {
+        return Err(CompilerError::NoRun { pass: pass.to_owned(), run: run.to_owned() });
+    }
     if let Some(now) = registry::renamed(id) {
         return Err(CompilerError::Renamed { pass: pass.to_owned(), now });
     }
     registry::pass(id).map(drop).ok_or_else(|| CompilerError::UnknownPass { pass: pass.to_owned() })
+}
+
+/// The error that a pass to stop after has not run.
+fn never_ran(pass: &str, log: &Log) -> Result<(), CompilerError> {
+    let mut ran: Vec<&str> = log.journal.steps.iter().map(|s| s.pass.as_str()).collect();
+    ran.dedup();
+    Err(CompilerError::NoPass { pass: pass.to_owned(), ran: ran.join(", ") })
 }
 
 /// What is to be done, and where it comes from.

@@ -74,11 +74,6 @@ impl Graph {
         self.entry(v).ty = Some(ty);
     }
 
-    /// Says what an input is whose file does not.
-    pub(crate) fn declare(&mut self, v: ValueId, ty: TensorType) {
-        self.value_mut(v).ty = Some(ty);
-    }
-
     fn note(&mut self, change: Change) {
         let parts = self.nodes.len() + self.values.len();
         self.history.note(change, parts);
