@@ -76,7 +76,7 @@ fn what_would_have_no_effect_is_refused_before_the_work() {
         (&["--recipe", "none", "--stop-after", "quantize-weights"], "no such pass ran"),
         (&["--passes-dir", "empty"], "neither rules (rules/*.yaml) nor recipes"),
         (&["--no-verify", "--verify", &p.data], "cannot be used with"),
-        (&["--recipe", "none", "--target", "integer", "--stats", "s.stats"], "(--stats, --target)"),
+        (&["--recipe", "none", "--verify", &p.data, "--stats", "s.stats"], "(--stats, --verify)"),
         (&["--judge", "onnxruntime", "--python", "/bin/true"], "it runs no Python"),
     ] {
         let o = p.compile(args);

@@ -325,7 +325,6 @@ impl Compiler {
                 ("--keep-float, --target-size, --target-sqnr", self.keep.is_some()),
                 ("--plan", self.plan.is_some()),
                 ("--stats", self.statistics.is_some() || self.statistics_to.is_some()),
-                ("--target", self.target.is_some()),
                 ("--verify", matches!(self.verification, Verification::On(_))),
                 ("--judge", self.judge.is_some()),
             ];

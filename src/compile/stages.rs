@@ -119,7 +119,11 @@ impl From<DataOptions> for Samples {
 /// # Errors
 /// If it cannot be read, or is not what the model's inputs take.
 pub fn open(samples: &Samples, m: &Model, log: &mut Log) -> Result<Dataset, CompilerError> {
-    let specs = inputs_given(&m.graph, &samples.options)?;
+    let specs = inputs_given(&m.graph, &samples.options).map_err(CompilerError::from);
+    let specs = match &samples.options.model {
+        Some(file) => specs.map_err(|e| e.within(&file.display().to_string()))?,
+        None => specs?,
+    };
     let d = match &samples.arrays {
         Some(a) => Dataset::of_arrays(a, &samples.options, &specs)?,
         None => {
