@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Decide, then do.
     let plan = compile::make_plan(&prepared, &stats, &recipe)?;
-    // Where the recipe asks for it (this one does not), weights are fitted on the data once more.
+    // Where the recipe asks for it, as the shipped ones do, weights are fitted on the data once more.
     let fit = FitData { data: &data, indices: &samples, threads: 2 };
     let plan = refine(&prepared, &plan, &quantize.weights, fit, &|_| ())?;
     std::fs::write(format!("{out}.plan.yaml"), plan.to_yaml())?;

@@ -17,6 +17,7 @@ use crate::pattern::RuleSet;
 use crate::plan::QuantPlan;
 use crate::plan::climb::Step;
 use crate::recipe::Recipe;
+use crate::verify::thresholds::Check;
 
 /// What stands for the file in the command.
 const PLACE: &str = "{model}";
@@ -28,6 +29,8 @@ pub(super) struct Accepted {
     /// What it was calibrated on, and how many samples of it.
     pub calibration: (String, u64),
     pub reached: bool,
+    /// The command's number, held against the one to reach.
+    pub check: Check,
     pub notes: Vec<String>,
 }
 
@@ -92,7 +95,15 @@ pub(super) fn search(
                 let recipe = ladder.into_iter().find(|r| r.name == best.recipe);
                 let recipe = recipe.ok_or_else(|| format!("recipe `{}` was none of those to try", best.recipe))?;
                 let (plan, calibration) = (best.plan, best.calibration);
-                return Ok(Accepted { recipe, plan, calibration, reached, notes: vec![note] });
+                let check = Check {
+                    name: "accept_command".to_owned(),
+                    value: Some(score),
+                    limit: at_least,
+                    at_least: true,
+                    pass: reached,
+                    because: None,
+                };
+                return Ok(Accepted { recipe, plan, calibration, reached, check, notes: vec![note] });
             }
         }
     }

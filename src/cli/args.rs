@@ -196,7 +196,8 @@ pub struct CompileArgs {
     pub target_size: Option<Size>,
     #[command(flatten)]
     pub accept: AcceptArgs,
-    /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted
+    /// A first look: at most 32 samples to calibrate on and 16 to verify on, weights rounded instead of fitted, which makes the
+    /// file slower in onnxruntime
     #[arg(long)]
     pub fast: bool,
     /// Check everything that can be checked in advance, say what would be done and roughly how long it would take, and write

@@ -129,6 +129,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     }
     job = recipe.into_iter().fold(job, Compiler::recipe);
     let reached = accepted.as_ref().is_none_or(|found| found.reached);
+    let measured = accepted.as_ref().map(|found| found.check.clone());
     if let Some(found) = accepted {
         let (data, samples) = found.calibration;
         job = job.plan(found.plan, "of the search").calibrated_on(data, samples);
@@ -160,7 +161,9 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         files.write_plan(f, plan)?;
     }
     let quantized = ModelFile { name: output.display().to_string(), bytes: after };
-    Ok(deliver(&Report { quantized, ..done.report }, &a.report, files)? && reached)
+    let mut report = Report { quantized, ..done.report };
+    report.checks.extend(measured);
+    Ok(deliver(&report, &a.report, files)? && reached)
 }
 
 /// Tells what would be done, and writes that as JSON where it is asked for.

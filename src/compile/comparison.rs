@@ -158,7 +158,7 @@ impl Comparison {
         let judged = judged.transpose()?;
         let outputs = std::mem::take(&mut c.quantized);
         let used = DataReport {
-            calibration: "not part of this run".into(),
+            calibration: "two files, as they are".into(),
             calibration_samples: 0,
             verification: data.description().to_owned(),
             verification_samples: indices.len() as u64 * data.batch() as u64,

@@ -7,7 +7,7 @@ use super::each::{Moved, verify_each};
 use super::error::CompilerError;
 use super::stages::{Log, timed};
 use crate::calibrate::data::Dataset;
-use crate::ir::{Def, Model};
+use crate::ir::{DType, Def, Model, Node};
 use crate::passes::Numerics;
 use crate::plan::parts::{By, Part, divide};
 use crate::plan::{Activation, Island, QuantPlan, Role, sites};
@@ -51,6 +51,26 @@ pub(super) fn block_values(p: &Prepared) -> Vec<String> {
         })
         .map(|s| g.name_of(s.value).to_owned())
         .collect()
+}
+
+/// A note where most weights are in uint8: no rounding to the nearest codes in int8 kept them from saturating.
+pub(super) fn slow_weights(quantized: &Model) -> Option<String> {
+    let g = &quantized.graph;
+    let layers = g.nodes().map(|(_, n)| n).filter(|n| ["MatMul", "Gemm", "Conv"].iter().any(|op| n.op.is(op)));
+    let codes = |n: &Node| {
+        let read = g.node(g.producer(n.input(1)?)?);
+        let stored = read.op.is("DequantizeLinear").then(|| read.input(0)).flatten()?;
+        g.constant(stored).map(|t| t.dtype)
+    };
+    let of: Vec<DType> = layers.filter_map(codes).collect();
+    let wide = of.iter().filter(|d| **d == DType::UINT8).count();
+    (2 * wide > of.len()).then(|| {
+        format!(
+            "{wide} of {} weights are rounded, not fitted to data, and stored as uint8, with which onnxruntime takes up to half as long \
+             again; with data (--calibrate) and without --fast they are int8",
+            of.len()
+        )
+    })
 }
 
 /// The report of a comparison, or of a model that was not compared. The quantized model has no file yet.

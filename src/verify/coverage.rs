@@ -61,7 +61,11 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
             islands.push(Island {
                 node: g.label(n),
                 op: name.to_owned(),
-                reason: format!("{} reaches it in float", names.join(" and ")),
+                reason: format!(
+                    "{} {} it in float",
+                    names.join(" and "),
+                    if names.len() == 1 { "reaches" } else { "reach" }
+                ),
             });
         }
     }

@@ -71,7 +71,7 @@ pub struct DataOptions {
     /// elements, or an .npy file of shape [1, ...]; repeat for each input
     #[cfg_attr(feature = "cli", arg(long, value_name = "INPUT=NUMBER|FILE.npy"))]
     pub fixed: Vec<FixedInput>,
-    /// How many samples to use, spread evenly over the data [default: all; 64 if they are synthetic]
+    /// How many samples of this data to use, spread evenly [default: all; 64 if they are synthetic]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub samples: Option<usize>,
     /// Seed of the synthetic data

@@ -8,7 +8,7 @@ use super::super::error::CompilerError;
 use super::super::faithful::unfaithful;
 use super::super::keep::kept;
 use super::super::reach::cut_where_it_fails;
-use super::super::reporting::{block_values, each_pass, moved_too_far, report, tell_plan};
+use super::super::reporting::{block_values, each_pass, moved_too_far, report, slow_weights, tell_plan};
 use super::super::stages::{
     Log, Samplings, WHOLE, fitted, made_up, planned_twice, prepared, read_statistics, second_opinion, side_by_side,
     statistics, timed, timing,
@@ -147,6 +147,7 @@ impl Compiler {
         let empty = plan.quantizes_nothing().then(Check::of_nothing);
         report.checks.extend(missed.into_iter().chain(unfaithful).chain(empty));
         tell_plan(&mut report, &p, &plan);
+        report.notes.extend(slow_weights(&model));
         Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
     }
 
@@ -164,7 +165,7 @@ impl Compiler {
             plan.target = self.target.unwrap_or(plan.target);
             plan.assume_vnni |= self.assume_vnni;
             let (data, samples) = self.calibrated_on.clone().unwrap_or_default();
-            let calibration = if data.is_empty() { format!("plan {name}") } else { data };
+            let calibration = if data.is_empty() { format!("as plan {name} says") } else { data };
             if self.statistics.is_some() || self.statistics_to.is_some() {
                 log.notes.push(format!("plan {name} decides everything: statistics are neither read nor written"));
             }

@@ -29,6 +29,15 @@ impl Compiler {
         if let (Some((_, plan)), true) = (&self.plan, self.wants_four_bits()) {
             return Err(CompilerError::SizeOfPlan { plan: plan.clone() });
         }
+        // What is made up says nothing of a plan that was made for real data.
+        let given = self.data.options.calibrate.is_some() || self.data.arrays.is_some();
+        let from_file = self.plan.is_some() && self.calibrated_on.is_none();
+        if from_file && self.keep.is_none() && !given && matches!(self.verification, Verification::HeldBack) {
+            self.verification = Verification::None;
+            log.notes.push(
+                "no data was given to compare the models on, so they are not compared: --verify DIR does that".into(),
+            );
+        }
         self.place_samples();
         let data = open(&self.data, &p.model, log)?.until(&self.stop);
         let most = |fast: usize| if self.fast { fast } else { usize::MAX };

@@ -90,7 +90,10 @@ impl Findings {
 
     fn caption(&self) -> String {
         let whole = db(self.whole_db);
-        format!("recipe {}: {whole} with everything quantized, {} samples held back", self.recipe, self.samples)
+        format!(
+            "recipe {}: {whole} with everything quantized (weights rounded, not fitted), {} samples held back",
+            self.recipe, self.samples
+        )
     }
 
     /// A table for a terminal `width` columns wide.

@@ -57,7 +57,11 @@ pub(super) fn render(r: &Report, width: u16, tables: bool) -> String {
         recipe => out.row("recipe", &format!("{recipe}, {}", r.tool)),
     }
     let d = &r.data;
-    out.row("data", &format!("calibrated on {} samples ({})", d.calibration_samples, d.calibration));
+    let from = match d.calibration_samples {
+        0 => d.calibration.clone(),
+        n => format!("calibrated on {n} samples ({})", d.calibration),
+    };
+    out.row("data", &from);
     if !r.outputs.is_empty() {
         out.row("", &format!("verified in tract on {} samples ({})", d.verification_samples, d.verification));
     }
