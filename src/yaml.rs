@@ -16,9 +16,33 @@ pub use yaml_serde::{Value, to_string};
 /// # Errors
 /// If it is no YAML, is not of this type, or gives a key twice in one place, of which the parser would take the last.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, yaml_serde::Error> {
+    if let Some(line) = too_deep(text) {
+        let said = format!("brackets are nested more than {DEEPEST} deep at line {line}");
+        return Err(yaml_serde::Error::custom(said));
+    }
     let read = yaml_serde::from_str(text)?;
     Once.deserialize(yaml_serde::Deserializer::from_str(text))?;
     Ok(read)
+}
+
+/// Brackets that may be open at once: the parser takes time with the square of it.
+const DEEPEST: usize = 1000;
+
+/// The line at which more brackets are open than anybody means; quotes and comments are not looked for.
+fn too_deep(text: &str) -> Option<usize> {
+    let (mut open, mut line) = (0usize, 1);
+    for b in text.bytes() {
+        match b {
+            b'\n' => line += 1,
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > DEEPEST {
+            return Some(line);
+        }
+    }
+    None
 }
 
 /// Reads anything in which no key comes twice.
@@ -193,6 +217,15 @@ impl<'de> Visitor<'de> for At<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_nested_too_deep_is_refused_at_once() {
+        for open in ["[", "{a: "] {
+            let e = from_str::<IgnoredAny>(&format!("a:\n  - {}", open.repeat(1 << 20))).unwrap_err().to_string();
+            assert!(e.contains("nested more than 1000 deep at line 2"), "{e}");
+        }
+        assert!(from_str::<IgnoredAny>(&format!("a: [{}1]", "[1], ".repeat(5000))).is_ok());
+    }
 
     #[test]
     fn a_key_that_comes_twice_is_told_with_its_place() {

@@ -313,3 +313,75 @@ fn a_size_that_is_declared_wrongly_does_no_harm() {
         assert!(!text.contains("[3,5,5,5]") && !text.contains(",7,13]"), "{text}");
     }
 }
+
+#[test]
+fn a_bias_far_below_zero_is_a_bias() {
+    let p = Place::new();
+    let text = |bias: &str, beta: &str| {
+        format!(
+            "{HEAD}g (float[n,6,8] x) => (float[n,6,8] y)
+            <float[8] g = {{1,2,0.5,1,3,1,1,2}}, float[8] b = {{0.5,1,{beta},0,0,2,0,1}}, float[8,8] a = {{{}}}, float[8] c = {{{bias}}},
+             float[8,8] k = {{{}}}>
+            {{ h = LayerNormalization (x, g, b) s = MatMul (h, a) t = Add (s, c) r = MatMul (t, k) y = Add (x, r) }}",
+            weights(8, 64),
+            weights(9, 64)
+        )
+    };
+    for (bias, beta) in
+        [("1,-15000,0.5,1,0,0,2,1", "-1"), ("1,0,0.5,1,0,0,2,1", "100000"), ("0,0,0,0,0,0,0,0", "-100000")]
+    {
+        let m = p.save("m.onnx", &text(bias, beta));
+        for recipe in ["fq-vit", "linear-w8a8"] {
+            let o = p.run(&[&m, "-o", "q.onnx", "--recipe", recipe, "--quiet", "--no-bench", "--min-sqnr", "20"]);
+            assert_eq!(
+                o.status.code(),
+                Some(0),
+                "{bias} {beta} {recipe}: {}{}",
+                err(&o),
+                String::from_utf8_lossy(&o.stdout)
+            );
+        }
+    }
+}
+
+/// What the shell opened is a file as any other.
+#[test]
+#[cfg(unix)]
+fn standard_input_and_output_are_known_as_the_files_they_are() {
+    let p = Place::new();
+    let path = p.dir.path().join("m.onnx");
+    fs::copy(&p.model, &path).expect("copied");
+    let before = fs::read(&path).expect("readable");
+    let program = assert_cmd::cargo::cargo_bin("fqvit-opt");
+    let shell = |line: &str| {
+        let words = ["-c", line, "sh", program.to_str().expect("a plain path")];
+        std::process::Command::new("sh").current_dir(p.dir.path()).args(words).output().expect("it runs")
+    };
+    for line in ["\"$1\" - -o m.onnx --quiet < m.onnx", "\"$1\" m.onnx -o - --quiet 1<> m.onnx"] {
+        let o = shell(line);
+        assert!(o.status.code() == Some(1) && err(&o).contains("are the same file"), "{line}: {}", err(&o));
+        assert!(fs::read(&path).expect("readable") == before, "{line}");
+    }
+}
+
+/// Nobody listens on standard error.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_work_goes_on_without_standard_error() {
+    let p = Place::new();
+    let program = assert_cmd::cargo::cargo_bin("fqvit-opt");
+    for format in ["text", "json"] {
+        let line = format!("\"$1\" \"$2\" -o {format}.onnx --fast --no-bench --log-format {format} 2> /dev/full");
+        let words = ["-c", &line, "sh", program.to_str().expect("a plain path"), &p.model];
+        let o = std::process::Command::new("sh").current_dir(p.dir.path()).args(words).output().expect("it runs");
+        assert!(
+            o.status.code().is_some_and(|c| c == 0 || c == 2) && p.has(&format!("{format}.onnx")),
+            "{:?}",
+            o.status
+        );
+        let line = "\"$1\" missing.onnx -o x.onnx 2> /dev/full";
+        let words = ["-c", line, "sh", program.to_str().expect("a plain path")];
+        let o = std::process::Command::new("sh").current_dir(p.dir.path()).args(words).output().expect("it runs");
+        assert_eq!(o.status.code(), Some(1));
+    }
+}

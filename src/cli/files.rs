@@ -54,6 +54,14 @@ fn missing(dir: &Path) -> impl Iterator<Item = &Path> {
     dir.ancestors().take_while(|p| !p.as_os_str().is_empty() && p.symlink_metadata().is_err())
 }
 
+/// Names of the files that standard input and output may be.
+const STDIN: &str = "/dev/stdin";
+const STDOUT: &str = "/dev/stdout";
+
+fn is_file(path: &str) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.is_file())
+}
+
 /// True for the name of standard input and output.
 pub(super) fn is_std(path: &Path) -> bool {
     path == Path::new(file::STDIN)
@@ -65,6 +73,10 @@ impl Files {
         if !is_std(path) {
             self.ledger.reads(what, path);
             return Ok(());
+        }
+        // A file that the shell opened is read like any other.
+        if is_file(STDIN) {
+            self.ledger.reads(what, Path::new(STDIN));
         }
         match self.stdin.replace(what.to_owned()) {
             Some(other) => Err(format!("{what} and {other} both read standard input; give one of them a file").into()),
@@ -222,6 +234,9 @@ impl Files {
 
     fn distinct(&self) -> Result<(), Failure> {
         let mut all = self.ledger.clone();
+        if let Some((what, _)) = self.stdout.as_ref().filter(|_| is_file(STDOUT)) {
+            all.writes(what.clone(), Path::new(STDOUT));
+        }
         // A file that is not there yet is none that a folder holds.
         if all.written().any(|(_, p)| p.exists()) {
             for (what, dir) in &self.folders {

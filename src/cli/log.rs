@@ -1,7 +1,8 @@
 //! What the program says while it works, on standard error: lines for people, or one JSON object a line for programs.
 
 use std::borrow::Cow;
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -44,11 +45,16 @@ pub(super) fn plain(event: &str, message: &str) {
     said(event, message, message);
 }
 
-fn said(event: &str, message: &str, line: &str) {
+/// A line on standard error. Where that cannot be written to, the work goes on without it.
+fn line(text: impl Display) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+}
+
+fn said(event: &str, message: &str, text: &str) {
     if is_json() {
-        eprintln!("{}", json!({"event": event, "message": message}));
+        line(json!({"event": event, "message": message}));
     } else {
-        eprintln!("{}", printable(line));
+        line(printable(text));
     }
 }
 
@@ -134,7 +140,7 @@ impl Stage {
             () => Shown::Lines,
         };
         if let Shown::Objects = shown {
-            eprintln!("{}", json!({"event": "stage", "stage": what, "done": 0, "of": of}));
+            line(json!({"event": "stage", "stage": what, "done": 0, "of": of}));
         }
         Stage { what, begun: now, told: now, shown }
     }
@@ -152,11 +158,10 @@ impl Stage {
         let seconds = self.begun.elapsed().as_secs_f64();
         let left = seconds / done as f64 * (of - done) as f64;
         match self.shown {
-            Shown::Objects => eprintln!(
-                "{}",
-                json!({"event": "stage", "stage": self.what, "done": done, "of": of, "seconds": rounded(seconds), "left": rounded(left)})
+            Shown::Objects => line(
+                json!({"event": "stage", "stage": self.what, "done": done, "of": of, "seconds": rounded(seconds), "left": rounded(left)}),
             ),
-            _ => eprintln!("{}: {done} of {of}, {left:.0} s left", self.what),
+            _ => line(format_args!("{}: {done} of {of}, {left:.0} s left", self.what)),
         }
     }
 
@@ -164,11 +169,10 @@ impl Stage {
         let seconds = self.begun.elapsed().as_secs_f64();
         match &self.shown {
             Shown::Bar(b) => b.finish_and_clear(),
-            Shown::Lines => eprintln!("{}: {of} in {seconds:.1} s", self.what),
-            Shown::Objects => eprintln!(
-                "{}",
-                json!({"event": "stage", "stage": self.what, "done": of, "of": of, "seconds": rounded(seconds)})
-            ),
+            Shown::Lines => line(format_args!("{}: {of} in {seconds:.1} s", self.what)),
+            Shown::Objects => {
+                line(json!({"event": "stage", "stage": self.what, "done": of, "of": of, "seconds": rounded(seconds)}))
+            }
         }
     }
 }

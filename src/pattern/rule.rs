@@ -303,7 +303,7 @@ impl RuleSet {
         let failed = |source| RuleError::Folder { folder: folder.to_owned(), source };
         let entries = std::fs::read_dir(folder).map_err(failed)?;
         let mut files = entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"));
+        files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml") && p.is_file());
         files.sort();
         let text = |path: &PathBuf| {
             let name = path.display().to_string();

@@ -5,12 +5,58 @@
 
 use std::collections::BTreeSet;
 
-use crate::ir::masks::NEVER_MEASURED;
+use crate::ir::masks::{HIDDEN, NEVER_MEASURED};
 use crate::ir::{Class, Graph, Node, NodeId, Tensor, ValueId};
 
 /// True for a constant that masks are made of.
 pub(super) fn is_low(t: &Tensor) -> bool {
     t.dtype.is_float() && t.to_f32s().is_some_and(|x| x.iter().any(|x| *x <= NEVER_MEASURED || !x.is_finite()))
+}
+
+/// Nodes between a layer and the Softmax that its mask is for.
+const TO_SOFTMAX: usize = 8;
+
+/// True for a constant that is added to `y` to hide entries and is no bias that a layer learned: very far below, or any number
+/// that masks are made of in front of a Softmax.
+pub(super) fn masks(g: &Graph, t: &Tensor, y: ValueId) -> bool {
+    let Some(x) = t.to_f32s() else { return false };
+    let far = x.iter().any(|x| !x.is_finite() || *x <= HIDDEN);
+    far || is_low(t) && is_softmaxed(g, y)
+}
+
+/// Whether a Softmax reads a value, moved, scaled, shifted or masked.
+fn is_softmaxed(g: &Graph, v: ValueId) -> bool {
+    let mut todo = vec![v];
+    for _ in 0..TO_SOFTMAX {
+        let readers: Vec<&Node> = todo
+            .iter()
+            .flat_map(|v| g.uses(*v))
+            .filter(|(_, slot)| *slot != usize::MAX)
+            .map(|(n, _)| g.node(n))
+            .collect();
+        if readers.iter().any(|n| n.op.is("Softmax")) {
+            return true;
+        }
+        let goes_on = |n: &&Node| n.is_move() || n.is_a(Class::Unary) || n.is_a(Class::Broadcast);
+        todo = readers.into_iter().filter(goes_on).filter_map(Node::out).collect();
+        todo.sort();
+        todo.dedup();
+    }
+    false
+}
+
+/// A layer's bias, however low its entries are: a constant of one axis that is added to a product with weights.
+fn is_bias(g: &Graph, n: &Node) -> bool {
+    let weighted = |x: ValueId| {
+        let made = g.producer(x).map(|p| g.node(p)).filter(|p| p.is_a(Class::Product));
+        made.and_then(|p| p.input(1)).is_some_and(|w| g.constant(w).is_some())
+    };
+    let of = |(b, x): (ValueId, ValueId)| {
+        let one_axis = |t: &&Tensor| t.dims.last().is_some_and(|n| *n as usize == t.len());
+        weighted(x) && g.constant(b).filter(one_axis).is_some_and(|t| !masks(g, t, x))
+    };
+    let both = n.input(0).zip(n.input(1)).filter(|_| n.op.is("Add"));
+    both.is_some_and(|(a, b)| of((a, b)) || of((b, a)))
 }
 
 /// What is made of such constants alone, or is one but for its size, which only a run knows.
@@ -134,7 +180,7 @@ pub(super) fn hidden(g: &Graph) -> BTreeSet<ValueId> {
     for id in g.schedule() {
         let n = g.node(id);
         // A maximum is not lowered by a bound.
-        let made = matches!(n.op.name.as_str(), "Add" | "Sub" | "Mul" | "Where" | "Concat");
+        let made = matches!(n.op.name.as_str(), "Add" | "Sub" | "Mul" | "Where" | "Concat") && !is_bias(g, n);
         // Heads that are mixed after the mask: a weighted sum of what is hidden hides.
         let mixed = n.is_a(Class::Product) && n.input(1).is_some_and(|w| g.constant(w).is_some());
         let mixed = mixed && n.input(0).is_some_and(|x| found.contains(&x));

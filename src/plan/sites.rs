@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::hidden::is_low;
 pub use super::hidden::mask_inputs;
+use super::hidden::masks;
 use crate::ir::{DType, Graph, Node, NodeId, ValueId};
 use crate::pattern::Attention;
 
@@ -236,7 +236,7 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
     let y = n.out()?;
     if let Some(b) = n.input(2) {
         let ok = constant_out(b) && (is_conv || n.float("beta") == 1.0);
-        let fits = g.try_init(b).is_some_and(|t| t.len() == channels && !is_low(t));
+        let fits = g.try_init(b).is_some_and(|t| t.len() == channels && !masks(g, t, y));
         return (ok && fits).then_some(Linear {
             node: id,
             x,
@@ -259,7 +259,10 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
         // A vector over the output channels, possibly with leading ones. A mask is no bias: its numbers would leave no steps
         // for the weights, which the codes of a bias share.
         let fits = g.try_init(other).is_some_and(|t| {
-            t.len() == channels && t.dims.last() == Some(&(channels as i64)) && t.dtype == DType::FLOAT && !is_low(t)
+            t.len() == channels
+                && t.dims.last() == Some(&(channels as i64))
+                && t.dtype == DType::FLOAT
+                && !masks(g, t, y)
         });
         if fits {
             l.bias = Some(Bias { value: other, add: Some(add) });

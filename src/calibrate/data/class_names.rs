@@ -45,7 +45,7 @@ impl DataOptions {
             // Exporters put the model into a folder `onnx` of its repository.
             if beside.and_then(Path::file_name).is_some_and(|n| n == "onnx") { 2 } else { 1 },
         );
-        let texts = folders.filter_map(|d| file::text(&d.join("config.json")).ok());
+        let texts = folders.map(|d| d.join("config.json")).filter(|f| f.is_file()).filter_map(|f| file::text(&f).ok());
         let found = texts.filter_map(|t| serde_json::from_str::<Value>(&t).ok()).map(|v| of_json(&v));
         Ok(found.into_iter().find(|n| !n.is_empty()).unwrap_or_default())
     }

@@ -46,7 +46,7 @@ enum FileKind {
 /// `labels` is a file in place of labels.txt.
 pub(super) fn list(folder: &Path, labels: Option<&Path>) -> Result<Listing, DataError> {
     let label_file = labels.map_or_else(|| folder.join("labels.txt"), Path::to_owned);
-    if labels.is_some() || label_file.exists() {
+    if labels.is_some() || label_file.is_file() {
         let (names, classes): (Vec<_>, _) = labels::read(&label_file, folder)?.into_iter().unzip();
         let labels = labels::checked(&label_file, classes)?;
         return Ok(Listing { names, labels, ..Listing::default() });
