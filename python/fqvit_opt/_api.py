@@ -56,7 +56,7 @@ def options(**given: Any) -> dict[str, Any]:
 def load(model: Model) -> _native.Model:
     """Reads a model, wherever it is, unless that was done before."""
     if type(model).__name__ == "PyCapsule":
-        return cast(_native.Model, model)
+        return cast("_native.Model", model)
     if isinstance(model, (str, os.PathLike)):
         return _native.model_load(os.fspath(model))
     if isinstance(model, (bytes, bytearray, memoryview)):

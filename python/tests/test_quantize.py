@@ -122,7 +122,9 @@ def test_labels_in_the_data_become_an_accuracy(digits: Digits) -> None:
 def test_lists_of_samples_are_batches(digits: Digits, result: fqvit_opt.Result) -> None:
     x = digits.calibration
     batches = [[x[i], x[i + 1], x[i + 2][None]] for i in range(0, 24, 3)]
-    count = lambda r: r.report.data.calibration_samples + r.report.data.verification_samples  # noqa: E731
+    def count(r: fqvit_opt.Result) -> int:
+        return r.report.data.calibration_samples + r.report.data.verification_samples
+
     assert count(fqvit_opt.quantize(digits.model, batches, fast=True, bench=False)) == 24
     # The input, and something of its shape that follows it.
     with pytest.warns(UserWarning, match="not used"):
