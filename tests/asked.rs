@@ -170,9 +170,21 @@ fn a_search_says_what_it_was_calibrated_on() {
 #[test]
 fn a_file_is_covered_as_its_compilation_said() {
     let p = Place::new();
-    for more in
-        [&["--recipe", "fq-vit"][..], &["--recipe", "fq-vit-paper"], &["--target", "integer"], &["--recipe", "cpu"]]
-    {
+    // Weights that count octaves in thirds.
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("passes/recipes/fq-vit.yaml"));
+    let text = text
+        .expect("a recipe")
+        .replace("bits: 4, anchor: max, tail: zero", "bits: 5, anchor: max, tail: zero, base: [cbrt2]");
+    let thirds: Vec<&str> = text.lines().filter(|l| !l.trim_start().starts_with("fine:")).collect();
+    assert!(thirds.iter().any(|l| l.contains("cbrt2")), "{text}");
+    fs::write(p.dir.path().join("thirds.yaml"), thirds.join("\n")).expect("writable");
+    for more in [
+        &["--recipe", "fq-vit"][..],
+        &["--recipe", "thirds.yaml"],
+        &["--recipe", "fq-vit-paper"],
+        &["--target", "integer"],
+        &["--recipe", "cpu"],
+    ] {
         let made = json(&p.compile(&[more, &["--fast", "--json", "-"]].concat()));
         let args =
             ["verify", &p.model, "q.onnx", "--data", &p.data, "--samples", "4", "--quiet", "--no-bench", "--json", "-"];
@@ -181,7 +193,7 @@ fn a_file_is_covered_as_its_compilation_said() {
             assert_eq!(made["coverage"][key], read["coverage"][key], "{more:?}: {key}");
         }
     }
-    // A Softmax of codes that do not count in powers of two is one in float.
+    // A Softmax of codes that do not count octaves in whole steps is one in float.
     let peer = p.save(
         "peer.onnx",
         r#"<ir_version: 8, opset_import: ["" : 17]>

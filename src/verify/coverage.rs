@@ -41,7 +41,7 @@ pub fn measure(model: &Model) -> (Coverage, Vec<Island>) {
             "MatMulInteger" | "ConvInteger" | "QLinearMatMul" | "QLinearConv" if n.op.is_onnx() => &[],
             _ if !computes(n) => continue,
             _ if n.op.is_onnx()
-                && (weighs_by_powers(g, n) || n.input(0).is_some_and(|v| from_codes(g, v, &is_int))) =>
+                && (weighs_by_octaves(g, n) || n.input(0).is_some_and(|v| from_codes(g, v, &is_int))) =>
             {
                 *c.between.entry(name.to_owned()).or_default() += 1;
                 continue;
@@ -122,9 +122,9 @@ fn rounded(g: &Graph, v: ValueId) -> bool {
 /// How far is looked back from a Softmax.
 const MOST_STEPS: usize = 16;
 
-/// True for a Softmax over codes that count in powers of two: read back with a scale of ln 2 times such a power, and only bent,
-/// cut off and masked since. Its weights are as few numbers as there are codes: Log-Int-Softmax.
-fn weighs_by_powers(g: &Graph, softmax: &Node) -> bool {
+/// True for a Softmax over codes that count octaves in whole steps: read back with ln 2 over their number for a scale, and only
+/// bent, cut off and masked since. Its weights are as few numbers as there are codes: Log-Int-Softmax.
+fn weighs_by_octaves(g: &Graph, softmax: &Node) -> bool {
     if !softmax.op.is("Softmax") {
         return false;
     }
@@ -134,8 +134,8 @@ fn weighs_by_powers(g: &Graph, softmax: &Node) -> bool {
         v = match n.op.name.as_str() {
             "DequantizeLinear" => {
                 let scale = n.input(1).and_then(|s| g.constant(s)).and_then(|t| t.to_f32s());
-                let powers = |s: &[f32]| s.iter().all(|s| is_power_of_two(s / std::f32::consts::LN_2));
-                return scale.is_some_and(|s| !s.is_empty() && powers(&s));
+                let octaves = |s: &[f32]| s.iter().all(|s| is_whole(std::f32::consts::LN_2 / s));
+                return scale.is_some_and(|s| !s.is_empty() && octaves(&s));
             }
             "LeakyRelu" | "Clip" => n.input(0),
             // The cut at the last code is made of the same codes.
@@ -157,8 +157,9 @@ fn fixed(g: &Graph, v: ValueId, deep: usize) -> bool {
     g.constant(v).is_some() || deep > 0 && g.producer(v).is_some_and(|p| made(g.node(p)))
 }
 
-fn is_power_of_two(x: f32) -> bool {
-    x > 0.0 && (x.log2() - x.log2().round()).abs() < 1e-5
+/// Steps of an octave, of which there are four at most, or twice as many where they are bent.
+fn is_whole(steps: f32) -> bool {
+    (0.9..8.1).contains(&steps) && (steps - steps.round()).abs() < 1e-4
 }
 
 /// Where to look on for whether a value holds codes.
@@ -188,7 +189,7 @@ fn one_step(g: &Graph, v: ValueId, is_int: &impl Fn(ValueId) -> bool) -> Codes {
     let first = || n.input(0).map_or(Codes::No, |x| Codes::If(vec![x]));
     match n.op.name.as_str() {
         "DequantizeLinear" => Codes::Yes,
-        "Softmax" if weighs_by_powers(g, n) => Codes::Yes,
+        "Softmax" if weighs_by_octaves(g, n) => Codes::Yes,
         "Cast" if n.input(0).is_some_and(is_int) => Codes::Yes,
         // Codes of more than 8 bits are whole numbers in float, cut off at the ends of their range.
         "Round" => Codes::Yes,
