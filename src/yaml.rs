@@ -25,6 +25,23 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, yaml_serde::Error>
     Ok(read)
 }
 
+/// What a visitor makes of every value that holds no others.
+macro_rules! scalars {
+    ($self:ident => $end:expr) => {
+        scalars! { $self => $end; visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_i128: i128, visit_u128: u128 }
+        scalars! { $self => $end; visit_f64: f64, visit_str: &str }
+
+        fn visit_unit<E: Error>($self) -> Result<(), E> {
+            $end
+        }
+    };
+    ($self:ident => $end:expr; $($visit:ident: $ty:ty),*) => {
+        $(fn $visit<E: Error>($self, _: $ty) -> Result<(), E> {
+            $end
+        })*
+    };
+}
+
 /// Brackets that may be open at once: the parser takes time with the square of it.
 const DEEPEST: usize = 1000;
 
@@ -88,37 +105,7 @@ impl<'de> Visitor<'de> for Once {
         value.newtype_variant_seed(self)
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i128<E: Error>(self, _: i128) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u128<E: Error>(self, _: u128) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Ok(())
-    }
+    scalars! { self => Ok(()) }
 }
 
 /// One step on the way to a part of a text.
@@ -189,29 +176,7 @@ impl<'de> Visitor<'de> for At<'_> {
         Err(A::Error::custom(self.what))
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        Err(E::custom(self.what))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        Err(E::custom(self.what))
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
-        Err(E::custom(self.what))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        Err(E::custom(self.what))
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
-        Err(E::custom(self.what))
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Err(E::custom(self.what))
-    }
+    scalars! { self => Err(E::custom(self.what)) }
 }
 
 #[cfg(test)]

@@ -28,7 +28,6 @@ pub(super) struct Accepted {
     pub plan: QuantPlan,
     /// What it was calibrated on, and how many samples of it.
     pub calibration: (String, u64),
-    pub reached: bool,
     /// The command's number, held against the one to reach.
     pub check: Check,
     pub notes: Vec<String>,
@@ -103,7 +102,7 @@ pub(super) fn search(
                     pass: reached,
                     because: None,
                 };
-                return Ok(Accepted { recipe, plan, calibration, reached, check, notes: vec![note] });
+                return Ok(Accepted { recipe, plan, calibration, check, notes: vec![note] });
             }
         }
     }

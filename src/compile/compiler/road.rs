@@ -51,11 +51,8 @@ impl Compiler {
         }
         let p = p?;
         let (Some(p), Some(_)) = (p, &recipe.quantize) else {
-            return self
-                .stop_after
-                .as_ref()
-                .map_or(Ok(()), |pass| never_ran(pass, &log))
-                .map(|()| self.unchanged(&recipe, log));
+            self.has_stopped(&log)?;
+            return Ok(self.unchanged(&recipe, log));
         };
         let samplings = self.samplings(&p, &recipe, &mut log)?;
         let mut decided = self.decided(p, &recipe, &rules, (&samplings.data, &samplings.calib), &mut log)?;
@@ -65,7 +62,7 @@ impl Compiler {
             return Ok(self.unfinished(m, &recipe, log));
         }
         let front = front?;
-        self.stop_after.as_ref().map_or(Ok(()), |pass| never_ran(pass, &log))?;
+        self.has_stopped(&log)?;
         let done = self.judged(decided, front, samplings, missed, &recipe, log)?;
         sources.intact().map_err(|path| CompilerError::Changed { path })?;
         Ok(done)
@@ -164,8 +161,8 @@ impl Compiler {
             let mut plan = plan.clone();
             plan.target = self.target.unwrap_or(plan.target);
             plan.assume_vnni |= self.assume_vnni;
-            let (data, samples) = self.calibrated_on.clone().unwrap_or_default();
-            let calibration = if data.is_empty() { format!("as plan {name} says") } else { data };
+            let known = self.calibrated_on.clone();
+            let (calibration, samples) = known.unwrap_or_else(|| (format!("as plan {name} says"), 0));
             if self.statistics.is_some() || self.statistics_to.is_some() {
                 log.notes.push(format!("plan {name} decides everything: statistics are neither read nor written"));
             }
@@ -208,11 +205,10 @@ impl Compiler {
     /// them, and weights may be fitted to other data.
     fn seen_before(&self, s: &StatsFile, recipe: &Recipe, (data, calib): (&Dataset, &[usize])) -> Option<String> {
         let (here, all) = (calib.len() * data.batch(), data.len() * data.batch());
-        let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
         let same = s.have_seen(&data.fingerprint());
         // Of the same files, but not as many of them.
         let knows = same || s.data == data.description();
-        if knows && measured && here < all && (!same || s.samples > here as u64) {
+        if knows && self.holds_back() && here < all && (!same || s.samples > here as u64) {
             return Some(format!(
                 "the statistics are of {} samples, and {here} of {all} are not held back here: what the models are compared on \
                  may have been calibrated on; compare them on other data (--verify)",
@@ -254,6 +250,14 @@ impl Compiler {
         self.stop_after.as_deref().and_then(|pass| log.journal.after(pass)).cloned()
     }
 
+    /// Fails where all passes have run and none of them was the one after which to stop.
+    fn has_stopped(&self, log: &Log) -> Result<(), CompilerError> {
+        let Some(pass) = &self.stop_after else { return Ok(()) };
+        let mut ran: Vec<&str> = log.journal.steps.iter().map(|s| s.pass.as_str()).collect();
+        ran.dedup();
+        Err(CompilerError::NoPass { pass: pass.clone(), ran: ran.join(", ") })
+    }
+
     fn unfinished(mut self, m: Model, recipe: &Recipe, log: Log) -> Compiled {
         self.model = m;
         Compiled { finished: false, ..self.unchanged(recipe, log) }
@@ -285,13 +289,6 @@ fn known(pass: &str) -> Result<(), CompilerError> {
         return Err(CompilerError::Renamed { pass: pass.to_owned(), now });
     }
     registry::pass(id).map(drop).ok_or_else(|| CompilerError::UnknownPass { pass: pass.to_owned() })
-}
-
-/// The error that a pass to stop after has not run.
-fn never_ran(pass: &str, log: &Log) -> Result<(), CompilerError> {
-    let mut ran: Vec<&str> = log.journal.steps.iter().map(|s| s.pass.as_str()).collect();
-    ran.dedup();
-    Err(CompilerError::NoPass { pass: pass.to_owned(), ran: ran.join(", ") })
 }
 
 /// What is to be done, and where it comes from.

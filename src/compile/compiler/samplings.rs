@@ -49,7 +49,7 @@ impl Compiler {
             }
             _ => None,
         };
-        let measured = matches!(self.verification, Verification::HeldBack) || self.keep.is_some();
+        let measured = self.holds_back();
         let (calib, held) = if measured { split_holdout(data.len()) } else { ((0..data.len()).collect(), Vec::new()) };
         let (calib, held) = (thinned(calib, most(FAST_CALIBRATION)), thinned(held, most(FAST_VERIFICATION)));
         if measured && held.is_empty() {
@@ -71,6 +71,11 @@ impl Compiler {
             None => {}
         }
         Ok(Samplings { data, calib, held, other })
+    }
+
+    /// Whether some of the calibration samples are held back, to measure on.
+    pub(super) fn holds_back(&self) -> bool {
+        matches!(self.verification, Verification::HeldBack) || self.keep.is_some()
     }
 
     /// Tells the samples where the model lies.

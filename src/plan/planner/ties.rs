@@ -88,10 +88,9 @@ fn one(g: &Graph, sites: &Sites, n: NodeId, plan: &QuantPlan) -> Option<Moved> {
         }
     };
     // All channels of an input of one scale take the same values.
-    let shared = (input.channels() == 1).then(|| points(input, 0, tanh));
+    let taken: Vec<Vec<Point>> = (0..input.channels()).map(|c| points(input, c, tanh)).collect();
     for (c, f) in fold.factors.iter_mut().enumerate() {
-        let own = if shared.is_some() { Vec::new() } else { points(input, c.min(input.channels() - 1), tanh) };
-        if let Some(s) = cleared(shared.as_ref().unwrap_or(&own), out.scale(0) * *f, lo, hi) {
+        if let Some(s) = cleared(&taken[c.min(taken.len() - 1)], out.scale(0) * *f, lo, hi) {
             *f = (f64::from(s) / f64::from(out.scale(0))) as f32;
         }
     }
