@@ -34,6 +34,8 @@ mod attend;
 #[cfg(feature = "tract")]
 mod bytes;
 #[cfg(feature = "tract")]
+mod cast;
+#[cfg(feature = "tract")]
 mod codes;
 #[cfg(feature = "tract")]
 mod conv;
@@ -57,6 +59,8 @@ mod qdq;
 mod repeat;
 #[cfg(feature = "tract")]
 mod session;
+#[cfg(feature = "tract")]
+mod squeeze;
 #[cfg(feature = "tract")]
 mod steps;
 #[cfg(feature = "tract")]

@@ -11,7 +11,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::DimLike;
 
 use super::kept::{self, Kept};
-use super::{Array, Element, RuntimeError, conv, fuse, host, prepare, product, qdq, repeat};
+use super::{Array, Element, RuntimeError, cast, conv, fuse, host, prepare, product, qdq, repeat, squeeze};
 use crate::budget;
 use crate::ir::{DType, Dim, Graph, Node, Validated};
 use crate::onnx;
@@ -38,6 +38,8 @@ fn operators(optimize: bool) -> Onnx {
     leave_amx_alone();
     let mut onnx = tract_onnx::onnx();
     qdq::register(&mut onnx, optimize);
+    cast::register(&mut onnx);
+    squeeze::register(&mut onnx);
     product::register(&mut onnx);
     conv::register(&mut onnx);
     if optimize {

@@ -55,7 +55,9 @@ fn patch(g: &Graph, id: NodeId, opset: i64) -> Option<Patch> {
         return None;
     }
     let (x, y) = (n.input(0)?, n.out()?);
-    let axes = g.ints(n, 1, "axes").filter(|a| !a.is_empty())?;
+    let mut axes = g.ints(n, 1, "axes").filter(|a| !a.is_empty())?;
+    // tract takes axes out from the last that is named, and then finds none beyond.
+    axes.sort_by_key(|a| from_end(g, *a, x));
     if !axes.iter().any(|a| from_end(g, *a, x).is_some_and(|a| a < -1)) {
         return None;
     }
