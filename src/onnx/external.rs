@@ -151,7 +151,8 @@ pub(super) fn location(t: &proto::TensorProto) -> &str {
 
 /// `offset` and `length`; `None` in the first place if one is written but is no number.
 fn range(t: &proto::TensorProto) -> Option<(usize, Option<usize>)> {
-    let number = |k| entry(t, k).map(|s| s.parse::<usize>()).transpose();
+    let plain = |s: &str| s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse::<usize>().ok()).flatten();
+    let number = |k| entry(t, k).map(|s| plain(s).ok_or(())).transpose();
     Some((number("offset").ok()?.unwrap_or(0), number("length").ok()?))
 }
 
@@ -173,6 +174,12 @@ impl Folder<'_> {
     fn find(&mut self, t: &proto::TensorProto) -> Result<Bytes, (String, String)> {
         let location = location(t);
         let refuse = |problem: String| (location.to_owned(), problem);
+        // Readers differ on which of two counts.
+        let mut keys: Vec<&str> = t.external_data.iter().filter_map(|e| e.key.as_deref()).collect();
+        keys.sort_unstable();
+        if let Some(twice) = keys.windows(2).find(|k| k[0] == k[1]) {
+            return Err(refuse(format!("the entry `{}` is there twice; write the file anew", twice[0])));
+        }
         let (offset, length) = range(t).ok_or_else(|| {
             refuse("is given with an offset or length that is no number; export the model again".into())
         })?;

@@ -23,6 +23,9 @@ pub(super) fn tensor_problems(t: &Tensor) -> Vec<String> {
     if t.dtype == DType::UNDEFINED {
         return vec!["has no element type".to_owned()];
     }
+    if t.dtype.name().is_none() {
+        return vec![format!("has element type {}, which the standard does not have", t.dtype.0)];
+    }
     if !storage_fits(t) {
         return vec![format!("keeps its elements in a field that is not for {}", t.dtype)];
     }
