@@ -11,7 +11,7 @@ from typing import Any, Optional, Protocol, Union, cast
 
 from . import _native
 from . import _report
-from ._data import Data, DataOptions, Source, Unpack, refuse_unknown, source
+from ._data import Data, DataOptions, Source, Unpack, flag, refuse_unknown, source
 from ._native import ModelError
 from ._progress import Progress, Shown
 from ._report import Report
@@ -204,6 +204,7 @@ def quantize(
     :class:`Error`, and :class:`ValueError` for an argument that has no such value.
     """
     refuse_unknown("quantize", how)
+    verify = flag(verify)
     if verify is False:
         for name, value in (("judge", judge), ("min_sqnr", min_sqnr), ("min_agreement", min_agreement)):
             if value is not None:

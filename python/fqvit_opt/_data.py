@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypedDict, Union
 
 import numpy as np
@@ -87,6 +88,11 @@ def refuse_unknown(function: str, given: Mapping[str, Any]) -> None:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
+def flag(verify: Union[Data, bool, None]) -> Union[Data, bool, None]:
+    """numpy's own truth values are no data."""
+    return bool(verify) if isinstance(verify, np.bool_) else verify
+
+
 def source(
     data: Optional[Data],
     inputs: Callable[[list[str]], list[_Input]],
@@ -103,7 +109,7 @@ def source(
     if isinstance(data, (str, os.PathLike)):
         path = os.fspath(data)
     elif data is not None:
-        arrays = _spooled(data, [i for i in inputs(said) if i[0] not in fixed], what)
+        arrays = _spooled(data, [i for i in inputs(said) if i[0] not in fixed], what, set(fixed))
     files = (("preprocessor", how.get("preprocessor")), ("labels", how.get("labels")), ("class_names", how.get("class_names")))
     paths = {k: os.fspath(v) for k, v in files if v}
     return {
@@ -159,11 +165,12 @@ def _numbers(key: str, x: Union[float, Sequence[float], None]) -> list[float]:
     return [float(v) for v in a]
 
 
-def _spooled(data: Any, inputs: list[_Input], what: str) -> _native.Arrays:
+def _spooled(data: Any, inputs: list[_Input], what: str, fixed: AbstractSet[str] = frozenset()) -> _native.Arrays:
+    """``fixed``: inputs that are given in another way."""
     spool = _native.spool_new(what)
     empty = True
     for batch in _batches(data, what):
-        arrays = _named(batch, inputs, what)
+        arrays = _named(batch, inputs, what, fixed)
         _native.spool_push(spool, [(name, a.dtype.str, list(a.shape), a.tobytes()) for name, a in arrays.items()])
         empty = False
     if empty:
@@ -174,6 +181,8 @@ def _spooled(data: Any, inputs: list[_Input], what: str) -> _native.Arrays:
 def _batches(data: Any, what: str) -> Iterator[Any]:
     if hasattr(data, "get_next") and callable(data.get_next):
         return iter(data.get_next, None)
+    if isinstance(data, memoryview):
+        data = np.asarray(data)
     if isinstance(data, Mapping) or _is_array(data):
         return iter([data])
     try:
@@ -193,18 +202,23 @@ def _array(x: Any, name: str, what: str) -> npt.NDArray[Any]:
         x = x.detach().cpu()
         if str(getattr(x, "dtype", "")) == "torch.bfloat16":
             x = x.float()
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise DataError(f'{what}, array "{name}": some elements are masked; fill them (`.filled(0)`)')
     a = np.asarray(x)
     if a.dtype.kind not in "fiubV" or a.dtype.hasobject:
         raise DataError(f'{what}, array "{name}": elements of type {a.dtype} are no numbers')
     return a
 
 
-def _named(batch: Any, inputs: list[_Input], what: str) -> dict[str, npt.NDArray[Any]]:
+def _named(batch: Any, inputs: list[_Input], what: str, fixed: AbstractSet[str] = frozenset()) -> dict[str, npt.NDArray[Any]]:
     """The arrays of one batch by input, each with the samples along its first axis."""
     names = [name for name, _, _ in inputs]
     if isinstance(batch, Mapping):
         found = {str(k): _array(v, str(k), what) for k, v in batch.items() if str(k) in (*names, *_LABELS)}
-        idle = [str(k) for k in batch if str(k) not in found]
+        idle = [str(k) for k in batch if str(k) not in found and str(k) not in fixed]
+        twice = [str(k) for k in batch if str(k) in fixed]
+        if twice:
+            _ignored(what, f"as fixed= gives these inputs: {', '.join(twice)}")
         if idle:
             _ignored(what, f"as the model has no such input: {', '.join(idle)}")
         for name in names:
@@ -219,7 +233,7 @@ def _named(batch: Any, inputs: list[_Input], what: str) -> dict[str, npt.NDArray
         found = {names[0]: np.concatenate([a if a.ndim == rank else a[None] for a in parts])}
     elif isinstance(batch, (tuple, list)) and batch and not _odd(batch, len(names)):
         if isinstance(batch[0], Mapping):  # (inputs by name, labels)
-            found = _named(batch[0], inputs, what)
+            found = _named(batch[0], inputs, what, fixed)
             found.update(_label(batch[1:], what))
         else:
             found = _positional(list(batch), names, what)

@@ -22,7 +22,20 @@ _DEFAULTS: dict[str, Any] = {
     "DedicatedQDQPair": False,
     "CalibTensorRangeSymmetric": False,
     "CalibMovingAverage": False,
+    "CalibStridedMinMax": None,
+    "CalibMaxIntermediateOutputs": None,
+    "MinimumRealRange": None,
+    "OpTypesToExcludeOutputQuantization": [],
+    "QDQDisableWeightAdjustForInt32Bias": False,
+    "QDQKeepRemovableActivations": False,
+    "QDQOpTypePerChannelSupportToAxis": {},
+    "SmoothQuant": False,
+    "TensorQuantOverrides": {},
+    "UseQDQContribOps": False,
 }
+
+#: Where onnxruntime calibrates if nothing is said.
+_ON_THE_CPU = ["CPUExecutionProvider"]
 
 
 def quantize_static(
@@ -53,7 +66,8 @@ def quantize_static(
 
     The recipe decides what onnxruntime leaves to these arguments: weights have a scale per channel whatever ``per_channel``
     says, never saturate in 16 bits whatever ``reduce_range`` says, and the range of each activation is the one of least
-    error at its consumer. ``weight_type=QInt4`` takes recipe ``w4a8-int4``. An argument that cannot be followed is refused
+    error at its consumer. ``QInt8`` and ``QUInt8`` both say 8 bits: activations are uint8, and weights int8 with the zero point 0,
+    or uint8 where int8 could saturate. ``weight_type=QInt4`` takes recipe ``w4a8-int4``. An argument that cannot be followed is refused
     with a :class:`ValueError` that says what to use instead; none is ignored. Unlike onnxruntime's, the call returns
     something: the :class:`Result`. Keywords that onnxruntime does not know are those of :func:`quantize`.
     """
@@ -71,14 +85,18 @@ def quantize_static(
         ("op_types_to_quantize", op_types_to_quantize, "a recipe says what is quantized; recipe='linear-w8a8' is layers only"),
         ("nodes_to_quantize", nodes_to_quantize, "fqvit_opt.quantize(keep_float=...) leaves parts in float"),
         ("nodes_to_exclude", nodes_to_exclude, "fqvit_opt.quantize(keep_float=...) leaves parts in float"),
-        ("calibration_providers", calibration_providers, "calibration runs in the compiler's own runtime"),
+        (
+            "calibration_providers",
+            calibration_providers is not None and list(calibration_providers) != _ON_THE_CPU,
+            "calibration runs in the compiler's own runtime, on the processor",
+        ),
         ("calibration_cache_path", calibration_cache_path, "`fqvit-opt calibrate --stats FILE` keeps statistics"),
         ("use_external_data_format", use_external_data_format, "above 2 GB weights go into a data file by themselves"),
     ):
         if value:
             raise ValueError(f"{name} cannot be followed: {instead}")
     for key, value in (extra_options or {}).items():
-        if key not in _DEFAULTS or value != _DEFAULTS[key]:
+        if key not in _DEFAULTS or not _same(value, _DEFAULTS[key]):
             raise ValueError(f"extra_options[{key!r}]={value!r} cannot be followed: a recipe says how values are quantized")
     if recipe is None:
         recipe = "w4a8-int4" if weights == "QInt4" else "fq-vit"
@@ -93,6 +111,11 @@ def quantize_static(
     result = quantize(cast(Model, m), data, recipe=recipe, target=target, verify=verify, progress=progress, **how)
     result.save(model_output)
     return result
+
+
+def _same(value: Any, default: Any) -> bool:
+    # Of arrays, "equal" has no single answer; none is a default.
+    return type(value) is type(default) and bool(value == default)
 
 
 def _one_of(name: str, value: Any, known: set[str], instead: str) -> str:

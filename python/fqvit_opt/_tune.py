@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional, SupportsFloat, Union
 
 from . import _native
 from ._api import Model, Result, load, options, samples_of
-from ._data import Data, DataOptions, Unpack, refuse_unknown
+from ._data import Data, DataOptions, Unpack, flag, refuse_unknown
 from ._progress import Progress, Shown
 
 
@@ -95,6 +95,7 @@ def tune(
         recipes = os.fspath(recipes).split(",")
     if recipes is not None and not len(recipes):
         raise ValueError("recipes: give one at least, or leave it out")
+    verify = flag(verify)
     m = load(model)
     given: dict[str, Any] = dict(
         target=target, by=by, passes_dir=passes_dir, keep_opset=keep_opset, assume_vnni=assume_vnni, threads=threads
@@ -115,8 +116,8 @@ def tune(
             path = os.path.join(folder, "candidate.onnx")
             _native.candidate_save(candidate, path)
             score = float(metric(path))
-            if math.isnan(score):
-                raise ValueError(f"the metric gives nan for a file of {recipe}, which is neither enough nor too little")
+            if not math.isfinite(score):
+                raise ValueError(f"the metric gives {score} for a file of {recipe}: give a finite number, more being better")
             t = Trial(recipe, tuple(parts), score)
             _native.tuner_score(tuner, t.score)
             known.append(t)

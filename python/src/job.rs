@@ -31,7 +31,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::errors::{Error, PlanError, raise, raised};
 use crate::handle::{Held, out};
-use crate::model::Model;
+use crate::model::{Model, absolute};
 use crate::samples::Arrays;
 
 /// How often signals are looked at.
@@ -397,10 +397,11 @@ impl Inputs {
         all.files.extend(m.files.iter().map(|f| ("the model that was read".to_owned(), f.clone())));
         for (what, s) in samples {
             let besides = s.options.files_besides().map_err(raise)?;
-            all.files.extend(besides.into_iter().map(|(flag, f)| (flag.trim_start_matches('-').replace('-', "_"), f)));
+            let named = |flag: &str| flag.trim_start_matches('-').replace('-', "_");
+            all.files.extend(besides.into_iter().map(|(flag, f)| (named(flag), absolute(&f))));
             match &s.options.calibrate {
-                Some(p) if p.is_dir() => all.folders.push(((*what).to_owned(), p.clone())),
-                Some(p) => all.files.push(((*what).to_owned(), p.clone())),
+                Some(p) if p.is_dir() => all.folders.push(((*what).to_owned(), absolute(p))),
+                Some(p) => all.files.push(((*what).to_owned(), absolute(p))),
                 None => {}
             }
         }

@@ -1,6 +1,6 @@
 //! Models that were read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fqvit_opt::calibrate::data::DataOptions;
 use fqvit_opt::compile;
@@ -28,9 +28,15 @@ impl Held for Model {
 impl Model {
     fn of_loaded(loaded: Loaded, name: String, bytes: u64) -> Model {
         let notes = loaded.unknown.iter().map(|u| format!("{name}: unknown field dropped: {u}")).collect();
-        let files = loaded.files.into_iter().map(|(f, _)| f).collect();
+        // Where they lie now, whatever folder the process works in when it writes.
+        let files = loaded.files.into_iter().map(|(f, _)| absolute(&f)).collect();
         Model { inner: loaded.model, name, bytes, files, notes }
     }
+}
+
+/// The path from the root of the file system; what has no such path stays as it is.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Of a file, with the data files beside it: `path`.

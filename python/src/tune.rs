@@ -19,7 +19,7 @@ use pyo3::types::PyTuple;
 use crate::errors::{raise, raised};
 use crate::handle::{Held, out};
 use crate::job::{Options, callback, run, samples_for};
-use crate::model::Model;
+use crate::model::{Model, absolute};
 
 /// A search under way.
 struct Tuner {
@@ -49,7 +49,8 @@ pub fn new(args: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
     let names: Option<Vec<String>> = args.get_item(2)?.extract()?;
     let at_least: f64 = args.get_item(3)?.extract()?;
     let options = Options::of(&args.get_item(4)?)?;
-    let state: Option<PathBuf> = args.get_item(5)?.extract()?;
+    // What measures the files may work in another folder.
+    let state = args.get_item(5)?.extract::<Option<PathBuf>>()?.map(|f| absolute(&f));
     if at_least.is_nan() {
         return Err(PyValueError::new_err("at_least: give a number to reach; nan is none"));
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,16 @@ def test_what_is_not_used_of_the_data_is_told(digits: Digits) -> None:
         fqvit_opt.verify(digits.model, digits.model, [(x, "cat")], bench=False)
 
 
+def test_numpy_has_more_kinds_of_arrays(digits: Digits, result: fqvit_opt.Result) -> None:
+    few = digits.calibration[:4]
+    whole = fqvit_opt.quantize(digits.model, few, verify=False)
+    view = memoryview(np.ascontiguousarray(few))
+    assert fqvit_opt.quantize(digits.model, view, verify=np.False_).model == whole.model
+    masked = np.ma.MaskedArray(few, mask=few > 0)
+    with pytest.raises(fqvit_opt.DataError, match="masked"):
+        fqvit_opt.quantize(digits.model, masked, verify=False)
+
+
 def test_the_report_is_typed(digits: Digits, result: fqvit_opt.Result) -> None:
     r = result.report
     assert r.sqnr_db is not None and 6 < r.sqnr_db < 999
@@ -189,6 +200,28 @@ def test_saving_is_safe(digits: Digits, result: fqvit_opt.Result, tmp_path: Path
     assert mine.read_bytes() == before
     with pytest.raises(fqvit_opt.OutputError, match="nowhere"):
         result.save(tmp_path / "nowhere" / "q.onnx")
+
+
+def test_saving_knows_its_inputs_from_any_folder(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    shutil.copy(digits.model, here / "m.onnx")
+    shutil.copy(digits.calibration_file, here / "c.npz")
+    shutil.copy(digits.model, there / "m.onnx")
+    monkeypatch.chdir(here)
+    r = fqvit_opt.quantize("m.onnx", "c.npz", fast=True, verify=False)
+    monkeypatch.chdir(there)
+    for name in ("m.onnx", "c.npz"):
+        before = (here / name).read_bytes()
+        with pytest.raises(fqvit_opt.OutputError):
+            r.save(here / name)
+        with pytest.raises(fqvit_opt.OutputError):
+            r.save(f"../here/{name}")
+        assert (here / name).read_bytes() == before
+    # Of the same name, and not what was read.
+    r.save("m.onnx")
+    assert (there / "m.onnx").read_bytes() == r.model
 
 
 def test_without_data_a_note_says_so(digits: Digits) -> None:

@@ -47,9 +47,10 @@ def test_a_script_for_onnxruntime_needs_another_import_only(digits: Digits, tmp_
         ({"nodes_to_quantize": ["a"]}, "keep_float"),
         ({"op_types_to_quantize": ["MatMul"]}, "linear-w8a8"),
         ({"use_external_data_format": True}, "2 GB"),
-        ({"calibration_providers": ["CPUExecutionProvider"]}, "runtime"),
+        ({"calibration_providers": ["CUDAExecutionProvider"]}, "runtime"),
         ({"calibration_cache_path": "c.json"}, "--stats"),
         ({"extra_options": {"ActivationSymmetric": True}}, "ActivationSymmetric"),
+        ({"extra_options": {"ActivationSymmetric": [0, 0]}}, "ActivationSymmetric"),
         ({"extra_options": {"Unheard": 1}}, "Unheard"),
         ({"recipe": "fq-vit", "weight_type": QuantType.QInt4}, "not both"),
     ],
@@ -63,3 +64,15 @@ def test_what_can_not_be_followed_is_refused(digits: Digits, tmp_path: Path, giv
 def test_four_bits_take_their_recipe(digits: Digits, tmp_path: Path) -> None:
     r = fqvit_opt.quantize_static(digits.model, tmp_path / "q.onnx", digits.calibration, weight_type=QuantType.QInt4)
     assert r.report.recipe == "w4a8-int4"
+
+
+def test_what_onnxruntime_does_anyway_may_be_said(digits: Digits, tmp_path: Path) -> None:
+    fqvit_opt.quantize_static(
+        digits.model,
+        tmp_path / "q.onnx",
+        Reader(digits),
+        calibration_providers=["CPUExecutionProvider"],
+        extra_options={"SmoothQuant": False, "MinimumRealRange": None, "TensorQuantOverrides": {}},
+        verify=False,
+    )
+    assert (tmp_path / "q.onnx").is_file()

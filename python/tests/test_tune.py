@@ -20,6 +20,12 @@ def test_the_first_recipe_that_is_enough_is_the_answer(digits: Digits) -> None:
     assert t.model == whole.model
 
 
+@pytest.mark.parametrize("score", [float("inf"), -float("inf"), float("nan")])
+def test_a_metric_must_be_finite(digits: Digits, score: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        fqvit_opt.tune(digits.model, digits.calibration[:8], metric=lambda _: score, at_least=0.5, show=False)
+
+
 def floats(path: str) -> float:
     """A number that grows with what stays in float."""
     return -float(sum(n.op_type == "DequantizeLinear" for n in onnx.load(path).graph.node))
