@@ -397,3 +397,88 @@ fn the_work_goes_on_without_standard_error() {
         assert_eq!(o.status.code(), Some(1));
     }
 }
+
+#[test]
+fn a_threshold_that_nothing_could_miss_is_refused() {
+    let p = Place::new();
+    let made = p.compile(&["--recipe", "minmax-w8a8", "--no-verify", "--plan", "p.yaml"]);
+    assert_eq!(made.status.code(), Some(0), "{}", err(&made));
+    for limit in [["--min-sqnr", "60"], ["--min-agreement", "1"]] {
+        let o = p.compile(&[&limit[..], &["--no-verify"]].concat());
+        assert!(o.status.code() == Some(1) && err(&o).contains("cannot be used with"), "{}", err(&o));
+        let o = p.run(&[&[&p.model, "-o", "again.onnx", "--plan", "p.yaml", "--quiet"][..], &limit].concat());
+        assert!(o.status.code() == Some(1) && err(&o).contains("nothing to compare the models on"), "{}", err(&o));
+        assert!(!p.has("again.onnx"));
+    }
+}
+
+#[test]
+fn a_difference_is_no_error_and_an_error_no_difference() {
+    let p = Place::new();
+    let o = p.compile(&["--recipe", "minmax-w8a8", "--no-verify"]);
+    assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+    let status = |args: &[&str]| p.run(&[&["diff"], args].concat()).status.code();
+    assert_eq!(status(&[&p.model, &p.model]), Some(0));
+    assert_eq!(status(&[&p.model, "q.onnx"]), Some(1));
+    assert_eq!(status(&[&p.model, "gone.onnx"]), Some(2));
+    assert_eq!(status(&["--nonsense"]), Some(2));
+}
+
+/// Whoever stops reading changes nothing about what was found.
+#[cfg(unix)]
+#[test]
+fn the_exit_status_is_the_same_when_nobody_reads_on() {
+    let p = Place::new();
+    let o = p.compile(&["--recipe", "minmax-w8a8", "--no-verify"]);
+    assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+    for (args, status) in [
+        (vec!["diff", &p.model, "q.onnx", "--all"], 1),
+        (vec!["verify", &p.model, "q.onnx", "--data", &p.data, "--samples", "4", "--min-sqnr", "99", "-q", "-v"], 2),
+    ] {
+        let mut c = std::process::Command::new(assert_cmd::cargo::cargo_bin("fqvit-opt"));
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let c = c.current_dir(p.dir.path()).args(&args).stdout(writer).stderr(std::process::Stdio::null());
+        assert_eq!(c.status().expect("it runs").code(), Some(status), "{args:?}");
+    }
+}
+
+#[test]
+fn plans_name_the_values_of_the_canonical_model() {
+    let p = Place::new();
+    let o = p.compile(&["--recipe", "fq-vit", "--no-verify", "--plan", "p.yaml"]);
+    assert_eq!(o.status.code(), Some(0), "{}", err(&o));
+    let o = p.run(&["inspect", &p.model, "--canonical"]);
+    let text = String::from_utf8_lossy(&o.stdout);
+    let plan = fs::read_to_string(p.dir.path().join("p.yaml")).expect("a plan");
+    let names: Vec<&str> = plan.lines().filter_map(|l| l.strip_prefix("- value: ")).collect();
+    assert!(names.len() > 50, "{}", names.len());
+    names.iter().for_each(|n| assert!(text.contains(n), "{n} is not in the canonical model"));
+    // One letter is gone.
+    let slip = &names[20][..names[20].len() - 1];
+    let (line, meant) = (format!("- value: {}\n", names[20]), format!("did you mean `{}`?", names[20]));
+    fs::write(p.dir.path().join("p.yaml"), plan.replacen(&line, &format!("- value: {slip}\n"), 1)).expect("writable");
+    let o = p.run(&[&p.model, "-o", "again.onnx", "--plan", "p.yaml", "--quiet"]);
+    let told = err(&o);
+    assert!(told.contains(&meant) && told.contains("at line ") && told.contains("--canonical"), "{told}");
+    // A quantized model is looked at as far as that goes.
+    let o = p.run(&["inspect", "q.onnx"]);
+    let text = String::from_utf8_lossy(&o.stdout);
+    assert!(o.status.success() && text.contains("QuantizeLinear") && text.contains("quantized already"), "{text}");
+}
+
+#[test]
+fn near_misses_are_told_where_they_are_near() {
+    let p = Place::new();
+    let o = p.run(&["explain", &p.model]);
+    let text = String::from_utf8_lossy(&o.stdout);
+    assert!(text.contains("rule attention:") && text.contains("matches at 4 place(s)"), "{text}");
+    assert!(text.contains("other rules match no 3 nodes in a row"), "{text}");
+    for line in text.lines().filter_map(|l| l.trim().strip_prefix("the nearest miss matched ")) {
+        let nodes: usize = line.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+        assert!(nodes >= 3, "{line}");
+    }
+    let o = p.run(&["explain", &p.model, "--rule", "attention-shifted-window"]);
+    assert!(String::from_utf8_lossy(&o.stdout).contains("matches at 0 place(s)"));
+    assert!(err(&p.run(&["inspct", "m.onnx"])).contains("there is a command `inspect`"));
+}

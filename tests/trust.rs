@@ -156,11 +156,7 @@ fn an_edited_plan_is_checked_against_its_model() {
     with("axis 5", plan.replacen("    axis: -1", "    axis: 5", 1), &["axis 5, and the value has"]);
     with("recipe", plan.replacen("recipe: fq-vit", "recipe: nonsense", 1), &["`nonsense`", "--recipe"]);
     let first = plan.lines().skip_while(|l| *l != "sums:").nth(1).expect("a sum");
-    with(
-        "sums",
-        plan.replacen(&format!("\n{first}\n"), "\n- nowhere\n", 1),
-        &["sums[0]", "`nowhere`", "make a new one"],
-    );
+    with("sums", plan.replacen(&format!("\n{first}\n"), "\n- nowhere\n", 1), &["sums[0]", "`nowhere`", "--canonical"]);
 }
 
 // ---- standard output ------------------------------------------------------------------------------------------------

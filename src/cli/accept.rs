@@ -89,13 +89,13 @@ pub(super) fn search(
             Next::Done { best, score, reached } => {
                 let n = tuner.trials().len();
                 let kept = besides(&best.raised);
-                let what = if reached { "reaches" } else { "is as near as it comes to" };
-                let note = format!("{score} {what} {at_least} (--accept-command, {n} files measured){kept}");
+                let what = if reached { "of the chosen file" } else { "of the best file found" };
+                let note = format!("{score} {what}, for {at_least} (--accept-command, {n} files measured){kept}");
                 let recipe = ladder.into_iter().find(|r| r.name == best.recipe);
                 let recipe = recipe.ok_or_else(|| format!("recipe `{}` was none of those to try", best.recipe))?;
                 let (plan, calibration) = (best.plan, best.calibration);
                 let check = Check {
-                    name: "accept_command".to_owned(),
+                    name: Check::ACCEPTED.to_owned(),
                     value: Some(score),
                     limit: at_least,
                     at_least: true,
@@ -126,6 +126,6 @@ fn measured(command: &str, file: &Path) -> Result<f64, Failure> {
     }
     let text = String::from_utf8_lossy(&out.stdout);
     let word = text.split_whitespace().last();
-    let number = word.and_then(|w| w.parse::<f64>().ok()).filter(|x| !x.is_nan());
-    number.ok_or_else(|| failed(format!("its last word is no number: {:?}", word.unwrap_or_default())))
+    let number = word.and_then(|w| w.parse::<f64>().ok()).filter(|x| x.is_finite());
+    number.ok_or_else(|| failed(format!("its last word is no finite number: {:?}", word.unwrap_or_default())))
 }

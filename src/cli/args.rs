@@ -154,7 +154,7 @@ impl PrepareArgs {
 pub enum TargetArg {
     /// QuantizeLinear and DequantizeLinear around float operators: what runtimes on CPUs fuse and accelerators read
     Qdq,
-    /// Integer products and element-wise arithmetic: the same bits in every runtime
+    /// Integer products and element-wise arithmetic: the same bits in onnxruntime and tract
     Integer,
 }
 
@@ -309,11 +309,12 @@ pub struct ReportArgs {
     /// Write the report as one HTML file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Lowest acceptable SQNR of any output in dB [default: the recipe's threshold]
-    #[arg(long, value_name = "DB", value_parser = number, allow_negative_numbers = true)]
+    /// Lowest acceptable SQNR of any output in dB [default: the recipe's threshold; for `verify` 10]
+    #[arg(long, value_name = "DB", value_parser = number, allow_negative_numbers = true, conflicts_with = "no_verify")]
     pub min_sqnr: Option<f64>,
-    /// Lowest acceptable top-1 agreement with the float model, from 0 to 1 [default: the recipe's threshold]
-    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
+    /// Lowest acceptable top-1 agreement with the float model, from 0 to 1 [default: the recipe's threshold; for `verify`
+    /// 0.9]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, conflicts_with = "no_verify")]
     pub min_agreement: Option<f64>,
     /// Also run and time both models in this runtime, and apply the thresholds there
     #[arg(long, value_enum, value_name = "RUNTIME", conflicts_with = "no_verify")]
@@ -331,7 +332,7 @@ pub struct ReportArgs {
     #[arg(long)]
     pub no_bench: bool,
     /// Print the figures of every block, what stays in float and why, and what was decided
-    #[arg(short, long, conflicts_with = "quiet")]
+    #[arg(short, long)]
     pub verbose: bool,
     /// No progress on standard error
     #[arg(short, long)]
@@ -360,9 +361,12 @@ pub struct InspectArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub prepare: PrepareArgs,
-    /// Print the graph in ONNX's textual syntax
+    /// Print the graph in ONNX's textual syntax, as the exporter wrote it
     #[arg(long)]
     pub text: bool,
+    /// Print the graph in canonical form, which plans name the values of
+    #[arg(long, conflicts_with = "text")]
+    pub canonical: bool,
 }
 
 #[derive(Debug, Args)]

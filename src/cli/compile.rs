@@ -96,9 +96,6 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
         _ if a.report.no_verify => Verification::None,
         v => on(v.as_deref(), &options),
     };
-    if a.report.no_verify && (a.report.min_sqnr.is_some() || a.report.min_agreement.is_some()) {
-        notes.push("nothing is compared (--no-verify), so no threshold is looked at".to_owned());
-    }
     let progress = Progress::new(a.report.quiet);
     let accepted =
         a.accept.wanted().map(|w| accept::search(a, w, (&float, &rules), &options, &progress)).transpose()?;

@@ -32,14 +32,14 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::budget;
 use crate::calibrate::data::DataOptions;
 use crate::compile::compiler::Verification;
 use crate::compile::stages::all_threads;
 use crate::file::{self, stop};
-use crate::ir::Model;
+use crate::ir::{Model, nearest};
 use crate::onnx;
 use crate::verify::report::Report;
 use args::{Cli, Command, ReportArgs};
@@ -60,7 +60,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Runs the program, for whoever ends the process in another way. Returns the exit status.
 pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.collect();
+    let is_diff = args.get(1).is_some_and(|a| a == "diff");
+    // As the program of that name has it: a difference is no error, and an error no difference.
+    let (missed, failed) = if is_diff { (1, 2) } else { (MISSED, 1) };
+    let cli = match Cli::try_parse_from(&args) {
         Ok(c) => c,
         Err(e) => {
             // Help and version are what such a call is for.
@@ -68,7 +72,10 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
                 put_bytes(b"", true);
             }
             let _ = e.print();
-            return u8::from(e.use_stderr());
+            if let Some(meant) = args.get(1).filter(|_| e.use_stderr()).and_then(|a| command_meant(a)) {
+                eprintln!("\n  tip: there is a command `{meant}`");
+            }
+            return if e.use_stderr() { failed } else { 0 };
         }
     };
     log::set(cli.log_format);
@@ -76,8 +83,6 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
         log::warning(&format!("signals will leave temporary files behind: {e}"));
     }
     limits::begin(&cli.limits);
-    // As the program of that name has it: a difference is no error, and an error no difference.
-    let (missed, failed) = if matches!(cli.command, Some(Command::Diff(_))) { (1, 2) } else { (MISSED, 1) };
     let done = limits::whole(|| match cli.command {
         None => compile::compile(&cli.compile),
         Some(Command::Compile(a)) => compile::compile(&a),
@@ -106,7 +111,14 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
     }
 }
 
-/// Prints. A reader that has gone, as in `| head`, ends the program quietly; everything else is written by then.
+/// The command that a first word nearly is, if it is no file's name.
+fn command_meant(word: &OsString) -> Option<String> {
+    let word = word.to_str().filter(|w| !Path::new(w).exists())?;
+    let cli = Cli::command();
+    nearest(word, cli.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name)).map(str::to_owned)
+}
+
+/// Prints. A reader that has gone, as in `| head`, is no fault: everything else is written by then.
 fn put(text: std::fmt::Arguments<'_>) {
     put_bytes(log::printable(&text.to_string()).as_bytes(), false);
 }
@@ -121,7 +133,8 @@ fn put_bytes(bytes: &[u8], product: bool) {
     };
     match all(&mut out) {
         Ok(()) => {}
-        Err(e) if e.kind() == ErrorKind::BrokenPipe && !product => std::process::exit(0),
+        // The exit status is what the call found, whoever reads on.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe && !product => {}
         // Where the files are what the call was for, a report that nobody can read is no fault.
         Err(e) if e.kind() == ErrorKind::NotConnected && !product && !file::written().is_empty() => {}
         Err(e) => {

@@ -9,8 +9,17 @@ use super::{Failure, put_bytes};
 pub fn completions(a: &CompletionsArgs) -> Result<bool, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(a.shell, &mut Cli::command(), "fqvit-opt", &mut text);
+    if a.shell == clap_complete::Shell::Bash {
+        text = named_alike(&String::from_utf8(text)?).into_bytes();
+    }
     put_bytes(&text, true);
     Ok(true)
+}
+
+/// clap_complete 4.6 takes the hyphen of the program's name for the end of a command where it tells commands apart, and not where
+/// it finds out which one is typed.
+fn named_alike(script: &str) -> String {
+    script.replace("fqvit__subcmd__opt", "fqvit__opt")
 }
 
 pub fn man(a: &ManArgs) -> Result<bool, Failure> {

@@ -5,8 +5,8 @@ use super::files::Files;
 use super::{Failure, load};
 use crate::compile::inspect::{UNPREPARED, inspect as look, operators};
 use crate::compile::{self, Journal};
-use crate::passes::{pipelines, registry};
-use crate::pattern::{RuleSet, explain as explain_rule};
+use crate::passes::{is_quantized, pipelines, registry};
+use crate::pattern::{Explanation, Rule, RuleSet, explain as explain_rule};
 use crate::recipe::Recipe;
 use crate::text::{Elide, print_model};
 
@@ -18,14 +18,25 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
         return Ok(true);
     }
     let rules = RuleSet::with_folder(a.prepare.passes_dir.as_deref())?;
+    let recipe = Recipe::find(a.prepare.recipe(), a.prepare.passes_dir.as_deref())?;
+    let how = recipe.prepare.unwrap_or(UNPREPARED);
+    let named = |e: compile::CompileError| format!("{}: {e}", a.model.display());
+    if a.canonical {
+        let p = compile::prepare(&m, &how, &rules, a.prepare.keep_opset, &mut Journal::default()).map_err(named)?;
+        say_raw!("{}", print_model(&p.model, Elide::default()));
+        return Ok(true);
+    }
     say!("{}: opset {}, {} nodes", a.model.display(), m.opset(), m.graph.node_count());
     let counted = |m: &indexmap::IndexMap<String, usize>, form: fn((&String, &usize)) -> String| {
         m.iter().map(form).collect::<Vec<_>>().join(", ")
     };
     say!("  operators: {}", counted(&operators(&m), |(o, n)| format!("{o} {n}")));
-    let recipe = Recipe::find(a.prepare.recipe(), a.prepare.passes_dir.as_deref())?;
-    let how = recipe.prepare.unwrap_or(UNPREPARED);
-    let found = look(&m, &how, &rules, a.prepare.keep_opset).map_err(|e| format!("{}: {e}", a.model.display()))?;
+    if is_quantized(&m) {
+        notes.iter().for_each(|n| say!("  note: {n}"));
+        say!("quantized already, so the rules are not asked; `fqvit-opt diff` compares it with its float original");
+        return Ok(true);
+    }
+    let found = look(&m, &how, &rules, a.prepare.keep_opset).map_err(named)?;
     say!("recognised as written:");
     for (what, rules) in &found.as_written {
         let forms = if rules.is_empty() { "none".into() } else { counted(rules, |(r, n)| format!("{n} by {r}")) };
@@ -52,6 +63,9 @@ pub fn inspect(a: &InspectArgs) -> Result<bool, Failure> {
     Ok(true)
 }
 
+/// Nodes that a rule matched before it is worth telling where it stopped: with fewer, any product or sum is a near miss.
+const WORTH_TELLING: usize = 3;
+
 pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
     let mut notes = Vec::new();
     let (m, _) = load("MODEL", &a.model, &mut Files::default(), &mut notes)?;
@@ -70,8 +84,18 @@ pub fn explain(a: &ExplainArgs) -> Result<bool, Failure> {
     let before = compile::plain(&m, &how, &rules, a.keep_opset, &mut journal).map_err(named)?;
     let mut after = before.clone();
     compile::follow(&pipelines::CANONICAL, &mut after, &mut journal).map_err(named)?;
-    for r in rules.iter().filter(|r| a.rule.as_deref().is_none_or(|id| id == r.id)) {
-        say!("{}", explain_rule(if r.rewrites() { &before } else { &after }, r));
+    let told = |r| explain_rule(if Rule::rewrites(r) { &before } else { &after }, r);
+    if let Some(r) = a.rule.as_deref().and_then(|id| rules.get(id).ok()) {
+        say!("{}", told(r));
+        return Ok(true);
+    }
+    let (worth, far): (Vec<Explanation>, Vec<Explanation>) =
+        rules.iter().map(told).partition(|e| e.progress() >= WORTH_TELLING);
+    worth.iter().for_each(|e| say!("{e}"));
+    if !far.is_empty() {
+        let ids: Vec<&str> = far.iter().map(|e| e.rule.as_str()).collect();
+        say!("{} other rules match no {WORTH_TELLING} nodes in a row; --rule ID shows where one stopped:", ids.len());
+        say!("  {}", ids.join(", "));
     }
     Ok(true)
 }

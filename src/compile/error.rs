@@ -112,6 +112,11 @@ pub enum CompilerError {
          or an array `labels` beside arrays"
     )]
     NoClasses { data: String },
+    #[error(
+        "--min-sqnr, --min-agreement, --judge: a plan is carried out without data, so there is nothing to compare the models on; \
+         give --verify, or --calibrate to hold samples back"
+    )]
+    NothingToCompareOn,
     #[error("--stop-after {pass}: no such pass ran; in order, these did: {ran}")]
     NoPass { pass: String, ran: String },
     #[error("--stop-after {pass}: `{run}` is no number of a run; the second is `PASS:2`")]
@@ -168,7 +173,7 @@ impl CompilerError {
             | CompilerError::OtherRecipe { .. }
             | CompilerError::SizeOfPlan { .. }
             | CompilerError::NothingQuantized { .. } => Fault::Plan,
-            CompilerError::NoClasses { .. } => Fault::Data,
+            CompilerError::NoClasses { .. } | CompilerError::NothingToCompareOn => Fault::Data,
             CompilerError::Data(e) => of_data(e),
             CompilerError::Calibrate(e) => match e {
                 CalibrateError::Data(e) => of_data(e),

@@ -20,6 +20,8 @@ use crate::verify::kinds::{Kind, kinds};
 /// sample has about half of the entropy that it has with wrong ones, so few are enough.
 const FIRST: usize = 4;
 const ALL: usize = 32;
+/// Samples below which a difference can be chance.
+const FEWEST: usize = 8;
 /// Samples by whose range the normalisation of arrays is guessed.
 const RANGED: usize = 8;
 /// Fewest classes whose entropy says much.
@@ -110,6 +112,9 @@ impl Look {
     fn better(&self, data: &Dataset, how: Running<'_>) -> Result<Better, CompilerError> {
         let others: Vec<Numbers> = [IMAGENET, HALF, UNIT, BYTES].into_iter().filter(|n| !n.is(&self.given)).collect();
         let most = data.len().min(ALL);
+        if most < FEWEST {
+            return Ok(Better::Unknown);
+        }
         // Spread over the data, in an order whose beginning is spread as well.
         let spread: Vec<usize> = (0..most).map(|i| i * data.len() / most).collect();
         let step = most.div_ceil(FIRST).max(1);

@@ -1,6 +1,6 @@
 //! From what was measured and decided to the report.
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::Prepared;
 use super::each::{Moved, verify_each};
@@ -10,10 +10,10 @@ use crate::calibrate::data::Dataset;
 use crate::ir::{DType, Def, Model, Node};
 use crate::passes::Numerics;
 use crate::plan::parts::{By, Part, divide};
-use crate::plan::{Activation, Island, QuantPlan, Role, sites};
+use crate::plan::{Activation, Island, QuantPlan, Role, Rounding, sites};
 use crate::recipe::Recipe;
 use crate::verify::coverage;
-use crate::verify::report::{Channels, DataReport, ModelFile, PassReport, Report, VERSION};
+use crate::verify::report::{Channels, DataReport, ModelFile, PassReport, Report, Timing, VERSION};
 use crate::verify::run::SideBySide;
 use crate::verify::thresholds::Thresholds;
 
@@ -53,8 +53,8 @@ pub(super) fn block_values(p: &Prepared) -> Vec<String> {
         .collect()
 }
 
-/// A note where most weights are in uint8: no rounding to the nearest codes in int8 kept them from saturating.
-pub(super) fn slow_weights(quantized: &Model) -> Option<String> {
+/// A note where most weights are in uint8: no codes in int8 that are as good kept them from saturating.
+pub(super) fn slow_weights(quantized: &Model, plan: &QuantPlan) -> Option<String> {
     let g = &quantized.graph;
     let layers = g.nodes().map(|(_, n)| n).filter(|n| ["MatMul", "Gemm", "Conv"].iter().any(|op| n.op.is(op)));
     let codes = |n: &Node| {
@@ -64,13 +64,25 @@ pub(super) fn slow_weights(quantized: &Model) -> Option<String> {
     };
     let of: Vec<DType> = layers.filter_map(codes).collect();
     let wide = of.iter().filter(|d| **d == DType::UINT8).count();
+    let fitted = plan.layers.iter().any(|l| l.rounding != Rounding::Nearest);
+    let why = if fitted {
+        "int8 codes that cannot saturate on processors without VNNI round them much worse; --assume-vnni lifts that"
+    } else {
+        "they are rounded, not fitted to data; with data (--calibrate) and without --fast they are int8"
+    };
     (2 * wide > of.len()).then(|| {
+        let n = of.len();
         format!(
-            "{wide} of {} weights are rounded, not fitted to data, and stored as uint8, with which onnxruntime takes up to half as long \
-             again; with data (--calibrate) and without --fast they are int8",
-            of.len()
+            "{wide} of {n} weights are stored as uint8, with which onnxruntime takes up to half as long again: {why}"
         )
     })
+}
+
+/// A stage that ran twice (over the samples to calibrate on, and over those to compare on) takes the sum of both.
+fn by_stage(all: Vec<Timing>) -> Vec<Timing> {
+    let mut stages: IndexMap<String, f64> = IndexMap::new();
+    all.into_iter().for_each(|t| *stages.entry(t.stage).or_default() += t.seconds);
+    stages.into_iter().map(|(stage, seconds)| Timing { stage, seconds }).collect()
 }
 
 /// The report of a comparison, or of a model that was not compared. The quantized model has no file yet.
@@ -111,9 +123,9 @@ pub(super) fn report(
         disagreements,
         decisions: IndexMap::new(),
         passes: Vec::new(),
-        timings: log.timings,
+        timings: by_stage(log.timings),
         checks,
-        notes: log.notes,
+        notes: IndexSet::<String>::from_iter(log.notes).into_iter().collect(),
     }
 }
 
@@ -137,7 +149,9 @@ pub(super) fn tell_plan(report: &mut Report, p: &Prepared, plan: &QuantPlan) {
     }
     report.parts.clone_from(&plan.parts);
     let told = |i: &&Island| !report.islands.iter().any(|o| o.node == i.node && o.op == i.op);
-    let more: Vec<Island> = plan.islands.iter().filter(told).cloned().collect();
+    let (parts, more): (Vec<Island>, _) = plan.islands.iter().filter(told).cloned().partition(|i| i.op == Island::PART);
+    // What was asked for explains the rest.
+    report.islands.splice(0..0, parts);
     report.islands.extend(more);
     for x in &plan.activations {
         *report.decisions.entry(format!("{} {}", x.role.name(), x.params.kind())).or_default() += 1;

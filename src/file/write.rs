@@ -14,7 +14,10 @@ pub enum WriteError {
     Folder { folder: PathBuf, source: io::Error },
     #[error("cannot write {path}: it is a folder; give the name of a file")]
     IsFolder { path: PathBuf },
-    #[error("cannot write {path}: it is a device or a pipe, which a new file would replace; give the name of a file")]
+    #[error(
+        "cannot write {path}: it is a device, a pipe or an open stream, which a new file would replace; give the name of a file, or `-` \
+         for standard output"
+    )]
     Special { path: PathBuf },
     #[error(
         "cannot write {path}: the file is there and may not be written to ({source}); give another name, or allow it \
@@ -49,7 +52,7 @@ impl Pending {
         let old = std::fs::metadata(path).ok();
         match &old {
             Some(m) if m.is_dir() => return Err(WriteError::IsFolder { path: owned() }),
-            Some(m) if !m.is_file() => return Err(WriteError::Special { path: owned() }),
+            Some(m) if !m.is_file() || is_descriptor(path) => return Err(WriteError::Special { path: owned() }),
             Some(m) => may_be_written(path, m).map_err(|source| WriteError::Protected { path: owned(), source })?,
             None if path.as_os_str().to_string_lossy().ends_with(std::path::is_separator) => {
                 return Err(WriteError::IsFolder { path: owned() });
@@ -93,6 +96,23 @@ impl Pending {
     pub fn commit(self) -> Result<(), WriteError> {
         Batch(vec![self]).commit()
     }
+}
+
+/// Whether a path leads through the table of open files (`/dev/stdout`, `/dev/fd/3`): what is open there has a place to write at,
+/// and perhaps other writers.
+fn is_descriptor(path: &Path) -> bool {
+    let mut at = path.to_owned();
+    for _ in 0..40 {
+        let dir = folder(&at).canonicalize().unwrap_or_default();
+        if dir.starts_with("/proc") && dir.ends_with("fd") {
+            return true;
+        }
+        match std::fs::read_link(&at) {
+            Ok(to) => at = folder(&at).join(to),
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// Files that belong together: all take their places, or none does.
@@ -284,6 +304,17 @@ mod tests {
         write(&ahead, b"made").unwrap();
         assert!(ahead.is_symlink() && std::fs::read(&to).unwrap() == b"made");
         assert!(matches!(write(Path::new("/dev/null"), b""), Err(WriteError::Special { .. })));
+        // An open file, by its place in the table of those.
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::fd::AsRawFd;
+            let open = std::fs::File::open(&real).unwrap();
+            for table in ["/proc/self/fd", "/dev/fd"] {
+                let path = format!("{table}/{}", open.as_raw_fd());
+                assert!(matches!(write(Path::new(&path), b""), Err(WriteError::Special { .. })), "{path}");
+            }
+            assert_eq!(std::fs::read(&real).unwrap(), b"new");
+        }
         assert!(matches!(write(dir.path(), b""), Err(WriteError::IsFolder { .. })));
         assert!(matches!(write(&dir.path().join("no/file"), b""), Err(WriteError::Folder { .. })));
     }

@@ -174,7 +174,7 @@ pub static QDQ: Pipeline = Pipeline {
     ensures: &[Tidy],
 };
 
-/// The arithmetic between codes written out: the same bits in every runtime.
+/// The arithmetic between codes written out: the same bits in onnxruntime and tract.
 pub static INTEGER: Pipeline = Pipeline {
     name: "integer",
     summary: "Writes the arithmetic between codes out: integer sums, products and LayerNorm statistics.",

@@ -76,6 +76,14 @@ pub struct Explanation {
     pub near: Option<Near>,
 }
 
+impl Explanation {
+    /// Nodes that the best attempt matched; all there could be for a rule that matches, whether it may be used or not.
+    pub fn progress(&self) -> usize {
+        let met = !self.matched.is_empty() || !self.refused.is_empty() || !self.too_long.is_empty();
+        if met { usize::MAX } else { self.near.as_ref().map_or(0, |n| n.matched) }
+    }
+}
+
 /// The attempt that got furthest, told with texts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Near {

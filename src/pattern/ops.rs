@@ -2,6 +2,7 @@
 //!
 //! Source: the operator schemas of the ONNX standard.
 
+use crate::ir;
 pub use crate::ir::ops::attr_input;
 use crate::ir::ops::{names, versions};
 
@@ -34,27 +35,7 @@ pub fn info(op: &str) -> Option<OpInfo> {
 
 /// The known operator whose name is closest to an unknown one: what an error message suggests.
 pub fn nearest(op: &str) -> Option<&'static str> {
-    let want = op.to_ascii_lowercase();
-    names()
-        .map(|n| (distance(&want, &n.to_ascii_lowercase()), n))
-        .min()
-        .filter(|(d, name)| *d <= 1 + name.len() / 4)
-        .map(|(_, name)| name)
-}
-
-/// Edit distance (insertions, deletions and substitutions of bytes).
-pub(super) fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+    ir::nearest(op, names())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::channels::channel_axis;
 use super::{Activation, PlanError, QuantPlan, Role};
-use crate::ir::{Dim, Graph, ValueId};
+use crate::ir::{Dim, Graph, ValueId, nearest};
 use crate::yaml::{Step, wrong_at};
 
 impl QuantPlan {
@@ -12,16 +12,35 @@ impl QuantPlan {
     /// # Errors
     /// The first entry that does not fit the model, with its line where the plan came from a text.
     pub fn fits(&self, g: &Graph) -> Result<(), PlanError> {
+        self.named(g)?;
         for (i, name) in self.sums.iter().enumerate() {
             if g.find(name).is_none_or(|v| g.producer(v).is_none()) {
-                let missing = PlanError::Missing { what: name.clone(), kind: "result of a node" };
-                return Err(self.placed(&["sums".into(), i.into()], missing));
+                return Err(self.placed(&["sums".into(), i.into()], missing(g, name, "result of a node")));
             }
         }
         for (i, a) in self.activations.iter().enumerate() {
             if let Some(what) = g.find(&a.value).and_then(|v| along(g, v, a).err()) {
                 let wrong = PlanError::Number { value: a.value.clone(), what };
                 return Err(self.placed(&["activations".into(), i.into(), "params".into(), "axis".into()], wrong));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that every value an entry is about is there.
+    fn named(&self, g: &Graph) -> Result<(), PlanError> {
+        let all = [
+            ("folds", "value", self.folds.iter().map(|f| &f.value).collect::<Vec<_>>()),
+            ("equalisations", "divided", self.equalisations.iter().map(|e| &e.divided).collect()),
+            ("equalisations", "multiplied", self.equalisations.iter().map(|e| &e.multiplied).collect()),
+            ("activations", "value", self.activations.iter().map(|a| &a.value).collect()),
+            ("constants", "value", self.constants.iter().map(|c| &c.value).collect()),
+            ("layers", "output", self.layers.iter().map(|l| &l.output).collect()),
+            ("attentions", "output", self.attentions.iter().map(|a| &a.output).collect()),
+        ];
+        for (section, key, names) in all {
+            if let Some((i, name)) = names.into_iter().enumerate().find(|(_, n)| g.find(n).is_none()) {
+                return Err(self.placed(&[section.into(), i.into(), key.into()], missing(g, name, "value")));
             }
         }
         Ok(())
@@ -46,6 +65,13 @@ impl QuantPlan {
             None => e,
         }
     }
+}
+
+/// The error that there is no such value, with the one that may have been meant.
+fn missing(g: &Graph, name: &str, kind: &'static str) -> PlanError {
+    let near = nearest(name, g.values().map(|(v, _)| g.name_of(v)));
+    let hint = near.map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
+    PlanError::Missing { what: name.to_owned(), kind, hint }
 }
 
 /// Whether the scales of an entry lie along channels of its value.

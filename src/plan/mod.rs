@@ -193,7 +193,7 @@ pub enum Target {
     /// compilers for accelerators read them.
     #[default]
     Qdq,
-    /// Exact integer products and element-wise arithmetic in a fixed order: the same bits in every runtime.
+    /// Exact integer products and element-wise arithmetic in a fixed order: the same bits in onnxruntime and tract.
     Integer,
 }
 
@@ -289,6 +289,11 @@ pub struct Island {
     pub reason: String,
 }
 
+impl Island {
+    /// What `op` says of a part of the model.
+    pub const PART: &'static str = "part";
+}
+
 /// Why a plan could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -302,9 +307,10 @@ pub enum PlanError {
     )]
     Model { path: String, plan: String, model: String },
     #[error(
-        "the plan names `{what}`, which is not in the model (or is no {kind}); make a new one with `fqvit-opt plan`"
+        "the plan names `{what}`, which is not in the model (or is no {kind}){hint}; `fqvit-opt inspect MODEL --canonical` prints \
+         the model with the names that plans use"
     )]
-    Missing { what: String, kind: &'static str },
+    Missing { what: String, kind: &'static str, hint: String },
     #[error("{path}: {source}")]
     Contradiction { path: String, source: Box<PlanError> },
     /// With the place in the plan's text.

@@ -220,7 +220,7 @@ impl QuantPlan {
 
     /// Writes down that a part was left in float.
     pub fn note_island(&mut self, part: &Part, reason: String) {
-        self.islands.push(Island { node: part.name.clone(), op: "part".into(), reason });
+        self.islands.push(Island { node: part.name.clone(), op: Island::PART.into(), reason });
     }
 
     /// What stays must still fit together: an attention that stays keeps the codes of its scores and values, a fold stays

@@ -26,7 +26,7 @@ pub enum Range {
 
 /// A [`Range`] as recipes write it: YAML's tags do not work inside a tagged candidate.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a range is `min-max`, `mse`, `{ headroom: 1.2 }` or `{ percentile: 0.9999 }`")]
 enum RangeText {
     Plain(PlainRange),
     Headroom { headroom: f32 },

@@ -53,6 +53,8 @@ pub struct Check {
 impl Check {
     /// The name of [`Check::of_nothing`].
     pub const QUANTIZED: &'static str = "quantized_values";
+    /// The name of a number that a command of the user's gives.
+    pub const ACCEPTED: &'static str = "accept_command";
 
     /// That of a model in which everything stays in float: however near it comes to the original, it is no quantized one.
     pub fn of_nothing() -> Check {

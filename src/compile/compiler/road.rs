@@ -144,7 +144,7 @@ impl Compiler {
         let empty = plan.quantizes_nothing().then(Check::of_nothing);
         report.checks.extend(missed.into_iter().chain(unfaithful).chain(empty));
         tell_plan(&mut report, &p, &plan);
-        report.notes.extend(slow_weights(&model));
+        report.notes.extend(slow_weights(&model, &plan));
         Ok(Compiled { model, plan: Some(plan), prepared: Some(p), report, statistics, finished: true })
     }
 

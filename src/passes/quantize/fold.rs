@@ -53,7 +53,8 @@ impl Pass for FoldFactors {
         for fold in &plan.folds {
             let v = m.graph.find(&fold.value).ok_or_else(|| PassError::Failed {
                 pass: self.id().into(),
-                message: PlanError::Missing { what: fold.value.clone(), kind: "value" }.to_string(),
+                message: PlanError::Missing { what: fold.value.clone(), kind: "value", hint: String::new() }
+                    .to_string(),
             })?;
             let linears: Vec<&Linear> = sites.linears.iter().filter(|l| l.x == v).collect();
             // Its shape is not changed by a fold.

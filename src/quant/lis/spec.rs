@@ -100,10 +100,13 @@ pub enum LisError {
     Unnormalised,
     #[error("rounding `paper` is defined on base 2: use at most 4 bits and leave `base` empty")]
     PaperBase,
-    #[error(
-        "`fine: {0}`: give even numbers up to 14; they need anchor `max`, rounding `geometric`, base 2 and at most 4 bits"
-    )]
+    #[error("`fine: {0}`: give even numbers up to 14")]
     Fine(u8),
+    #[error(
+        "`fine` (finer steps near the largest weight) needs at most 4 bits, anchor `max`, rounding `geometric` and base 2; remove \
+         `fine` to have something else"
+    )]
+    FineOf,
     #[error("rounding `none` leaves no codes: use anchor `max`, and leave `base` and `fine` empty")]
     NoCodes,
     #[error("rounding `paper` needs a ratio of integers: use anchor `max` or `sum-table`")]
@@ -186,11 +189,14 @@ impl TryFrom<Raw> for LisSpec {
         {
             return Err(LisError::NoCodes);
         }
-        if let Some(most) = raw.fine.iter().copied().max() {
+        if !raw.fine.is_empty() {
             let base_two = raw.base.iter().all(|b| *b == LogBase::Two);
             let plain = raw.anchor == Anchor::Max && raw.rounding == Rounding::Geometric && base_two && raw.bits <= 4;
-            if !plain || most > 14 || raw.fine.iter().any(|n| n % 2 != 0) {
-                return Err(LisError::Fine(most));
+            if !plain {
+                return Err(LisError::FineOf);
+            }
+            if let Some(bad) = raw.fine.iter().copied().find(|n| *n > 14 || n % 2 != 0) {
+                return Err(LisError::Fine(bad));
             }
         }
         Ok(LisSpec { raw })

@@ -18,7 +18,7 @@ pub(super) fn plots(h: &mut String, all: &[Channels]) {
            scale: the values whose channels differ most. With one scale for all, channels that end below the dashed line would \
            have 16 of 256 codes or fewer. ";
     if all.iter().any(|c| !c.factors.is_empty()) {
-        *h += "Shades tell the factor of a channel's scale: <span class=\"key f0\"></span> 1 <span class=\"key f1\"></span> 2 to 3 \
+        *h += "Shades tell how many times as large a channel's step is as the finest one: <span class=\"key f0\"></span> 1 <span class=\"key f1\"></span> 2 to 3 \
                <span class=\"key f2\"></span> 4 to 7 <span class=\"key f3\"></span> 8 and more.";
     }
     *h += "</p>\n";
@@ -38,15 +38,16 @@ fn plot(h: &mut String, c: &Channels) {
     put(
         h,
         format_args!(
-            "<h3>{name}{}</h3>\n<p>{few} of {} channels reach no further than a sixteenth of the widest, which reaches {}; \
-             that is {:.0} times as far as a channel in the middle.</p>\n",
+            "<h3>{name}{}</h3>\n<p>The widest channel reaches {}, {:.0} times as far as the median one; {few} of {} channels reach \
+             no further than a sixteenth of it.</p>\n",
             code(&c.tensor),
-            c.reach.len(),
             number(f64::from(top)),
-            c.spread()
+            c.spread(),
+            c.reach.len()
         ),
     );
     let n = order.len();
+    let finest = c.factors.iter().copied().min().unwrap_or(1).max(1);
     put(
         h,
         format_args!(
@@ -55,7 +56,7 @@ fn plot(h: &mut String, c: &Channels) {
         ),
     );
     for (x, i) in order.iter().enumerate() {
-        let class = c.factors.get(*i).map_or(0, |f| f.max(&1).ilog2().min(3));
+        let class = c.factors.get(*i).map_or(0, |f| (f / finest).max(1).ilog2().min(3));
         let tall = y(c.reach[*i]).max(0.5);
         put(
             h,

@@ -204,7 +204,13 @@ impl Report {
     /// # Errors
     /// If a number cannot be written; none of a report's is such.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        let mut text = serde_json::to_string_pretty(self)?;
+        #[derive(Serialize)]
+        struct Told<'r> {
+            verdict: &'static str,
+            #[serde(flatten)]
+            report: &'r Report,
+        }
+        let mut text = serde_json::to_string_pretty(&Told { verdict: self.verdict(), report: self })?;
         text.push('\n');
         Ok(text)
     }
@@ -238,6 +244,11 @@ impl Report {
         let mut steps = Vec::new();
         if self.checks.iter().any(|c| c.name == Check::QUANTIZED && !c.pass) {
             steps.push("leave fewer parts in float (--keep-float 2), or take a recipe that quantizes more (--recipe)");
+            return steps;
+        }
+        if self.checks.iter().any(|c| c.name == Check::ACCEPTED && !c.pass) {
+            steps.push("run the command on the float model; a number that it does not reach no file can (--accept)");
+            steps.push("try other recipes (--accept-recipes), or calibrate on more samples");
             return steps;
         }
         if self.data.synthetic && self.data.calibration_samples == 0 {
