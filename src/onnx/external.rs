@@ -178,7 +178,10 @@ impl Folder<'_> {
         let mut keys: Vec<&str> = t.external_data.iter().filter_map(|e| e.key.as_deref()).collect();
         keys.sort_unstable();
         if let Some(twice) = keys.windows(2).find(|k| k[0] == k[1]) {
-            return Err(refuse(format!("the entry `{}` is there twice; write the file anew", twice[0])));
+            return Err(refuse(format!(
+                "its entries do not place: `{}` is there twice; write the file anew",
+                twice[0]
+            )));
         }
         let (offset, length) = range(t).ok_or_else(|| {
             refuse("is given with an offset or length that is no number; export the model again".into())
