@@ -356,6 +356,42 @@ fn a_bias_far_below_zero_is_a_bias() {
     }
 }
 
+/// Numbers that masks are made of leave no steps for others: what they are added to has no codes, wherever it is read.
+#[test]
+fn numbers_of_masks_have_no_codes() {
+    let p = Place::new();
+    let classes = |low: &str| {
+        format!(
+            "{HEAD}g (float[n,6,8] x) => (float[n,6,8] y)
+            <float[8,8] a = {{{}}}, float[8] c = {{1,{low},0.5,1,0,0,2,1}}, float[8,8] k = {{{}}}>
+            {{ s = MatMul (x, a) t = Add (s, c) u = Relu (t) r = MatMul (u, k) y = Sigmoid (r) }}",
+            weights(8, 64),
+            weights(9, 64)
+        )
+    };
+    let values = |low: &str| {
+        format!(
+            "{HEAD}g (float[n,6,8] x) => (float[n,6,8] y)
+            <float[8,8] a = {{{}}}, float[8,8] b = {{{}}}, float[8,8] w = {{{}}}, float[8] c = {{0,{low},0,0,0,0,0,0}}>
+            {{ q = MatMul (x, a) k = MatMul (x, b) kt = Transpose <perm = [0, 2, 1]> (k) s = MatMul (q, kt)
+               p = Softmax <axis = -1> (s) m = MatMul (x, w) v = Add (m, c) o = MatMul (p, v) y = Clip (o) }}",
+            weights(8, 64),
+            weights(9, 64),
+            weights(10, 64)
+        )
+    };
+    for low in ["-1e9", "-3.4e38"] {
+        for (what, text) in [("classes", classes(low)), ("values", values(low))] {
+            let m = p.save("m.onnx", &text);
+            for recipe in ["fq-vit", "linear-w8a8"] {
+                let o = p.run(&[&m, "-o", "q.onnx", "--recipe", recipe, "--quiet", "--no-bench", "--min-sqnr", "20"]);
+                let told = format!("{}{}", err(&o), String::from_utf8_lossy(&o.stdout));
+                assert_eq!(o.status.code(), Some(0), "{what} {low} {recipe}: {told}");
+            }
+        }
+    }
+}
+
 /// What the shell opened is a file as any other.
 #[test]
 #[cfg(unix)]
@@ -481,4 +517,7 @@ fn near_misses_are_told_where_they_are_near() {
     let o = p.run(&["explain", &p.model, "--rule", "attention-shifted-window"]);
     assert!(String::from_utf8_lossy(&o.stdout).contains("matches at 0 place(s)"));
     assert!(err(&p.run(&["inspct", "m.onnx"])).contains("there is a command `inspect`"));
+    for whole in [&["plan", "--nonsense"][..], &["--plan"], &["verify", "a.onnx"]] {
+        assert!(!err(&p.run(whole)).contains("there is a command"), "{whole:?}");
+    }
 }

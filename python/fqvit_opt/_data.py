@@ -181,8 +181,6 @@ def _spooled(data: Any, inputs: list[_Input], what: str, fixed: AbstractSet[str]
 def _batches(data: Any, what: str) -> Iterator[Any]:
     if hasattr(data, "get_next") and callable(data.get_next):
         return iter(data.get_next, None)
-    if isinstance(data, memoryview):
-        data = np.asarray(data)
     if isinstance(data, Mapping) or _is_array(data):
         return iter([data])
     try:
@@ -194,7 +192,7 @@ def _batches(data: Any, what: str) -> Iterator[Any]:
 
 def _is_array(x: Any) -> bool:
     # Tensors of torch, jax and tensorflow have one of the two.
-    return isinstance(x, (np.ndarray, np.generic)) or hasattr(x, "__array__") or hasattr(x, "detach")
+    return isinstance(x, (np.ndarray, np.generic, memoryview)) or hasattr(x, "__array__") or hasattr(x, "detach")
 
 
 def _array(x: Any, name: str, what: str) -> npt.NDArray[Any]:

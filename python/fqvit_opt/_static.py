@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union, cast
 
+import numpy as np
+
 from . import _native
 from ._api import Model, Result, _named_file, load, quantize, samples_of
 from ._data import Data, DataOptions, Unpack, refuse_unknown
@@ -87,7 +89,7 @@ def quantize_static(
         ("nodes_to_exclude", nodes_to_exclude, "fqvit_opt.quantize(keep_float=...) leaves parts in float"),
         (
             "calibration_providers",
-            calibration_providers is not None and list(calibration_providers) != _ON_THE_CPU,
+            bool(calibration_providers) and list(calibration_providers or ()) != _ON_THE_CPU,
             "calibration runs in the compiler's own runtime, on the processor",
         ),
         ("calibration_cache_path", calibration_cache_path, "`fqvit-opt calibrate --stats FILE` keeps statistics"),
@@ -114,8 +116,11 @@ def quantize_static(
 
 
 def _same(value: Any, default: Any) -> bool:
-    # Of arrays, "equal" has no single answer; none is a default.
-    return type(value) is type(default) and bool(value == default)
+    if isinstance(default, list):
+        return isinstance(value, (list, tuple)) and list(value) == default
+    # Of arrays and lists, "equal" has no single answer; none is a default.
+    plain = value is None or isinstance(value, (bool, int, np.bool_, Mapping))
+    return plain and bool(value == default)
 
 
 def _one_of(name: str, value: Any, known: set[str], instead: str) -> str:

@@ -168,9 +168,10 @@ def test_the_report_is_typed(digits: Digits, result: fqvit_opt.Result) -> None:
     assert not r.data.synthetic and r.data.calibration_samples + r.data.verification_samples == len(digits.calibration)
     assert "PASS" in repr(result) and r.raw["version"] >= 1
     assert r.outputs[0].kind == {"classes": {"axis": 1}} and r.worst(1)[0].part is not None
-    # Everything that is in the JSON form has a field.
+    # Everything that is in the JSON form has a field, or is a property (`verdict`).
     known = {f.name for f in dataclasses.fields(r)}
-    assert set(r.raw) - known == {"version"}, set(r.raw) - known
+    assert set(r.raw) - known == {"version", "verdict"}, set(r.raw) - known
+    assert r.raw["verdict"] == r.verdict.lower()
     assert r.closer is not None and r.channels
 
 

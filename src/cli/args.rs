@@ -310,11 +310,11 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// Lowest acceptable SQNR of any output in dB [default: the recipe's threshold; for `verify` 10]
-    #[arg(long, value_name = "DB", value_parser = number, allow_negative_numbers = true, conflicts_with = "no_verify")]
+    #[arg(long, value_name = "DB", value_parser = number, allow_negative_numbers = true)]
     pub min_sqnr: Option<f64>,
     /// Lowest acceptable top-1 agreement with the float model, from 0 to 1 [default: the recipe's threshold; for `verify`
     /// 0.9]
-    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, conflicts_with = "no_verify")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
     /// Also run and time both models in this runtime, and apply the thresholds there
     #[arg(long, value_enum, value_name = "RUNTIME", conflicts_with = "no_verify")]
@@ -347,6 +347,16 @@ impl ReportArgs {
     pub fn second(&self) -> Result<Option<Judge>, JudgeError> {
         let judge = self.judge.map(|JudgeArg::Onnxruntime| Judge::new(&self.python)).transpose()?;
         judge.map(|j| if self.baseline { j.with_baseline() } else { Ok(j) }).transpose()
+    }
+
+    /// Refuses a threshold that is asked for where nothing is compared.
+    pub fn check(&self) -> Result<(), String> {
+        if self.no_verify && self.limits().can_be_missed() {
+            return Err(
+                "--min-sqnr and --min-agreement cannot be used with --no-verify, which compares nothing".to_owned()
+            );
+        }
+        Ok(())
     }
 
     /// What the result must reach.

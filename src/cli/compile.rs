@@ -84,6 +84,7 @@ pub fn compile(a: &CompileArgs) -> Result<bool, Failure> {
     }
     a.accept.wanted().map_or(Ok(()), |(command, _)| accept::check(command))?;
     a.check([plan_made, stats_made])?;
+    a.report.check()?;
     files.report(&a.report)?;
     files.check()?;
     let second = a.report.second()?;

@@ -31,6 +31,7 @@ mod tools;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use clap::{CommandFactory, Parser};
 
@@ -52,6 +53,9 @@ type Failure = Box<dyn std::error::Error>;
 /// Exit status when a threshold was missed.
 const MISSED: u8 = 2;
 
+/// Exit status of an error, of this call.
+static FAILED: AtomicI32 = AtomicI32::new(1);
+
 /// Runs the program.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     budget::keep_freed();
@@ -64,6 +68,7 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
     let is_diff = args.get(1).is_some_and(|a| a == "diff");
     // As the program of that name has it: a difference is no error, and an error no difference.
     let (missed, failed) = if is_diff { (1, 2) } else { (MISSED, 1) };
+    FAILED.store(failed.into(), Ordering::Relaxed);
     let cli = match Cli::try_parse_from(&args) {
         Ok(c) => c,
         Err(e) => {
@@ -72,7 +77,7 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
                 put_bytes(b"", true);
             }
             let _ = e.print();
-            if let Some(meant) = args.get(1).filter(|_| e.use_stderr()).and_then(|a| command_meant(a)) {
+            if let Some(meant) = args.get(1).filter(|_| e.use_stderr()).and_then(command_meant) {
                 eprintln!("\n  tip: there is a command `{meant}`");
             }
             return if e.use_stderr() { failed } else { 0 };
@@ -113,9 +118,13 @@ pub fn status(args: impl Iterator<Item = OsString>) -> u8 {
 
 /// The command that a first word nearly is, if it is no file's name.
 fn command_meant(word: &OsString) -> Option<String> {
-    let word = word.to_str().filter(|w| !Path::new(w).exists())?;
+    let word = word.to_str().filter(|w| !w.starts_with('-') && !Path::new(w).exists())?;
     let cli = Cli::command();
-    nearest(word, cli.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name)).map(str::to_owned)
+    let all = || cli.get_subcommands().map(clap::Command::get_name);
+    if all().any(|name| name == word) {
+        return None;
+    }
+    nearest(word, all()).map(str::to_owned)
 }
 
 /// Prints. A reader that has gone, as in `| head`, is no fault: everything else is written by then.
@@ -145,7 +154,7 @@ fn put_bytes(bytes: &[u8], product: bool) {
                 format!("; these files were written: {}", done.join(", "))
             };
             log::error(&format!("standard output cannot be written: {e}{done}"));
-            std::process::exit(1);
+            std::process::exit(FAILED.load(Ordering::Relaxed));
         }
     }
 }

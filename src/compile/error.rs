@@ -113,8 +113,8 @@ pub enum CompilerError {
     )]
     NoClasses { data: String },
     #[error(
-        "--min-sqnr, --min-agreement, --judge: a plan is carried out without data, so there is nothing to compare the models on; \
-         give --verify, or --calibrate to hold samples back"
+        "a plan is carried out without data, so there is nothing to compare the models on, and no threshold or judge to ask; give \
+         --verify, or --calibrate to hold samples back"
     )]
     NothingToCompareOn,
     #[error("--stop-after {pass}: no such pass ran; in order, these did: {ran}")]

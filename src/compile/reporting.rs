@@ -27,6 +27,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// True if a result can be worse than that.
+    pub fn can_be_missed(&self) -> bool {
+        self.sqnr_db.is_some_and(|x| x > 0.0) || self.agreement.is_some_and(|x| x > 0.0)
+    }
+
     /// What must be reached: what is asked for, and for the rest what the recipe says or files of 8 bits usually reach.
     pub(super) fn of(self, recipe: Option<&Recipe>) -> Thresholds {
         let of_recipe = recipe.map_or_else(Thresholds::usual, |r| r.thresholds.clone());

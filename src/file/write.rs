@@ -104,7 +104,7 @@ fn is_descriptor(path: &Path) -> bool {
     let mut at = path.to_owned();
     for _ in 0..40 {
         let dir = folder(&at).canonicalize().unwrap_or_default();
-        if dir.starts_with("/proc") && dir.ends_with("fd") {
+        if dir == Path::new("/dev/fd") || dir.starts_with("/proc") && dir.ends_with("fd") {
             return true;
         }
         match std::fs::read_link(&at) {

@@ -13,7 +13,7 @@ pub fn nearest<'n>(wanted: &str, known: impl IntoIterator<Item = &'n str>) -> Op
         .filter(|n| n.len() <= LONGEST && n.len().abs_diff(want.len()) <= allowed(n))
         .map(|n| (distance(&want, &n.to_ascii_lowercase()), n))
         .min()
-        .filter(|(d, n)| *d <= allowed(n))
+        .filter(|(d, n)| *d <= allowed(n) && *d < n.len().max(want.len()))
         .map(|(_, n)| n)
 }
 
@@ -47,7 +47,7 @@ mod tests {
         assert_eq!(nearest("Explian", known), Some("explain"));
         assert_eq!(nearest("blocks.1/norm1", known), Some("blocks.10/norm1"));
         assert_eq!(nearest("verify", known), None);
-        assert_eq!(nearest("", ["ab"]), None);
+        assert_eq!((nearest("", ["ab"]), nearest("y", ["x"])), (None, None));
         assert_eq!(nearest(&"x".repeat(1000), ["x"]), None);
     }
 

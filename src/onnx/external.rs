@@ -179,7 +179,7 @@ impl Folder<'_> {
         keys.sort_unstable();
         if let Some(twice) = keys.windows(2).find(|k| k[0] == k[1]) {
             return Err(refuse(format!(
-                "its entries do not place: `{}` is there twice; write the file anew",
+                "is named with two entries `{}`, and readers differ on which counts; export the model again",
                 twice[0]
             )));
         }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ir::masks::NEVER_MEASURED;
+use crate::ir::masks::{HIDDEN, NEVER_MEASURED};
 use crate::ir::{Class, Graph, Node, NodeId, Tensor, ValueId};
 
 /// True for a constant that masks are made of.
@@ -16,11 +16,12 @@ pub(super) fn is_low(t: &Tensor) -> bool {
 /// Nodes between a layer and the Softmax that its mask is for.
 const TO_SOFTMAX: usize = 8;
 
-/// True for a constant that is added to `y` to hide entries and is no bias that a layer learned: infinite, or numbers that masks
-/// are made of in front of a Softmax.
+/// True for a constant that is added to `y` to hide entries and is no bias that a layer learned: very far below, or any number
+/// that masks are made of in front of a Softmax.
 pub(super) fn masks(g: &Graph, t: &Tensor, y: ValueId) -> bool {
-    let infinite = t.to_f32s().is_some_and(|x| x.iter().any(|x| !x.is_finite()));
-    infinite || is_low(t) && is_softmaxed(g, y)
+    let Some(x) = t.to_f32s() else { return false };
+    let far = x.iter().any(|x| !x.is_finite() || *x <= HIDDEN);
+    far || is_low(t) && is_softmaxed(g, y)
 }
 
 /// Whether a Softmax reads a value, moved, scaled, shifted or masked.

@@ -1,8 +1,8 @@
-//! Casts from float64 that tract leaves alone.
+//! Casts from one type of floats to another, which tract leaves alone.
 //!
-//! tract-core 0.23.9 makes a Cast that follows a product the type in which the product is stored, and then takes an Add that
-//! follows into the product as well, with an operand of that type. Where the product is of float64, its kernel reads the operand
-//! as float64, whatever it is: twice as many bytes as there are, from wrong places, and past the end. A Cast that is
+//! tract-core 0.23.9 makes a Cast that follows a product the type in which the product is stored, where a kernel can do that, and then
+//! takes an Add that follows into the product as well, with an operand of that type. The kernel reads the operand as what it
+//! computes in: after a product of float64 twice as many bytes as there are, from wrong places, and past the end. A Cast that is
 //! no `Cast` to tract stays where it is.
 
 use tract_onnx::Onnx;
@@ -24,7 +24,7 @@ fn alone((op, needs): Made) -> TractResult<Made> {
     Ok((stock.map_or(op, |stock| expand(Alone { stock })), needs))
 }
 
-/// What tract makes of the node, but for casts from float64.
+/// What tract makes of the node, but for casts from floats to floats.
 #[derive(Clone, Debug)]
 struct Alone {
     stock: Box<dyn Expansion>,
@@ -48,29 +48,29 @@ impl Expansion for Alone {
         let wires = self.stock.wire(prefix, target, inputs)?;
         let from = target.outlet_fact(inputs[0])?.datum_type;
         let to = target.node(wires[0].node).op_as::<Cast>().map(|c| c.to);
-        match to.filter(|to| from == f64::datum_type() && to.is_float() && *to != from) {
+        match to.filter(|to| from.is_float() && to.is_float() && *to != from) {
             // tract's own is left without a reader.
-            Some(to) => target.wire_node(format!("{prefix}.narrow"), Narrow { to }, &inputs[..1]),
+            Some(to) => target.wire_node(format!("{prefix}.alone"), Float { to }, &inputs[..1]),
             None => Ok(wires),
         }
     }
 }
 
-/// Rounds float64 to a narrower type.
+/// Floats of one type as another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Narrow {
+struct Float {
     to: DatumType,
 }
 
-impl Op for Narrow {
+impl Op for Float {
     fn name(&self) -> StaticName {
-        "Narrow".into()
+        "FloatCast".into()
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for Narrow {
+impl EvalOp for Float {
     op_out_of_plan!();
 
     fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -78,7 +78,7 @@ impl EvalOp for Narrow {
     }
 }
 
-impl TypedOp for Narrow {
+impl TypedOp for Float {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(self.to.fact(inputs[0].shape.clone())))
     }

@@ -73,6 +73,10 @@ impl Expansion for Squeeze {
                 s.equals(&outputs[0].shape, squeezed(Some(&numbers(&axes)?), shape)?)
             })
         } else {
+            if let Some(axes) = &self.axes {
+                let places: std::collections::BTreeSet<&i64> = axes.iter().collect();
+                s.equals(&outputs[0].rank, (&inputs[0].rank).bex() - places.len() as i64)?;
+            }
             s.given(&inputs[0].shape, move |s, shape| {
                 s.equals(&outputs[0].shape, squeezed(self.axes.as_deref(), shape)?)
             })

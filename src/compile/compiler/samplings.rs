@@ -3,7 +3,6 @@
 use super::super::Prepared;
 use super::super::checked::{checked, labels_fit, sound};
 use super::super::error::CompilerError;
-use super::super::reporting::Limits;
 use super::super::stages::{Log, Samples, Samplings, open};
 use super::{Compiler, Verification};
 use crate::calibrate::data::{Dataset, split_holdout};
@@ -34,7 +33,7 @@ impl Compiler {
         let given = self.data.options.calibrate.is_some() || self.data.arrays.is_some();
         let from_file = self.plan.is_some() && self.calibrated_on.is_none();
         if from_file && self.keep.is_none() && !given && matches!(self.verification, Verification::HeldBack) {
-            if self.limits != Limits::default() || self.judge.is_some() {
+            if self.limits.can_be_missed() || self.judge.is_some() {
                 return Err(CompilerError::NothingToCompareOn);
             }
             self.verification = Verification::None;

@@ -206,6 +206,12 @@ impl<'g> Finder<'g> {
         if is_wide(g, a.out) {
             return Some(WIDE.to_owned());
         }
+        let product = g.producer(a.scores_product).map(|n| g.node(n));
+        let operands = product.into_iter().flat_map(|n| n.inputs.iter().flatten());
+        let read = operands.chain(g.node(a.weighted).inputs.get(1).into_iter().flatten());
+        if read.copied().any(|v| self.masked.contains(&trace_back(g, v))) {
+            return Some("its queries, keys or values hold numbers that masks are made of".to_owned());
+        }
         if let Some(s) = a.chain.scale.filter(|s| !(s.factor > 0.0 && s.factor.is_finite())) {
             return Some(format!("its scores are multiplied with {}, which is not above 0", s.factor));
         }
