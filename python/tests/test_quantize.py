@@ -149,7 +149,7 @@ def test_what_is_not_used_of_the_data_is_told(digits: Digits) -> None:
 def test_numpy_has_more_kinds_of_arrays(digits: Digits, result: fqvit_opt.Result) -> None:
     few = digits.calibration[:4]
     whole = fqvit_opt.quantize(digits.model, few, verify=False)
-    view = memoryview(np.ascontiguousarray(few))
+    view = np.ascontiguousarray(few).data
     assert fqvit_opt.quantize(digits.model, view, verify=np.False_).model == whole.model
     masked = np.ma.MaskedArray(few, mask=few > 0)
     with pytest.raises(fqvit_opt.DataError, match="masked"):
