@@ -165,7 +165,7 @@ def _numbers(key: str, x: Union[float, Sequence[float], None]) -> list[float]:
     return [float(v) for v in a]
 
 
-def _spooled(data: Any, inputs: list[_Input], what: str, fixed: AbstractSet[str] = frozenset()) -> _native.Arrays:
+def _spooled(data: Any, inputs: list[_Input], what: str, fixed: AbstractSet[str]) -> _native.Arrays:
     """``fixed``: inputs that are given in another way."""
     spool = _native.spool_new(what)
     empty = True
@@ -208,7 +208,7 @@ def _array(x: Any, name: str, what: str) -> npt.NDArray[Any]:
     return a
 
 
-def _named(batch: Any, inputs: list[_Input], what: str, fixed: AbstractSet[str] = frozenset()) -> dict[str, npt.NDArray[Any]]:
+def _named(batch: Any, inputs: list[_Input], what: str, fixed: AbstractSet[str]) -> dict[str, npt.NDArray[Any]]:
     """The arrays of one batch by input, each with the samples along its first axis."""
     names = [name for name, _, _ in inputs]
     if isinstance(batch, Mapping):

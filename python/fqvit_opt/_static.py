@@ -89,7 +89,7 @@ def quantize_static(
         ("nodes_to_exclude", nodes_to_exclude, "fqvit_opt.quantize(keep_float=...) leaves parts in float"),
         (
             "calibration_providers",
-            bool(calibration_providers) and list(calibration_providers or ()) != _ON_THE_CPU,
+            list(calibration_providers or _ON_THE_CPU) != _ON_THE_CPU,
             "calibration runs in the compiler's own runtime, on the processor",
         ),
         ("calibration_cache_path", calibration_cache_path, "`fqvit-opt calibrate --stats FILE` keeps statistics"),

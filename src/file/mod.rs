@@ -41,12 +41,15 @@ pub fn folder(path: &Path) -> &Path {
 /// Where a file of this name is written: the name at the end of a chain of links, also where no file has it yet. A chain
 /// without an end stays as it is.
 pub fn target(path: &Path) -> PathBuf {
-    let mut at = path.to_owned();
-    for _ in 0..40 {
-        match std::fs::read_link(&at) {
-            Ok(to) => at = folder(&at).join(to),
-            Err(_) => return at,
-        }
-    }
-    path.to_owned()
+    let mut all: Vec<PathBuf> = links(path).collect();
+    if all.len() > LINKS { all.swap_remove(0) } else { all.pop().expect("the name itself") }
+}
+
+/// As many links as are followed from one name.
+const LINKS: usize = 40;
+
+/// A name and those that links lead to from it, one after another.
+fn links(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let next = |at: &PathBuf| std::fs::read_link(at).ok().map(|to| folder(at).join(to));
+    std::iter::successors(Some(path.to_owned()), next).take(LINKS + 1)
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::temp::{self, Spare, Temp};
-use super::{folder, target};
+use super::{folder, links, target};
 
 /// Why a file could not be written. Unless the message says otherwise, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -101,18 +101,10 @@ impl Pending {
 /// Whether a path leads through the table of open files (`/dev/stdout`, `/dev/fd/3`): what is open there has a place to write at,
 /// and perhaps other writers.
 fn is_descriptor(path: &Path) -> bool {
-    let mut at = path.to_owned();
-    for _ in 0..40 {
+    links(path).any(|at| {
         let dir = folder(&at).canonicalize().unwrap_or_default();
-        if dir == Path::new("/dev/fd") || dir.starts_with("/proc") && dir.ends_with("fd") {
-            return true;
-        }
-        match std::fs::read_link(&at) {
-            Ok(to) => at = folder(&at).join(to),
-            Err(_) => return false,
-        }
-    }
-    false
+        dir == Path::new("/dev/fd") || dir.starts_with("/proc") && dir.ends_with("fd")
+    })
 }
 
 /// Files that belong together: all take their places, or none does.

@@ -96,7 +96,7 @@ mod tests {
         (0..n).map(|i| (((i * 7 + seed) * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
     }
 
-    /// `y = float32(float64(x) w) + x`, as written and optimized, for row counts that fill a kernel's tile and do not.
+    /// `y = float32(float64(x) w) + x`, for row counts that fill a kernel's tile and do not.
     #[test]
     fn an_add_after_a_narrowed_product_reads_its_operand_as_it_is() {
         const WIDTH: usize = 24;

@@ -21,8 +21,8 @@
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::passes::layers::{bias_changed, scaled};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
+use crate::plan::Fold;
 use crate::plan::sites::{Linear, pads};
-use crate::plan::{Fold, PlanError};
 use crate::rewrite::Patch;
 
 /// The pass, for one plan.
@@ -51,11 +51,7 @@ impl Pass for FoldFactors {
         let mut out = Outcome::default();
         let (plan, sites) = m.carried(self.id())?;
         for fold in &plan.folds {
-            let v = m.graph.find(&fold.value).ok_or_else(|| PassError::Failed {
-                pass: self.id().into(),
-                message: PlanError::Missing { what: fold.value.clone(), kind: "value", hint: String::new() }
-                    .to_string(),
-            })?;
+            let v = m.graph.find(&fold.value).ok_or_else(|| self.failed(fold, "it is not in the model"))?;
             let linears: Vec<&Linear> = sites.linears.iter().filter(|l| l.x == v).collect();
             // Its shape is not changed by a fold.
             let readers =
