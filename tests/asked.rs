@@ -174,7 +174,7 @@ fn a_file_is_covered_as_its_compilation_said() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("passes/recipes/fq-vit.yaml"));
     let text = text
         .expect("a recipe")
-        .replace("bits: 4, anchor: max, tail: zero", "bits: 5, anchor: max, tail: zero, base: [cbrt2]");
+        .replace("bits: 4, anchor: max, tail: saturate", "bits: 5, anchor: max, tail: zero, base: [cbrt2]");
     let thirds: Vec<&str> = text.lines().filter(|l| !l.trim_start().starts_with("fine:")).collect();
     assert!(thirds.iter().any(|l| l.contains("cbrt2")), "{text}");
     fs::write(p.dir.path().join("thirds.yaml"), thirds.join("\n")).expect("writable");

@@ -352,10 +352,11 @@ fn a_file_in_which_nothing_is_quantized_does_not_pass() {
 #[test]
 fn a_size_may_be_filled_with_16_bits() {
     let dir = place();
-    let (m, c) = (digits("digits_vit.onnx"), digits("digits_calib.npz"));
+    let [m, c, e] = ["digits_vit.onnx", "digits_calib.npz", "digits_eval.npz"].map(digits);
     let compile = |more: &[&str]| {
-        let data = ["--calibrate", c.as_str(), "--samples", "32", "--quiet", "--no-bench", "--json", "-"];
-        let o = run(&dir, &[&[m.as_str(), "-o", "q.onnx"], &data[..], more].concat());
+        let data = ["--calibrate", c.as_str(), "--samples", "32", "--verify", e.as_str()];
+        let asked = ["--quiet", "--no-bench", "--json", "-"];
+        let o = run(&dir, &[&[m.as_str(), "-o", "q.onnx"], &data[..], &asked, more].concat());
         assert_eq!(code(&o), Some(0), "{}", err(&o));
         json(&o)
     };

@@ -229,15 +229,6 @@ mod numbers {
         beta: Vec<f32>,
         /// Rows of codes.
         codes: Vec<i32>,
-        second: Option<Second>,
-    }
-
-    /// A second code of one channel: that of another, at a scale of its own.
-    struct Second {
-        channel: usize,
-        of: usize,
-        factor: u32,
-        zero: i32,
     }
 
     impl Case {
@@ -282,14 +273,7 @@ mod numbers {
                 gamma: (0..channels).map(|_| r.random_range(-3.0..3.0)).collect(),
                 beta: (0..channels).map(|_| r.random_range(-1.0..1.0)).collect(),
                 codes,
-                second: None,
             }
-        }
-
-        /// The same with a second code for channel 5, as far as such codes reach.
-        fn second(mut self, factor: u32) -> Case {
-            self.second = Some(Second { channel: 5, of: 9, factor, zero: 201 });
-            self
         }
 
         /// The same with any whole factors up to the largest, whose products with the base are exact.
@@ -307,31 +291,14 @@ mod numbers {
             let ints = |v: &[i32]| list(v.iter().map(i32::to_string).collect());
             let scales: Vec<f32> = self.factors.iter().map(|f| self.base * *f as f32).collect();
             let (c, ty) = (self.channels, if self.signed { "int8" } else { "uint8" });
-            let (second, inits, d) = match &self.second {
-                None => ("", String::new(), "d"),
-                Some(x) => {
-                    let place = (0..c).map(|i| u8::from(i == x.channel).to_string()).collect();
-                    let (of, end, scale, zero) = (x.of, x.of + 1, self.base * x.factor as f32, x.zero);
-                    (
-                        "h = Slice (q, first, end, axis) e = DequantizeLinear (h, hs, hz) p = Mul (e, place)
-                         w = Add (d, p)",
-                        format!(
-                            "int64[1] first = {{{of}}}, int64[1] end = {{{end}}}, int64[1] axis = {{-1}}, float hs = {{{scale:?}}},
-                             {ty} hz = {{{zero}}}, float[{c}] place = {{{}}},",
-                            list(place)
-                        ),
-                        "w",
-                    )
-                }
-            };
             format!(
                 "{HEAD}g ({ty}[n,{c}] q) => (float[n,{c}] y, uint8[n,{c}] k, float[n,{c}] r)
-                 <{inits} float[{c}] s = {{{}}}, {ty}[{c}] z = {{{}}}, float[{c}] gamma = {{{}}}, float[{c}] beta = {{{}}},
+                 <float[{c}] s = {{{}}}, {ty}[{c}] z = {{{}}}, float[{c}] gamma = {{{}}}, float[{c}] beta = {{{}}},
                  float ys = {{0.0625}}, uint8 yz = {{128}}> {{
-                 d = DequantizeLinear <axis = -1> (q, s, z) {second}
-                 y = LayerNormalization <axis = -1, epsilon = {EPS:e}> ({d}, gamma, beta)
+                 d = DequantizeLinear <axis = -1> (q, s, z)
+                 y = LayerNormalization <axis = -1, epsilon = {EPS:e}> (d, gamma, beta)
                  k = QuantizeLinear (y, ys, yz)
-                 r = Add ({d}, y) }}",
+                 r = Add (d, y) }}",
                 floats(&scales),
                 ints(&self.zeros),
                 floats(&self.gamma),
@@ -352,11 +319,7 @@ mod numbers {
                 let x: Vec<f64> = row
                     .iter()
                     .enumerate()
-                    .map(|(c, q)| {
-                        let second = self.second.as_ref().filter(|x| x.channel == c);
-                        let more = second.map_or(0, |x| (row[x.of] - x.zero) * x.factor as i32);
-                        f64::from(self.base) * f64::from((q - self.zeros[c]) * self.factors[c] as i32 + more)
-                    })
+                    .map(|(c, q)| f64::from(self.base) * f64::from((q - self.zeros[c]) * self.factors[c] as i32))
                     .collect();
                 let mean = x.iter().sum::<f64>() / n;
                 let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
@@ -388,8 +351,6 @@ mod numbers {
             Case::new("c3072_k7_worst", 3072, 7, true, true, true),
             Case::new("c192_whole_zeros_u8", 192, 7, false, true, false).whole(),
             Case::new("c1024_whole_zeros_i8", 1024, 8, false, true, true).whole(),
-            Case::new("c192_second_code", 192, 4, false, true, false).whole().second(252),
-            Case::new("c768_second_code_far", 768, 7, false, true, false).whole().second(252 * 16),
         ];
         for channels in [192, 768] {
             for shift in [3, 7] {

@@ -9,15 +9,14 @@ use super::stages::{Log, Running, timed};
 use crate::calibrate::data::Dataset;
 use crate::infer;
 use crate::ir::{Graph, Model, ValueId, validate};
-use crate::passes::quantize::{codes_hint, codes_names};
+use crate::passes::quantize::codes_names;
 use crate::plan::scores::score_site;
 use crate::plan::sites::Sites;
 use crate::plan::{Activation, AttentionForm, AttentionPlan, QuantPlan, Role};
+use crate::quant::QParams;
 use crate::quant::lis::{LisFacts, LisPlan};
-use crate::quant::{Code, QParams};
 use crate::verify::closer::{
-    Asked, AttentionLook, CloserLook, Coarse, CodedAttention, CodedValue, Measured, Reading, ValueLook, WeightsForm,
-    look,
+    Asked, AttentionLook, CloserLook, CodedAttention, CodedValue, Measured, Reading, ValueLook, WeightsForm, look,
 };
 use crate::verify::disagree::Disagreements;
 use crate::verify::run::VerifyError;
@@ -120,20 +119,13 @@ fn what<'p>((float, quantized): (&Prepared, &Model), plan: &'p QuantPlan) -> (Fo
     };
     let planned: Vec<&Activation> = plan.activations.iter().filter(is_value).collect();
     let value = |a: &&'p Activation| {
-        let hint = codes_hint(a);
         let (params, codes) = codes_names(a).into_iter().find_map(|n| Some((read(&n, &a.params)?, n)))?;
         let fold = plan.folds.iter().find(|x| x.value == a.value);
-        let coarse = a.outliers.iter().enumerate().map(|(i, o)| {
-            let codes = format!("{hint}_outlier_{i}_q");
-            let params = read(&codes, &QParams::affine(Code::U8, o.scale, o.zero_point).ok()?)?;
-            Some(Coarse { channel: o.channel, codes, params })
-        });
         let reading = Reading {
             params,
             folded: fold.map(|_| folded_axis(f, &float.sites, f.find(&a.value))),
             factors: fold.map_or(Vec::new(), |x| x.factors.clone()),
             offsets: fold.map_or(Vec::new(), |x| x.offsets.clone()),
-            coarse: coarse.collect::<Option<_>>()?,
         };
         Some((CodedValue { value: a.value.clone(), codes, reading }, *a))
     };

@@ -181,12 +181,7 @@ fn channels(plan: &QuantPlan, parts: &[Part]) -> Vec<Channels> {
         let p = &a.params;
         p.axis()?;
         let part = parts.iter().find(|part| part.activations.contains(&a.value));
-        let mut reach: Vec<f32> = (0..p.channels()).map(|c| p.reach(c).0.abs().max(p.reach(c).1.abs())).collect();
-        // What a channel's second code reaches is what the channel does.
-        for o in &a.outliers {
-            let top = o.scale * o.zero_point.max(255 - o.zero_point) as f32;
-            reach.get_mut(o.channel).into_iter().for_each(|r| *r = r.max(top));
-        }
+        let reach: Vec<f32> = (0..p.channels()).map(|c| p.reach(c).0.abs().max(p.reach(c).1.abs())).collect();
         Some(Channels {
             tensor: a.value.clone(),
             part: part.map_or(String::new(), |part| part.name.clone()),

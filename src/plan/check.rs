@@ -30,7 +30,6 @@ impl QuantPlan {
         let coded = activations().flat_map(|(i, a)| readers(a).iter().map(move |r| (i, a.value.as_str(), *r)));
         once("activations", "an activation", coded)?;
         self.terms_have_no_codes()?;
-        activations().try_for_each(|(i, a)| outliers(i, a))?;
         self.layers.iter().enumerate().try_for_each(|(i, l)| numbers(i, l))
     }
 
@@ -70,29 +69,6 @@ fn readers(a: &Activation) -> &'static [&'static str] {
         Readers::Contracting => &["contracting"],
         Readers::Elementwise => &["elementwise"],
     }
-}
-
-fn outliers(i: usize, a: &Activation) -> Result<(), Fault> {
-    let mut seen = BTreeSet::new();
-    for (n, o) in a.outliers.iter().enumerate() {
-        let bad = |key: &str, what: String| {
-            let way = vec!["activations".into(), i.into(), "outliers".into(), n.into(), key.into()];
-            Err((way, PlanError::Number { value: a.value.clone(), what }))
-        };
-        if !seen.insert(o.channel) {
-            return bad("channel", format!("two second codes of channel {}", o.channel));
-        }
-        if !(o.scale.is_finite() && o.scale > 0.0) {
-            return bad("scale", format!("scale {} of channel {}, which is not above 0", o.scale, o.channel));
-        }
-        if !(0..=255).contains(&o.zero_point) {
-            return bad(
-                "zero_point",
-                format!("zero point {} of channel {}, which is no uint8", o.zero_point, o.channel),
-            );
-        }
-    }
-    Ok(())
 }
 
 /// Refuses the second entry that decides on the same: entries by their number, with what they are of, and which part of it.
@@ -146,14 +122,5 @@ mod tests {
             assert!(layer(&format!("rounding: nearest, clip: {bad}")).contains("`y`"), "{bad}");
         }
         assert!(layer("rounding: gptq").contains("without codes"));
-        let with = |o: &str| {
-            let a = format!("value: v, role: residual, {CODES}, outliers: [{o}]");
-            told(&format!("activations:\n- {{ {a} }}\n"))
-        };
-        assert_eq!(with("{ channel: 1, scale: 0.5, zero_point: 9 }"), "fine");
-        assert!(with("{ channel: 1, scale: .nan, zero_point: 9 }").contains("scale NaN"));
-        assert!(with("{ channel: 1, scale: 0.5, zero_point: 256 }").contains("256"));
-        let one = "{ channel: 1, scale: 0.5, zero_point: 9 }";
-        assert!(with(&format!("{one}, {one}")).contains("channel 1"));
     }
 }

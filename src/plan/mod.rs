@@ -161,19 +161,7 @@ pub struct Activation {
     #[serde(default, skip_serializing_if = "Readers::is_all")]
     pub readers: Readers,
     pub params: QParams,
-    /// Channels that have a second, coarser code; `params` are for what that leaves.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub outliers: Vec<Outlier>,
     pub reason: String,
-}
-
-/// The coarser uint8 code of one channel of the last axis: it stands for `scale * (q - zero_point)`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Outlier {
-    pub channel: usize,
-    pub scale: f32,
-    pub zero_point: i32,
 }
 
 /// A constant operand that is stored as codes.

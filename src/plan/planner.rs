@@ -29,7 +29,6 @@ use crate::quant::{Code, QParams};
 mod contest;
 pub mod equalise;
 mod folds;
-mod outliers;
 mod scores;
 mod ties;
 mod weights;
@@ -310,7 +309,6 @@ fn attention(
         role: Role::Scores,
         readers: Readers::All,
         params,
-        outliers: Vec::new(),
         reason: reason.clone(),
     };
     Ok((scores, AttentionPlan { output: output.clone(), form, reason }))

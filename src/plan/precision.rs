@@ -95,7 +95,6 @@ impl QuantPlan {
         let wide = |readers| Activation {
             readers,
             params: wide(&a),
-            outliers: Vec::new(),
             reason: format!("in 16 bits for the sake of accuracy; else {}", a.reason),
             ..a.clone()
         };
@@ -159,9 +158,7 @@ fn bits(c: Code) -> u8 {
 fn wide(a: &Activation) -> QParams {
     let p = &a.params;
     let own = (0..p.channels()).map(|c| p.reach(c));
-    let (_, top) = Code::U8.range();
-    let coarse = a.outliers.iter().map(|o| (o.scale * -o.zero_point as f32, o.scale * (top - o.zero_point) as f32));
-    let (lo, hi) = own.chain(coarse).fold((0f32, 0f32), |(a, b), (lo, hi)| (a.min(lo), b.max(hi)));
+    let (lo, hi) = own.fold((0f32, 0f32), |(a, b), (lo, hi)| (a.min(lo), b.max(hi)));
     let room = (hi - lo) / 4.0;
     QParams::covering(Code::U16, if lo < 0.0 { lo - room } else { lo }, if hi > 0.0 { hi + room } else { hi })
 }
@@ -169,7 +166,6 @@ fn wide(a: &Activation) -> QParams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Outlier;
     use crate::plan::channel_map::tests::{Layout, sites_of};
 
     fn plan(activations: &str) -> QuantPlan {
@@ -226,17 +222,15 @@ mod tests {
     #[test]
     fn wide_codes_hold_what_the_narrow_ones_did() {
         let params = QParams::per_axis(Code::U8, -1, vec![0.1, 2.0], vec![10, 200]).unwrap();
-        let outliers = vec![Outlier { channel: 0, scale: 3.0, zero_point: 255 }];
         let a = Activation {
             value: "v".into(),
             role: Role::Residual,
             readers: Readers::All,
             params,
-            outliers,
             reason: String::new(),
         };
         let (lo, hi) = wide(&a).reach(0);
-        // -765 and 110 are reached; a quarter of the range is added at each end.
-        assert!((lo + 983.75).abs() < 0.1 && (hi - 328.75).abs() < 0.1, "{lo} {hi}");
+        // -400 and 110 are reached; a quarter of the range is added at each end.
+        assert!((lo + 527.5).abs() < 0.1 && (hi - 237.5).abs() < 0.1, "{lo} {hi}");
     }
 }

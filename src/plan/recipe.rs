@@ -161,10 +161,6 @@ pub enum Candidate {
         code: Code,
         #[serde(flatten)]
         rule: PtfRule,
-        /// A channel that makes more than this share of the value's error gets a second, coarser code. With whole factors,
-        /// a zero point per channel and uint8 codes, in the integer form.
-        #[serde(default, rename = "second-code-beyond", skip_serializing_if = "Option::is_none")]
-        second_code_beyond: Option<f64>,
     },
     /// uint16 codes with one scale. Taken instead of the best of the others where the error of that is a larger share of a
     /// token's variance in the place where tokens are faintest than four times what it is in the median place, on average over

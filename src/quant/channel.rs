@@ -133,6 +133,23 @@ impl Channel {
         ends
     }
 
+    /// What observation would have made of `max(x, floor)`, but for its sums and levels.
+    pub(super) fn at_least(&self, floor: f32) -> Channel {
+        let raised = |e: &Ends| match e.are_seen() {
+            true => Ends { min: e.min.max(floor), max: e.max.max(floor) },
+            false => *e,
+        };
+        let Ends { min, max } = raised(&Ends { min: self.min, max: self.max });
+        Channel {
+            min,
+            max,
+            hist: self.hist.at_least(floor),
+            quarters: self.quarters.iter().map(raised).collect(),
+            halves: self.halves.iter().map(|h| h.at_least(floor)).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Its distribution. Middles of bins that lie outside of what was seen are moved to its ends.
     pub fn moments(&self) -> Moments {
         let (lo, hi) = (f64::from(self.min), f64::from(self.max));

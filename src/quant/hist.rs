@@ -180,6 +180,17 @@ impl Hist {
         }
     }
 
+    /// The counts with everything below `floor` at it.
+    pub fn at_least(&self, floor: f32) -> Hist {
+        let mut h = Hist { exp: self.exp, ..Hist::default() };
+        let (lowest, low) = (self.bin(floor), self.first);
+        let bins = || self.counts.iter().zip(low..).filter(|(n, _)| *n > 0).map(|(n, i)| (n, i.max(lowest)));
+        let (Some(a), Some(b)) = (bins().map(|b| b.1).min(), bins().map(|b| b.1).max()) else { return h };
+        h.reach_bins(a, b);
+        bins().for_each(|(n, i)| h.counts.add(&[i - h.first], |_| n));
+        h
+    }
+
     /// How many values were counted.
     pub fn total(&self) -> u64 {
         self.counts.iter().map(u64::from).sum()
@@ -454,6 +465,16 @@ mod tests {
             all.count_all(&v);
             all.count_weighted(&v, &times);
             prop_assert_eq!(&all, &each);
+        }
+
+        #[test]
+        fn what_lies_below_a_floor_lies_at_it(v in prop::collection::vec(-9f32..9.0, 0..60), floor in -9f32..9.0) {
+            let h = of(&v);
+            let raised = h.at_least(floor);
+            let lowest = (h.bin(floor) as f64 + 0.5) * h.bin_width();
+            let want: Vec<f64> = h.bins().flat_map(|(x, n)| vec![x.max(lowest); n as usize]).collect();
+            let got: Vec<f64> = raised.bins().flat_map(|(x, n)| vec![x; n as usize]).collect();
+            prop_assert_eq!(got, want);
         }
 
         #[test]

@@ -288,6 +288,11 @@ impl Stats {
         (shares.last().copied().unwrap_or(0.0), shares.get(shares.len() / 2).copied().unwrap_or(0.0))
     }
 
+    /// Ranges and distributions of `max(x, floor)`, for readers to which everything below is the same.
+    pub fn at_least(&self, floor: f32) -> Stats {
+        Stats { channels: self.channels.iter().map(|c| c.at_least(floor)).collect(), ..self.clone() }
+    }
+
     /// Mean of channel `c`.
     pub fn mean(&self, c: usize) -> f64 {
         self.channels[c].sum.get() / self.count.max(1) as f64

@@ -56,15 +56,8 @@ pub struct PtfRule {
     pub normalised: bool,
 }
 
-impl PtfRule {
-    /// True if a channel can have a second code beside its own: a zero point of its own, and a step the others' base has.
-    pub fn splits(&self) -> bool {
-        self.factors == Factors::Whole && self.channel_zeros
-    }
-}
-
 /// Distributions of the channels, each value counted with what an error in it costs under the rule.
-pub fn distributions(stats: &Stats, rule: PtfRule) -> Vec<Moments> {
+fn distributions(stats: &Stats, rule: PtfRule) -> Vec<Moments> {
     let weighted = rule.normalised && matches!(stats.watch, Watch::Tokens { .. });
     stats.channels.iter().map(|c| if weighted { Moments::new(&c.weighted()) } else { Moments::new(&c.hist) }).collect()
 }
@@ -255,7 +248,7 @@ impl FactorSearch {
     fn of(code: Code, stats: &Stats, rule: PtfRule) -> FactorSearch {
         let n = stats.channels.len();
         let mut moments = distributions(stats, rule);
-        let room = if let Range::Headroom(h) = rule.range { f64::from(h) } else { 1.0 };
+        let room = f64::from(rule.range.room());
         let wider = |(a, b): (f32, f32)| (f64::from(a) * room, f64::from(b) * room);
         let mut ranges: Vec<(f64, f64)> = (0..n).map(|c| wider(stats.channel_range(c))).collect();
         let (mut low, mut high) = wider(stats.range());

@@ -24,6 +24,13 @@ pub enum Range {
     Mse,
 }
 
+impl Range {
+    /// How many times as far as what was seen it reaches.
+    pub fn room(self) -> f32 {
+        if let Range::Headroom(h) = self { h } else { 1.0 }
+    }
+}
+
 /// A [`Range`] as recipes write it: YAML's tags do not work inside a tagged candidate.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a range is `min-max`, `mse`, `{ headroom: 1.2 }` or `{ percentile: 0.9999 }`")]

@@ -119,13 +119,7 @@ fn candidate(c: &Candidate, attended: bool) -> Result<(), (Option<&'static str>,
             "attention weights multiply values of 8 bits; give u8 or s8 (if this is `default`, name `value` apart)";
         return Err((Some("code"), what));
     }
-    match c {
-        Candidate::Ptf { rule, second_code_beyond: Some(_), code } if !rule.splits() || *code != Code::U8 => Err((
-            Some("second-code-beyond"),
-            "a second code needs `factors: whole`, `channel-zeros: true` and `code: u8`",
-        )),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn folds(q: &QuantRecipe) -> Result<(), Fault> {
@@ -174,7 +168,7 @@ fn limits(way: &[Step]) -> (f32, f32) {
         (_, "strengths") => (0.0, 8.0),
         // Of a candidate it is a share, of a fold a multiple of the median.
         (_, "beyond") if way.iter().any(|s| *s == "folds".into() || *s == "folds-without-data".into()) => (0.01, MOST),
-        (_, "beyond" | "second-code-beyond") => (0.0, MOST),
+        (_, "beyond") => (0.0, MOST),
         (_, "floor") => (1e-6, 1.0),
         (_, "max-shift") => (0.0, 15.0),
         (_, "headroom") => (0.01, 1000.0),

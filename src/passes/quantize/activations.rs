@@ -1,8 +1,7 @@
 //! `quantize-activations`: QuantizeLinear and DequantizeLinear at every planned value.
 //!
 //! *What it does.* Each planned value is read through its codes. A fold's Mul is absorbed: codes are made with the scale
-//! vector `s f[c]` and read back with the one scale `s`. Outlier channels have coarse codes of their own, which are taken
-//! away before the others are made and added again after them.
+//! vector `s f[c]` and read back with the one scale `s`.
 //!
 //! *When it fires.* For each `activations` entry whose value still has float readers; scores and attention values were
 //! taken by [`attention`](super::attention).
@@ -20,8 +19,8 @@ use crate::ir::{Class, Graph, NodeId, ValueId};
 use crate::passes::common::is_captured;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::{Activation, QuantPlan, Readers, Role};
-use crate::quant::{Code, QParams};
-use crate::rewrite::{Patch, Ref, Under};
+use crate::quant::QParams;
+use crate::rewrite::Patch;
 
 /// The pass, for one plan.
 pub struct QuantizeActivations;
@@ -167,10 +166,7 @@ impl QuantizeActivations {
         if users.is_empty() && !makes_output {
             return Ok(None);
         }
-        let d = match &a.outliers[..] {
-            [] => p.under(&hint).round_trip(v.into(), &a.params),
-            _ => self.two_codes(&mut p.under(&hint), v, a)?,
-        };
+        let d = p.under(&hint).round_trip(v.into(), &a.params);
         if makes_output {
             p.replace(v, d);
         } else {
@@ -179,42 +175,6 @@ impl QuantizeActivations {
             }
         }
         Ok(Some(p))
-    }
-
-    /// The value from the coarse codes of its outlier channels and the codes of what these leave.
-    fn two_codes(&self, e: &mut Under<'_>, v: ValueId, a: &Activation) -> Result<Ref, PassError> {
-        let channels = a.params.channels();
-        let failed = |message: String| PassError::Failed {
-            pass: self.id().into(),
-            message: format!("outlier channels of `{}`: {message}", a.value),
-        };
-        let mut coarse: Option<Ref> = None;
-        for (i, o) in a.outliers.iter().enumerate() {
-            if o.channel >= channels || a.params.axis() != Some(-1) {
-                return Err(failed(format!(
-                    "channel {} is none of the {channels} that have scales along the last axis",
-                    o.channel
-                )));
-            }
-            let q = QParams::affine(Code::U8, o.scale, o.zero_point).map_err(|e| failed(e.to_string()))?;
-            let mut e = e.part(&format!("outlier_{i}"));
-            let (first, end) = (e.ints("first", &[o.channel as i64]), e.ints("end", &[o.channel as i64 + 1]));
-            let axis = e.ints("axis", &[-1]);
-            let x = e.op("Slice", "", &[v.into(), first, end, axis]);
-            let x = e.round_trip(x, &q);
-            let mut place = vec![0f32; channels];
-            place[o.channel] = 1.0;
-            let place = e.floats("place", &place);
-            let x = e.op("Mul", "placed", &[x, place]);
-            coarse = Some(match coarse {
-                Some(c) => e.op("Add", "joined", &[c, x]),
-                None => x,
-            });
-        }
-        let coarse = coarse.expect("asked for with outliers only");
-        let left = e.op("Sub", "left", &[v.into(), coarse]);
-        let left = e.round_trip(left, &a.params);
-        Ok(e.op("Add", "whole", &[left, coarse]))
     }
 }
 

@@ -18,9 +18,7 @@
 //!
 //! *When it fires.* For each LayerNormalization over the last axis that reads a DequantizeLinear of 8-bit or 16-bit codes
 //! directly, with scales `s f[c]`, `f` whole numbers up to 256 (powers of two are the published case), or with one scale
-//! (all `f` are 1). Second codes of single channels that are added to the first ones, at a whole number of their steps, are
-//! part of `v`. Other readers of the DequantizeLinear, the
-//! residual Add among them, keep it.
+//! (all `f` are 1). Other readers of the DequantizeLinear, the residual Add among them, keep it.
 //!
 //! *Why it is correct.* `x = s v`, so the mean of `x` is `s (m + delta)` and its variance is `s^2 (S2 / C - delta^2)`.
 //!
@@ -41,7 +39,6 @@
 
 use std::borrow::Cow;
 
-use super::lower::Coding;
 use crate::ir::{DType, Graph, NodeId, Op, Tensor, ValueId};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, Under};
@@ -153,62 +150,6 @@ fn common_base(scales: &[f32]) -> Option<(f32, Vec<f32>)> {
     (1..=MAX_FACTOR).map(|k| least / k as f32).filter(|b| b.is_normal()).find_map(|b| Some((b, multiples(b)?)))
 }
 
-/// The second code of one channel, as [`activations`](super::activations) adds it: codes of one scale times a vector that
-/// is 1 at the channel and 0 elsewhere.
-#[derive(Clone, Debug)]
-struct Coarse {
-    codes: ValueId,
-    scale: f32,
-    zero: i64,
-    zero_point: ValueId,
-    place: ValueId,
-    channel: usize,
-}
-
-impl Coarse {
-    /// The two operands of an Add that makes `x`: codes per channel, and second codes.
-    fn beside(g: &Graph, x: ValueId) -> Option<(ValueId, Vec<Coarse>)> {
-        let n = g.node(g.producer_is(x, "Add")?);
-        let (a, b) = (n.input(0)?, n.input(1)?);
-        Coarse::of(g, b).map(|c| (a, c)).or_else(|| Coarse::of(g, a).map(|c| (b, c)))
-    }
-
-    /// `v` as second codes, one channel or a sum of several.
-    fn of(g: &Graph, v: ValueId) -> Option<Vec<Coarse>> {
-        let n = g.node(g.producer(v)?);
-        let (a, b) = (n.input(0)?, n.input(1)?);
-        if n.op.is("Add") {
-            let mut all = Coarse::of(g, a)?;
-            all.extend(Coarse::of(g, b)?);
-            return Some(all);
-        }
-        if !n.op.is("Mul") {
-            return None;
-        }
-        let place = g.constant(b)?.to_f32s()?;
-        let channel = place.iter().position(|p| *p == 1.0)?;
-        let single = place.iter().enumerate().all(|(c, p)| *p == 0.0 || c == channel);
-        let dq = Coding::read_back(g, a).filter(|c| single && c.is_byte())?;
-        let (scale, zero) = dq.whole()?;
-        let zero_point = g.node(dq.node).input(2)?;
-        Some(vec![Coarse { codes: dq.x, scale, zero, zero_point, place: b, channel }])
-    }
-
-    /// With the scale as a whole number of steps of `base`, if it is one and all its codes are exact.
-    fn in_units_of(mut self, base: f32) -> Option<Coarse> {
-        let steps = (self.scale / base).round();
-        let exact = base * steps == self.scale && f64::from(steps) * 256.0 <= F32_EXACT;
-        self.scale = steps;
-        exact.then_some(self)
-    }
-
-    /// The smallest and the largest number the codes stand for. Signed codes reach less far.
-    fn reach(&self) -> (f64, f64) {
-        let at = |q: i64| f64::from(self.scale) * (q - self.zero) as f64;
-        (at(-128).min(at(0)), at(255))
-    }
-}
-
 /// A LayerNormalization over codes.
 #[derive(Debug)]
 struct Norm {
@@ -216,8 +157,6 @@ struct Norm {
     out: ValueId,
     /// What reads the codes.
     dq: NodeId,
-    /// Second codes of single channels.
-    coarse: Vec<Coarse>,
     /// `f[c]`, shaped like the scales.
     factors: Tensor,
     channels: usize,
@@ -230,7 +169,7 @@ struct Norm {
     beta: Option<ValueId>,
 }
 
-/// The codes that a LayerNormalization reads, without second codes.
+/// The codes that a LayerNormalization reads.
 struct Codes<'g> {
     dq: NodeId,
     scales: Cow<'g, [f32]>,
@@ -268,20 +207,11 @@ impl<'g> Codes<'g> {
     }
 
     /// The smallest and the largest number of each channel, over all codes there can be, with scales of `factors`.
-    fn ends(&self, factors: &[f32], coarse: &[Coarse], channels: usize) -> Vec<(f64, f64)> {
+    fn ends(&self, factors: &[f32]) -> Vec<(f64, f64)> {
         let (lo, hi) = self.range;
         let end = |f: f32, q: i64| f64::from(f) * q as f64;
         let of = |(f, z): (&f32, &i64)| (end(*f, lo - z), end(*f, hi - z));
-        let mut ends: Vec<(f64, f64)> = factors.iter().zip(&self.zeros).map(of).collect();
-        if !coarse.is_empty() {
-            ends = (0..channels).map(|c| ends[if ends.len() == 1 { 0 } else { c }]).collect();
-        }
-        for c in coarse {
-            let (lo, hi) = c.reach();
-            ends[c.channel].0 += lo;
-            ends[c.channel].1 += hi;
-        }
-        ends
+        factors.iter().zip(&self.zeros).map(of).collect()
     }
 }
 
@@ -315,8 +245,7 @@ impl Norm {
         if !last(n.int("axis")) {
             return Err("it does not normalise the last axis alone".into());
         }
-        let (left, coarse) = Coarse::beside(g, x).unwrap_or((x, Vec::new()));
-        let q = Codes::read(g, left)?;
+        let q = Codes::read(g, x)?;
         // Gamma has one element per channel, whatever the scales have.
         let channels = g.constant(gamma).map(Tensor::len).ok_or("its number of channels is not known")?;
         let along = q.scales.len() == channels && last(g.node(q.dq).int("axis"));
@@ -330,19 +259,13 @@ impl Norm {
         if !(epsilon.is_normal() || eps == 0.0) {
             return Err(format!("epsilon / scale^2 = {eps} / {base}^2 is no normal float32"));
         }
-        let coarse: Vec<Coarse> = coarse
-            .into_iter()
-            .map(|c| c.in_units_of(base).filter(|c| c.channel < channels))
-            .collect::<Option<_>>()
-            .ok_or("a second code of a channel is no whole number of steps of the first")?;
         let centred = !n.op.is("RMSNormalization");
-        let (sum, squares) = sums(&q.ends(&factors, &coarse, channels), channels, centred)
+        let (sum, squares) = sums(&q.ends(&factors), channels, centred)
             .ok_or_else(|| format!("{channels} channels are too many for exact sums in 32 bits"))?;
         Ok(Norm {
             node: id,
             out,
             dq: q.dq,
-            coarse,
             factors: Tensor::f32(q.dims, &factors),
             channels,
             sum,
@@ -359,13 +282,6 @@ impl Norm {
         let mut e = p.inside(name);
         let factors = e.constant("factors", self.factors.clone());
         let v = e.like(g.node(self.dq), "v", &[(1, factors)]);
-        let v = self.coarse.iter().enumerate().fold(v, |v, (i, c)| {
-            let f = e.scalar(&format!("coarse_factor_{i}"), c.scale);
-            let zero = c.zero_point.into();
-            let h = e.op("DequantizeLinear", &format!("coarse_{i}"), &[c.codes.into(), f, zero]);
-            let h = e.op("Mul", &format!("coarse_placed_{i}"), &[h, c.place.into()]);
-            e.op("Add", &format!("v_with_coarse_{i}"), &[v, h])
-        });
         let mean = self.sum.map(|held| mean(&mut e, v, self.channels, held));
         let u = mean.map_or(v, |(m, _)| e.op("Sub", "centred", &[v, m]));
         let squares = squares(&mut e, u, self.squares);

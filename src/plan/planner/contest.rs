@@ -1,10 +1,13 @@
 //! Which codes a value gets: the candidates of the recipe, compared by the error to expect.
 
-use super::{PlanningError, db, folds, outliers};
-use crate::ir::Graph;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use super::{PlanningError, db, folds};
+use crate::ir::{Graph, ValueId};
 use crate::plan::recipe::{Candidate, QuantRecipe};
-use crate::plan::sites::{Linear, Site, Sites};
-use crate::plan::{Activation, Fold, Outlier, Readers, Role};
+use crate::plan::sites::{Linear, Site, Sites, reading_nodes};
+use crate::plan::{Activation, Fold, Readers, Role};
 use crate::quant::observe::Stats;
 use crate::quant::ptf;
 use crate::quant::range::{self, Range};
@@ -43,10 +46,11 @@ pub(super) fn decide(
     if let Some(f) = &rule
         && let Some((fold, params, reason)) = folds::folded(g, s, st, f, candidates, linears, recipe)
     {
-        let all = Winner { params, outliers: Vec::new(), reason }.activation(name, s.role, Readers::All);
+        let all = Winner { params, reason }.activation(name, s.role, Readers::All);
         return Ok(Coded { fold, codes: vec![all], float: None });
     }
-    let contest = Contest { s, st, within: recipe.one_scale_within.get(&s.role).copied() };
+    let floor = told_apart_from(g, s);
+    let contest = Contest { s, st, within: recipe.one_scale_within.get(&s.role).copied(), floor };
     let affine: Vec<Candidate> = candidates.iter().filter(|c| matches!(c, Candidate::Affine { .. })).copied().collect();
     let fallback = [Candidate::Affine { code: Code::U8, range: Range::Mse }];
     let per_tensor: &[Candidate] = if affine.is_empty() { &fallback } else { &affine };
@@ -54,11 +58,7 @@ pub(super) fn decide(
     let needs_tensor = s.contracted || !linears.is_empty() || st.dims.is_empty();
     let codes = if needs_tensor && s.elementwise && affine.len() < candidates.len() && !st.dims.is_empty() {
         match (contest.best(per_tensor), contest.best(candidates)) {
-            (Ok(whole), Ok(by_channel))
-                if whole.params == by_channel.params && whole.outliers == by_channel.outliers =>
-            {
-                vec![(Ok(whole), Readers::All)]
-            }
+            (Ok(whole), Ok(by_channel)) if whole.params == by_channel.params => vec![(Ok(whole), Readers::All)],
             (whole, by_channel) => vec![(whole, Readers::Contracting), (by_channel, Readers::Elementwise)],
         }
     } else {
@@ -74,17 +74,38 @@ pub(super) fn decide(
     Ok(all)
 }
 
+/// Below this, GELU is 0 but for 8e-4: a tenth of a step of its codes, or less.
+const GELU_IS_ZERO: f32 = -3.5;
+
+/// The number below which all readers of a value make the same of it, if there is one.
+fn told_apart_from(g: &Graph, s: &Site) -> Option<f32> {
+    let readers = reading_nodes(g, s.value);
+    let all = !readers.is_empty() && readers.iter().all(|n| g.node(*n).op.is("Gelu"));
+    (all && !given_out(g, s.value)).then_some(GELU_IS_ZERO)
+}
+
+/// True if an output holds elements of the value, moved or not.
+fn given_out(g: &Graph, value: ValueId) -> bool {
+    let (mut seen, mut todo) = (BTreeSet::new(), g.outputs().to_vec());
+    while let Some(v) = todo.pop() {
+        if v == value {
+            return true;
+        }
+        let from = g.producer(v).map(|n| g.node(n)).filter(|n| n.is_move() && seen.insert(v));
+        todo.extend(from.iter().flat_map(|n| n.inputs.iter().flatten()));
+    }
+    false
+}
+
 /// Codes for a value, and why these.
 struct Winner {
     params: QParams,
-    outliers: Vec<Outlier>,
     reason: String,
 }
 
 impl Winner {
     fn activation(self, value: &str, role: Role, readers: Readers) -> Activation {
-        let Winner { params, outliers, reason } = self;
-        Activation { value: value.to_owned(), role, readers, params, outliers, reason }
+        Activation { value: value.to_owned(), role, readers, params: self.params, reason: self.reason }
     }
 }
 
@@ -92,7 +113,6 @@ impl Winner {
 struct Entrant {
     error: f64,
     params: QParams,
-    outliers: Vec<Outlier>,
     what: String,
 }
 
@@ -102,39 +122,38 @@ struct Contest<'a> {
     st: &'a Stats,
     /// One scale is taken where its error is within this many times the least.
     within: Option<f64>,
+    /// No reader tells values below this from it.
+    floor: Option<f32>,
 }
 
 impl Contest<'_> {
-    /// Of a channel in two codes, the finer ones round what the coarser ones leave.
-    fn error(&self, p: &QParams, outliers: &[Outlier]) -> f64 {
-        let split = |c: usize| outliers.iter().any(|o| o.channel == c);
-        range::expected_error(self.st, p, |c| if split(c) { 0.0 } else { 1.0 })
-            + outliers.iter().map(|o| f64::from(p.scale(o.channel)).powi(2) / 12.0 * self.st.count as f64).sum::<f64>()
+    fn error(&self, p: &QParams) -> f64 {
+        range::expected_error(&self.seen(Range::MinMax), p, |_| 1.0)
+    }
+
+    /// What was seen, as far as readers tell it apart and a range has to reach.
+    fn seen(&self, range: Range) -> Cow<'_, Stats> {
+        match self.floor {
+            Some(floor) => Cow::Owned(self.st.at_least(floor / range.room())),
+            None => Cow::Borrowed(self.st),
+        }
     }
 
     /// What a candidate comes to; `None` for those that are no codes of 8 bits.
     fn entrant(&self, c: &Candidate) -> Option<Entrant> {
-        let (s, st) = (self.s, self.st);
-        let (params, outliers, what) = match *c {
+        let (params, what) = match *c {
             Candidate::Sums | Candidate::Wide { .. } => return None,
             Candidate::Affine { code, range } => {
-                (range::affine(code, st, range), Vec::new(), format!("one scale, {range:?}"))
+                (range::affine(code, &self.seen(range), range), format!("one scale, {range:?}"))
             }
-            Candidate::Ptf { code, rule, second_code_beyond, .. } => {
-                let second = second_code_beyond.filter(|_| rule.splits() && code == Code::U8 && s.axis == -1);
-                let (p, outliers) = match second {
-                    Some(beyond) => outliers::split(st, s.axis, rule, beyond),
-                    None => (ptf::ptf(code, st, s.axis, rule, |_| 1.0), Vec::new()),
-                };
+            Candidate::Ptf { code, rule } => {
+                let p = ptf::ptf(code, &self.seen(rule.range), self.s.axis, rule, |_| 1.0);
                 let widest = p.factors().map_or(1, |(_, f)| f.iter().copied().max().unwrap_or(1));
-                let mut what = format!("{} up to {widest}, {:?}", p.kind(), rule.range);
-                for o in &outliers {
-                    what.push_str(&format!(", channel {} in two codes", o.channel));
-                }
-                (p, outliers, what)
+                let what = format!("{} up to {widest}, {:?}", p.kind(), rule.range);
+                (p, what)
             }
         };
-        Some(Entrant { error: self.error(&params, &outliers), params, outliers, what })
+        Some(Entrant { error: self.error(&params), params, what })
     }
 
     /// The candidate of least error; at least one of them has 8 bits. `Err`: why the value is better left in float.
@@ -162,10 +181,10 @@ impl Contest<'_> {
                 ));
             }
         }
-        let Entrant { error, params, outliers, what } = wide.as_ref().map_or(best, |(w, _)| w);
+        let Entrant { error, params, what } = wide.as_ref().map_or(best, |(w, _)| w);
         let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
         let reason = format!("{what}: {}", db(signal, *error));
-        Ok(Winner { params: params.clone(), outliers: outliers.clone(), reason })
+        Ok(Winner { params: params.clone(), reason })
     }
 
     /// The mean over all elements of an error that is summed over them.
@@ -189,15 +208,16 @@ impl Contest<'_> {
             mean * faintest,
             mean * usual
         );
-        Some(Entrant { error: self.error(&params, &[]), params, outliers: Vec::new(), what })
+        Some(Entrant { error: self.error(&params), params, what })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::ValueId;
+    use crate::quant::ptf::{Factors, PtfRule};
     use crate::quant::watch::Watch;
+    use crate::text::parse_model;
 
     /// What a value gets whose first token is so many times fainter than the other fifteen, one of which holds a value of 100
     /// times their deviation.
@@ -211,7 +231,7 @@ mod tests {
             st.observe(&x, &[1, 16, 32], sample.into()).unwrap();
         }
         let s = Site { value: ValueId(0), role: Role::Residual, axis: -1, contracted: false, elementwise: true };
-        let contest = Contest { s: &s, st: &st, within: None };
+        let contest = Contest { s: &s, st: &st, within: None, floor: None };
         let eight = Candidate::Affine { code: Code::U8, range: Range::MinMax };
         let wide = Candidate::Wide { beyond: 0.01, usual: 0.03, float: 0.01 };
         contest.best(&[eight, wide]).map(|w| w.params.code())
@@ -224,5 +244,42 @@ mod tests {
         assert_eq!(chosen(20.0), Ok(Code::U16));
         let e = chosen(1000.0).unwrap_err();
         assert!(e.contains("even in 16 bits"), "{e}");
+    }
+
+    #[test]
+    fn codes_are_not_spent_on_what_gelu_makes_zero() {
+        let mut st = Stats::new(Watch::Channels { axis: -1 });
+        let x: Vec<f32> = (0..400).map(|i| (i * 7 % 150) as f32 / 10.0 - 12.0).collect();
+        st.observe(&x, &[1, 100, 4], 0).unwrap();
+        let reach = |text: &str, value: &str, range: Range| {
+            let m = parse_model(text).unwrap();
+            let value = m.graph.find(value).unwrap();
+            let s = Site { value, role: Role::GeluInput, axis: -1, contracted: false, elementwise: true };
+            let contest = Contest { s: &s, st: &st, within: None, floor: told_apart_from(&m.graph, &s) };
+            let rule = PtfRule {
+                max_shift: 7,
+                channel_zeros: false,
+                range,
+                published_base: false,
+                factors: Factors::Whole,
+                normalised: false,
+            };
+            let candidates = [Candidate::Affine { code: Code::U8, range }, Candidate::Ptf { code: Code::U8, rule }];
+            candidates.map(|c| contest.best(&[c]).map(|w| w.params.reach(0).0).unwrap())
+        };
+        let head = "<ir_version: 8, opset_import: [\"\" : 20]> g (float[1,100,4] x) => ";
+        let alone = format!("{head}(y) {{ h = Neg (x) y = Gelu (h) }}");
+        for range in [Range::MinMax, Range::Mse, Range::Headroom(1.25)] {
+            for low in reach(&alone, "h", range) {
+                assert!((-3.8..=-2.5).contains(&low), "{range:?}: {low}");
+            }
+        }
+        // What something else reads, it reads whole.
+        for other in ["z = Add (h, x)", "z = Identity (h)", "z = Concat <axis = 1> (x, h)"] {
+            let shared = format!("{head}(y, z) {{ h = Neg (x) y = Gelu (h) {other} }}");
+            assert!(reach(&shared, "h", Range::MinMax).iter().all(|low| *low < -11.0), "{other}");
+        }
+        let given = format!("{head}(y, h) {{ h = Neg (x) y = Gelu (h) }}");
+        assert!(reach(&given, "h", Range::MinMax).iter().all(|low| *low < -11.0));
     }
 }

@@ -11,8 +11,9 @@ use super::super::scores::score_site;
 use super::{
     Role, Site, Sites, WIDE, fixed, float_value, is_const, is_wide, linear, moved_from, reading_nodes, trace_back,
 };
-use crate::ir::{Class, DType, Def, Graph, Model, Node, NodeId, ValueId};
+use crate::ir::{Class, DType, Def, Dim, Graph, Model, Node, NodeId, ValueId};
 use crate::pattern::Attention;
+use crate::quant::lis::MOST_KEYS;
 
 /// Operators with a quantized form in the QDQ convention: codes in, codes out, float between.
 const ELEMENTWISE: &[&str] = &[
@@ -205,6 +206,11 @@ impl<'g> Finder<'g> {
         }
         if is_wide(g, a.out) {
             return Some(WIDE.to_owned());
+        }
+        if let Some(Dim::Known(keys)) = g.shape(a.scores).and_then(<[Dim]>::last)
+            && *keys > MOST_KEYS as i64
+        {
+            return Some(format!("it has {keys} keys; weights of more than {MOST_KEYS} are too small for codes"));
         }
         let product = g.producer(a.scores_product).map(|n| g.node(n));
         let operands = product.into_iter().flat_map(|n| n.inputs.iter().flatten());

@@ -69,3 +69,20 @@ fn a_norm_of_groups_has_codes_on_both_sides_and_none_within() {
     // Factors and terms after anything else are operators of their own.
     assert!(inner(&sites("n = Relu (r)", "t = Relu (a)")));
 }
+
+#[test]
+fn attentions_of_too_many_keys_stay_in_float() {
+    let program = |keys: &str| {
+        format!(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[1,2,8,4] q, float[1,2,4,{keys}] k, float[1,2,{keys},4] v) => (float[1,2,8,4] y)
+            {{ s = MatMul (q, k) w = Softmax <axis = -1> (s) y = MatMul (w, v) }}"#
+        )
+    };
+    for (keys, coded) in [("32768", true), ("n", true), ("32769", false)] {
+        let (m, s) = found(&program(keys));
+        assert_eq!(s.attentions.len(), usize::from(coded), "{keys}");
+        let told = s.islands.iter().any(|(n, why)| m.graph.node(*n).op.is("Softmax") && why.contains("32769 keys"));
+        assert_eq!(told, !coded, "{keys}: {:?}", s.islands);
+    }
+}

@@ -18,6 +18,6 @@ mod spec;
 pub mod standalone;
 
 pub use emit::{LisSite, emit};
-pub use plan::{LisFacts, LisPlan, Product};
+pub use plan::{LisFacts, LisPlan, MOST_KEYS, Product};
 pub use softmax::emit_softmax;
 pub use spec::{Anchor, Form, LisError, LisSpec, LogBase, Normalise, Rounding, Tail};

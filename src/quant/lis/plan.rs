@@ -17,6 +17,8 @@ pub(crate) const TABLE_BITS: u32 = 18;
 pub(crate) const POLY_BITS: u32 = 16;
 /// I-BERT's second-order polynomial `a (x + b)^2 + c` for `exp(x)`, x in (-ln 2, 0].
 const IBERT: (f64, f64, f64) = (0.3585, 1.353, 0.344);
+/// Of so many keys, sums of rows are exact whatever the values are; and so many are assumed where a graph leaves it open.
+pub const MOST_KEYS: usize = 1 << 15;
 /// Float32 holds every integer up to here.
 const EXACT: f64 = (1u32 << 24) as f64;
 
@@ -285,14 +287,14 @@ impl LisPlan {
         }
         // The row sum is at most 1.5 P, and rounding to multiples of g adds at most g/2 a key. Sums of multiples of g
         // are exact below 2^24 g.
-        let keys = self.facts.keys.unwrap_or(1 << 16) as f64;
+        let keys = self.facts.keys.unwrap_or(MOST_KEYS) as f64;
         let fits = |g: f64| (1.5 + keys * g / 2.0) * reach <= EXACT * g;
         if fits(1.0 / 65536.0) {
             Ok(Product::Guarded { ratio: 192.0 })
         } else if fits(1.0 / 32768.0) {
             Ok(Product::Guarded { ratio: 384.0 })
         } else {
-            Err(LisError::Keys { keys: keys as usize, limit: 1 << 15, hint: hint.to_owned() })
+            Err(LisError::Keys { keys: keys as usize, limit: MOST_KEYS, hint: hint.to_owned() })
         }
     }
 

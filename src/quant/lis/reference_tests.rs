@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::plan::Exps;
-use super::super::{Anchor, LisFacts, LisSpec, LogBase, Rounding, Tail};
+use super::super::{Anchor, LisError, LisFacts, LisSpec, LogBase, MOST_KEYS, Rounding, Tail};
 use super::*;
 use crate::ir::DType;
 
@@ -230,5 +230,18 @@ proptest! {
         // Half of 2^-16 of the row a key, times 128 codes.
         let most = row.len() as f32 * 128.0 * 0.03125 * 1.5 / 131_072.0;
         prop_assert!((a - b).abs() <= most, "{} {}", a, b);
+    }
+}
+
+/// Values after a Relu have zero point 0 and reach 255 codes far, which is the most.
+#[test]
+fn values_that_reach_as_far_as_codes_do_need_no_known_number_of_keys() {
+    for spec in [LisSpec::default(), LisSpec::default().with_tail(Tail::Saturate)] {
+        for keys in [None, Some(MOST_KEYS)] {
+            let facts = LisFacts { v_zero: 0, keys, ..facts(0.1) };
+            LisPlan::new(&spec, &facts, "test").unwrap();
+        }
+        let facts = LisFacts { v_zero: 0, keys: Some(2 * MOST_KEYS), ..facts(0.1) };
+        assert!(matches!(LisPlan::new(&spec, &facts, "test"), Err(LisError::Keys { .. })));
     }
 }

@@ -57,16 +57,11 @@ pub fn look(
         Session::of(model, &options).map_err(|source| VerifyError::Runtime { model: what, source })
     };
     let values = || asked.values.iter();
-    let coarse = values().flat_map(|v| v.reading.coarse.iter().map(|c| c.codes.clone()));
     let scores = asked.attentions.iter().flat_map(|a| std::iter::once(a.codes.clone()).chain(a.mask.clone()));
     let pair = Pair {
         asked,
         float: open(float, "float", values().map(|v| v.value.clone()).collect())?,
-        quantized: open(
-            quantized,
-            "quantized",
-            values().map(|v| v.codes.clone()).chain(coarse).chain(scores).collect(),
-        )?,
+        quantized: open(quantized, "quantized", values().map(|v| v.codes.clone()).chain(scores).collect())?,
         places: values().map(|v| Places::of(&v.reading)).collect(),
         tables: asked.attentions.iter().map(|a| Table::of(&a.plan)).collect(),
     };
@@ -118,11 +113,7 @@ impl Pair<'_> {
         let (mut measured, mut next) = (Vec::with_capacity(values.len()), values.len());
         for (t, (v, places)) in values.iter().zip(&self.places).enumerate() {
             let ((y, dims), (q, code_dims)) = (tap(&a, t)?, tap(&b, t)?);
-            let coarse = (next..next + v.reading.coarse.len()).map(|t| Ok(tap(&b, t)?.0));
-            let coarse: Vec<Cow<'_, [f32]>> = coarse.collect::<Result<_, VerifyError>>()?;
-            next += coarse.len();
-            let coarse: Vec<&[f32]> = coarse.iter().map(|c| &c[..]).collect();
-            measured.push(Measured::of(&v.reading, places, (&y, dims), (&q, code_dims), &coarse));
+            measured.push(Measured::of(&v.reading, places, (&y, dims), (&q, code_dims)));
         }
         let mut codes = Vec::with_capacity(self.tables.len());
         for (at, table) in self.asked.attentions.iter().zip(&self.tables) {

@@ -15,7 +15,7 @@ pub use codes::CodedAttention;
 #[cfg(feature = "tract")]
 pub use look::{Asked, Looked, look};
 #[cfg(feature = "tract")]
-pub use values::{Coarse, CodedValue, Measured, Reading};
+pub use values::{CodedValue, Measured, Reading};
 
 use serde::{Deserialize, Serialize};
 

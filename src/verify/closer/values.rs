@@ -31,27 +31,15 @@ pub struct Reading {
     pub factors: Vec<f32>,
     /// Empty if all are 0.
     pub offsets: Vec<f32>,
-    /// Coarser codes of single channels of the last axis, which are added.
-    pub coarse: Vec<Coarse>,
-}
-
-/// The second code of a channel.
-#[derive(Clone, Debug)]
-pub struct Coarse {
-    pub channel: usize,
-    /// Name of the codes in the quantized model.
-    pub codes: String,
-    pub params: QParams,
 }
 
 /// One channel's way between numbers and codes.
 #[derive(Clone, Copy)]
-struct Channel<'c> {
+struct Channel {
     scale: f32,
     zero: i32,
     factor: f32,
     offset: f32,
-    coarse: Option<&'c QParams>,
 }
 
 impl Reading {
@@ -60,14 +48,13 @@ impl Reading {
         self.params.channels().max(self.factors.len())
     }
 
-    fn channel(&self, c: usize) -> Channel<'_> {
+    fn channel(&self, c: usize) -> Channel {
         let own = if self.params.channels() > 1 { c } else { 0 };
         Channel {
             scale: self.params.scale(own),
             zero: self.params.zero(own),
             factor: self.factors.get(c).copied().unwrap_or(1.0),
             offset: self.offsets.get(c).copied().unwrap_or(0.0),
-            coarse: self.coarse.iter().find(|o| o.channel == c).map(|o| &o.params),
         }
     }
 
@@ -76,7 +63,7 @@ impl Reading {
         let axis = self.params.axis().filter(|_| self.params.channels() > 1).or(self.folded);
         match axis {
             Some(axis) => Layout::of(dims, axis).filter(|l| l.channels == self.channels()),
-            None if self.channels() > 1 || !self.coarse.is_empty() => None,
+            None if self.channels() > 1 => None,
             None => Some(Layout::whole(dims.iter().product())),
         }
     }
@@ -93,26 +80,18 @@ impl Reading {
         let ends = (0..self.channels()).map(|i| {
             let c = self.channel(i);
             let end = |q: i32| f64::from(c.factor * dequantize(q, c.scale, c.zero) + c.offset);
-            let more = c.coarse.map_or((0.0, 0.0), |p| p.reach(0));
-            [end(lo) + f64::from(more.0), end(hi) + f64::from(more.1)]
+            [end(lo), end(hi)]
         });
         ends.fold([f64::INFINITY, f64::NEG_INFINITY], |[a, b], [lo, hi]| [a.min(lo), b.max(hi)])
     }
 }
 
-impl Channel<'_> {
+impl Channel {
     /// What the float model's number becomes by its own code, and whether it is clipped.
     #[inline]
     fn rounded(&self, x: f32, (lo, hi): (i32, i32)) -> (f32, bool) {
-        let around = match self.coarse {
-            Some(p) => {
-                let (lo, hi) = p.code().range();
-                dequantize(quantize(x, p.scale(0), p.zero(0), lo, hi), p.scale(0), p.zero(0))
-            }
-            None => 0.0,
-        };
-        let code = quantize((x - around - self.offset) / self.factor, self.scale, self.zero, lo, hi);
-        let own = self.factor * dequantize(code, self.scale, self.zero) + self.offset + around;
+        let code = quantize((x - self.offset) / self.factor, self.scale, self.zero, lo, hi);
+        let own = self.factor * dequantize(code, self.scale, self.zero) + self.offset;
         (own, (x - own).abs() > CLIPPED * self.scale * self.factor)
     }
 }
@@ -131,7 +110,7 @@ impl Places {
         let (first, last) = r.params.code().range();
         let codes = (f64::from(last) - f64::from(first) + 1.0) as usize;
         let [step, most] = r.step();
-        let alike = step == most && r.offsets.is_empty() && r.coarse.is_empty() && r.params.channels() == 1;
+        let alike = step == most && r.offsets.is_empty() && r.params.channels() == 1;
         let (begin, width, inner) = if alike {
             let each = codes.div_ceil(BINS);
             (lo - step / 2.0, step * each as f64, codes.div_ceil(each))
@@ -166,34 +145,22 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Of one sample: the float model's numbers, and the quantized model's codes of the same sizes or as rows of a matrix, with
-    /// those of the coarse channels. `None` if sizes or channels are others.
+    /// Of one sample: the float model's numbers, and the quantized model's codes of the same sizes or as rows of a matrix. `None` if sizes or channels are others.
     pub(super) fn of(
         r: &Reading,
         places: &Places,
         (y, dims): (&[f32], &[usize]),
         (codes, code_dims): (&[f32], &[usize]),
-        coarse: &[&[f32]],
     ) -> Option<Measured> {
         let alike = y.len() == codes.len() && dims.last() == code_dims.last();
         let layout = r.layout(dims).filter(|_| alike)?;
-        let last = dims.last().copied().unwrap_or(1).max(1);
-        if coarse.len() != r.coarse.len() || coarse.iter().any(|c| c.len() * last != y.len()) {
-            return None;
-        }
         let range = r.params.code().range();
         let mut m = Measured { float: vec![0; places.len], quantized: vec![0; places.len], ..Measured::default() };
         let inner = layout.inner.max(1);
         for (i, (y, q)) in y.chunks(inner).zip(codes.chunks(inner)).enumerate() {
-            let at = i % layout.channels;
-            let c = r.channel(at);
-            // Coarse codes are of channels of the last axis, where a chunk is one element.
-            let extra = r.coarse.iter().position(|o| o.channel == at).map_or(0.0, |o| {
-                let p = &r.coarse[o].params;
-                p.scale(0) * (coarse[o][i / layout.channels] - p.zero(0) as f32)
-            });
+            let c = r.channel(i % layout.channels);
             for (y, q) in y.iter().zip(q) {
-                let x = c.factor * c.scale * (q - c.zero as f32) + c.offset + extra;
+                let x = c.factor * c.scale * (q - c.zero as f32) + c.offset;
                 if !(y.is_finite() && x.is_finite()) {
                     continue;
                 }
@@ -279,11 +246,11 @@ mod tests {
 
     fn plain(scale: f32, zero: i32) -> Reading {
         let params = QParams::affine(Code::U8, scale, zero).unwrap();
-        Reading { params, folded: None, factors: vec![], offsets: vec![], coarse: vec![] }
+        Reading { params, folded: None, factors: vec![], offsets: vec![] }
     }
 
     fn measured(r: &Reading, dims: &[usize], y: &[f32], q: &[f32]) -> Measured {
-        Measured::of(r, &Places::of(r), (y, dims), (q, dims), &[]).unwrap()
+        Measured::of(r, &Places::of(r), (y, dims), (q, dims)).unwrap()
     }
 
     #[test]
@@ -334,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_folds_and_second_codes_are_read_back() {
+    fn channels_and_folds_are_read_back() {
         let params = QParams::per_axis(Code::U8, -1, vec![1.0, 2.0], vec![0, 10]).unwrap();
         let r = Reading { params, ..plain(1.0, 0) };
         let m = measured(&r, &[2, 2], &[3.0, 4.0, 5.0, -6.0], &[3.0, 12.0, 5.0, 7.0]);
@@ -343,16 +310,6 @@ mod tests {
         let r = Reading { folded: Some(-1), factors: vec![2.0, 4.0], offsets: vec![1.0, 0.0], ..plain(0.5, 0) };
         let m = measured(&r, &[1, 2], &[4.0, 6.0], &[3.0, 3.0]);
         assert_eq!((m.noise, m.rounding), (0.0, 0.0));
-        // A coarse code of 8 and a fine one of -1 make 7.
-        let params = QParams::per_axis(Code::U8, -1, vec![1.0, 1.0], vec![128, 128]).unwrap();
-        let coarse =
-            vec![Coarse { channel: 1, codes: "c".into(), params: QParams::affine(Code::U8, 8.0, 100).unwrap() }];
-        let r = Reading { params, coarse, ..plain(1.0, 0) };
-        let (y, q, dims) = ([5.0, 7.0, 1.0, 800.0], [133.0, 127.0, 129.0, 128.0], [2, 2]);
-        let places = Places::of(&r);
-        let m = Measured::of(&r, &places, (&y, &dims), (&q, &dims), &[&[101.0, 200.0]]).unwrap();
-        assert_eq!((m.noise, m.rounding, m.clipped()), (0.0, 0.0, 0.0));
-        assert!(Measured::of(&r, &places, (&y, &dims), (&q, &dims), &[]).is_none(), "codes are missing");
     }
 
     #[test]
@@ -362,7 +319,7 @@ mod tests {
         assert_eq!((m.elements, m.noise), (1, 1.0));
         let p = Places::of(&r);
         let of = |dims: &[usize], code_dims: &[usize]| {
-            Measured::of(&r, &p, (&[1.0; 6], dims), (&[1.0; 6], code_dims), &[]).is_some()
+            Measured::of(&r, &p, (&[1.0; 6], dims), (&[1.0; 6], code_dims)).is_some()
         };
         assert!(of(&[1, 2, 3], &[2, 3]), "rows of a matrix lie as they did");
         assert!(!of(&[1, 2, 3], &[1, 3, 2]) && !of(&[6], &[2, 3]));

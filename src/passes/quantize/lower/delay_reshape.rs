@@ -5,7 +5,8 @@
 //!
 //! *When it fires.* For a Reshape of a value of two axes that keeps the last, read by one operator: QuantizeLinear or
 //! DequantizeLinear with one scale, an activation function, or Add, Sub or Mul with a constant of one number or of one a
-//! channel. For a Reshape of the result of a Reshape whose target names all sizes but one.
+//! channel. For a Reshape of the result of a Reshape, if one target says what the two do: a 0 of the second is the size
+//! that the first has there.
 //!
 //! *Why it is correct.* These operators work element by element, and an element keeps its channel.
 //!
@@ -57,17 +58,24 @@ impl Pass for DelayReshape {
     }
 }
 
-/// Target of a Reshape with a constant one that has no size taken from the input.
+/// Target of a Reshape with a constant one, in which 0 is the size that the input has there.
 fn target(g: &Graph, id: NodeId) -> Option<Vec<i64>> {
     let n = g.node(id);
     let t = g.constant(n.input(1)?).filter(|_| n.op.is("Reshape"))?.to_i64s()?;
-    (!t.contains(&0)).then_some(t)
+    (!t.contains(&0) || n.int("allowzero") == 0).then_some(t)
+}
+
+/// The target of a Reshape that does what one of `first` and then one of `second` do, if there is one.
+fn joined(first: &[i64], second: &[i64]) -> Option<Vec<i64>> {
+    let size = |(i, d): (usize, &i64)| if *d == 0 { first.get(i).copied() } else { Some(*d) };
+    let to: Vec<i64> = second.iter().enumerate().map(size).collect::<Option<_>>()?;
+    (to.iter().filter(|d| **d == -1).count() <= 1).then_some(to)
 }
 
 /// The Reshape after the operator that reads its result.
 fn sunk(g: &Graph, id: NodeId) -> Option<Patch> {
     let reshape = g.node(id);
-    let to = target(g, id)?;
+    let to = target(g, id).filter(|t| !t.contains(&0))?;
     let (x, y) = (reshape.input(0)?, reshape.out()?);
     let channels = size(g, x, -1).or_else(|| to.last().copied().filter(|n| *n > 0))?;
     if g.rank(x) != Some(2) || to.len() < 3 || to.last() != Some(&channels) || g.is_output(y) {
@@ -105,10 +113,9 @@ fn sunk(g: &Graph, id: NodeId) -> Option<Patch> {
 /// One Reshape, or none, in place of one after another.
 fn collapsed(g: &Graph, id: NodeId) -> Option<Patch> {
     let first = g.node(id);
-    target(g, id)?;
     let (x, y) = (first.input(0)?, first.out()?);
     let next = sole_use(g, y)?;
-    let to = target(g, next)?;
+    let to = joined(&target(g, id)?, &target(g, next)?)?;
     let made = g.node(next).out()?;
     if g.is_output(y) || g.node(next).input(0) != Some(y) || is_captured(g, made) {
         return None;
