@@ -390,6 +390,31 @@ fn numbers_of_masks_have_no_codes() {
     }
 }
 
+/// What a caller reads of an attention stays what it was, codes or not.
+#[test]
+fn scores_may_be_an_output() {
+    let p = Place::new();
+    for more in ["s", "t", "w", "o"] {
+        let m = p.save(
+            "m.onnx",
+            &format!(
+                "{HEAD}g (float[n,6,8] x) => (float[n,6,8] y, {more})
+                <float[8,8] a = {{{}}}, float[8,8] b = {{{}}}, float[8,8] c = {{{}}}, float f = {{0.35}}>
+                {{ q = MatMul (x, a) k = MatMul (x, b) kt = Transpose <perm = [0, 2, 1]> (k) s = MatMul (q, kt) t = Mul (s, f)
+                   w = Softmax <axis = -1> (t) v = MatMul (x, c) o = MatMul (w, v) y = Add (o, x) }}",
+                weights(8, 64),
+                weights(9, 64),
+                weights(10, 64)
+            ),
+        );
+        for target in ["qdq", "integer"] {
+            let o = p.run(&[&m, "-o", "q.onnx", "--target", target, "--quiet", "--no-bench", "--min-sqnr", "15"]);
+            let told = format!("{}{}", err(&o), String::from_utf8_lossy(&o.stdout));
+            assert_eq!(o.status.code(), Some(0), "{more} {target}: {told}");
+        }
+    }
+}
+
 /// What the shell opened is a file as any other.
 #[test]
 #[cfg(unix)]

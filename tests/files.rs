@@ -344,7 +344,7 @@ fn begun(p: &Place, args: &[&str], ignored: Option<i32>) -> Child {
     unsafe {
         c.pre_exec(move || {
             // Shells start what runs in the background with SIGINT ignored.
-            for s in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            for s in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGXCPU, libc::SIGUSR1] {
                 libc::signal(s, if ignored == Some(s) { libc::SIG_IGN } else { libc::SIG_DFL });
             }
             Ok(())
@@ -368,7 +368,7 @@ fn signals_end_the_program_and_leave_nothing() {
     fs::write(p.at("o.onnx"), "old").expect("writable");
     let args = ["m.onnx", "-o", "o.onnx", "--samples", "100000", "--stats", "s", "--json", "r.json"];
     let before = p.names();
-    for (name, status) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+    for (name, status) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131), ("XCPU", 152), ("USR1", 138)] {
         let mut child = begun(&p, &args, None);
         signal(&child, name);
         let mut err = String::new();

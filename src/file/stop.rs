@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Why the program ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// SIGINT, SIGTERM or SIGHUP, by number.
+    /// A signal that asks a program to end, by number.
     Signal(i32),
     /// A mapped file lost the bytes that were read just now; which one, if it is one of this program's.
     CutShort(Option<PathBuf>),
@@ -36,13 +36,7 @@ impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.cause {
             Cause::Signal(n) => {
-                let name = match n {
-                    1 => "SIGHUP",
-                    2 => "SIGINT",
-                    15 => "SIGTERM",
-                    _ => "a signal",
-                };
-                write!(f, "stopped by {name}")?;
+                write!(f, "stopped by {}", name_of(*n))?;
             }
             Cause::CutShort(Some(p)) => {
                 write!(
@@ -65,7 +59,26 @@ impl std::fmt::Display for Ending {
     }
 }
 
-/// From now on SIGINT, SIGTERM, SIGHUP and SIGBUS end the program in order: temporary files are removed, `tell` is called,
+/// Signals that ask a program to end, for whatever reason: its user, its terminal, its limits, its clock.
+#[cfg(unix)]
+const ENDING: [(i32, &str); 8] = [
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGALRM, "SIGALRM"),
+    (libc::SIGXCPU, "SIGXCPU"),
+    (libc::SIGUSR1, "SIGUSR1"),
+    (libc::SIGUSR2, "SIGUSR2"),
+];
+#[cfg(not(unix))]
+const ENDING: [(i32, &str); 0] = [];
+
+fn name_of(signal: i32) -> &'static str {
+    ENDING.iter().find(|(n, _)| *n == signal).map_or("a signal", |(_, name)| name)
+}
+
+/// From now on SIGBUS and every signal that asks a program to end, such as SIGINT, SIGTERM, SIGHUP and SIGXCPU, end it in order: temporary files are removed, `tell` is called,
 /// and the exit status is [`Ending::status`]. Signals that the program was started to ignore (`nohup`) stay ignored. To be
 /// called once, by a program and not by a library.
 ///
@@ -187,7 +200,7 @@ mod unix {
         })?;
         WAKE.store(to.into_raw_fd(), Ordering::SeqCst);
         temp::hold().watched = true;
-        for s in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        for (s, _) in super::ENDING {
             install(s, on_stop as *const () as libc::sighandler_t, libc::SA_RESTART, false)?;
         }
         // A file that grows beyond the limit of the process is an error of the write then, with its name.

@@ -77,7 +77,7 @@ fn check(view: &View) -> Checked {
             one_axis(view, 0)?;
             indices(view)?;
         }
-        "ArgMax" | "ArgMin" | "ScatterElements" => one_axis(view, 0)?,
+        "ArgMax" | "ArgMin" | "ScatterElements" | "LpNormalization" => one_axis(view, 0)?,
         "TopK" => {
             one_axis(view, 0)?;
             most(view)?;
@@ -88,7 +88,10 @@ fn check(view: &View) -> Checked {
         "Flatten" => one_axis(view, 1)?,
         "QuantizeLinear" | "DequantizeLinear" => steps(view)?,
         "Transpose" => perm(view)?,
-        "Squeeze" => many_axes(view, 1, 0)?,
+        "Squeeze" => {
+            many_axes(view, 1, 0)?;
+            squeezed(view)?;
+        }
         "Unsqueeze" => {
             let more = match view.list("axes", 1) {
                 Given::Known(a) => a.len(),
@@ -127,6 +130,13 @@ fn check(view: &View) -> Checked {
         "Range" => range(view)?,
         "MatMul" => product(view)?,
         "Gemm" => gemm(view)?,
+        "Attention" => heads(view)?,
+        "GroupNormalization" => groups(view)?,
+        "Gelu" => {
+            if let Some(a) = view.node.attrs.str("approximate").filter(|a| !["none", "tanh"].contains(a)) {
+                return Err(format!("`approximate` is {a:?}, which is neither none nor tanh"));
+            }
+        }
         "Resize" => resize(view)?,
         "DepthToSpace" | "SpaceToDepth"
             if view.node.attrs.int("blocksize").is_none_or(|b| !(1..1 << 16).contains(&b)) =>
@@ -157,7 +167,9 @@ fn check(view: &View) -> Checked {
 fn one_axis(view: &View, beyond: usize) -> Checked {
     let Some(rank) = view.rank(0) else { return Ok(()) };
     let a = view.int("axis");
-    if axis(a, rank + beyond).is_some() || (beyond > 0 && axis(a, rank).is_some()) {
+    // Counted from the end, there is nothing beyond the last axis.
+    let counted = if a < 0 { rank } else { rank + beyond };
+    if axis(a, counted).is_some() {
         return Ok(());
     }
     // What the operator takes by default is not the file's fault; a scalar has one row.
@@ -202,7 +214,7 @@ fn many_axes(view: &View, slot: usize, more: usize) -> Checked {
 fn perm(view: &View) -> Checked {
     let Some(p) = view.node.attrs.ints("perm") else { return Ok(()) };
     let rank = view.rank(0).unwrap_or(p.len());
-    if p.len() == rank && axes(p, rank).is_some() {
+    if p.len() == rank && axes(p, rank).is_some() && p.iter().all(|a| *a >= 0) {
         return Ok(());
     }
     Err(format!("`perm` is {}, which is no permutation of {rank} axes", short(p)))
@@ -235,16 +247,65 @@ fn concat(view: &View) -> Checked {
 
 fn split(view: &View) -> Checked {
     one_axis(view, 0)?;
-    let Given::Known(sizes) = view.list("split", 1) else { return Ok(()) };
+    let whole = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis(r)?)?.known());
+    let Given::Known(sizes) = view.list("split", 1) else {
+        return match whole.filter(|_| !view.has(1)) {
+            Some(n) => equal_parts(n, view.node.outputs.len() as i64, view.opset),
+            None => Ok(()),
+        };
+    };
     if sizes.len() != view.node.outputs.len() || sizes.iter().any(|n| *n < 0) {
         return Err(format!("its sizes are {}, for {} outputs", short(&sizes), view.node.outputs.len()));
     }
-    let whole = view.rank(0).and_then(|r| view.dims(0)?.get(view.axis(r)?)?.known());
     let sum = sizes.iter().try_fold(0i64, |a, n| a.checked_add(*n));
     match whole {
         Some(n) if sum != Some(n) => Err(format!("its sizes {} do not add up to {n}", short(&sizes))),
         _ => Ok(()),
     }
+}
+
+/// Before opset 18 all parts are equal; from then on the last may be smaller.
+fn equal_parts(n: i64, parts: i64, opset: i64) -> Checked {
+    let each = n / parts.max(1) + i64::from(n % parts.max(1) != 0);
+    let fits = if opset < 18 { each * parts == n } else { each * (parts - 1) <= n };
+    if fits { Ok(()) } else { Err(format!("an axis of {n} has no {parts} equal parts")) }
+}
+
+/// Only axes of one element can go.
+fn squeezed(view: &View) -> Checked {
+    let (Some(x), Given::Known(list)) = (view.dims(0), view.list("axes", 1)) else { return Ok(()) };
+    let size = |a: &i64| x.get(axis(*a, x.len())?)?.known().filter(|n| *n != 1);
+    match list.iter().find_map(|a| Some((a, size(a)?))) {
+        Some((a, n)) => Err(format!("it removes axis {a}, which has {n} elements and not one")),
+        None => Ok(()),
+    }
+}
+
+/// Heads of an Attention: said where its inputs do not have an axis for them.
+fn heads(view: &View) -> Checked {
+    let [q, kv] = ["q_num_heads", "kv_num_heads"].map(|name| view.node.attrs.int(name));
+    for (name, n) in [("q_num_heads", q), ("kv_num_heads", kv)] {
+        match n {
+            Some(n) if n < 1 => return Err(format!("`{name}` is {n}")),
+            None if view.rank(0) == Some(3) => return Err(format!("it has no `{name}`, and inputs of 3 axes")),
+            _ => {}
+        }
+    }
+    match (q, kv) {
+        (Some(q), Some(kv)) if q % kv != 0 => Err(format!("{q} heads of queries do not share {kv} of keys evenly")),
+        _ => Ok(()),
+    }
+}
+
+/// Groups of channels of one size.
+fn groups(view: &View) -> Checked {
+    let n = view.node.attrs.int("num_groups").unwrap_or(0);
+    let channels = view.dims(0).and_then(|x| x.get(1)?.known());
+    if n < 1 || channels.is_some_and(|c| c % n != 0) {
+        let of = channels.map_or(String::new(), |c| format!(", for {c} channels"));
+        return Err(format!("`num_groups` is {n}{of}"));
+    }
+    Ok(())
 }
 
 fn indices(view: &View) -> Checked {

@@ -371,3 +371,46 @@ fn axes_that_are_left_out_are_those_of_the_standard() {
     wrong("TopK", "TopK (x, k)");
     wrong("Gather", "Gather (x, far)");
 }
+
+#[test]
+fn calls_that_runtimes_refuse_are_told_before_anything_runs() {
+    let check = |opset: u32, call: &str| {
+        let text = format!(
+            "<ir_version: 10, opset_import: [\"\" : {opset}]> g (float[2,3,8] x, float[n,1,8] o) => (y)
+            <int64[1] last = {{-1}}, int64[1] middle = {{1}}, float[3] s = {{1, 2, 3}}> {{ {call} }}"
+        );
+        super::legal(&crate::text::parse_model(&text).expect("a model")).map_err(|e| e.to_string())
+    };
+    for (opset, call, says) in [
+        (17, "y = Squeeze (x, last)", "removes axis -1, which has 8 elements"),
+        (17, "y, z = Split <axis = 1> (x)", "an axis of 3 has no 2 equal parts"),
+        (18, "y, z, a, b, c = Split <axis = 1, num_outputs = 5> (x)", "no 5 equal parts"),
+        (17, "y = Flatten <axis = -4> (x)", "`axis` is -4"),
+        (17, "y = Flatten <axis = 4> (x)", "`axis` is 4"),
+        (17, "y = Transpose <perm = [-1, 0, 1]> (x)", "`perm` is [-1, 0, 1]"),
+        (21, "y = GroupNormalization <num_groups = 0> (x, s, s)", "`num_groups` is 0"),
+        (21, "y = GroupNormalization <num_groups = 2> (x, s, s)", "for 3 channels"),
+        (23, "y = Attention (x, x, x)", "no `q_num_heads`"),
+        (23, "y = Attention <q_num_heads = 0, kv_num_heads = 2> (x, x, x)", "`q_num_heads` is 0"),
+        (23, "y = Attention <q_num_heads = 4, kv_num_heads = 3> (x, x, x)", "evenly"),
+        (17, "y = LpNormalization <axis = 3> (x)", "`axis` is 3"),
+        (20, "y = Gelu <approximate = \"zz\"> (x)", "neither none nor tanh"),
+    ] {
+        let e = check(opset, call).expect_err(call);
+        assert!(e.contains(says), "{call}: {e}");
+    }
+    for (opset, call) in [
+        (17, "y = Squeeze (o, middle)"),
+        (17, "y = Squeeze (o)"),
+        (17, "y, z = Split <axis = 0> (x)"),
+        (18, "y, z = Split <axis = 1, num_outputs = 2> (x)"),
+        (17, "y = Flatten <axis = 3> (x)"),
+        (17, "y = Flatten <axis = -3> (x)"),
+        (21, "y = GroupNormalization <num_groups = 3> (x, s, s)"),
+        (23, "y = Attention <q_num_heads = 4, kv_num_heads = 2> (x, x, x)"),
+        (17, "y = LpNormalization (x)"),
+        (20, "y = Gelu <approximate = \"tanh\"> (x)"),
+    ] {
+        assert_eq!(check(opset, call), Ok(()), "{call}");
+    }
+}

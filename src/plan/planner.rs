@@ -247,6 +247,8 @@ pub fn plan(
         let decided: Vec<_> = sites.attentions.par_iter().map(|a| attention(g, a, stats, recipe)).collect();
         for d in decided {
             let (scores, attention) = d?;
+            // Scores that are an output as well stay what they are for the caller.
+            plan.activations.retain(|a| a.value != scores.value);
             plan.activations.push(scores);
             plan.attentions.push(attention);
         }
