@@ -354,7 +354,7 @@ fn a_size_may_be_filled_with_16_bits() {
     let dir = place();
     let [m, c, e] = ["digits_vit.onnx", "digits_calib.npz", "digits_eval.npz"].map(digits);
     let compile = |more: &[&str]| {
-        let data = ["--calibrate", c.as_str(), "--samples", "32", "--verify", e.as_str()];
+        let data = ["--calibrate", c.as_str(), "--samples", "64", "--verify", e.as_str()];
         let asked = ["--quiet", "--no-bench", "--json", "-"];
         let o = run(&dir, &[&[m.as_str(), "-o", "q.onnx"], &data[..], &asked, more].concat());
         assert_eq!(code(&o), Some(0), "{}", err(&o));

@@ -49,6 +49,9 @@ pub struct QuantRecipe {
     /// factors per channel in front of a nonlinear operator are a pass over memory.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub one_scale_within: IndexMap<Role, f64>,
+    /// Where GELU is as good as 0: a value that only GELUs read is quantized as if nothing lay below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gelu_floor: Option<f32>,
 }
 
 /// What products cost, in nanoseconds on one thread; see [`costs`](super::costs).

@@ -173,6 +173,8 @@ fn limits(way: &[Step]) -> (f32, f32) {
         (_, "max-shift") => (0.0, 15.0),
         (_, "headroom") => (0.01, 1000.0),
         ("one-scale-within", _) => (1.0, MOST),
+        // GELU is at its least, -0.17, at -0.75.
+        (_, "gelu-floor") => (-MOST, -1.0),
         ("costs", _) => (0.0, MOST),
         (_, "cosine") => (-1.0, 1.0),
         (_, "agreement" | "top1_drop") => (0.0, 1.0),

@@ -49,7 +49,7 @@ pub(super) fn decide(
         let all = Winner { params, reason }.activation(name, s.role, Readers::All);
         return Ok(Coded { fold, codes: vec![all], float: None });
     }
-    let floor = told_apart_from(g, s);
+    let floor = recipe.gelu_floor.filter(|_| only_gelus_read(g, s));
     let contest = Contest { s, st, within: recipe.one_scale_within.get(&s.role).copied(), floor };
     let affine: Vec<Candidate> = candidates.iter().filter(|c| matches!(c, Candidate::Affine { .. })).copied().collect();
     let fallback = [Candidate::Affine { code: Code::U8, range: Range::Mse }];
@@ -74,14 +74,11 @@ pub(super) fn decide(
     Ok(all)
 }
 
-/// Below this, GELU is 0 but for 8e-4: a tenth of a step of its codes, or less.
-const GELU_IS_ZERO: f32 = -3.5;
-
-/// The number below which all readers of a value make the same of it, if there is one.
-fn told_apart_from(g: &Graph, s: &Site) -> Option<f32> {
+/// True if nothing but GELUs reads a value.
+fn only_gelus_read(g: &Graph, s: &Site) -> bool {
     let readers = reading_nodes(g, s.value);
     let all = !readers.is_empty() && readers.iter().all(|n| g.node(*n).op.is("Gelu"));
-    (all && !given_out(g, s.value)).then_some(GELU_IS_ZERO)
+    all && !given_out(g, s.value)
 }
 
 /// True if an output holds elements of the value, moved or not.
@@ -255,7 +252,8 @@ mod tests {
             let m = parse_model(text).unwrap();
             let value = m.graph.find(value).unwrap();
             let s = Site { value, role: Role::GeluInput, axis: -1, contracted: false, elementwise: true };
-            let contest = Contest { s: &s, st: &st, within: None, floor: told_apart_from(&m.graph, &s) };
+            let contest =
+                Contest { s: &s, st: &st, within: None, floor: only_gelus_read(&m.graph, &s).then_some(-3.5) };
             let rule = PtfRule {
                 max_shift: 7,
                 channel_zeros: false,
