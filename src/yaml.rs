@@ -20,9 +20,21 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, yaml_serde::Error>
         let said = format!("brackets are nested more than {DEEPEST} deep at line {line}");
         return Err(yaml_serde::Error::custom(said));
     }
-    let read = yaml_serde::from_str(text)?;
+    let read = yaml_serde::from_str(text).map_err(with_remedy)?;
     Once.deserialize(yaml_serde::Deserializer::from_str(text))?;
     Ok(read)
+}
+
+/// Keys that older versions wrote, and what to do about them.
+const GONE: [(&str, &str); 2] = [
+    ("outliers", "plans hold no second codes any more; make a new plan"),
+    ("second-code-beyond", "there are no second codes any more; delete the key"),
+];
+
+fn with_remedy(e: yaml_serde::Error) -> yaml_serde::Error {
+    let said = e.to_string();
+    let gone = GONE.iter().find(|(key, _)| said.contains(&format!("unknown field `{key}`")));
+    gone.map_or(e, |(_, what)| yaml_serde::Error::custom(format!("{said}: {what}")))
 }
 
 /// What a visitor makes of every value that holds no others.
@@ -201,6 +213,21 @@ mod tests {
         assert!(read("a: { x: 1 }\nb: { x: 1 }\nc: !t { x: 1 }\n1: ~\n2: -5\n").is_ok());
         assert!(read("c: !t { x: 1, x: 2 }\n").unwrap_err().contains("`x` is given twice"));
         assert!(read("1: a\n1: b\n").unwrap_err().contains("`1` is given twice"));
+    }
+
+    #[test]
+    fn keys_of_older_versions_are_refused_with_what_to_do() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Only {
+            #[expect(dead_code)]
+            a: i64,
+        }
+        let refused = |key: &str| from_str::<Only>(&format!("a: 1\n{key}: 2\n")).unwrap_err().to_string();
+        for (key, what) in GONE {
+            assert!(refused(key).contains("line 2") && refused(key).ends_with(what), "{}", refused(key));
+        }
+        assert!(refused("b").contains("unknown field `b`") && !refused("b").contains("any more"));
     }
 
     #[test]

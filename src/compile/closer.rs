@@ -126,6 +126,7 @@ fn what<'p>((float, quantized): (&Prepared, &Model), plan: &'p QuantPlan) -> (Fo
             folded: fold.map(|_| folded_axis(f, &float.sites, f.find(&a.value))),
             factors: fold.map_or(Vec::new(), |x| x.factors.clone()),
             offsets: fold.map_or(Vec::new(), |x| x.offsets.clone()),
+            floor: a.floor,
         };
         Some((CodedValue { value: a.value.clone(), codes, reading }, *a))
     };

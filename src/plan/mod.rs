@@ -161,6 +161,9 @@ pub struct Activation {
     #[serde(default, skip_serializing_if = "Readers::is_all")]
     pub readers: Readers,
     pub params: QParams,
+    /// No reader tells values below this from it: error below it is none. For information.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<f32>,
     pub reason: String,
 }
 

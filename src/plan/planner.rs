@@ -311,6 +311,7 @@ fn attention(
         role: Role::Scores,
         readers: Readers::All,
         params,
+        floor: None,
         reason: reason.clone(),
     };
     Ok((scores, AttentionPlan { output: output.clone(), form, reason }))

@@ -227,6 +227,7 @@ mod tests {
             role: Role::Residual,
             readers: Readers::All,
             params,
+            floor: None,
             reason: String::new(),
         };
         let (lo, hi) = wide(&a).reach(0);

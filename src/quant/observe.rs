@@ -339,6 +339,7 @@ impl Stats {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hist::Hist;
     use super::super::tokens::Read;
     use super::*;
     use proptest::prelude::*;
@@ -361,6 +362,42 @@ mod tests {
                 s.observe(&[], &dims, 1).unwrap();
                 assert_eq!((s.count, s.range()), (0, (0.0, 0.0)), "{watch:?} of {dims:?}");
                 assert!(s.holds_together(), "{watch:?} of {dims:?}");
+            }
+        }
+    }
+
+    /// Raising statistics comes to the same as observing what was raised, but for the width of bins.
+    #[test]
+    fn statistics_are_raised_as_values_would_be() {
+        let size = [1.0, 1e-30, 0.0, 3e38, 20.0];
+        let x = |sample: u64| -> Vec<f32> {
+            (0..40 * 5u64)
+                .map(|i| ((i * 37 + sample * 11) % 41) as f32 / 40.0 - 0.6)
+                .zip((0..5).cycle())
+                .map(|(x, c)| x * size[c])
+                .collect()
+        };
+        for watch in [Watch::Channels { axis: -1 }, Watch::Tokens { axis: -1, read: Read::default() }] {
+            for floor in [-3.5f32, -0.1, -1e-31, -2e38] {
+                let (mut whole, mut raised) = (Stats::new(watch.clone()), Stats::new(watch.clone()));
+                for sample in 0..3 {
+                    let x = x(sample);
+                    whole.observe(&x, &[1, 40, 5], sample).unwrap();
+                    let up: Vec<f32> = x.iter().map(|x| x.max(floor)).collect();
+                    raised.observe(&up, &[1, 40, 5], sample).unwrap();
+                }
+                for (a, b) in whole.at_least(floor).channels.iter().zip(&raised.channels) {
+                    assert_eq!((a.min, a.max, &a.quarters), (b.min, b.max, &b.quarters), "{watch:?} {floor}");
+                    let quantiles = |h: &Hist| [0.0, 0.3, 0.5, 0.9, 1.0].map(|p| h.quantile(p));
+                    for (a, b) in std::iter::once((&a.hist, &b.hist)).chain(a.halves.iter().zip(&b.halves)) {
+                        // Tokens are weighted by their own variance, which is another after raising.
+                        if matches!(watch, Watch::Channels { .. }) || floor == -2e38 {
+                            let width = a.bin_width().max(b.bin_width());
+                            let far = quantiles(a).iter().zip(quantiles(b)).any(|(a, b)| (a - b).abs() > 2.0 * width);
+                            assert!(!far, "{watch:?} {floor}: {:?} {:?}", quantiles(a), quantiles(b));
+                        }
+                    }
+                }
             }
         }
     }

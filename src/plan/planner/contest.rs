@@ -8,6 +8,7 @@ use crate::ir::{Graph, ValueId};
 use crate::plan::recipe::{Candidate, QuantRecipe};
 use crate::plan::sites::{Linear, Site, Sites, reading_nodes};
 use crate::plan::{Activation, Fold, Readers, Role};
+use crate::quant::hist::Hist;
 use crate::quant::observe::Stats;
 use crate::quant::ptf;
 use crate::quant::range::{self, Range};
@@ -50,7 +51,7 @@ pub(super) fn decide(
         return Ok(Coded { fold, codes: vec![all], float: None });
     }
     let floor = recipe.gelu_floor.filter(|_| only_gelus_read(g, s));
-    let contest = Contest { s, st, within: recipe.one_scale_within.get(&s.role).copied(), floor };
+    let contest = Contest::new(s, st, recipe.one_scale_within.get(&s.role).copied(), floor);
     let affine: Vec<Candidate> = candidates.iter().filter(|c| matches!(c, Candidate::Affine { .. })).copied().collect();
     let fallback = [Candidate::Affine { code: Code::U8, range: Range::Mse }];
     let per_tensor: &[Candidate] = if affine.is_empty() { &fallback } else { &affine };
@@ -67,7 +68,7 @@ pub(super) fn decide(
     let mut all = Coded::default();
     for (code, readers) in codes {
         match code {
-            Ok(c) => all.codes.push(c.activation(name, s.role, readers)),
+            Ok(c) => all.codes.push(Activation { floor, ..c.activation(name, s.role, readers) }),
             Err(why) => all.float = Some(why),
         }
     }
@@ -102,7 +103,7 @@ struct Winner {
 
 impl Winner {
     fn activation(self, value: &str, role: Role, readers: Readers) -> Activation {
-        Activation { value: value.to_owned(), role, readers, params: self.params, reason: self.reason }
+        Activation { value: value.to_owned(), role, readers, params: self.params, floor: None, reason: self.reason }
     }
 }
 
@@ -121,18 +122,36 @@ struct Contest<'a> {
     within: Option<f64>,
     /// No reader tells values below this from it.
     floor: Option<f32>,
+    /// What was seen, as far as readers tell it apart.
+    told: Cow<'a, Stats>,
 }
 
-impl Contest<'_> {
+impl<'a> Contest<'a> {
+    fn new(s: &'a Site, st: &'a Stats, within: Option<f64>, floor: Option<f32>) -> Contest<'a> {
+        let told = floor.map_or(Cow::Borrowed(st), |floor| Cow::Owned(st.at_least(floor)));
+        Contest { s, st, within, floor, told }
+    }
+
     fn error(&self, p: &QParams) -> f64 {
-        range::expected_error(&self.seen(Range::MinMax), p, |_| 1.0)
+        range::expected_error(&self.told, p, |_| 1.0)
+    }
+
+    /// The energy of what readers tell apart.
+    fn signal(&self) -> f64 {
+        let all = |st: &Stats| (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
+        let energy = |h: &Hist| h.bins().map(|(x, n)| x * x * f64::from(n)).sum::<f64>();
+        match self.floor {
+            // Sums are of values as they were.
+            Some(_) => self.told.channels.iter().map(|c| energy(&c.hist)).sum(),
+            None => all(self.st),
+        }
     }
 
     /// What was seen, as far as readers tell it apart and a range has to reach.
     fn seen(&self, range: Range) -> Cow<'_, Stats> {
         match self.floor {
-            Some(floor) => Cow::Owned(self.st.at_least(floor / range.room())),
-            None => Cow::Borrowed(self.st),
+            Some(floor) if range.room() != 1.0 => Cow::Owned(self.st.at_least(floor / range.room())),
+            _ => Cow::Borrowed(&self.told),
         }
     }
 
@@ -179,8 +198,8 @@ impl Contest<'_> {
             }
         }
         let Entrant { error, params, what } = wide.as_ref().map_or(best, |(w, _)| w);
-        let signal: f64 = (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
-        let reason = format!("{what}: {}", db(signal, *error));
+        let from = self.floor.map_or_else(String::new, |floor| format!(" from {floor} up"));
+        let reason = format!("{what}{from}: {}", db(self.signal(), *error));
         Ok(Winner { params: params.clone(), reason })
     }
 
@@ -198,7 +217,8 @@ impl Contest<'_> {
         if !drowns {
             return None;
         }
-        let params = range::affine(Code::U16, st, Range::Headroom(1.5));
+        let room = Range::Headroom(1.5);
+        let params = range::affine(Code::U16, &self.seen(room), room);
         let what = format!(
             "one scale in 16 bits, as an error in 8 has {:.2} of the variance of the faintest tokens and {:.2} of the \
              usual ones'",
@@ -228,7 +248,7 @@ mod tests {
             st.observe(&x, &[1, 16, 32], sample.into()).unwrap();
         }
         let s = Site { value: ValueId(0), role: Role::Residual, axis: -1, contracted: false, elementwise: true };
-        let contest = Contest { s: &s, st: &st, within: None, floor: None };
+        let contest = Contest::new(&s, &st, None, None);
         let eight = Candidate::Affine { code: Code::U8, range: Range::MinMax };
         let wide = Candidate::Wide { beyond: 0.01, usual: 0.03, float: 0.01 };
         contest.best(&[eight, wide]).map(|w| w.params.code())
@@ -252,8 +272,7 @@ mod tests {
             let m = parse_model(text).unwrap();
             let value = m.graph.find(value).unwrap();
             let s = Site { value, role: Role::GeluInput, axis: -1, contracted: false, elementwise: true };
-            let contest =
-                Contest { s: &s, st: &st, within: None, floor: only_gelus_read(&m.graph, &s).then_some(-3.5) };
+            let contest = Contest::new(&s, &st, None, only_gelus_read(&m.graph, &s).then_some(-3.5));
             let rule = PtfRule {
                 max_shift: 7,
                 channel_zeros: false,
@@ -266,12 +285,21 @@ mod tests {
             candidates.map(|c| contest.best(&[c]).map(|w| w.params.reach(0).0).unwrap())
         };
         let head = "<ir_version: 8, opset_import: [\"\" : 20]> g (float[1,100,4] x) => ";
-        let alone = format!("{head}(y) {{ h = Neg (x) y = Gelu (h) }}");
-        for range in [Range::MinMax, Range::Mse, Range::Headroom(1.25)] {
-            for low in reach(&alone, "h", range) {
-                assert!((-3.8..=-2.5).contains(&low), "{range:?}: {low}");
+        let head2 = head.replace("[1,100,4] x", "[1,100,4] x, bool b");
+        for alone in [
+            format!("{head}(y) {{ h = Neg (x) y = Gelu (h) }}"),
+            format!("{head}(y) {{ h = Neg (x) y = Gelu <approximate = \"tanh\"> (h) }}"),
+            format!("{head}(y) {{ h = Neg (x) t = Transpose <perm = [0, 2, 1]> (h) y = Gelu (t) }}"),
+        ] {
+            for range in [Range::MinMax, Range::Mse, Range::Headroom(1.25)] {
+                for low in reach(&alone, "h", range) {
+                    assert!((-3.8..=-2.5).contains(&low), "{alone} {range:?}: {low}");
+                }
             }
         }
+        let nested =
+            format!("{head2}(y, z) {{ h = Neg (x) y = Gelu (h) z = If <then_branch: graph = \"00\"> (b) @ (h) }}");
+        assert!(reach(&nested, "h", Range::MinMax).iter().all(|low| *low < -11.0), "{nested}");
         // What something else reads, it reads whole.
         for other in ["z = Add (h, x)", "z = Identity (h)", "z = Concat <axis = 1> (x, h)"] {
             let shared = format!("{head}(y, z) {{ h = Neg (x) y = Gelu (h) {other} }}");

@@ -31,6 +31,8 @@ pub struct Reading {
     pub factors: Vec<f32>,
     /// Empty if all are 0.
     pub offsets: Vec<f32>,
+    /// Numbers below count as this: their readers tell no difference.
+    pub floor: Option<f32>,
 }
 
 /// One channel's way between numbers and codes.
@@ -145,7 +147,8 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Of one sample: the float model's numbers, and the quantized model's codes of the same sizes or as rows of a matrix. `None` if sizes or channels are others.
+    /// Of one sample: the float model's numbers, and the quantized model's codes of the same sizes or as rows of a matrix.
+    /// `None` if sizes or channels are others.
     pub(super) fn of(
         r: &Reading,
         places: &Places,
@@ -164,7 +167,10 @@ impl Measured {
                 if !(y.is_finite() && x.is_finite()) {
                     continue;
                 }
-                m.count(places, *y, x, c.rounded(*y, range));
+                // The lowest code may lie above the floor.
+                let told = |x: f32| r.floor.map_or(x, |floor| x.max(floor));
+                let (y, x) = (told(*y), told(x));
+                m.count(places, y, x, c.rounded(y, range));
             }
         }
         Some(m)
@@ -246,7 +252,7 @@ mod tests {
 
     fn plain(scale: f32, zero: i32) -> Reading {
         let params = QParams::affine(Code::U8, scale, zero).unwrap();
-        Reading { params, folded: None, factors: vec![], offsets: vec![] }
+        Reading { params, folded: None, factors: vec![], offsets: vec![], floor: None }
     }
 
     fn measured(r: &Reading, dims: &[usize], y: &[f32], q: &[f32]) -> Measured {
@@ -310,6 +316,17 @@ mod tests {
         let r = Reading { folded: Some(-1), factors: vec![2.0, 4.0], offsets: vec![1.0, 0.0], ..plain(0.5, 0) };
         let m = measured(&r, &[1, 2], &[4.0, 6.0], &[3.0, 3.0]);
         assert_eq!((m.noise, m.rounding), (0.0, 0.0));
+    }
+
+    #[test]
+    fn below_a_floor_nothing_is_error() {
+        // Codes from -3.5 up; -9 counts as -3.5, and so does a code below it.
+        let r = Reading { floor: Some(-3.5), ..plain(0.5, 7) };
+        let m = measured(&r, &[4], &[-9.0, -3.5, 2.0, -3.0], &[0.0, 0.0, 11.0, 1.0]);
+        assert_eq!((m.noise, m.rounding, m.clipped()), (0.0, 0.0, 0.0));
+        let r = Reading { floor: Some(-3.5), ..plain(0.5, 9) };
+        assert_eq!(measured(&r, &[1], &[-9.0], &[0.0]).noise, 0.0);
+        assert_eq!(measured(&r, &[1], &[-9.0], &[4.0]).noise, 1.0);
     }
 
     #[test]

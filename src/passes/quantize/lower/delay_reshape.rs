@@ -5,7 +5,7 @@
 //!
 //! *When it fires.* For a Reshape of a value of two axes that keeps the last, read by one operator: QuantizeLinear or
 //! DequantizeLinear with one scale, an activation function, or Add, Sub or Mul with a constant of one number or of one a
-//! channel. For a Reshape of the result of a Reshape, if one target says what the two do: a 0 of the second is the size
+//! channel. A target with a 0 in it counts the axes before, of which there would be others. For a Reshape of the result of a Reshape, if one target says what the two do: a 0 of the second is the size
 //! that the first has there.
 //!
 //! *Why it is correct.* These operators work element by element, and an element keeps its channel.
@@ -121,7 +121,8 @@ fn collapsed(g: &Graph, id: NodeId) -> Option<Patch> {
         return None;
     }
     let mut p = Patch::new("delay-reshape").made_from([g.name_of(made).to_owned()]).before(next);
-    let same = g.rank(x) == Some(2) && to.len() == 2 && to[0] == -1 && size(g, x, -1) == Some(to[1]);
+    // A 0 here is the first axis of `x` itself.
+    let same = g.rank(x) == Some(2) && to.len() == 2 && matches!(to[0], -1 | 0) && size(g, x, -1) == Some(to[1]);
     if same && !g.is_output(made) {
         p.replace(made, x.into());
         return Some(p);
