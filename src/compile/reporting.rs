@@ -15,7 +15,7 @@ use crate::recipe::Recipe;
 use crate::verify::coverage;
 use crate::verify::report::{Channels, DataReport, ModelFile, PassReport, Report, Timing, VERSION};
 use crate::verify::run::SideBySide;
-use crate::verify::thresholds::Thresholds;
+use crate::verify::thresholds::{Check, Thresholds};
 
 /// What a call asks of the result, in place of what the recipe asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -61,7 +61,7 @@ pub(super) fn block_values(p: &Prepared) -> Vec<String> {
 /// A note where most weights are in uint8: no codes in int8 that are as good kept them from saturating.
 pub(super) fn slow_weights(quantized: &Model, plan: &QuantPlan) -> Option<String> {
     let g = &quantized.graph;
-    let layers = g.nodes().map(|(_, n)| n).filter(|n| ["MatMul", "Gemm", "Conv"].iter().any(|op| n.op.is(op)));
+    let layers = g.nodes().map(|(_, n)| n).filter(|n| n.is_layer());
     let codes = |n: &Node| {
         let read = g.node(g.producer(n.input(1)?)?);
         let stored = read.op.is("DequantizeLinear").then(|| read.input(0)).flatten()?;
@@ -104,7 +104,8 @@ pub(super) fn report(
     let limits = asked.of(recipe);
     let (outputs, blocks, checks, disagreements) = match compared {
         Some(c) => {
-            let checks = limits.check(&c.outputs);
+            let mut checks = limits.check(&c.outputs);
+            checks.extend((c.outputs.is_empty() && !c.empty.is_empty()).then(Check::of_no_elements));
             (c.outputs, c.blocks, checks, c.disagreements)
         }
         None => Default::default(),

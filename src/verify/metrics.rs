@@ -230,11 +230,11 @@ impl Tally {
         }
     }
 
-    /// The figures; `None` if nothing was added.
+    /// The figures; `None` if no element was compared. Two lists of no detections are alike.
     pub fn finish(&self, tensor: &str) -> Option<TensorMetrics> {
         let s = &self.sum;
         let share = |n: u64, of: u64| n as f64 / of as f64;
-        (s.items > 0).then(|| TensorMetrics {
+        (s.items > 0 && (s.elements > 0 || s.matched.is_some())).then(|| TensorMetrics {
             part: String::new(),
             tensor: tensor.to_string(),
             kind: self.kind,
@@ -243,7 +243,7 @@ impl Tally {
             cosine: s.cosine / s.items as f64,
             max_abs_error: s.max_abs,
             top1_agreement: (s.rows > 0).then(|| share(s.agree, s.rows)),
-            equal: s.equal.map(|n| if s.elements > 0 { share(n, s.elements) } else { 1.0 }),
+            equal: s.equal.map(|n| share(n, s.elements)),
             matched: s.matched.map(|(found, all)| if all > 0.0 { found / all } else { 1.0 }),
             accuracy: s.hits.filter(|h| h.items > 0).map(|h| Accuracy {
                 samples: h.items,
@@ -415,7 +415,9 @@ mod tests {
         let scalar = Array::scalar(2.0f32);
         assert_eq!(metrics(1, None, &scalar, &scalar).top1_agreement, None);
         let empty = array(&[0, 4], &[]);
-        assert_eq!(metrics(1, None, &empty, &empty).sqnr_db, EXACT_DB);
+        let mut t = Tally::default();
+        t.add(&Deviation::between(site(1, None), &empty, &empty).unwrap());
+        assert_eq!(t.finish("logits"), None, "nothing was compared");
         let windows = array(&[3, 2], &[1., 2., 3., 4., 5., 6.]);
         assert_eq!(metrics(2, None, &windows, &windows).samples, 1, "3 rows are no 2 items");
         let big = Array::new(&[1], vec![(1i64 << 40) + 1]).unwrap();

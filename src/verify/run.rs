@@ -29,6 +29,8 @@ pub enum VerifyError {
 pub struct SideBySide {
     /// Per graph output.
     pub outputs: Vec<TensorMetrics>,
+    /// Names of those that had no elements in any sample, of which nothing was compared.
+    pub empty: Vec<String>,
     /// Per tapped value.
     pub blocks: Vec<TensorMetrics>,
     /// The quantized model's outputs by name, one array a sample.
@@ -101,11 +103,14 @@ pub fn compare(
             Ok(())
         },
     )?;
-    let mut all: Vec<TensorMetrics> =
-        names.iter().chain(&taps).zip(&tallies).filter_map(|(n, t)| t.finish(n)).collect();
-    let blocks = all.split_off(names.len().min(all.len()));
+    let (of_outputs, of_taps) = tallies.split_at(names.len());
+    let figures = |names: &[String], tallies: &[Tally]| -> Vec<TensorMetrics> {
+        names.iter().zip(tallies).filter_map(|(n, t)| t.finish(n)).collect()
+    };
+    let (outputs, blocks) = (figures(&names, of_outputs), figures(&taps, of_taps));
+    let empty = names.iter().zip(of_outputs).filter(|(_, t)| t.finish("").is_none()).map(|(n, _)| n.clone()).collect();
     let disagreements = scores.and_then(|o| gathered.finish(&names[o]));
-    Ok(SideBySide { outputs: all, blocks, quantized: names.into_iter().zip(kept).collect(), disagreements })
+    Ok(SideBySide { outputs, empty, blocks, quantized: names.into_iter().zip(kept).collect(), disagreements })
 }
 
 /// How far the outputs of two runs over one sample are apart, each judged as its kind is.

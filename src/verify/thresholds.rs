@@ -67,6 +67,18 @@ impl Check {
             because: Some("all of the model stays in float".to_owned()),
         }
     }
+
+    /// That of a model whose outputs have no elements: files that differ at will would pass.
+    pub fn of_no_elements() -> Check {
+        Check {
+            name: "compared_elements".to_owned(),
+            value: Some(0.0),
+            limit: 1.0,
+            at_least: true,
+            pass: false,
+            because: Some("no output has elements in any sample, so nothing was compared".to_owned()),
+        }
+    }
 }
 
 impl Thresholds {
