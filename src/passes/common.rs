@@ -77,8 +77,8 @@ pub(super) fn moved(g: &Graph, p: &mut Patch, moves: &[NodeId], mut x: Ref, what
 /// Nodes between the product and the Softmax of attention that are looked at.
 pub(super) const MOST_STEPS: u32 = 12;
 
-/// True if a product of two computed values is behind `v`, through what is done to scores. `most`: operands may be shared, so
-/// that a chain of n sums has 2^n ways.
+/// True if a product of two computed values is behind `v`, through what is done to scores. `most` bounds
+/// the depth: where operands are shared, a chain of n sums has 2^n paths.
 pub(super) fn leads(g: &Graph, v: ValueId, most: u32) -> bool {
     let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return false };
     let Some(less) = most.checked_sub(1) else { return false };
@@ -87,9 +87,14 @@ pub(super) fn leads(g: &Graph, v: ValueId, most: u32) -> bool {
         "MatMul" => n.inputs.iter().flatten().all(|x| g.constant(*x).is_none()),
         "Reshape" | "Transpose" | "Clip" | "ReduceMax" | "ReduceMean" => any(&[0]),
         "Where" => any(&[1, 2]),
-        "Add" | "Sub" | "Mul" | "Div" => any(&[0, 1]),
+        _ if n.is_elementary() => any(&[0, 1]),
         _ => false,
     }
+}
+
+/// True if a mask of so many queries by so many keys is written out as a constant, of at most 64 MiB.
+pub(super) fn fits_mask(queries: i64, keys: i64) -> bool {
+    queries.checked_mul(keys).is_some_and(|n| n <= 1 << 26)
 }
 
 /// The order that a Transpose gives so many axes.

@@ -1,4 +1,4 @@
-use super::common::commit;
+use super::common::{commit, fits_mask};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
 use crate::ir::{Attrs, DType, Graph, Node, NodeId, Tensor, ValueId};
@@ -10,13 +10,13 @@ use crate::rewrite::{Patch, Ref, Under};
 /// attention see it, and so do runtimes that lack the operator.
 ///
 /// # When it fires
-/// On every `Attention` over float32 whose head counts and head size are known. One that keeps a cache of keys and
-/// values, hands out more than its first output, or counts the keys of each sample is left alone, with a note that says which.
+/// On every `Attention` over float32 whose head counts and head size are known. One that hides keys by the length of a cache,
+/// hands out scores that are masked or capped, or counts the keys of each sample is left alone, with a note that says which.
 ///
 /// # Why it is correct
 /// It is the operator's definition. The standard multiplies queries and keys by the root of the scale each; here their
 /// product is multiplied once. Query head `h` of `H` reads head `h / (H / G)` of `G` key and value heads: a Gather
-/// repeats them (a single head broadcasts). A boolean mask of false and the upper triangle of a causal attention put
+/// repeats them (a single head broadcasts). Past keys and values stand before those of this call. A boolean mask of false and the upper triangle of a causal attention put
 /// minus infinity in place of the score; where a mask computed at run time may hide a whole row, the row's weights are
 /// zeros, as the standard has it. Scores are capped before they are masked, as onnxruntime and the standard's reference
 /// implementation do at every version (measured; a drawing of version 23 has them the other way round).
@@ -97,17 +97,41 @@ struct Operator {
     scale: f32,
     /// `c` of `c tanh(scores / c)`.
     softcap: Option<f32>,
+    /// Keys and values of earlier calls, `[B, G, P, size]`.
+    past: Option<[ValueId; 2]>,
+    /// The outputs for all keys and all values, where they are read.
+    present: [Option<ValueId>; 2],
+    /// The output for scores, where it is read, and at which point of the computation they are handed out.
+    shown: Option<(ValueId, Shown)>,
+}
+
+/// What the output for scores holds.
+#[derive(Clone, Copy, PartialEq)]
+enum Shown {
+    /// Scaled products of queries and keys.
+    Products,
+    Weights,
+}
+
+impl Shown {
+    fn of(n: &Node) -> Result<Shown, &'static str> {
+        match n.int("qk_matmul_output_mode") {
+            0 => Ok(Shown::Products),
+            3 => Ok(Shown::Weights),
+            _ => Err("its masked or capped scores are read"),
+        }
+    }
 }
 
 /// What one node of this operator does that the spelt-out form does not do, if anything.
-fn beyond(g: &Graph, n: &Node) -> Option<&'static str> {
+fn beyond(n: &Node) -> Option<&'static str> {
     let window = |name| n.attrs.int(name).unwrap_or(-1) >= 0;
-    if n.input(4).is_some() || n.input(5).is_some() {
-        Some("it continues a cache of keys and values")
+    if n.input(4).is_some() != n.input(5).is_some() {
+        Some("it has past keys or past values, and not both")
+    } else if n.input(4).is_some() && n.int("is_causal") != 0 {
+        Some("it hides keys by the length of its cache")
     } else if n.input(6).is_some() {
         Some("it counts the keys of each sample")
-    } else if n.outputs.iter().skip(1).flatten().any(|v| g.use_count(*v) > 0) {
-        Some("its present keys, values or scores are read")
     } else if window("left_window_size") || window("right_window_size") {
         Some("its keys lie in a sliding window")
     } else {
@@ -137,10 +161,14 @@ impl Operator {
         let (Some(q), Some(k), Some(v), Some(y)) = (n.input(0), n.input(1), n.input(2), n.out()) else {
             return Err("it lacks an input or its output".into());
         };
-        if let Some(why) = beyond(g, n) {
+        if let Some(why) = beyond(n) {
             return Err(why.into());
         }
-        if let Some(t) = [q, k, v].iter().filter_map(|x| map.dtype(*x)).find(|t| *t != DType::FLOAT) {
+        let past = n.input(4).zip(n.input(5)).map(|(k, v)| [k, v]);
+        let read = |slot: usize| n.output(slot).filter(|v| g.use_count(*v) > 0);
+        let shown = read(3).map(|v| Ok::<_, String>((v, Shown::of(n)?))).transpose()?;
+        let floats = [q, k, v].into_iter().chain(past.into_iter().flatten());
+        if let Some(t) = floats.filter_map(|x| map.dtype(x)).find(|t| *t != DType::FLOAT) {
             return Err(format!("it computes in {t}"));
         }
         let dims = |v: ValueId| map.dims(v).filter(|d| d.len() == 3 || d.len() == 4);
@@ -171,20 +199,39 @@ impl Operator {
             Some(_) => return Err("its mask is neither boolean nor float32".into()),
         };
         let keys = &dk[dk.len() - 2];
+        let earlier = past.map_or(Some(0), |[k, _]| map.dims(k).and_then(|d| d.get(2)?.known()));
+        let all = keys.known().zip(earlier).and_then(|(n, p)| n.checked_add(p));
         if let (Some((m, _)), true) = (mask, opset >= 24)
             && let Some(Some(last)) = map.dims(m).map(|d| d.last().and_then(|d| d.known()))
-            && keys.known().is_some_and(|k| k != last)
+            && all.is_some_and(|k| k != last)
         {
             return Err("its mask is shorter than its keys".into());
         }
         let causal = match (n.int("is_causal"), dq[dq.len() - 2].known(), keys.known()) {
             (0, ..) => Causal::No,
-            (_, Some(s), Some(t)) if s * t <= 1 << 26 => Causal::Known(s, t),
+            (_, Some(s), Some(t)) if fits_mask(s, t) => Causal::Known(s, t),
             _ => Causal::Computed,
         };
         let may_hide_rows = mask.is_some_and(|(m, boolean)| may_hide_rows(map, m, boolean, &causal));
-        let softcap = softcap(n);
-        Ok(Operator { q, k, v, y, mask, may_hide_rows, causal, q_heads, kv_heads, split, head_size, scale, softcap })
+        let (softcap, present) = (softcap(n), [read(1), read(2)]);
+        Ok(Operator {
+            q,
+            k,
+            v,
+            y,
+            mask,
+            may_hide_rows,
+            causal,
+            q_heads,
+            kv_heads,
+            split,
+            head_size,
+            scale,
+            softcap,
+            past,
+            present,
+            shown,
+        })
     }
 
     fn patch(&self, g: &Graph, id: NodeId) -> Patch {
@@ -192,13 +239,19 @@ impl Operator {
         let mut p = Patch::new("decompose-attention").before(id).made_from([name.to_owned()]);
         let mut e = p.under(name);
         let q = self.heads(&mut e.part("q"), self.q, self.q_heads, Some(self.head_size));
-        let k = self.repeated(&mut e.part("k"), self.k);
-        let v = self.repeated(&mut e.part("v"), self.v);
+        let all = [(self.k, "k"), (self.v, "v")];
+        let all = [0, 1].map(|i| self.all_heads(&mut e.part(all[i].1), all[i].0, self.past.map(|past| past[i])));
+        let [k, v] = [(0, "k"), (1, "v")].map(|(i, what)| self.repeated(&mut e.part(what), all[i]));
         let kt = e.turned("k_transposed", k, &[0, 1, 3, 2]);
         let s = e.op("MatMul", "product", &[q, kt]);
         let scale = e.scalar("scale", self.scale);
         let s = e.op("Mul", "scores", &[s, scale]);
         let w = self.weights(&mut e, s);
+        let more: Vec<(ValueId, Ref)> = [(self.present[0], all[0]), (self.present[1], all[1])]
+            .into_iter()
+            .filter_map(|(out, made)| Some((out?, made)))
+            .chain(self.shown.map(|(out, at)| (out, if at == Shown::Weights { w } else { s })))
+            .collect();
         let y = if self.split {
             e.op("MatMul", "", &[w, v])
         } else {
@@ -207,6 +260,10 @@ impl Operator {
             e.reshaped("", y, &[0, 0, -1])
         };
         p.succeed(self.y, y);
+        for (out, made) in more {
+            let made = p.under(g.name_of(out)).op("Identity", "", &[made]);
+            p.succeed(out, made);
+        }
         p.erase(id);
         p
     }
@@ -248,9 +305,17 @@ impl Operator {
         e.turned("heads", x, &[0, 2, 1, 3])
     }
 
-    /// Keys or values, one head for each query head, or one for all.
-    fn repeated(&self, e: &mut Under<'_>, x: ValueId) -> Ref {
+    /// Keys or values with their heads on axis 1, those of earlier calls first.
+    fn all_heads(&self, e: &mut Under<'_>, x: ValueId, past: Option<ValueId>) -> Ref {
         let x = self.heads(e, x, self.kv_heads, None);
+        match past {
+            Some(past) => e.op_with("Concat", "present", &[past.into(), x], Attrs::new().with_int("axis", 2)),
+            None => x,
+        }
+    }
+
+    /// Keys or values, one head for each query head, or one for all.
+    fn repeated(&self, e: &mut Under<'_>, x: Ref) -> Ref {
         if self.kv_heads == self.q_heads || self.kv_heads == 1 {
             return x;
         }

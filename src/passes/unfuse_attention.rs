@@ -1,14 +1,12 @@
 //! The attentions of onnxruntime's transformers optimizer, and the sum of embeddings that stands in front of them in BERT,
 //! written out again.
 
+use super::common::fits_mask;
 use super::split_projection::columns;
 use super::unfuse::Unfusing;
 use crate::infer::Size;
 use crate::ir::{Attrs, DType, Tensor, ValueId};
 use crate::rewrite::Ref;
-
-/// Elements of a causal mask that is worth a constant.
-const LARGEST_MASK: i64 = 1 << 26;
 
 /// Queries, keys and values with their heads on axis 1, and the values whose axis 1 counts queries and keys.
 struct Heads {
@@ -35,7 +33,8 @@ impl Unfusing<'_> {
             None => vec![total / 3; 3],
         };
         let [q, k, v] = sizes[..] else { return None };
-        if sizes.iter().any(|s| *s <= 0 || s % heads != 0) || q != k || q + k + v != total || self.map.rank(x)? != 3 {
+        let all = q.checked_add(k).and_then(|n| n.checked_add(v));
+        if sizes.iter().any(|s| *s <= 0 || s % heads != 0) || q != k || all != Some(total) || self.map.rank(x)? != 3 {
             return None;
         }
         let mut from = 0;
@@ -264,7 +263,7 @@ impl Unfusing<'_> {
 
     /// The numbers 0, 1, .. along an axis.
     fn counted(&mut self, of: (ValueId, usize), what: &str) -> Ref {
-        if let Some(n) = self.map.dims(of.0).and_then(|d| d.get(of.1)?.known()).filter(|n| *n <= LARGEST_MASK) {
+        if let Some(n) = self.map.dims(of.0).and_then(|d| d.get(of.1)?.known()).filter(|n| fits_mask(*n, 1)) {
             return self.e.part(what).ints("numbers", &(0..n).collect::<Vec<_>>());
         }
         let count = self.size(of, &[], what);
@@ -276,7 +275,7 @@ impl Unfusing<'_> {
     fn ahead(&mut self, h: &Heads) -> Ref {
         let known = |(x, axis): (ValueId, usize)| self.map.dims(x).and_then(|d| d.get(axis)?.known());
         if let (Some(s), Some(t)) = (known(h.queries), known(h.keys))
-            && s.checked_mul(t).is_some_and(|n| n <= LARGEST_MASK)
+            && fits_mask(s, t)
         {
             let ahead: Vec<bool> = (0..s).flat_map(|i| (0..t).map(move |j| j > i)).collect();
             return self.e.constant("ahead", Tensor::bool(&[s, t], &ahead));
