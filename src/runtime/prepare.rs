@@ -345,6 +345,22 @@ pub fn plain_bodies(graph: &mut pb::GraphProto) {
     }
 }
 
+/// Gives nodes whose name another node or value has the name of what they make: tract takes all of them for nodes, and refuses
+/// two of one name. Exporters that number their nodes number their values too.
+pub fn own_names(graph: &mut pb::GraphProto) {
+    let given = graph.input.iter().map(|i| &i.name).chain(graph.initializer.iter().map(|t| &t.name));
+    let made = graph.node.iter().flat_map(|n| &n.output);
+    let values: BTreeSet<String> = given.chain(made).cloned().collect();
+    let mut taken = BTreeSet::new();
+    for n in &mut graph.node {
+        let own = n.output.iter().any(|o| *o == n.name);
+        if !n.name.is_empty() && (values.contains(&n.name) && !own || !taken.insert(n.name.clone())) {
+            n.name = n.output.iter().find(|o| !o.is_empty()).cloned().unwrap_or_default();
+        }
+        n.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)).for_each(own_names);
+    }
+}
+
 /// Drops every output that is no tap. Returns, for each tap, its place among those that are left.
 pub fn taps_alone(graph: &mut pb::GraphProto, places: &[usize]) -> Vec<usize> {
     let left: BTreeSet<usize> = places.iter().copied().collect();

@@ -237,6 +237,7 @@ impl Session {
         prepare::widen_constants(graph)?;
         prepare::fix_shapes(graph, options.batch, &options.shapes)?;
         prepare::plain_bodies(graph);
+        prepare::own_names(graph);
         let mut tap_places = prepare::add_taps(graph, &options.taps)?;
         if !options.outputs {
             outputs.clear();
