@@ -1,7 +1,8 @@
 //! Element types and shapes of operator outputs.
 
-use super::view::{Dims, Given, View, axes, axis, broadcast_dim};
+use super::view::{Dims, Given, View, axes, broadcast_dim};
 use super::{Draft, Size, einsum, spatial};
+use crate::ir::axis;
 use crate::ir::vocabulary::class;
 use crate::ir::{Class, DType};
 
@@ -28,6 +29,7 @@ fn several(view: &View) -> Option<Vec<Draft>> {
             vec![Draft::new(ty, d.clone()), Draft::new(Some(DType::INT64), d)]
         }
         "Attention" => spatial::attention(view).unwrap_or_else(|| vec![Draft::new(ty, None); view.node.outputs.len()]),
+        "LSTM" | "GRU" | "RNN" => recurrent(view),
         "Split" => split(view),
         "Shape" => shape(view),
         "Size" => {
@@ -40,6 +42,23 @@ fn several(view: &View) -> Option<Vec<Draft>> {
         }
         _ => return None,
     })
+}
+
+/// What a recurrent operator makes: its state after every step, and after the last; an LSTM's second state as well.
+fn recurrent(view: &View) -> Vec<Draft> {
+    let sizes = || {
+        // The recurrent weight is `[directions, gates * hidden, hidden]`.
+        let [directions, _, hidden] = <[_; 3]>::try_from(view.some_dims(2)?).ok()?;
+        let [first, second, _] = <[_; 3]>::try_from(view.some_dims(0)?).ok()?;
+        Some(if view.node.attrs.int("layout") == Some(1) {
+            (vec![first.clone(), second, directions.clone(), hidden.clone()], vec![first, directions, hidden])
+        } else {
+            (vec![first, directions.clone(), second.clone(), hidden.clone()], vec![directions, second, hidden])
+        })
+    };
+    let (every, last) = sizes().unzip();
+    let ty = view.dtype(0);
+    vec![Draft::new(ty, every), Draft::new(ty, last.clone()), Draft::new(ty, last)]
 }
 
 /// The element type of the one output: that of the first input, unless the operator says otherwise.

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::infer::{self, ShapeMap};
-use crate::ir::{Dim, Graph, Model, Node, NodeId, ValueId};
+use crate::ir::{Class, Dim, Graph, Model, Node, NodeId, ValueId};
+use crate::plan::apart::unfed;
 
 /// What an output is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +41,7 @@ const DENSE: i64 = 4;
 /// What the outputs are, in the graph's order.
 pub fn kinds(m: &Model) -> Vec<Kind> {
     let g = &m.graph;
-    let look = Look { g, shapes: infer::shapes(m), opset: m.opset() };
+    let look = Look { g, shapes: infer::shapes(m), opset: m.opset(), unfed: unfed(g) };
     let chosen = look.chosen();
     let boxes = chosen.iter().any(|v| g.outputs().contains(v) && look.size_from_end(*v, 0) == Some(4));
     let kind = |v: &ValueId| {
@@ -59,6 +60,8 @@ struct Look<'g> {
     g: &'g Graph,
     shapes: Arc<ShapeMap>,
     opset: i64,
+    /// Nodes whose results are the same whatever the model is fed.
+    unfed: BTreeSet<NodeId>,
 }
 
 /// A step from an output towards what makes it.
@@ -72,11 +75,32 @@ enum Towards {
 
 impl Look<'_> {
     fn rank(&self, v: ValueId) -> Option<usize> {
-        self.shapes.rank(v).or_else(|| self.g.rank(v))
+        let of = |v| self.shapes.rank(v).or_else(|| self.g.rank(v));
+        of(v).or_else(|| of(self.shaped(v)))
+    }
+
+    /// Of a value whose shape nothing tells, such as what follows a Loop: the value of the same shape that something tells of, if it
+    /// is made of this one element by element.
+    fn shaped(&self, mut v: ValueId) -> ValueId {
+        while self.shapes.rank(v).or_else(|| self.g.rank(v)).is_none()
+            && let [(reader, 0)] = self.g.uses(v)[..]
+            && let n = self.g.node(reader)
+            && (n.is_a(Class::Unary) || ["Identity", "Cast", "Dropout"].iter().any(|op| n.op.is(op)))
+            && let Some(out) = n.out()
+        {
+            v = out;
+        }
+        v
+    }
+
+    /// True if the value is the same whatever the model is fed.
+    fn settled(&self, v: ValueId) -> bool {
+        self.g.constant(v).is_some() || self.g.producer(v).is_some_and(|n| self.unfed.contains(&n))
     }
 
     /// The size of the axis that is this many in front of the last.
     fn size_from_end(&self, v: ValueId, back: usize) -> Option<i64> {
+        let v = self.shaped(v);
         let known = self.shapes.dims(v).and_then(|d| d.get(d.len().checked_sub(back + 1)?)?.known());
         let declared = |d: &[Dim]| match d.get(d.len().checked_sub(back + 1)?)? {
             Dim::Known(n) => Some(*n),
@@ -107,8 +131,10 @@ impl Look<'_> {
         // A chain in a graph without cycles ends; the bound is for graphs that were not validated.
         for _ in 0..64 {
             let id = self.g.producer(v)?;
-            // What others compute with is no result: attention weights that are an output as well, features.
-            let others = |(n, slot): &(NodeId, usize)| *slot != usize::MAX && !crossed.contains(n);
+            // What others compute with is no result: attention weights that are an output as well, features. To count elements or
+            // to choose among them is no computing.
+            let chooses = |n: NodeId| ["ArgMax", "TopK", "Shape", "Size"].iter().any(|op| self.g.node(n).op.is(op));
+            let others = |(n, slot): &(NodeId, usize)| *slot != usize::MAX && !crossed.contains(n) && !chooses(*n);
             if self.g.uses(v).iter().any(others) {
                 return None;
             }
@@ -123,7 +149,7 @@ impl Look<'_> {
 
     fn step(&self, id: NodeId, v: ValueId) -> Towards {
         let n = self.g.node(id);
-        let constant = |slot: usize| n.input(slot).is_some_and(|x| self.g.constant(x).is_some());
+        let constant = |slot: usize| n.input(slot).is_some_and(|x| self.settled(x));
         let first = || n.input(0).map_or(Towards::None, Towards::To);
         match n.op.name.as_str() {
             _ if !n.op.is_onnx() => Towards::None,
@@ -258,6 +284,29 @@ mod tests {
     fn the_axis_of_softmax_is_that_of_the_opset() {
         let text = "g (float[n,5,6] s) => (float[n,5,6] p) { p = Softmax (s) }";
         assert_eq!([at(11, text), at(13, text)].concat(), [1, 2].map(|axis| Kind::Classes { axis }));
+    }
+
+    #[test]
+    fn scores_are_told_through_what_hides_their_shape() {
+        // What follows a Loop has no shape but that of the output; a temperature that is computed is a factor like any other; and
+        // who picks the best class does not make the scores another thing.
+        let found = of("g (float[n,2] x, bool b) => (float[n,5] y, float t, float[n,5] z, int64[n] best, float[n,5] p)
+            <float[2,5] w = {1,2,3,4,5,6,7,8,9,10}, float[5] c = {1,2,3,4,5}, float s = {2.0}>
+            {
+                l = If <then_branch: graph = \"00\", else_branch: graph = \"00\"> (b) @ (x)
+                k = MatMul (l, w)
+                a = Add (k, c)
+                y = Identity (a)
+                t = Exp (s)
+                m = MatMul (x, w)
+                d = Add (m, c)
+                z = Mul (d, t)
+                r = MatMul (x, w)
+                p = Add (r, c)
+                best = ArgMax <axis = 1, keepdims = 0> (p)
+            }");
+        let classes = Kind::Classes { axis: 1 };
+        assert_eq!(found, [classes, Kind::Values, classes, Kind::Labels, classes]);
     }
 
     #[test]
