@@ -258,8 +258,7 @@ fn nonempty(m: &Model) -> Result<(), CompileError> {
         let read = n.inputs.iter().flatten().take(if n.op.name.starts_with("Reduce") { 1 } else { usize::MAX });
         if let Some(v) = read.chain(n.outputs.iter().flatten()).find(empty) {
             let sizes = map.ty(*v).map_or(String::new(), |t| crate::ir::show::type_text(&t));
-            let name = if n.name.is_empty() { n.out().map_or("", |v| g.name_of(v)) } else { &n.name };
-            let (node, value) = (name.to_owned(), g.name_of(*v).to_owned());
+            let (node, value) = (g.label(n), g.name_of(*v).to_owned());
             return Err(CompileError::Empty { node, op: n.op.to_string(), value, sizes });
         }
     }

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::attr_types::types;
-use super::view::broadcast_dim;
-use super::view::{Given, View, axes, axis};
+use super::rules::broadcast;
+use super::view::{Given, View, axes};
 use super::{Size, shapes};
-use crate::ir::{DType, Model, Origin};
+use crate::ir::vocabulary::class;
+use crate::ir::{Class, DType, Model, Origin, axis};
 
 /// A node that is no call of its operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,12 +49,8 @@ pub fn legal(model: &Model) -> Result<(), Illegal> {
         }
         let view = View::new(node, model.opset(), &map);
         if let Err(what) = check(&view) {
-            let name = if node.name.is_empty() { node.out().map_or("", |v| g.name_of(v)) } else { &node.name };
-            let by = match &node.origin {
-                Origin::Made { by, .. } => Some(by.clone()),
-                Origin::Imported => None,
-            };
-            return Err(Illegal { node: name.to_owned(), op: node.op.to_string(), what, by });
+            let by = node.maker().map(str::to_owned);
+            return Err(Illegal { node: g.label(node), op: node.op.to_string(), what, by });
         }
     }
     Ok(())
@@ -101,19 +98,17 @@ fn check(view: &View) -> Checked {
         }
         "Slice" => {
             many_axes(view, 3, 0)?;
-            if matches!(view.list("steps", 4), Given::Known(s) if s.contains(&0)) {
-                return Err("one of its steps is 0".to_owned());
+            if let Given::Known(steps) = view.list("steps", 4) {
+                steps.iter().try_for_each(|s| stride(*s))?;
             }
         }
         op if op.starts_with("Reduce") => many_axes(view, 1, 0)?,
-        "Conv" => window(view, Some(1))?,
-        "ConvInteger" => window(view, Some(1))?,
-        "ConvTranspose" => window(view, None)?,
+        "Conv" | "ConvInteger" | "ConvTranspose" | "DeformConv" => window(view)?,
         "MaxPool" | "AveragePool" | "LpPool" => {
             if view.node.attrs.ints("kernel_shape").is_none() {
                 return Err("it has no `kernel_shape`".to_owned());
             }
-            window(view, None)?;
+            window(view)?;
         }
         "Pad" => pad(view)?,
         "Reshape" => reshape(view)?,
@@ -156,8 +151,11 @@ fn check(view: &View) -> Checked {
                 (1..view.node.inputs.len()).try_for_each(|i| spreads(view, i, std::slice::from_ref(c)))?;
             }
         }
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Sum" | "Mean" | "Where" | "Equal" | "Less"
-        | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Mod" => elementwise(view)?,
+        "SplitToSequence" => {
+            one_axis(view, 0)?;
+            no_less_than(view, 1, i64::from(view.rank(1) == Some(0)), "a size of its parts")?;
+        }
+        op if op == "Where" || matches!(class(op), Some(Class::Broadcast | Class::Compare)) => elementwise(view)?,
         _ => {}
     }
     Ok(())
@@ -209,6 +207,19 @@ fn many_axes(view: &View, slot: usize, more: usize) -> Checked {
         return Err(format!("`axes` are {}, its {of} has {} axes, and each is named once", short(&list), rank + more));
     }
     Ok(())
+}
+
+/// A step of a Slice.
+fn stride(step: i64) -> Checked {
+    match i32::try_from(step) {
+        Ok(0) => Err("one of its steps is 0".to_owned()),
+        Ok(_) => Ok(()),
+        // Runtimes differ in what they make of these.
+        Err(_) => {
+            let most = step.signum() * i64::from(i32::MAX);
+            Err(format!("its step of {step} is longer than any axis; {most} does the same"))
+        }
+    }
 }
 
 fn perm(view: &View) -> Checked {
@@ -273,7 +284,11 @@ fn equal_parts(n: i64, parts: i64, opset: i64) -> Checked {
 
 /// Only axes of one element can go.
 fn squeezed(view: &View) -> Checked {
-    let (Some(x), Given::Known(list)) = (view.dims(0), view.list("axes", 1)) else { return Ok(()) };
+    let Given::Known(list) = view.list("axes", 1) else { return Ok(()) };
+    if list.is_empty() {
+        return Err("its list of axes is empty, which some runtimes read as none and some as all of size 1".to_owned());
+    }
+    let Some(x) = view.dims(0) else { return Ok(()) };
     let size = |a: &i64| x.get(axis(*a, x.len())?)?.known().filter(|n| *n != 1);
     match list.iter().find_map(|a| Some((a, size(a)?))) {
         Some((a, n)) => Err(format!("it removes axis {a}, which has {n} elements and not one")),
@@ -317,12 +332,14 @@ fn indices(view: &View) -> Checked {
     }
 }
 
-/// Strides, dilations, pads, kernel and groups of a window that slides.
 const AUTO_PADS: [&str; 4] = ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"];
 
-fn window(view: &View, out_axis: Option<usize>) -> Checked {
+/// Strides, dilations, pads, kernel and groups of a window that slides.
+fn window(view: &View) -> Checked {
     let a = &view.node.attrs;
-    let weighted = matches!(view.op(), "Conv" | "ConvInteger" | "ConvTranspose");
+    // The channels of other weights lie along other axes, and pools have none.
+    let counted = matches!(view.op(), "Conv" | "ConvInteger" | "DeformConv");
+    let weighted = counted || view.op() == "ConvTranspose";
     let spatial = match (view.rank(0), view.rank(1).filter(|_| weighted)) {
         (Some(x), Some(w)) if x != w => return Err(format!("its input has {x} axes and its weight {w}")),
         (Some(r), _) | (None, Some(r)) if r < 3 => return Err(format!("its input has {r} axes, it takes 3 or more")),
@@ -358,7 +375,7 @@ fn window(view: &View, out_axis: Option<usize>) -> Checked {
             return Err(format!("`kernel_shape` is {}, its weight has another", short(k)));
         }
     }
-    if let (Some(_), Some(x), Some(w)) = (out_axis, x, w)
+    if let (true, Some(x), Some(w)) = (counted, x, w)
         && let (Some(c), Some(outs), Some(ins)) = (x[1].known(), w[0].known(), w[1].known())
         && (ins.checked_mul(group) != Some(c) || outs % group != 0)
     {
@@ -527,15 +544,7 @@ fn elementwise(view: &View) -> Checked {
     for i in 0..view.node.inputs.len() {
         let Some(d) = view.dims(i) else { return Ok(()) };
         broadcasts(d, &all)?;
-        let rank = all.len().max(d.len());
-        let one = || Some(Size::Known(1));
-        let mut joined = Vec::with_capacity(rank);
-        for k in 0..rank {
-            let a = (k + all.len()).checked_sub(rank).map_or(one(), |j| all[j].clone());
-            let b = (k + d.len()).checked_sub(rank).map_or(one(), |j| Some(d[j].clone()));
-            joined.push(broadcast_dim(a.as_ref(), b.as_ref()));
-        }
-        all = joined;
+        all = broadcast(&all, &d.iter().cloned().map(Some).collect::<Vec<_>>());
     }
     Ok(())
 }

@@ -243,7 +243,7 @@ pub(crate) fn shapes_anew(model: &Model) -> ShapeMap {
     infer(model, ShapeMap::default())
 }
 
-/// Gives inputs whose file says nothing of a shape these, by name.
+/// Sets, by name, the shapes of inputs that the file declares without one.
 pub fn declare(model: &mut Model, shapes: &[(String, Vec<Dim>)]) {
     for (name, dims) in shapes {
         let Some(v) = model.graph.find(name).filter(|v| model.graph.inputs().contains(v)) else { continue };

@@ -2,8 +2,9 @@
 //! known or symbolic elements).
 
 use super::rules::{slice_range, slices};
-use super::view::{Given, View, axis};
+use super::view::{Given, View};
 use super::{Draft, MAX_ELEMENTS, MAX_FOLD_BYTES, Size};
+use crate::ir::axis;
 use crate::ir::vocabulary::class;
 use crate::ir::{Class, DType, Rider, Tensor};
 

@@ -87,7 +87,7 @@ pub(super) fn conv_transpose(view: &View) -> Option<Dims> {
     Some(out)
 }
 
-/// RoiAlign: one image a region.
+/// RoiAlign: one image per region.
 pub(super) fn roi_align(view: &View) -> Option<Dims> {
     let side = |name: &str| Some(Size::Known(view.node.attrs.int(name).unwrap_or(1)));
     let channels = view.dims(0).and_then(|d| d.get(1).cloned());
@@ -132,7 +132,7 @@ pub(super) fn pad(view: &View) -> Option<Dims> {
     let x = view.dims(0)?;
     let mut out: Dims = x.iter().cloned().map(Some).collect();
     let which: Vec<usize> = match view.ints(3) {
-        Some(a) => a.iter().map(|a| super::view::axis(*a, x.len())).collect::<Option<_>>()?,
+        Some(a) => a.iter().map(|a| crate::ir::axis(*a, x.len())).collect::<Option<_>>()?,
         None if view.has(3) => return Some(vec![None; x.len()]),
         None => (0..x.len()).collect(),
     };

@@ -209,6 +209,21 @@ fn a_hostile_file_overflows_nothing() {
 }
 
 #[test]
+fn recurrent_operators_have_the_sizes_of_their_states() {
+    let body = |layout: &str| {
+        format!(
+            "rs = Constant <value_ints = [2, 16, 4]> ()
+             r = ConstantOfShape (rs)
+             y, h, c = LSTM <hidden_size = 4, direction = \"bidirectional\"{layout}> (x, r, r)"
+        )
+    };
+    let all = infer(&body(""), 17, &["y", "h", "c"]);
+    assert_eq!(all, ["float[batch,2,197,4]", "float[2,197,4]", "float[2,197,4]"]);
+    let all = infer(&body(", layout = 1"), 17, &["y", "h", "c"]);
+    assert_eq!(all, ["float[batch,197,2,4]", "float[batch,2,4]", "float[batch,2,4]"]);
+}
+
+#[test]
 fn a_range_up_to_a_size_has_that_size() {
     let body = r#"
         zero = Constant <value_int = 0> () one = Constant <value_int = 1> () s = Shape (x) b = Gather (s, zero)
@@ -377,14 +392,23 @@ fn calls_that_runtimes_refuse_are_told_before_anything_runs() {
     let check = |opset: u32, call: &str| {
         let text = format!(
             "<ir_version: 10, opset_import: [\"\" : {opset}]> g (float[2,3,8] x, float[n,1,8] o) => (y)
-            <int64[1] last = {{-1}}, int64[1] middle = {{1}}, float[3] s = {{1, 2, 3}}> {{ {call} }}"
+            <int64[1] last = {{-1}}, int64[1] middle = {{1}}, int64[1] far = {{4294967296}}, int64[0] empty = {{}}, int64 nothing = {{0}}, int64[2] two = {{1, 2}}, int64[3] three = {{1, 2, 3}},
+            int64[1] none = {{0}}, int64[1] back = {{-4294967296}}, float[3] s = {{1, 2, 3}}> {{ {call} }}"
         );
         super::legal(&crate::text::parse_model(&text).expect("a model")).map_err(|e| e.to_string())
     };
     for (opset, call, says) in [
         (17, "y = Squeeze (x, last)", "removes axis -1, which has 8 elements"),
+        (17, "y = Squeeze (o, empty)", "list of axes is empty"),
+        (17, "y = SplitToSequence (x, back)", "a size of its parts is -4294967296"),
+        (17, "y = SplitToSequence (x, nothing)", "a size of its parts is 0"),
+        (22, "y = DeformConv <dilations = [0]> (x, x, x)", "`dilations` holds 0"),
+        (18, "y = BitwiseAnd (two, three)", "do not go together"),
         (17, "y, z = Split <axis = 1> (x)", "an axis of 3 has no 2 equal parts"),
         (18, "y, z, a, b, c = Split <axis = 1, num_outputs = 5> (x)", "no 5 equal parts"),
+        (17, "y = Slice (x, middle, middle, middle, none)", "one of its steps is 0"),
+        (17, "y = Slice (x, middle, middle, middle, far)", "2147483647 does the same"),
+        (17, "y = Slice (x, middle, middle, middle, back)", "-2147483647 does the same"),
         (17, "y = Flatten <axis = -4> (x)", "`axis` is -4"),
         (17, "y = Flatten <axis = 4> (x)", "`axis` is 4"),
         (17, "y = Transpose <perm = [-1, 0, 1]> (x)", "`perm` is [-1, 0, 1]"),

@@ -1,7 +1,7 @@
 //! A node together with what is known of its inputs.
 
 use super::{Fact, ShapeMap, Size};
-use crate::ir::{AttrValue, DType, Node, Tensor, vocabulary};
+use crate::ir::{AttrValue, DType, Node, Tensor, axis, vocabulary};
 
 /// A parameter that is an attribute in some operator versions and an input in others.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,12 +130,6 @@ impl<'a> View<'a> {
     pub fn axis(&self, rank: usize) -> Option<usize> {
         axis(self.given("axis")?, rank)
     }
-}
-
-/// An axis counted from the front; `None` if out of range.
-pub(crate) fn axis(a: i64, rank: usize) -> Option<usize> {
-    let r = rank as i64;
-    usize::try_from(if a < 0 { a + r } else { a }).ok().filter(|x| *x < rank)
 }
 
 /// Several axes counted from the front, sorted; `None` if one is out of range or named twice.

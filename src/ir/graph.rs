@@ -47,6 +47,9 @@ pub struct Graph {
     next_minor: u32,
 }
 
+/// Identity nodes between a constant and its reader that are seen through.
+const MOST_IDENTITIES: usize = 64;
+
 impl Graph {
     /// The node, or `None` if it was erased.
     pub fn try_node(&self, id: NodeId) -> Option<&Node> {
@@ -168,10 +171,11 @@ impl Graph {
         self.producer(v).filter(|n| self.node(*n).op.is(op))
     }
 
-    /// The constant tensor behind a value, seen through Identity and Constant nodes.
+    /// The constant tensor behind a value, seen through Constant nodes and a few Identity nodes: long chains of these are
+    /// removed, and until then not followed from every place in them.
     pub fn constant(&self, v: ValueId) -> Option<&Tensor> {
         let mut v = v;
-        loop {
+        for _ in 0..MOST_IDENTITIES {
             match &self.value(v).def {
                 Def::Init(t) => return Some(t),
                 Def::Node { node, .. } => {
@@ -187,6 +191,7 @@ impl Graph {
                 _ => return None,
             }
         }
+        None
     }
 
     /// The tensor of an initializer (not seen through nodes: see [`Graph::constant`]).

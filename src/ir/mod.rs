@@ -34,7 +34,7 @@ pub use nearest::nearest;
 pub use parts::{Def, Dim, Node, NodeId, Op, Origin, TensorType, Value, ValueId};
 pub use tensor::{Payload, Tensor};
 pub use validate::{Invalid, Validated, Violation};
-pub use vocabulary::Class;
+pub use vocabulary::{Class, axis};
 
 /// Encoded fields that the IR carries without understanding them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

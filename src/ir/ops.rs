@@ -24,7 +24,7 @@ pub struct OpSchema {
     inputs: Words,
     outputs: Words,
     /// Names of its attributes, sorted.
-    attrs: &'static [&'static str],
+    pub attrs: &'static [&'static str],
 }
 
 type Words = &'static [(u8, u8)];

@@ -173,14 +173,22 @@ impl Node {
         self.outputs.get(i).copied().flatten()
     }
 
-    /// Output 0; every standard operator has one.
+    /// Output 0; nearly every standard operator has one (of an LSTM it may be left out).
     pub fn out(&self) -> Option<ValueId> {
         self.output(0)
     }
 
     /// True if this pass or rule made the node.
     pub fn origin_is(&self, maker: &str) -> bool {
-        matches!(&self.origin, Origin::Made { by, .. } if by == maker)
+        self.maker() == Some(maker)
+    }
+
+    /// The pass or rule that made the node; `None` for a node of the file.
+    pub fn maker(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Made { by, .. } => Some(by),
+            Origin::Imported => None,
+        }
     }
 
     /// True if the node holds a nested graph.

@@ -36,7 +36,7 @@ use std::fmt;
 
 use self::constants::{agrees, tensor_problems};
 use super::show::{node_line, type_of, type_text, typed};
-use super::{AttrValue, Changed, DType, Def, Graph, Model, Moment, Node, NodeId, Origin, Tensor, ValueId, ops};
+use super::{AttrValue, Changed, DType, Def, Graph, Model, Moment, Node, NodeId, Tensor, ValueId, ops};
 
 /// A model that was found to obey the invariants of this module. Only [`validate`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -232,10 +232,7 @@ impl<'m> Checker<'m> {
         let n = self.g.node(id);
         let shown = n.name.is_empty() || n.out().and_then(|v| self.g.try_value(v)).is_none_or(|v| v.name != n.name);
         let message = if shown { message } else { format!("node `{}`: {message}", n.name) };
-        let by = match &n.origin {
-            Origin::Made { by, .. } => Some(by.clone()),
-            Origin::Imported => None,
-        };
+        let by = n.maker().map(str::to_owned);
         self.bad.push(Violation { node: Some(id), value, message, line: node_line(self.g, id), by });
     }
 

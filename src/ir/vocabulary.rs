@@ -64,7 +64,7 @@ const CLASSES: &[(&str, Class)] = {
     ]
 };
 
-/// The class of a standard operator; `None` for those of no class that anybody asks for.
+/// The class of a standard operator; `None` for one whose class nothing asks for.
 pub fn class(op: &str) -> Option<Class> {
     CLASSES.binary_search_by_key(&op, |(name, _)| name).ok().map(|i| CLASSES[i].1)
 }
@@ -123,6 +123,13 @@ pub fn default(op: &str, attr: &str, opset: i64) -> Option<AttrValue> {
     }
 }
 
+/// An axis of a value with so many, counted from the front: negative ones are counted from the end. `None` if it has no such
+/// axis.
+pub fn axis(a: i64, rank: usize) -> Option<usize> {
+    let r = i64::try_from(rank).ok()?;
+    usize::try_from(if a < 0 { a.checked_add(r)? } else { a }).ok().filter(|x| *x < rank)
+}
+
 const ARITHMETIC: &[&str] = &[
     "Add",
     "Sub",
@@ -174,6 +181,16 @@ impl Node {
         self.op.is_onnx() && ARITHMETIC.contains(&self.op.name.as_str())
     }
 
+    /// True for one of the four operations of elementary arithmetic.
+    pub fn is_elementary(&self) -> bool {
+        self.op.is_onnx() && matches!(self.op.name.as_str(), "Add" | "Sub" | "Mul" | "Div")
+    }
+
+    /// True for a product that has an integer kernel everywhere, if its second operand is a weight.
+    pub fn is_layer(&self) -> bool {
+        self.op.is_onnx() && matches!(self.op.name.as_str(), "MatMul" | "Gemm" | "Conv")
+    }
+
     /// True if the elements decide how many come out.
     pub fn counts_elements(&self) -> bool {
         self.op.is_onnx() && COUNTING.contains(&self.op.name.as_str())
@@ -187,6 +204,11 @@ impl Node {
     /// True if the numbers that come out are drawn at random.
     pub fn is_random(&self) -> bool {
         self.op.is_onnx() && RANDOM.contains(&self.op.name.as_str())
+    }
+
+    /// True for a move of what it reads at this place: not for the sizes and places that others of its inputs are.
+    pub fn moves(&self, slot: usize) -> bool {
+        self.is_move() && (slot == 0 || self.op.is("Concat"))
     }
 
     /// True for a move that keeps every element.
@@ -242,6 +264,8 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::{Attrs, Op, ops};
     use super::*;
 
@@ -266,12 +290,12 @@ mod tests {
 
     /// [`Node::int`] and its like rely on it.
     #[test]
-    fn only_the_axis_of_softmax_and_of_old_concats_depends_on_the_operator_set() {
+    fn only_the_axis_of_softmax_depends_on_the_operator_set() {
         for op in ops::names() {
-            for attr in
-                ["axis", "keepdims", "alpha", "beta", "epsilon", "mode", "group", "transA", "transB", "allowzero"]
-            {
-                if class(op) == Some(Class::Softmax) || op == "Concat" {
+            let names: BTreeSet<&str> =
+                ops::versions(op).into_iter().flatten().flat_map(|v| v.attrs).copied().collect();
+            for attr in names {
+                if class(op) == Some(Class::Softmax) && attr == "axis" {
                     continue;
                 }
                 let at: Vec<_> = (7..=ops::newest_opset()).map(|o| default(op, attr, o)).collect();

@@ -2,7 +2,7 @@
 
 use super::common::{patch_nodes, sole_reader};
 use super::{Context, Numerics, Outcome, Pass, PassError};
-use crate::ir::{Dim, Graph, NodeId};
+use crate::ir::{Dim, Graph, NodeId, axis};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -61,8 +61,7 @@ pub(super) fn added(g: &Graph, pad: NodeId, rank: usize) -> Option<Vec<(i64, i64
     }
     let mut out = vec![(0, 0); rank];
     for (i, a) in axes.iter().enumerate() {
-        let a = if *a < 0 { a + rank as i64 } else { *a };
-        *out.get_mut(usize::try_from(a).ok()?)? = (list[i], list[axes.len() + i]);
+        out[axis(*a, rank)?] = (list[i], list[axes.len() + i]);
     }
     Some(out)
 }

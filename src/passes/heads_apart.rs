@@ -70,7 +70,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
         let n = g.node(next);
         match n.op.name.as_str() {
             "Reshape" if n.op.is_onnx() && n.input(0) == Some(v) => break n.out()?,
-            "Mul" | "Div" | "Add" | "Sub" if n.op.is_onnx() && behind.len() < MOST_STEPS as usize => {
+            _ if n.is_elementary() && behind.len() < MOST_STEPS as usize => {
                 behind.push((next, v));
                 v = n.out()?;
             }
@@ -129,7 +129,7 @@ fn reaches(g: &Graph, map: &ShapeMap, v: ValueId, want: &[Size], most: u32) -> b
         return true;
     }
     let Some(n) = g.producer(v).map(|n| g.node(n)).filter(|n| n.op.is_onnx()) else { return false };
-    let each = matches!(n.op.name.as_str(), "Add" | "Sub" | "Mul" | "Div" | "Where" | "Clip");
+    let each = n.is_elementary() || n.op.is("Where") || n.op.is("Clip");
     most > 0 && each && n.inputs.iter().flatten().any(|x| reaches(g, map, *x, want, most - 1))
 }
 
@@ -170,7 +170,7 @@ impl Split<'_> {
                 let x = self.apart(n.input(0)?, less)?;
                 Some(self.p.under(name).op_with("Softmax", "apart", &[x], Attrs::new().with_int("axis", 3)))
             }
-            "Mul" | "Div" | "Add" | "Sub" => {
+            _ if n.is_elementary() => {
                 let mut inputs = Vec::new();
                 for x in n.inputs.iter().flatten() {
                     inputs.push(self.apart(*x, less)?);

@@ -200,7 +200,7 @@ impl Turning<'_> {
                 let perm: Vec<i64> = both.iter().map(|a| *a as i64).collect();
                 Some(self.patch.under(name).turned("turned", x.into(), &perm))
             }
-            "Add" | "Sub" | "Mul" | "Div" | "Where" => {
+            op if op == "Where" || n.is_elementary() => {
                 // The scores among the operands: the product is behind one of them.
                 let main = n
                     .inputs

@@ -118,7 +118,7 @@ fn follows(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<usize> {
     let slot = match n.op.name.as_str() {
         _ if !n.op.is_onnx() => None,
         "MatMul" => n.input(1).filter(|w| g.constant(*w).is_some_and(|t| t.dims.len() == 2)).map(|_| 0),
-        "Add" | "Sub" | "Mul" | "Div" => (0..2).find(|s| n.input(1 - s).is_some_and(fixed)),
+        _ if n.is_elementary() => (0..2).find(|s| n.input(1 - s).is_some_and(fixed)),
         "Transpose" => n.attrs.ints("perm").filter(|p| p.first() == Some(&0)).map(|_| 0),
         "Neg" | "Abs" | "Exp" | "Relu" | "Sigmoid" | "Tanh" | "Sqrt" => Some(0),
         _ => None,

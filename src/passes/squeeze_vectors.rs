@@ -47,7 +47,7 @@ impl Pass for SqueezeVectors {
 
 fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let n = g.node(id);
-    if !n.op.is_onnx() || !matches!(n.op.name.as_str(), "Add" | "Sub" | "Mul" | "Div") {
+    if !n.is_elementary() {
         return None;
     }
     let (slot, t) = (0..2).find_map(|i| Some((i, g.constant(n.input(i)?)?)))?;

@@ -3,7 +3,7 @@
 use super::common::{patch_nodes, sole_reader};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, Graph, NodeId, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, ValueId, axis};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
@@ -64,16 +64,16 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap, opset: i64) -> Option<Patch> {
             let stack = n.input(0)?;
             let concat = g.node(g.producer_is(stack, "Concat")?);
             sole_reader(g, stack)?;
-            let rank = map.rank(stack)? as i64;
-            let along = |a: i64| if a < 0 { a + rank } else { a };
-            let axis = along(concat.attrs.int("axis")?);
-            if g.ints(n, 1, "axes")?.iter().map(|a| along(*a)).collect::<Vec<_>>() != [axis] {
+            let rank = map.rank(stack)?;
+            let stacked = axis(concat.attrs.int("axis")?, rank)?;
+            let [summed] = g.ints(n, 1, "axes")?[..] else { return None };
+            if axis(summed, rank) != Some(stacked) {
                 return None;
             }
             let kept = n.attrs.int("keepdims").unwrap_or(1) == 1;
             let parts: Option<Vec<Ref>> =
-                concat.inputs.iter().flatten().map(|v| part(g, map, &mut p, *v, axis, kept, opset)).collect();
-            (parts?, Some(axis))
+                concat.inputs.iter().flatten().map(|v| part(g, map, &mut p, *v, stacked as i64, kept, opset)).collect();
+            (parts?, Some(stacked as i64))
         }
         _ => return None,
     };

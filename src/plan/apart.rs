@@ -109,7 +109,7 @@ fn indices(g: &Graph) -> BTreeSet<NodeId> {
     let asks = |n: &Node| {
         let whole = |t: i64| i32::try_from(t).is_ok_and(|t| DType(t).is_int() || DType(t) == DType::BOOL);
         match n.op.name.as_str() {
-            "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "IsNaN" | "IsInf" | "Sin" | "Cos" => true,
+            "Sin" | "Cos" => true,
             "Cast" => n.attrs.int("to").is_some_and(whole),
             _ => n.is_a(Class::Compare),
         }

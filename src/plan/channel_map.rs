@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::Between;
 use super::sites::{Linear, Sites};
-use crate::ir::{Dim, Graph, Node, NodeId, ValueId};
+use crate::ir::{Dim, Graph, Node, NodeId, ValueId, axis};
 use crate::pattern::Attention;
 
 /// Two layers with nothing but moves and one attention product between.
@@ -212,12 +212,11 @@ impl Numbered {
     /// What a move makes of it; `None` where that is not known before the model runs.
     fn moved(self, g: &Graph, n: &Node, open: [usize; 2]) -> Option<Numbered> {
         let rank = self.dims.len();
-        let place = |a: i64, rank: usize| usize::try_from(if a < 0 { a + rank as i64 } else { a }).ok();
         match n.op.name.as_str() {
             "Identity" => Some(self),
             "Transpose" => {
                 let perm: Vec<usize> = match n.attrs.ints("perm") {
-                    Some(p) => p.iter().map(|a| place(*a, rank)).collect::<Option<_>>()?,
+                    Some(p) => p.iter().map(|a| axis(*a, rank)).collect::<Option<_>>()?,
                     None => (0..rank).rev().collect(),
                 };
                 self.transposed(&perm)
@@ -245,14 +244,15 @@ impl Numbered {
                 self.shaped(dims.into_iter().map(|d| d.unwrap_or(len / rest)).collect())
             }
             "Flatten" => {
-                let axis = place(n.int("axis"), rank).filter(|a| *a <= rank)?;
-                let dims = vec![self.dims[..axis].iter().product(), self.dims[axis..].iter().product()];
+                // It may name the place after the last axis.
+                let at = if n.int("axis") == rank as i64 { rank } else { axis(n.int("axis"), rank)? };
+                let dims = vec![self.dims[..at].iter().product(), self.dims[at..].iter().product()];
                 self.shaped(dims)
             }
             "Squeeze" => {
                 // Without axes, which ones go depends on sizes that may be open.
                 let axes = g.ints(n, 1, "axes")?;
-                let axes: Vec<usize> = axes.iter().map(|a| place(*a, rank)).collect::<Option<_>>()?;
+                let axes: Vec<usize> = axes.iter().map(|a| axis(*a, rank)).collect::<Option<_>>()?;
                 let keep = |i: &usize| !axes.contains(i);
                 let dims = (0..rank).filter(keep).map(|i| self.dims[i]).collect();
                 self.shaped(dims)
@@ -260,7 +260,7 @@ impl Numbered {
             "Unsqueeze" => {
                 let axes = g.ints(n, 1, "axes")?;
                 let all = rank + axes.len();
-                let axes: Vec<usize> = axes.iter().map(|a| place(*a, all)).collect::<Option<_>>()?;
+                let axes: Vec<usize> = axes.iter().map(|a| axis(*a, all)).collect::<Option<_>>()?;
                 let mut old = self.dims.iter();
                 let dims: Option<Vec<usize>> =
                     (0..all).map(|i| if axes.contains(&i) { Some(1) } else { old.next().copied() }).collect();

@@ -3,7 +3,7 @@
 //! Scales, factors and statistics per channel are worth having only along the axis whose channels differ: the second in
 //! images as convolutions have them (`[N, C, H, W]`), the last in sequences of tokens.
 
-use crate::ir::{Graph, Node, ValueId};
+use crate::ir::{Class, Graph, Node, ValueId};
 
 /// Operators whose result has its channels second, whatever they read.
 const CHANNELS_SECOND: &[&str] = &[
@@ -24,44 +24,10 @@ const CHANNELS_SECOND: &[&str] = &[
     "SpaceToDepth",
 ];
 
-/// Operators whose result has its channels where their operands of the same rank have them.
-const KEEPING: &[&str] = &[
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Min",
-    "Max",
-    "Relu",
-    "LeakyRelu",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Mish",
-    "Softplus",
-    "Sigmoid",
-    "Tanh",
-    "HardSwish",
-    "HardSigmoid",
-    "Swish",
-    "Erf",
-    "Gelu",
-    "Clip",
-    "Sqrt",
-    "Abs",
-    "Neg",
-    "Identity",
-    "Cast",
-    "Dropout",
-    "Resize",
-    "Upsample",
-    "Pad",
-    "Slice",
-    "Split",
-    "Concat",
-    "Expand",
-    "Tile",
-];
+/// Operators besides those of one element at a time whose result has its channels where their operands of the same rank have
+/// them.
+const KEEPING: &[&str] =
+    &["Clip", "Identity", "Cast", "Dropout", "Resize", "Upsample", "Pad", "Slice", "Split", "Concat", "Expand", "Tile"];
 
 /// What makes a value is followed back this far.
 const FAR: usize = 64;
@@ -97,11 +63,11 @@ fn place(g: &Graph, v: ValueId, seen: &mut Vec<ValueId>) -> Option<usize> {
             let from = place(g, x, seen)?;
             match n.attrs.ints("perm") {
                 Some(perm) => perm.iter().position(|a| *a == from as i64),
-                None => Some(g.rank(x)? - 1 - from),
+                None => g.rank(x)?.checked_sub(1 + from),
             }
         }
         _ if op.starts_with("Reduce") && n.int("keepdims") != 0 => place(g, x, seen),
-        _ if KEEPING.contains(&op) => {
+        _ if matches!(n.class(), Some(Class::Unary | Class::Broadcast)) || KEEPING.contains(&op) => {
             let here = g.rank(v)?;
             let alike = n.inputs.iter().flatten().filter(|x| g.rank(**x) == Some(here) && g.constant(**x).is_none());
             alike.copied().find_map(|x| place(g, x, seen))

@@ -41,12 +41,12 @@ impl Worth {
 }
 
 impl Costs {
-    /// Nanoseconds an element of the input that a layer of so many outputs for it saves.
+    /// Nanoseconds saved per input element by a layer that makes so many outputs of it.
     fn layer_saves(&self, outputs: f64) -> f64 {
         outputs * (self.layer_float - self.layer_codes) - self.quantize
     }
 
-    /// Nanoseconds a head that a product of `n` queries and `m` keys of `d` channels saves. Their codes come with the layer that
+    /// Nanoseconds saved per head by a product of `n` queries and `m` keys of `d` channels. Their codes come with the layer that
     /// makes them.
     fn product_saves(&self, n: f64, m: f64, d: f64) -> f64 {
         n * m * d * (self.product_float - self.product_codes) + (n + m) * d * (self.move_float - self.move_codes)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ir::{Dim, Graph, ValueId};
+use crate::ir::{Dim, Graph, ValueId, axis};
 
 /// How many rows the smallest table has that an input of integers picks from, less what is added to them on the way: what it
 /// holds must be below. `None` if it picks from no table of known size.
@@ -18,15 +18,15 @@ pub fn table_rows(g: &Graph, input: ValueId) -> Option<i64> {
             }
             let n = g.node(id);
             let scalar = |slot: usize| n.input(slot).and_then(|c| g.constant(c)).and_then(|t| t.as_scalar());
-            let mut on = |by: i64| todo.extend(n.outputs.iter().flatten().map(|y| (*y, more + by)));
+            let mut on = |by: i64| todo.extend(n.outputs.iter().flatten().map(|y| (*y, more.saturating_add(by))));
             match (n.op.name.as_str(), slot) {
                 _ if !n.op.is_onnx() => {}
                 ("Gather" | "GatherElements", 1) => {
-                    let axis = n.attrs.int("axis").unwrap_or(0);
+                    let at = n.int("axis");
                     let Some(sizes) = n.input(0).and_then(|t| sizes(g, t)) else { continue };
-                    let axis = if axis < 0 { axis + sizes.len() as i64 } else { axis };
                     // Of what is computed and of open size, the first row is there.
-                    let rows = sizes.get(axis as usize).map_or(1, |n| n.map_or(1, |n| (n - more).max(1)));
+                    let size = axis(at, sizes.len()).and_then(|a| sizes[a]);
+                    let rows = size.map_or(1, |n| n.saturating_sub(more).max(1));
                     least = Some(least.map_or(rows, |l| l.min(rows)));
                 }
                 // Regions are of the first image.
@@ -36,8 +36,8 @@ pub fn table_rows(g: &Graph, input: ValueId) -> Option<i64> {
                         on((c as i64).max(0));
                     }
                 }
-                ("Cast" | "Identity" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Transpose", 0)
-                | ("Slice" | "Split" | "Gather" | "Expand" | "Tile" | "Concat", 0) => on(0),
+                ("Cast", 0) => on(0),
+                _ if n.moves(slot) => on(0),
                 _ => {}
             }
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::hidden::mask_inputs;
 use super::hidden::masks;
-use crate::ir::{DType, Graph, Node, NodeId, ValueId};
+use crate::ir::{DType, Graph, Node, NodeId, Tensor, ValueId};
 use crate::pattern::Attention;
 
 mod find;
@@ -236,7 +236,9 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
     let y = n.out()?;
     if let Some(b) = n.input(2) {
         let ok = constant_out(b) && (is_conv || n.float("beta") == 1.0);
-        let fits = g.try_init(b).is_some_and(|t| t.len() == channels && !masks(g, t, y));
+        // A number for each row is no bias, however many rows there are.
+        let along = |t: &Tensor| t.len() == channels && t.dims.last() == Some(&(channels as i64));
+        let fits = g.try_init(b).is_some_and(|t| along(t) && !masks(g, t, y));
         return (ok && fits).then_some(Linear {
             node: id,
             x,
@@ -331,9 +333,7 @@ pub fn reading_nodes(g: &Graph, v: ValueId) -> Vec<NodeId> {
                 continue;
             }
             let node = g.node(n);
-            // Only the data operand of a move is moved; shape operands are read.
-            let data = slot == 0 || node.op.is("Concat");
-            if node.is_move() && data {
+            if node.moves(slot) {
                 todo.extend(node.outputs.iter().flatten());
             } else if !node.op.is("Shape") {
                 out.push(n);

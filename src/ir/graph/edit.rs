@@ -79,7 +79,8 @@ impl Graph {
         self.history.note(change, parts);
     }
 
-    /// Adds a node at the end of the written order, or right before `before`.
+    /// Adds a node at the end of the written order, or right before `before` where that is a node of the file: what was
+    /// added before one node stands in the order in which it was added.
     pub(crate) fn add_node(&mut self, mut node: Node, before: Option<NodeId>) -> NodeId {
         let id = NodeId(self.nodes.len() as u32);
         node.rank = match before {
@@ -87,7 +88,7 @@ impl Graph {
                 self.next_minor += 1;
                 (self.node(b).rank.0, self.next_minor)
             }
-            // Later than any rank given so far with this major; u32::MAX / 2 leaves the first pass of minors below.
+            // After all that will be added before it, which get its number and smaller minor ones.
             None => (id.0 + 1, u32::MAX),
         };
         let (inputs, outputs, captures) = (node.inputs.clone(), node.outputs.clone(), node.captures.clone());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::map::Entry;
 
-use super::super::apart::apart;
+use super::super::apart::{CONSTANT, apart};
 use super::super::channels::channel_axis;
 use super::super::hidden::hidden;
 use super::super::scores::score_site;
@@ -396,7 +396,8 @@ impl<'g> Finder<'g> {
             let made = matches!(g.value(from).def, Def::Node { .. });
             // At the output itself, so that it keeps its name and what is in front of it its codes.
             let coded = *o != from && self.found.sites.contains_key(&from);
-            if made && float_value(g, *o) && !self.masked.contains(o) && !coded {
+            let same = g.producer(from).is_some_and(|p| self.apart.get(&p) == Some(&CONSTANT));
+            if made && float_value(g, *o) && !self.masked.contains(o) && !coded && !same {
                 self.site(*o, Role::Output);
             }
         }

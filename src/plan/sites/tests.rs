@@ -71,6 +71,19 @@ fn a_norm_of_groups_has_codes_on_both_sides_and_none_within() {
 }
 
 #[test]
+fn a_number_for_each_row_is_no_bias() {
+    let layer = |c: &str| {
+        let text = format!(
+            r#"<ir_version: 8, opset_import: ["" : 17]> g (float[3,2] x) => (float[3,3] y)
+            <float[2,3] w = {{1, 2, 3, 4, 5, 6}}, float{c} c = {{1, 2, 3}}> {{ y = Gemm (x, w, c) }}"#
+        );
+        let (m, s) = found(&text);
+        s.linears.iter().any(|l| m.graph.name_of(l.out) == "y")
+    };
+    assert!(layer("[3]") && layer("[1,3]") && !layer("[3,1]"));
+}
+
+#[test]
 fn attentions_of_too_many_keys_stay_in_float() {
     let program = |keys: &str| {
         format!(

@@ -5,8 +5,8 @@
 //!
 //! *When it fires.* For QuantizeLinear to 8 bits after a move nobody else reads: Reshape, Transpose, Squeeze, Unsqueeze, Flatten,
 //! Expand, Concat, Pad, Slice where all of what is sliced is read by Slices (windows that are rolled), Gather that makes no
-//! less than it reads, and Split all of whose parts are quantized alike. With a scale a
-//! channel the channels must be found again on the other side: an axis that Transpose moves, the last axis of a Reshape
+//! less than it reads, and Split all of whose parts are quantized alike. With per-channel
+//! scales the channels must be found again on the other side: an axis that Transpose moves, the last axis of a Reshape
 //! that keeps it, the channels one after the other of a Concat along them. Pad needs one zero point, because it then pads
 //! with that code: the one that means 0. For DequantizeLinear with one scale in front of a Reshape, Transpose, Squeeze,
 //! Unsqueeze, Flatten, Slice, Gather or Split, also where it makes an output of the graph; with a scale per channel in front of

@@ -4,8 +4,8 @@
 //! a row are one, or none where the second brings the matrix back.
 //!
 //! *When it fires.* For a Reshape of a value of two axes that keeps the last, read by one operator: QuantizeLinear or
-//! DequantizeLinear with one scale, an activation function, or Add, Sub or Mul with a constant of one number or of one a
-//! channel. A target with a 0 in it counts the axes before, of which there would be others. For a Reshape of the result of a Reshape, if one target says what the two do: a 0 of the second is the size
+//! DequantizeLinear with one scale, an activation function, or Add, Sub or Mul with a constant that is one number, or one
+//! per channel. A target with a 0 in it counts the axes before, of which there would be others. For a Reshape of the result of a Reshape, if one target says what the two do: a 0 of the second is the size
 //! that the first has there.
 //!
 //! *Why it is correct.* These operators work element by element, and an element keeps its channel.
@@ -17,13 +17,10 @@
 //! *Source.* The definition of the operators.
 
 use super::{Coding, size};
-use crate::ir::{DType, Dim, Graph, NodeId, ValueId};
+use crate::ir::{Class, DType, Dim, Graph, NodeId, ValueId};
 use crate::passes::common::{is_captured, sole_use};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::Patch;
-
-/// Functions of one element.
-const UNARY: [&str; 8] = ["Gelu", "Relu", "Sigmoid", "Tanh", "HardSwish", "LeakyRelu", "Erf", "Neg"];
 
 /// The pass.
 pub struct DelayReshape;
@@ -89,7 +86,7 @@ fn sunk(g: &Graph, id: NodeId) -> Option<Patch> {
     let fits = match &n.op.name[..] {
         "QuantizeLinear" | "DequantizeLinear" => slot == 0 && Coding::of(g, next).is_some_and(|c| c.whole().is_some()),
         "Add" | "Sub" | "Mul" => alike(n.input(1 - slot)?),
-        op => UNARY.contains(&op) && slot == 0,
+        _ => n.is_a(Class::Unary),
     };
     if !fits {
         return None;

@@ -28,7 +28,7 @@
 //! Conv), where a QuantizeLinear with a scale per channel takes 20 ns per element, and each factor a pass over memory.
 
 use super::{Coding, UNSIGNED_ZERO, each, unsigned, zero_tensor};
-use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Dim, Graph, NodeId, Tensor, ValueId, axis};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::quant::pairs::WeightRows;
 use crate::rewrite::{Patch, Ref, Under};
@@ -59,7 +59,7 @@ impl Pass for LayersWhole {
         let assume_vnni = m.plan().is_some_and(|p| p.assume_vnni);
         for id in m.graph.schedule() {
             let n = m.graph.node(id);
-            if !n.op.is_onnx() || !matches!(&n.op.name[..], "MatMul" | "Gemm" | "Conv") {
+            if !n.is_layer() {
                 continue;
             }
             if let Some(l) = Layer::of(&m.graph, id) {
@@ -113,7 +113,7 @@ impl Layer {
         }
         let out_axis = if conv || n.attrs.int("transB").unwrap_or(0) != 0 { 0 } else { 1 };
         let channels = usize::try_from(*t.dims.get(out_axis)?).ok().filter(|c| *c > 0)?;
-        let along = w.axis == out_axis as i64 || w.axis == out_axis as i64 - t.dims.len() as i64;
+        let along = axis(w.axis, t.dims.len()) == Some(out_axis);
         if w.whole().is_none() && (!along || w.scales.len() != channels) || w.whole().is_some() && !w.is_byte() {
             return None;
         }

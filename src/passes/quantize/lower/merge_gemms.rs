@@ -4,7 +4,7 @@
 //! result apart. Where results become uint8 codes, it is codes that are split: scale and zero point of each go into its
 //! columns.
 //!
-//! *When it fires.* For two or more Gemms of the same DequantizeLinear, each with constant codes of one type and one scale an
+//! *When it fires.* For two or more Gemms of the same DequantizeLinear, each with constant codes of one type and one scale per
 //! output channel: the queries, keys and values of an attention. Either all results have a QuantizeLinear to uint8 with one
 //! scale as the only reader, or none has a QuantizeLinear.
 //!
@@ -122,8 +122,8 @@ impl Sibling {
 
 fn joined(g: &Graph, opset: i64, group: &[Sibling]) -> Patch {
     let first = &group[0];
-    let last = group.iter().map(|s| s.node).min().expect("there are two");
-    let mut p = Patch::new("merge-gemms").made_from(group.iter().map(|s| g.node(s.node).name.clone())).before(last);
+    let oldest = group.iter().map(|s| s.node).min().expect("there are two");
+    let mut p = Patch::new("merge-gemms").made_from(group.iter().map(|s| g.node(s.node).name.clone())).before(oldest);
     let n: usize = group.iter().map(Sibling::outs).sum();
     let k = first.weight.dims[0] as usize;
     let rows: Vec<Vec<u8>> = group.iter().map(|s| s.weight.to_le_bytes().unwrap_or_default().to_vec()).collect();

@@ -7,8 +7,9 @@
 //! has the same bits in every runtime, at every optimization level, and is the form that runs fastest: per-channel
 //! QuantizeLinear and DequantizeLinear are slow in all runtimes that have them.
 //!
-//! Order: [`patches`], [`codes_first`], [`sums`], [`products`], [`integer_norm`](super::integer_norm), [`per_channel`],
-//! [`wide_codes`].
+//! That is target `integer`. Target `qdq` keeps float operators between codes, and arranges them so that runtimes fuse them:
+//! one Gemm per layer, per-tensor scales, codes before moves. Which passes belong to which target, and in which order they run,
+//! stands in [`pipelines`](crate::passes::pipelines).
 
 pub mod codes_first;
 pub mod delay_reshape;
@@ -120,8 +121,7 @@ pub(crate) fn each<T: Copy>(v: &[T], c: usize) -> T {
 /// Size of an axis counted from the end (-1 is the last), or from the front; `None` unless it is known.
 pub(crate) fn size(g: &Graph, v: ValueId, axis: i64) -> Option<i64> {
     let shape = g.shape(v)?;
-    let at = if axis < 0 { axis + shape.len() as i64 } else { axis };
-    match shape.get(usize::try_from(at).ok()?)? {
+    match &shape[crate::ir::axis(axis, shape.len())?] {
         Dim::Known(n) => Some(*n),
         _ => None,
     }

@@ -1,6 +1,6 @@
 //! `patches-as-rows`: a Conv whose windows do not overlap becomes a MatMul.
 //!
-//! *What it does.* The image is cut into its windows by Reshape, Transpose and Reshape, one row a window, and the weight
+//! *What it does.* The image is cut into its windows by Reshape, Transpose and Reshape, one row per window, and the weight
 //! `[O, C, kh, kw]` becomes a matrix `[C kh kw, O]`. Where the exporter flattens and transposes the result right away, as
 //! patch embeddings do, that falls away: the MatMul's rows are in this order already.
 //!

@@ -33,7 +33,7 @@
 
 use super::layers::saturates;
 use super::{Coding, UNSIGNED_ZERO, each, factors, transposed, unsigned};
-use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, DType, Graph, NodeId, Tensor, ValueId, axis};
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::rewrite::{Patch, Ref, Under};
 
@@ -62,7 +62,7 @@ impl Pass for IntegerProducts {
         let mut out = Outcome::default();
         for id in m.graph.schedule() {
             let n = m.graph.node(id);
-            if !n.op.is_onnx() || !matches!(&n.op.name[..], "MatMul" | "Gemm" | "Conv") {
+            if !n.is_layer() {
                 continue;
             }
             match Product::of(&m.graph, id) {
@@ -121,15 +121,15 @@ impl Product {
             None => return Err("its second operand has a scale per channel".into()),
             Some(t) => {
                 let gemm_back = n.op.is("Gemm") && n.int("transB") != 0;
-                let out_axis = if conv || gemm_back { 0 } else { t.dims.len() as i64 - 1 };
-                let along = w.axis == out_axis || w.axis == out_axis - t.dims.len() as i64;
+                let out_axis = if conv || gemm_back { 0 } else { t.dims.len().saturating_sub(1) };
+                let along = axis(w.axis, t.dims.len()) == Some(out_axis);
                 if w.zeros.iter().any(|z| *z != 0) || w.dtype != DType::INT8 {
                     return Err("its weight is not symmetric int8".into());
                 }
                 if !(w.whole().is_some() || along) {
                     return Err("its weight's scales do not run along the output channels".into());
                 }
-                let outs = t.dims[out_axis as usize].max(1) as usize;
+                let outs = t.dims.get(out_axis).map_or(1, |n| (*n).max(1) as usize);
                 if t.len() / outs > LONGEST {
                     return Err("its sums do not fit 32 bits".into());
                 }
