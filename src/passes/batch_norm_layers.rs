@@ -1,7 +1,7 @@
 //! A BatchNormalization after a linear layer goes into its weight and bias.
 
 use super::common::{patch_nodes, perm_of, sole_reader};
-use super::layers::{bias_changed, weight_scaled};
+use super::layers::{bias_changed, bias_given, weight_scaled};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
 use crate::ir::{Graph, Node, NodeId};
@@ -105,7 +105,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     }
     let bias = p.under(name).floats("bias", &offsets);
     if !g.node(l.node).op.is("MatMul") {
-        p.set_input(l.node, 2, Some(bias));
+        bias_given(g, &mut p, &l, bias);
         p.replace(y, before.into());
         return Some(p);
     }

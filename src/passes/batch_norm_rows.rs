@@ -14,7 +14,7 @@ use crate::rewrite::Patch;
 /// channels, whose mean and variance are those of the rows, and whose scale is 1 and bias 0 everywhere.
 ///
 /// # Why it is correct
-/// With one row a channel, the statistics of a channel are those of a row.
+/// Where each channel is one row, the statistics of a channel are those of a row.
 ///
 /// # Numerics
 /// Close: the divisor is rounded at another place.

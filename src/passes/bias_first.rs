@@ -8,8 +8,8 @@ use crate::rewrite::Patch;
 /// Adds a linear layer's bias before the layer's result changes its shape, where it belongs to the layer.
 ///
 /// # When it fires
-/// On an Add of a constant to a Reshape of what a MatMul, or a Gemm without a bias, makes, where the constant has the sizes of the axes that the last
-/// axis of the product became, and nothing else reads what is in between.
+/// On an Add of a constant to a Reshape of what a MatMul, or a Gemm without a bias, makes, where the constant has the sizes of
+/// the axes that the last axis of the product became, and nothing else reads what is in between.
 ///
 /// # Why it is correct
 /// A Reshape keeps the order of elements, so that the same number meets the same element.

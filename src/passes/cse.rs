@@ -168,8 +168,7 @@ type Scalars = Vec<i64>;
 fn scalars(attrs: &Attrs) -> Vec<(String, Scalars)> {
     let number = |v: &AttrValue| match v {
         AttrValue::Int(n) => Some(vec![*n]),
-        // Zeros of either sign are equal.
-        AttrValue::Float(x) => Some(vec![i64::from((x + 0.0).to_bits())]),
+        AttrValue::Float(x) => Some(vec![i64::from(x.to_bits())]),
         AttrValue::Ints(v) => Some(v.to_vec()),
         _ => None,
     };

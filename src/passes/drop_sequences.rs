@@ -3,7 +3,7 @@
 use super::common::patch_nodes;
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId};
+use crate::ir::{Attrs, Graph, NodeId, Tensor, ValueId, axis};
 use crate::rewrite::{Patch, Ref, Under};
 
 /// # What it does
@@ -107,8 +107,9 @@ impl Split {
         let (from, to) = match &self.cut {
             Cut::Every(n) => (i.checked_mul(*n)?, i.checked_add(1)?.checked_mul(*n)?),
             Cut::Sizes(s) => {
-                let from: i64 = s.get(..usize::try_from(i).ok()?)?.iter().sum();
-                (from, from + s.get(i as usize)?)
+                let i = usize::try_from(i).ok()?;
+                let from = s.get(..i)?.iter().try_fold(0i64, |a, n| a.checked_add(*n))?;
+                (from, from.checked_add(*s.get(i)?)?)
             }
         };
         Some(Entry::Part { x: self.x, axis: self.axis, from, to, dropped: self.dropped })
@@ -119,9 +120,8 @@ impl Split {
             Cut::Sizes(s) => Some(s.len() as i64),
             Cut::Every(n) => {
                 let dims = map.dims(self.x)?;
-                let axis = if self.axis < 0 { self.axis + dims.len() as i64 } else { self.axis };
-                let size = dims.get(usize::try_from(axis).ok()?)?.known()?;
-                (*n > 0).then(|| (size + n - 1) / n)
+                let size = dims[axis(self.axis, dims.len())?].known()?;
+                (*n > 0).then(|| size / n + i64::from(size % n != 0))
             }
         }
     }
@@ -156,8 +156,10 @@ fn entries(g: &Graph, map: &ShapeMap, seq: ValueId, most: u32) -> Option<Vec<Ent
         }
         "SequenceErase" => {
             let mut all = entries(g, map, n.input(0)?, less)?;
-            let at = place(1, (all.len() as i64).checked_sub(1)?)?;
-            (at < all.len() as i64).then(|| all.remove(at as usize))?;
+            let len = all.len() as i64;
+            // The last one, where none is named.
+            let at = if n.input(1).is_none() { len.checked_sub(1)? } else { place(1, len)? };
+            (0..len).contains(&at).then(|| all.remove(at as usize))?;
             Some(all)
         }
         "Identity" | "Optional" | "OptionalGetElement" => entries(g, map, n.input(0)?, less),

@@ -3,7 +3,7 @@ use crate::ir::{Def, ValueId};
 use crate::rewrite::Patch;
 
 /// # What it does
-/// Takes inputs with a default for the constants they are. They are inputs no more.
+/// Turns inputs with a default into constants.
 ///
 /// # When it fires
 /// On every graph input that an initializer gives a default, unless it is an output as well.

@@ -2,7 +2,7 @@
 
 use crate::ir::{Graph, Tensor};
 use crate::plan::sites::Linear;
-use crate::rewrite::Patch;
+use crate::rewrite::{Patch, Ref};
 
 /// The tensor with index `c` along `axis` multiplied by `f(c)`, in f32.
 pub(super) fn scaled(t: &Tensor, axis: usize, f: impl Fn(usize) -> f32) -> Option<Tensor> {
@@ -28,6 +28,15 @@ pub(super) fn bias_changed(
     let c = p.constant(g.name_of(now), Tensor::f32(&t.dims, &data));
     p.set_input(node, slot, Some(c));
     Ok(())
+}
+
+/// Gives a Conv or Gemm that has no bias one in its own slot.
+pub(super) fn bias_given(g: &Graph, p: &mut Patch, l: &Linear, bias: Ref) {
+    p.set_input(l.node, 2, Some(bias));
+    // Without a bias, a Gemm may say anything of what it is multiplied by.
+    if g.node(l.node).op.is("Gemm") {
+        p.set_attr(l.node, "beta", None);
+    }
 }
 
 /// Multiplies the weight at index `c` of `axis` by `f(c)`.

@@ -133,7 +133,7 @@ fn scores_of(g: &Graph, map: &ShapeMap, n: &Node, most: u32) -> Option<usize> {
         "Add" | "Sub" => match (leads(0), leads(1)) {
             (true, false) => Some(0),
             (false, true) => Some(1),
-            // A number a row that is made of the scores themselves, such as their maximum.
+            // One number per row, computed from the scores themselves, such as their maximum.
             (true, true) if n.input(1).is_some_and(|v| one_a_row(map, v)) => Some(0),
             _ => None,
         },

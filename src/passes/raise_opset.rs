@@ -18,8 +18,9 @@ use crate::rewrite::Patch;
 /// For each node every operator version between the two sets is looked at. A version either means the same for all
 /// models that were valid before (a table compared with ONNX's schemas), or has a conversion here, or is refused.
 /// Converted: attributes of Slice, Clip, Pad, TopK and Reshape become inputs, operands that are laid along an axis (until opset
-/// 6) get axes of size 1 behind their own, Upsample and the first Resize become a Resize that says what they mean; axes of Squeeze, Unsqueeze and Reduce* and parts of Split become inputs, Split counts its outputs, Softmax
-/// and its kin over several axes become Flatten, Softmax, Reshape, Dropout and BatchNormalization drop their training
+/// 6) get trailing axes of size 1, Upsample and the first Resize become a Resize that says what they mean; axes of Squeeze,
+/// Unsqueeze and Reduce* and parts of Split become inputs, Split counts its outputs, Softmax and its kin over several axes become
+/// Flatten, Softmax, Reshape, Dropout and BatchNormalization drop their training
 /// form, RoiAlign and GridSample spell their modes as before, GroupNormalization gets a scale per channel. Bodies of If,
 /// Loop and Scan are of the model's operator set and go the same way, node by node. The file's IR version rises to what
 /// the operator set needs.

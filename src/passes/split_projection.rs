@@ -7,7 +7,7 @@ use crate::plan::sites::{self, Linear, sliced};
 use crate::rewrite::{Patch, Ref};
 
 /// # What it does
-/// A MatMul whose result is reshaped, perhaps transposed, and taken apart becomes one MatMul a part, with the part's columns
+/// A MatMul whose result is reshaped, perhaps transposed, and taken apart becomes one MatMul per part, with the part's columns
 /// of weight and bias, each followed by a Reshape and a Transpose of its own. Codes for each part, which have their own
 /// scale, can then be made right after the product, and the moves carry codes.
 ///

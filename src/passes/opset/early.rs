@@ -81,7 +81,7 @@ impl Conversion<'_> {
         self.map.dims(v).map(<[_]>::len)
     }
 
-    /// The value with so many axes of size 1 behind its own.
+    /// The value with so many trailing axes of size 1.
     fn widened(&self, v: ValueId, rank: usize, more: usize, patch: &mut Patch) -> Ref {
         let name = self.name();
         // A 0 copies the size of that axis.

@@ -53,7 +53,7 @@ impl Conversion<'_> {
             ("Split", 18) => {
                 let node = self.g.node(self.id);
                 // The parts named by an attribute until 12 have become an input in the step before.
-                if node.input(1).is_none() && node.attrs.get("split").is_none() {
+                if node.input(1).is_none() && node.attrs.ints("split").is_none_or(<[i64]>::is_empty) {
                     patch.set_attr(self.id, "num_outputs", Some(AttrValue::Int(node.outputs.len() as i64)));
                 }
                 Ok(())
@@ -100,8 +100,8 @@ impl Conversion<'_> {
                 Some(_) => Err(format!("attribute {attr} is no list of integers")),
             };
         };
-        // An empty list of axes means the default in both forms.
-        if !list.is_empty() {
+        // An empty list means the default in both forms, but for the axes that are put in.
+        if !list.is_empty() || node.op.is("Unsqueeze") {
             let t = patch.under(&self.name()).ints(attr, list);
             patch.set_input(self.id, 1, Some(t));
         }

@@ -1,6 +1,6 @@
 //! New operator versions that mean the same: data.
 //!
-//! From a comparison of ONNX's schemas (1.23.2) for the operator sets 7 to 23: a version is listed if, against the one
+//! From a comparison of ONNX's schemas (1.23.2) for the operator sets up to 23: a version is listed if, against the one
 //! before, inputs, outputs and attributes were only added as optional ones whose default is the old behaviour, and
 //! element types were only allowed that were not before. Changes of meaning that a schema does not show are known by
 //! their release notes and are in [`super`], as is every version that takes a conversion.

@@ -19,6 +19,7 @@
 use std::borrow::Cow;
 
 use crate::ir::{Graph, Tensor, ValueId};
+use crate::passes::layers::bias_given;
 use crate::passes::{Context, Numerics, Outcome, Pass, PassError};
 use crate::plan::sites::{Linear, trace_back};
 use crate::plan::{Layer, QuantPlan};
@@ -216,7 +217,7 @@ impl<'a> LayerCodes<'a> {
             let b = self.coded_bias(&mut p, &b, &scales, x_scale)?;
             match l.bias_now(g) {
                 Some((node, slot, _)) => p.set_input(node, slot, Some(b)),
-                None if l.is_conv || g.node(l.node).op.is("Gemm") => p.set_input(l.node, 2, Some(b)),
+                None if l.is_conv || g.node(l.node).op.is("Gemm") => bias_given(g, &mut p, l, b),
                 None => {
                     let y = p.under(&layer.output).op("Add", "biased", &[l.out.into(), b]);
                     p.succeed(l.out, y);
