@@ -224,7 +224,8 @@ pub(super) fn made_up(data: &Dataset) -> String {
     };
     let tried: Vec<String> = sample.inputs.iter().filter(|(n, _)| names.contains(&n.as_str())).map(shape).collect();
     format!(
-        "; the model leaves sizes open, and {} was made up: give the sizes that it is for, such as --shape {}=1,3,48,320, or data",
+        "; the model leaves sizes open, and {} was made up, which may not fit together: give the sizes that it is for, a --shape \
+         {}=... for each input, or data",
         tried.join(" "),
         names[0]
     )
@@ -383,10 +384,13 @@ pub fn side_by_side(
     log: &mut Log,
 ) -> Result<SideBySide, CompilerError> {
     let done = how.steps("verifying", indices.len());
-    timed(&mut log.timings, "verify", || {
+    let compared = timed(&mut log.timings, "verify", || {
         let (f, q) = (validate::validate(float)?, validate::validate(quantized)?);
-        Ok(compare(f, q, data, indices, taps, how.threads, &done)?)
-    })
+        Ok::<_, CompilerError>(compare(f, q, data, indices, taps, how.threads, &done)?)
+    })?;
+    let nothing = |output| format!("output `{output}` has no elements in any sample, so nothing of it was compared");
+    log.notes.extend(compared.empty.iter().map(nothing));
+    Ok(compared)
 }
 
 /// Runs both models in another runtime, over some of the same samples; `calibration` is for what that runtime's own quantization

@@ -1,7 +1,7 @@
 //! Weights times values, where the weights are known from codes of scores.
 //!
 //! A MatMul whose left operand is a Softmax, whose input is a function of 8-bit codes of scores and of the largest of each
-//! row, with constants a head: what Log-Int-Softmax leaves of attention. That function is computed once for every code below
+//! row, with per-head constants: what Log-Int-Softmax leaves of attention. That function is computed once for every code below
 //! every largest one, by the operators themselves; it gives the weights ([`RowWeights`]). One operator then reads the codes
 //! of scores and of values, and no tensor of floats with an element for each pair of tokens is left.
 //!

@@ -74,7 +74,7 @@ pub fn fuse(
 /// Codes, scales, zero points, and what is done to the values of the codes.
 type Origin = (OutletId, Vec<f32>, Vec<i32>, Vec<Step>);
 
-/// Where a value comes from, if that is codes by way of products and sums with a constant a column.
+/// Where a value comes from, if that is codes by way of products and sums with one constant per column.
 fn origin(model: &TypedModel, value: OutletId, axis: usize, cols: usize) -> TractResult<Option<Origin>> {
     let shape = &model.outlet_fact(value)?.shape;
     let mut steps = Vec::new();

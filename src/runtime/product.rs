@@ -1,7 +1,7 @@
 //! Products of codes as a tract operator: MatMulInteger, and what MatMul and Gemm between codes become.
 //!
 //! The operator multiplies codes exactly ([`gemm`](super::gemm)) and applies what follows it, as far as that is one
-//! constant a column: an integer bias, the scale, a float bias, a factor, QuantizeLinear ([`Steps`]). Weights are packed when
+//! constant per column: an integer bias, the scale, a float bias, a factor, QuantizeLinear ([`Steps`]). Weights are packed when
 //! the model is loaded.
 
 use std::cell::RefCell;

@@ -3,7 +3,7 @@
 //! What an input is shows in what reads it (a table, attention scores), in its type, and in the name that exporters give it.
 //! Numbers that fit none of these are normal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -41,7 +41,44 @@ impl Sizes {
                 }
             }
         }
-        Sizes(names)
+        let mut sizes = Sizes(names);
+        sizes.join_cache(specs);
+        sizes
+    }
+
+    /// Names that have to fit each other where a model continues a cache: a mask over all keys has one size for the `past` ones and
+    /// those that come with this call, whatever it is called; and one of `past + 1` says that one comes.
+    fn join_cache(&mut self, specs: &[InputSpec]) {
+        let symbols = |of: &dyn Fn(&InputSpec) -> bool| -> BTreeSet<String> {
+            let dims = specs.iter().filter(|s| of(s)).flat_map(|s| s.dims.iter().skip(1));
+            dims.filter_map(|d| if let Dim::Symbol(s) = d { Some(s.clone()) } else { None }).collect()
+        };
+        let is_mask = |s: &InputSpec| !s.cache && (s.mask || s.name.to_lowercase().contains("mask"));
+        let come: BTreeSet<String> = symbols(&|s| !s.cache && !is_mask(s));
+        let past: BTreeSet<String> = symbols(&|s| s.cache).difference(&come).cloned().collect();
+        let (Some(past), Some(new), 1, 1) = (past.first(), come.first(), past.len(), come.len()) else { return };
+        for all in specs.iter().filter(|s| is_mask(s)).filter_map(|s| s.dims.last()) {
+            let Dim::Symbol(all) = all else { continue };
+            match all.split_once('+').map(|(a, b)| (a.trim(), b.trim())) {
+                Some((a, b)) => {
+                    let more = if a == past {
+                        b
+                    } else if b == past {
+                        a
+                    } else {
+                        continue;
+                    };
+                    if let Ok(n) = more.parse() {
+                        self.0.insert(new.clone(), n);
+                    }
+                }
+                None if all != past && all != new => {
+                    let sum = self.sum(past) + self.sum(new);
+                    self.0.entry(all.clone()).or_insert(sum);
+                }
+                None => {}
+            }
+        }
     }
 
     /// Sizes of an input after its leading one. A name such as `past + 1` is worked out of the names in it.
@@ -222,5 +259,26 @@ mod tests {
         assert_eq!(at(&mut sizes, "h"), 224);
         assert_eq!((at(&mut sizes, "past"), at(&mut sizes, "past + 1"), at(&mut sizes, "past+2*h")), (16, 17, 464));
         assert_eq!(at(&mut sizes, "floor(h/2)"), 16);
+    }
+
+    #[test]
+    fn a_mask_is_as_long_as_a_cache_and_what_comes() {
+        let input = |name: &str, cache: bool, dims: &[&str]| InputSpec {
+            dims: dims.iter().map(|d| Dim::Symbol((*d).to_owned())).collect(),
+            cache,
+            ..spec(name, DType::INT64, None, false)
+        };
+        let of = |mask: &str| {
+            let specs = [
+                input("input_ids", false, &["batch", "seq"]),
+                input("past_key_values.0.key", true, &["batch", "past"]),
+                input("attention_mask", false, &["batch", mask]),
+            ];
+            let mut sizes = Sizes::of(&specs, &[None, None, None]);
+            [sizes.sum("seq"), sizes.sum("past"), sizes.sum(mask)]
+        };
+        assert_eq!(of("total_sequence_length"), [16, 16, 32]);
+        assert_eq!((of("past + seq"), of("past + 1"), of("1 + past")), ([16, 16, 32], [1, 16, 17], [1, 16, 17]));
+        assert_eq!((of("seq"), of("past")), ([16, 16, 16], [16, 16, 16]));
     }
 }

@@ -134,8 +134,7 @@ impl EvalOp for TypedHost {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let wide: Vec<Tensor> =
-            inputs.iter().map(|t| Ok(t.cast_to::<f32>()?.into_owned())).collect::<TractResult<_>>()?;
+        let wide: Vec<Tensor> = inputs.iter().map(|t| widened(t)).collect::<TractResult<_>>()?;
         let dims: Vec<TVec<TDim>> = inputs.iter().map(|t| t.shape().iter().map(|d| d.to_dim()).collect()).collect();
         let shape = self.kernel.shape(&dims)?;
         let shape: TVec<usize> = shape.iter().map(|d| Ok(d.to_usize()?)).collect::<TractResult<_>>()?;
@@ -156,6 +155,15 @@ impl TypedOp for TypedHost {
     }
 
     as_op!();
+}
+
+/// The elements in float32, in which everything here is computed.
+fn widened(t: &Tensor) -> TractResult<Tensor> {
+    let wide = t.cast_to::<f32>()?.into_owned();
+    // Whole numbers beyond 2^24 would become others.
+    let exact = || Ok::<_, TractError>(*wide.cast_to_dt(t.datum_type())? == *t);
+    ensure!(!t.datum_type().is_integer() || exact()?, "whole numbers that float32 does not hold are not known here");
+    Ok(wide)
 }
 
 /// Sizes and steps of a window over the last axes of an image, as Conv and the poolings have them.

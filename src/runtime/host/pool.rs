@@ -8,7 +8,7 @@ use super::{Input, Kernel, Window};
 
 #[derive(Clone, Debug)]
 pub struct LpPool {
-    p: i64,
+    p: i32,
     window: Window,
 }
 
@@ -16,8 +16,8 @@ impl LpPool {
     pub fn read(_: &ParsingContext, node: &NodeProto) -> TractResult<LpPool> {
         let kernel: Vec<i64> = node.get_attr_vec("kernel_shape")?;
         ensure!(kernel.len() == 2, "only images of two axes are known here");
-        let p = node.get_attr_opt("p")?.unwrap_or(2);
-        ensure!(p >= 1, "p is {p}");
+        let p: i64 = node.get_attr_opt("p")?.unwrap_or(2);
+        let p = i32::try_from(p).ok().filter(|p| *p >= 1).with_context(|| format!("p is {p}"))?;
         Ok(LpPool { p, window: Window::read(node, kernel)? })
     }
 }
@@ -36,6 +36,7 @@ impl Kernel for LpPool {
     fn eval(&self, inputs: &[Input<'_>]) -> TractResult<Vec<f32>> {
         let x = &inputs[0];
         let [items, channels, height, width] = x.dims[..] else { bail!("only images of two axes are known here") };
+        ensure!(height > 0 && width > 0, "LpPool reads an image of no pixels");
         let w = &self.window;
         let places = w.count(&[height.to_dim(), width.to_dim()])?;
         let (oh, ow) = (places[0].to_usize()?, places[1].to_usize()?);
@@ -48,7 +49,7 @@ impl Kernel for LpPool {
                         (o * w.strides[axis] + k * w.dilations[axis]).checked_sub(w.pads[axis]).filter(|p| *p < n)
                     };
                     if let (Some(y), Some(x)) = (at(oy, ky, 0, height), at(ox, kx, 1, width)) {
-                        sum += plane[y * width + x].abs().powi(self.p as i32);
+                        sum += plane[y * width + x].abs().powi(self.p);
                     }
                 }
                 out.push(sum.powf(1.0 / self.p as f32));
