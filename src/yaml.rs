@@ -26,9 +26,10 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, yaml_serde::Error>
 }
 
 /// Keys that older versions wrote, and what to do about them.
-const GONE: [(&str, &str); 2] = [
+const GONE: [(&str, &str); 3] = [
     ("outliers", "plans hold no second codes any more; make a new plan"),
     ("second-code-beyond", "there are no second codes any more; delete the key"),
+    ("refit", "weights are not fitted a second time any more; delete the key"),
 ];
 
 fn with_remedy(e: yaml_serde::Error) -> yaml_serde::Error {
