@@ -17,6 +17,9 @@ use super::watch;
 /// Live bytes of the process, up to [`BATCH`] for each thread.
 static LIVE: AtomicIsize = AtomicIsize::new(0);
 
+/// The most that were.
+static MOST: AtomicIsize = AtomicIsize::new(0);
+
 /// Small allocations are counted together, so that threads do not wait for each other.
 const BATCH: isize = 1 << 18;
 
@@ -39,6 +42,7 @@ fn count(change: isize) {
     }
     OWED.set(0);
     let live = LIVE.fetch_add(owed, Ordering::Relaxed) + owed;
+    MOST.fetch_max(live, Ordering::Relaxed);
     if change > 0 && live > 0 && live as usize > super::limit() && !watch::is_exempt() {
         watch::out_of_memory(live as usize, change as usize);
     }
@@ -60,11 +64,18 @@ pub fn keep_freed() {
     }
 }
 
+/// The most bytes that may have been live before what is kept is given back.
+#[cfg(feature = "cli")]
+const KEPT: isize = 1 << 30;
+
 /// Gives memory that was freed and is kept for later back to the system, after a stage whose buffers the next one has no use
 /// for. Each thread keeps what it freed, so those of rayon, which outlive a stage, are asked as well: it waits for them.
+///
+/// Only of a program that takes much: to take the memory again costs the next stage more than the little saves anybody (of
+/// DeiT-tiny's compile time a tenth).
 pub fn give_back() {
     #[cfg(feature = "cli")]
-    {
+    if MOST.load(Ordering::Relaxed) > KEPT {
         // SAFETY: it touches no memory that is in use, whichever allocator the program has.
         let collect = || unsafe { libmimalloc_sys::mi_collect(true) };
         rayon::broadcast(|_| collect());

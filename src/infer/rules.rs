@@ -117,7 +117,7 @@ fn dims(view: &View) -> Option<Option<Dims>> {
         "Range" => Some(vec![range(view)]),
         "ArgMax" | "ArgMin" => arg_reduce(view),
         "DepthToSpace" | "SpaceToDepth" => depth(view),
-        "OneHot" => view.rank(0).map(|r| vec![None; r + 1]),
+        "OneHot" => one_hot(view),
         "NonZero" => view.rank(0).map(|r| vec![Some(Size::Known(r as i64)), None]),
         op => match class(op)? {
             Class::Unary | Class::Softmax | Class::Norm => view.some_dims(0),
@@ -174,7 +174,24 @@ fn range(view: &View) -> Option<Size> {
     let first = |i: usize| view.elements(i)?.first()?.clone();
     let open =
         || if (first(0)?, first(2)?) == (Size::Known(0), ONE) { first(1).filter(Size::is_nonnegative) } else { None };
-    counted().or_else(open)
+    let float = |i| Some(*view.constant(i)?.to_f32s()?.first()?);
+    let steps = || {
+        let (a, b, step) = (float(0)?, float(1)?, float(2)?);
+        // Runtimes differ in the precision they count in.
+        let (n, wide) = (((b - a) / step).ceil(), ((f64::from(b) - f64::from(a)) / f64::from(step)).ceil());
+        let n = f64::from(n).min(wide);
+        // What no memory holds need not be known to the last element.
+        let sure = n == wide || n > f64::from(i32::MAX);
+        (sure && n < i64::MAX as f64).then_some(Size::Known(n.max(0.0) as i64))
+    };
+    counted().or_else(open).or_else(steps)
+}
+
+fn one_hot(view: &View) -> Option<Dims> {
+    let mut d = view.some_dims(0)?;
+    let at = axis(view.given("axis")?, d.len() + 1)?;
+    d.insert(at, view.elements(1).and_then(|e| e.first().cloned().flatten()));
+    Some(d)
 }
 
 fn top_k(view: &View) -> Option<Dims> {

@@ -209,6 +209,24 @@ fn a_hostile_file_overflows_nothing() {
 }
 
 #[test]
+fn counted_tensors_have_their_sizes_before_they_are_made() {
+    let body = r"
+        depth = Constant <value_int = 68719476736> ()
+        pair = Constant <value_floats = [0.0, 1.0]> ()
+        far = OneHot (k, depth, pair)
+        front = OneHot <axis = 0> (k, depth, pair)
+        zero = Constant <value_float = 0.0> ()
+        one = Constant <value_float = 1.0> ()
+        step = Constant <value_float = 0.25> ()
+        tiny = Constant <value_float = 1e-12> ()
+        few = Range (zero, one, step)
+        back = Range (one, zero, step)
+        many = Range (zero, one, tiny)";
+    let found = infer(body, 17, &["far", "front", "few", "back", "many"]);
+    assert_eq!(found, ["float[n,68719476736]", "float[68719476736,n]", "float[4]", "float[0]", "float[999999995904]"]);
+}
+
+#[test]
 fn recurrent_operators_have_the_sizes_of_their_states() {
     let body = |layout: &str| {
         format!(

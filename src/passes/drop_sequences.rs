@@ -98,8 +98,8 @@ impl Split {
             }
         };
         // Without sizes the axis may go; with sizes it never does.
-        let dropped = n.input(1).is_none() && n.attrs.int("keepdims").unwrap_or(1) == 0;
-        Some(Split { x: n.input(0)?, axis: n.attrs.int("axis").unwrap_or(0), dropped, cut })
+        let dropped = n.input(1).is_none() && n.int("keepdims") == 0;
+        Some(Split { x: n.input(0)?, axis: n.int("axis"), dropped, cut })
     }
 
     /// The entry at a place counted from the front.
