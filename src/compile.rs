@@ -222,6 +222,7 @@ fn required(pipeline: &Pipeline, cx: &Context<'_>) -> Result<(), CompileError> {
 /// If a function cannot be written out, or a sparse weight is malformed; if a node breaks a rule of its operator, or a value
 /// has more elements than memory holds, or none where a layer needs some.
 pub fn unpacked(model: &Model) -> Result<(Model, usize), CompileError> {
+    validate::validate_opsets(model)?;
     budget::step("writing functions out");
     let (mut m, sparse) = onnx::dense_weights(&onnx::inline_functions(model)?)?;
     open_sizes(&mut m);

@@ -308,3 +308,68 @@ fn many_outputs_of_one_value_and_many_terms_of_one_sum() {
     ));
     p.compile(&["--recipe", "linear-w8a8"]).done("1500 outputs");
 }
+
+/// A chain of Identity is one value: removing it takes no longer than reading it.
+#[test]
+fn a_long_chain_of_identities_is_followed_once() {
+    let p = Place::new();
+    let nodes: String = (0..20_000).map(|i| format!("i{} = Identity (i{i})\n", i + 1)).collect();
+    p.model(&format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,4] x) => (float[1,4] y) <float[4,4] w = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}}> {{ i0 = MatMul (x, w)\n{nodes} y = Relu (i20000) }}"
+    ));
+    p.compile(&["--samples", "8"]).done("20 000 identities");
+}
+
+// ---- names, operator sets, and nothing to compare -------------------------------------------------------------------
+
+/// Old exporters number nodes and values, each from 0: the node `2` does not make the value `2`.
+#[test]
+fn nodes_with_the_names_of_other_values_run() {
+    let p = Place::new();
+    p.model(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,4] x) => (float[2,2] v5)
+        <float[4,4] v0 = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, int64[2] v3 = {2, 2}> {
+            [v0] v1 = MatMul (x, v0)
+            [v1] v2 = Relu (v1)
+            [v3] v4 = Reshape (v2, v3)
+            [v4] v5 = Neg (v4)
+        }",
+    );
+    let run = p.compile(&[]);
+    run.done("numbers for names");
+    assert!(run.out.contains("1 of 1 compute operators"), "{}", run.out);
+}
+
+#[test]
+fn an_operator_set_that_there_is_not_is_told_as_that() {
+    let p = Place::new();
+    p.model("<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,4] x) => (float[1,4] y) { y = LayerNormalization (x, x) }");
+    let whole = fs::read(p.0.path().join("m.onnx")).expect("written");
+    let at = whole.windows(2).rposition(|w| w == [0x10, 17]).expect("the version") + 1;
+    for (version, said) in [(0, "version 0"), (127, "127")] {
+        let mut bytes = whole.clone();
+        bytes[at] = version;
+        p.write("m.onnx", bytes);
+        p.compile(&[]).refused("no such operator set", &["m.onnx", said]);
+    }
+}
+
+#[test]
+fn outputs_without_elements_do_not_pass() {
+    let p = Place::new();
+    let model = |more: &str| {
+        format!(
+            "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,4] x) => (float[1,n] y{more})
+            <float[4,4] w = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}}, int64[1] a = {{9}}, int64[1] one = {{1}}>
+            {{ z = MatMul (x, w) y = Slice (z, a, a, one) }}"
+        )
+    };
+    p.model(&model(""));
+    let run = p.compile(&[]);
+    assert_eq!(run.status, Some(2), "{}", run.err);
+    assert!(run.out.contains("FAIL compared_elements") && !run.out.contains("exact"), "{}", run.out);
+    p.model(&model(", float[1,4] z"));
+    let run = p.compile(&[]);
+    assert_eq!(run.status, Some(0), "{}{}", run.out, run.err);
+    assert!(run.out.contains("`y` has no elements in any sample"), "{}", run.out);
+}

@@ -131,6 +131,16 @@ pub fn validate(model: &Model) -> Result<Validated<'_>, Invalid> {
     if c.bad.is_empty() { Ok(Validated(model)) } else { Err(Invalid(c.bad)) }
 }
 
+/// Checks the operator sets alone, which everything else is read by.
+///
+/// # Errors
+/// As [`validate`].
+pub(crate) fn validate_opsets(model: &Model) -> Result<(), Invalid> {
+    let mut c = Checker::of(model, false);
+    c.opsets();
+    if c.bad.is_empty() { Ok(()) } else { Err(Invalid(c.bad)) }
+}
+
 /// As [`validate`], of a model that was valid at a moment of its graph, and whose operator sets have stayed: what changed
 /// since is looked at. What is wrong with the lists of values as a whole, and with element types that untouched nodes alone
 /// tell, shows in [`validate`] only.

@@ -134,7 +134,11 @@ impl Npy {
         let text = std::str::from_utf8(&bytes[start..end]).map_err(|_| "its header is not text")?;
         let descr = quoted(entry(text, "descr")?).ok_or("its elements are records, not numbers")?;
         let (elem, big_endian) = Elem::of(descr)?;
-        let fortran = entry(text, "fortran_order")?.starts_with("True");
+        let fortran = match entry(text, "fortran_order")? {
+            order if order.starts_with("True") => true,
+            order if order.starts_with("False") => false,
+            _ => return Err("its fortran_order is neither True nor False".to_owned()),
+        };
         let inner =
             entry(text, "shape")?.strip_prefix('(').and_then(|s| s.split_once(')')).ok_or("its shape is no tuple")?.0;
         let shape = inner
@@ -287,6 +291,14 @@ mod tests {
         assert_eq!(c.gather(&[0, 1]), Numbers::Int(vec![0, 1, 2, 3, 4, 5]));
         assert_eq!(c.gather(&[0, 1]), f.gather(&[0, 1]));
         assert_eq!(f.gather(&[1]), Numbers::Int(vec![3, 4, 5]));
+    }
+
+    #[test]
+    fn an_order_that_is_no_truth_value_is_refused() {
+        for order in ["1", "true", "None"] {
+            let e = Npy::parse(npy("'<i2'", order, "(1,)", &[0, 0])).unwrap_err();
+            assert!(e.contains("fortran_order"), "{order}: {e}");
+        }
     }
 
     #[test]
