@@ -353,7 +353,7 @@ pub fn own_names(graph: &mut pb::GraphProto) {
     let values: BTreeSet<String> = given.chain(made).cloned().collect();
     let mut taken = BTreeSet::new();
     for n in &mut graph.node {
-        let own = n.output.iter().any(|o| *o == n.name);
+        let own = n.output.contains(&n.name);
         if !n.name.is_empty() && (values.contains(&n.name) && !own || !taken.insert(n.name.clone())) {
             n.name = n.output.iter().find(|o| !o.is_empty()).cloned().unwrap_or_default();
         }
