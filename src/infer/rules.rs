@@ -174,7 +174,7 @@ fn range(view: &View) -> Option<Size> {
     let first = |i: usize| view.elements(i)?.first()?.clone();
     let open =
         || if (first(0)?, first(2)?) == (Size::Known(0), ONE) { first(1).filter(Size::is_nonnegative) } else { None };
-    let float = |i| Some(*view.constant(i)?.to_f32s()?.first()?);
+    let float = |i| Some(*view.constant(i).filter(|t| t.dtype == DType::FLOAT)?.to_f32s()?.first()?);
     let steps = || {
         let (a, b, step) = (float(0)?, float(1)?, float(2)?);
         // Runtimes differ in the precision they count in.

@@ -16,7 +16,8 @@ use crate::rewrite::{Patch, Ref, Under};
 /// # Why it is correct
 /// It is the operator's definition. The standard multiplies queries and keys by the root of the scale each; here their
 /// product is multiplied once. Query head `h` of `H` reads head `h / (H / G)` of `G` key and value heads: a Gather
-/// repeats them (a single head broadcasts). Past keys and values stand before those of this call. A boolean mask of false and the upper triangle of a causal attention put
+/// repeats them (a single head broadcasts). Past keys and values stand before those of this call. A boolean mask of false and
+/// the upper triangle of a causal attention put
 /// minus infinity in place of the score; where a mask computed at run time may hide a whole row, the row's weights are
 /// zeros, as the standard has it. Scores are capped before they are masked, as onnxruntime and the standard's reference
 /// implementation do at every version (measured; a drawing of version 23 has them the other way round).
@@ -108,7 +109,8 @@ struct Operator {
 /// What the output for scores holds.
 #[derive(Clone, Copy, PartialEq)]
 enum Shown {
-    /// Scaled products of queries and keys.
+    /// Scaled products of queries and keys, neither capped nor masked: so the standard and onnxruntime have it (its reference
+    /// implementation hands out capped ones).
     Products,
     Weights,
 }

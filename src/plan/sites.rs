@@ -237,7 +237,8 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
     if let Some(b) = n.input(2) {
         let ok = constant_out(b) && (is_conv || n.float("beta") == 1.0);
         // A number for each row is no bias, however many rows there are.
-        let along = |t: &Tensor| t.len() == channels && t.dims.last() == Some(&(channels as i64));
+        let last = |t: &Tensor| channels == 1 || t.dims.last() == Some(&(channels as i64));
+        let along = |t: &Tensor| t.len() == channels && last(t);
         let fits = g.try_init(b).is_some_and(|t| along(t) && !masks(g, t, y));
         return (ok && fits).then_some(Linear {
             node: id,

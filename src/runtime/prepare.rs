@@ -346,11 +346,10 @@ pub fn plain_bodies(graph: &mut pb::GraphProto) {
 }
 
 /// Gives nodes whose name another node or value has the name of what they make: tract takes all of them for nodes, and refuses
-/// two of one name. Exporters that number their nodes number their values too.
+/// two of one name. Exporters that number their nodes number their values too. In a body, values of the graphs around it count.
 pub fn own_names(graph: &mut pb::GraphProto) {
-    let given = graph.input.iter().map(|i| &i.name).chain(graph.initializer.iter().map(|t| &t.name));
-    let made = graph.node.iter().flat_map(|n| &n.output);
-    let values: BTreeSet<String> = given.chain(made).cloned().collect();
+    let mut values = BTreeSet::new();
+    all_values(graph, &mut values);
     let mut taken = BTreeSet::new();
     for n in &mut graph.node {
         let own = n.output.contains(&n.name);
@@ -358,6 +357,16 @@ pub fn own_names(graph: &mut pb::GraphProto) {
             n.name = n.output.iter().find(|o| !o.is_empty()).cloned().unwrap_or_default();
         }
         n.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)).for_each(own_names);
+    }
+}
+
+/// The names of values in a graph and in its bodies, and of those that they read from outside.
+fn all_values(graph: &pb::GraphProto, names: &mut BTreeSet<String>) {
+    names.extend(graph.input.iter().map(|i| i.name.clone()));
+    names.extend(graph.initializer.iter().map(|t| t.name.clone()));
+    for n in &graph.node {
+        names.extend(n.input.iter().chain(&n.output).cloned());
+        n.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).for_each(|g| all_values(g, names));
     }
 }
 
@@ -452,4 +461,43 @@ pub fn add_taps(graph: &mut pb::GraphProto, taps: &[String]) -> Result<Vec<usize
         places.push(at);
     }
     Ok(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, op: &str, input: &str, output: &str) -> pb::NodeProto {
+        let list = |v: &str| v.split_whitespace().map(str::to_owned).collect();
+        pb::NodeProto {
+            name: name.into(),
+            op_type: op.into(),
+            input: list(input),
+            output: list(output),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn nodes_have_names_of_their_own() {
+        let mut branch = node("if", "If", "b", "y");
+        // The body's node has the name of a value that the body reads from outside.
+        let body = pb::GraphProto { node: vec![node("v1", "Neg", "v1", "i1")], ..Default::default() };
+        branch.attribute = vec![pb::AttributeProto { g: Some(body), ..Default::default() }];
+        let mut g = pb::GraphProto {
+            node: vec![
+                node("v1", "Relu", "x", "v1"),
+                node("v3", "Abs", "v1", "v2"),
+                node("", "Abs", "v1", "v3"),
+                node("same", "Abs", "v1", "v4"),
+                node("same", "Abs", "v1", "v5"),
+                branch,
+            ],
+            ..Default::default()
+        };
+        own_names(&mut g);
+        let names: Vec<&str> = g.node.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["v1", "v2", "", "same", "v5", "if"]);
+        assert_eq!(g.node[5].attribute[0].g.as_ref().map(|g| g.node[0].name.as_str()), Some("i1"));
+    }
 }

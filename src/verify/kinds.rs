@@ -131,10 +131,8 @@ impl Look<'_> {
         // A chain in a graph without cycles ends; the bound is for graphs that were not validated.
         for _ in 0..64 {
             let id = self.g.producer(v)?;
-            // What others compute with is no result: attention weights that are an output as well, features. To count elements or
-            // to choose among them is no computing.
-            let chooses = |n: NodeId| ["ArgMax", "TopK", "Shape", "Size"].iter().any(|op| self.g.node(n).op.is(op));
-            let others = |(n, slot): &(NodeId, usize)| *slot != usize::MAX && !crossed.contains(n) && !chooses(*n);
+            // What others compute with is no result: attention weights that are an output as well, features.
+            let others = |(n, slot): &(NodeId, usize)| *slot != usize::MAX && !crossed.contains(n) && !self.names(*n);
             if self.g.uses(v).iter().any(others) {
                 return None;
             }
@@ -145,6 +143,29 @@ impl Look<'_> {
             }
         }
         None
+    }
+
+    /// True for a node that computes nothing with scores: it takes their sizes, or names the best of them for an output.
+    fn names(&self, id: NodeId) -> bool {
+        let n = self.g.node(id);
+        if n.op.is("Shape") || n.op.is("Size") {
+            return true;
+        }
+        if !(n.op.is("ArgMax") || n.op.is("TopK")) {
+            return false;
+        }
+        let (mut todo, mut left) = (n.outputs.iter().flatten().copied().collect::<Vec<ValueId>>(), 16);
+        while let Some(v) = todo.pop() {
+            for (reader, slot) in self.g.uses(v) {
+                let r = self.g.node(reader);
+                left -= 1;
+                if left == 0 || slot == usize::MAX || !(r.op.is("Cast") || r.moves(slot)) {
+                    return false;
+                }
+                todo.extend(r.outputs.iter().flatten());
+            }
+        }
+        true
     }
 
     fn step(&self, id: NodeId, v: ValueId) -> Towards {
@@ -290,8 +311,9 @@ mod tests {
     fn scores_are_told_through_what_hides_their_shape() {
         // What follows a Loop has no shape but that of the output; a temperature that is computed is a factor like any other; and
         // who picks the best class does not make the scores another thing.
-        let found = of("g (float[n,2] x, bool b) => (float[n,5] y, float t, float[n,5] z, int64[n] best, float[n,5] p)
-            <float[2,5] w = {1,2,3,4,5,6,7,8,9,10}, float[5] c = {1,2,3,4,5}, float s = {2.0}>
+        let found = of("g (float[n,2] x, bool b) =>
+            (float[n,5] y, float t, float[n,5] z, int32[n] best, float[n,5] p, float[n,5] routed, float[n,2] picked)
+            <float[5,2] book = {1,2,3,4,5,6,7,8,9,10}, float[2,5] w = {1,2,3,4,5,6,7,8,9,10}, float[5] c = {1,2,3,4,5}, float s = {2.0}>
             {
                 l = If <then_branch: graph = \"00\", else_branch: graph = \"00\"> (b) @ (x)
                 k = MatMul (l, w)
@@ -303,10 +325,16 @@ mod tests {
                 z = Mul (d, t)
                 r = MatMul (x, w)
                 p = Add (r, c)
-                best = ArgMax <axis = 1, keepdims = 0> (p)
+                wide = ArgMax <axis = 1, keepdims = 0> (p)
+                best = Cast <to = 6> (wide)
+                u = MatMul (x, w)
+                routed = Add (u, c)
+                at = ArgMax <axis = 1, keepdims = 0> (routed)
+                picked = Gather (book, at)
             }");
+        // What chooses a way through the model names no class.
         let classes = Kind::Classes { axis: 1 };
-        assert_eq!(found, [classes, Kind::Values, classes, Kind::Labels, classes]);
+        assert_eq!(found, [classes, Kind::Values, classes, Kind::Labels, classes, Kind::Values, Kind::Values]);
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::ir::{DType, Dim};
 /// What a size left open by the model becomes in an input that is no image.
 const OPEN_SIZE: usize = 16;
 
+/// So many tokens at most are believed to come with one call.
+const MOST_NEW: usize = 1 << 12;
+
 /// Integers that pick from no table of known size are uniform over `0..INTEGERS`: token ids of any vocabulary.
 const INTEGERS: i64 = 50;
 
@@ -56,7 +59,18 @@ impl Sizes {
         let is_mask = |s: &InputSpec| !s.cache && (s.mask || s.name.to_lowercase().contains("mask"));
         let come: BTreeSet<String> = symbols(&|s| !s.cache && !is_mask(s));
         let past: BTreeSet<String> = symbols(&|s| s.cache).difference(&come).cloned().collect();
-        let (Some(past), Some(new), 1, 1) = (past.first(), come.first(), past.len(), come.len()) else { return };
+        // Where the model says how many come, all inputs say the same.
+        let said = |s: &InputSpec| match s.dims.get(1) {
+            Some(Dim::Known(n)) if !s.cache && !is_mask(s) => usize::try_from(*n).ok(),
+            _ => None,
+        };
+        let known: BTreeSet<usize> = specs.iter().filter_map(said).collect();
+        let (Some(past), 1) = (past.first(), past.len()) else { return };
+        let (new, number) = match (come.first(), known.first()) {
+            (Some(new), _) if come.len() == 1 => (Some(new), None),
+            (None, Some(n)) if known.len() == 1 => (None, Some(*n)),
+            _ => return,
+        };
         for all in specs.iter().filter(|s| is_mask(s)).filter_map(|s| s.dims.last()) {
             let Dim::Symbol(all) = all else { continue };
             match all.split_once('+').map(|(a, b)| (a.trim(), b.trim())) {
@@ -68,12 +82,13 @@ impl Sizes {
                     } else {
                         continue;
                     };
-                    if let Ok(n) = more.parse() {
-                        self.0.insert(new.clone(), n);
+                    if let (Ok(n @ 1..=MOST_NEW), Some(new)) = (more.parse(), new) {
+                        self.0.entry(new.clone()).or_insert(n);
                     }
                 }
-                None if all != past && all != new => {
-                    let sum = self.sum(past) + self.sum(new);
+                None if all != past && Some(all) != new => {
+                    let new = number.unwrap_or_else(|| new.map_or(0, |new| self.sum(new)));
+                    let sum = self.sum(past).saturating_add(new);
                     self.0.entry(all.clone()).or_insert(sum);
                 }
                 None => {}
@@ -280,5 +295,10 @@ mod tests {
         assert_eq!(of("total_sequence_length"), [16, 16, 32]);
         assert_eq!((of("past + seq"), of("past + 1"), of("1 + past")), ([16, 16, 32], [1, 16, 17], [1, 16, 17]));
         assert_eq!((of("seq"), of("past")), ([16, 16, 16], [16, 16, 16]));
+        assert_eq!((of("past + 0")[0], of("past + 4000000000000")[0]), (16, 16));
+        // One token at a time.
+        let one = InputSpec { dims: vec![Dim::Symbol("b".into()), Dim::Known(1)], ..input("input_ids", false, &[]) };
+        let specs = [one, input("past.key", true, &["b", "past"]), input("attention_mask", false, &["b", "total"])];
+        assert_eq!(Sizes::of(&specs, &[None, None, None]).sum("total"), 17);
     }
 }

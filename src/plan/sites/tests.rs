@@ -74,13 +74,16 @@ fn a_norm_of_groups_has_codes_on_both_sides_and_none_within() {
 fn a_number_for_each_row_is_no_bias() {
     let layer = |c: &str| {
         let text = format!(
-            r#"<ir_version: 8, opset_import: ["" : 17]> g (float[3,2] x) => (float[3,3] y)
-            <float[2,3] w = {{1, 2, 3, 4, 5, 6}}, float{c} c = {{1, 2, 3}}> {{ y = Gemm (x, w, c) }}"#
+            r#"<ir_version: 8, opset_import: ["" : 17]> g (float[3,2] x) => (y)
+            <float[2,3] w = {{1, 2, 3, 4, 5, 6}}, float[2,1] v = {{1, 2}}, float{c}> {{ y = Gemm (x, {w}, c) }}"#,
+            w = if c.ends_with("{5}") { "v" } else { "w" }
         );
         let (m, s) = found(&text);
         s.linears.iter().any(|l| m.graph.name_of(l.out) == "y")
     };
-    assert!(layer("[3]") && layer("[1,3]") && !layer("[3,1]"));
+    let (one, all) = ("c = {5}", "c = {1, 2, 3}");
+    assert!(layer(&format!("[3] {all}")) && layer(&format!("[1,3] {all}")) && !layer(&format!("[3,1] {all}")));
+    assert!(layer(&format!("[1] {one}")) && layer(&format!(" {one}")));
 }
 
 #[test]
