@@ -59,10 +59,13 @@ def test_two_at_once_give_what_one_gives(digits: Digits) -> None:
 
 
 ENDLESS = """
+import signal
 import sys
 import numpy as np
 import fqvit_opt
 
+# A shell's background jobs, and what they start, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 x = np.load(sys.argv[2])[sys.argv[3]]
 begun = False
 
