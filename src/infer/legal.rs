@@ -286,7 +286,8 @@ fn equal_parts(n: i64, parts: i64, opset: i64) -> Checked {
 fn squeezed(view: &View) -> Checked {
     let Given::Known(list) = view.list("axes", 1) else { return Ok(()) };
     if list.is_empty() && view.has(1) {
-        return Err("its list of axes is empty, which some runtimes read as none and some as all of size 1: leave it out, or name them".to_owned());
+        let read = "which some runtimes read as none and some as all of size 1";
+        return Err(format!("its list of axes is empty, {read}: leave it out, or name them"));
     }
     let Some(x) = view.dims(0) else { return Ok(()) };
     let size = |a: &i64| x.get(axis(*a, x.len())?)?.known().filter(|n| *n != 1);

@@ -89,6 +89,11 @@ impl Tensor {
         Tensor::f32(&[], &[v])
     }
 
+    /// True for `n` elements along the last axis, all other axes being of size 1: one for each column of a matrix.
+    pub fn is_row_of(&self, n: usize) -> bool {
+        self.len() == n && self.dims.last() == Some(&(n as i64))
+    }
+
     /// Number of elements; a negative size counts as 0.
     pub fn len(&self) -> usize {
         self.dims.iter().try_fold(1usize, |a, d| a.checked_mul(usize::try_from(*d).ok()?)).unwrap_or(0)

@@ -17,10 +17,10 @@ use crate::rewrite::{Patch, Ref, Under};
 /// It is the operator's definition. The standard multiplies queries and keys by the root of the scale each; here their
 /// product is multiplied once. Query head `h` of `H` reads head `h / (H / G)` of `G` key and value heads: a Gather
 /// repeats them (a single head broadcasts). Past keys and values stand before those of this call. A boolean mask of false and
-/// the upper triangle of a causal attention put
-/// minus infinity in place of the score; where a mask computed at run time may hide a whole row, the row's weights are
-/// zeros, as the standard has it. Scores are capped before they are masked, as onnxruntime and the standard's reference
-/// implementation do at every version (measured; a drawing of version 23 has them the other way round).
+/// the upper triangle of a causal attention put minus infinity in place of the score; where a mask computed at run time may
+/// hide a whole row, the row's weights are zeros, as the standard has it. Scores are capped before they are masked, as
+/// onnxruntime and the standard's reference implementation do at every version (measured; a drawing of version 23 has them the
+/// other way round).
 ///
 /// # Numerics
 /// Close: the scale is rounded in another place.
@@ -241,19 +241,18 @@ impl Operator {
         let mut p = Patch::new("decompose-attention").before(id).made_from([name.to_owned()]);
         let mut e = p.under(name);
         let q = self.heads(&mut e.part("q"), self.q, self.q_heads, Some(self.head_size));
-        let all = [(self.k, "k"), (self.v, "v")];
-        let all = [0, 1].map(|i| self.all_heads(&mut e.part(all[i].1), all[i].0, self.past.map(|past| past[i])));
-        let [k, v] = [(0, "k"), (1, "v")].map(|(i, what)| self.repeated(&mut e.part(what), all[i]));
+        let [past_k, past_v] = self.past.map_or([None; 2], |past| past.map(Some));
+        let all_k = self.all_heads(&mut e.part("k"), self.k, past_k);
+        let all_v = self.all_heads(&mut e.part("v"), self.v, past_v);
+        let k = self.repeated(&mut e.part("k"), all_k);
+        let v = self.repeated(&mut e.part("v"), all_v);
         let kt = e.turned("k_transposed", k, &[0, 1, 3, 2]);
         let s = e.op("MatMul", "product", &[q, kt]);
         let scale = e.scalar("scale", self.scale);
         let s = e.op("Mul", "scores", &[s, scale]);
         let w = self.weights(&mut e, s);
-        let more: Vec<(ValueId, Ref)> = [(self.present[0], all[0]), (self.present[1], all[1])]
-            .into_iter()
-            .filter_map(|(out, made)| Some((out?, made)))
-            .chain(self.shown.map(|(out, at)| (out, if at == Shown::Weights { w } else { s })))
-            .collect();
+        let shown = self.shown.map(|(out, at)| (out, if at == Shown::Weights { w } else { s }));
+        let more = [self.present[0].map(|out| (out, all_k)), self.present[1].map(|out| (out, all_v)), shown];
         let y = if self.split {
             e.op("MatMul", "", &[w, v])
         } else {
@@ -262,7 +261,7 @@ impl Operator {
             e.reshaped("", y, &[0, 0, -1])
         };
         p.succeed(self.y, y);
-        for (out, made) in more {
+        for (out, made) in more.into_iter().flatten() {
             let made = p.under(g.name_of(out)).op("Identity", "", &[made]);
             p.succeed(out, made);
         }

@@ -1,7 +1,7 @@
 use super::common::{flat, patch_rounds};
 use super::{Context, Numerics, Outcome, Pass, PassError};
 use crate::infer::ShapeMap;
-use crate::ir::{DType, Graph, NodeId, Tensor};
+use crate::ir::{DType, Graph, NodeId};
 use crate::rewrite::Patch;
 
 /// # What it does
@@ -47,11 +47,6 @@ impl Pass for FlatLayers {
     }
 }
 
-/// True for one number for each column.
-fn along(t: &Tensor, columns: i64) -> bool {
-    t.len() as i64 == columns && t.dims.last() == Some(&columns)
-}
-
 fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let layer = g.node(id);
     let gemm = layer.op.is("Gemm");
@@ -80,7 +75,7 @@ fn patch(g: &Graph, id: NodeId, map: &ShapeMap) -> Option<Patch> {
     let product = p.under(name).op("MatMul", "product", &[x.into(), w]);
     let whole = match layer.input(2).filter(|_| gemm) {
         // A bias for each row has no place in the value.
-        Some(b) if along(g.constant(b)?, columns) || g.constant(b)?.len() == 1 => {
+        Some(b) if g.constant(b)?.is_row_of(columns as usize) || g.constant(b)?.len() == 1 => {
             let b = if g.constant(b)?.dims.len() > 1 { flat(g, &mut p, b)? } else { b.into() };
             p.under(name).op("Add", "biased", &[product, b])
         }

@@ -237,9 +237,8 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
     if let Some(b) = n.input(2) {
         let ok = constant_out(b) && (is_conv || n.float("beta") == 1.0);
         // A number for each row is no bias, however many rows there are.
-        let last = |t: &Tensor| channels == 1 || t.dims.last() == Some(&(channels as i64));
-        let along = |t: &Tensor| t.len() == channels && last(t);
-        let fits = g.try_init(b).is_some_and(|t| along(t) && !masks(g, t, y));
+        let alone = |t: &Tensor| channels == 1 && t.len() == 1;
+        let fits = g.try_init(b).is_some_and(|t| (t.is_row_of(channels) || alone(t)) && !masks(g, t, y));
         return (ok && fits).then_some(Linear {
             node: id,
             x,
@@ -261,12 +260,8 @@ pub fn linear(g: &Graph, id: NodeId, constant_out: &dyn Fn(ValueId) -> bool) -> 
         let other = g.node(add).input(1 - slot)?;
         // A vector over the output channels, possibly with leading ones. A mask is no bias: its numbers would leave no steps
         // for the weights, which the codes of a bias share.
-        let fits = g.try_init(other).is_some_and(|t| {
-            t.len() == channels
-                && t.dims.last() == Some(&(channels as i64))
-                && t.dtype == DType::FLOAT
-                && !masks(g, t, y)
-        });
+        let fits =
+            g.try_init(other).is_some_and(|t| t.is_row_of(channels) && t.dtype == DType::FLOAT && !masks(g, t, y));
         if fits {
             l.bias = Some(Bias { value: other, add: Some(add) });
             l.out = g.node(add).out()?;

@@ -350,17 +350,21 @@ pub fn plain_bodies(graph: &mut pb::GraphProto) {
 pub fn own_names(graph: &mut pb::GraphProto) {
     let mut values = BTreeSet::new();
     all_values(graph, &mut values);
+    name_apart(graph, &values);
+}
+
+fn name_apart(graph: &mut pb::GraphProto, values: &BTreeSet<String>) {
     let mut taken = BTreeSet::new();
     for n in &mut graph.node {
         let own = n.output.contains(&n.name);
         if !n.name.is_empty() && (values.contains(&n.name) && !own || !taken.insert(n.name.clone())) {
             n.name = n.output.iter().find(|o| !o.is_empty()).cloned().unwrap_or_default();
         }
-        n.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)).for_each(own_names);
+        n.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)).for_each(|g| name_apart(g, values));
     }
 }
 
-/// The names of values in a graph and in its bodies, and of those that they read from outside.
+/// The names of values in a graph and in its bodies.
 fn all_values(graph: &pb::GraphProto, names: &mut BTreeSet<String>) {
     names.extend(graph.input.iter().map(|i| i.name.clone()));
     names.extend(graph.initializer.iter().map(|t| t.name.clone()));

@@ -75,14 +75,16 @@ enum Towards {
 
 impl Look<'_> {
     fn rank(&self, v: ValueId) -> Option<usize> {
-        let of = |v| self.shapes.rank(v).or_else(|| self.g.rank(v));
-        of(v).or_else(|| of(self.shaped(v)))
+        self.told_rank(self.shaped(v))
     }
 
-    /// Of a value whose shape nothing tells, such as what follows a Loop: the value of the same shape that something tells of, if it
-    /// is made of this one element by element.
+    fn told_rank(&self, v: ValueId) -> Option<usize> {
+        self.shapes.rank(v).or_else(|| self.g.rank(v))
+    }
+
+    /// The value itself; where nothing tells its shape, as after a Loop, one of the same shape that is made of it element by element.
     fn shaped(&self, mut v: ValueId) -> ValueId {
-        while self.shapes.rank(v).or_else(|| self.g.rank(v)).is_none()
+        while self.told_rank(v).is_none()
             && let [(reader, 0)] = self.g.uses(v)[..]
             && let n = self.g.node(reader)
             && (n.is_a(Class::Unary) || ["Identity", "Cast", "Dropout"].iter().any(|op| n.op.is(op)))

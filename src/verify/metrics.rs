@@ -230,11 +230,17 @@ impl Tally {
         }
     }
 
-    /// The figures; `None` if no element was compared. Two lists of no detections are alike.
+    /// True if no element was compared. Two lists of no detections are alike.
+    pub fn is_empty(&self) -> bool {
+        let s = &self.sum;
+        s.items == 0 || (s.elements == 0 && s.matched.is_none())
+    }
+
+    /// The figures; `None` if there are none.
     pub fn finish(&self, tensor: &str) -> Option<TensorMetrics> {
         let s = &self.sum;
         let share = |n: u64, of: u64| n as f64 / of as f64;
-        (s.items > 0 && (s.elements > 0 || s.matched.is_some())).then(|| TensorMetrics {
+        (!self.is_empty()).then(|| TensorMetrics {
             part: String::new(),
             tensor: tensor.to_string(),
             kind: self.kind,

@@ -108,7 +108,7 @@ pub fn compare(
         names.iter().zip(tallies).filter_map(|(n, t)| t.finish(n)).collect()
     };
     let (outputs, blocks) = (figures(&names, of_outputs), figures(&taps, of_taps));
-    let empty = names.iter().zip(of_outputs).filter(|(_, t)| t.finish("").is_none()).map(|(n, _)| n.clone()).collect();
+    let empty = names.iter().zip(of_outputs).filter(|(_, t)| t.is_empty()).map(|(n, _)| n.clone()).collect();
     let disagreements = scores.and_then(|o| gathered.finish(&names[o]));
     Ok(SideBySide { outputs, empty, blocks, quantized: names.into_iter().zip(kept).collect(), disagreements })
 }

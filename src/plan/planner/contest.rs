@@ -47,7 +47,7 @@ pub(super) fn decide(
     if let Some(f) = &rule
         && let Some((fold, params, reason)) = folds::folded(g, s, st, f, candidates, linears, recipe)
     {
-        let all = Winner { params, reason }.activation(name, s.role, Readers::All);
+        let all = Winner { params, floor: None, reason }.activation(name, s.role, Readers::All);
         return Ok(Coded { fold, codes: vec![all], float: None });
     }
     let floor = recipe.gelu_floor.filter(|_| only_gelus_read(g, s));
@@ -68,7 +68,7 @@ pub(super) fn decide(
     let mut all = Coded::default();
     for (code, readers) in codes {
         match code {
-            Ok(c) => all.codes.push(Activation { floor, ..c.activation(name, s.role, readers) }),
+            Ok(c) => all.codes.push(c.activation(name, s.role, readers)),
             Err(why) => all.float = Some(why),
         }
     }
@@ -98,12 +98,21 @@ fn given_out(g: &Graph, value: ValueId) -> bool {
 /// Codes for a value, and why these.
 struct Winner {
     params: QParams,
+    /// Where readers begin to tell values apart.
+    floor: Option<f32>,
     reason: String,
 }
 
 impl Winner {
     fn activation(self, value: &str, role: Role, readers: Readers) -> Activation {
-        Activation { value: value.to_owned(), role, readers, params: self.params, floor: None, reason: self.reason }
+        Activation {
+            value: value.to_owned(),
+            role,
+            readers,
+            params: self.params,
+            floor: self.floor,
+            reason: self.reason,
+        }
     }
 }
 
@@ -138,12 +147,11 @@ impl<'a> Contest<'a> {
 
     /// The energy of what readers tell apart.
     fn signal(&self) -> f64 {
-        let all = |st: &Stats| (0..st.channels.len()).map(|c| st.mean_square(c) * st.count as f64).sum();
         let energy = |h: &Hist| h.bins().map(|(x, n)| x * x * f64::from(n)).sum::<f64>();
         match self.floor {
             // Sums are of values as they were.
             Some(_) => self.told.channels.iter().map(|c| energy(&c.hist)).sum(),
-            None => all(self.st),
+            None => (0..self.st.channels.len()).map(|c| self.st.mean_square(c) * self.st.count as f64).sum(),
         }
     }
 
@@ -200,7 +208,7 @@ impl<'a> Contest<'a> {
         let Entrant { error, params, what } = wide.as_ref().map_or(best, |(w, _)| w);
         let from = self.floor.map_or_else(String::new, |floor| format!(" from {floor} up"));
         let reason = format!("{what}{from}: {}", db(self.signal(), *error));
-        Ok(Winner { params: params.clone(), reason })
+        Ok(Winner { params: params.clone(), floor: self.floor, reason })
     }
 
     /// The mean over all elements of an error that is summed over them.

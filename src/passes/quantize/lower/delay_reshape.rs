@@ -4,9 +4,9 @@
 //! a row are one, or none where the second brings the matrix back.
 //!
 //! *When it fires.* For a Reshape of a value of two axes that keeps the last, read by one operator: QuantizeLinear or
-//! DequantizeLinear with one scale, an activation function, or Add, Sub or Mul with a constant that is one number, or one
-//! per channel. A target with a 0 in it counts the axes before, of which there would be others. For a Reshape of the result of a Reshape, if one target says what the two do: a 0 of the second is the size
-//! that the first has there.
+//! DequantizeLinear with one scale, an operator of one element, or Add, Sub or Mul with a constant that is one number, or one
+//! per channel. A target with a 0 in it counts the axes before, of which there would be others. For a Reshape of the result of
+//! a Reshape, if one target says what the two do: a 0 of the second is the size that the first has there.
 //!
 //! *Why it is correct.* These operators work element by element, and an element keeps its channel.
 //!

@@ -4,8 +4,8 @@
 //! constant and of zeros with one place for each item. The zeros are made of codes that are there: the least of a code and
 //! 0, in uint8.
 //!
-//! *When it fires.* In a model with a Conv with a bias whose result goes into a QuantizeLinear or Relu, on an Expand or Tile of a float or uint8
-//! constant along the first axis, if some codes in uint8 have as many items.
+//! *When it fires.* In a model with a Conv with a bias whose result goes into a QuantizeLinear or Relu, on an Expand or Tile
+//! of a float or uint8 constant along the first axis, if some codes in uint8 have as many items.
 //!
 //! *Why it is correct.* No uint8 is less than 0, and broadcasting repeats the constant as these did. OpenVINO 2026.4 adds the
 //! first channel's bias to all channels of such a Conv if the model holds one of these with a size read off a Shape, wherever
